@@ -1,0 +1,1 @@
+"""One forecasting model for every store-item, kept fresh daily, on Dagster."""

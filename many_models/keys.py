@@ -1,0 +1,88 @@
+"""Names of series: the key parts of a store-item, their exact escaping, and slugs for paths and model names."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import quote, unquote
+
+from many_models.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SEPARATOR = "__"
+_EMPTY = "%"  # quote() never leaves a bare per cent sign
+
+
+def escape_part(part: str) -> str:
+    """`part` with everything escaped that a partition key, a path or the separator could trip over.
+
+    Letters, digits, `-`, `~`, single inner `_` and single `.` stay readable.
+    """
+    if part == "":
+        return _EMPTY
+    text = quote(part, safe="", errors="surrogatepass")
+    text = re.sub(r"^_|_$|_(?=_)|(?<=_)_", "%5F", text)
+    return re.sub(r"^\.$|\.(?=\.)|(?<=\.)\.", "%2E", text)
+
+
+def unescape_part(text: str) -> str:
+    """The inverse of `escape_part`."""
+    return "" if text == _EMPTY else unquote(text, errors="surrogatepass")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class SeriesKey:
+    """The key parts of one series, in the order of the settings' `keys`."""
+
+    parts: tuple[str, ...]
+
+    @property
+    def series_id(self) -> str:
+        """The series' one name: partition key, and identity in every table."""
+        return SEPARATOR.join(escape_part(part) for part in self.parts)
+
+    @classmethod
+    def parse(cls, series_id: str, parts: int | None = None) -> SeriesKey:
+        """The key that `series_id` names.
+
+        Raises InputError when it is not a series_id as `SeriesKey.series_id` writes them, or has
+        another number of parts than `parts`.
+        """
+        key = cls(tuple(unescape_part(text) for text in series_id.split(SEPARATOR)))
+        if key.series_id != series_id:
+            raise InputError(f"{series_id!r} is not a series_id: {key.parts!r} is written {key.series_id!r}")
+        if parts is not None and len(key.parts) != parts:
+            raise InputError(f"series {series_id!r} has {len(key.parts)} key parts, the settings name {parts}")
+        return key
+
+
+def slug(name: str, length: int = 40) -> str:
+    """A name for paths and registries: readable, case-safe, and different for different names.
+
+    Lower-case letters, digits and `-` of `name`, at most `length` of them, then ten hex digits of its sha256.
+    """
+    readable = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:length].strip("-")
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:10]
+    return f"{readable}-{digest}" if readable else digest
+
+
+def digest(*parts: object) -> str:
+    """16 hex digits that stand for `parts` (their `repr`s) in version tags."""
+    return hashlib.sha256("\x1f".join(map(repr, parts)).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def pack_of(key: SeriesKey, keys: Sequence[str], by: Sequence[str], buckets: int) -> str:
+    """The pack that a series belongs to.
+
+    `by` names the keys whose parts make the pack (all keys: a pack of one). Empty: the first key when there are
+    several, else one of `buckets` by hash, so that a single-key table does not become a pack per series.
+    """
+    names = list(by) or (list(keys[:1]) if len(keys) > 1 else [])
+    if names:
+        return SeriesKey(tuple(part for name, part in zip(keys, key.parts, strict=True) if name in names)).series_id
+    bucket = int(hashlib.sha256(key.series_id.encode()).hexdigest()[:8], 16) % buckets
+    return f"bucket-{bucket:03d}"

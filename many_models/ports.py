@@ -1,0 +1,348 @@
+"""The five ports: what the product needs of a source, a lake, a compute, a registry and a warehouse.
+
+Bulk methods only; Arrow tables in and out. Every method may raise UnavailableError or ConflictError (worth a retry)
+and, where it says so, a PermanentError. A read that failed raises: it never returns an empty table or a default.
+Names inside are fixed: `series_id` (string), `ds` (timestamp[us], no zone), `y` (double).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from many_models.errors import SeriesFailure
+
+Scalar = str | int
+
+
+# --- Source ---------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class SalesTable:
+    """Where sales stand in the source, in the user's own names."""
+
+    table: str
+    keys: tuple[str, ...]
+    timestamp: str
+    target: str
+    known: tuple[str, ...] = ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """All columns that are read, in the order keys, timestamp, target, known."""
+        return (*self.keys, self.timestamp, self.target, *self.known)
+
+
+@dataclass(frozen=True, slots=True)
+class DayCount:
+    """One calendar day of the source: its number of rows, and a fingerprint that changes when they do."""
+
+    day: datetime
+    rows: int
+    fingerprint: str
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Read-only access to a table of sales, in the user's names. Values come as the source has them, good or bad."""
+
+    def columns(self, table: str) -> Mapping[str, str]:
+        """Column name → Arrow type name (`string`, `double`, `int64`, `timestamp[us]` …), in table order.
+
+        Raises MissingTableError that names the table and the tables that are there.
+        """
+        ...
+
+    def days(self, sales: SalesTable, since: datetime | None = None) -> Sequence[DayCount]:
+        """Every calendar day from `since` that has rows, in order. Rows whose timestamp is no date are not counted.
+
+        Raises MissingTableError, or InputError that names the missing columns.
+        """
+        ...
+
+    def read(self, sales: SalesTable, since: datetime, before: datetime) -> Iterator[pa.Table]:
+        """The rows with since ≤ timestamp < before, in tables of bounded size, columns as `sales.columns`.
+
+        The timestamp comes as timestamp[us] (a zone is converted to UTC and dropped), keys as string (a null key
+        part as ""), target and known columns in their own types. Raises as `days`.
+        """
+        ...
+
+    def read_undated(self, sales: SalesTable) -> pa.Table:
+        """The rows whose timestamp is null or no date: columns as `read`, but the timestamp as string."""
+        ...
+
+    def read_table(self, table: str, columns: Sequence[str] = ()) -> pa.Table:
+        """A small table whole (a table of known covariates). Raises as `days`."""
+        ...
+
+    def check(self) -> str:
+        """One line that says what is reached. Raises when it is not."""
+        ...
+
+
+# --- Lake -----------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Where:
+    """A conjunction of simple conditions on rows; empty: all rows.
+
+    `among` maps a column (string or integer) to the values it may have; `since` ≤ `column` < `before` in time.
+    """
+
+    among: Mapping[str, Sequence[Scalar]] = field(default_factory=dict[str, Sequence[Scalar]])
+    since: datetime | None = None
+    before: datetime | None = None
+    column: str = "ds"
+
+
+@runtime_checkable
+class Lake(Protocol):
+    """Versioned tables of rows, each changed by one atomic commit at a time. Picklable: workers read from it."""
+
+    def replace(self, table: str, rows: pa.Table, where: Where, partition_by: Sequence[str] = ()) -> int:
+        """Put `rows` in the place of the rows that `where` names, in one commit; make the table if it is not there.
+
+        New columns are added (null in older rows); a column that `rows` lack is null in them. `partition_by` counts
+        when the table is made. No rows: only the deletion. Returns the table's new version. Raises InputError when
+        a row is outside `where` or a column changes its type, ConflictError when another commit touched those rows.
+        """
+        ...
+
+    def read(self, table: str, where: Where | None = None, columns: Sequence[str] = ()) -> pa.Table:
+        """The rows that `where` names, all columns unless `columns` are named. Raises MissingTableError."""
+        ...
+
+    def version(self, table: str) -> int | None:
+        """The table's newest version, or None when there is no such table."""
+        ...
+
+    def tables(self) -> frozenset[str]:
+        """The names of the tables."""
+        ...
+
+    def check(self) -> str:
+        """One line that says what is reached. Raises when it is not."""
+        ...
+
+
+# --- Compute --------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """The series sent to one worker at a time: `number` in the run's order, the `pack` they belong to."""
+
+    number: int
+    pack: str
+    series: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkResult:
+    """What a worker returns: named tables, named bytes, and the series that failed in it."""
+
+    tables: Mapping[str, pa.Table] = field(default_factory=dict[str, "pa.Table"])
+    files: Mapping[str, bytes] = field(default_factory=dict[str, bytes])
+    failures: Sequence[SeriesFailure] = ()
+
+
+Task = Callable[[Chunk], ChunkResult]
+
+
+@runtime_checkable
+class Compute(Protocol):
+    """Runs a picklable task over chunks of series."""
+
+    def run(self, task: Task, chunks: Sequence[Chunk]) -> Iterator[tuple[Chunk, ChunkResult]]:
+        """Each chunk's result, in the chunks' order, as soon as it and those before it are there.
+
+        A task that raises is not retried here: its chunk is split until the series that raise are alone, and those
+        come as `SeriesFailure`s. A worker that dies or hangs is replaced, and its chunk split in the same way
+        (kind `WorkerLost` or `WorkerTimeout`, not permanent); the rest of the chunk is done. A split chunk comes as
+        several pairs, whose chunks carry the same number. Interrupting or closing the iterator stops the workers.
+        """
+        ...
+
+    def check(self) -> str:
+        """One line that says what is reached. Raises when it is not."""
+        ...
+
+
+# --- Registry -------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class PackUpload:
+    """A pack about to be registered: its files, its series in row order, and its tags.
+
+    The registry does not look into the files; `recipe`, `cutoff` and the rest of what identifies it are tags.
+    """
+
+    pack: str
+    files: Mapping[str, bytes]
+    series: tuple[str, ...]
+    tags: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True, slots=True)
+class PackVersion:
+    """A registered pack: model name and version, its tags, its series in row order, and a sha256 over its files."""
+
+    name: str
+    version: str
+    pack: str
+    series: tuple[str, ...]
+    sha256: str
+    tags: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def ref(self) -> str:
+        """`name/version`, the way manifests and tables name a pack version."""
+        return f"{self.name}/{self.version}"
+
+
+@runtime_checkable
+class StagingRegistry(Protocol):
+    """Where training registers packs. A version holds what one training run produced of one pack."""
+
+    def register(self, batch: str, packs: Sequence[PackUpload]) -> Sequence[PackVersion]:
+        """Register `packs`, in order. Registering a (batch, pack) again with the same series replaces nothing and
+        returns the version that is there, so that a run that is repeated leaves one version.
+        """
+        ...
+
+    def newest(self, series: Sequence[str]) -> Mapping[str, PackVersion]:
+        """The newest version that holds each series, found by tags; series without one are absent.
+
+        A few calls, whatever the number of series and of versions.
+        """
+        ...
+
+    def files(self, version: PackVersion) -> Mapping[str, bytes]:
+        """The version's files. Raises IntegrityError, naming pack and version, when they are not `version.sha256`."""
+        ...
+
+    def check(self) -> str:
+        """One line that says what is reached. Raises when it is not."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Champion:
+    """One series in production: which row of which pack version serves it, and what came before."""
+
+    series_id: str
+    ref: str
+    row: int
+    sha256: str
+    staging: str
+    recipe: str
+    cutoff: str
+    previous: str = ""
+    fallback: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """One immutable promoted state of production: every series' champion."""
+
+    release_id: str
+    created_at: datetime
+    actor: str
+    reason: str
+    previous: str
+    champions: Mapping[str, Champion]
+
+
+@dataclass(frozen=True, slots=True)
+class PromotedSeries:
+    """What a promotion says of one series: where it comes from and why."""
+
+    series_id: str
+    staging: str
+    recipe: str
+    cutoff: str
+    fallback: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseDraft:
+    """A release about to be published: the new packs (whole: exactly the champions of each group that changed), the
+    promoted series, and the series that leave. Every other champion of `base` stays as it is.
+    """
+
+    base: str
+    actor: str
+    reason: str
+    packs: Sequence[PackUpload]
+    promoted: Sequence[PromotedSeries]
+    removed: Sequence[str] = ()
+
+
+@runtime_checkable
+class ProductionRegistry(Protocol):
+    """The separate registry that serves. Its truth is one release; readers see the old or the new, never a mixture."""
+
+    def live(self) -> Release | None:
+        """The live release, or None before the first one."""
+        ...
+
+    def releases(self) -> Sequence[Release]:
+        """Every kept release, newest first."""
+        ...
+
+    def publish(self, draft: ReleaseDraft) -> Release:
+        """Store the packs, verify them, write the manifest, then make it live with one step.
+
+        Raises ConflictError when the live release is not `draft.base` ("" for none) any more; then nothing changed.
+        A crash at any point leaves the old release live.
+        """
+        ...
+
+    def activate(self, release_id: str) -> Release:
+        """Make a kept release live again (rollback). Raises InputError when it is not kept."""
+        ...
+
+    def files(self, ref: str, sha256: str) -> Mapping[str, bytes]:
+        """The files of a production pack version. Raises IntegrityError when they are not `sha256`."""
+        ...
+
+    def check(self) -> str:
+        """One line that says what is reached. Raises when it is not."""
+        ...
+
+
+# --- Warehouse ------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class WarehousePart:
+    """Rows for one warehouse table, in the place of the rows that `where` names; `key` is its primary key."""
+
+    table: str
+    rows: pa.Table
+    where: Where
+    key: tuple[str, ...]
+
+
+@runtime_checkable
+class Warehouse(Protocol):
+    """The SQL warehouse that reports read."""
+
+    def load(self, load: str, fingerprint: str, parts: Sequence[WarehousePart]) -> int:
+        """Replace all `parts` and record the load, in one transaction; makes and widens tables as needed.
+
+        Run twice, or killed half-way and run again, it ends the same. Returns the number of rows written. Raises
+        InputError when a key stands twice in a part or a row is outside its `where`.
+        """
+        ...
+
+    def loads(self) -> Mapping[str, str]:
+        """Every recorded load → its fingerprint."""
+        ...
+
+    def read(self, table: str, where: Where | None = None) -> pa.Table:
+        """The rows that `where` names. Raises MissingTableError."""
+        ...
+
+    def check(self) -> str:
+        """One line that says what is reached. Raises when it is not."""
+        ...

@@ -1,0 +1,160 @@
+"""Typed settings: many_models.toml, overridden by MANY_MODELS__SECTION__NAME."""
+
+from __future__ import annotations
+
+import os
+from datetime import date, datetime
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from many_models.errors import SettingsError
+
+FILE_NAME = "many_models.toml"
+RESERVED = frozenset({"series_id", "ds", "y", "y_hat", "cutoff", "year", "pack", "state", "step"})
+
+
+class Section(BaseModel):
+    """A section of the settings: unknown names are errors, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SourceSettings(Section):
+    """Where sales come from: `url` is a SQLAlchemy URL (`sqlite:///path` or another), `table` the sales table.
+
+    `covariates_table` holds what is known of the future: the timestamp, any of the keys, and the known columns.
+    """
+
+    kind: Literal["sql", "memory"] = "sql"
+    url: str = "sqlite:///sales.db"
+    table: str = "sales"
+    covariates_table: str = ""
+
+
+class DataSettings(Section):
+    """What the sales table means."""
+
+    keys: Annotated[list[str], Field(min_length=1)] = ["store", "item"]
+    timestamp: str = "date"
+    target: str = "sales"
+    known: list[str] = []
+    frequency: str = "D"
+    season: int | None = None
+    country: str = ""
+    start: date = date(2015, 1, 1)
+    until: datetime | None = None
+    negatives: Literal["allow", "quarantine"] = "quarantine"
+    complete_share: Annotated[float, Field(ge=0, le=1)] = 0.5
+    look_back: Annotated[int, Field(ge=0)] = 7
+    ended_after: int | None = None
+
+    @model_validator(mode="after")
+    def _names_do_not_collide(self) -> DataSettings:
+        names = [*self.keys, self.timestamp, self.target, *self.known]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"columns named twice: {', '.join(twice)}")
+        if taken := sorted(RESERVED & {*self.keys, *self.known}):
+            raise ValueError(f"names the product uses itself: {', '.join(taken)}; rename them in a view of the source")
+        return self
+
+
+class ForecastSettings(Section):
+    """What is forecast, and how candidates compete."""
+
+    horizon: Annotated[int, Field(ge=1)] = 28
+    windows: Annotated[int, Field(ge=1)] = 3
+    candidates: list[str] = []
+    levels: list[int] = [80, 95]
+
+
+class PackSettings(Section):
+    """How series are grouped into models: by these keys (empty: the first of several, else hash buckets)."""
+
+    by: list[str] = []
+    buckets: Annotated[int, Field(ge=1)] = 16
+
+
+class PartitionSettings(Section):
+    """The grain of raw_sales in time."""
+
+    grain: Literal["hour", "day", "week", "month"] = "day"
+
+
+class PromotionSettings(Section):
+    """The rules of promotion; see `many_models.promotion`."""
+
+    min_skill: float = 0.0
+    min_accuracy: float | None = None
+    margin: Annotated[float, Field(ge=0)] = 0.02
+    max_bias: Annotated[float, Field(gt=0)] = 0.5
+    max_worse: Annotated[float, Field(gt=0)] = 0.5
+    min_history: Annotated[int, Field(ge=0)] = 0
+    pinned: list[str] = []
+    excluded: list[str] = []
+
+
+class LakeSettings(Section):
+    """Where tables live."""
+
+    kind: Literal["delta", "memory"] = "delta"
+    path: str = "var/lake"
+
+
+class ComputeSettings(Section):
+    """Where chunks run; `workers` 0: one a core."""
+
+    kind: Literal["processes", "serial"] = "processes"
+    workers: Annotated[int, Field(ge=0)] = 0
+    chunk: Annotated[int, Field(ge=1)] = 200
+    timeout: Annotated[float, Field(gt=0)] = 600.0
+
+
+class RegistrySettings(Section):
+    """Two MLflow stores: a tracking URI and an artifact folder each."""
+
+    kind: Literal["mlflow", "memory"] = "mlflow"
+    staging: str = "sqlite:///var/registry/staging.db"
+    staging_artifacts: str = "var/registry/staging"
+    production: str = "sqlite:///var/registry/production.db"
+    production_artifacts: str = "var/registry/production"
+    prefix: str = "many_models"
+
+
+class WarehouseSettings(Section):
+    """The SQL warehouse, as a SQLAlchemy URL."""
+
+    kind: Literal["sql", "memory"] = "sql"
+    url: str = "sqlite:///var/warehouse.db"
+
+
+class DagsterSettings(Section):
+    """How the assets appear in Dagster."""
+
+    owner: str = "team:forecasting"
+    cron: str = "0 6 * * *"
+    timezone: str = "UTC"
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. Relative paths count from `root`, the folder of the settings file."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid", frozen=True, env_prefix="MANY_MODELS__", env_nested_delimiter="__", nested_model_default_partial_update=True
+    )
+    _file: ClassVar[Path | None] = None
+
+    root: Path = Path()
+    source: SourceSettings = SourceSettings()
+    data: DataSettings = DataSettings()
+    forecast: ForecastSettings = ForecastSettings()
+    packs: PackSettings = PackSettings()
+    partitions: PartitionSettings = PartitionSettings()
+    promotion: PromotionSettings = PromotionSettings()
+    lake: LakeSettings = LakeSettings()
+    compute: ComputeSettings = ComputeSettings()
+    registry: RegistrySettings = RegistrySettings()
+    warehouse: WarehouseSettings = WarehouseSettings()
+    dagster: DagsterSettings = DagsterSettings()

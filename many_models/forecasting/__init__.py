@@ -1,0 +1,15 @@
+"""The pure forecasting core: tables in, tables and arrays out; no I/O, no orchestrator.
+
+`prepare` makes regular histories of raw rows, `train` backtests and fits them, `PackModel` forecasts from arrays,
+`backtest` measures any table.
+"""
+
+from __future__ import annotations
+
+from many_models.forecasting.backtesting import BacktestReport, backtest
+from many_models.forecasting.dataset import Prepared, prepare
+from many_models.forecasting.packs import PackModel
+from many_models.forecasting.spec import Prior, Spec
+from many_models.forecasting.training import Trained, train
+
+__all__ = ["BacktestReport", "PackModel", "Prepared", "Prior", "Spec", "Trained", "backtest", "prepare", "train"]

@@ -1,0 +1,139 @@
+"""What is forecast and how: `Spec`, the facts of a frequency, and what is known of a series from elsewhere."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
+
+from many_models.errors import SettingsError
+from many_models.keys import digest
+
+CODE_VERSION = "1"
+
+BUILT_IN: tuple[str, ...] = (
+    "seasonal_naive",
+    "mean",
+    "seasonal_mean",
+    "smoothing_slow",
+    "smoothing_medium",
+    "smoothing_fast",
+    "intermittent",
+    "ridge_raw",
+    "ridge_log",
+    "poisson",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Rhythm:
+    """What a frequency means in steps.
+
+    `season` the main season, `year` a year rounded to whole seasons, `taus` the memory of four moving levels,
+    `window` the steps of a plain mean, `decay` the memory of a fit, `ended` the steps of silence after which a series
+    has ended, `calendar` which calendar features it has.
+    """
+
+    unit: str
+    season: int
+    year: int
+    taus: tuple[float, float, float, float]
+    window: int
+    decay: float
+    ended: int
+
+
+_RHYTHMS: dict[str, Rhythm] = {
+    "h": Rhythm("h", 24, 8736, (6.0, 30.0, 168.0, 672.0), 168, 8760.0, 336),
+    "D": Rhythm("D", 7, 364, (4.0, 12.0, 40.0, 125.0), 28, 1000.0, 90),
+    "W": Rhythm("W", 52, 52, (2.0, 5.0, 13.0, 40.0), 13, 260.0, 26),
+    "M": Rhythm("M", 12, 12, (2.0, 4.0, 8.0, 18.0), 12, 60.0, 12),
+    "Q": Rhythm("Q", 4, 4, (1.5, 3.0, 5.0, 8.0), 4, 24.0, 8),
+    "Y": Rhythm("Y", 1, 1, (1.5, 2.0, 4.0, 8.0), 3, 20.0, 3),
+}
+
+
+@lru_cache(maxsize=64)
+def rhythm(frequency: str) -> Rhythm:
+    """The rhythm of a pandas offset alias. Raises SettingsError when pandas does not know it or it is too odd."""
+    from pandas.tseries.frequencies import to_offset
+
+    try:
+        name = to_offset(frequency).name
+    except ValueError as error:
+        raise SettingsError(f"frequency {frequency!r} is no pandas offset alias: use h, D, W-SUN, MS …") from error
+    head = name.split("-")[0]
+    unit = {"min": "h", "B": "D", "MS": "M", "ME": "M", "QS": "Q", "QE": "Q", "YS": "Y", "YE": "Y"}.get(head, head)
+    if unit not in _RHYTHMS:
+        raise SettingsError(f"frequency {frequency!r} is not supported: use hourly (h) to yearly (YS)")
+    found = _RHYTHMS[unit]
+    return Rhythm("D", 5, 260, found.taus, 20, 700.0, 65) if head == "B" else found
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What is forecast, and how candidates compete. Hashable and picklable.
+
+    `frequency` a pandas offset alias; `horizon` steps ahead; `windows` backtest windows; `season` steps per season
+    (default: by frequency); `known` names of known covariates; `country` an ISO code whose holidays count;
+    `candidates` (empty: all built-in); `levels` of the intervals in per cent; `nonnegative` cuts forecasts at zero;
+    `ended_after` periods without an observation after which a series has ended (default: by frequency).
+    """
+
+    frequency: str
+    horizon: int
+    windows: int = 3
+    season: int | None = None
+    known: tuple[str, ...] = ()
+    country: str = ""
+    candidates: tuple[str, ...] = ()
+    levels: tuple[int, ...] = (80, 95)
+    nonnegative: bool = True
+    ended_after: int | None = None
+
+    def __post_init__(self) -> None:
+        rhythm(self.frequency)
+        for name in ("known", "candidates", "levels"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.horizon < 1 or self.windows < 1:
+            raise SettingsError(f"horizon ({self.horizon}) and windows ({self.windows}) must be at least 1")
+        if self.season is not None and self.season < 1:
+            raise SettingsError(f"season must be at least 1 step, got {self.season}")
+        if bad := [level for level in self.levels if not 0 < level < 100]:
+            raise SettingsError(f"interval levels are per cent between 1 and 99, got {bad}")
+        if unknown := [name for name in self.candidates if name not in BUILT_IN and ":" not in name]:
+            raise SettingsError(f"unknown candidates {unknown}: use {', '.join(BUILT_IN)}, or module:Class")
+
+    @property
+    def steps_per_season(self) -> int:
+        """The season in steps, given or by frequency."""
+        return self.season or rhythm(self.frequency).season
+
+    @property
+    def recipe(self) -> str:
+        """What would be built: a short hash over candidates, options and code version; no data, no fitted number."""
+        return digest(CODE_VERSION, self.to_json())
+
+    def to_json(self) -> str:
+        """The spec as one JSON object, keys sorted."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Spec:
+        """The inverse of `to_json`. Raises SettingsError for what is no spec."""
+        try:
+            values = json.loads(text)
+            known = {field.name for field in fields(cls)}
+            if extra := sorted(set(values) - known):
+                raise SettingsError(f"a spec has no {', '.join(extra)}")
+            return cls(**values)
+        except (TypeError, ValueError) as error:
+            raise SettingsError(f"not a spec: {error}") from error
+
+
+@dataclass(frozen=True)
+class Prior:
+    """What is known of a series from elsewhere: the mean per period of its item or store, and which (`origin`)."""
+
+    level: float
+    origin: str

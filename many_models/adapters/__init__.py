@@ -1,0 +1,1 @@
+"""Implementations of the ports, one vendor a module; they know no Dagster."""

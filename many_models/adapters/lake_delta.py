@@ -1,0 +1,195 @@
+"""The lake as Delta tables, one folder a table, read and written by delta-rs."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from many_models.adapters.rows import check_where, conform, plain, plain_type, require_columns, require_within
+from many_models.errors import ConflictError, InputError, ManyModelsError, MissingTableError, UnavailableError
+from many_models.keys import escape_part, unescape_part
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from datetime import datetime
+
+    from deltalake import DeltaTable
+
+    from many_models.ports import Scalar, Where
+
+LONGEST_FOLDER = 200
+NO_SPACE = ("No space left", "StorageFull", "File too large", "Disk quota", "FileTooLarge")
+
+
+class DeltaLake:
+    """Delta tables under `path`, a folder or a URL; `storage_options` as (name, value) pairs go to delta-rs."""
+
+    def __init__(self, path: str | Path, storage_options: Sequence[tuple[str, str]] = ()) -> None:
+        text = str(path)
+        self._path = text.rstrip("/") if "://" in text else os.path.abspath(text)
+        self._options = dict(storage_options)
+
+    def replace(self, table: str, rows: pa.Table, where: Where, partition_by: Sequence[str] = ()) -> int:
+        """See `Lake.replace`. A partition column holds no empty string: Delta keeps it as null, so it is refused."""
+        rows = plain(rows)
+        with self._errors(table):
+            there = self._open(table)
+            if there is None:
+                return self._create(table, rows, where, partition_by)
+            rows = conform(table, rows, _schema(there))
+            _require_partitionable(table, rows, there.metadata().partition_columns)
+            require_within(table, rows, where)
+            self._write(there, rows, where)
+            return there.version()
+
+    def read(self, table: str, where: Where | None = None, columns: Sequence[str] = ()) -> pa.Table:
+        """See `Lake.read`. In no order."""
+        with self._errors(table):
+            there = self._open(table)
+            if there is None:
+                raise self._missing(table)
+            schema = _schema(there)
+            require_columns(table, schema.names, columns)
+            if where is not None:
+                check_where(table, schema, where)
+            names = list(dict.fromkeys(columns)) or schema.names
+            found = pa.table(there.scan(columns=names, predicate=_predicate(where) if where else None))
+            return found.select(names).cast(pa.schema([schema.field(name) for name in names]))
+
+    def version(self, table: str) -> int | None:
+        """See `Lake.version`."""
+        with self._errors(table):
+            there = self._open(table, without_files=True)
+            return None if there is None else there.version()
+
+    def tables(self) -> frozenset[str]:
+        """See `Lake.tables`."""
+        from deltalake import DeltaTable
+
+        with self._errors(""):
+            folders = self._folders()
+            return frozenset(
+                unescape_part(name) for name in folders if DeltaTable.is_deltatable(f"{self._path}/{name}", self._options)
+            )
+
+    def check(self) -> str:
+        """See `Lake.check`."""
+        return f"Delta lake at {self._path}: {len(self.tables())} tables"
+
+    def _uri(self, table: str) -> str:
+        folder = escape_part(table)
+        if folder.startswith(".") or len(folder) > LONGEST_FOLDER:
+            raise InputError(f"{table!r} is no name for a table: at most {LONGEST_FOLDER} letters, not led by a dot")
+        return f"{self._path}/{folder}"
+
+    def _folders(self) -> list[str]:
+        from deltalake.exceptions import TableNotFoundError
+        from deltalake.fs import DeltaStorageHandler
+        from pyarrow.fs import FileSelector, FileType
+
+        try:
+            infos = DeltaStorageHandler(self._path, self._options).get_file_info_selector(FileSelector("", recursive=False))
+        except TableNotFoundError as error:
+            if os.path.lexists(self._path):
+                raise UnavailableError(f"the lake at {self._path} cannot be listed: {_first_line(error)}") from error
+            return []
+        return [info.base_name for info in infos if info.type == FileType.Directory]
+
+    def _open(self, table: str, *, without_files: bool = False) -> DeltaTable | None:
+        from deltalake import DeltaTable
+        from deltalake.exceptions import TableNotFoundError
+
+        try:
+            return DeltaTable(self._uri(table), storage_options=self._options or None, without_files=without_files)
+        except TableNotFoundError:
+            return None
+
+    def _create(self, table: str, rows: pa.Table, where: Where, partition_by: Sequence[str]) -> int:
+        from deltalake import write_deltalake
+
+        rows = conform(table, rows, pa.schema([]))
+        require_columns(table, rows.column_names, partition_by)
+        _require_partitionable(table, rows, partition_by)
+        require_within(table, rows, where)
+        if not rows.column_names:
+            raise InputError(f"table {table!r}: rows without columns cannot make a table")
+        Path(self._uri(table)).mkdir(parents=True, exist_ok=True) if "://" not in self._path else None
+        write_deltalake(
+            self._uri(table),
+            rows,
+            mode="error",
+            partition_by=list(partition_by) or None,
+            name=table,
+            storage_options=self._options or None,
+        )
+        return 0
+
+    def _write(self, there: DeltaTable, rows: pa.Table, where: Where) -> None:
+        from deltalake import write_deltalake
+
+        write_deltalake(there, rows, mode="overwrite", predicate=_predicate(where), schema_mode="merge")
+
+    def _missing(self, table: str) -> MissingTableError:
+        names = ", ".join(map(repr, sorted(self.tables()))) or "none"
+        return MissingTableError(f"the lake at {self._path} has no table {table!r}; it has {names}")
+
+    @contextmanager
+    def _errors(self, table: str) -> Iterator[None]:
+        from deltalake.exceptions import CommitFailedError, DeltaError
+
+        what = f"the lake at {self._path}" + (f", table {table!r}" if table else "")
+        try:
+            yield
+        except ManyModelsError:
+            raise
+        except CommitFailedError as error:
+            raise ConflictError(f"{what}: another commit came first: {_first_line(error)}") from error
+        except (DeltaError, OSError) as error:
+            text = str(error)
+            if any(sign in text for sign in NO_SPACE):
+                raise UnavailableError(f"{what}: no space left to write; nothing was changed. Make room, then run again") from error
+            if "already exists" in text:
+                raise ConflictError(f"{what}: somebody else made it first") from error
+            raise UnavailableError(f"{what}: {_first_line(error)}") from error
+
+
+def _schema(there: DeltaTable) -> pa.Schema:
+    return pa.schema([(field.name, plain_type(field.type)) for field in pa.schema(there.schema().to_arrow())])
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _require_partitionable(table: str, rows: pa.Table, partition_by: Sequence[str]) -> None:
+    for name in partition_by:
+        column = rows.column(name)
+        if column.null_count or (pa.types.is_string(column.type) and pc.any(pc.equal(column, "")).as_py()):
+            raise InputError(f"table {table!r} is partitioned by {name!r}, which is empty in some rows; name them")
+
+
+def _predicate(where: Where) -> str:
+    terms = [_among(name, values) for name, values in where.among.items()]
+    if where.since is not None:
+        terms.append(f"{_quoted(where.column)} >= {_time(where.since)}")
+    if where.before is not None:
+        terms.append(f"{_quoted(where.column)} < {_time(where.before)}")
+    return " AND ".join(terms) or "TRUE"
+
+
+def _among(name: str, values: Sequence[Scalar]) -> str:
+    literals = [str(value) if isinstance(value, int) else "'" + value.replace("'", "''") + "'" for value in values]
+    return f"{_quoted(name)} IN ({', '.join(literals)})" if literals else "FALSE"
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _time(value: datetime) -> str:
+    return f"arrow_cast('{value.isoformat()}', 'Timestamp(Microsecond, None)')"

@@ -1,0 +1,150 @@
+"""What adapters share about rows: `Where` on Arrow tables, the types that are kept, and checks before writing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from many_models.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from many_models.ports import Scalar, Where
+
+TIMESTAMP = pa.timestamp("us")
+SHOWN = 3
+
+
+def plain_type(kind: pa.DataType) -> pa.DataType:
+    """The type that `kind` is kept as: one string type, one binary type, no dictionaries, times in µs, zones as UTC."""
+    if pa.types.is_dictionary(kind):
+        return plain_type(kind.value_type)
+    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return pa.string()
+    if pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
+        return pa.binary()
+    if pa.types.is_timestamp(kind):
+        return TIMESTAMP if kind.tz is None else pa.timestamp("us", "UTC")
+    if pa.types.is_date64(kind):
+        return pa.date32()
+    if pa.types.is_large_list(kind) or pa.types.is_list(kind) or pa.types.is_list_view(kind):
+        return pa.list_(plain_type(kind.value_type))
+    return kind
+
+
+def plain(rows: pa.Table) -> pa.Table:
+    """`rows` in plain types (see `plain_type`), without metadata.
+
+    Raises InputError when a column stands twice, or when a time does not fit into microseconds.
+    """
+    names = rows.column_names
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"columns stand twice: {', '.join(map(repr, twice))}")
+    schema = pa.schema([(field.name, plain_type(field.type)) for field in rows.schema])
+    try:
+        return rows.cast(schema) if rows.schema != schema else rows.replace_schema_metadata(None)
+    except pa.ArrowInvalid as error:
+        raise InputError(f"values that cannot be kept as {schema.to_string()}: {error}") from error
+
+
+def conform(table: str, rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """`rows` with the columns of `schema` first and in its order (null where `rows` lack them), then their new columns.
+
+    Raises InputError when a column's type is not the one in `schema`, or a new column has no type.
+    """
+    present = set(rows.column_names)
+    known: dict[str, pa.ChunkedArray] = {}
+    for field in schema:
+        if field.name not in present:
+            known[field.name] = pa.chunked_array([pa.nulls(len(rows), field.type)])
+            continue
+        column = rows.column(field.name)
+        if column.type != field.type and not pa.types.is_null(column.type):
+            raise InputError(
+                f"table {table!r}: column {field.name!r} is {field.type} there, the new rows have {column.type}; "
+                "cast it, or write it under another name"
+            )
+        known[field.name] = column.cast(field.type)
+    new = {name: rows.column(name) for name in rows.column_names if name not in known}
+    if untyped := [name for name, column in new.items() if pa.types.is_null(column.type)]:
+        raise InputError(f"table {table!r}: columns without a type (all null): {', '.join(map(repr, untyped))}; cast them")
+    return pa.table({**known, **new})
+
+
+def matches(table: str, rows: pa.Table, where: Where) -> pa.ChunkedArray:
+    """True for each of `rows` that `where` names; a null never matches.
+
+    Raises InputError when a column of `where` is not there or is of a type that its values are not.
+    """
+    check_where(table, rows.schema, where)
+    mask = pa.chunked_array([pa.repeat(pa.scalar(value=True), len(rows))])
+    for name, values in where.among.items():
+        column = rows.column(name)
+        mask = pc.and_(mask, pc.is_in(column, value_set=_values(table, name, column.type, values)))
+    times = () if where.since is None and where.before is None else (rows.column(where.column),)
+    for column in times:
+        if where.since is not None:
+            mask = pc.and_(mask, pc.greater_equal(column, pa.scalar(where.since, TIMESTAMP)))
+        if where.before is not None:
+            mask = pc.and_(mask, pc.less(column, pa.scalar(where.before, TIMESTAMP)))
+    return pc.fill_null(mask, fill_value=False)
+
+
+def check_where(table: str, schema: pa.Schema, where: Where) -> None:
+    """Raises InputError when a column of `where` is not in `schema` or is of a type that its values are not."""
+    timed = where.since is not None or where.before is not None
+    asked = [*where.among, *([where.column] if timed else [])]
+    require_columns(table, schema.names, asked)
+    for name, values in where.among.items():
+        _values(table, name, schema.field(name).type, values)
+    if timed and schema.field(where.column).type != TIMESTAMP:
+        raise InputError(f"table {table!r}: column {where.column!r} is {schema.field(where.column).type}, needed {TIMESTAMP}")
+
+
+def _values(table: str, name: str, kind: pa.DataType, values: Sequence[Scalar]) -> pa.Array:
+    wanted = str if pa.types.is_string(kind) else int if pa.types.is_integer(kind) else None
+    wrong = [value for value in values if wanted is None or not isinstance(value, wanted)]
+    if wrong:
+        raise InputError(f"table {table!r}: column {name!r} is {kind}, but is asked for {wrong[0]!r}")
+    try:
+        return pa.array(values, kind)
+    except (pa.ArrowInvalid, OverflowError) as error:
+        raise InputError(f"table {table!r}: column {name!r} is {kind}, but is asked for a value outside it: {error}") from error
+
+
+def require_columns(table: str, there: Sequence[str], asked: Sequence[str]) -> None:
+    """Raises InputError that names the columns of `asked` that are not `there`, and those that are."""
+    if missing := [name for name in asked if name not in there]:
+        raise InputError(
+            f"table {table!r} has no column {', '.join(map(repr, missing))}; it has {', '.join(map(repr, there))}"
+        )
+
+
+def require_within(table: str, rows: pa.Table, where: Where) -> None:
+    """Raises InputError that shows some of `rows` when they are outside `where`."""
+    inside = matches(table, rows, where)
+    if outside := len(rows) - (pc.sum(inside).as_py() or 0):
+        columns = [*where.among, *([where.column] if where.column in rows.column_names else [])]
+        shown = rows.filter(pc.invert(inside)).slice(0, SHOWN).select(columns).to_pylist()
+        raise InputError(f"table {table!r}: {outside} of {len(rows)} rows are outside what is replaced ({where}), such as {shown}")
+
+
+def require_unique(table: str, rows: pa.Table, key: Sequence[str]) -> None:
+    """Raises InputError that shows some of `rows` when their `key` is null or stands twice."""
+    require_columns(table, rows.column_names, key)
+    keys = rows.select(list(key))
+    for name in key:
+        if keys.column(name).null_count:
+            raise InputError(f"table {table!r}: key column {name!r} is null in {keys.column(name).null_count} rows")
+    counted = keys.group_by(list(key)).aggregate([([], "count_all")])
+    twice = counted.filter(pc.greater(counted.column("count_all"), 1))
+    if len(twice):
+        raise InputError(f"table {table!r}: {len(twice)} keys stand twice, such as {twice.slice(0, SHOWN).to_pylist()}")
+
+
+def named(columns: Mapping[str, pa.DataType]) -> str:
+    """Column names and types, for texts."""
+    return ", ".join(f"{name} {kind}" for name, kind in columns.items())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from datetime import date, datetime
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
@@ -138,13 +138,8 @@ class DagsterSettings(Section):
     timezone: str = "UTC"
 
 
-class Settings(BaseSettings):
+class Settings(Section):
     """Everything that can be set. Relative paths count from `root`, the folder of the settings file."""
-
-    model_config = SettingsConfigDict(
-        extra="forbid", frozen=True, env_prefix="MANY_MODELS__", env_nested_delimiter="__", nested_model_default_partial_update=True
-    )
-    _file: ClassVar[Path | None] = None
 
     root: Path = Path()
     source: SourceSettings = SourceSettings()
@@ -158,3 +153,60 @@ class Settings(BaseSettings):
     registry: RegistrySettings = RegistrySettings()
     warehouse: WarehouseSettings = WarehouseSettings()
     dagster: DagsterSettings = DagsterSettings()
+
+    @model_validator(mode="after")
+    def _packs_are_made_of_keys(self) -> Settings:
+        if unknown := [name for name in self.packs.by if name not in self.data.keys]:
+            raise ValueError(f"packs.by names {', '.join(unknown)}, but data.keys are {', '.join(self.data.keys)}")
+        return self
+
+    def path(self, path: str) -> Path:
+        """`path`, counted from `root`."""
+        return (self.root / path).absolute()
+
+    def url(self, url: str) -> str:
+        """`url`, with a relative SQLite path counted from `root`."""
+        head = "sqlite:///"
+        return f"{head}{self.path(url.removeprefix(head))}" if url.startswith(head) else url
+
+
+def find_settings(start: Path) -> Path | None:
+    """The settings file that `start` uses: its own, else the one that the demo left in `demo/`."""
+    return next((path for path in (start / FILE_NAME, start / "demo" / FILE_NAME) if path.is_file()), None)
+
+
+def load_settings(file: Path | None = None) -> Settings:
+    """The settings of `file` (default: MANY_MODELS_CONFIG, else what `find_settings` finds here, else the defaults).
+
+    Environment variables MANY_MODELS__SECTION__NAME win over the file. Raises SettingsError that names file, section,
+    name and what is wrong with it.
+    """
+    named = file or (Path(os.environ["MANY_MODELS_CONFIG"]) if os.environ.get("MANY_MODELS_CONFIG") else None)
+    path = named or find_settings(Path.cwd())
+    if path is not None and not path.is_file():
+        raise SettingsError(f"there is no settings file {path}; `many-models init FILE` writes one")
+
+    class FromFile(Settings, BaseSettings):
+        model_config = SettingsConfigDict(
+            extra="forbid", env_prefix="MANY_MODELS__", env_nested_delimiter="__", nested_model_default_partial_update=True
+        )
+
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=path)
+
+    try:
+        loaded = FromFile(root=path.parent.absolute() if path else Path.cwd())
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors()]
+        raise SettingsError(f"{path or 'the environment'}: " + "; ".join(lines)) from error
+    except ValueError as error:  # not TOML
+        raise SettingsError(f"{path}: {error}") from error
+    return Settings.model_validate(loaded.model_dump())

@@ -1,0 +1,1 @@
+"""The assets: thin actions over ports; they name ports, never adapters."""

@@ -1,0 +1,302 @@
+"""raw_sales and raw_covariates: what the source holds, checked and copied into the lake period by period."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from many_models import events, tables
+from many_models.assets import state
+from many_models.assets.stage import UPSTREAM_TAG, VERSION_TAG, KeySet, backfill_policy, refuse_shared_run, table
+from many_models.keys import SeriesKey, pack_of
+from many_models.periods import period_of_key, spans
+from many_models.ports import Lake, SalesTable, Source, Where
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from many_models.periods import Grain
+    from many_models.row_checks import CheckedRows, Kind
+    from many_models.settings import Settings
+
+FAR_FUTURE = datetime(9999, 1, 1)  # noqa: DTZ001  the data's clock has no zone
+
+
+def sales_table(settings: Settings, columns: Sequence[str]) -> SalesTable:
+    """The sales table as the settings name it, with those known covariates that stand in it (`columns`)."""
+    data = settings.data
+    known = tuple(name for name in data.known if name in columns or not settings.source.covariates_table)
+    return SalesTable(settings.source.table, tuple(data.keys), data.timestamp, data.target, known)
+
+
+def with_pack_and_year(rows: pa.Table, settings: Settings) -> pa.Table:
+    """`rows` with their `pack` and `year`, sorted so that one pack's rows lie together in a file."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    ids = rows["series_id"].combine_chunks().dictionary_encode()
+    packs = [
+        pack_of(SeriesKey.parse(name), settings.data.keys, settings.packs.by, settings.packs.buckets)
+        for name in ids.dictionary.to_pylist()
+    ]
+    rows = rows.append_column("pack", pa.array(packs, pa.string()).take(ids.indices))
+    rows = rows.append_column("year", pc.year(rows["ds"]).cast(pa.int32()))
+    return rows.sort_by([("pack", "ascending"), ("series_id", "ascending"), ("ds", "ascending")])
+
+
+@dataclass(slots=True)
+class Ingest:
+    """One run of raw_sales: copies spans of the source into the lake and counts what it saw."""
+
+    settings: Settings
+    source: Source
+    lake: Lake
+    sales: SalesTable
+    kinds: Mapping[str, Kind]
+    now: datetime
+
+    def checked(self, raw: pa.Table) -> CheckedRows:
+        """The rows sorted into usable and quarantined."""
+        from many_models.row_checks import check_rows
+
+        data = self.settings.data
+        return check_rows(
+            raw, self.sales, now=self.now, negatives=data.negatives, frequency=data.frequency, kinds=self.kinds
+        )
+
+    def copy_span(self, since: datetime, before: datetime) -> pa.Table:
+        """Copy since ≤ ds < before into the lake and return its usable rows (ds and series_id among others)."""
+        import pyarrow as pa
+
+        from many_models.raw_versions import year_versions
+
+        parts = list(self.source.read(self.sales, since, before))
+        checked = self.checked(pa.concat_tables(parts, promote_options="permissive")) if parts else None
+        years = list(range(since.year, (before - timedelta(microseconds=1)).year + 1))
+        rows = with_pack_and_year(checked.rows, self.settings) if checked else self._no_rows()
+        where = Where(among={"year": years}, since=since, before=before)
+        self.lake.replace(tables.RAW_SALES.name, rows, where, tables.RAW_SALES.partition_by)
+        self.quarantine("dated", checked, Where(since=since, before=before, column="period"))
+        if checked:
+            self._new_series(checked.series)
+        whole = self.lake.read(tables.RAW_SALES.name, Where(among={"year": years}))
+        versions = year_versions(whole)
+        self.lake.replace(tables.RAW_VERSIONS.name, versions, Where(among={"year": years}), tables.RAW_VERSIONS.partition_by)
+        return rows
+
+    def quarantine(self, origin: str, checked: CheckedRows | None, where: Where) -> None:
+        """Put the quarantined rows of one origin (dated, undated, future) in the place of those of an earlier run."""
+        import pyarrow as pa
+
+        from many_models.row_checks import empty_quarantine
+
+        bad = checked.quarantined if checked else empty_quarantine()
+        bad = bad.append_column("origin", pa.array([origin] * bad.num_rows, pa.string()))
+        bad = bad.append_column("period", bad["ds"])
+        scope = Where(among={"origin": [origin]}, since=where.since, before=where.before, column=where.column)
+        self.lake.replace(tables.QUARANTINE.name, bad, scope, tables.QUARANTINE.partition_by)
+
+    def quarantine_the_rest(self) -> None:
+        """Quarantine the rows that no period holds: without a date, or dated after the wall clock."""
+        import pyarrow as pa
+
+        self.quarantine("undated", self.checked(self.source.read_undated(self.sales)), Where())
+        later = list(self.source.read(self.sales, self.now, FAR_FUTURE))
+        after_now = self.checked(pa.concat_tables(later, promote_options="permissive")) if later else None
+        self.quarantine("future", after_now, Where())
+
+    def _no_rows(self) -> pa.Table:
+        import pyarrow as pa
+
+        kinds = {"number": pa.float64(), "text": pa.string()}
+        known = [(name, kinds[self.kinds[name]]) for name in self.sales.known]
+        fields = [("series_id", pa.string()), ("ds", pa.timestamp("us")), ("y", pa.float64()), *known]
+        return pa.schema([*fields, ("pack", pa.string()), ("year", pa.int32())]).empty_table()
+
+    def _new_series(self, series: pa.Table) -> None:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        there = tables.read_if_there(self.lake, tables.SERIES_KEYS)
+        new = series
+        if there is not None:
+            new = series.filter(pc.invert(pc.is_in(series["series_id"], there["series_id"])))
+        if new.num_rows:
+            both = new if there is None else pa.concat_tables([there, new], promote_options="permissive")
+            self.lake.replace(tables.SERIES_KEYS.name, both.sort_by("series_id"), Where())
+
+
+def build_raw_sales(settings: Settings, partitions: dg.TimeWindowPartitionsDefinition) -> dg.AssetsDefinition:
+    """The asset raw_sales."""
+    grain: Grain = settings.partitions.grain
+
+    @dg.asset(
+        partitions_def=partitions,
+        backfill_policy=backfill_policy("raw_sales"),
+        output_required=False,
+        group_name="data",
+        kinds={"deltalake", "table"},
+        owners=[settings.dagster.owner],
+        pool="raw_sales",
+        check_specs=[
+            dg.AssetCheckSpec("quarantine", asset="raw_sales", description="Rows that could not be used, by reason."),
+            dg.AssetCheckSpec("duplicates", asset="raw_sales", description="Rows that repeat a series and a time."),
+            dg.AssetCheckSpec("volume", asset="raw_sales", description="Rows of the newest period against those before."),
+            dg.AssetCheckSpec("freshness", asset="raw_sales", description="The newest sales against the clock."),
+            dg.AssetCheckSpec("schema", asset="raw_sales", description="The columns that the settings name."),
+        ],
+        description=(
+            "Sales as the source has them, copied into the lake period by period under fixed names (series_id, ds, y). "
+            "Rows that cannot be used are in the lake's table quarantine, each with its reason."
+        ),
+    )
+    def raw_sales(
+        context: dg.AssetExecutionContext, config: KeySet, source: dg.ResourceParam[Source], lake: dg.ResourceParam[Lake]
+    ) -> Iterator[dg.AssetCheckResult]:
+        from many_models.row_checks import check_columns
+
+        refuse_shared_run(context)
+        keys = events.keys_of_run(context, config.keys)
+        events.plan(context, keys)
+        columns = source.columns(settings.source.table)
+        sales = sales_table(settings, list(columns))
+        kinds = check_columns(columns, sales)
+        starts = [period_of_key(grain, key) for key in keys]
+        wanted = state.source_versions(settings, source, sales, min(starts))
+        ingest = Ingest(settings, source, lake, sales, kinds, state.now(settings))
+        counts = Counter[str]()
+        todo = spans(grain, starts)
+        for number, (since, before) in enumerate(todo, 1):
+            rows = ingest.copy_span(since, before)
+            counts.update(_rows_per_period(grain, rows))
+            context.log.info(f"{number} of {len(todo)} spans: {since:%Y-%m-%d} to {before:%Y-%m-%d}, {rows.num_rows:,} rows")
+        ingest.quarantine_the_rest()
+        add_store_items(context, lake)
+        events.record(context, [_period(context, key, wanted.get(key, ""), counts[key]) for key in keys])
+        yield from _checks(settings, lake, list(columns))
+
+    return raw_sales
+
+
+def _rows_per_period(grain: Grain, rows: pa.Table) -> dict[str, int]:
+    import pyarrow.compute as pc
+
+    from many_models.periods import period_key, period_start
+
+    days = pc.value_counts(rows["ds"]).to_pylist()
+    result = Counter[str]()
+    for day in days:
+        result[period_key(grain, period_start(grain, day["values"]))] += day["counts"]
+    return result
+
+
+def _period(context: dg.AssetExecutionContext, key: str, version: str, rows: int) -> dg.AssetMaterialization:
+    tags = {UPSTREAM_TAG: version, VERSION_TAG: version}
+    return dg.AssetMaterialization(context.asset_key, partition=key, metadata={"dagster/row_count": rows}, tags=tags)
+
+
+def add_store_items(context: dg.AssetExecutionContext, lake: Lake) -> None:
+    """Make a dynamic partition of every series of the lake that is none yet."""
+    series = lake.read(tables.SERIES_KEYS.name, columns=["series_id"])["series_id"].to_pylist()
+    there = set(context.instance.get_dynamic_partitions("store_items"))
+    if new := [name for name in series if name not in there]:
+        context.instance.add_dynamic_partitions("store_items", new)
+        context.log.info(f"{len(new)} new store-items, {len(there) + len(new)} in all")
+
+
+def _checks(settings: Settings, lake: Lake, columns: list[str]) -> Iterator[dg.AssetCheckResult]:
+    import pyarrow.compute as pc
+
+    bad = lake.read(tables.QUARANTINE.name)
+    reasons = {row["values"]: row["counts"] for row in pc.value_counts(bad["reason"]).to_pylist()}
+    rows = [{"reason": name, "rows": count} for name, count in sorted(reasons.items(), key=lambda item: -item[1])]
+    warn = dg.AssetCheckSeverity.WARN
+    sample = [{k: str(v) for k, v in row.items() if k != "period"} for row in bad.slice(0, 20).to_pylist()]
+    yield dg.AssetCheckResult(
+        passed=not rows, check_name="quarantine", severity=warn,
+        metadata={"rows": bad.num_rows, "by_reason": table(rows), "some_of_them": table(sample)},
+    )  # fmt: skip
+    repeated = reasons.get("duplicate", 0)
+    yield dg.AssetCheckResult(passed=repeated == 0, check_name="duplicates", severity=warn, metadata={"rows": repeated})
+    per_day = _recent_counts(lake)
+    usual = sorted(per_day[:-1])[len(per_day[:-1]) // 2] if len(per_day) > 1 else 0
+    newest = per_day[-1] if per_day else 0
+    yield dg.AssetCheckResult(
+        passed=newest >= 0.5 * usual, check_name="volume", severity=warn, metadata={"newest": newest, "median_before": usual}
+    )
+    as_of = state.lake_as_of(lake)
+    clock = settings.data.until or state.now(settings)
+    late = (clock - as_of).days if as_of else -1
+    yield dg.AssetCheckResult(
+        passed=0 <= late <= max(2, 2 * state.step_days(settings)), check_name="freshness", severity=warn,
+        metadata={"as_of": str(as_of), "days_behind": late},
+    )  # fmt: skip
+    needed = [*settings.data.keys, settings.data.timestamp, settings.data.target, *settings.data.known]
+    missing = [name for name in needed if name not in columns and name not in settings.data.known]
+    yield dg.AssetCheckResult(passed=not missing, check_name="schema", metadata={"columns": ", ".join(columns)})
+
+
+def _recent_counts(lake: Lake, days: int = 29) -> list[int]:
+    import pyarrow.compute as pc
+
+    as_of = state.lake_as_of(lake)
+    if as_of is None:
+        return []
+    rows = lake.read(tables.RAW_SALES.name, Where(among={"year": [as_of.year - 1, as_of.year]}), columns=["ds"])
+    counts = sorted((row["values"], row["counts"]) for row in pc.value_counts(rows["ds"]).to_pylist())
+    return [count for _, count in counts[-days:]]
+
+
+def read_covariates(settings: Settings, source: Source, lake: Lake) -> pa.Table:
+    """What the covariates table says, from as far back as the sales table says nothing of it."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from many_models import covariates
+
+    table_name, data = settings.source.covariates_table, settings.data
+    if not table_name or not data.known:
+        return pa.schema([("ds", pa.timestamp("us"))]).empty_table()
+    there = source.columns(table_name)
+    columns = [name for name in [*data.keys, data.timestamp, *data.known] if name in there]
+    rows = covariates.from_source(source.read_table(table_name, columns), data.keys, data.timestamp, data.known)
+    as_of = state.lake_as_of(lake)
+    in_sales = set(source.columns(settings.source.table))
+    if as_of is not None and in_sales.issuperset(data.known):
+        rows = rows.filter(pc.greater(rows["ds"], pa.scalar(as_of, pa.timestamp("us"))))
+    return rows
+
+
+def build_raw_covariates(settings: Settings) -> dg.AssetsDefinition:
+    """The asset raw_covariates."""
+
+    @dg.asset(
+        group_name="data",
+        kinds={"deltalake", "table"},
+        owners=[settings.dagster.owner],
+        pool="raw_covariates",
+        description=(
+            "What is known of the future: prices, promotions, closures, from the covariates table. Where the future is "
+            "missing, the last value is repeated, which `known_repeated` records on the predictions."
+        ),
+    )
+    def raw_covariates(
+        context: dg.AssetExecutionContext, source: dg.ResourceParam[Source], lake: dg.ResourceParam[Lake]
+    ) -> dg.MaterializeResult[None]:
+        import pyarrow.compute as pc
+
+        refuse_shared_run(context)
+        rows = read_covariates(settings, source, lake)
+        lake.replace(tables.RAW_COVARIATES.name, rows, Where())
+        version = state.covariates_version(settings, lake)
+        metadata: dict[str, dg.RawMetadataValue] = {"dagster/row_count": rows.num_rows, "until": str(pc.max(rows["ds"]))}
+        if not settings.source.covariates_table:
+            metadata["note"] = "no source.covariates_table in the settings: the last known values are repeated"
+        return dg.MaterializeResult(metadata=metadata, tags={UPSTREAM_TAG: version, VERSION_TAG: version})
+
+    return raw_covariates

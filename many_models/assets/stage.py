@@ -1,0 +1,146 @@
+"""What all stages over series share: the keys of a run, version tags, failures as data, and how a run ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
+
+import dagster as dg
+from pydantic import Field
+
+from many_models import due, events, tables
+from many_models.errors import SeriesFailure
+
+if TYPE_CHECKING:
+    from many_models.due import FailureRecord, Stage
+    from many_models.ports import Lake
+
+VERSION_TAG = "many_models/version"
+UPSTREAM_TAG = "many_models/upstream"
+STORE_ITEMS = dg.DynamicPartitionsDefinition(name="store_items")
+WORST = 10
+
+
+class KeySet(dg.Config):
+    """The scattered partitions that a run is to do; empty: the partition or the range that it was launched for."""
+
+    keys: list[str] = Field(default=[], description="Partition keys, where they are no contiguous range.")
+
+
+def backfill_policy(stage: Stage) -> dg.BackfillPolicy:
+    """One run for all partitions of a stage; a limit of its own for each, or Dagster puts several stages into one run."""
+    return dg.BackfillPolicy.multi_run(1_000_000 + due.STAGES.index(stage))
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A key that a stage has done: the upstream version it consumed, the version it made, what the UI shows of it."""
+
+    upstream: str
+    version: str
+    metadata: Mapping[str, dg.RawMetadataValue] = field(default_factory=dict[str, dg.RawMetadataValue])
+
+
+def refuse_shared_run(context: dg.AssetExecutionContext) -> None:
+    """Fail before any work when a run selects more than one stage: a failed series would skip the later stages."""
+    selected = {key.to_user_string() for key in context.job_def.asset_layer.executable_asset_keys} & set(due.STAGES)
+    asked = context.run.asset_selection
+    chosen = sorted(selected & {key.to_user_string() for key in asked} if asked else selected)
+    if len(chosen) > 1:
+        raise dg.Failure(
+            f"this run selects {len(chosen)} stages ({', '.join(chosen)}), but a series that fails in one would skip the "
+            "others for all series. Launch a backfill, which makes a run for each stage, or one stage at a time.",
+            allow_retries=False,
+        )
+
+
+def status_rows(lake: Lake, stage: Stage) -> dict[str, FailureRecord]:
+    """The failures that stand at one stage, by key."""
+    from many_models.ports import Where
+
+    rows = tables.read_if_there(lake, tables.SERIES_STATUS, Where(among={"stage": [stage]}))
+    names = [name for name in due.FailureRecord.__dataclass_fields__]
+    return {} if rows is None else {
+        row["series_id"]: due.FailureRecord(**{name: row[name] for name in names}) for row in rows.to_pylist()
+    }
+
+
+def set_aside(lake: Lake) -> frozenset[str]:
+    """The series that are set aside at any stage."""
+    rows = tables.read_if_there(lake, tables.SERIES_STATUS)
+    return frozenset() if rows is None else frozenset(r["series_id"] for r in rows.to_pylist() if r["set_aside"])
+
+
+def write_status(lake: Lake, stage: Stage, records: Mapping[str, FailureRecord]) -> None:
+    """Make `records` the failures that stand at `stage`."""
+    import pyarrow as pa
+
+    from many_models.ports import Where
+
+    schema = pa.schema([
+        ("stage", pa.string()), ("series_id", pa.string()), ("version", pa.string()), ("kind", pa.string()),
+        ("reason", pa.string()), ("permanent", pa.bool_()), ("attempts", pa.int64()), ("set_aside", pa.bool_()),
+    ])  # fmt: skip
+    rows = [{"stage": stage, "series_id": key, **asdict(record)} for key, record in sorted(records.items())]
+    where = Where(among={"stage": [stage]})
+    lake.replace(tables.SERIES_STATUS.name, pa.Table.from_pylist(rows, schema), where, tables.SERIES_STATUS.partition_by)
+
+
+def finish(
+    context: dg.AssetExecutionContext,
+    lake: Lake,
+    stage: Stage,
+    done: Mapping[str, Done],
+    failures: Iterable[SeriesFailure],
+    upstream: Mapping[str, str],
+    summary: Mapping[str, dg.RawMetadataValue],
+) -> None:
+    """Record every series' own outcome: materialize the good ones, list the bad ones, and fail the run if there are any.
+
+    `upstream` holds the version that each key of the run consumed. Raises dg.Failure, which marks exactly the bad
+    ones FAILED, after everything else has been recorded.
+    """
+    failed = {failure.series_id: failure for failure in failures}
+    good = {key: result for key, result in done.items() if key not in failed}
+    events.record(context, [materialization(context.asset_key, key, result) for key, result in good.items()])
+    before = status_rows(lake, stage)
+    standing = {key: record for key, record in before.items() if key not in good}
+    for key, failure in failed.items():
+        standing[key] = due.after_failure(
+            before.get(key), upstream.get(key, ""), failure.kind, failure.reason, permanent=failure.permanent
+        )
+    if standing != before:
+        write_status(lake, stage, standing)
+    context.log_event(dg.AssetObservation(context.asset_key, metadata={**summary, "series": len(good), "failed": len(failed)}))
+    if failed:
+        raise dg.Failure(
+            f"{len(failed)} of {len(good) + len(failed)} series failed at {stage}; the others are done. "
+            f"First: {next(iter(failed))}: {next(iter(failed.values())).reason}",
+            metadata={"failed": len(failed), "reasons": failure_table(list(failed.values()))},
+            allow_retries=False,
+        )
+
+
+def materialization(asset_key: dg.AssetKey, key: str, result: Done) -> dg.AssetMaterialization:
+    """The event of one key, tagged with the versions that what is due is derived from."""
+    tags = {UPSTREAM_TAG: result.upstream, VERSION_TAG: result.version}
+    return dg.AssetMaterialization(asset_key, partition=key, metadata=result.metadata, tags=tags)
+
+
+def failure_table(failures: Sequence[SeriesFailure], most: int = 200) -> dg.TableMetadataValue:
+    """The failed series with their reasons, for the UI."""
+    return table([
+        {"series": f.series_id, "kind": f.kind, "reason": f.reason, "permanent": f.permanent} for f in failures[:most]
+    ])
+
+
+def table(rows: Sequence[Mapping[str, str | int | float | bool | None]]) -> dg.TableMetadataValue:
+    """Rows of plain values as a table in the UI."""
+    records = [
+        dg.TableRecord({k: (round(v, 4) if isinstance(v, float) else v) for k, v in row.items()}) for row in rows
+    ]
+    types = {str: "string", bool: "bool", int: "int", float: "float"}
+    first = rows[0] if rows else {}
+    columns = [dg.TableColumn(name, types.get(type(value), "string")) for name, value in first.items()]
+    return dg.MetadataValue.table(records, schema=dg.TableSchema(columns))

@@ -1,0 +1,215 @@
+"""The state of every stage, read from the instance, the lake and the source; deciding is `many_models.due`'s."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
+
+import dagster as dg
+
+from many_models import due, events, tables
+from many_models.assets.spec import oldest_alive, spec_of
+from many_models.assets.stage import UPSTREAM_TAG, VERSION_TAG, set_aside, status_rows
+from many_models.due import StageState
+from many_models.keys import digest
+from many_models.periods import last_complete_day, next_period, period_key, period_start, period_starts
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from many_models.due import Stage
+    from many_models.ports import Lake, SalesTable, Source
+    from many_models.settings import Settings
+
+DATASET_FORMAT = "1"
+ALL = ""  # the one key of a stage without partitions
+
+
+def now(settings: Settings) -> datetime:
+    """The wall clock in the settings' time zone, without the zone, as the data's stamps are."""
+    return datetime.now(ZoneInfo(settings.dagster.timezone)).replace(tzinfo=None)
+
+
+# --- Raw data -------------------------------------------------------------------------------------------------------
+def source_versions(settings: Settings, source: Source, sales: SalesTable, since: datetime | None) -> dict[str, str]:
+    """Partition key → fingerprint of what the source holds of that period, up to the last complete one.
+
+    Days are judged by their rows: as_of is the last one that most series have reported for, not after the wall clock
+    and not after `data.until`. Periods without rows are there too, so that a closed day makes no gap.
+    """
+    data, grain = settings.data, settings.partitions.grain
+    latest = min(now(settings), data.until or datetime.max)  # noqa: DTZ901
+    opening = datetime.combine(data.start, datetime.min.time())
+    days = source.days(sales, max(since, opening) if since else opening)
+    as_of = last_complete_day(days, data.complete_share, latest)
+    if as_of is None:
+        return {}
+    of_period = defaultdict[datetime, list[str]](list)
+    for day in days:
+        if day.day <= as_of:
+            of_period[period_start("day" if grain == "hour" else grain, day.day)].append(day.fingerprint)
+    end_of_day = as_of + timedelta(hours=23) if grain == "hour" else as_of
+    result = dict[str, str]()
+    for start in period_starts(grain, max(since, opening) if since else opening, end_of_day):
+        held = of_period.get(period_start("day", start) if grain == "hour" else start, [])
+        result[period_key(grain, start)] = digest(*held)
+    return result
+
+
+def raw_state(settings: Settings, instance: dg.DagsterInstance, source: Source, sales: SalesTable) -> StageState:
+    """raw_sales: what the source holds against what was copied, from `look_back` periods before the newest copy."""
+    from many_models.periods import period_of_key
+
+    grain = settings.partitions.grain
+    done = _consumed(instance, "raw_sales")
+    since = None
+    if done:
+        newest = max(period_of_key(grain, key) for key in done)
+        since = newest - timedelta(days=settings.data.look_back * {"hour": 1, "day": 1, "week": 7, "month": 31}[grain])
+    wanted = source_versions(settings, source, sales, since)
+    if not done:  # nothing before the first row
+        first = next((key for key, version in wanted.items() if version != digest()), None)
+        wanted = {key: version for key, version in wanted.items() if first is not None and key >= first}
+    return StageState("raw_sales", wanted, done, busy=_busy(instance, "raw_sales"))
+
+
+def lake_as_of(lake: Lake) -> datetime | None:
+    """The newest ds of raw_sales in the lake, or None before the first run."""
+    import pyarrow.compute as pc
+
+    versions = tables.read_if_there(lake, tables.RAW_VERSIONS, columns=["last"])
+    return None if versions is None or not versions.num_rows else pc.max(versions["last"]).as_py()
+
+
+def covariates_version(settings: Settings, lake: Lake) -> str:
+    """What raw_covariates should have consumed: one version for each as_of."""
+    return digest("covariates", settings.source.covariates_table, str(lake_as_of(lake)))
+
+
+def covariates_state(settings: Settings, instance: dg.DagsterInstance, lake: Lake) -> StageState:
+    """raw_covariates, which has one key."""
+    wanted = {ALL: covariates_version(settings, lake)} if lake_as_of(lake) else {}
+    event = instance.get_latest_materialization_event(dg.AssetKey("raw_covariates"))
+    made = event.asset_materialization if event else None
+    done = {ALL: (made.tags or {}).get(UPSTREAM_TAG, "")} if made else {}
+    return StageState("raw_covariates", wanted, done, busy=_busy(instance, "raw_covariates"))
+
+
+# --- Series ---------------------------------------------------------------------------------------------------------
+def dataset_versions(settings: Settings, lake: Lake) -> dict[str, str]:
+    """Series → the version its dataset should have: its own raw rows, and as_of while it has not ended."""
+    from many_models.raw_versions import series_versions
+
+    years = tables.read_if_there(lake, tables.RAW_VERSIONS)
+    as_of = lake_as_of(lake)
+    if years is None or as_of is None:
+        return {}
+    spec = spec_of(settings)
+    options = digest(DATASET_FORMAT, spec.frequency, spec.known, spec.country, spec.season, spec.ended_after)
+    alive_since = oldest_alive(spec, as_of)
+    return {
+        series: digest(options, content, rows, str(as_of) if last >= alive_since else "")
+        for series, (content, rows, _, last) in series_versions(years).items()
+    }
+
+
+def active_series(lake: Lake) -> frozenset[str]:
+    """The series that are to be forecast: begun, not ended, not set aside."""
+    series = tables.read_if_there(lake, tables.SERIES, columns=["series_id", "active"])
+    if series is None:
+        return frozenset()
+    rows = zip(series["series_id"].to_pylist(), series["active"].to_pylist(), strict=True)
+    return frozenset(name for name, active in rows if active) - set_aside(lake)
+
+
+def series_state(settings: Settings, instance: dg.DagsterInstance, lake: Lake, stage: Stage) -> StageState:
+    """A stage over series: its upstream's versions against those it has consumed."""
+    wanted = _wanted(settings, instance, lake, stage)
+    order = instance.get_dynamic_partitions("store_items")
+    ordered = {key: wanted[key] for key in order if key in wanted}
+    return StageState(stage, ordered, _consumed(instance, stage), status_rows(lake, stage), _busy(instance, stage))
+
+
+def _wanted(settings: Settings, instance: dg.DagsterInstance, lake: Lake, stage: Stage) -> Mapping[str, str]:
+    if stage == "store_item_datasets":
+        aside = set_aside(lake)
+        return {key: version for key, version in dataset_versions(settings, lake).items() if key not in aside}
+    active = active_series(lake)
+    if stage == "trained_models":
+        return {k: trained_upstream(settings, v) for k, v in _made(instance, "store_item_datasets").items() if k in active}
+    if stage == "promoted_models":
+        return {k: promoted_upstream(settings, v) for k, v in _made(instance, "trained_models").items() if k in active}
+    champions = champion_versions(lake)
+    datasets = _made(instance, "store_item_datasets")
+    return {k: prediction_upstream(champions.get(k, ""), datasets[k]) for k in active if k in datasets}
+
+
+def trained_upstream(settings: Settings, dataset: str) -> str:
+    """What training consumes: a dataset, and how it is to be trained."""
+    return digest("train", dataset, spec_of(settings).recipe, settings.packs.by, settings.packs.buckets)
+
+
+def promoted_upstream(settings: Settings, trained: str) -> str:
+    """What promotion consumes: a trained model, and the rules."""
+    return digest("promote", trained, settings.promotion.model_dump_json())
+
+
+def prediction_upstream(champion: str, dataset: str) -> str:
+    """What a prediction consumes: a champion ("" for none), and the history it forecasts from."""
+    return digest("predict", champion, dataset)
+
+
+def champion_versions(lake: Lake) -> dict[str, str]:
+    """Series → the version that is its champion, as promotion published it to the lake."""
+    rows = tables.read_if_there(lake, tables.CHAMPIONS, columns=["series_id", "staging", "cutoff"])
+    return {} if rows is None else {r["series_id"]: digest(r["staging"], r["cutoff"]) for r in rows.to_pylist()}
+
+
+# --- Warehouse ------------------------------------------------------------------------------------------------------
+def warehouse_state(settings: Settings, instance: dg.DagsterInstance, lake: Lake) -> StageState:
+    """warehouse_predictions: the newest cutoff against its load."""
+    made = _made(instance, "predictions")
+    series = active_series(lake)
+    as_of = lake_as_of(lake)
+    wanted = dict[str, str]()
+    if made and as_of is not None:
+        wanted[f"{as_of:%Y-%m-%d}"] = digest(sorted((k, v) for k, v in made.items() if k in series))
+    done = _consumed(instance, "warehouse_predictions")
+    return StageState("warehouse_predictions", wanted, done, busy=_busy(instance, "warehouse_predictions"))
+
+
+# --- All ------------------------------------------------------------------------------------------------------------
+def stage_state(settings: Settings, instance: dg.DagsterInstance, lake: Lake, stage: Stage) -> StageState:
+    """The state of any stage after raw_sales, from instance and lake alone."""
+    if stage == "raw_covariates":
+        return covariates_state(settings, instance, lake)
+    if stage == "warehouse_predictions":
+        return warehouse_state(settings, instance, lake)
+    return series_state(settings, instance, lake, stage)
+
+
+def step_days(settings: Settings) -> float:
+    """The length of one period of the data, in days, roughly."""
+    import pandas as pd
+
+    stamps = pd.date_range("2024-01-01", periods=3, freq=settings.data.frequency)
+    return (stamps[2] - stamps[1]).total_seconds() / 86400
+
+
+def _consumed(instance: dg.DagsterInstance, stage: Stage) -> dict[str, str]:
+    return _tags(instance, stage, UPSTREAM_TAG)
+
+
+def _made(instance: dg.DagsterInstance, stage: Stage) -> dict[str, str]:
+    return _tags(instance, stage, VERSION_TAG)
+
+
+def _tags(instance: dg.DagsterInstance, stage: Stage, tag: str) -> dict[str, str]:
+    latest = events.latest_tags(instance, dg.AssetKey(stage), [tag])
+    return {key: tags[tag] for key, tags in latest.items() if tag in tags}
+
+
+def _busy(instance: dg.DagsterInstance, stage: Stage) -> frozenset[str]:
+    return events.keys_in_flight(instance, dg.AssetKey(stage))

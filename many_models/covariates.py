@@ -1,0 +1,76 @@
+"""Known covariates of the future: from a covariates table in the user's names to rows per series."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from many_models.errors import InputError
+from many_models.keys import SeriesKey
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pyarrow as pa
+
+
+def from_source(raw: pa.Table, keys: Sequence[str], timestamp: str, known: Sequence[str]) -> pa.Table:
+    """The covariates table under inner names: those of `keys` that it has (string), `ds`, and `known`.
+
+    A table without any of the keys says the same of all series. Numbers and flags become double, text stays text.
+    Rows without a readable timestamp are left out, of several for the same keys and time the last one counts. Raises
+    InputError when the timestamp or a covariate is not there.
+    """
+    import pandas as pd
+    import pyarrow as pa
+
+    if missing := [name for name in (timestamp, *known) if name not in raw.column_names]:
+        raise InputError(f"the covariates table lacks {', '.join(missing)}; it has {', '.join(raw.column_names)}")
+    own = [name for name in keys if name in raw.column_names]
+    frame = raw.select([*own, timestamp, *known]).to_pandas().rename(columns={timestamp: "ds"})
+    frame["ds"] = pd.to_datetime(frame["ds"], errors="coerce", format="mixed", utc=True).dt.tz_localize(None)
+    frame = frame.dropna(subset=["ds"]).drop_duplicates([*own, "ds"], keep="last")
+    for name in own:
+        frame[name] = frame[name].fillna("").astype(str)
+    fields = [(name, pa.string()) for name in own] + [("ds", pa.timestamp("us"))]
+    for name in known:
+        text = frame[name].dtype == object
+        frame[name] = frame[name].astype(object).where(frame[name].notna(), None) if text else frame[name].astype(float)
+        fields.append((name, pa.string() if text else pa.float64()))
+    return pa.Table.from_pandas(frame, pa.schema(fields), preserve_index=False, safe=False)
+
+
+def of_series(covariates: pa.Table, series: Sequence[str], keys: Sequence[str]) -> pa.Table:
+    """The rows of `covariates` (as `from_source` makes them) for each of `series`: series_id, ds and the covariates."""
+    import pyarrow as pa
+
+    own = [name for name in keys if name in covariates.column_names]
+    parts = [SeriesKey.parse(name, len(keys)).parts for name in series]
+    named = pa.table({
+        "series_id": pa.array(list(series), pa.string()),
+        **{name: pa.array([part[list(keys).index(name)] for part in parts], pa.string()) for name in own},
+    })
+    if own:
+        joined = covariates.join(named, own, join_type="inner").drop_columns(own)
+    else:
+        everywhere = pa.array([0] * covariates.num_rows), pa.array([0] * named.num_rows)
+        left, right = covariates.append_column("all", everywhere[0]), named.append_column("all", everywhere[1])
+        joined = left.join(right, ["all"], join_type="inner").drop_columns(["all"])
+    rest = [name for name in joined.column_names if name not in {"series_id", "ds"}]
+    return joined.select(["series_id", "ds", *rest])
+
+
+def fill(rows: pa.Table, covariates: pa.Table, known: Sequence[str]) -> pa.Table:
+    """`rows` (series_id, ds, …) with their missing values of `known` taken from `covariates` (as `of_series` makes)."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    joined = rows.join(covariates, ["series_id", "ds"], join_type="left outer", right_suffix="__covariate")
+    for name in known:
+        if name in rows.column_names and f"{name}__covariate" in joined.column_names:
+            other = joined[f"{name}__covariate"].cast(joined[name].type)
+            filled = pc.coalesce(joined[name], other)
+            joined = joined.drop_columns([f"{name}__covariate"])
+            joined = joined.set_column(joined.column_names.index(name), name, filled)
+        elif name not in joined.column_names:
+            joined = joined.append_column(name, pa.nulls(joined.num_rows, pa.float64()))
+    return joined

@@ -1,0 +1,120 @@
+"""What is due, derived from versions: pure functions that sensors, the schedule and the command share."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+MAX_ATTEMPTS = 3
+
+Stage = Literal[
+    "raw_sales",
+    "raw_covariates",
+    "store_item_datasets",
+    "trained_models",
+    "promoted_models",
+    "predictions",
+    "warehouse_predictions",
+]
+STAGES: tuple[Stage, ...] = (
+    "raw_sales",
+    "raw_covariates",
+    "store_item_datasets",
+    "trained_models",
+    "promoted_models",
+    "predictions",
+    "warehouse_predictions",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class FailureRecord:
+    """How a series failed last at one stage: at which upstream version, for which reason, how often in a row."""
+
+    version: str
+    kind: str
+    reason: str
+    permanent: bool
+    attempts: int
+    set_aside: bool = False
+
+    def blocks(self, version: str) -> bool:
+        """Whether the stage is not to be tried again at `version` unless somebody asks for it."""
+        if self.set_aside:
+            return True
+        return self.version == version and (self.permanent or self.attempts >= MAX_ATTEMPTS)
+
+
+@dataclass(frozen=True, slots=True)
+class StageState:
+    """One stage as it stands: the upstream version that each key should have consumed, the one that it has consumed,
+    how keys failed, which keys a run is working on. `wanted` is in partition order.
+    """
+
+    stage: Stage
+    wanted: Mapping[str, str]
+    done: Mapping[str, str]
+    failed: Mapping[str, FailureRecord] = field(default_factory=dict[str, FailureRecord])
+    busy: Collection[str] = ()
+
+    def due(self) -> tuple[str, ...]:
+        """The keys to run, in partition order: consumed version differs, not in flight, not blocked by a failure."""
+        busy = frozenset(self.busy)
+        return tuple(
+            key
+            for key, version in self.wanted.items()
+            if self.done.get(key) != version
+            and key not in busy
+            and not (key in self.failed and self.failed[key].blocks(version))
+        )
+
+    def behind(self) -> tuple[str, ...]:
+        """The keys whose consumed version differs, whatever the reason."""
+        return tuple(key for key, version in self.wanted.items() if self.done.get(key) != version)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """The keys that one run of one stage is to do."""
+
+    stage: Stage
+    keys: tuple[str, ...]
+
+
+def next_work(states: Sequence[StageState]) -> Work | None:
+    """The first stage, upstream first, that has something due; None while an earlier stage is still running.
+
+    A later stage waits for all earlier ones, so that each day passes through a stage once.
+    """
+    for state in states:
+        if keys := state.due():
+            return Work(state.stage, keys)
+        if state.busy:
+            return None
+    return None
+
+
+def after_failure(before: FailureRecord | None, version: str, kind: str, reason: str, *, permanent: bool) -> FailureRecord:
+    """The record after one more failure.
+
+    Attempts count in a row at the same version; a permanent failure for the same reason at another version (the data
+    changed, the fault did not) sets the series aside.
+    """
+    same = before is not None and before.kind == kind and before.reason == reason
+    if before is None:
+        return FailureRecord(version, kind, reason, permanent, 1)
+    attempts = before.attempts + 1 if before.version == version else 1
+    set_aside = before.set_aside or (permanent and before.permanent and same)
+    return FailureRecord(version, kind, reason, permanent, attempts, set_aside)
+
+
+def released(record: FailureRecord) -> FailureRecord:
+    """The record of a series that somebody brings back: it may be tried again."""
+    return replace(record, version="", attempts=0, set_aside=False)
+
+
+def in_order(keys: Collection[str], order: Sequence[str]) -> tuple[str, ...]:
+    """`keys` in the order of `order`; those that it lacks at the end, sorted."""
+    asked, known = frozenset(keys), frozenset(order)
+    return (*[key for key in order if key in asked], *sorted(asked - known))

@@ -1,0 +1,77 @@
+"""Time partitions of raw data: their keys, their windows, and the last complete period of a source."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from statistics import median
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from many_models.ports import DayCount
+
+Grain = Literal["hour", "day", "week", "month"]
+KEY_FORMATS: dict[Grain, str] = {"hour": "%Y-%m-%d-%H:%M", "day": "%Y-%m-%d", "week": "%Y-%m-%d", "month": "%Y-%m-%d"}
+COMPLETE_OVER = 28  # as_of is judged against the median of so many days before
+
+
+def period_start(grain: Grain, moment: datetime) -> datetime:
+    """The start of the period that `moment` is in; weeks start on Monday."""
+    day = moment.replace(hour=0, minute=0, second=0, microsecond=0)
+    if grain == "hour":
+        return moment.replace(minute=0, second=0, microsecond=0)
+    if grain == "week":
+        return day - timedelta(days=day.weekday())
+    return day.replace(day=1) if grain == "month" else day
+
+
+def next_period(grain: Grain, start: datetime) -> datetime:
+    """The start of the period after the one that starts at `start`."""
+    step = {"hour": timedelta(hours=1), "day": timedelta(days=1), "week": timedelta(days=7), "month": timedelta(days=32)}
+    return period_start(grain, start + step[grain])
+
+
+def period_key(grain: Grain, start: datetime) -> str:
+    """The partition key of the period that starts at `start`."""
+    return start.strftime(KEY_FORMATS[grain])
+
+
+def period_of_key(grain: Grain, key: str) -> datetime:
+    """The start of the period that a partition key names."""
+    return datetime.strptime(key, KEY_FORMATS[grain])  # noqa: DTZ007  the data's own clock has no zone
+
+
+def period_starts(grain: Grain, first: datetime, last: datetime) -> list[datetime]:
+    """The starts of all periods from the one `first` is in to the one `last` is in."""
+    starts, start = list[datetime](), period_start(grain, first)
+    while start <= last:
+        starts.append(start)
+        start = next_period(grain, start)
+    return starts
+
+
+def spans(grain: Grain, starts: Iterable[datetime]) -> list[tuple[datetime, datetime]]:
+    """Periods as [since, before) spans: contiguous ones together, but never across a year."""
+    result = list[tuple[datetime, datetime]]()
+    for start in sorted(starts):
+        end = next_period(grain, start)
+        if result and result[-1][1] == start and result[-1][0].year == start.year:
+            result[-1] = (result[-1][0], end)
+        else:
+            result.append((start, end))
+    return result
+
+
+def last_complete_day(days: Sequence[DayCount], share: float, latest: datetime) -> datetime | None:
+    """The last day up to `latest` that most series have reported for, or None when there is none.
+
+    A day counts as complete with at least `share` of the median number of rows of the COMPLETE_OVER days with rows
+    before it (the first ones have too few before them and count).
+    """
+    counts = [day for day in days if day.day <= latest]
+    for index in range(len(counts) - 1, -1, -1):
+        before = [day.rows for day in counts[max(0, index - COMPLETE_OVER) : index]]
+        if not before or counts[index].rows >= share * median(before):
+            return counts[index].day
+    return None

@@ -1,0 +1,52 @@
+"""Content versions of series: per series and year an order-free hash of its raw rows, which sum up to its version."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+SCHEMA = pa.schema([
+    ("series_id", pa.string()), ("pack", pa.string()), ("year", pa.int32()), ("rows", pa.int64()),
+    ("first", pa.timestamp("us")), ("last", pa.timestamp("us")), ("hash", pa.int64()),
+])  # fmt: skip
+
+
+def year_versions(rows: pa.Table) -> pa.Table:
+    """One row (SCHEMA) per series and year of `rows` (series_id, pack, year, ds, y, and known covariates).
+
+    `hash` is the sum, modulo 2^64 as int64, of a 64-bit hash of each row, so it does not depend on their order.
+    """
+    if rows.num_rows == 0:
+        return SCHEMA.empty_table()
+    content = rows.select([name for name in rows.column_names if name not in {"series_id", "pack", "year"}])
+    hashes = pd.util.hash_pandas_object(content.to_pandas(), index=False).to_numpy()
+    frame = pd.DataFrame({
+        "series_id": rows["series_id"].combine_chunks().dictionary_encode().to_pandas(),
+        "year": rows["year"].to_numpy(),
+        "pack": rows["pack"].combine_chunks().dictionary_encode().to_pandas(),
+        "ds": rows["ds"].to_numpy(),
+        "hash": hashes.view(np.int64),
+    })
+    groups = frame.groupby(["series_id", "year"], observed=True, sort=True)
+    result = groups.agg(
+        pack=("pack", "first"), rows=("ds", "size"), first=("ds", "min"), last=("ds", "max"), hash=("hash", "sum")
+    ).reset_index()
+    return pa.Table.from_pandas(result[SCHEMA.names], SCHEMA, preserve_index=False)
+
+
+def series_versions(years: pa.Table) -> Mapping[str, tuple[int, int, datetime, datetime]]:
+    """Series → (hash over all its years, rows, first ds, last ds)."""
+    frame = years.to_pandas()
+    groups = frame.groupby("series_id", sort=True)
+    result = groups.agg(hash=("hash", "sum"), rows=("rows", "sum"), first=("first", "min"), last=("last", "max"))
+    return {
+        str(series): (int(row.hash), int(row.rows), row.first.to_pydatetime(), row.last.to_pydatetime())
+        for series, row in zip(result.index, result.itertuples(index=False), strict=True)
+    }

@@ -1,0 +1,67 @@
+"""The lake's tables: their names, how they are partitioned, and rows put in the place of the same series' rows."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from many_models.ports import Where
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from many_models.ports import Lake, Scalar
+
+
+@dataclass(frozen=True, slots=True)
+class LakeTable:
+    """A table of the lake: `partition_by` is also how its rows are replaced."""
+
+    name: str
+    partition_by: tuple[str, ...] = ()
+
+
+RAW_SALES = LakeTable("raw_sales", ("year",))
+RAW_VERSIONS = LakeTable("raw_versions", ("year",))
+QUARANTINE = LakeTable("quarantine", ("origin",))
+SERIES_KEYS = LakeTable("series_keys")
+RAW_COVARIATES = LakeTable("raw_covariates")
+DATASETS = LakeTable("store_item_datasets", ("pack",))
+SERIES = LakeTable("series", ("pack",))
+TRAINED = LakeTable("trained_models", ("pack",))
+SCORES = LakeTable("candidate_scores", ("pack",))
+CHAMPIONS = LakeTable("champions")
+DECISIONS = LakeTable("decisions", ("cutoff_date",))
+PREDICTIONS = LakeTable("predictions", ("cutoff_date",))
+SERIES_STATUS = LakeTable("series_status", ("stage",))
+
+
+def read_if_there(
+    lake: Lake, table: LakeTable, where: Where | None = None, columns: Sequence[str] = ()
+) -> pa.Table | None:
+    """The rows, or None where the table has not been made yet (a read that fails raises, as always)."""
+    return lake.read(table.name, where, columns) if lake.version(table.name) is not None else None
+
+
+def upsert(lake: Lake, table: LakeTable, rows: pa.Table, series: Collection[str], within: Mapping[str, Scalar]) -> None:
+    """Put `rows` in the place of the rows of `series` in one partition of `table` (`within`), in one commit.
+
+    The partition's other rows stay. One writer at a time, which the assets' pools see to.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    where = Where(among={column: [value] for column, value in within.items()})
+    there = read_if_there(lake, table, where)
+    if there is not None and there.num_rows:
+        others = there.filter(pc.invert(pc.is_in(there["series_id"], pa.array(list(series), pa.string()))))
+        rows = pa.concat_tables([others, rows], promote_options="permissive")
+    lake.replace(table.name, rows, where, table.partition_by)
+
+
+def distinct(table: pa.Table, column: str) -> list[Scalar]:
+    """The sorted distinct values of a column."""
+    import pyarrow.compute as pc
+
+    return sorted(pc.unique(table[column]).to_pylist())

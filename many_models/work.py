@@ -1,0 +1,176 @@
+"""The tasks that workers do over a chunk of series: prepare, train, score. Picklable; they read the lake themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from many_models.errors import SeriesFailure
+from many_models.forecasting.spec import Prior, Spec
+from many_models.ports import Chunk, ChunkResult, Lake, Where
+from many_models.tables import DATASETS, RAW_COVARIATES, RAW_SALES, read_if_there
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def _of_chunk(chunk: Chunk, *, through: datetime | None = None) -> Where:
+    from datetime import timedelta
+
+    before = None if through is None else through + timedelta(microseconds=1)
+    return Where(among={"pack": [chunk.pack], "series_id": chunk.series}, before=before)
+
+
+def _covariates(lake: Lake, chunk: Chunk, keys: tuple[str, ...], after: datetime | None = None) -> pa.Table | None:
+    from datetime import timedelta
+
+    from many_models.covariates import of_series
+    from many_models.keys import SeriesKey
+
+    where = Where(since=None if after is None else after + timedelta(microseconds=1))
+    if lake.version(RAW_COVARIATES.name) is None:
+        return None
+    rows = lake.read(RAW_COVARIATES.name, where)
+    if rows.num_rows == 0:
+        return None
+    if keys[0] in rows.column_names:  # most of a covariates table is about other packs
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        firsts = {SeriesKey.parse(name).parts[0] for name in chunk.series}
+        rows = rows.filter(pc.is_in(rows[keys[0]], pa.array(sorted(firsts))))
+    return of_series(rows, chunk.series, keys)
+
+
+@dataclass(frozen=True)
+class PrepareTask:
+    """Make the datasets of a chunk: tables `rows` and `series` of `forecasting.prepare`, each with its `pack`."""
+
+    lake: Lake
+    spec: Spec
+    as_of: datetime
+    keys: tuple[str, ...]
+
+    def __call__(self, chunk: Chunk) -> ChunkResult:
+        import pyarrow as pa
+
+        from many_models.covariates import fill
+        from many_models.forecasting import prepare
+
+        columns = ["series_id", "ds", "y", *self.spec.known]
+        raw = self.lake.read(RAW_SALES.name, _of_chunk(chunk, through=self.as_of))
+        if self.spec.known:
+            covariates = _covariates(self.lake, chunk, self.keys)
+            if covariates is not None:
+                raw = fill(raw, covariates, self.spec.known)
+            for name in self.spec.known:
+                if name not in raw.column_names:
+                    raw = raw.append_column(name, pa.nulls(raw.num_rows, pa.float64()))
+        prepared = prepare(raw.select(columns), self.spec, self.as_of)
+        return ChunkResult(
+            {"rows": _with_pack(prepared.rows, chunk.pack), "series": _with_pack(prepared.series, chunk.pack)},
+            failures=[*prepared.failures, *_absent(chunk, prepared.series, prepared.failures)],
+        )
+
+
+@dataclass(frozen=True)
+class TrainTask:
+    """Train a chunk: tables `series` and `scores` of `forecasting.train`, and the files of its pack."""
+
+    lake: Lake
+    spec: Spec
+    cutoff: datetime
+    champions: Mapping[str, Spec] = field(default_factory=dict[str, Spec])
+    priors: Mapping[str, Prior] = field(default_factory=dict[str, Prior])
+
+    def __call__(self, chunk: Chunk) -> ChunkResult:
+        from many_models.forecasting import train
+
+        rows = self.lake.read(DATASETS.name, _of_chunk(chunk, through=self.cutoff))
+        own = set(chunk.series)
+        trained = train(
+            rows.drop_columns(["pack"]),
+            self.spec,
+            self.cutoff,
+            champions={name: spec for name, spec in self.champions.items() if name in own},
+            priors={name: prior for name, prior in self.priors.items() if name in own},
+        )
+        absent = _absent(chunk, trained.series, trained.failures)
+        found = {"series": _with_pack(trained.series, chunk.pack), "scores": _with_pack(trained.scores, chunk.pack)}
+        return ChunkResult(found, trained.model.files(), [*trained.failures, *absent])
+
+
+@dataclass(frozen=True)
+class ScoreTask:
+    """Forecast a chunk from `cutoff`: table `predictions` of `PackModel.predict`, with `model` and `pack`.
+
+    `models` maps a series to the reference of the production pack that serves it and the folder that holds the pack's
+    verified files; a series without one is served by its own seasonal naive (fallback `no_champion`).
+    """
+
+    lake: Lake
+    spec: Spec
+    cutoff: datetime
+    keys: tuple[str, ...]
+    models: Mapping[str, tuple[str, str]]
+
+    def __call__(self, chunk: Chunk) -> ChunkResult:
+        import pyarrow as pa
+
+        from many_models.errors import ManyModelsError
+        from many_models.forecasting import PackModel
+
+        rows = self.lake.read(DATASETS.name, _of_chunk(chunk, through=self.cutoff)).drop_columns(["pack"])
+        future = _covariates(self.lake, chunk, self.keys, after=self.cutoff) if self.spec.known else None
+        parts, failures = list["pa.Table"](), list[SeriesFailure]()
+        for model, series in self._by_model(chunk).items():
+            try:
+                if model is None:
+                    parts.append(self._naive(rows, series, future))
+                    continue
+                ref, folder = model
+                pack = PackModel.from_files({path.name: path.read_bytes() for path in Path(folder).iterdir()})
+                part = pack.predict(rows, self.cutoff, future=future, horizon=self.spec.horizon, series=series)
+                parts.append(part.append_column("model", pa.array([ref] * part.num_rows, pa.string())))
+            except ManyModelsError as error:
+                failures += [SeriesFailure.of(name, error) for name in series]
+        predictions = pa.concat_tables(parts, promote_options="permissive") if parts else pa.table({"series_id": pa.array([], pa.string())})
+        failures += _absent(chunk, predictions, failures)
+        return ChunkResult({"predictions": _with_pack(predictions, chunk.pack)}, failures=failures)
+
+    def _by_model(self, chunk: Chunk) -> dict[tuple[str, str] | None, list[str]]:
+        groups = dict[tuple[str, str] | None, list[str]]()
+        for name in chunk.series:
+            groups.setdefault(self.models.get(name), []).append(name)
+        return groups
+
+    def _naive(self, rows: pa.Table, series: list[str], future: pa.Table | None) -> pa.Table:
+        from dataclasses import replace
+
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        from many_models.forecasting import train
+
+        own = rows.filter(pc.is_in(rows["series_id"], pa.array(series)))
+        naive = train(own, replace(self.spec, candidates=("seasonal_naive",)), self.cutoff).model
+        part = naive.predict(own, self.cutoff, future=future, horizon=self.spec.horizon)
+        place = part.column_names.index("fallback")
+        part = part.set_column(place, "fallback", pa.array(["no_champion"] * part.num_rows, pa.string()))
+        return part.append_column("model", pa.array([""] * part.num_rows, pa.string()))
+
+
+def _with_pack(rows: pa.Table, pack: str) -> pa.Table:
+    import pyarrow as pa
+
+    return rows.append_column("pack", pa.array([pack] * rows.num_rows, pa.string()))
+
+
+def _absent(chunk: Chunk, found: pa.Table, failures: list[SeriesFailure]) -> list[SeriesFailure]:
+    """A failure for each series of the chunk that came back neither good nor failed: nothing is dropped in silence."""
+    there = set(found["series_id"].to_pylist()) | {failure.series_id for failure in failures}
+    why = "its rows are not in the lake: materialize raw_sales and store_item_datasets for it first"
+    return [SeriesFailure(name, "MissingRows", why, permanent=True) for name in chunk.series if name not in there]

@@ -1,0 +1,327 @@
+"""Sales read from a SQL database: SQLite, through connectorx.
+
+SQLite types values, not columns, so what a column holds is looked up in the rows that are read:
+
+- A timestamp is a date when it is text or an integer spelt `2017-01-01`, `20170101` or `2017-01-01 10:00[:00[.000]]`
+  (with a blank or a T, with or without a zone such as `Z` or `+02:00`) and such a day exists. Anything else (null,
+  epoch seconds, `01/02/2017`) leaves its row undated: it is read by `read_undated`, never guessed at, never dropped.
+- A column of integers is int64, of numbers double; with any text among them all of it is string, so that the row check
+  downstream sees what is wrong. Blobs are their hex digits. A declared date column is timestamp[us] when all of it is.
+- A key is the text of its value, a whole number without decimal point, null as "".
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from many_models.adapters.fingerprints import DayFingerprints
+from many_models.adapters.rows import TIMESTAMP, require_columns
+from many_models.errors import InputError, ManyModelsError, MissingTableError, SettingsError, UnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from many_models.ports import DayCount, SalesTable
+
+BATCH_ROWS = 100_000
+LOCK_SECONDS = 30.0
+_ZONES = timedelta(days=2)  # more than a zone can shift a timestamp
+_SENTINELS = {pa.string(): "''", pa.int64(): "0", pa.float64(): "0.0", TIMESTAMP: "''"}
+
+
+class SqlSource:
+    """Sales in the database that a SQLAlchemy `url` names: `sqlite:///sales.db` or `sqlite:////absolute/sales.db`.
+
+    Raises SettingsError for any other database.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._path = _sqlite_path(url)
+
+    def columns(self, table: str) -> Mapping[str, str]:
+        """See `Source.columns`."""
+        with self._errors(table):
+            found = self._found(table, self._declared(table), "1")
+        return {name: str(column.type) for name, column in found.items()}
+
+    def days(self, sales: SalesTable, since: datetime | None = None) -> Sequence[DayCount]:
+        """See `Source.days`; see `DayFingerprints` for what a fingerprint tells. One pass over the rows."""
+        days = DayFingerprints()
+        with self._errors(sales.table):
+            declared = self._required(sales.table, sales.columns)
+            near = _near(sales.timestamp, since, None)
+            found = self._found(sales.table, {name: declared[name] for name in (sales.target, *sales.known)}, near)
+            chosen = [(_canonical(sales.timestamp), TIMESTAMP), *((_key(key), pa.string()) for key in sales.keys)]
+            for column in found.values():
+                chosen += [(column.number, pa.float64()), (column.text, pa.string())] if column.mixed else [(column.value, column.type)]
+            for rows in self._rows(sales.table, chosen, near):
+                dated = _between(rows, "c0", since.replace(hour=0, minute=0, second=0, microsecond=0) if since else None, None)
+                days.add(dated.column(0), _paired(dated.columns[1:], len(sales.keys), list(found.values())))
+        return days.counted()
+
+    def read(self, sales: SalesTable, since: datetime, before: datetime) -> Iterator[pa.Table]:
+        """See `Source.read`; tables of at most 100,000 rows."""
+        with self._errors(sales.table):
+            declared = self._required(sales.table, sales.columns)
+            near = _near(sales.timestamp, since, before)
+            found = self._found(sales.table, {name: declared[name] for name in (sales.target, *sales.known)}, near)
+            chosen = [
+                *((_key(key), pa.string()) for key in sales.keys),
+                (_canonical(sales.timestamp), TIMESTAMP),
+                *((column.value, column.type) for column in found.values()),
+            ]
+            for rows in self._rows(sales.table, chosen, near):
+                if len(inside := _between(rows, f"c{len(sales.keys)}", since, before)):
+                    yield inside.rename_columns(list(sales.columns))
+
+    def read_undated(self, sales: SalesTable) -> pa.Table:
+        """See `Source.read_undated`."""
+        with self._errors(sales.table):
+            declared = self._required(sales.table, sales.columns)
+            undated = f"{_canonical(sales.timestamp)} IS NULL"
+            found = self._found(sales.table, {name: declared[name] for name in (sales.target, *sales.known)}, undated)
+            chosen = [
+                *((_key(key), pa.string()) for key in sales.keys),
+                (_text(sales.timestamp), pa.string()),
+                *((column.value, column.type) for column in found.values()),
+            ]
+            tables = list(self._rows(sales.table, chosen, undated))
+        return pa.concat_tables(tables).rename_columns(list(sales.columns))
+
+    def read_table(self, table: str, columns: Sequence[str] = ()) -> pa.Table:
+        """See `Source.read_table`."""
+        with self._errors(table):
+            declared = self._required(table, columns)
+            names = list(dict.fromkeys(columns)) or list(declared)
+            found = self._found(table, {name: declared[name] for name in names}, "1")
+            tables = list(self._rows(table, [(column.value, column.type) for column in found.values()], "1"))
+        return pa.concat_tables(tables).rename_columns(names)
+
+    def check(self) -> str:
+        """See `Source.check`."""
+        with self._errors(""):
+            names = self._tables()
+        return f"SQLite at {self._path}: {len(names)} tables"
+
+    def _tables(self) -> list[str]:
+        found = self._ask("SELECT name FROM sqlite_master WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite~_%' ESCAPE '~'")
+        return sorted(name for (name,) in found)
+
+    def _declared(self, table: str) -> dict[str, str]:
+        """Column name → declared type in capitals."""
+        found = self._ask("SELECT name, type FROM pragma_table_info(?) ORDER BY cid", table)
+        if not found:
+            names = ", ".join(map(repr, self._tables())) or "none"
+            raise MissingTableError(f"the database at {self._path} has no table {table!r}; it has {names}")
+        return {name: kind.upper() for name, kind in found}
+
+    def _required(self, table: str, columns: Sequence[str]) -> dict[str, str]:
+        declared = self._declared(table)
+        require_columns(table, list(declared), columns)
+        return declared
+
+    def _found(self, table: str, declared: Mapping[str, str], condition: str) -> dict[str, _Column]:
+        """What the rows under `condition` hold in each of the `declared` columns."""
+        if not declared:
+            return {}
+        probes = ", ".join(_probe(name, kind) for name, kind in declared.items())
+        (row,) = self._ask(f"SELECT {probes} FROM {_quoted(table)} AS t WHERE {condition}")
+        found = iter(row)
+        return {name: _Column(name, kind, str(next(found)), str(next(found)), bool(next(found))) for name, kind in declared.items()}
+
+    def _ask(self, query: str, *values: str) -> list[tuple[object, ...]]:
+        address = f"file:{quote(self._path)}?mode=ro"
+        with closing(sqlite3.connect(address, uri=True, timeout=LOCK_SECONDS)) as connection:
+            return connection.execute(query, values).fetchall()
+
+    def _rows(self, table: str, chosen: Sequence[tuple[str, pa.DataType]], condition: str) -> Iterator[pa.Table]:
+        """The `chosen` expressions, read as these types, in tables of bounded size; at least one table.
+
+        connectorx takes a column's type from its first row: a row of constants that is dropped again.
+        """
+        import connectorx
+
+        names = [f"c{at}" for at in range(len(chosen))]
+        constants = ", ".join(f"{_SENTINELS[kind]} AS {name}" for name, (_, kind) in zip(names, chosen, strict=True))
+        values = ", ".join(expression for expression, _ in chosen)
+        query = f"SELECT {constants} UNION ALL SELECT {values} FROM {_quoted(table)} AS t WHERE {condition}"
+        address = "sqlite://" + quote(self._path)
+        schema = pa.schema([(name, kind) for name, (_, kind) in zip(names, chosen, strict=True)])
+        first = 1
+        for batch in connectorx.read_sql(address, query, return_type="arrow_stream", batch_size=BATCH_ROWS):
+            yield pa.Table.from_batches([batch.slice(first)]).cast(schema)
+            first = 0
+
+    @contextmanager
+    def _errors(self, table: str) -> Iterator[None]:
+        what = f"the database at {self._path}" + (f", table {table!r}" if table else "")
+        if not os.path.isfile(self._path):
+            raise SettingsError(f"there is no database at {self._path}; set [source] url to one that is there")
+        try:
+            yield
+        except ManyModelsError:
+            raise
+        except (sqlite3.OperationalError, RuntimeError) as error:
+            raise UnavailableError(f"{what}: {error}") from error
+        except (sqlite3.DatabaseError, pa.ArrowInvalid, UnicodeDecodeError) as error:
+            raise InputError(f"{what}: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """A column and what some rows hold in it: the first and the last of its values' types by name (blob, integer, null,
+    real, text; "None" when there are no rows), and whether one of a declared date column is no date.
+    """
+
+    name: str
+    declared: str
+    first: str
+    last: str
+    undated: bool
+
+    @property
+    def mixed(self) -> bool:
+        """Whether there are texts or blobs, and perhaps numbers beside them."""
+        return self.last == "text" or self.first == "blob"
+
+    @property
+    def type(self) -> pa.DataType:
+        if _dates(self.declared) and not self.undated:
+            return TIMESTAMP
+        if self.mixed:
+            return pa.string()
+        if self.last == "real":
+            return pa.float64()
+        if self.first == "integer" or "INT" in self.declared:
+            return pa.int64()
+        return pa.float64() if any(sign in self.declared for sign in ("REAL", "FLOA", "DOUB", "NUM", "DEC")) else pa.string()
+
+    @property
+    def value(self) -> str:
+        """The SQL that reads it as its type."""
+        if self.type == TIMESTAMP:
+            return _canonical(self.name)
+        if self.type == pa.string():
+            return _text(self.name)
+        return _at(self.name) if self.type == pa.int64() else f"CAST({_at(self.name)} AS REAL)"
+
+    @property
+    def number(self) -> str:
+        """The SQL of its numbers, null for the rest."""
+        return f"CASE WHEN typeof({_at(self.name)}) IN ('integer', 'real') THEN CAST({_at(self.name)} AS REAL) END"
+
+    @property
+    def text(self) -> str:
+        """The SQL of its texts, null for the rest."""
+        return f"CASE WHEN typeof({_at(self.name)}) IN ('text', 'blob') THEN {_text(self.name)} END"
+
+
+def _sqlite_path(url: str) -> str:
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise SettingsError("[source] url is no SQLAlchemy URL; write sqlite:///path/to/sales.db") from error
+    if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
+        raise SettingsError(
+            f"[source] url names {parsed.render_as_string()}; the source reads SQLite files: write sqlite:///path/to/sales.db"
+        )
+    return os.path.abspath(parsed.database)
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _at(name: str) -> str:
+    """The column; without `t.`, SQLite reads the name of a missing column as a text."""
+    return f"t.{_quoted(name)}"
+
+
+def _dates(declared: str) -> bool:
+    return "DATE" in declared or "TIME" in declared
+
+
+def _probe(name: str, declared: str) -> str:
+    undated = f"max({_at(name)} IS NOT NULL AND {_canonical(name)} IS NULL)" if _dates(declared) else "1"
+    return f"min(typeof({_at(name)})), max(typeof({_at(name)})), {undated}"
+
+
+def _text(name: str) -> str:
+    at = _at(name)
+    return f"CASE typeof({at}) WHEN 'blob' THEN hex({at}) ELSE CAST({at} AS TEXT) END"
+
+
+def _key(name: str) -> str:
+    at = _at(name)
+    whole = f"CASE WHEN {at} = CAST({at} AS INTEGER) THEN CAST(CAST({at} AS INTEGER) AS TEXT) ELSE CAST({at} AS TEXT) END"
+    return f"CASE typeof({at}) WHEN 'text' THEN {at} WHEN 'null' THEN '' WHEN 'real' THEN {whole} ELSE {_text(name)} END"
+
+
+def _canonical(name: str) -> str:
+    """SQL of the timestamp as text that Arrow parses and that sorts by day, in UTC; null when it is no date."""
+    at = _at(name)
+    spelt = f"substr({at}, 1, 4) || '-' || substr({at}, 5, 2) || '-' || substr({at}, 7, 2)"
+    clock = f"substr({at}, 11) GLOB '[ T][0-2][0-9]:[0-5][0-9]*' AND substr({at}, 12, 2) < '24'"
+    moment = (
+        f"CASE WHEN date(substr({at}, 1, 10)) = substr({at}, 1, 10) AND {clock} AND strftime('%s', {at}) IS NOT NULL THEN "
+        f"CASE WHEN substr({at}, 12) GLOB '*[-+Zz]*' THEN strftime('%Y-%m-%d %H:%M:%f', {at}) ELSE rtrim(substr({at}, 1, 26)) END END"
+    )
+    return (
+        f"CASE WHEN typeof({at}) NOT IN ('text', 'integer') OR substr({at}, 1, 4) < '0001' THEN NULL "
+        f"WHEN length({at}) = 10 THEN CASE WHEN date({at}) = {at} THEN {at} END "
+        f"WHEN length({at}) = 8 THEN CASE WHEN date({spelt}) = {spelt} THEN {spelt} END "
+        f"ELSE {moment} END"
+    )
+
+
+def _near(name: str, since: datetime | None, before: datetime | None) -> str:
+    """SQL that keeps every dated row from `since` to `before`, and some more: an index can serve it, and it is cheap."""
+    if since is None and before is None:
+        return "1"
+    at = _at(name)
+    first, last = (since or datetime.min).date(), (before or datetime.max).date()
+    low = first - _ZONES if first > datetime.min.date() + _ZONES else datetime.min.date()
+    high = last + _ZONES if last < datetime.max.date() - _ZONES else datetime.max.date()
+    spelt = [(f"'{low.isoformat()}'", f"'{high.isoformat()}~'")]
+    spelt += [(f"{mark}{_digits(low)}{mark}", f"{mark}{_digits(high)}{mark}") for mark in ("", "'")]
+    return "(" + " OR ".join(f"{at} BETWEEN {start} AND {end}" for start, end in spelt) + ")"
+
+
+def _digits(day: date) -> str:
+    return day.isoformat().replace("-", "")
+
+
+def _between(rows: pa.Table, name: str, since: datetime | None, before: datetime | None) -> pa.Table:
+    """The dated rows with since ≤ `name` < before."""
+    times = rows.column(name)
+    inside = pc.is_valid(times)
+    if since is not None:
+        inside = pc.and_(inside, pc.greater_equal(times, pa.scalar(since, TIMESTAMP)))
+    if before is not None:
+        inside = pc.and_(inside, pc.less(times, pa.scalar(before, TIMESTAMP)))
+    return rows.filter(inside)
+
+
+def _paired(columns: Sequence[pa.ChunkedArray], keys: int, found: Sequence[_Column]) -> list[pa.ChunkedArray]:
+    """`columns` with the numbers and texts of a mixed column in one struct."""
+    rest = iter(columns[keys:])
+    paired = list(columns[:keys])
+    for column in found:
+        values = next(rest)
+        if column.mixed:
+            texts = next(rest)
+            values = pa.chunked_array([pa.StructArray.from_arrays([values.combine_chunks(), texts.combine_chunks()], ["number", "text"])])
+        paired.append(values)
+    return paired

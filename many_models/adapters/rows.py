@@ -10,11 +10,12 @@ import pyarrow.compute as pc
 from many_models.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
-    from many_models.ports import Scalar, Where
+    from many_models.ports import Scalar, WarehousePart, Where
 
 TIMESTAMP = pa.timestamp("us")
+LOADS = "loads"
 SHOWN = 3
 
 
@@ -145,6 +146,52 @@ def require_unique(table: str, rows: pa.Table, key: Sequence[str]) -> None:
         raise InputError(f"table {table!r}: {len(twice)} keys stand twice, such as {twice.slice(0, SHOWN).to_pylist()}")
 
 
-def named(columns: Mapping[str, pa.DataType]) -> str:
-    """Column names and types, for texts."""
-    return ", ".join(f"{name} {kind}" for name, kind in columns.items())
+def sql_plain(table: str, rows: pa.Table) -> pa.Table:
+    """`rows` as a SQL database keeps them: integers as int64, numbers as double with NaN as null, zoned times as UTC.
+
+    Raises InputError that names the columns of any other type.
+    """
+    if table == LOADS:
+        raise InputError(f"{LOADS!r} is where the warehouse records its loads; give the table another name")
+    rows = plain(rows)
+    kinds = {field.name: _sql_type(field.type) for field in rows.schema}
+    if strange := [f"{field.name!r} ({field.type})" for field in rows.schema if kinds[field.name] is None]:
+        raise InputError(f"table {table!r}: a warehouse cannot keep columns {', '.join(strange)}; cast them or leave them out")
+    try:
+        cast = [pc.cast(rows.column(name), kind) for name, kind in kinds.items()]
+    except pa.ArrowInvalid as error:
+        raise InputError(f"table {table!r}: {error}") from error
+    kept = [_without_nan(column) if pa.types.is_floating(column.type) else column for column in cast]
+    return pa.table(kept, names=rows.column_names)
+
+
+def _sql_type(kind: pa.DataType) -> pa.DataType | None:
+    if pa.types.is_integer(kind):
+        return pa.int64()
+    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        return pa.float64()
+    if pa.types.is_timestamp(kind):
+        return TIMESTAMP
+    same = (pa.types.is_string, pa.types.is_boolean, pa.types.is_date32, pa.types.is_binary, pa.types.is_null)
+    return kind if any(check(kind) for check in same) else None
+
+
+def _without_nan(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
+
+
+def require_part(part: WarehousePart, rows: pa.Table, key: Sequence[str] | None) -> None:
+    """Raises InputError unless `rows` of `part` can be loaded into its table, whose key is `key` (None: a new table)."""
+    if not part.key:
+        raise InputError(f"table {part.table!r}: a part without key")
+    if key is not None and list(part.key) != list(key):
+        raise InputError(f"table {part.table!r} has the key ({', '.join(key)}), the new rows ({', '.join(part.key)})")
+    require_unique(part.table, rows, part.key)
+    require_within(part.table, rows, part.where)
+
+
+def clash(part: WarehousePart, found: str) -> InputError:
+    """The error of new rows that have the key of rows that stay."""
+    return InputError(
+        f"table {part.table!r}: new rows have the key ({', '.join(part.key)}) of rows outside what is replaced ({part.where}): {found}"
+    )

@@ -279,7 +279,7 @@ def _canonical(name: str) -> str:
         f"CASE WHEN substr({at}, 12) GLOB '*[-+Zz]*' THEN strftime('%Y-%m-%d %H:%M:%f', {at}) ELSE rtrim(substr({at}, 1, 26)) END END"
     )
     return (
-        f"CASE WHEN typeof({at}) NOT IN ('text', 'integer') OR substr({at}, 1, 4) < '0001' THEN NULL "
+        f"CASE WHEN typeof({at}) NOT IN ('text', 'integer') OR substr({at}, 1, 4) < '0002' THEN NULL "
         f"WHEN length({at}) = 10 THEN CASE WHEN date({at}) = {at} THEN {at} END "
         f"WHEN length({at}) = 8 THEN CASE WHEN date({spelt}) = {spelt} THEN {spelt} END "
         f"ELSE {moment} END"

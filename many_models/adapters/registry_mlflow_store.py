@@ -1,0 +1,443 @@
+"""One MLflow store as both registries use it: client, errors, lock, model folders, hard deletion.
+
+Only explicit clients: MLflow's global tracking URI, active run and experiment are neither read nor set.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import sqlite3
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from many_models.adapters.registry_mlflow_folders import (
+    SERIES_FILE,
+    Files,
+    local_path,
+    model_folder,
+    read_folder,
+    series_tags,
+    write_folders,
+)
+from many_models.adapters.registry_rules import OWN_TAGS, files_sha256
+from many_models.errors import (
+    ConflictError,
+    InputError,
+    IntegrityError,
+    ManyModelsError,
+    SettingsError,
+    UnavailableError,
+)
+from many_models.keys import digest, slug
+from many_models.ports import PackVersion
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Generator, Mapping, Sequence
+
+    from mlflow.entities import Run
+    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.tracking import MlflowClient
+
+    from many_models.ports import PackUpload
+
+LOCK_SECONDS = 600.0
+_PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+_SQL = re.compile(r"(sqlite|postgresql|mysql|mssql)(\+\w+)?://")
+_REFUSED = {"PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED", "UNAUTHENTICATED"}
+_MISSING = {"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND", "ENDPOINT_NOT_FOUND"}
+_CONFLICT = {"RESOURCE_CONFLICT", "RESOURCE_ALREADY_EXISTS", "ALREADY_EXISTS", "ABORTED"}
+_OUT_OF_ORDER = {
+    "INTERNAL_ERROR",
+    "TEMPORARILY_UNAVAILABLE",
+    "DEADLINE_EXCEEDED",
+    "REQUEST_LIMIT_EXCEEDED",
+    "RESOURCE_EXHAUSTED",
+    "CANCELLED",
+}
+
+
+@dataclass(frozen=True)
+class MlflowStore:
+    """An MLflow store: where it is, where its files go ("" leaves that to the server), and whose names these are.
+
+    `role` is `staging` or `production`: an experiment of its own, and a tag on each version, keep two registries
+    apart even where somebody puts them into one store. Picklable; clients are made where they are used.
+    """
+
+    uri: str
+    artifacts: str
+    prefix: str
+    role: str
+
+    def __post_init__(self) -> None:
+        if not _PREFIX.fullmatch(self.prefix):
+            raise SettingsError(
+                f"registry prefix {self.prefix!r} cannot be used: letters, digits, '_', '.' and '-', at most 100"
+            )
+
+    # --- reaching it --------------------------------------------------------------------------------------------
+    @property
+    def owner(self) -> str:
+        """The value of the `mm.owner` tag on every version that is this registry's own."""
+        return f"{self.prefix}/{self.role}"
+
+    @property
+    def is_database(self) -> bool:
+        """Whether the store is a database that is reached without a server."""
+        return bool(_SQL.match(self.uri))
+
+    @property
+    def shown(self) -> str:
+        """The URI without a password."""
+        return re.sub(r"//([^:/@]*):[^@]*@", r"//\1:***@", self.uri)
+
+    def name(self, pack: str) -> str:
+        """The registered model's name for a pack."""
+        return f"{self.prefix}-{slug(pack)}"
+
+    @property
+    def client(self) -> MlflowClient:
+        """A client of this store, made once a process."""
+        if self.uri not in _CLIENTS:
+            with self._setup():
+                if self.uri not in _CLIENTS:
+                    _CLIENTS[self.uri] = _new_client(self.uri)
+        return _CLIENTS[self.uri]
+
+    @contextmanager
+    def _setup(self) -> Generator[None]:
+        """Two processes that make the same SQLite database at once would both fail."""
+        if path := _sqlite_path(self.uri):
+            with locked(path.with_name(f"{path.name}.setup-lock"), LOCK_SECONDS, self.shown):
+                yield
+        else:
+            yield
+
+    @contextmanager
+    def errors(self, doing: str) -> Generator[None]:
+        """Turns what MLflow, its database driver or HTTP raise into the product's errors."""
+        try:
+            yield
+        except ManyModelsError:
+            raise
+        except Exception as error:
+            if (translated := self._translated(error, doing)) is None:
+                raise
+            raise translated from error
+
+    def _translated(self, error: Exception, doing: str) -> ManyModelsError | None:
+        from mlflow.exceptions import MlflowException
+        from requests import RequestException
+        from sqlalchemy.exc import SQLAlchemyError
+
+        text = (
+            f"{doing} in MLflow at {self.shown}: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        )
+        if isinstance(error, MlflowException):
+            if error.error_code in _REFUSED:
+                return SettingsError(f"{text}; these credentials may not do that")
+            if error.error_code in _CONFLICT:
+                return ConflictError(text)
+            return UnavailableError(text) if error.error_code in _OUT_OF_ORDER else InputError(text)
+        if isinstance(error, RequestException | SQLAlchemyError | sqlite3.Error | OSError):
+            return UnavailableError(text)
+        return None
+
+    @contextmanager
+    def writing(self, doing: str) -> Generator[None]:
+        """`errors` and `lock`, with the store set up before."""
+        with self.errors(doing):
+            self.experiment()
+            with self.lock():
+                yield
+
+    @contextmanager
+    def lock(self, seconds: float = LOCK_SECONDS) -> Generator[None]:
+        """Held by one process (and thread) of those that share the artifact folder; a killed one lets go of it.
+
+        A SQLite transaction, because that works on every system. Stores without a folder of their own are locked
+        for this machine only: run one promotion at a time there. Raises ConflictError after `seconds`.
+        """
+        with locked(self._lock_path, seconds, self.shown):
+            yield
+
+    @property
+    def _lock_path(self) -> Path:
+        folder = local_path(self.artifacts)
+        return folder / ".lock" if folder else Path(tempfile.gettempdir()) / f"many_models-{digest(self.uri)}.lock"
+
+    # --- runs and files -----------------------------------------------------------------------------------------
+    def experiment(self) -> str:
+        """The id of this registry's experiment, made when it is not there."""
+        key = (self.uri, self.owner, self.artifacts)
+        if key not in _EXPERIMENTS:
+            _EXPERIMENTS[key] = _experiment(self.client, self.owner, self.artifacts)
+        return _EXPERIMENTS[key]
+
+    def find_run(self, batch: str) -> Run | None:
+        """The run that `start_run` made for `batch`."""
+        query = f"tags.`{OWN_TAGS}batch` = '{digest(batch)}'"
+        runs = self.client.search_runs([self.experiment()], query, max_results=1)
+        return runs[0] if runs else None
+
+    def start_run(self, batch: str) -> Run:
+        """A new run; `batch` is its name and can be found again."""
+        return self.client.create_run(self.experiment(), run_name=batch[:250], tags={f"{OWN_TAGS}batch": digest(batch)})
+
+    def write(self, run: Run, folders: Mapping[str, Mapping[str, bytes]]) -> dict[str, str]:
+        """Writes folder name → file name → bytes under the run's artifacts; returns folder name → source URI."""
+        root = str(run.info.artifact_uri)
+        if path := local_path(root):
+            write_folders(path, folders)
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                write_folders(Path(folder), folders)
+                self.client.log_artifacts(run.info.run_id, folder)
+        return {name: f"{root.rstrip('/')}/{name}" for name in folders}
+
+    def read(self, source: str) -> Files:
+        """Every file of a model folder. Empty when the folder is not there."""
+        if path := local_path(source):
+            return read_folder(path)
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        with tempfile.TemporaryDirectory() as folder:
+            repository = get_artifact_repository(source, tracking_uri=self.uri)
+            repository.download_artifacts("", folder)
+            return read_folder(Path(folder))
+
+    # --- pack versions ------------------------------------------------------------------------------------------
+    def create_version(self, name: str, source: str, run: Run, tags: Mapping[str, str]) -> ModelVersion:
+        """A new version of the registered model `name`, which is made when it is not there."""
+        from mlflow.exceptions import MlflowException
+
+        def create() -> ModelVersion:
+            return self.client.create_model_version(
+                name, source, run.info.run_id, tags=dict(tags), await_creation_for=0
+            )
+
+        try:
+            return create()
+        except MlflowException as error:
+            if error.error_code not in _MISSING:
+                raise
+        try:
+            self.client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code not in _CONFLICT:
+                raise
+        return create()
+
+    def register_packs(self, run: Run, packs: Sequence[PackUpload], tags: Mapping[str, str]) -> dict[str, PackVersion]:
+        """Writes and registers `packs` with `tags` on top of their own; pack → version."""
+        sha = {upload.pack: files_sha256(upload.files) for upload in packs}
+        folder = {u.pack: f"{slug(u.pack)}-{digest(sha[u.pack], u.series)}" for u in packs}
+        sources = self.write(run, {folder[u.pack]: model_folder(u, folder[u.pack], run.info.run_id) for u in packs})
+        versions: dict[str, PackVersion] = {}
+        for upload in packs:
+            own = {**tags, "owner": self.owner, "pack": upload.pack, "sha256": sha[upload.pack], **series_tags(upload)}
+            named = {**upload.tags, **{OWN_TAGS + key: value for key, value in own.items()}}
+            made = self.create_version(self.name(upload.pack), sources[folder[upload.pack]], run, named)
+            versions[upload.pack] = PackVersion(
+                made.name, str(made.version), upload.pack, tuple(upload.series), sha[upload.pack], dict(upload.tags)
+            )
+        return versions
+
+    def pack_version(self, found: ModelVersion) -> PackVersion:
+        """What a registered version says of itself. Raises IntegrityError when its tags contradict its files."""
+        tags = dict(found.tags)
+        own = {key.removeprefix(OWN_TAGS): tags.pop(key) for key in list(tags) if key.startswith(OWN_TAGS)}
+        ref = f"{found.name}/{found.version}"
+        try:
+            text = own["series"] if "series" in own else self._series_file(found, own["series_digest"])
+            return PackVersion(
+                found.name, str(found.version), own["pack"], tuple(json.loads(text)), own["sha256"], tags
+            )
+        except KeyError as error:
+            raise IntegrityError(f"pack {ref} has lost its tag {OWN_TAGS}{error.args[0]}: register it again") from error
+
+    def _series_file(self, found: ModelVersion, expected: str) -> str:
+        return _series_text(self, str(found.source), expected, f"{found.name}/{found.version}")
+
+    def find(self, ref: str) -> ModelVersion:
+        """The version that `ref` names. Raises InputError when there is none."""
+        from mlflow.exceptions import MlflowException
+
+        name, _, version = ref.rpartition("/")
+        try:
+            return self.client.get_model_version(name, version)
+        except MlflowException as error:
+            if error.error_code not in _MISSING:
+                raise
+            raise InputError(f"there is no pack version {ref!r} in {self.shown}: never stored, or pruned") from error
+
+    def search(self, query: str) -> list[ModelVersion]:
+        """All versions that `query` (MLflow's filter language) names, oldest first."""
+        found: list[ModelVersion] = []
+        token = None
+        while True:
+            page = self.client.search_model_versions(query, max_results=10_000, page_token=token)
+            found.extend(page)
+            token = page.token
+            if not token:
+                return sorted(found, key=lambda v: (v.creation_timestamp, int(v.version)))
+
+    def mine(self) -> list[ModelVersion]:
+        """All versions of this registry, oldest first."""
+        return self.search(f"tags.`{OWN_TAGS}owner` = '{self.owner}'")
+
+    # --- deletion -----------------------------------------------------------------------------------------------
+    def delete(self, versions: Sequence[ModelVersion], remaining: Collection[ModelVersion]) -> None:
+        """Deletes `versions` for good: rows, files, and the runs that have no version among `remaining`.
+
+        MLflow only hides a deleted version; where the store is a database its rows are deleted too. Through a server
+        the tags go and a redacted row of each version stays.
+        """
+        for version in versions:
+            if not self.is_database:
+                for key in version.tags:
+                    self.client.delete_model_version_tag(version.name, version.version, key)
+            self.client.delete_model_version(version.name, version.version)
+        if self.is_database:
+            _delete_rows(self.uri, [(v.name, int(v.version)) for v in versions])
+        for version in versions:
+            self._delete_folder(str(version.source))
+        used = {version.run_id for version in remaining}
+        for run_id in {version.run_id for version in versions} - used:
+            self._delete_run(str(run_id))
+
+    def _delete_folder(self, source: str) -> None:
+        if path := local_path(source):
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+            get_artifact_repository(source, tracking_uri=self.uri).delete_artifacts()
+
+    def _delete_run(self, run_id: str) -> None:
+        root = local_path(str(self.client.get_run(run_id).info.artifact_uri))
+        self.client.delete_run(run_id)
+        if root:
+            shutil.rmtree(root.parent, ignore_errors=True)
+        if self.is_database:
+            _hard_delete_run(self.uri, run_id)
+
+
+@lru_cache(maxsize=1024)
+def _series_text(store: MlflowStore, source: str, expected: str, ref: str) -> str:
+    found = store.read(source).get(SERIES_FILE)
+    if found is None or files_sha256({SERIES_FILE: found}) != expected:
+        raise IntegrityError(f"pack {ref}: its list of series is not what was stored: register it again")
+    return found.decode()
+
+
+# --- the process's clients ---
+_CLIENTS: dict[str, MlflowClient] = {}
+_EXPERIMENTS: dict[tuple[str, str, str], str] = {}
+
+
+@contextmanager
+def locked(path: Path, seconds: float, what: str) -> Generator[None]:
+    """Holds `path`, a SQLite file that serves as a lock. Raises ConflictError after `seconds`."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(path, timeout=seconds, isolation_level=None)
+    except (OSError, sqlite3.Error) as error:
+        raise UnavailableError(f"{path} cannot be opened: {error}") from error
+    try:
+        try:
+            connection.execute("BEGIN EXCLUSIVE")
+        except sqlite3.OperationalError as error:
+            raise ConflictError(f"another process has been writing to {what} for {seconds:.0f} s") from error
+        yield
+    finally:
+        connection.close()
+
+
+def _new_client(uri: str) -> MlflowClient:
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read by MLflow at import and at each call
+    _reach(uri)
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def _sqlite_path(uri: str) -> Path | None:
+    head, found, path = uri.partition(":///")
+    return Path(path) if found and head.startswith("sqlite") else None
+
+
+def _reach(uri: str) -> None:
+    """Fails at once where MLflow would try again for minutes. Raises UnavailableError."""
+    if path := _sqlite_path(uri):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with sqlite3.connect(path) as connection:
+                connection.execute("PRAGMA schema_version")
+            connection.close()
+        except (OSError, sqlite3.Error) as error:
+            raise UnavailableError(f"{path} cannot be opened as a SQLite database: {error}") from error
+    elif uri.startswith(("http://", "https://")):
+        import requests
+
+        try:
+            requests.get(f"{uri.rstrip('/')}/health", timeout=10)
+        except requests.RequestException as error:
+            raise UnavailableError(f"no MLflow server answers at {uri}: {error}") from error
+    elif _SQL.match(uri):
+        from sqlalchemy import create_engine
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            engine = create_engine(uri)
+            engine.connect().close()
+            engine.dispose()
+        except SQLAlchemyError as error:
+            raise UnavailableError(f"the database of MLflow cannot be reached: {error}") from error
+
+
+def _experiment(client: MlflowClient, name: str, artifacts: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    if found := client.get_experiment_by_name(name):
+        return str(found.experiment_id)
+    folder = local_path(artifacts)
+    location = folder.absolute().as_uri() if folder else artifacts or None
+    try:
+        return str(client.create_experiment(name, artifact_location=location))
+    except MlflowException as error:
+        if error.error_code not in _CONFLICT or not (found := client.get_experiment_by_name(name)):
+            raise
+        return str(found.experiment_id)
+
+
+def _hard_delete_run(uri: str, run_id: str) -> None:
+    """Deletes a soft-deleted run as `mlflow gc` does, which calls the same: there is no public way."""
+    from mlflow.tracking._tracking_service import utils
+
+    store = getattr(utils, "_get_store")(uri)  # noqa: B009
+    getattr(store, "_hard_delete_run")(run_id)  # noqa: B009
+
+
+def _delete_rows(uri: str, versions: Sequence[tuple[str, int]]) -> None:
+    """Deletes the rows of soft-deleted model versions, which MLflow itself never does."""
+    import sqlalchemy as sa
+
+    engine = sa.create_engine(uri)
+    try:
+        with engine.begin() as connection:
+            for table in ("model_version_tags", "registered_model_aliases", "model_versions"):
+                columns = sa.table(table, sa.column("name"), sa.column("version"))
+                statement = sa.delete(columns).where(
+                    columns.c.name == sa.bindparam("n"), columns.c.version == sa.bindparam("v")
+                )
+                connection.execute(statement, [{"n": name, "v": version} for name, version in versions])
+    finally:
+        engine.dispose()

@@ -6,6 +6,7 @@ Only explicit clients: MLflow's global tracking URI, active run and experiment a
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -366,7 +367,13 @@ def _new_client(uri: str) -> MlflowClient:
     _reach(uri)
     from mlflow.tracking import MlflowClient
 
-    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+    talk = logging.getLogger("mlflow.store.db.utils")  # announces its tables on stderr, in the midst of a progress bar
+    level = talk.level
+    talk.setLevel(logging.WARNING)
+    try:
+        return MlflowClient(tracking_uri=uri, registry_uri=uri)
+    finally:
+        talk.setLevel(level)
 
 
 def _sqlite_path(uri: str) -> Path | None:

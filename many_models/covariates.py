@@ -45,10 +45,12 @@ def of_series(covariates: pa.Table, series: Sequence[str], keys: Sequence[str]) 
 
     own = [name for name in keys if name in covariates.column_names]
     parts = [SeriesKey.parse(name, len(keys)).parts for name in series]
-    named = pa.table({
-        "series_id": pa.array(list(series), pa.string()),
-        **{name: pa.array([part[list(keys).index(name)] for part in parts], pa.string()) for name in own},
-    })
+    named = pa.table(
+        {
+            "series_id": pa.array(list(series), pa.string()),
+            **{name: pa.array([part[list(keys).index(name)] for part in parts], pa.string()) for name in own},
+        }
+    )
     if own:
         joined = covariates.join(named, own, join_type="inner").drop_columns(own)
     else:

@@ -95,7 +95,9 @@ def next_work(states: Sequence[StageState]) -> Work | None:
     return None
 
 
-def after_failure(before: FailureRecord | None, version: str, kind: str, reason: str, *, permanent: bool) -> FailureRecord:
+def after_failure(
+    before: FailureRecord | None, version: str, kind: str, reason: str, *, permanent: bool
+) -> FailureRecord:
     """The record after one more failure.
 
     Attempts count in a row at the same version; a permanent failure for the same reason at another version (the data

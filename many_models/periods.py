@@ -28,7 +28,12 @@ def period_start(grain: Grain, moment: datetime) -> datetime:
 
 def next_period(grain: Grain, start: datetime) -> datetime:
     """The start of the period after the one that starts at `start`."""
-    step = {"hour": timedelta(hours=1), "day": timedelta(days=1), "week": timedelta(days=7), "month": timedelta(days=32)}
+    step = {
+        "hour": timedelta(hours=1),
+        "day": timedelta(days=1),
+        "week": timedelta(days=7),
+        "month": timedelta(days=32),
+    }
     return period_start(grain, start + step[grain])
 
 

@@ -27,13 +27,15 @@ def year_versions(rows: pa.Table) -> pa.Table:
         return SCHEMA.empty_table()
     content = rows.select([name for name in rows.column_names if name not in {"series_id", "pack", "year"}])
     hashes = pd.util.hash_pandas_object(content.to_pandas(), index=False).to_numpy()
-    frame = pd.DataFrame({
-        "series_id": rows["series_id"].combine_chunks().dictionary_encode().to_pandas(),
-        "year": rows["year"].to_numpy(),
-        "pack": rows["pack"].combine_chunks().dictionary_encode().to_pandas(),
-        "ds": rows["ds"].to_numpy(),
-        "hash": hashes.view(np.int64),
-    })
+    frame = pd.DataFrame(
+        {
+            "series_id": rows["series_id"].combine_chunks().dictionary_encode().to_pandas(),
+            "year": rows["year"].to_numpy(),
+            "pack": rows["pack"].combine_chunks().dictionary_encode().to_pandas(),
+            "ds": rows["ds"].to_numpy(),
+            "hash": hashes.view(np.int64),
+        }
+    )
     groups = frame.groupby(["series_id", "year"], observed=True, sort=True)
     result = groups.agg(
         pack=("pack", "first"), rows=("ds", "size"), first=("ds", "min"), last=("ds", "max"), hash=("hash", "sum")

@@ -188,7 +188,10 @@ def load_settings(file: Path | None = None) -> Settings:
 
     class FromFile(Settings, BaseSettings):
         model_config = SettingsConfigDict(
-            extra="forbid", env_prefix="MANY_MODELS__", env_nested_delimiter="__", nested_model_default_partial_update=True
+            extra="forbid",
+            env_prefix="MANY_MODELS__",
+            env_nested_delimiter="__",
+            nested_model_default_partial_update=True,
         )
 
         @classmethod

@@ -137,7 +137,11 @@ class ScoreTask:
                 parts.append(part.append_column("model", pa.array([ref] * part.num_rows, pa.string())))
             except ManyModelsError as error:
                 failures += [SeriesFailure.of(name, error) for name in series]
-        predictions = pa.concat_tables(parts, promote_options="permissive") if parts else pa.table({"series_id": pa.array([], pa.string())})
+        predictions = (
+            pa.concat_tables(parts, promote_options="permissive")
+            if parts
+            else pa.table({"series_id": pa.array([], pa.string())})
+        )
         failures += _absent(chunk, predictions, failures)
         return ChunkResult({"predictions": _with_pack(predictions, chunk.pack)}, failures=failures)
 

@@ -12,7 +12,9 @@ from many_models.ports import Chunk
 
 if TYPE_CHECKING:
     import dagster as dg
+    import pyarrow as pa
 
+    from many_models.errors import SeriesFailure
     from many_models.ports import ChunkResult, Compute, Task
     from many_models.settings import Settings
 
@@ -40,15 +42,36 @@ def chunks_of(settings: Settings, series: Sequence[str]) -> list[Chunk]:
     return [Chunk(number, pack, names) for number, (pack, names) in enumerate(parts)]
 
 
+Results = list[tuple[Chunk, "ChunkResult"]]
+
+
+def together(results: Results, name: str) -> pa.Table:
+    """The tables called `name` of all results, as one."""
+    import pyarrow as pa
+
+    return pa.concat_tables([r.tables[name] for _, r in results if name in r.tables], promote_options="permissive")
+
+
+def failures_of(results: Results) -> list[SeriesFailure]:
+    """The failures of all results."""
+    return [failure for _, result in results for failure in result.failures]
+
+
+def good_series(results: Results) -> list[str]:
+    """The series of all results but those that failed."""
+    bad = {failure.series_id for failure in failures_of(results)}
+    return [name for chunk, _ in results for name in chunk.series if name not in bad]
+
+
 def follow(
     context: dg.AssetExecutionContext, compute: Compute, task: Task, chunks: Sequence[Chunk]
-) -> Iterator[tuple[str, list[tuple[Chunk, ChunkResult]]]]:
+) -> Iterator[tuple[str, Results]]:
     """Run `task` over `chunks` and yield, pack by pack, the results of all chunks of that pack; says how far it is."""
     began = said = time.monotonic()
     total = sum(len(chunk.series) for chunk in chunks)
     finished, failed = 0, 0
     current: str | None = None
-    held = list[tuple["Chunk", "ChunkResult"]]()
+    held: Results = []
     for chunk, result in compute.run(task, chunks):
         if current is not None and chunk.pack != current:
             yield current, held

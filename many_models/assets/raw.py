@@ -1,28 +1,30 @@
 """raw_sales and raw_covariates: what the source holds, checked and copied into the lake period by period."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
 
 import dagster as dg
+import pyarrow as pa
 
 from many_models import events, tables
 from many_models.assets import state
-from many_models.assets.stage import UPSTREAM_TAG, VERSION_TAG, KeySet, backfill_policy, refuse_shared_run, table
+from many_models.assets.stage import (
+    UPSTREAM_TAG,
+    VERSION_TAG,
+    KeySet,
+    Metadata,
+    backfill_policy,
+    begin,
+    refuse_shared_run,
+    table,
+)
 from many_models.keys import SeriesKey, pack_of
-from many_models.periods import period_of_key, spans
+from many_models.periods import KEY_FORMATS, Grain, period_of_key, period_start, spans
 from many_models.ports import Lake, SalesTable, Source, Where
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from many_models.periods import Grain
-    from many_models.row_checks import CheckedRows, Kind
-    from many_models.settings import Settings
+from many_models.row_checks import CheckedRows, Kind
+from many_models.settings import Settings
 
 FAR_FUTURE = datetime(9999, 1, 1)  # noqa: DTZ001  the data's clock has no zone
 
@@ -36,7 +38,6 @@ def sales_table(settings: Settings, columns: Sequence[str]) -> SalesTable:
 
 def with_pack_and_year(rows: pa.Table, settings: Settings) -> pa.Table:
     """`rows` with their `pack` and `year`, sorted so that one pack's rows lie together in a file."""
-    import pyarrow as pa
     import pyarrow.compute as pc
 
     ids = rows["series_id"].combine_chunks().dictionary_encode()
@@ -71,8 +72,6 @@ class Ingest:
 
     def copy_span(self, since: datetime, before: datetime) -> pa.Table:
         """Copy since ≤ ds < before into the lake and return its usable rows (ds and series_id among others)."""
-        import pyarrow as pa
-
         from many_models.raw_versions import year_versions
 
         parts = list(self.source.read(self.sales, since, before))
@@ -86,13 +85,13 @@ class Ingest:
             self._new_series(checked.series)
         whole = self.lake.read(tables.RAW_SALES.name, Where(among={"year": years}))
         versions = year_versions(whole)
-        self.lake.replace(tables.RAW_VERSIONS.name, versions, Where(among={"year": years}), tables.RAW_VERSIONS.partition_by)
+        self.lake.replace(
+            tables.RAW_VERSIONS.name, versions, Where(among={"year": years}), tables.RAW_VERSIONS.partition_by
+        )
         return rows
 
     def quarantine(self, origin: str, checked: CheckedRows | None, where: Where) -> None:
         """Put the quarantined rows of one origin (dated, undated, future) in the place of those of an earlier run."""
-        import pyarrow as pa
-
         from many_models.row_checks import empty_quarantine
 
         bad = checked.quarantined if checked else empty_quarantine()
@@ -103,23 +102,18 @@ class Ingest:
 
     def quarantine_the_rest(self) -> None:
         """Quarantine the rows that no period holds: without a date, or dated after the wall clock."""
-        import pyarrow as pa
-
         self.quarantine("undated", self.checked(self.source.read_undated(self.sales)), Where())
         later = list(self.source.read(self.sales, self.now, FAR_FUTURE))
         after_now = self.checked(pa.concat_tables(later, promote_options="permissive")) if later else None
         self.quarantine("future", after_now, Where())
 
     def _no_rows(self) -> pa.Table:
-        import pyarrow as pa
-
         kinds = {"number": pa.float64(), "text": pa.string()}
         known = [(name, kinds[self.kinds[name]]) for name in self.sales.known]
         fields = [("series_id", pa.string()), ("ds", pa.timestamp("us")), ("y", pa.float64()), *known]
         return pa.schema([*fields, ("pack", pa.string()), ("year", pa.int32())]).empty_table()
 
     def _new_series(self, series: pa.Table) -> None:
-        import pyarrow as pa
         import pyarrow.compute as pc
 
         there = tables.read_if_there(self.lake, tables.SERIES_KEYS)
@@ -131,12 +125,26 @@ class Ingest:
             self.lake.replace(tables.SERIES_KEYS.name, both.sort_by("series_id"), Where())
 
 
-def build_raw_sales(settings: Settings, partitions: dg.TimeWindowPartitionsDefinition) -> dg.AssetsDefinition:
+def time_partitions(settings: Settings) -> dg.TimeWindowPartitionsDefinition:
+    """The partitions of raw_sales in time, up to and with the running period."""
+    grain: Grain = settings.partitions.grain
+    first = period_start(grain, datetime.combine(settings.data.start, datetime.min.time()))
+    crons: dict[Grain, str] = {"hour": "0 * * * *", "day": "0 0 * * *", "week": "0 0 * * 1", "month": "0 0 1 * *"}
+    return dg.TimeWindowPartitionsDefinition(
+        start=first,
+        fmt=KEY_FORMATS[grain],
+        cron_schedule=crons[grain],
+        timezone=settings.dagster.timezone,
+        end_offset=1,
+    )
+
+
+def build_raw_sales(settings: Settings) -> dg.AssetsDefinition:
     """The asset raw_sales."""
     grain: Grain = settings.partitions.grain
 
     @dg.asset(
-        partitions_def=partitions,
+        partitions_def=time_partitions(settings),
         backfill_policy=backfill_policy("raw_sales"),
         output_required=False,
         group_name="data",
@@ -146,7 +154,9 @@ def build_raw_sales(settings: Settings, partitions: dg.TimeWindowPartitionsDefin
         check_specs=[
             dg.AssetCheckSpec("quarantine", asset="raw_sales", description="Rows that could not be used, by reason."),
             dg.AssetCheckSpec("duplicates", asset="raw_sales", description="Rows that repeat a series and a time."),
-            dg.AssetCheckSpec("volume", asset="raw_sales", description="Rows of the newest period against those before."),
+            dg.AssetCheckSpec(
+                "volume", asset="raw_sales", description="Rows of the newest period against those before."
+            ),
             dg.AssetCheckSpec("freshness", asset="raw_sales", description="The newest sales against the clock."),
             dg.AssetCheckSpec("schema", asset="raw_sales", description="The columns that the settings name."),
         ],
@@ -156,13 +166,14 @@ def build_raw_sales(settings: Settings, partitions: dg.TimeWindowPartitionsDefin
         ),
     )
     def raw_sales(
-        context: dg.AssetExecutionContext, config: KeySet, source: dg.ResourceParam[Source], lake: dg.ResourceParam[Lake]
+        context: dg.AssetExecutionContext,
+        config: KeySet,
+        source: dg.ResourceParam[Source],
+        lake: dg.ResourceParam[Lake],
     ) -> Iterator[dg.AssetCheckResult]:
         from many_models.row_checks import check_columns
 
-        refuse_shared_run(context)
-        keys = events.keys_of_run(context, config.keys)
-        events.plan(context, keys)
+        keys = begin(context, config)
         columns = source.columns(settings.source.table)
         sales = sales_table(settings, list(columns))
         kinds = check_columns(columns, sales)
@@ -174,7 +185,9 @@ def build_raw_sales(settings: Settings, partitions: dg.TimeWindowPartitionsDefin
         for number, (since, before) in enumerate(todo, 1):
             rows = ingest.copy_span(since, before)
             counts.update(_rows_per_period(grain, rows))
-            context.log.info(f"{number} of {len(todo)} spans: {since:%Y-%m-%d} to {before:%Y-%m-%d}, {rows.num_rows:,} rows")
+            context.log.info(
+                f"{number} of {len(todo)} spans: {since:%Y-%m-%d} to {before:%Y-%m-%d}, {rows.num_rows:,} rows"
+            )
         ingest.quarantine_the_rest()
         add_store_items(context, lake)
         events.record(context, [_period(context, key, wanted.get(key, ""), counts[key]) for key in keys])
@@ -227,7 +240,10 @@ def _checks(settings: Settings, lake: Lake, columns: list[str]) -> Iterator[dg.A
     usual = sorted(per_day[:-1])[len(per_day[:-1]) // 2] if len(per_day) > 1 else 0
     newest = per_day[-1] if per_day else 0
     yield dg.AssetCheckResult(
-        passed=newest >= 0.5 * usual, check_name="volume", severity=warn, metadata={"newest": newest, "median_before": usual}
+        passed=newest >= 0.5 * usual,
+        check_name="volume",
+        severity=warn,
+        metadata={"newest": newest, "median_before": usual},
     )
     as_of = state.lake_as_of(lake)
     clock = settings.data.until or state.now(settings)
@@ -254,7 +270,6 @@ def _recent_counts(lake: Lake, days: int = 29) -> list[int]:
 
 def read_covariates(settings: Settings, source: Source, lake: Lake) -> pa.Table:
     """What the covariates table says, from as far back as the sales table says nothing of it."""
-    import pyarrow as pa
     import pyarrow.compute as pc
 
     from many_models import covariates
@@ -294,7 +309,7 @@ def build_raw_covariates(settings: Settings) -> dg.AssetsDefinition:
         rows = read_covariates(settings, source, lake)
         lake.replace(tables.RAW_COVARIATES.name, rows, Where())
         version = state.covariates_version(settings, lake)
-        metadata: dict[str, dg.RawMetadataValue] = {"dagster/row_count": rows.num_rows, "until": str(pc.max(rows["ds"]))}
+        metadata: Metadata = {"dagster/row_count": rows.num_rows, "until": str(pc.max(rows["ds"]))}
         if not settings.source.covariates_table:
             metadata["note"] = "no source.covariates_table in the settings: the last known values are repeated"
         return dg.MaterializeResult(metadata=metadata, tags={UPSTREAM_TAG: version, VERSION_TAG: version})

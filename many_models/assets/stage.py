@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from many_models.due import FailureRecord, Stage
     from many_models.ports import Lake
 
+Metadata = dict[str, "dg.MetadataValue[object] | str | int | float | bool"]
 VERSION_TAG = "many_models/version"
 UPSTREAM_TAG = "many_models/upstream"
 STORE_ITEMS = dg.DynamicPartitionsDefinition(name="store_items")
@@ -39,7 +40,7 @@ class Done:
 
     upstream: str
     version: str
-    metadata: Mapping[str, dg.RawMetadataValue] = field(default_factory=dict[str, dg.RawMetadataValue])
+    metadata: Metadata = field(default_factory=dict[str, "dg.MetadataValue[object] | str | int | float | bool"])
 
 
 def refuse_shared_run(context: dg.AssetExecutionContext) -> None:
@@ -55,15 +56,26 @@ def refuse_shared_run(context: dg.AssetExecutionContext) -> None:
         )
 
 
+def begin(context: dg.AssetExecutionContext, config: KeySet) -> tuple[str, ...]:
+    """The keys that this run owns, planned with Dagster and claimed for this process; refuses shared runs."""
+    refuse_shared_run(context)
+    events.claim_run(context)
+    keys = events.keys_of_run(context, config.keys)
+    events.plan(context, keys)
+    return keys
+
+
 def status_rows(lake: Lake, stage: Stage) -> dict[str, FailureRecord]:
     """The failures that stand at one stage, by key."""
     from many_models.ports import Where
 
     rows = tables.read_if_there(lake, tables.SERIES_STATUS, Where(among={"stage": [stage]}))
     names = [name for name in due.FailureRecord.__dataclass_fields__]
-    return {} if rows is None else {
-        row["series_id"]: due.FailureRecord(**{name: row[name] for name in names}) for row in rows.to_pylist()
-    }
+    return (
+        {}
+        if rows is None
+        else {row["series_id"]: due.FailureRecord(**{name: row[name] for name in names}) for row in rows.to_pylist()}
+    )
 
 
 def set_aside(lake: Lake) -> frozenset[str]:
@@ -84,7 +96,9 @@ def write_status(lake: Lake, stage: Stage, records: Mapping[str, FailureRecord])
     ])  # fmt: skip
     rows = [{"stage": stage, "series_id": key, **asdict(record)} for key, record in sorted(records.items())]
     where = Where(among={"stage": [stage]})
-    lake.replace(tables.SERIES_STATUS.name, pa.Table.from_pylist(rows, schema), where, tables.SERIES_STATUS.partition_by)
+    lake.replace(
+        tables.SERIES_STATUS.name, pa.Table.from_pylist(rows, schema), where, tables.SERIES_STATUS.partition_by
+    )
 
 
 def finish(
@@ -94,7 +108,7 @@ def finish(
     done: Mapping[str, Done],
     failures: Iterable[SeriesFailure],
     upstream: Mapping[str, str],
-    summary: Mapping[str, dg.RawMetadataValue],
+    summary: Metadata,
 ) -> None:
     """Record every series' own outcome: materialize the good ones, list the bad ones, and fail the run if there are any.
 
@@ -112,7 +126,9 @@ def finish(
         )
     if standing != before:
         write_status(lake, stage, standing)
-    context.log_event(dg.AssetObservation(context.asset_key, metadata={**summary, "series": len(good), "failed": len(failed)}))
+    context.log_event(
+        dg.AssetObservation(context.asset_key, metadata={**summary, "series": len(good), "failed": len(failed)})
+    )
     if failed:
         raise dg.Failure(
             f"{len(failed)} of {len(good) + len(failed)} series failed at {stage}; the others are done. "
@@ -130,9 +146,9 @@ def materialization(asset_key: dg.AssetKey, key: str, result: Done) -> dg.AssetM
 
 def failure_table(failures: Sequence[SeriesFailure], most: int = 200) -> dg.TableMetadataValue:
     """The failed series with their reasons, for the UI."""
-    return table([
-        {"series": f.series_id, "kind": f.kind, "reason": f.reason, "permanent": f.permanent} for f in failures[:most]
-    ])
+    return table(
+        [{"series": f.series_id, "kind": f.kind, "reason": f.reason, "permanent": f.permanent} for f in failures[:most]]
+    )
 
 
 def table(rows: Sequence[Mapping[str, str | int | float | bool | None]]) -> dg.TableMetadataValue:

@@ -9,12 +9,12 @@ from zoneinfo import ZoneInfo
 
 import dagster as dg
 
-from many_models import due, events, tables
+from many_models import events, tables
 from many_models.assets.spec import oldest_alive, spec_of
 from many_models.assets.stage import UPSTREAM_TAG, VERSION_TAG, set_aside, status_rows
 from many_models.due import StageState
 from many_models.keys import digest
-from many_models.periods import last_complete_day, next_period, period_key, period_start, period_starts
+from many_models.periods import last_complete_day, period_key, period_start, period_starts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -138,11 +138,19 @@ def _wanted(settings: Settings, instance: dg.DagsterInstance, lake: Lake, stage:
         return {key: version for key, version in dataset_versions(settings, lake).items() if key not in aside}
     active = active_series(lake)
     if stage == "trained_models":
-        return {k: trained_upstream(settings, v) for k, v in _made(instance, "store_item_datasets").items() if k in active}
+        return {
+            k: trained_upstream(settings, v)
+            for k, v in made_versions(instance, "store_item_datasets").items()
+            if k in active
+        }
     if stage == "promoted_models":
-        return {k: promoted_upstream(settings, v) for k, v in _made(instance, "trained_models").items() if k in active}
+        return {
+            k: promoted_upstream(settings, v)
+            for k, v in made_versions(instance, "trained_models").items()
+            if k in active
+        }
     champions = champion_versions(lake)
-    datasets = _made(instance, "store_item_datasets")
+    datasets = made_versions(instance, "store_item_datasets")
     return {k: prediction_upstream(champions.get(k, ""), datasets[k]) for k in active if k in datasets}
 
 
@@ -170,7 +178,7 @@ def champion_versions(lake: Lake) -> dict[str, str]:
 # --- Warehouse ------------------------------------------------------------------------------------------------------
 def warehouse_state(settings: Settings, instance: dg.DagsterInstance, lake: Lake) -> StageState:
     """warehouse_predictions: the newest cutoff against its load."""
-    made = _made(instance, "predictions")
+    made = made_versions(instance, "predictions")
     series = active_series(lake)
     as_of = lake_as_of(lake)
     wanted = dict[str, str]()
@@ -202,7 +210,8 @@ def _consumed(instance: dg.DagsterInstance, stage: Stage) -> dict[str, str]:
     return _tags(instance, stage, UPSTREAM_TAG)
 
 
-def _made(instance: dg.DagsterInstance, stage: Stage) -> dict[str, str]:
+def made_versions(instance: dg.DagsterInstance, stage: Stage) -> dict[str, str]:
+    """Key → the version that the stage has made of it."""
     return _tags(instance, stage, VERSION_TAG)
 
 
@@ -212,4 +221,11 @@ def _tags(instance: dg.DagsterInstance, stage: Stage, tag: str) -> dict[str, str
 
 
 def _busy(instance: dg.DagsterInstance, stage: Stage) -> frozenset[str]:
-    return events.keys_in_flight(instance, dg.AssetKey(stage))
+    keys = events.keys_in_flight(instance, dg.AssetKey(stage))
+    if stage == "raw_covariates" and any(stage in _stages_of(run) for run in events.runs_in_flight(instance)):
+        return frozenset({ALL})
+    return keys
+
+
+def _stages_of(run: dg.DagsterRun) -> set[str]:
+    return {key.to_user_string() for key in run.asset_selection or ()} | {run.job_name}

@@ -1,0 +1,219 @@
+"""predictions: every active series scored with its champion, into the lake, by cutoff."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import dagster as dg
+import pyarrow as pa
+
+from many_models import tables
+from many_models.assets import display, state
+from many_models.assets.chunks import chunks_of, failures_of, follow, good_series, together
+from many_models.assets.spec import spec_of
+from many_models.assets.stage import STORE_ITEMS, Done, KeySet, backfill_policy, begin, finish
+from many_models.assets.training import INACTIVE, cutoffs_of
+from many_models.errors import ManyModelsError, SeriesFailure
+from many_models.ports import Compute, Lake, ProductionRegistry, Release, Where
+from many_models.settings import Settings
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+CACHE = "var/cache/packs"
+
+
+def build(settings: Settings) -> dg.AssetsDefinition:
+    """The asset predictions."""
+
+    @dg.asset(
+        partitions_def=STORE_ITEMS,
+        deps=["promoted_models", "store_item_datasets", dg.AssetDep("raw_covariates")],
+        backfill_policy=backfill_policy("predictions"),
+        output_required=False,
+        group_name="serving",
+        kinds={"deltalake", "table"},
+        owners=[settings.dagster.owner],
+        pool="predictions",
+        check_specs=[
+            dg.AssetCheckSpec(
+                "every_active_series", asset="predictions", description="Each active series has a forecast."
+            ),
+            dg.AssetCheckSpec("no_missing_values", asset="predictions", description="No forecast is NaN or infinite."),
+            dg.AssetCheckSpec("ordered_intervals", asset="predictions", description="lo95 ≤ lo80 ≤ hi80 ≤ hi95."),
+            dg.AssetCheckSpec("set_aside", asset="predictions", description="Series that failed twice for one reason."),
+        ],
+        description=(
+            "Forecasts with intervals for every active series, by the champion of the live release, from the newest "
+            "history. A series without a champion gets its seasonal naive, which its rows say (`fallback`)."
+        ),
+    )
+    def predictions(
+        context: dg.AssetExecutionContext,
+        config: KeySet,
+        lake: dg.ResourceParam[Lake],
+        compute: dg.ResourceParam[Compute],
+        production: dg.ResourceParam[ProductionRegistry],
+    ) -> Iterator[dg.AssetCheckResult]:
+        from many_models.work import ScoreTask
+
+        keys = begin(context, config)
+        spec = spec_of(settings)
+        datasets = state.made_versions(context.instance, "store_item_datasets")
+        champions = state.champion_versions(lake)
+        upstream = {k: state.prediction_upstream(champions.get(k, ""), datasets.get(k, "")) for k in keys}
+        cutoffs, inactive = cutoffs_of(lake, keys)
+        done = {key: Done(upstream[key], INACTIVE, {"inactive": why}) for key, why in inactive.items()}
+        models, failures = fetch_models(production, production.live(), keys, settings.path(CACHE))
+        broken = {failure.series_id for failure in failures}
+        parts = list[pa.Table]()
+        for cutoff, series in sorted(cutoffs.items()):
+            task = ScoreTask(lake, spec, cutoff, tuple(settings.data.keys), models)
+            chunks = chunks_of(settings, [name for name in series if name not in broken])
+            scored = list[pa.Table]()
+            for _, results in follow(context, compute, task, chunks):
+                failures += failures_of(results)
+                good = set(good_series(results))
+                scored.append(_only(together(results, "predictions"), good))
+            if scored:
+                rows = _dated(scored, cutoff)
+                names = sorted({*rows["series_id"].to_pylist()})
+                tables.upsert(lake, tables.PREDICTIONS, rows, names, {"cutoff_date": f"{cutoff:%Y-%m-%d}"})
+                parts.append(rows)
+                done |= _dones(rows, upstream, lake if len(names) <= display.SINGLE else None)
+        yield from _checks(lake, cutoffs)
+        finish(context, lake, "predictions", done, failures, upstream, _summary(parts))
+
+    return predictions
+
+
+def fetch_models(
+    production: ProductionRegistry, release: Release | None, keys: Sequence[str], cache: Path
+) -> tuple[dict[str, tuple[str, str]], list[SeriesFailure]]:
+    """Series → (reference of its production pack, folder with the pack's verified files), and the series whose pack
+    cannot be had. Folders are named by the pack's sha256, and made whole or not at all.
+    """
+    champions = {key: release.champions[key] for key in keys if release and key in release.champions}
+    folders, failures = dict[tuple[str, str], str](), list[SeriesFailure]()
+    errors = dict[tuple[str, str], ManyModelsError]()
+    for ref, sha256 in sorted({(champion.ref, champion.sha256) for champion in champions.values()}):
+        try:
+            folders[ref, sha256] = str(_cached(cache / sha256, production, ref, sha256))
+        except ManyModelsError as error:
+            errors[ref, sha256] = error
+    models = dict[str, tuple[str, str]]()
+    for key, champion in champions.items():
+        pack = champion.ref, champion.sha256
+        if pack in errors:
+            failures.append(SeriesFailure.of(key, errors[pack]))
+        else:
+            models[key] = champion.ref, folders[pack]
+    return models, failures
+
+
+def _cached(folder: Path, production: ProductionRegistry, ref: str, sha256: str) -> Path:
+    import os
+    import shutil
+    import tempfile
+
+    if folder.is_dir():
+        return folder
+    files = production.files(ref, sha256)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh = tempfile.mkdtemp(dir=folder.parent)
+    for name, content in files.items():
+        with open(os.path.join(fresh, name), "wb") as file:
+            file.write(content)
+    try:
+        os.rename(fresh, folder)
+    except OSError:  # another process was faster
+        shutil.rmtree(fresh)
+    return folder
+
+
+def _only(rows: pa.Table, series: set[str]) -> pa.Table:
+    import pyarrow.compute as pc
+
+    return rows.filter(pc.is_in(rows["series_id"], pa.array(sorted(series), pa.string())))
+
+
+def _dated(parts: Sequence[pa.Table], cutoff: datetime) -> pa.Table:
+    rows = pa.concat_tables(parts, promote_options="permissive")
+    return rows.append_column("cutoff_date", pa.array([f"{cutoff:%Y-%m-%d}"] * rows.num_rows, pa.string()))
+
+
+def _dones(rows: pa.Table, upstream: Mapping[str, str], lake: Lake | None) -> dict[str, Done]:
+    """What each series' materialization says; with a plot where there are few (`lake` given)."""
+    frame = rows.to_pandas()
+    groups = frame.groupby("series_id", sort=True).agg(
+        rows=("y_hat", "size"), total=("y_hat", "sum"), cutoff=("cutoff", "first"), model=("model", "first"),
+        fallback=("fallback", "first"), repeated=("known_repeated", "any"),
+    )  # fmt: skip
+    found = dict[str, Done]()
+    for name, row in zip(groups.index, groups.itertuples(index=False), strict=True):
+        metadata = display.plain({
+            "dagster/row_count": int(row.rows), "total": float(row.total), "cutoff": str(row.cutoff),
+            "model": row.model, "fallback": row.fallback, "known_repeated": bool(row.repeated),
+        })  # fmt: skip
+        if lake is not None:
+            metadata["plot"] = _plot(str(name), frame[frame["series_id"] == name], lake)
+        found[str(name)] = Done(upstream[str(name)], upstream[str(name)], metadata)
+    return found
+
+
+def _plot(name: str, forecast: "DataFrame", lake: Lake) -> dg.MarkdownMetadataValue:
+    where = Where(among={"series_id": [name], "pack": [forecast["pack"].iloc[0]]})
+    history = lake.read(tables.DATASETS.name, where, ["ds", "y"]).to_pandas().sort_values("ds")
+    tail = history.tail(display.HISTORY_SHOWN)
+    days = [stamp.timestamp() / 86400 for stamp in tail["ds"]]
+    past = [(x, None if y != y else float(y)) for x, y in zip(days, tail["y"], strict=True)]  # noqa: PLR0124
+    bands = [name for name in ("lo80", "hi80") if name in forecast] or ["y_hat", "y_hat"]
+    ahead = [
+        (row.ds.timestamp() / 86400, float(row.y_hat), float(getattr(row, bands[0])), float(getattr(row, bands[1])))
+        for row in forecast.sort_values("ds").itertuples()
+    ]
+    return display.image(display.forecast_plot(past, ahead, f"{name}: history, forecast and 80 % interval"))
+
+
+def _summary(parts: Sequence[pa.Table]) -> display.Metadata:
+    import pyarrow.compute as pc
+
+    if not parts:
+        return {}
+    rows = pa.concat_tables(parts, promote_options="permissive")
+    first = rows.filter(pc.equal(rows["step"], 1))
+    fallbacks = [row for row in pc.value_counts(first["fallback"]).to_pylist() if row["values"]]
+    table = display.table([{"fallback": row["values"], "series": row["counts"]} for row in fallbacks])
+    return {"dagster/row_count": rows.num_rows, "fallbacks": table}
+
+
+def _checks(lake: Lake, cutoffs: Mapping[datetime, Sequence[str]]) -> Iterator[dg.AssetCheckResult]:
+    """The state of the newest cutoff in the lake, whatever part of it this run made."""
+    import pyarrow.compute as pc
+
+    date = f"{max(cutoffs):%Y-%m-%d}" if cutoffs else ""
+    rows = tables.read_if_there(lake, tables.PREDICTIONS, Where(among={"cutoff_date": [date]}))
+    there = set(rows["series_id"].to_pylist()) if rows is not None else set[str]()
+    missing = sorted(state.active_series(lake) - there)
+    yield dg.AssetCheckResult(
+        passed=not missing, check_name="every_active_series",
+        metadata={"missing": len(missing), "first": ", ".join(missing[:20])},
+    )  # fmt: skip
+    columns = [n for n in (rows.column_names if rows is not None else []) if n == "y_hat" or n[:2] in {"lo", "hi"}]
+    bad = 0
+    for name in columns if rows is not None else []:
+        bad += rows.num_rows - (pc.sum(pc.is_finite(rows[name])).as_py() or 0)
+    yield dg.AssetCheckResult(passed=bad == 0, check_name="no_missing_values", metadata={"values": bad})
+    order = [n for n in ("lo95", "lo80", "hi80", "hi95") if n in columns]
+    crossed = pa.scalar(0)
+    for low, high in zip(order, order[1:], strict=False):
+        crossed = pc.add(crossed, pc.coalesce(pc.sum(pc.greater(rows[low], rows[high])), pa.scalar(0, pa.uint64())))
+    yield dg.AssetCheckResult(
+        passed=crossed.as_py() == 0, check_name="ordered_intervals", metadata={"rows": crossed.as_py()}
+    )
+    aside = sorted(state.set_aside(lake))
+    yield dg.AssetCheckResult(
+        passed=not aside, check_name="set_aside", severity=dg.AssetCheckSeverity.WARN,
+        metadata={"series": len(aside), "bring_back": "materialize the series' partition", "first": ", ".join(aside[:20])},
+    )  # fmt: skip

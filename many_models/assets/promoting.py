@@ -1,0 +1,308 @@
+"""promoted_models: decides per series, and publishes what won as one release of the production registry."""
+
+import getpass
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from math import isfinite
+
+import dagster as dg
+import pyarrow as pa
+
+from many_models import tables
+from many_models.assets import display, state
+from many_models.assets.chunks import packs_of
+from many_models.assets.spec import spec_of
+from many_models.assets.stage import STORE_ITEMS, Done, KeySet, backfill_policy, begin, finish
+from many_models.assets.training import INACTIVE
+from many_models.errors import ManyModelsError, SeriesFailure
+from many_models.keys import digest
+from many_models.ports import (
+    Champion,
+    Lake,
+    PackUpload,
+    PackVersion,
+    ProductionRegistry,
+    PromotedSeries,
+    Release,
+    ReleaseDraft,
+    StagingRegistry,
+    Where,
+)
+from many_models.promotion import ChampionEvidence, Decision, Evidence, Policy, decide
+from many_models.settings import Settings
+
+
+def build(settings: Settings) -> dg.AssetsDefinition:
+    """The asset promoted_models."""
+
+    @dg.asset(
+        partitions_def=STORE_ITEMS,
+        deps=["trained_models"],
+        backfill_policy=backfill_policy("promoted_models"),
+        output_required=False,
+        group_name="models",
+        kinds={"mlflow"},
+        owners=[settings.dagster.owner],
+        pool="promoted_models",
+        description=(
+            "The promotion decision of every series, with its rule and both scores. What is promoted becomes one release "
+            "in the production registry; readers see the old release or the new one, never a mixture."
+        ),
+    )
+    def promoted_models(
+        context: dg.AssetExecutionContext,
+        config: KeySet,
+        lake: dg.ResourceParam[Lake],
+        staging: dg.ResourceParam[StagingRegistry],
+        production: dg.ResourceParam[ProductionRegistry],
+    ) -> Iterator[None]:
+        keys = begin(context, config)
+        made = state.made_versions(context.instance, "trained_models")
+        upstream = {key: state.promoted_upstream(settings, made.get(key, "")) for key in keys}
+        rows, absent = _trained(settings, lake, keys)
+        done = {k: Done(upstream[k], INACTIVE, {"inactive": "no model"}) for k in keys if made.get(k) == INACTIVE}
+        failures = [SeriesFailure(k, "NoModel", why, permanent=True) for k, why in absent.items() if k not in done]
+        live = production.live()
+        decisions = decide(_evidence(rows, live, lake), policy_of(settings))
+        winners = {decision.series_id for decision in decisions if decision.action == "promote"}
+        release, broken = live, list[SeriesFailure]()
+        leaving = _leaving(settings, lake, live)
+        if winners or leaving:
+            draft, broken = _draft(context, settings, staging, production, live, rows, winners, leaving)
+            release = production.publish(draft) if draft.packs or draft.removed else live
+        failures += broken
+        bad = {failure.series_id for failure in failures}
+        decided = [decision for decision in decisions if decision.series_id not in bad]
+        _publish_to_lake(settings, lake, rows, decided, release)
+        done |= {d.series_id: _done(d, rows, upstream, release) for d in decided}
+        summary = display.promotion_summary(decided, release)
+        finish(context, lake, "promoted_models", done, failures, upstream, summary)
+        yield from ()
+
+    return promoted_models
+
+
+def policy_of(settings: Settings) -> Policy:
+    """The rules of promotion as the settings give them."""
+    return Policy(**settings.promotion.model_dump())
+
+
+def _trained(
+    settings: Settings, lake: Lake, keys: Sequence[str]
+) -> tuple[dict[str, dict[str, object]], dict[str, str]]:
+    """What training wrote of each key, and the keys of which it wrote nothing, with what to do."""
+    packs = list(packs_of(settings, keys))
+    rows = tables.read_if_there(lake, tables.TRAINED, Where(among={"pack": packs}))
+    asked = set(keys)
+    found = {row["series_id"]: row for row in rows.to_pylist() if row["series_id"] in asked} if rows is not None else {}
+    why = "it has no trained model yet: materialize trained_models for it first"
+    return found, {key: why for key in keys if key not in found}
+
+
+def _evidence(rows: Mapping[str, Mapping[str, object]], live: Release | None, lake: Lake) -> list[Evidence]:
+    recorded = _recorded_scores(lake)
+    champions = live.champions if live else {}
+    return [
+        Evidence(
+            series_id=name,
+            staging=str(row["staging"]),
+            recipe=str(row["recipe"]),
+            cutoff=_iso(row["cutoff"]),
+            history=int(_number(row["history"])),
+            windows=int(_number(row["windows"])),
+            wape=_number(row["wape"]),
+            baseline_wape=_number(row["baseline_wape"]),
+            bias=_number(row["bias"]),
+            cover80=None if row["cover80"] is None else _number(row["cover80"]),
+            accuracy=_number(row["accuracy"]),
+            fallback=str(row["fallback"] or ""),
+            finite=True,
+            champion=_champion(champions[name], recorded.get(name)) if name in champions else None,
+            champion_wape_now=None if row["champion_wape"] is None else _number(row["champion_wape"]),
+        )
+        for name, row in rows.items()
+    ]
+
+
+def _champion(champion: Champion, recorded: Mapping[str, object] | None) -> ChampionEvidence:
+    same = recorded is not None and recorded["staging"] == champion.staging
+    wape = _number(recorded["wape"]) if recorded and same else float("nan")
+    baseline = _number(recorded["baseline_wape"]) if recorded and same else float("nan")
+    return ChampionEvidence(
+        champion.recipe,
+        champion.staging,
+        wape,
+        champion.cutoff,
+        baseline if isfinite(baseline) else None,
+        champion.fallback,
+    )
+
+
+def _recorded_scores(lake: Lake) -> dict[str, dict[str, object]]:
+    rows = tables.read_if_there(lake, tables.CHAMPIONS)
+    return {row["series_id"]: row for row in rows.to_pylist()} if rows is not None else {}
+
+
+def _leaving(settings: Settings, lake: Lake, live: Release | None) -> list[str]:
+    """Champions of series that have ended, and of those that the settings exclude."""
+    if live is None:
+        return []
+    rows = tables.read_if_there(lake, tables.SERIES, columns=["series_id", "active"])
+    ended = {r["series_id"] for r in rows.to_pylist() if not r["active"]} if rows is not None else set[str]()
+    return sorted((ended | set(settings.promotion.excluded)) & set(live.champions))
+
+
+def _draft(  # noqa: PLR0913, PLR0917
+    context: dg.AssetExecutionContext,
+    settings: Settings,
+    staging: StagingRegistry,
+    production: ProductionRegistry,
+    live: Release | None,
+    rows: Mapping[str, Mapping[str, object]],
+    winners: set[str],
+    leaving: Sequence[str],
+) -> tuple[ReleaseDraft, list[SeriesFailure]]:
+    """The release that would be: for each group that changed, a pack of exactly its champions.
+
+    A pack that cannot be read or joined fails its own series; the other groups go on.
+    """
+    versions = staging.newest(sorted(winners))
+    champions = dict(live.champions) if live else {}
+    groups = packs_of(settings, sorted({*winners, *leaving, *champions}))
+    packs, promoted, failures = list[PackUpload](), list[PromotedSeries](), list[SeriesFailure]()
+    for pack, names in groups.items():
+        won = [name for name in names if name in winners]
+        kept = [name for name in names if name in champions and name not in winners and name not in leaving]
+        if not won and len(kept) == len(names):
+            continue
+        try:
+            if won or kept:
+                packs.append(_champions_of(pack, won, kept, versions, champions, staging, production))
+            promoted += [_promoted(rows[name]) for name in won]
+        except ManyModelsError as error:
+            failures += [SeriesFailure.of(name, error) for name in won]
+    reason = f"{len(promoted)} of {len(rows)} series promoted" + (f", {len(leaving)} left" if leaving else "")
+    actor = context.run.tags.get("dagster/user") or f"run {context.run_id[:8]} ({getpass.getuser()})"
+    return ReleaseDraft(live.release_id if live else "", actor, reason, packs, promoted, leaving), failures
+
+
+def _champions_of(  # noqa: PLR0913, PLR0917
+    pack: str,
+    won: Sequence[str],
+    kept: Sequence[str],
+    versions: Mapping[str, PackVersion],
+    champions: Mapping[str, Champion],
+    staging: StagingRegistry,
+    production: ProductionRegistry,
+) -> PackUpload:
+    from many_models.forecasting import PackModel
+
+    fresh = defaultdict[str, list[str]](list)
+    for name in won:
+        fresh[versions[name].ref].append(name)
+    old = defaultdict[tuple[str, str], list[str]](list)
+    for name in kept:
+        old[champions[name].ref, champions[name].sha256].append(name)
+    by_ref = {version.ref: version for version in versions.values()}
+    parts = [PackModel.from_files(staging.files(by_ref[ref])).select(names) for ref, names in fresh.items()]
+    parts += [PackModel.from_files(production.files(*ref)).select(names) for ref, names in old.items()]
+    model = PackModel.merge(parts).select(sorted([*won, *kept])) if len(parts) > 1 else parts[0]
+    return PackUpload(pack, model.files(), model.series, dict(by_ref[next(iter(fresh))].tags) if fresh else {})
+
+
+def _promoted(row: Mapping[str, object]) -> PromotedSeries:
+    return PromotedSeries(
+        str(row["series_id"]), str(row["staging"]), str(row["recipe"]), _iso(row["cutoff"]), str(row["fallback"] or "")
+    )
+
+
+def _publish_to_lake(
+    settings: Settings,
+    lake: Lake,
+    rows: Mapping[str, Mapping[str, object]],
+    decisions: Sequence[Decision],
+    release: Release | None,
+) -> None:
+    """Write every decision, and the champions with their recipes and scores, which training may read."""
+    of_cutoff = defaultdict[str, list[dict[str, object]]](list)
+    for decision in decisions:
+        cutoff = _iso(rows[decision.series_id]["cutoff"])
+        row = asdict(decision) | {"cutoff": cutoff, "cutoff_date": cutoff[:10]}
+        row |= {"release_id": release.release_id if release else "", "actor": release.actor if release else ""}
+        row["decided_at"] = release.created_at.isoformat() if release else ""
+        of_cutoff[cutoff[:10]].append(row)
+    for date, found in of_cutoff.items():
+        names = [str(row["series_id"]) for row in found]
+        table = pa.Table.from_pylist(found, _decision_schema())
+        tables.upsert(lake, tables.DECISIONS, table, names, {"cutoff_date": date})
+    if release is not None:
+        lake.replace(tables.CHAMPIONS.name, champions_table(settings, lake, release), Where())
+
+
+def champions_table(settings: Settings, lake: Lake, release: Release) -> pa.Table:
+    """The champions of `release` for the lake, with the specs and scores that are known of their staging versions."""
+    text = spec_of(settings)
+    known = _recorded_scores(lake)
+    trained = tables.read_if_there(lake, tables.TRAINED)
+    measured = {(r["series_id"], r["staging"]): r for r in trained.to_pylist()} if trained is not None else {}
+    found = list[dict[str, object]]()
+    for name, champion in sorted(release.champions.items()):
+        before = known.get(name, {})
+        if before.get("staging") != champion.staging:
+            before = {}
+        row = measured.get((name, champion.staging), before)
+        spec = text.to_json() if champion.recipe == text.recipe else str(before.get("spec") or "")
+        found.append({
+            **asdict(champion), "release_id": release.release_id, "spec": spec,
+            "wape": row.get("wape"), "baseline_wape": row.get("baseline_wape"),
+        })  # fmt: skip
+    return pa.Table.from_pylist(found, _champion_schema())
+
+
+def _decision_schema() -> pa.Schema:
+    text = (
+        "series_id",
+        "action",
+        "rule",
+        "reason",
+        "staging",
+        "previous",
+        "cutoff",
+        "cutoff_date",
+        "release_id",
+        "actor",
+        "decided_at",
+    )
+    return pa.schema(
+        [*((name, pa.string()) for name in text), ("challenger_score", pa.float64()), ("champion_score", pa.float64())]
+    )
+
+
+def _champion_schema() -> pa.Schema:
+    text = ("series_id", "ref", "sha256", "staging", "recipe", "cutoff", "previous", "fallback", "release_id", "spec")
+    return pa.schema(
+        [
+            *((name, pa.string()) for name in text),
+            ("row", pa.int64()),
+            ("wape", pa.float64()),
+            ("baseline_wape", pa.float64()),
+        ]
+    )
+
+
+def _done(
+    decision: Decision, rows: Mapping[str, Mapping[str, object]], upstream: Mapping[str, str], release: Release | None
+) -> Done:
+    name = decision.series_id
+    metadata = display.plain(asdict(decision) | {"release": release.release_id if release else "none"})
+    metadata.pop("series_id", None)
+    return Done(upstream[name], digest(upstream[name], decision.action, decision.staging), metadata)
+
+
+def _iso(value: object) -> str:
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)
+
+
+def _number(value: object) -> float:
+    return float(str(value)) if value is not None else float("nan")

@@ -1,0 +1,166 @@
+"""trained_models: every active series backtested, fitted and registered in staging, pack by pack."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import dagster as dg
+import pyarrow as pa
+
+from many_models import tables
+from many_models.assets import display, state
+from many_models.assets.chunks import Results, chunks_of, failures_of, follow, good_series, together
+from many_models.assets.spec import spec_of
+from many_models.assets.stage import STORE_ITEMS, Done, KeySet, backfill_policy, begin, finish
+from many_models.errors import SeriesFailure
+from many_models.keys import digest
+from many_models.ports import Compute, Lake, PackUpload, StagingRegistry, Where
+from many_models.settings import Settings
+
+if TYPE_CHECKING:
+    from many_models.forecasting import Prior, Spec
+
+INACTIVE = "inactive"
+PRIOR_SEASONS = 8
+
+
+def build(settings: Settings) -> dg.AssetsDefinition:
+    """The asset trained_models."""
+
+    @dg.asset(
+        partitions_def=STORE_ITEMS,
+        deps=["store_item_datasets"],
+        backfill_policy=backfill_policy("trained_models"),
+        output_required=False,
+        group_name="models",
+        kinds={"mlflow", "numpy"},
+        owners=[settings.dagster.owner],
+        pool="trained_models",
+        description=(
+            "One backtested model per active series, in packs in the staging registry, with metrics and tags. It never "
+            "reads the production registry: what it needs to know of the champions, promotion publishes to the lake."
+        ),
+    )
+    def trained_models(
+        context: dg.AssetExecutionContext,
+        config: KeySet,
+        lake: dg.ResourceParam[Lake],
+        compute: dg.ResourceParam[Compute],
+        staging: dg.ResourceParam[StagingRegistry],
+    ) -> Iterator[None]:
+        from many_models.work import TrainTask
+
+        keys = begin(context, config)
+        spec = spec_of(settings)
+        datasets = state.made_versions(context.instance, "store_item_datasets")
+        upstream = {key: state.trained_upstream(settings, datasets.get(key, "")) for key in keys}
+        cutoffs, inactive = cutoffs_of(lake, keys)
+        done = {key: Done(upstream[key], INACTIVE, {"inactive": why}) for key, why in inactive.items()}
+        failures, summaries = list[SeriesFailure](), list[pa.Table]()
+        champions, priors = champion_specs(lake, spec), priors_of(settings, lake)
+        for cutoff, series in sorted(cutoffs.items()):
+            task = TrainTask(lake, spec, cutoff, champions, priors)
+            for pack, results in follow(context, compute, task, chunks_of(settings, series)):
+                failures += failures_of(results)
+                if not (good := good_series(results)):
+                    continue
+                version = staging.register(context.run_id, [_upload(pack, results, spec, cutoff, datasets)])[0]
+                summary = _with_staging(together(results, "series"), version.ref)
+                tables.upsert(lake, tables.TRAINED, summary, good, {"pack": pack})
+                tables.upsert(lake, tables.SCORES, together(results, "scores"), good, {"pack": pack})
+                summaries.append(summary)
+                done |= {row["series_id"]: _done(row, upstream) for row in summary.to_pylist()}
+        finish(context, lake, "trained_models", done, failures, upstream, display.training_summary(summaries))
+        yield from ()
+
+    return trained_models
+
+
+def cutoffs_of(lake: Lake, keys: Sequence[str]) -> tuple[dict[datetime, list[str]], dict[str, str]]:
+    """The active ones of `keys` by the as_of that their datasets reach to, and the others with the reason why not.
+
+    A series without a dataset counts as active at the newest as_of, where its task says what is missing.
+    """
+    rows = tables.read_if_there(lake, tables.SERIES, columns=["series_id", "active", "why", "as_of"])
+    by_name = {row["series_id"]: row for row in rows.to_pylist()} if rows is not None else {}
+    newest = max((row["as_of"] for row in by_name.values()), default=None)
+    cutoffs, inactive = dict["datetime", list[str]](), dict[str, str]()
+    for key in keys:
+        row = by_name.get(key)
+        if row is not None and not row["active"]:
+            inactive[key] = row["why"]
+        elif (as_of := row["as_of"] if row else newest) is not None:
+            cutoffs.setdefault(as_of, []).append(key)
+    return cutoffs, inactive
+
+
+def champion_specs(lake: Lake, spec: "Spec") -> dict[str, "Spec"]:
+    """The specs of those champions that another recipe than `spec` made, as promotion published them."""
+    from many_models.forecasting import Spec as SpecOf
+
+    rows = tables.read_if_there(lake, tables.CHAMPIONS, columns=["series_id", "recipe", "spec"])
+    others = (
+        [row for row in rows.to_pylist() if row["recipe"] != spec.recipe and row["spec"]] if rows is not None else []
+    )
+    specs = {text: SpecOf.from_json(text) for text in {row["spec"] for row in others}}
+    return {row["series_id"]: specs[row["spec"]] for row in others}
+
+
+def priors_of(settings: Settings, lake: Lake) -> dict[str, "Prior"]:
+    """What is known of each series from elsewhere: the recent mean of its last key (its item) over the other series,
+    else of its first key (its store). Fallbacks for series that are too short use it.
+    """
+    import pandas as pd
+
+    from many_models.forecasting import Prior
+    from many_models.keys import SeriesKey
+
+    as_of = state.lake_as_of(lake)
+    keys = settings.data.keys
+    if as_of is None or len(keys) < 2:  # noqa: PLR2004
+        return {}
+    spec = spec_of(settings)
+    offset = pd.tseries.frequencies.to_offset(spec.frequency)
+    since = (pd.Timestamp(as_of) - PRIOR_SEASONS * spec.steps_per_season * offset).to_pydatetime()
+    where = Where(among={"year": list(range(since.year, as_of.year + 1))}, since=since)
+    frame = lake.read(tables.RAW_SALES.name, where, ["series_id", "y"]).to_pandas()
+    means = frame.groupby("series_id", sort=True)["y"].mean().rename("level").reset_index()
+    parts = [SeriesKey.parse(name, len(keys)).parts for name in means["series_id"]]
+    priors = dict[str, Prior]()
+    for index in (0, -1):  # the item's, where there is one, wins over the store's
+        groups = means.assign(group=[part[index] for part in parts]).groupby("group")["level"]
+        others = groups.transform("sum") - means["level"]
+        count = groups.transform("size") - 1
+        for name, level, n in zip(means["series_id"], others, count, strict=True):
+            if n > 0:
+                priors[name] = Prior(float(level / n), keys[index])
+    return priors
+
+
+def _upload(pack: str, results: Results, spec: "Spec", cutoff: datetime, datasets: Mapping[str, str]) -> PackUpload:
+    from many_models.forecasting import PackModel
+    from many_models.forecasting.spec import CODE_VERSION
+
+    models = [PackModel.from_files(result.files) for _, result in results if result.files]
+    model = models[0] if len(models) == 1 else PackModel.merge(models)
+    rows = together(results, "series").to_pylist()
+    wape = sorted(row["wape"] for row in rows if row["wape"] is not None)
+    tags = {
+        "recipe": spec.recipe,
+        "cutoff": cutoff.isoformat(),
+        "code_version": CODE_VERSION,
+        "data_version": digest(sorted((name, datasets.get(name, "")) for name in model.series)),
+        "median_wape": f"{wape[len(wape) // 2]:.4f}" if wape else "",
+    }
+    return PackUpload(pack, model.files(), model.series, tags)
+
+
+def _with_staging(series: pa.Table, ref: str) -> pa.Table:
+    return series.append_column("staging", pa.array([ref] * series.num_rows, pa.string()))
+
+
+def _done(row: Mapping[str, object], upstream: Mapping[str, str]) -> Done:
+    name, staging = str(row["series_id"]), str(row["staging"])
+    shown = ("wape", "baseline_wape", "skill", "mase", "bias", "cover80", "candidate", "fallback", "history", "staging")
+    metadata = display.plain({key: row[key] for key in shown})
+    return Done(upstream.get(name, ""), digest(upstream.get(name, ""), staging), metadata)

@@ -1,0 +1,161 @@
+"""The schedule and the sensors: thin shells over what `many_models.due` derives from the stages' states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from many_models import due, events
+from many_models.assets import raw, state
+from many_models.assets.stage import UPSTREAM_TAG
+from many_models.due import STAGES, Stage, StageState, Work
+from many_models.keys import digest
+from many_models.ports import Lake, Source
+
+if TYPE_CHECKING:
+    from many_models.settings import Settings
+
+JOBS: Mapping[Stage, str] = {
+    "raw_sales": "ingest_sales",
+    "raw_covariates": "ingest_covariates",
+    "store_item_datasets": "prepare_datasets",
+    "trained_models": "train_models",
+    "promoted_models": "promote_models",
+    "predictions": "predict",
+    "warehouse_predictions": "load_warehouse",
+}
+SENSORS: Mapping[Stage, str] = {
+    "raw_covariates": "new_days_to_covariates",
+    "store_item_datasets": "new_days_to_datasets",
+    "trained_models": "datasets_to_training",
+    "promoted_models": "trained_to_promotion",
+    "predictions": "promoted_to_predictions",
+    "warehouse_predictions": "predicted_to_warehouse",
+}
+STAGE_TAG = "many_models/stage"
+DUE_TAG = "many_models/due"
+SENSOR_SECONDS = 15
+
+
+def jobs() -> list[dg.UnresolvedAssetJobDefinition]:
+    """One job for each stage."""
+    return [
+        dg.define_asset_job(name, selection=dg.AssetSelection.assets(stage), tags={STAGE_TAG: stage})
+        for stage, name in JOBS.items()
+    ]
+
+
+def states_before(settings: Settings, instance: dg.DagsterInstance, lake: Lake, stage: Stage) -> Iterator[StageState]:
+    """The states of the stages up to `stage`, upstream first, read one by one as they are needed.
+
+    raw_sales is read as what runs are busy with only: whether the source has more is the schedule's question.
+    """
+    busy = events.keys_in_flight(instance, dg.AssetKey("raw_sales"))
+    yield StageState("raw_sales", {}, {}, busy=busy)
+    for earlier in STAGES[1 : STAGES.index(stage) + 1]:
+        yield state.stage_state(settings, instance, lake, earlier)
+
+
+def next_due(states: Iterator[StageState]) -> tuple[Work | None, StageState | None]:
+    """What `due.next_work` says, with the state it says it of; reads no further than it must."""
+    for current in states:
+        work = due.next_work([current])
+        if work is not None or current.busy:
+            return work, current
+    return None, None
+
+
+def request_of(
+    instance: dg.DagsterInstance, asset: dg.AssetsDefinition, work: Work, current: StageState, tags: Mapping[str, str]
+) -> dg.RunRequest:
+    """The run that does `work`. Its tag DUE_TAG stands for the keys and the versions they are due at."""
+    versions = digest(work.stage, [(key, current.wanted.get(key)) for key in work.keys])
+    tags = {**tags, DUE_TAG: versions}
+    if asset.partitions_def is None:
+        return dg.RunRequest(job_name=JOBS[work.stage], tags=tags)
+    all_keys = asset.partitions_def.get_partition_keys(dynamic_partitions_store=instance)
+    return events.stage_request(
+        job_name=JOBS[work.stage],
+        asset_key=asset.key,
+        keys=work.keys,
+        all_keys=all_keys,
+        op_name=asset.op.name,
+        run_key=None,
+        tags=tags,
+    )
+
+
+def crashes(instance: dg.DagsterInstance, request: dg.RunRequest) -> int:
+    """How many runs for the same keys at the same versions have failed already."""
+    same = dg.RunsFilter(tags={DUE_TAG: request.tags[DUE_TAG]}, statuses=[dg.DagsterRunStatus.FAILURE])
+    return instance.get_runs_count(same)
+
+
+def sensors(settings: Settings, assets: Mapping[Stage, dg.AssetsDefinition]) -> list[dg.SensorDefinition]:
+    """One sensor for each stage after raw_sales."""
+    return [_sensor(settings, stage, name, assets[stage]) for stage, name in SENSORS.items()]
+
+
+def _sensor(settings: Settings, stage: Stage, name: str, asset: dg.AssetsDefinition) -> dg.SensorDefinition:
+    @dg.sensor(
+        name=name,
+        job_name=JOBS[stage],
+        minimum_interval_seconds=SENSOR_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=f"Starts {stage} for the keys whose upstream version differs from the one they consumed.",
+    )
+    def carry_on(context: dg.SensorEvaluationContext, lake: dg.ResourceParam[Lake]) -> dg.RunRequest | dg.SkipReason:
+        events.mark_dead_runs_failed(context.instance)
+        work, current = next_due(states_before(settings, context.instance, lake, stage))
+        return _decide(context.instance, stage, asset, work, current)
+
+    return carry_on
+
+
+def _decide(
+    instance: dg.DagsterInstance,
+    stage: Stage,
+    asset: dg.AssetsDefinition,
+    work: Work | None,
+    current: StageState | None,
+) -> dg.RunRequest | dg.SkipReason:
+    if current is None:
+        return dg.SkipReason("everything is up to date")
+    if work is None:
+        return dg.SkipReason(f"{current.stage} is running ({len(current.busy)} keys)")
+    if work.stage != stage:
+        return dg.SkipReason(f"waiting for {work.stage} ({len(work.keys)} keys are due)")
+    request = request_of(instance, asset, work, current, {})
+    if (failed := crashes(instance, request)) >= due.MAX_ATTEMPTS:
+        return dg.SkipReason(
+            f"{failed} runs for these {len(work.keys)} keys have failed: see them, then start one by hand"
+        )
+    return request
+
+
+def schedule(settings: Settings, asset: dg.AssetsDefinition) -> dg.ScheduleDefinition:
+    """The daily start of everything: raw_sales for the periods in which the source has what the lake has not."""
+
+    @dg.schedule(
+        name="daily",
+        cron_schedule=settings.dagster.cron,
+        job_name=JOBS["raw_sales"],
+        execution_timezone=settings.dagster.timezone,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Copies what is new in the source; the sensors carry it on to the warehouse.",
+    )
+    def daily(context: dg.ScheduleEvaluationContext, source: dg.ResourceParam[Source]) -> dg.RunRequest | dg.SkipReason:
+        events.mark_dead_runs_failed(context.instance)
+        current = raw_state(settings, context.instance, source)
+        work = due.next_work([current])
+        return _decide(context.instance, "raw_sales", asset, work, current if work or current.busy else None)
+
+    return daily
+
+
+def raw_state(settings: Settings, instance: dg.DagsterInstance, source: Source) -> StageState:
+    """The state of raw_sales, for which the source is asked."""
+    sales = raw.sales_table(settings, list(source.columns(settings.source.table)))
+    return state.raw_state(settings, instance, source, sales)

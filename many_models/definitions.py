@@ -1,0 +1,115 @@
+"""The composition root: settings become adapters, adapters become resources, assets become Dagster's definitions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from many_models import automation
+from many_models.assets import datasets, predictions, promoting, raw, training, warehouse
+from many_models.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from many_models import ports
+    from many_models.due import Stage
+
+
+def build(settings: Settings, resources: Mapping[str, object] | None = None) -> dg.Definitions:
+    """Everything that Dagster shows for `settings`; `resources` replace adapters by name (tests, notebooks)."""
+    assets = build_assets(settings)
+    return dg.Definitions(
+        assets=list(assets.values()),
+        jobs=automation.jobs(),
+        sensors=automation.sensors(settings, assets),
+        schedules=[automation.schedule(settings, assets["raw_sales"])],
+        resources={**adapters(settings), **(resources or {})},
+        executor=dg.in_process_executor,
+    )
+
+
+def build_assets(settings: Settings) -> dict[Stage, dg.AssetsDefinition]:
+    """The assets by stage."""
+    return {
+        "raw_sales": raw.build_raw_sales(settings),
+        "raw_covariates": raw.build_raw_covariates(settings),
+        "store_item_datasets": datasets.build(settings),
+        "trained_models": training.build(settings),
+        "promoted_models": promoting.build(settings),
+        "predictions": predictions.build(settings),
+        "warehouse_predictions": warehouse.build(settings),
+    }
+
+
+# --- Adapters -------------------------------------------------------------------------------------------------------
+def build_source(settings: Settings) -> ports.Source:
+    """The source that the settings name."""
+    from many_models.adapters.source_sql import SqlSource
+
+    return SqlSource(settings.url(settings.source.url))
+
+
+def build_lake(settings: Settings) -> ports.Lake:
+    """The lake that the settings name."""
+    from many_models.adapters.lake_delta import DeltaLake
+
+    return DeltaLake(settings.path(settings.lake.path))
+
+
+def build_compute(settings: Settings) -> ports.Compute:
+    """The compute that the settings name."""
+    if settings.compute.kind == "serial":
+        from many_models.adapters.compute_serial import SerialCompute
+
+        return SerialCompute()
+    from many_models.adapters.compute_processes import ProcessCompute
+
+    return ProcessCompute(settings.compute.workers, settings.compute.timeout)
+
+
+def build_staging(settings: Settings) -> ports.StagingRegistry:
+    """The registry that training writes."""
+    from many_models.adapters.registry_mlflow import MlflowStaging
+
+    registry = settings.registry
+    return MlflowStaging(settings.url(registry.staging), settings.path(registry.staging_artifacts), registry.prefix)
+
+
+def build_production(settings: Settings) -> ports.ProductionRegistry:
+    """The registry that serves."""
+    from many_models.adapters.registry_mlflow import MlflowProduction
+
+    registry = settings.registry
+    return MlflowProduction(
+        settings.url(registry.production), settings.path(registry.production_artifacts), registry.prefix
+    )
+
+
+def build_warehouse(settings: Settings) -> ports.Warehouse:
+    """The warehouse that the settings name."""
+    from many_models.adapters.warehouse_sql import SqlWarehouse
+
+    return SqlWarehouse(settings.url(settings.warehouse.url))
+
+
+BUILDERS = {
+    "source": build_source,
+    "lake": build_lake,
+    "compute": build_compute,
+    "staging": build_staging,
+    "production": build_production,
+    "warehouse": build_warehouse,
+}
+
+
+def adapters(settings: Settings) -> dict[str, dg.ResourceDefinition]:
+    """Each port's adapter as a resource, made when a run or a sensor needs it and not before."""
+    return {name: dg.ResourceDefinition(lambda _, build=build: build(settings)) for name, build in BUILDERS.items()}
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    """What the code location loads: the settings file of the working directory, or the demo's."""
+    return build(load_settings())

@@ -2,22 +2,45 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from many_models.errors import InputError, SeriesError, SeriesFailure
+from many_models.forecasting import mm_pack_v1 as pack
+from many_models.forecasting.fitting import own_numbers
+from many_models.forecasting.panel import STATES, build, layout_of, stamps_us
+from many_models.forecasting.spec import rhythm
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    import pyarrow as pa
+    from numpy.typing import NDArray
 
-    from many_models.errors import SeriesFailure
     from many_models.forecasting.spec import Spec
+
+LARGEST = 1e15
+BLOCK = 200  # series classified at a time, so that memory stays that of a chunk
+SERIES_SCHEMA = pa.schema(
+    [
+        ("series_id", pa.string()), ("first", pa.timestamp("us")), ("last", pa.timestamp("us")),
+        ("observations", pa.int64()), ("active", pa.bool_()), ("why", pa.string()), ("digest", pa.string()),
+    ]  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Regular histories (`rows`), one row per series (`series`), and the series that cannot be used (`failures`)."""
+    """Regular histories (`rows`), one row per series (`series`), and the series that cannot be used (`failures`).
+
+    `rows`: series_id, ds, y (null where missing), known covariates, state (observed, missing, closed, stock_out).
+    `series`: series_id, first, last, observations, active, why, digest.
+    """
 
     rows: pa.Table
     series: pa.Table
@@ -25,5 +48,176 @@ class Prepared:
 
 
 def prepare(raw: pa.Table, spec: Spec, as_of: datetime) -> Prepared:
-    """Regular histories of `raw` (series_id, ds, y, known columns; any order) as of `as_of`."""
-    raise NotImplementedError
+    """Regular histories of `raw` (series_id, ds, y, known columns; any order) as of `as_of`; later rows do not count.
+
+    One row per period from a series' first observation to `as_of`, or to its last one for a series that has ended.
+    A series with timestamps off the frequency, two rows for one period or values that are infinite or beyond 1e15
+    becomes a failure. Raises InputError for missing columns or a target that is not numeric.
+    """
+    raw = _typed(raw, spec)
+    raw = raw.filter(pc.less_equal(raw["ds"], pa.scalar(as_of, pa.timestamp("us"))))
+    ids, ds, y = np.asarray(raw["series_id"].to_numpy(), object), stamps_us(raw["ds"]), _floats(raw["y"])
+    number = pack.step_number(ds, spec.frequency)
+    order = np.lexsort((number, _ranks(ids)))
+    ids, ds, y, number = ids[order], ds[order], y[order], number[order]
+    starts = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]]) if len(ids) else np.zeros(0, np.int64)
+    ends = np.r_[starts[1:], len(ids)] if len(ids) else starts
+    end = int(pack.step_number(np.array([as_of], "datetime64[us]"), spec.frequency)[0])
+    if pack.stamps(np.array([end]), spec.frequency)[0] > np.datetime64(as_of, "us"):
+        end -= 1
+    off = pack.stamps(number, spec.frequency) != ds
+    silent = spec.ended_after or rhythm(spec.frequency).ended
+    failures: list[SeriesFailure] = []
+    kept: list[tuple[str, int, int, NDArray[np.int64]]] = []
+    described: list[tuple[str, int | None, int | None, int, bool, str]] = []
+    for a, b in zip(starts, ends, strict=True):
+        name = str(ids[a])
+        if problem := _problem(ds[a:b], y[a:b], number[a:b], off[a:b], spec.frequency):
+            failures.append(SeriesFailure.of(name, SeriesError(name, problem)))
+            continue
+        seen = number[a:b][np.isfinite(y[a:b])]
+        if not len(seen):
+            described.append((name, None, None, 0, False, "no observation"))
+            continue
+        first, last = int(seen[0]), int(seen[-1])
+        active = end - last < silent
+        stop = end if active else last
+        why = "" if active else f"ended {str(_stamp(last, spec))[:10]}"
+        described.append((name, first, last, len(seen), active, why))
+        source = np.full(stop - first + 1, -1, np.int64)
+        inside = (number[a:b] >= first) & (number[a:b] <= stop)
+        source[number[a:b][inside] - first] = order[a:b][inside]
+        kept.append((name, first, stop, source))
+    rows = _rows(raw, spec, kept)
+    return Prepared(rows, _series_table(described, rows, kept, spec), failures)
+
+
+def _typed(raw: pa.Table, spec: Spec) -> pa.Table:
+    need = ["series_id", "ds", "y", *spec.known]
+    if absent := [name for name in need if name not in raw.column_names]:
+        raise InputError(f"the raw table lacks {', '.join(absent)}; it has {', '.join(raw.column_names)}")
+    raw = raw.select(need)
+    kind = raw.schema.field("y").type
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind)):
+        raise InputError(f"the target y has type {kind}, needed a number: convert the column in the source")
+    for name, kind in (("series_id", pa.string()), ("ds", pa.timestamp("us")), ("y", pa.float64())):
+        raw = raw.set_column(raw.column_names.index(name), name, raw[name].cast(kind))
+    if raw["series_id"].null_count or raw["ds"].null_count:
+        raise InputError("rows without series_id or ds: leave them out before preparing datasets")
+    return raw
+
+
+def _floats(column: pa.ChunkedArray) -> NDArray[np.float64]:
+    return np.asarray(column.to_numpy(), np.float64)
+
+
+def _ranks(ids: NDArray[np.object_]) -> NDArray[np.int64]:
+    return np.unique(ids, return_inverse=True)[1] if len(ids) else np.zeros(0, np.int64)
+
+
+def _stamp(number: int, spec: Spec) -> np.datetime64:
+    return pack.stamps(np.array([number]), spec.frequency)[0]
+
+
+def _problem(
+    ds: NDArray[np.datetime64], y: NDArray[np.float64], number: NDArray[np.int64], off: NDArray[np.bool_], frequency: str
+) -> str:
+    """What makes one series' rows unusable, or nothing."""
+    if off.any():
+        return f"timestamp {ds[off][0]} is off the frequency {frequency} ({int(off.sum())} rows): align it in the source"
+    same = number[1:] == number[:-1]
+    if same.any():
+        return f"{int(same.sum()) + 1} rows for {ds[1:][same][0]}, needed one per period: add them up in the source"
+    wild = np.isinf(y) | (np.abs(np.nan_to_num(y)) > LARGEST)
+    if wild.any():
+        return f"y is {y[wild][0]!r} at {ds[wild][0]}, needed a finite number below {LARGEST:g}: correct the source"
+    return ""
+
+
+def _rows(raw: pa.Table, spec: Spec, kept: Sequence[tuple[str, int, int, NDArray[np.int64]]]) -> pa.Table:
+    source = np.concatenate([k[3] for k in kept]) if kept else np.zeros(0, np.int64)
+    number = np.concatenate([np.arange(k[1], k[2] + 1) for k in kept]) if kept else np.zeros(0, np.int64)
+    names = np.repeat(np.array([k[0] for k in kept], object), [len(k[3]) for k in kept]) if kept else np.zeros(0, object)
+    take = pa.array(source, mask=source < 0)
+    y = raw["y"].take(take)
+    y = pa.array(_floats(y), mask=~np.isfinite(_floats(y))) if len(y) else pa.array([], pa.float64())
+    columns = {
+        "series_id": pa.array(names, pa.string()),
+        "ds": pa.array(pack.stamps(number, spec.frequency), pa.timestamp("us")),
+        "y": y,
+        **{name: raw[name].take(take) for name in spec.known},
+    }
+    table = pa.table(columns)
+    return table.append_column("state", pa.array(_states(table, spec, kept), pa.string()))
+
+
+def _states(rows: pa.Table, spec: Spec, kept: Sequence[tuple[str, int, int, NDArray[np.int64]]]) -> list[str]:
+    """The state of each row, by the loop that judges causally."""
+    if not kept:
+        return []
+    from many_models.forecasting.kernels import classify
+
+    layout = layout_of(spec, rows)
+    conf = layout.conf()
+    longest = {"h": 72, "D": 28}.get(rhythm(spec.frequency).unit, 0)
+    words = np.array(STATES, object)
+    out: list[str] = []
+    at = 0
+    for begin in range(0, len(kept), BLOCK):
+        block = kept[begin : begin + BLOCK]
+        size = sum(len(k[3]) for k in block)
+        stop = max(k[2] for k in block)
+        panel = build(rows.slice(at, size), layout, _stamp(stop, spec).astype(object))
+        at += size
+        _, hol, ph = layout.calendar(panel.ds)
+        state = np.zeros(pack.state_size(layout.season, layout.columns, layout.slots))
+        for i, (_, first, last, _source) in enumerate(block):
+            a, b = first - panel.number, last - panel.number + 1
+            own = own_numbers(panel.y[i], panel.code[i], spec, a, b - 1)
+            code = panel.code[i, :b].copy()
+            classify(panel.y[i, :b], code, ph, hol, panel.x[i], panel.encoding.binary[i], a, conf, own, longest, state)
+            out.extend(words[code[a:b]])
+    return out
+
+
+def _series_table(
+    described: Sequence[tuple[str, int | None, int | None, int, bool, str]],
+    rows: pa.Table, kept: Sequence[tuple[str, int, int, NDArray[np.int64]]], spec: Spec,
+) -> pa.Table:  # fmt: skip
+    shape = repr((spec.frequency, spec.season, spec.known, spec.country, spec.ended_after)).encode()
+    digests: dict[str, str] = {}
+    at = 0
+    columns = [rows[name].combine_chunks() for name in rows.column_names if name != "series_id"]
+    for name, first, stop, source in kept:
+        content = hashlib.sha256(shape)
+        content.update(name.encode("utf-8", "surrogatepass"))
+        content.update(repr((first, stop)).encode())
+        for column in columns:
+            content.update(_bytes(column.slice(at, len(source))))
+        digests[name] = content.hexdigest()[:16]
+        at += len(source)
+
+    def stamp(number: int | None) -> object:
+        return None if number is None else _stamp(number, spec).astype(object)
+    return pa.Table.from_pylist(
+        [
+            {"series_id": name, "first": stamp(first), "last": stamp(last), "observations": n, "active": active,
+             "why": why, "digest": digests.get(name, "")}
+            for name, first, last, n, active, why in described
+        ],
+        SERIES_SCHEMA,
+    )  # fmt: skip
+
+
+def _bytes(values: pa.Array) -> bytes:
+    """Content of a column, nulls told from zeros."""
+    valid = values.is_valid().to_numpy(zero_copy_only=False).tobytes()
+    kind = values.type
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_temporal(kind) or pa.types.is_boolean(kind):
+        filled = values if not values.null_count else values.fill_null(False if pa.types.is_boolean(kind) else _zero(kind))
+        return valid + np.ascontiguousarray(filled.to_numpy(zero_copy_only=False)).tobytes()
+    return valid + "\x1f".join(str(value) for value in values.to_pylist()).encode("utf-8", "surrogatepass")
+
+
+def _zero(kind: pa.DataType) -> pa.Scalar:
+    return pa.scalar(0, pa.int64()).cast(kind)

@@ -1,40 +1,112 @@
-"""A pack: the fitted models of a group of series as plain arrays."""
+"""A pack: the fitted models of a group of series as plain arrays, and their forecasts."""
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from many_models.errors import InputError, IntegrityError
+from many_models.forecasting import mm_pack_v1 as loader
+from many_models.forecasting.panel import STATES, stamps_us
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
-    import pyarrow as pa
+    from numpy.typing import NDArray
+
+LOADER_FILE = f"{loader.LOADER}.py"
 
 
 @dataclass(frozen=True)
 class PackModel:
-    """The fitted models of `series`, in row order."""
+    """The fitted models of `series`, in row order: an index (JSON values) and arrays with a row per series."""
 
-    series: tuple[str, ...]
+    index: Mapping[str, object]
+    arrays: Mapping[str, NDArray[np.generic]]
+
+    @property
+    def series(self) -> tuple[str, ...]:
+        """The series in row order."""
+        return tuple(cast("list[str]", self.index["series"]))
 
     def files(self) -> dict[str, bytes]:
-        """The pack as files, the same bytes for the same content."""
-        raise NotImplementedError
+        """The pack as files: index.json, one .npy an array, and the loader; the same bytes for the same content."""
+        files: dict[str, bytes] = {}
+        for name, array in self.arrays.items():
+            buffer = io.BytesIO()
+            np.lib.format.write_array(buffer, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
+            files[f"{name}.npy"] = buffer.getvalue()
+        hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+        index = {**self.index, "sha256": hashes}
+        files["index.json"] = json.dumps(index, sort_keys=True, separators=(",", ":")).encode()
+        files[LOADER_FILE] = Path(loader.__file__).read_bytes()
+        return dict(sorted(files.items()))
 
     @classmethod
     def from_files(cls, files: Mapping[str, bytes]) -> PackModel:
-        """The inverse of `files`. Raises IntegrityError that names what is wrong."""
-        raise NotImplementedError
+        """The inverse of `files`. Raises IntegrityError that names the file that is missing or damaged."""
+        try:
+            pack = loader.read(files)
+        except (ValueError, KeyError, EOFError) as error:
+            raise IntegrityError(f"this is no pack of forecasting models: {error}; fetch it again") from error
+        index = {name: value for name, value in pack.index.items() if name != "sha256"}
+        return cls(index, pack.arrays)
 
     def select(self, series: Sequence[str]) -> PackModel:
-        """The pack of these series only."""
-        raise NotImplementedError
+        """The pack of these series only, in this order. Raises InputError for one that is not in it."""
+        row = {name: i for i, name in enumerate(self.series)}
+        if unknown := [name for name in series if name not in row]:
+            raise InputError(f"not in this pack: {', '.join(unknown[:5])}; it holds {len(row)} series")
+        rows = np.array([row[name] for name in series], np.int64)
+        arrays = {name: (array[rows] if name in loader.PER_SERIES else array) for name, array in self.arrays.items()}
+        slots = cast("dict[str, object]", self.index["slots"])
+        fallback = cast("list[str]", self.index["fallback"])
+        index = {
+            **self.index,
+            "series": list(series),
+            "fallback": [fallback[i] for i in rows],
+            "slots": {name: slots[name] for name in sorted(series) if name in slots},
+        }
+        return PackModel(index, arrays)
 
     @classmethod
     def merge(cls, models: Sequence[PackModel]) -> PackModel:
-        """One pack of several with the same layout."""
-        raise NotImplementedError
+        """One pack of several with the same layout, rows in their order.
+
+        Raises InputError when the layouts differ or a series stands twice.
+        """
+        if not models:
+            raise InputError("no packs to merge")
+        head = models[0]
+        own = {"series", "fallback", "slots"}
+        for model in models[1:]:
+            for name in {*head.index, *model.index} - own:
+                if head.index.get(name) != model.index.get(name):
+                    raise InputError(f"packs differ in {name}: {head.index.get(name)!r} and {model.index.get(name)!r}")
+            for name in loader.SHARED:
+                if not np.array_equal(head.arrays[name], model.arrays[name]):
+                    raise InputError(f"packs differ in {name}: train them with the same spec and code")
+        series = [name for model in models for name in model.series]
+        if twice := sorted({name for name in series if series.count(name) > 1}) if len(set(series)) < len(series) else []:
+            raise InputError(f"series in several packs: {', '.join(twice[:5])}")
+        arrays = {
+            name: np.concatenate([model.arrays[name] for model in models]) if name in loader.PER_SERIES else array
+            for name, array in head.arrays.items()
+        }
+        slots: dict[str, object] = {}
+        for model in models:
+            slots.update(cast("dict[str, object]", model.index["slots"]))
+        fallback = [step for model in models for step in cast("list[str]", model.index["fallback"])]
+        return cls({**head.index, "series": series, "fallback": fallback, "slots": slots}, arrays)
 
     def predict(
         self,
@@ -45,5 +117,116 @@ class PackModel:
         horizon: int | None = None,
         series: Sequence[str] | None = None,
     ) -> pa.Table:
-        """Forecasts after `cutoff`."""
-        raise NotImplementedError
+        """Forecasts of `series` (default: all) for the periods after `cutoff`, sorted by row order and step.
+
+        `rows` are prepared rows that reach at least from each training cutoff to `cutoff` (older ones are ignored);
+        None: from the stored state at the training cutoff. `future` has series_id, ds and known covariates; what it
+        lacks is repeated and flagged. Columns: series_id, ds, cutoff, step (int32), y_hat, lo80, hi80, lo95, hi95
+        (per level), fallback, known_repeated. Raises InputError for unknown series or a cutoff before training.
+        """
+        from many_models.forecasting.kernels import pack as compiled
+
+        pack = loader.Pack(self.index, self.arrays, compiled)
+        names = list(self.series if series is None else series)
+        if unknown := [name for name in names if name not in pack.row]:
+            raise InputError(f"not in this pack: {', '.join(unknown[:5])}; it holds {len(pack.row)} series")
+        h = horizon or int(cast("int", self.index["horizon"]))
+        fresh_rows = _by_series(rows, names, pack) if rows is not None else {}
+        later = _by_series(future, names, pack) if future is not None else {}
+        result = []
+        for name in names:
+            i = pack.row[name]
+            trained = int(cast("NDArray[np.int64]", self.arrays["cutoff"])[i])
+            end = trained
+            if rows is not None and cutoff is not None:
+                end = int(loader.step_number(np.array([cutoff], "datetime64[us]"), str(self.index["frequency"]))[0])
+                if end < trained:
+                    raise InputError(f"series {name!r}: cutoff {cutoff} is before its training cutoff {pack.cutoff_of(i)}")
+            fresh = _fresh(pack, i, fresh_rows.get(name), trained, end)
+            x, repeated = pack.encode(i, _known(pack, later.get(name), end, h), h)
+            if fresh is not None and len(fresh[0]) and len(x):
+                x = _repeat_from(pack, i, fresh[2], x, later.get(name), end, h)
+            point, bound = pack.forecast(i, h, x, fresh)
+            stamp = loader.stamps(np.array([end]), str(self.index["frequency"]))[0]
+            result.append((i, stamp, np.arange(1, h + 1), point, bound, repeated))
+        return _table(pack.table(result), pack.levels)
+
+
+_Block = tuple["NDArray[np.int64]", "dict[str, list[object]]"]
+
+
+def _by_series(table: pa.Table, names: Sequence[str], pack: loader.Pack) -> dict[str, _Block]:
+    """Step numbers and columns of each series in `table`."""
+    known = [name for name in pack.index["known"] if name in table.column_names]
+    columns = [name for name in ("y", "state") if name in table.column_names] + known
+    table = table.filter(pc.is_in(table["series_id"], pa.array(list(names), table.schema.field("series_id").type)))
+    if not len(table):
+        return {}
+    table = table.select(["series_id", "ds", *columns]).sort_by([("series_id", "ascending"), ("ds", "ascending")])
+    ids = np.asarray(table["series_id"].to_numpy(), object)
+    number = loader.step_number(stamps_us(table["ds"]), pack.index["frequency"])
+    starts = np.r_[0, np.flatnonzero(ids[1:] != ids[:-1]) + 1, len(ids)]
+    values = {name: table[name].to_pylist() for name in columns}
+    return {
+        ids[a]: (number[a:b], {name: value[a:b] for name, value in values.items()})
+        for a, b in zip(starts[:-1], starts[1:], strict=True)
+    }
+
+
+def _known(pack: loader.Pack, block: _Block | None, end: int, h: int) -> dict[str, list[object]]:
+    """Known covariates of the h periods after `end`, None where `block` has none."""
+    if block is None:
+        return {}
+    number, columns = block
+    known: dict[str, list[object]] = {}
+    for name in pack.index["known"]:
+        if name in columns:
+            known[name] = [None] * h
+            for at, value in zip(number - end, columns[name], strict=True):
+                if 1 <= at <= h:
+                    known[name][at - 1] = value
+    return known
+
+
+def _fresh(
+    pack: loader.Pack, i: int, block: _Block | None, trained: int, end: int
+) -> tuple[NDArray[np.float64], NDArray[np.int8], NDArray[np.float64]] | None:
+    """What happened between the training cutoff and `end`: y, code, covariate columns; periods without rows missing."""
+    n = end - trained
+    if n == 0:
+        return None
+    y, code = np.zeros(n), np.zeros(n, np.int8)
+    if block is not None:
+        number, columns = block
+        states = columns.get("state", ["observed"] * len(number))
+        for at, value, state in zip(number - trained, columns.get("y", [None] * len(number)), states, strict=True):
+            if 1 <= at <= n and value is not None and value == value:
+                y[at - 1], code[at - 1] = float(cast("float", value)), max(STATES.index(str(state)), 1)
+    x, _ = pack.encode(i, _known(pack, block, trained, n), n)
+    return y, code, x
+
+
+def _repeat_from(
+    pack: loader.Pack, i: int, before: NDArray[np.float64], x: NDArray[np.float64], block: _Block | None, end: int, h: int
+) -> NDArray[np.float64]:
+    """`x` with what is missing at its start repeated from the last fresh period instead of the training cutoff."""
+    known = _known(pack, block, end, h)
+    column = 0
+    for name, levels in zip(pack.index["known"], pack.index["levels_of"], strict=True):
+        width = max(levels, 1)
+        for s in range(h):
+            values = known.get(name)
+            if values is not None and values[s] is not None and values[s] == values[s]:
+                break
+            x[s, column : column + width] = before[-1, column : column + width]
+        column += width
+    return x
+
+
+def _table(columns: Mapping[str, NDArray[np.generic]], levels: Sequence[int]) -> pa.Table:
+    kinds: dict[str, pa.DataType] = {
+        "series_id": pa.string(), "ds": pa.timestamp("us"), "cutoff": pa.timestamp("us"), "step": pa.int32(),
+        "y_hat": pa.float64(), **{f"{side}{level}": pa.float64() for level in levels for side in ("lo", "hi")},
+        "fallback": pa.string(), "known_repeated": pa.bool_(),
+    }  # fmt: skip
+    return pa.table({name: pa.array(columns[name], kind) if len(columns[name]) else pa.array([], kind) for name, kind in kinds.items()})

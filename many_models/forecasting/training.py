@@ -2,19 +2,42 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from many_models.errors import SeriesError, SeriesFailure
+from many_models.forecasting import combining, metrics
+from many_models.forecasting import mm_pack_v1 as loader
+from many_models.forecasting.fitting import Fits, fit_panel
+from many_models.forecasting.packs import PackModel
+from many_models.forecasting.panel import Layout, Panel, build, holidays_of, layout_of, stamps_us
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
-    import pyarrow as pa
+    from numpy.typing import NDArray
 
-    from many_models.errors import SeriesFailure
-    from many_models.forecasting.packs import PackModel
     from many_models.forecasting.spec import Prior, Spec
 
+LARGEST = 1e15
+SERIES_COLUMNS = {
+    "series_id": pa.string(), "fallback": pa.string(), "candidate": pa.string(), "weights": pa.string(),
+    "history": pa.int64(), "windows": pa.int64(), "wape": pa.float64(), "baseline_wape": pa.float64(),
+    "mase": pa.float64(), "rmsse": pa.float64(), "bias": pa.float64(), "cover80": pa.float64(),
+    "cover95": pa.float64(), "skill": pa.float64(), "accuracy": pa.float64(), "champion_wape": pa.float64(),
+    "recipe": pa.string(), "cutoff": pa.timestamp("us"),
+}  # fmt: skip
+SCORE_COLUMNS = {
+    "series_id": pa.string(), "candidate": pa.string(), "window": pa.int64(), "cutoff": pa.timestamp("us"),
+    "wape": pa.float64(), "mase": pa.float64(), "rmsse": pa.float64(), "bias": pa.float64(),
+    "abs_error": pa.float64(), "abs_actual": pa.float64(), "n": pa.int64(),
+}  # fmt: skip
 
 @dataclass(frozen=True)
 class Trained:
@@ -25,6 +48,21 @@ class Trained:
     scores: pa.Table
     failures: Sequence[SeriesFailure]
 
+@dataclass
+class Evaluation:
+    """One pass over a panel and what it says of each candidate: arrays are series × windows (× candidates) × steps."""
+
+    spec: Spec
+    layout: Layout
+    panel: Panel
+    fits: Fits
+    names: tuple[str, ...]
+    F: NDArray[np.float64]
+    Y: NDArray[np.float64]
+    mask: NDArray[np.bool_]
+    scales: tuple[NDArray[np.float64], NDArray[np.float64]]
+    fallback: list[str]
+    belief: NDArray[np.float64]
 
 def train(
     rows: pa.Table,
@@ -34,5 +72,282 @@ def train(
     champions: Mapping[str, Spec] | None = None,
     priors: Mapping[str, Prior] | None = None,
 ) -> Trained:
-    """Backtest all candidates of every series in `rows`, fit and combine them as of `cutoff`."""
-    raise NotImplementedError
+    """Backtest all candidates of every series in `rows`, fit and combine them as of `cutoff`.
+
+    `rows` as `Prepared.rows`; rows after `cutoff` are ignored. A series' result depends on its own rows only.
+    `champions` are specs of another recipe to backtest at the same cutoffs (column champion_wape); `priors` help
+    series that are too short. Raises InputError for missing columns.
+    """
+    layout_of(spec, rows)
+    rows = rows.filter(pc.less_equal(rows["ds"], pa.scalar(cutoff, pa.timestamp("us"))))
+    rows, failures = _usable(rows, spec)
+    evaluation = evaluate(rows, spec, cutoff)
+    weights = final_weights(evaluation)
+    blends, spreads = leave_one_out(evaluation)
+    model = _model(evaluation, weights, blends, priors or {})
+    champion = _champion_wape(rows, spec, cutoff, champions or {})
+    return Trained(model, _series(evaluation, weights, blends, spreads, champion, model), _scores(evaluation), failures)
+
+def _usable(rows: pa.Table, spec: Spec) -> tuple[pa.Table, list[SeriesFailure]]:
+    """Rows of the series that can be used, and the others as failures."""
+    if not len(rows):
+        return rows, []
+    y = np.asarray(rows["y"].cast(pa.float64()).to_numpy(), np.float64)
+    ds = stamps_us(rows["ds"])
+    wild = np.isinf(y) | (np.abs(np.nan_to_num(y, posinf=0, neginf=0)) > LARGEST)
+    off = loader.stamps(loader.step_number(ds, spec.frequency), spec.frequency) != ds
+    if not (wild | off).any():
+        return rows, []
+    ids = np.asarray(rows["series_id"].to_numpy(), object)
+    failures: dict[str, SeriesFailure] = {}
+    for i in np.flatnonzero(wild | off):
+        reason = (
+            f"timestamp {ds[i]} is off the frequency {spec.frequency}" if off[i]
+            else f"y is {y[i]!r} at {ds[i]}, needed a finite number below {LARGEST:g}"
+        )  # fmt: skip
+        failures.setdefault(ids[i], SeriesFailure.of(ids[i], SeriesError(ids[i], reason)))
+    keep = ~np.isin(ids.astype(str), list(failures))
+    return rows.filter(pa.array(keep)), list(failures.values())
+
+def evaluate(rows: pa.Table, spec: Spec, cutoff: datetime) -> Evaluation:
+    """All candidates of every series over the backtest windows before `cutoff`, and fitted at it."""
+    layout = layout_of(spec, rows)
+    end = int(loader.step_number(np.array([cutoff], "datetime64[us]"), spec.frequency)[0])
+    H, m = spec.horizon, spec.steps_per_season
+    panel = build(rows, layout, cutoff, end - spec.windows * H, ahead=H)
+    origins = panel.periods - 1 - H * np.arange(spec.windows, -1, -1)
+    fits = fit_panel(panel, layout, spec, origins)
+    names = tuple(n for n in loader.CANDIDATES if not spec.candidates or n in spec.candidates or n == "seasonal_naive")
+    chosen = [loader.CANDIDATES.index(name) for name in names]
+    n = len(panel.series)
+    Y, mask = np.zeros((n, spec.windows, H)), np.zeros((n, spec.windows, H), bool)
+    seen = panel.code != loader.MISSING
+    for j, origin in enumerate(origins[:-1]):
+        if origin >= 0:
+            Y[:, j] = panel.y[:, origin + 1 : origin + 1 + H]
+            # a window counts for a series that has something to learn from before it
+            mask[:, j] = seen[:, origin + 1 : origin + 1 + H] & (seen[:, : origin + 1].sum(1) >= _least(m))[:, None]
+    sold = np.array([((panel.y[i] != 0) & seen[i]).sum() / max(seen[i].sum(), 1) for i in range(n)])
+    belief = combining.beliefs(names, seen.sum(1) / m, sold) if n else np.zeros((0, len(names)))
+    if spec.candidates and "seasonal_naive" not in spec.candidates:
+        belief[:, 0] = 0.0
+        belief /= np.maximum(belief.sum(1, keepdims=True), 1e-12)
+    return Evaluation(
+        spec, layout, panel, fits, names, fits.F[:, :-1][:, :, chosen], Y, mask,
+        metrics.scales(panel.y, seen, origins[:-1], m), _fallbacks(panel, seen, m), belief,
+    )  # fmt: skip
+
+def _least(season: int) -> int:
+    """Observations below which a series is too short for any model."""
+    return max(4, min(season, 14))
+
+def _fallbacks(panel: Panel, seen: NDArray[np.bool_], season: int) -> list[str]:
+    """The step of the fallback chain each series takes, "" for a model."""
+    steps = []
+    for i in range(len(panel.series)):
+        values = panel.y[i][seen[i]]
+        if not len(values) or (values == 0).all():
+            steps.append("zero")
+        elif len(values) < _least(season):
+            steps.append("short_history")
+        elif (values == values[0]).all():
+            steps.append("constant")
+        else:
+            steps.append("")
+    return steps
+
+def final_weights(evaluation: Evaluation, leave_out: int | None = None) -> NDArray[np.float64]:
+    """Weights (series × candidates) by the evidence of all windows, or all but one."""
+    mask = evaluation.mask.copy()
+    if leave_out is not None:
+        mask[:, leave_out] = False
+    moments, windows = combining.error_moments(evaluation.F, evaluation.Y, mask)
+    return combining.simplex_weights(moments, windows, evaluation.belief)
+
+def leave_one_out(evaluation: Evaluation) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Combined forecasts of each window by the weights of the others (series × windows × steps), and their spreads."""
+    n, windows, H = evaluation.Y.shape
+    blends = np.zeros((n, windows, H))
+    for j in range(windows):
+        blends[:, j] = np.einsum("ic,ich->ih", final_weights(evaluation, j), evaluation.F[:, j])
+    spreads = np.zeros((n, windows, 3))
+    for j in range(windows):
+        mask = evaluation.mask.copy()
+        mask[:, j] = False
+        spreads[:, j] = spread(evaluation, blends, mask)
+    return blends, spreads
+
+def spread(evaluation: Evaluation, blends: NDArray[np.float64], mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Dispersion, floor and growth of each series' error (see mm_pack_v1.interval) from residuals where `mask`.
+
+    Two weeks' worth of belief in the history's own variation hold it up where there are few residuals.
+    """
+    panel = evaluation.panel
+    seen = panel.code == loader.OBSERVED
+    n = np.maximum(seen.sum(1), 1)
+    mean = np.where(seen, panel.y, 0).sum(1) / n
+    variance = np.where(seen, (panel.y - mean[:, None]) ** 2, 0).sum(1) / n
+    floor = np.maximum(0.2 * np.where(seen, np.abs(panel.y), 0).sum(1) / n, 1e-9)
+    level = np.maximum(np.abs(mean), floor)
+    before = 0.6 * variance / (level + 0.05 * level**2)
+    mu = np.maximum(np.abs(blends), floor[:, None, None])
+    error = np.where(mask, (blends - evaluation.Y) ** 2, 0).sum((1, 2))
+    size = np.where(mask, mu + 0.05 * mu**2, 0).sum((1, 2))
+    typical = 14.0 * (level + 0.05 * level**2)
+    return np.stack([(error + before * typical) / (size + typical), floor, np.full(len(n), 0.1)], 1)
+
+NORMAL = {50: 0.674, 60: 0.842, 70: 1.036, 80: 1.282, 90: 1.645, 95: 1.960, 98: 2.326, 99: 2.576}
+
+def normal_quantile(level: int) -> float:
+    """Half width in standard deviations of the central `level` per cent of a normal distribution."""
+    from statistics import NormalDist
+
+    return NormalDist().inv_cdf(0.5 + level / 200.0)
+
+def quantiles(spec: Spec, n: int) -> NDArray[np.float64]:
+    """Quantiles (series × 2 × levels) in standard deviations, normal where nothing else is known."""
+    one = [q for level in spec.levels for q in (-normal_quantile(level), normal_quantile(level))]
+    return np.tile(np.array(one), (n, 1))
+
+def _model(
+    evaluation: Evaluation, weights: NDArray[np.float64], blends: NDArray[np.float64], priors: Mapping[str, Prior]
+) -> PackModel:
+    spec, layout, panel, fits = evaluation.spec, evaluation.layout, evaluation.panel, evaluation.fits
+    n = len(panel.series)
+    conf = layout.conf()
+    full = np.zeros((n, len(loader.CANDIDATES)))
+    full[:, [loader.CANDIDATES.index(name) for name in evaluation.names]] = weights
+    fixed = np.full(n, np.nan)
+    fallback = list(evaluation.fallback)
+    seen = panel.code != loader.MISSING
+    for i, step in enumerate(fallback):
+        if step:
+            full[i] = np.eye(len(loader.CANDIDATES))[loader.CANDIDATES.index("mean")]
+        if step in ("short_history", "zero") and (prior := priors.get(panel.series[i])) is not None:
+            count = int(seen[i].sum())
+            if count < _least(spec.steps_per_season):
+                least = _least(spec.steps_per_season)
+                fixed[i] = (panel.y[i][seen[i]].sum() + (least - count) * prior.level) / least
+                fallback[i] = f"prior:{prior.origin}"
+    tail = int(conf[loader.TAIL])
+    tail_y, tail_code = np.zeros((n, tail), np.float32), np.zeros((n, tail), np.int8)
+    kept = min(tail, panel.periods)
+    tail_y[:, tail - kept :], tail_code[:, tail - kept :] = panel.y[:, -kept:], panel.code[:, -kept:]
+    days, slots, _ = holidays_of(spec.country)
+    arrays: dict[str, NDArray[np.generic]] = {
+        "cutoff": np.full(n, panel.number + panel.periods - 1, np.int64), "state": fits.state, "tail_y": tail_y,
+        "tail_code": tail_code, "coef": fits.coef.astype(np.float32), "smear": fits.smear.astype(np.float32),
+        "own": fits.own, "weights": full.astype(np.float32), "factor": np.ones(n, np.float32), "fixed": fixed,
+        "center": panel.encoding.center, "scale": panel.encoding.scale, "log": panel.encoding.log,
+        "binary": panel.encoding.binary.astype(np.int8), "last_x": panel.x[:, panel.periods - 1].astype(np.float32),
+        "spread": spread(evaluation, blends, evaluation.mask), "quantiles": quantiles(spec, n),
+        "conf": conf, "holiday_days": days, "holiday_slots": slots,
+    }  # fmt: skip
+    by_series: dict[str, dict[str, dict[str, int]]] = {}
+    for name, mapping in zip(layout.known, panel.encoding.slots, strict=True):
+        for series, levels in mapping.items():
+            by_series.setdefault(series, {})[name] = levels
+    index: dict[str, object] = {
+        "format": loader.FORMAT, "series": panel.series, "frequency": layout.frequency, "horizon": spec.horizon,
+        "known": list(layout.known), "levels_of": list(layout.levels_of), "levels": list(spec.levels),
+        "slots": by_series, "fallback": fallback, "candidates": list(loader.CANDIDATES),
+    }  # fmt: skip
+    return PackModel(index, arrays)
+
+def _champion_wape(rows: pa.Table, spec: Spec, cutoff: datetime, champions: Mapping[str, Spec]) -> dict[str, float]:
+    """WAPE of each champion's recipe at the same cutoffs, for the series whose recipe differs."""
+    groups: dict[Spec, list[str]] = {}
+    for name, champion in champions.items():
+        if champion.recipe != spec.recipe:
+            same = replace(champion, horizon=spec.horizon, windows=spec.windows, frequency=spec.frequency)
+            groups.setdefault(same, []).append(name)
+    result: dict[str, float] = {}
+    for champion, names in groups.items():
+        part = rows.filter(pc.is_in(rows["series_id"], pa.array(names, rows.schema.field("series_id").type)))
+        if not len(part) or any(name not in rows.column_names for name in champion.known):
+            continue
+        evaluation = evaluate(part, champion, cutoff)
+        blends, _ = leave_one_out(evaluation)
+        scores = metrics.window_scores(blends, evaluation.Y, evaluation.mask, *evaluation.scales)
+        for i, name in enumerate(evaluation.panel.series):
+            if scores["abs_actual"][i].sum() > 0:
+                result[name] = float(scores["abs_error"][i].sum() / scores["abs_actual"][i].sum())
+    return result
+
+def _series(
+    evaluation: Evaluation, weights: NDArray[np.float64], blends: NDArray[np.float64], spreads: NDArray[np.float64],
+    champion: Mapping[str, float], model: PackModel,
+) -> pa.Table:  # fmt: skip
+    spec, panel = evaluation.spec, evaluation.panel
+    n = len(panel.series)
+    scores = metrics.window_scores(blends, evaluation.Y, evaluation.mask, *evaluation.scales)
+    naive = metrics.window_scores(evaluation.F[:, :, 0], evaluation.Y, evaluation.mask, *evaluation.scales)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        actual = np.where(scores["abs_actual"].sum(1) > 0, scores["abs_actual"].sum(1), np.nan)
+        wape, base = scores["abs_error"].sum(1) / actual, naive["abs_error"].sum(1) / actual
+        skill = np.where(base > 0, 1.0 - wape / base, np.nan)
+    cover = _cover(evaluation, blends, spreads)
+    fallback = model.index["fallback"]
+    assert isinstance(fallback, list)
+    best = [evaluation.names[int(w.argmax())] if not step else step for w, step in zip(weights, fallback, strict=True)]
+    columns: dict[str, Sequence[object]] = {
+        "series_id": panel.series, "fallback": fallback, "candidate": best,
+        "weights": [_weights_json(evaluation.names, w, step) for w, step in zip(weights, fallback, strict=True)],
+        "history": (panel.code != loader.MISSING).sum(1).tolist(), "windows": evaluation.mask.any(2).sum(1).tolist(),
+        "wape": _nullable(wape), "baseline_wape": _nullable(base), "skill": _nullable(skill),
+        "accuracy": _nullable(1.0 - wape), "bias": _nullable(scores["error"].sum(1) / actual),
+        "mase": _nullable(metrics.mean_over_windows(scores["mase"])),
+        "rmsse": _nullable(metrics.mean_over_windows(scores["rmsse"])),
+        "cover80": _nullable(cover.get(80, np.full(n, np.nan))), "cover95": _nullable(cover.get(95, np.full(n, np.nan))),
+        "champion_wape": [champion.get(name) for name in panel.series], "recipe": [spec.recipe] * n,
+        "cutoff": [panel.ds[panel.periods - 1].astype(object)] * n,
+    }  # fmt: skip
+    return pa.table({name: pa.array(columns[name], kind) for name, kind in SERIES_COLUMNS.items()})
+
+def _cover(
+    evaluation: Evaluation, blends: NDArray[np.float64], spreads: NDArray[np.float64]
+) -> dict[int, NDArray[np.float64]]:
+    """Coverage per series and level, each window by the others' spread."""
+    spec = evaluation.spec
+    q = quantiles(spec, 1)[0]
+    n, windows, H = evaluation.Y.shape
+    bounds = np.zeros((n, windows, H, len(spec.levels), 2))
+    for i in range(n):
+        for j in range(windows):
+            bounds[i, j] = loader.interval(blends[i, j], spreads[i, j], q, spec.nonnegative, float(H))
+    return {
+        level: metrics.coverage(evaluation.Y, evaluation.mask, bounds[..., k, 0], bounds[..., k, 1], (1, 2))
+        for k, level in enumerate(spec.levels)
+    }
+
+def _weights_json(names: Sequence[str], weights: NDArray[np.float64], step: str) -> str:
+    if step:
+        return json.dumps({"mean" if step in ("short_history", "constant", "zero") else step: 1.0})
+    return json.dumps({name: round(float(w), 4) for name, w in zip(names, weights, strict=True) if w > 0})
+
+def _nullable(values: NDArray[np.float64]) -> list[float | None]:
+    return [float(v) if np.isfinite(v) else None for v in values]
+
+def _scores(evaluation: Evaluation) -> pa.Table:
+    panel, spec = evaluation.panel, evaluation.spec
+    n, windows, C, _ = evaluation.F.shape
+    parts = {name: np.zeros((n, C, windows)) for name in ("wape", "mase", "rmsse", "bias", "abs_error", "abs_actual", "n")}
+    for c in range(C):
+        found = metrics.window_scores(evaluation.F[:, :, c], evaluation.Y, evaluation.mask, *evaluation.scales)
+        for name, values in parts.items():
+            values[:, c] = found[name]
+    scored = np.broadcast_to(evaluation.mask.any(2)[:, None, :], (n, C, windows)).ravel()
+    end = panel.number + panel.periods - 1
+    cutoffs = loader.stamps(end - spec.horizon * np.arange(windows, 0, -1), spec.frequency)
+    ids = np.repeat(np.array(panel.series, object), C * windows)[scored]
+    columns: dict[str, object] = {
+        "series_id": ids, "candidate": np.tile(np.repeat(np.array(evaluation.names, object), windows), n)[scored],
+        "window": np.tile(np.arange(1, windows + 1), n * C)[scored], "cutoff": np.tile(cutoffs, n * C)[scored],
+    }  # fmt: skip
+    for name, values in parts.items():
+        flat = values.ravel()[scored]
+        columns[name] = flat.astype(np.int64) if name == "n" else pa.array(flat, mask=~np.isfinite(flat))
+    return pa.table({name: pa.array(columns[name], kind) if not isinstance(columns[name], pa.Array) else columns[name]
+                     for name, kind in SCORE_COLUMNS.items()})  # fmt: skip
+
+__all__ = ["InputError", "Trained", "train"]

@@ -1,0 +1,292 @@
+"""The compiled loops: the pack's own functions and the fit of one series over all windows in one pass.
+
+`pack` is mm_pack_v1 once more, with its functions compiled; numba caches the machine code beside the source.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import sys
+from types import ModuleType
+
+import numpy as np
+from numba import njit
+
+from many_models.forecasting import mm_pack_v1
+
+_COMPILED = (
+    "season_of", "is_closed", "advance", "prefix", "last_year", "fill", "back_to_scale", "forecast",
+)  # fmt: skip
+
+
+def _compiled_twin() -> ModuleType:
+    """A second copy of mm_pack_v1 whose loops are compiled, so that one source serves training and any client."""
+    name = "many_models.forecasting._mm_pack_v1_compiled"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, mm_pack_v1.__file__)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    for function in _COMPILED:
+        setattr(module, function, njit(cache=True, nogil=True)(getattr(module, function)))
+    return module
+
+
+pack = _compiled_twin()
+_advance, _prefix, _last_year = pack.advance, pack.prefix, pack.last_year
+_fill, _back_to_scale, _forecast, _is_closed = pack.fill, pack.back_to_scale, pack.forecast, pack.is_closed
+OBSERVED = mm_pack_v1.OBSERVED
+RAW, LOG, COUNT = mm_pack_v1.RAW, mm_pack_v1.LOG, mm_pack_v1.COUNT
+UNIT, LOG_UNIT, LOW, HIGH, NONNEGATIVE = (
+    mm_pack_v1.UNIT, mm_pack_v1.LOG_UNIT, mm_pack_v1.LOW, mm_pack_v1.HIGH, mm_pack_v1.NONNEGATIVE,
+)  # fmt: skip
+
+
+@njit(cache=True, nogil=True)
+def solve(G, g, prior, strength, n, beta):
+    """`beta` = argmin of the quadratic (G, g) plus `strength` observations' worth of belief in `prior`; False if singular.
+
+    `n` is the number of observations in G. Cholesky of G + D with D = strength × mean square of each feature.
+    """
+    p = g.size
+    A = np.empty((p, p))
+    r = np.empty(p)
+    for i in range(p):
+        s = g[i]
+        for j in range(p):
+            A[i, j] = G[i, j]
+            s -= G[i, j] * prior[j]
+        r[i] = s
+    for i in range(p):
+        A[i, i] += strength * G[i, i] / max(n, 1e-9) + 1e-6 * G[i, i] + 1e-6
+    for i in range(p):
+        for j in range(i + 1):
+            s = A[i, j]
+            for q in range(j):
+                s -= A[i, q] * A[j, q]
+            if i == j:
+                if not s > 0.0:
+                    return False
+                A[i, i] = math.sqrt(s)
+            else:
+                A[i, j] = s / A[j, j]
+    for i in range(p):
+        s = r[i]
+        for q in range(i):
+            s -= A[i, q] * r[q]
+        r[i] = s / A[i, i]
+    for i in range(p - 1, -1, -1):
+        s = r[i]
+        for q in range(i + 1, p):
+            s -= A[q, i] * r[q]
+        r[i] = s / A[i, i]
+    for i in range(p):
+        beta[i] = prior[i] + r[i]
+        if not math.isfinite(beta[i]):
+            return False
+    return True
+
+
+@njit(cache=True, nogil=True)
+def _add_gram(X, w, v, a, b, XW, G, g):
+    """G += X'wX and g += X'wv over the rows [a, b)."""
+    if b <= a:
+        return
+    p = X.shape[1]
+    for t in range(a, b):
+        wt = w[t]
+        for j in range(p):
+            XW[t, j] = X[t, j] * wt
+    A = np.dot(XW[a:b].T, X[a:b])
+    c = np.dot(XW[a:b].T, v[a:b])
+    for i in range(p):
+        g[i] += c[i]
+        for j in range(p):
+            G[i, j] += A[i, j]
+
+
+@njit(cache=True, nogil=True)
+def _smear(X, y, w, a, b, beta, way, own):
+    """Σ y / Σ forecast over the rows [a, b), shrunk towards 1 by ten rows."""
+    sy = 0.0
+    sf = 0.0
+    n = 0.0
+    cap = own[HIGH]
+    for t in range(a, b):
+        if w[t] > 0.0:
+            e = 0.0
+            for j in range(beta.size):
+                e += X[t, j] * beta[j]
+            sy += y[t]
+            sf += min(max(_back_to_scale(e, way, 1.0, own), own[LOW]), cap)
+            n += 1.0
+    if n == 0.0 or sf <= 0.0 or sy <= 0.0:
+        return 1.0
+    extra = 10.0 * sy / n
+    return min(max((sy + extra) / (sf + extra), 0.25), 4.0)
+
+
+@njit(cache=True, nogil=True)
+def _bounds(y, code, a, b, own):
+    """What a forecast may be: what the series has done up to `b`, and as much again."""
+    low = math.inf
+    high = -math.inf
+    for t in range(a, b):
+        if code[t] == OBSERVED:
+            low = min(low, y[t])
+            high = max(high, y[t])
+    if high < low:
+        low, high = 0.0, 0.0
+    spread = high - min(low, 0.0)
+    own[HIGH] = high + spread
+    own[LOW] = 0.0 if own[NONNEGATIVE] != 0.0 else min(low, 0.0) - 0.5 * spread
+
+
+@njit(cache=True, nogil=True)
+def _irls(X, y, w0, a, b, beta, prior, strength, rounds, own, XW, w, v):
+    """Quasi-Poisson by iteratively reweighted least squares over the rows [a, b); False when it does not converge.
+
+    Variance μ + 0.08 μ² (a usual overdispersion of retail counts); log link, offset the unit.
+    """
+    p = beta.size
+    top = math.log(max(own[HIGH] / own[UNIT], 1e-6)) + 0.7
+    new = np.empty(p)
+    G = np.empty((p, p))
+    g = np.empty(p)
+    for _ in range(rounds):
+        G[:] = 0.0
+        g[:] = 0.0
+        n = 0.0
+        for t in range(a, b):
+            n += w0[t]
+            if w0[t] > 0.0:
+                e = 0.0
+                for j in range(p):
+                    e += X[t, j] * beta[j]
+                e = min(max(e, -6.0), top)
+                mu = math.exp(e)
+                w[t] = w0[t] * mu / (1.0 + 0.08 * mu * own[UNIT])
+                v[t] = e + (max(y[t], 0.0) / own[UNIT] - mu) / mu
+            else:
+                w[t] = 0.0
+                v[t] = 0.0
+        _add_gram(X, w, v, a, b, XW, G, g)
+        if not solve(G, g, prior, strength, n, new):
+            return False
+        for j in range(p):
+            beta[j] = new[j]
+    return True
+
+
+@njit(cache=True, nogil=True)
+def fit_series(
+    y, code, ph, hol, C, x, binary, steps, first, origins, conf, own, prior, strength, recent, decay, F, B, smear, S
+):
+    """One series: state, features and all fits in one pass over time, forecasts at every origin.
+
+    `origins` (ascending places of the last period known; the last one is the final fit), `steps` the horizon that
+    each target place trains, `recent` how many places the Poisson fit looks back,
+    `decay` after how many places an observation counts 1/e. Writes F (origins × candidates ×
+    horizon), and of the last origin B (3 × features), smear (3) and S.
+    """
+    H = F.shape[2]
+    p = B.shape[1]
+    T = origins[origins.size - 1] + 1
+    m = int(conf[mm_pack_v1.SEASON])
+    nc = int(conf[mm_pack_v1.CALENDAR])
+    X = np.zeros((3, T, p), np.float32)
+    XW = np.empty((T, p), np.float32)
+    z = np.zeros((2, T), np.float32)
+    w = np.zeros(T, np.float32)
+    ww = np.zeros(T, np.float32)
+    v = np.zeros(T, np.float32)
+    P = np.zeros((T + 1, 3))
+    _prefix(y[:T], code[:T], own, P)
+    ly = np.zeros(3)
+    xs = np.empty(p)
+    G = np.zeros((2, p, p))
+    g = np.zeros((2, p))
+    beta = np.empty(p)
+    warmer = np.empty(p)
+    S[:] = 0.0
+    done = first
+    f = 0
+    glm = False
+    warm = min(m, 14)
+    for o in range(first, T):
+        _advance(S, y[o], code[o], ph[o], hol[o], x[o], binary, conf, own)
+        if o - first >= warm:
+            for h in range(1, H + 1):
+                t = o + h
+                if t < T and steps[t] == h and code[t] == OBSERVED:
+                    _last_year(P, o, t, conf, ly)
+                    for way in range(3):
+                        _fill(xs, S, way, ph[t], h, C[t], x[t], ly, conf)
+                        for j in range(p):
+                            X[way, t, j] = xs[j]
+                    w[t] = math.exp((t - T) / decay)
+                    z[0, t] = y[t] / own[UNIT]
+                    z[1, t] = math.log1p(max(y[t], 0.0) / own[LOG_UNIT])
+        if o != origins[f]:
+            continue
+        _bounds(y, code, first, o + 1, own)
+        n = 0
+        for t in range(first, o + 1):
+            if w[t] > 0.0:
+                n += 1
+        for way in range(3):
+            B[way, :] = math.nan
+            smear[way] = 1.0
+        for way in range(2):
+            _add_gram(X[way], w, z[way], done, o + 1, XW, G[way], g[way])
+        done = o + 1
+        if n >= 8:
+            for way in range(2):
+                if solve(G[way], g[way], prior[way], strength[way], G[way, nc, nc], beta):
+                    B[way] = beta
+            back = max(first, o + 1 - recent)
+            if not math.isnan(B[LOG, 0]):
+                smear[LOG] = _smear(X[LOG], y, w, back, o + 1, B[LOG], LOG, own)
+            if P[o + 1, 0] > 0.0:
+                if not glm:
+                    beta[:] = prior[COUNT]
+                else:
+                    beta[:] = warmer
+                if _irls(X[COUNT], y, w, back, o + 1, beta, prior[COUNT], strength[COUNT], 2 if glm else 4, own, XW, ww, v):
+                    warmer[:] = beta
+                    glm = True
+                    B[COUNT] = beta
+                    smear[COUNT] = _smear(X[COUNT], y, w, back, o + 1, beta, COUNT, own)
+                else:
+                    glm = False
+        _forecast(S, y, code, P, o, ph, hol, C, x, binary, B, smear, conf, own, H, F[f], xs)
+        f += 1
+
+
+@njit(cache=True, nogil=True)
+def classify(y, code, ph, hol, x, binary, first, conf, own, longest, S):
+    """Mark in `code` the zeros of closed periods and of stock-outs, each judged by nothing later than itself.
+
+    A zero is closed where `is_closed` says so. A run of zeros is a stock-out from the period on at which so many in a
+    row are implausible (chance below 1e-4 at the share of sold periods before the run), for at most `longest` periods.
+    """
+    m = int(conf[mm_pack_v1.SEASON])
+    S[:] = 0.0
+    run = 0
+    share = 0.0
+    for t in range(first, y.size):
+        if code[t] == OBSERVED and y[t] == 0.0:
+            if _is_closed(S, ph[t], hol[t], x[t], binary, conf):
+                code[t] = mm_pack_v1.CLOSED
+            else:
+                if run == 0:
+                    share = S[2 * (4 + m)] if S[S.size - 1] >= 14.0 else 0.0
+                run += 1
+                if 2 <= run <= longest and -run * math.log(1.0 - share + 1e-3) > 9.2:
+                    code[t] = mm_pack_v1.STOCK_OUT
+        elif code[t] == OBSERVED:
+            run = 0
+        _advance(S, y[t], code[t], ph[t], hol[t], x[t], binary, conf, own)

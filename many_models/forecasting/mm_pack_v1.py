@@ -1,0 +1,644 @@
+"""Loader of a pack of forecasting models, format 1: numpy only, travels inside the pack.
+
+The functions up to `forecast` are plain loops over one series: the package compiles them, a client that has only this
+file runs them as they are. `conf` is a float64 vector whose places are named below, `own` one of a series.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import pathlib
+
+import numpy as np
+
+FORMAT = 1
+LOADER = "mm_pack_v1"
+
+# Places in `conf`: what a frequency and a spec fix.
+TAU, ALPHA, GAIN_SEASON, GAIN_ODDS, GAIN_SIZE = 0, 4, 7, 8, 9
+HALF, REFERENCE, HORIZON, SEASON, YEAR, WINDOW, SEASONS, CALENDAR, COVARIATES, SLOTS, TAIL = range(10, 21)
+CONF_SIZE = 21
+# Places in `own`: what the first history of a series fixes.
+UNIT, LOG_UNIT, ADDITIVE, LOW, HIGH, NONNEGATIVE = range(6)
+OWN_SIZE = 6
+# Ways to look at a series, in the order of the rows of coefficients.
+RAW, LOG, COUNT = 0, 1, 2
+DYNAMIC = 10
+CANDIDATES = (
+    "seasonal_naive",
+    "mean",
+    "seasonal_mean",
+    "smoothing_slow",
+    "smoothing_medium",
+    "smoothing_fast",
+    "intermittent",
+    "ridge_raw",
+    "ridge_log",
+    "poisson",
+)
+MISSING, OBSERVED, CLOSED, STOCK_OUT = 0, 1, 2, 3
+
+
+def state_size(m: int, k: int, slots: int) -> int:
+    """Length of the state of a series with season `m`, `k` covariate columns and `slots` holidays."""
+    return 2 * (4 + m) + 1 + (m + 3) + 2 + m + k + 4 * k + 2 * slots + 1
+
+
+def width(nc: int, k: int) -> int:
+    """Number of linear features with `nc` calendar columns and `k` covariate columns."""
+    return nc + DYNAMIC + 3 * k
+
+
+def season_of(S, ph, own, m):
+    """The seasonal factor (or, for series with negatives, deviation) of a phase, shrunk while seasons are few."""
+    es = 2 * (4 + m) + 1
+    n = S[S.size - 1]
+    none = 0.0 if own[ADDITIVE] != 0.0 else 1.0
+    if m < 2 or n < 2.0 * m:
+        return none
+    mean = 0.0
+    for i in range(m):
+        mean += S[es + i]
+    mean /= m
+    trust = 1.0 / (1.0 + 2.0 / (n / m + 1.0))
+    if own[ADDITIVE] != 0.0:
+        return trust * (S[es + ph] - mean)
+    return none if mean <= 0.0 else max(1.0 + trust * (S[es + ph] / mean - 1.0), 0.0)
+
+
+def is_closed(S, ph, hol, x, binary, conf):
+    """Whether all that was seen says that nothing is sold in such a period: same phase, holiday or flag always zero."""
+    m = int(conf[SEASON])
+    k = int(conf[COVARIATES])
+    nz = S[2 * (4 + m)]
+    if nz < 0.3:
+        return False
+    surprise = -math.log(1.0 - nz + 1e-3)
+    zc = 2 * (4 + m) + 1 + m + 3 + 2
+    if 1 < m <= 31 and S[zc + ph] >= 4.0 and S[zc + ph] * surprise > 9.2:
+        return True
+    cnt = zc + m + k
+    for j in range(k):
+        if binary[j] != 0:
+            c = cnt + 4 * j + (2 if x[j] > 0.5 else 0)
+            if S[c] >= 4.0 and S[c + 1] <= 0.01 * S[c] and S[c] * surprise > 9.2:
+                return True
+    if hol >= 0:
+        c = cnt + 4 * k + 2 * hol
+        if S[c] >= 2.0 and S[c + 1] == 0.0 and S[c] * surprise > 5.0:
+            return True
+    return False
+
+
+def advance(S, y, code, ph, hol, x, binary, conf, own):
+    """Move the state `S` over one period: value `y` with its `code`, phase, holiday slot and covariates."""
+    m = int(conf[SEASON])
+    k = int(conf[COVARIATES])
+    i_nz = 2 * (4 + m)
+    es = i_nz + 1
+    tsb = es + m + 3
+    zc = tsb + 2
+    cov = zc + m
+    cnt = cov + k
+    last = S.size - 1
+    n = S[last]
+    for j in range(k):
+        S[cov + j] += (1.0 / conf[TAU + 2] if n > conf[TAU + 2] else 1.0 / (n + 1.0)) * (x[j] - S[cov + j])
+    if code == MISSING or code == STOCK_OUT:
+        return
+    zero = y == 0.0
+    S[zc + ph] = S[zc + ph] + 1.0 if zero else 0.0
+    for j in range(k):
+        if binary[j] != 0:
+            c = cnt + 4 * j + (2 if x[j] > 0.5 else 0)
+            S[c] += 1.0
+            if not zero:
+                S[c + 1] += 1.0
+    if hol >= 0:
+        c = cnt + 4 * k + 2 * hol
+        S[c] += 1.0
+        if not zero:
+            S[c + 1] += 1.0
+    if code == CLOSED:
+        return
+    gw = max(conf[GAIN_SEASON], 1.0 / (n // m + 2.0))
+    for s in range(2):
+        b = s * (4 + m)
+        z = y / own[UNIT] if s == 0 else math.log1p(max(y, 0.0) / own[LOG_UNIT])
+        r = z - S[b + 4 + ph]
+        if n >= 1.0 and m > 1:
+            S[b + 4 + ph] += gw * (z - S[b + 1] - S[b + 4 + ph])
+        for i in range(4):
+            S[b + i] += max(1.0 / conf[TAU + i], 1.0 / (n + 1.0)) * (r - S[b + i])
+    S[i_nz] += max(1.0 / conf[TAU + 2], 1.0 / (n + 1.0)) * ((0.0 if zero else 1.0) - S[i_nz])
+    v = y / own[UNIT]
+    w = season_of(S, ph, own, m)
+    for j in range(3):
+        a = max(conf[ALPHA + j], 1.0 / (n + 1.0))
+        if own[ADDITIVE] != 0.0:
+            S[es + m + j] += a * (v - w - S[es + m + j])
+        else:
+            S[es + m + j] = max(S[es + m + j] + a * (v - S[es + m + j] * w), 0.0)
+    if n == 0.0:
+        for i in range(m):
+            S[es + i] = v
+    S[es + ph] += max(conf[GAIN_SEASON], 1.0 / (n // m + 1.0)) * (v - S[es + ph])
+    g = max(conf[GAIN_ODDS], 1.0 / (n + 1.0))
+    if zero:
+        S[tsb] -= g * S[tsb]
+    else:
+        S[tsb] += g * (1.0 - S[tsb])
+        S[tsb + 1] += (1.0 if S[tsb + 1] == 0.0 else conf[GAIN_SIZE]) * (v - S[tsb + 1])
+    S[last] = n + 1.0
+
+
+def prefix(y, code, own, P):
+    """Running sums over a history: `P[:, 0]` of y / unit, `P[:, 1]` of the log scale, `P[:, 2]` of what was observed."""
+    P[0, 0] = 0.0
+    P[0, 1] = 0.0
+    P[0, 2] = 0.0
+    for t in range(y.size):
+        P[t + 1, 0] = P[t, 0]
+        P[t + 1, 1] = P[t, 1]
+        P[t + 1, 2] = P[t, 2]
+        if code[t] == OBSERVED:
+            P[t + 1, 0] += y[t] / own[UNIT]
+            P[t + 1, 1] += math.log1p(max(y[t], 0.0) / own[LOG_UNIT])
+            P[t + 1, 2] += 1.0
+
+
+def last_year(P, o, t, conf, out):
+    """How the series moved a year ago between the periods that stand for `o` and `t`: raw, log, log of means."""
+    out[0] = 0.0
+    out[1] = 0.0
+    out[2] = 0.0
+    year = int(conf[YEAR])
+    half = int(conf[HALF])
+    ref = int(conf[REFERENCE])
+    back = year
+    while t - back + half > o:
+        back += year
+    a = t - back - half
+    b = t - back + half + 1
+    ra = o - back - ref + 1
+    rb = o - back + 1
+    if ra < 0:
+        return
+    n = P[b, 2] - P[a, 2]
+    rn = P[rb, 2] - P[ra, 2]
+    if n < 0.5 * (b - a) or rn < 0.5 * ref:
+        return
+    u = (P[b, 0] - P[a, 0]) / n
+    v = (P[rb, 0] - P[ra, 0]) / rn
+    out[0] = u - v
+    out[1] = (P[b, 1] - P[a, 1]) / n - (P[rb, 1] - P[ra, 1]) / rn
+    out[2] = min(max(math.log(max(u, 0.0) + 0.1) - math.log(max(v, 0.0) + 0.1), -2.0), 2.0)
+
+
+def fill(X, S, way, ph, h, calendar, x, ly, conf):
+    """The linear features of a target `h` steps after the state `S`, written to `X`: calendar, dynamics, covariates."""
+    m = int(conf[SEASON])
+    nc = int(conf[CALENDAR])
+    k = int(conf[COVARIATES])
+    b = (4 + m) if way == LOG else 0
+    l0 = S[b]
+    l1 = S[b + 1]
+    l2 = S[b + 2]
+    l3 = S[b + 3]
+    w = S[b + 4 + ph]
+    if way == COUNT:
+        l0 = math.log(max(l0, 0.0) + 0.03)
+        l1 = math.log(max(l1, 0.0) + 0.03)
+        l2 = math.log(max(l2, 0.0) + 0.03)
+        l3 = math.log(max(l3, 0.0) + 0.03)
+        w = math.log(max(S[2] + w, 0.0) + 0.03) - l2
+    for j in range(nc):
+        X[j] = calendar[j]
+    f = min(h / conf[HORIZON], 1.0)
+    X[nc] = 1.0
+    X[nc + 1] = l0 - l1
+    X[nc + 2] = l1 - l2
+    X[nc + 3] = l2 - l3
+    X[nc + 4] = l3
+    X[nc + 5] = (l0 - l1) * f
+    X[nc + 6] = (l1 - l2) * f
+    X[nc + 7] = w
+    X[nc + 8] = ly[way]
+    X[nc + 9] = S[2 * (4 + m)] - 0.5
+    cov = 2 * (4 + m) + 1 + m + 3 + 2 + m
+    c = nc + DYNAMIC
+    for j in range(k):
+        X[c] = x[j]
+        X[c + 1] = x[j] - S[cov + j]
+        X[c + 2] = x[j] * (l2 - (0.7 if way == LOG else 0.0)) if way != COUNT else x[j] * f
+        c += 3
+
+
+def back_to_scale(e, way, smear, own):
+    """A linear predictor `e` in the units of the series."""
+    if way == RAW:
+        return e * own[UNIT]
+    if way == LOG:
+        return own[LOG_UNIT] * math.expm1(min(e, 40.0)) * smear
+    return own[UNIT] * math.exp(min(max(e, -20.0), 30.0)) * smear
+
+
+def forecast(S, y, code, P, o, ph, hol, C, x, binary, B, smear, conf, own, H, F, X):
+    """Forecasts of every candidate for the periods o + 1 … o + H after the state `S` at `o`, written to `F`.
+
+    `y`, `code` and `P` (running sums) hold the history up to `o` at the same places as `ph`, `hol`, `C` and `x` hold
+    the calendar and covariates of past and future. `B` (3 × features) are coefficients, NaN where not fitted: such a
+    candidate repeats the medium smoothing.
+    """
+    m = int(conf[SEASON])
+    es = 2 * (4 + m) + 1
+    tsb = es + m + 3
+    unit = own[UNIT]
+    ly = np.zeros(3)
+    s = 0.0
+    n = 0
+    oldest = max(0, o + 1 - int(conf[TAIL]))
+    t = o
+    while t >= oldest and n < int(conf[WINDOW]):
+        if code[t] == OBSERVED:
+            s += y[t]
+            n += 1
+        t -= 1
+    mean = s / max(n, 1)
+    for i in range(H):
+        t = o + 1 + i
+        last_year(P, o, t, conf, ly)
+        naive = mean
+        got = 0
+        s = 0.0
+        back = m * (i // m + 1)
+        tries = 0
+        while tries < 2 * int(conf[SEASONS]) and got < int(conf[SEASONS]) and t - back >= oldest:
+            if code[t - back] == OBSERVED or code[t - back] == CLOSED:
+                if got == 0:
+                    naive = y[t - back]
+                s += y[t - back]
+                got += 1
+            back += m
+            tries += 1
+        F[0, i] = naive
+        F[1, i] = mean
+        F[2, i] = s / got if got > 0 else mean
+        w = season_of(S, ph[t], own, m)
+        for j in range(3):
+            F[3 + j, i] = (S[es + m + j] + w if own[ADDITIVE] != 0.0 else S[es + m + j] * w) * unit
+        F[6, i] = S[tsb] * S[tsb + 1] * unit
+        for way in range(3):
+            F[7 + way, i] = F[4, i]
+            if not math.isnan(B[way, 0]):
+                fill(X, S, way, ph[t], i + 1, C[t], x[t], ly, conf)
+                e = 0.0
+                for j in range(B.shape[1]):
+                    e += X[j] * B[way, j]
+                F[7 + way, i] = back_to_scale(e, way, smear[way], own)
+        closed = is_closed(S, ph[t], hol[t], x[t], binary, conf)
+        for c in range(F.shape[0]):
+            v = F[c, i]
+            if not math.isfinite(v):
+                v = mean
+            F[c, i] = 0.0 if closed else min(max(v, own[LOW]), own[HIGH])
+
+
+# --- Time ------------------------------------------------------------------------------------------------------------
+def step_number(ds: np.ndarray, frequency: str) -> np.ndarray:
+    """Whole periods since 1970 of datetime64 stamps, int64."""
+    unit = _unit(frequency)
+    if unit == "h":
+        return ds.astype("datetime64[h]").astype(np.int64)
+    days = ds.astype("datetime64[D]")
+    if unit == "B":
+        return np.busday_count(np.datetime64("1970-01-01"), days, weekmask="1111100").astype(np.int64)
+    if unit == "D":
+        return days.astype(np.int64)
+    if unit == "W":
+        return (days.astype(np.int64) - _anchor_day(frequency)) // 7
+    months = ds.astype("datetime64[M]").astype(np.int64)
+    each = {"M": 1, "Q": 3, "Y": 12}[unit]
+    return (months - _anchor_month(frequency)) // each
+
+
+def stamps(number: np.ndarray, frequency: str) -> np.ndarray:
+    """The inverse of `step_number`, datetime64[us]."""
+    unit = _unit(frequency)
+    number = np.asarray(number, np.int64)
+    if unit == "h":
+        out = number.astype("datetime64[h]")
+    elif unit == "B":
+        out = np.busday_offset(np.datetime64("1970-01-01"), number, roll="forward", weekmask="1111100")
+    elif unit == "D":
+        out = number.astype("datetime64[D]")
+    elif unit == "W":
+        out = (number * 7 + _anchor_day(frequency)).astype("datetime64[D]")
+    else:
+        each = {"M": 1, "Q": 3, "Y": 12}[unit]
+        months = number * each + _anchor_month(frequency)
+        ends = frequency.split("-")[0] in ("ME", "QE", "YE", "M", "Q", "Y", "A")
+        out = (months + ends).astype("datetime64[M]").astype("datetime64[D]") - ends
+    return out.astype("datetime64[us]")
+
+
+def _unit(frequency: str) -> str:
+    head = frequency.split("-")[0]
+    return {"H": "h", "MS": "M", "ME": "M", "QS": "Q", "QE": "Q", "YS": "Y", "YE": "Y", "A": "Y", "AS": "Y"}.get(head, head)
+
+
+def _anchor_day(frequency: str) -> int:
+    day = frequency.split("-")[1] if "-" in frequency else "SUN"
+    return ("THU", "FRI", "SAT", "SUN", "MON", "TUE", "WED").index(day)  # 1970-01-01 was a Thursday
+
+
+def _anchor_month(frequency: str) -> int:
+    names = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
+    unit = _unit(frequency)
+    if unit == "M":
+        return 0
+    head = frequency.split("-")[0]
+    ends = head in ("QE", "YE", "Q", "Y", "A")
+    month = names.index(frequency.split("-")[1]) if "-" in frequency else (11 if ends else 0)
+    return month % (3 if unit == "Q" else 12)
+
+
+def phases(ds: np.ndarray, frequency: str, season: int) -> np.ndarray:
+    """Where in the season each stamp stands, int64 in [0, season)."""
+    unit = _unit(frequency)
+    days = ds.astype("datetime64[D]").astype(np.int64)
+    if unit in ("D", "B") and season == 7:
+        return (days + 3) % 7
+    if unit == "B" and season == 5:
+        return np.minimum((days + 3) % 7, 4)
+    if unit == "h" and season == 24:
+        return ds.astype("datetime64[h]").astype(np.int64) % 24
+    if unit == "W" and season == 52:
+        return np.minimum(_day_of_year(ds) // 7, 51)
+    return step_number(ds, frequency) % season
+
+
+def _day_of_year(ds: np.ndarray) -> np.ndarray:
+    return (ds.astype("datetime64[D]") - ds.astype("datetime64[Y]").astype("datetime64[D]")).astype(np.int64)
+
+
+def calendar(ds: np.ndarray, frequency: str, season: int, days: np.ndarray, slots: np.ndarray, n_slots: int):
+    """Calendar features (periods × columns, float32) and holiday slot (int64, -1 for none) of stamps.
+
+    `days` (days since 1970, sorted) and `slots` are the holidays; the columns are season, year, month, holidays.
+    """
+    unit = _unit(frequency)
+    ph = phases(ds, frequency, season)
+    columns = [(ph == i).astype(float) for i in range(season - 1)] if season <= 31 else []
+    day = ds.astype("datetime64[D]").astype(np.int64)
+    if unit == "h":
+        columns += [((day + 3) % 7 == i).astype(float) for i in range(6)]
+    doy = _day_of_year(ds)
+    if unit in ("h", "D", "B", "W"):
+        for k in (1, 2, 3, 4):
+            columns += [np.sin(2 * np.pi * k * doy / 365.25), np.cos(2 * np.pi * k * doy / 365.25)]
+    if unit in ("D", "B"):
+        dom = (ds.astype("datetime64[D]") - ds.astype("datetime64[M]").astype("datetime64[D]")).astype(int)
+        columns += [np.sin(2 * np.pi * dom / 30.4), np.cos(2 * np.pi * dom / 30.4)]
+        left = 358 - doy
+        columns += [np.where((left >= 0) & (left < 24), 1.0 - left / 24.0, 0.0), (doy > 359).astype(float)]
+    number = step_number(ds, frequency)
+    per_year = {"h": 8766.0, "D": 365.25, "B": 261.0, "W": 52.18, "M": 12.0, "Q": 4.0, "Y": 1.0}[unit]
+    columns.append(number / per_year / 10.0 - 5.0)
+    slot = np.full(len(ds), -1, np.int64)
+    if n_slots and len(days) and unit in ("h", "D", "B"):
+        at = np.clip(np.searchsorted(days, day), 0, len(days) - 1)
+        slot = np.where(days[at] == day, slots[at], -1)
+        columns += [(slot == i).astype(float) for i in range(n_slots)]
+        columns += [np.isin(day + back, days).astype(float) for back in (1, 2, -1)]
+    elif n_slots and len(days) and unit == "W":
+        near = day[:, None] - days[None, :]
+        for i in range(n_slots):
+            columns.append(((near >= 0) & (near < 7) & (slots == i)).any(1).astype(float))
+        columns.append(((near >= -7) & (near < 0)).any(1).astype(float))
+    return np.stack(columns, 1).astype(np.float32), slot, ph
+
+
+# --- The pack --------------------------------------------------------------------------------------------------------
+PER_SERIES = (
+    "cutoff", "state", "tail_y", "tail_code", "coef", "smear", "own", "weights", "factor", "fixed", "center", "scale",
+    "log", "binary", "last_x", "spread", "quantiles",
+)  # fmt: skip
+SHARED = ("conf", "holiday_days", "holiday_slots")
+
+
+class Pack:
+    """Models of `index["series"]`, row by row in `arrays`; `loops` is this module or a compiled copy of it."""
+
+    def __init__(self, index, arrays, loops=None):
+        self.index, self.arrays = index, arrays
+        self.loops = loops
+        self.row = {name: i for i, name in enumerate(index["series"])}
+        self.levels = [int(level) for level in index["levels"]]
+        self._calendars = {}
+
+    def cutoff_of(self, i):
+        """The training cutoff of row `i`, datetime64[us]."""
+        return stamps(self.arrays["cutoff"][i : i + 1], self.index["frequency"])[0]
+
+    def calendar(self, after, h):
+        """Stamps, features, holiday slots and phases of the `h` periods after step number `after`."""
+        key = (int(after), int(h))
+        if key not in self._calendars:
+            if len(self._calendars) > 64:
+                self._calendars.clear()
+            ds = stamps(np.arange(after + 1, after + 1 + h), self.index["frequency"])
+            C, hol, ph = calendar(
+                ds, self.index["frequency"], int(self.arrays["conf"][SEASON]), self.arrays["holiday_days"],
+                self.arrays["holiday_slots"], int(self.arrays["conf"][SLOTS]),
+            )  # fmt: skip
+            self._calendars[key] = (ds, C, hol, ph)
+        return self._calendars[key]
+
+    def encode(self, i, known, h):
+        """Covariate columns (h × columns) of row `i` from raw `known` (name → h values, None where missing).
+
+        A missing value repeats the one before it; second result: where that was done, bool (h,).
+        """
+        a = self.arrays
+        x = np.tile(a["last_x"][i], (h, 1)).astype(float)
+        repeated = np.zeros(h, bool)
+        j = 0
+        for name, levels in zip(self.index["known"], self.index["levels_of"]):
+            values = known.get(name)
+            before = a["last_x"][i][j : j + max(levels, 1)].astype(float)
+            slots = self.index["slots"].get(self.index["series"][i], {}).get(name, {})
+            for s in range(h):
+                value = None if values is None else values[s]
+                if value is None or value != value:
+                    repeated[s] = repeated[s] or (values is None or levels == 0)
+                    if values is not None and levels > 0:
+                        before = np.zeros(levels)
+                elif levels:
+                    before = np.zeros(levels)
+                    if str(value) in slots:
+                        before[slots[str(value)]] = 1.0
+                else:
+                    v = float(value)
+                    if a["log"][i, j]:
+                        v = math.log(max(v, 1e-9))
+                    v = (v - a["center"][i, j]) / a["scale"][i, j]
+                    before = np.array([min(max(v, -20.0), 20.0)])
+                x[s, j : j + max(levels, 1)] = before
+            j += max(levels, 1)
+        return x, repeated
+
+    def roll(self, i, y, code, x):
+        """State, last values and bounds of row `i` after further periods `y` (float), `code` (int8), `x` (columns)."""
+        f = self.loops
+        a = self.arrays
+        S, own = a["state"][i].astype(float), a["own"][i].astype(float)
+        n = len(y)
+        _, _, hol, ph = self.calendar(a["cutoff"][i], n) if n else (None, None, None, None)
+        binary = a["binary"][i].astype(np.int64)
+        for t in range(n):
+            f.advance(S, float(y[t]), int(code[t]), int(ph[t]), int(hol[t]), x[t], binary, a["conf"], own)
+            if code[t] == OBSERVED and y[t] > 0:
+                own[HIGH] = max(own[HIGH], 2.0 * y[t])
+            if code[t] == OBSERVED and y[t] < 0 and not own[NONNEGATIVE]:
+                own[LOW] = min(own[LOW], 1.5 * y[t])
+        R = a["tail_y"].shape[1]
+        tail = np.concatenate([a["tail_y"][i].astype(float), np.asarray(y, float)])[-R:]
+        codes = np.concatenate([a["tail_code"][i], np.asarray(code, np.int8)])[-R:]
+        return S, own, tail, codes
+
+    def candidates(self, i, h, x, fresh=None):
+        """Forecasts (candidates × h) of row `i` for the h periods after its cutoff, or after `fresh` (y, code, x)."""
+        f = self.loops
+        a = self.arrays
+        fresh = fresh or (np.zeros(0), np.zeros(0, np.int8), np.zeros((0, a["last_x"].shape[1])))
+        S, own, tail, codes = self.roll(i, *fresh)
+        R, k = len(tail), a["last_x"].shape[1]
+        _, C, hol, ph = self.calendar(a["cutoff"][i] + len(fresh[0]), h)
+        y, code = np.concatenate([tail, np.zeros(h)]), np.concatenate([codes, np.zeros(h, np.int8)])
+        P = np.zeros((R + 1, 3))
+        f.prefix(tail, codes, own, P)
+        pad = np.zeros(R, np.int64)
+        F = np.zeros((len(CANDIDATES), h))
+        f.forecast(
+            S, y, code, P, R - 1, np.concatenate([pad, ph]), np.concatenate([pad, hol]),
+            np.concatenate([np.zeros((R, C.shape[1]), np.float32), C]), np.concatenate([np.zeros((R, k)), x]),
+            a["binary"][i].astype(np.int64), a["coef"][i].astype(float), a["smear"][i].astype(float), a["conf"], own, h, F,
+            np.empty(a["coef"].shape[2]),
+        )  # fmt: skip
+        return F, own
+
+    def forecast(self, i, h, x, fresh=None):
+        """Point forecast (h,) and bounds (h × levels × 2) of row `i`; see `candidates`."""
+        a = self.arrays
+        if math.isfinite(a["fixed"][i]):
+            point = np.full(h, float(a["fixed"][i]))
+            own = a["own"][i]
+        else:
+            F, own = self.candidates(i, h, x, fresh)
+            point = np.clip(a["weights"][i].astype(float) @ F * float(a["factor"][i]), own[LOW], own[HIGH])
+        return point, interval(point, a["spread"][i], a["quantiles"][i], bool(own[NONNEGATIVE]), float(a["conf"][HORIZON]))
+
+    def table(self, rows):
+        """Columns of forecasts: `rows` holds (row, cutoff stamp, steps wanted, point, bounds, repeated) per series."""
+        out = {name: [] for name in ("series_id", "ds", "cutoff", "step", "y_hat", "fallback", "known_repeated")}
+        bounds = {f"{side}{level}": [] for level in self.levels for side in ("lo", "hi")}
+        for i, cutoff, steps, point, bound, repeated in rows:
+            number = step_number(np.array([cutoff]), self.index["frequency"])[0]
+            out["series_id"].append(np.full(len(steps), self.index["series"][i], object))
+            out["ds"].append(stamps(number + steps, self.index["frequency"]))
+            out["cutoff"].append(np.full(len(steps), cutoff, "datetime64[us]"))
+            out["step"].append(np.asarray(steps, np.int32))
+            out["y_hat"].append(point[steps - 1])
+            out["fallback"].append(np.full(len(steps), self.index["fallback"][i], object))
+            out["known_repeated"].append(repeated[steps - 1])
+            for j, level in enumerate(self.levels):
+                bounds[f"lo{level}"].append(bound[steps - 1, j, 0])
+                bounds[f"hi{level}"].append(bound[steps - 1, j, 1])
+        names = ["series_id", "ds", "cutoff", "step", "y_hat", *bounds, "fallback", "known_repeated"]
+        return {name: np.concatenate({**out, **bounds}[name]) if rows else np.zeros(0) for name in names}
+
+    def predict(self, df, params=None):
+        """Forecasts of the rows of `df` (series_id, ds, known columns): the frame's rows in their order, with columns
+        cutoff, step, y_hat, bounds, fallback, known_repeated. Raises KeyError for a series that is not in the pack.
+        """
+        import pandas as pd
+
+        df = df.reset_index(drop=True)
+        if unknown := sorted(set(df["series_id"]) - set(self.row)):
+            raise KeyError(f"not in this pack: {', '.join(unknown[:5])}; it holds {len(self.row)} series")
+        parts = []
+        for name, group in df.groupby("series_id", sort=False):
+            i = self.row[name]
+            number = step_number(group["ds"].to_numpy("datetime64[us]"), self.index["frequency"])
+            steps = number - int(self.arrays["cutoff"][i])
+            if steps.min() < 1:
+                raise ValueError(f"series {name!r}: ds must be after its cutoff {self.cutoff_of(i)}")
+            h = int(steps.max())
+            known = {}
+            for column in self.index["known"]:
+                if column in group:
+                    known[column] = [None] * h
+                    for s, value in zip(steps, group[column]):
+                        known[column][s - 1] = value
+            x, repeated = self.encode(i, known, h)
+            point, bound = self.forecast(i, h, x)
+            part = pd.DataFrame(self.table([(i, self.cutoff_of(i), steps, point, bound, repeated)]))
+            part.index = group.index
+            parts.append(part)
+        return pd.concat(parts).sort_index() if parts else pd.DataFrame(self.table([]))
+
+
+def interval(point, spread, quantiles, nonnegative, horizon):
+    """Bounds (h × levels × 2) around `point` (h,).
+
+    `spread` = (dispersion, floor, growth): variance = dispersion × (μ + 0.05 μ²) with μ the forecast or at least the
+    floor, growing with the step; `quantiles` (2 × levels) count standard deviations.
+    """
+    h = len(point)
+    mu = np.maximum(np.abs(point), spread[1])
+    sigma = np.sqrt(spread[0] * (mu + 0.05 * mu * mu)) * (1.0 + spread[2] * np.arange(h) / horizon)
+    bounds = point[:, None, None] + sigma[:, None, None] * np.asarray(quantiles, float).reshape(1, -1, 2)
+    if nonnegative:
+        bounds = np.maximum(bounds, 0.0)
+    # a point outside its own bounds (skewed residuals) moves the bound, never the point
+    bounds[:, :, 0] = np.minimum(bounds[:, :, 0], point[:, None])
+    bounds[:, :, 1] = np.maximum(bounds[:, :, 1], point[:, None])
+    return bounds
+
+
+def read(files, loops=None):
+    """A pack from its files (name → bytes). Raises ValueError that names the file that is missing or damaged."""
+    import io
+
+    if "index.json" not in files:
+        raise ValueError("index.json is missing")
+    try:
+        index = json.loads(bytes(files["index.json"]).decode())
+        wanted = index["sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"index.json cannot be read: {error}") from error
+    if index.get("format") != FORMAT:
+        raise ValueError(f"index.json has format {index.get('format')!r}, this loader reads {FORMAT}")
+    arrays = {}
+    for name in (*PER_SERIES, *SHARED):
+        file = f"{name}.npy"
+        if file not in files or file not in wanted:
+            raise ValueError(f"{file} is missing")
+        if hashlib.sha256(files[file]).hexdigest() != wanted[file]:
+            raise ValueError(f"{file} is not what was stored: its sha256 differs from the index")
+        arrays[name] = np.load(io.BytesIO(files[file]), allow_pickle=False)
+        if name in PER_SERIES and len(arrays[name]) != len(index["series"]):
+            raise ValueError(f"{file} has {len(arrays[name])} rows for {len(index['series'])} series")
+    return Pack(index, arrays, loops)
+
+
+def _load_pyfunc(path):
+    """What MLflow calls: the pack in folder `path`."""
+    import sys
+
+    folder = pathlib.Path(path)
+    files = {file.name: file.read_bytes() for file in folder.iterdir() if file.suffix in (".npy", ".json")}
+    return read(files, sys.modules[__name__])

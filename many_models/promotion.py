@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from math import isfinite, sqrt
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Sequence
+
+    _Flaw = Callable[["Evidence", "Policy"], str]
 
 Action = Literal["promote", "keep", "reject"]
+_Verdict = tuple[Action, str, str]
 
 WINDOW_NOISE = 0.25
 """Standard deviation of one window's skill about a series' own mean: 0.21 to 0.31 (median over series) on five retail
@@ -117,56 +120,80 @@ def decide(evidence: Sequence[Evidence], policy: Policy) -> list[Decision]:
     Sparse series (the baseline's WAPE is 1 or more, so that forecasting zero beats it) are not held to skill and bias:
     absolute errors cannot tell a good rate forecast from a bad one there. Ties and NaN keep the champion.
     """
-    pinned, excluded = frozenset(policy.pinned), frozenset(policy.excluded)
-    return [_decide_one(e, policy, e.series_id in pinned, e.series_id in excluded) for e in evidence]
+    quick = replace(policy, pinned=frozenset(policy.pinned), excluded=frozenset(policy.excluded))
+    return [_decision(e, *_verdict(e, quick)) for e in evidence]
 
 
-def _decide_one(e: Evidence, policy: Policy, pinned: bool, excluded: bool) -> Decision:
-    champion = e.champion
-    if excluded:
-        return _decision(e, "reject", "excluded", "excluded by the settings: it is not served")
-    if champion is not None:
-        if champion.staging == e.staging:
-            return _decision(e, "keep", "already_live", f"{e.staging} is live already")
-        if pinned:
-            return _decision(e, "keep", "pinned", f"pinned by the settings to {champion.staging}")
-        if _is_before(e.cutoff, champion.cutoff):
-            return _decision(e, "keep", "older", f"its cutoff {e.cutoff} is before the champion's {champion.cutoff}")
-    if problem := _problem(e, policy):
-        return _decision(e, "reject" if champion is None else "keep", *problem)
-    if e.fallback:
-        return _decide_fallback(e)
-    if not isfinite(e.wape):
-        return _decide_unmeasured(e)
-    if champion is None:
-        return _decision(e, "promote", "first", f"first model: {_score(e)}")
-    if champion.fallback:
-        return _decision(e, "promote", "outgrew_fallback", f"replaces the fallback {champion.fallback!r}: {_score(e)}")
-    return _decide_refresh(e, champion, policy) if e.recipe == champion.recipe else _decide_challenge(e, policy)
+def _verdict(e: Evidence, policy: Policy) -> _Verdict:
+    for rule in (_excluded, _already_live, _pinned, _older):
+        if verdict := rule(e, policy):
+            return verdict
+    for name, flaw in _flaws(e):
+        if reason := flaw(e, policy):
+            return ("reject" if e.champion is None else "keep"), name, reason
+    return _compete(e, policy)
 
 
-def _problem(e: Evidence, policy: Policy) -> tuple[str, str] | None:
-    """The rule and reason for which this model is not good enough by itself, or None."""
-    if not e.finite:
-        return "not_finite", "forecasts or parameters are not finite numbers"
-    if e.fallback:
-        return None
-    if e.history < policy.min_history:
-        return "short_history", f"{e.history} observations, {policy.min_history} are needed"
-    if not isfinite(e.wape) and not isfinite(e.baseline_wape):
-        return None  # no sales in the windows: there is nothing to measure either by
-    if not (isfinite(e.wape) and isfinite(e.baseline_wape) and isfinite(e.bias)):
-        return "not_finite", f"WAPE {e.wape:.3g}, baseline {e.baseline_wape:.3g}, bias {e.bias:.3g}: not all finite"
-    if policy.min_accuracy is not None and not e.accuracy >= policy.min_accuracy:
-        return "below_accuracy", f"accuracy {e.accuracy:.1%} is below {policy.min_accuracy:.1%}"
-    if problem := _worse_than_baseline(e, policy):
-        return "worse_than_baseline", problem
-    if not _is_sparse(e) and abs(e.bias) > policy.max_bias + _noise(e) * e.wape:
-        return "biased", f"bias {e.bias:+.1%} is beyond ±{policy.max_bias:.1%} and what so few windows explain"
-    if policy.min_cover80 > 0 and not (e.cover80 is not None and e.cover80 >= policy.min_cover80):
-        got = "was not measured" if e.cover80 is None else f"is {e.cover80:.1%}"
-        return "intervals_off", f"coverage of the 80 % interval {got}, {policy.min_cover80:.1%} is needed"
+# --- what decides whatever the model is ---
+def _excluded(e: Evidence, policy: Policy) -> _Verdict | None:
+    if e.series_id in policy.excluded:
+        return "reject", "excluded", "excluded by the settings: it is not served"
     return None
+
+
+def _already_live(e: Evidence, _: Policy) -> _Verdict | None:
+    if e.champion and e.champion.staging == e.staging:
+        return "keep", "already_live", f"{e.staging} is live already"
+    return None
+
+
+def _pinned(e: Evidence, policy: Policy) -> _Verdict | None:
+    if e.champion and e.series_id in policy.pinned:
+        return "keep", "pinned", f"pinned by the settings to {e.champion.staging}"
+    return None
+
+
+def _older(e: Evidence, _: Policy) -> _Verdict | None:
+    if e.champion and _is_before(e.cutoff, e.champion.cutoff):
+        return "keep", "older", f"its cutoff {e.cutoff} is before the champion's {e.champion.cutoff}"
+    return None
+
+
+# --- why a model is not good enough by itself ---
+def _flaws(e: Evidence) -> list[tuple[str, _Flaw]]:
+    """What a model is examined for, in order: a fallback was not fitted; without sales nothing was measured."""
+    found: list[tuple[str, _Flaw]] = [("not_finite", _not_finite)]
+    if not e.fallback:
+        found.append(("short_history", _short_history))
+        if isfinite(e.wape) or isfinite(e.baseline_wape):
+            found += [
+                ("not_finite", _scores_not_finite),
+                ("below_accuracy", _below_accuracy),
+                ("worse_than_baseline", _worse_than_baseline),
+                ("biased", _biased),
+                ("intervals_off", _intervals_off),
+            ]
+    return found
+
+
+def _not_finite(e: Evidence, _: Policy) -> str:
+    return "" if e.finite else "forecasts or parameters are not finite numbers"
+
+
+def _short_history(e: Evidence, policy: Policy) -> str:
+    return "" if e.history >= policy.min_history else f"{e.history} observations, {policy.min_history} are needed"
+
+
+def _scores_not_finite(e: Evidence, _: Policy) -> str:
+    if isfinite(e.wape) and isfinite(e.baseline_wape) and isfinite(e.bias):
+        return ""
+    return f"WAPE {e.wape:.3g}, baseline {e.baseline_wape:.3g}, bias {e.bias:.3g}: not all are finite"
+
+
+def _below_accuracy(e: Evidence, policy: Policy) -> str:
+    if policy.min_accuracy is None or e.accuracy >= policy.min_accuracy:
+        return ""
+    return f"accuracy {e.accuracy:.1%}, at least {policy.min_accuracy:.1%} is needed"
 
 
 def _worse_than_baseline(e: Evidence, policy: Policy) -> str:
@@ -180,23 +207,51 @@ def _worse_than_baseline(e: Evidence, policy: Policy) -> str:
         bound = min(policy.min_skill, -_noise(e))
     if e.wape <= e.baseline_wape * (1 - bound):
         return ""
-    return f"WAPE {e.wape:.3f} against the baseline's {e.baseline_wape:.3f}: skill {_skill(e):.3f}, at least {bound:.3f} is needed"
+    scores = f"WAPE {e.wape:.3f} against the baseline's {e.baseline_wape:.3f}"
+    return f"{scores}: skill {_skill(e):.3f}, at least {bound:.3f} is needed"
 
 
-def _decide_fallback(e: Evidence) -> Decision:
+def _biased(e: Evidence, policy: Policy) -> str:
+    if _is_sparse(e) or abs(e.bias) <= policy.max_bias + _noise(e) * e.wape:
+        return ""
+    return f"bias {e.bias:+.1%} is beyond ±{policy.max_bias:.1%} and what so few windows explain"
+
+
+def _intervals_off(e: Evidence, policy: Policy) -> str:
+    if policy.min_cover80 <= 0 or (e.cover80 is not None and e.cover80 >= policy.min_cover80):
+        return ""
+    got = "was not measured" if e.cover80 is None else f"is {e.cover80:.1%}"
+    return f"coverage of the 80 % interval {got}, at least {policy.min_cover80:.1%} is needed"
+
+
+# --- which of two sane models ---
+def _compete(e: Evidence, policy: Policy) -> _Verdict:
+    champion = e.champion
+    if e.fallback:
+        return _fallback(e)
+    if not isfinite(e.wape):
+        return _unmeasured(e)
+    if champion is None:
+        return "promote", "first", f"first model: {_score(e)}"
+    if champion.fallback:
+        return "promote", "outgrew_fallback", f"replaces the fallback {champion.fallback!r}: {_score(e)}"
+    return _refresh(e, champion, policy) if e.recipe == champion.recipe else _challenge(e, policy)
+
+
+def _fallback(e: Evidence) -> _Verdict:
     champion = e.champion
     if champion is None or champion.fallback or not isfinite(champion.wape):
-        return _decision(e, "promote", "fallback", f"no model fits it: served by the fallback {e.fallback!r}")
-    return _decision(e, "keep", "fallback", f"only the fallback {e.fallback!r} is on offer; the champion's model stays")
+        return "promote", "fallback", f"no model fits it: served by the fallback {e.fallback!r}"
+    return "keep", "fallback", f"only the fallback {e.fallback!r} is on offer; the champion's model stays"
 
 
-def _decide_unmeasured(e: Evidence) -> Decision:
+def _unmeasured(e: Evidence) -> _Verdict:
     if e.champion is None:
-        return _decision(e, "promote", "unmeasured", "first model; no sales in the windows to measure it by")
-    return _decision(e, "keep", "unmeasured", "no sales in the windows to measure it by: the champion stays")
+        return "promote", "unmeasured", "first model; no sales in the windows to measure it by"
+    return "keep", "unmeasured", "no sales in the windows to measure it by: the champion stays"
 
 
-def _decide_refresh(e: Evidence, champion: ChampionEvidence, policy: Policy) -> Decision:
+def _refresh(e: Evidence, champion: ChampionEvidence, policy: Policy) -> _Verdict:
     """A refresh may be worse than before by `max_worse`, after allowing for times that are harder for the baseline."""
     if isfinite(champion.wape):
         harder = 1.0
@@ -204,21 +259,21 @@ def _decide_refresh(e: Evidence, champion: ChampionEvidence, policy: Policy) -> 
             harder = max(1.0, e.baseline_wape / champion.baseline_wape)
         if e.wape > champion.wape * harder * (1 + policy.max_worse) + CLOSE:
             reason = f"WAPE {e.wape:.3f} is more than {policy.max_worse:.0%} above the {champion.wape:.3f} of before"
-            return _decision(e, "keep", "worse_than_before", reason)
-    return _decision(e, "promote", "refresh", f"the champion's recipe on newer data: {_score(e)}")
+            return "keep", "worse_than_before", reason
+    return "promote", "refresh", f"the champion's recipe on newer data: {_score(e)}"
 
 
-def _decide_challenge(e: Evidence, policy: Policy) -> Decision:
+def _challenge(e: Evidence, policy: Policy) -> _Verdict:
     rival = e.champion_wape_now
     if rival is None or not isfinite(rival):
         reason = "the champion's recipe has no score at the same cutoffs: it stays"
-        return _decision(e, "keep", "not_comparable", reason)
+        return "keep", "not_comparable", reason
     scores = f"WAPE {e.wape:.3f} against the champion's {rival:.3f} at the same cutoffs"
     if e.wape == rival:
-        return _decision(e, "keep", "tie", f"{scores}: a tie keeps the champion")
+        return "keep", "tie", f"{scores}: a tie keeps the champion"
     if e.wape < rival and e.wape <= rival * (1 - policy.margin):
-        return _decision(e, "promote", "challenge_won", f"{scores}: better by the margin of {policy.margin:.1%}")
-    return _decision(e, "keep", "challenge_lost", f"{scores}: not better by the margin of {policy.margin:.1%}")
+        return "promote", "challenge_won", f"{scores}: better by the margin of {policy.margin:.1%}"
+    return "keep", "challenge_lost", f"{scores}: not better by the margin of {policy.margin:.1%}"
 
 
 def _is_sparse(e: Evidence) -> bool:

@@ -20,7 +20,7 @@ from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import PriorityQueue, SimpleQueue
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal, Self
 
 import pyarrow as pa
 
@@ -66,7 +66,7 @@ class ProcessCompute:
         self._lock = threading.Lock()
         weakref.finalize(self, _stop_all, self._idle)
 
-    def __enter__(self) -> ProcessCompute:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -115,7 +115,7 @@ def _cores() -> int:
 
 @dataclass(order=True, slots=True)
 class _Job:
-    """A chunk or a part of one: where it stands in the order, its share of the chunk, and its result once it is there."""
+    """A chunk or a part of one: its place in the order, its share of the chunk, and its result once it is there."""
 
     order: tuple[int, int]
     chunk: Chunk = field(compare=False)
@@ -233,7 +233,7 @@ class _Worker:
         boot = f"import os, sys; os.environ.update(dict.fromkeys({ONE_THREAD!r}, '1')); sys.path[:] = {sys.path!r}; "
         boot += f"from {__name__} import work; work()"
         command = [sys.executable, "-c", boot]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: S603 -- our own Python
         self._packed = b""
         self._ready = False
 
@@ -257,7 +257,9 @@ class _Worker:
         """Wait until it has started. Raises UnavailableError when it does not."""
         if not self._ready and self._answer(None, START_SECONDS) is None:
             self.kill()
-            raise UnavailableError(f"a worker process does not start ({self._end()}); what it wrote to standard error says why")
+            raise UnavailableError(
+                f"a worker process does not start ({self._end()}); what it wrote to standard error says why"
+            )
         self._ready = True
 
     def do(self, packed: bytes, chunk: Chunk, seconds: float) -> _Outcome:
@@ -281,7 +283,9 @@ class _Worker:
             self.kill()
             raise UnavailableError(f"a worker process died while it loaded the task ({self._end()})")
         if answer[0] == "trouble":
-            raise InputError(f"a worker cannot load the task: {answer[1][0]}: {answer[1][1]}; define it in a module that workers can import")
+            raise InputError(
+                f"a worker cannot load the task: {answer[1][0]}: {answer[1][1]}; define it in a module that can be imported"
+            )
         self._packed = packed
 
     def _answer(self, message: tuple[str, object] | None, seconds: float) -> tuple[str, Any] | None:
@@ -349,7 +353,7 @@ def _receive(pipe: IO[bytes] | None) -> Any:
         parts.append(pipe.read(size))
         if len(parts[-1]) < size:
             return None
-    return pickle.loads(parts[0], buffers=parts[1:])
+    return pickle.loads(parts[0], buffers=parts[1:])  # noqa: S301 -- from our own child or parent
 
 
 def _packed(result: ChunkResult) -> tuple[dict[str, object], dict[str, object], tuple[SeriesFailure, ...]]:
@@ -359,7 +363,11 @@ def _packed(result: ChunkResult) -> tuple[dict[str, object], dict[str, object], 
         with pa.ipc.new_stream(sink, table.schema) as stream:
             stream.write_table(table)
         tables[name] = pickle.PickleBuffer(sink.getvalue())
-    return tables, {name: pickle.PickleBuffer(content) for name, content in result.files.items()}, tuple(result.failures)
+    return (
+        tables,
+        {name: pickle.PickleBuffer(content) for name, content in result.files.items()},
+        tuple(result.failures),
+    )
 
 
 def _unpacked(tables: dict[str, bytes], files: dict[str, bytes], failures: tuple[SeriesFailure, ...]) -> ChunkResult:
@@ -382,12 +390,12 @@ def work() -> None:
         what, value = inbox.get()
         try:
             if what == "task":
-                task = pickle.loads(value)
+                task = pickle.loads(value)  # noqa: S301 -- from our own parent
                 answer: tuple[str, object] = ("loaded", None)
             else:
                 assert task is not None
                 answer = ("result", _packed(task(value)))
-        except (Exception, SystemExit) as error:
+        except (Exception, SystemExit) as error:  # noqa: BLE001 -- whatever a task raises is its series' failure
             failure = SeriesFailure.of("", error)
             answer = ("trouble", (failure.kind, failure.reason, failure.permanent))
         _send(outgoing, answer)

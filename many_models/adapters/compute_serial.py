@@ -25,11 +25,11 @@ class SerialCompute:
             chunk = waiting.pop()
             try:
                 result = task(chunk)
-            except (Exception, SystemExit) as error:
+            except (Exception, SystemExit) as error:  # noqa: BLE001 -- whatever a task raises is its series' failure
                 if len(chunk.series) > 1:
                     waiting += reversed(halves(chunk))
                     continue
-                result = ChunkResult(failures=(SeriesFailure.of(chunk.series[0], error),))
+                result = ChunkResult(failures=tuple(SeriesFailure.of(name, error) for name in chunk.series))
             yield chunk, result
 
     def check(self) -> str:

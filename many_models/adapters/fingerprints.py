@@ -74,7 +74,9 @@ class DayFingerprints:
         if pa.types.is_struct(column.type):
             numbers, texts = (pc.struct_field(column, name) for name in ("number", "text"))
             return np.where(numbers.is_null().to_numpy(), self._texts(texts), _numbers(numbers))
-        number = pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_boolean(column.type)
+        number = (
+            pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_boolean(column.type)
+        )
         return _numbers(column) if number or pa.types.is_null(column.type) else self._texts(column.cast(pa.string()))
 
     def _texts(self, column: pa.ChunkedArray) -> NDArray[np.uint64]:
@@ -91,7 +93,9 @@ class DayFingerprints:
 
 
 def _numbers(column: pa.ChunkedArray) -> NDArray[np.uint64]:
-    numbers = pc.cast(pc.cast(column, pa.uint8()) if pa.types.is_boolean(column.type) else column, pa.float64(), safe=False)
+    numbers = pc.cast(
+        pc.cast(column, pa.uint8()) if pa.types.is_boolean(column.type) else column, pa.float64(), safe=False
+    )
     bits = pc.fill_null(numbers, 0.0).to_numpy().view(np.uint64)
     return np.where(numbers.is_null().to_numpy(), _NULL, bits) if numbers.null_count else bits
 

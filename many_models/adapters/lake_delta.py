@@ -8,14 +8,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from many_models.adapters.rows import check_where, conform, plain, plain_type, require_columns, require_within
+from many_models.adapters.rows import (
+    check_where,
+    conform,
+    plain,
+    plain_type,
+    require_columns,
+    require_table,
+    require_within,
+)
 from many_models.errors import ConflictError, InputError, ManyModelsError, MissingTableError, UnavailableError
 from many_models.keys import escape_part, unescape_part
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Sequence
     from datetime import datetime
 
     from deltalake import DeltaTable
@@ -31,7 +38,7 @@ class DeltaLake:
 
     def __init__(self, path: str | Path, storage_options: Sequence[tuple[str, str]] = ()) -> None:
         text = str(path)
-        self._path = text.rstrip("/") if "://" in text else os.path.abspath(text)
+        self._path = text.rstrip("/") if "://" in text else str(Path(text).absolute())
         self._options = dict(storage_options)
 
     def replace(self, table: str, rows: pa.Table, where: Where, partition_by: Sequence[str] = ()) -> int:
@@ -42,7 +49,7 @@ class DeltaLake:
             if there is None:
                 return self._create(table, rows, where, partition_by)
             rows = conform(table, rows, _schema(there))
-            _require_partitionable(table, rows, there.metadata().partition_columns)
+            require_table(table, rows, there.metadata().partition_columns)
             require_within(table, rows, where)
             self._write(there, rows, where)
             return there.version()
@@ -74,7 +81,9 @@ class DeltaLake:
         with self._errors(""):
             folders = self._folders()
             return frozenset(
-                unescape_part(name) for name in folders if DeltaTable.is_deltatable(f"{self._path}/{name}", self._options)
+                unescape_part(name)
+                for name in folders
+                if DeltaTable.is_deltatable(f"{self._path}/{name}", self._options)
             )
 
     def check(self) -> str:
@@ -93,7 +102,9 @@ class DeltaLake:
         from pyarrow.fs import FileSelector, FileType
 
         try:
-            infos = DeltaStorageHandler(self._path, self._options).get_file_info_selector(FileSelector("", recursive=False))
+            infos = DeltaStorageHandler(self._path, self._options).get_file_info_selector(
+                FileSelector("", recursive=False)
+            )
         except TableNotFoundError as error:
             if os.path.lexists(self._path):
                 raise UnavailableError(f"the lake at {self._path} cannot be listed: {_first_line(error)}") from error
@@ -113,12 +124,8 @@ class DeltaLake:
         from deltalake import write_deltalake
 
         rows = conform(table, rows, pa.schema([]))
-        require_columns(table, rows.column_names, partition_by)
-        _require_partitionable(table, rows, partition_by)
+        require_table(table, rows, partition_by)
         require_within(table, rows, where)
-        if not rows.column_names:
-            raise InputError(f"table {table!r}: rows without columns cannot make a table")
-        Path(self._uri(table)).mkdir(parents=True, exist_ok=True) if "://" not in self._path else None
         write_deltalake(
             self._uri(table),
             rows,
@@ -139,7 +146,7 @@ class DeltaLake:
         return MissingTableError(f"the lake at {self._path} has no table {table!r}; it has {names}")
 
     @contextmanager
-    def _errors(self, table: str) -> Iterator[None]:
+    def _errors(self, table: str) -> Generator[None]:
         from deltalake.exceptions import CommitFailedError, DeltaError
 
         what = f"the lake at {self._path}" + (f", table {table!r}" if table else "")
@@ -152,7 +159,9 @@ class DeltaLake:
         except (DeltaError, OSError) as error:
             text = str(error)
             if any(sign in text for sign in NO_SPACE):
-                raise UnavailableError(f"{what}: no space left to write; nothing was changed. Make room, then run again") from error
+                raise UnavailableError(
+                    f"{what}: no space left to write; nothing was changed. Make room, then run again"
+                ) from error
             if "already exists" in text:
                 raise ConflictError(f"{what}: somebody else made it first") from error
             raise UnavailableError(f"{what}: {_first_line(error)}") from error
@@ -164,13 +173,6 @@ def _schema(there: DeltaTable) -> pa.Schema:
 
 def _first_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
-
-
-def _require_partitionable(table: str, rows: pa.Table, partition_by: Sequence[str]) -> None:
-    for name in partition_by:
-        column = rows.column(name)
-        if column.null_count or (pa.types.is_string(column.type) and pc.any(pc.equal(column, "")).as_py()):
-            raise InputError(f"table {table!r} is partitioned by {name!r}, which is empty in some rows; name them")
 
 
 def _predicate(where: Where) -> str:

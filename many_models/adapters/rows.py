@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -19,7 +20,12 @@ LOADS = "loads"
 SHOWN = 3
 
 
-def plain_type(kind: pa.DataType) -> pa.DataType:
+def utc_now() -> datetime:
+    """The wall clock in UTC, without zone."""
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
+def plain_type(kind: pa.DataType) -> pa.DataType:  # noqa: PLR0911 -- a table of cases
     """The type that `kind` is kept as: one string type, one binary type, no dictionaries, times in µs, zones as UTC."""
     if pa.types.is_dictionary(kind):
         return plain_type(kind.value_type)
@@ -71,7 +77,9 @@ def conform(table: str, rows: pa.Table, schema: pa.Schema) -> pa.Table:
         known[field.name] = column.cast(field.type)
     new = {name: rows.column(name) for name in rows.column_names if name not in known}
     if untyped := [name for name, column in new.items() if pa.types.is_null(column.type)]:
-        raise InputError(f"table {table!r}: columns without a type (all null): {', '.join(map(repr, untyped))}; cast them")
+        raise InputError(
+            f"table {table!r}: columns without a type (all null): {', '.join(map(repr, untyped))}; cast them"
+        )
     return pa.table({**known, **new})
 
 
@@ -102,18 +110,38 @@ def check_where(table: str, schema: pa.Schema, where: Where) -> None:
     for name, values in where.among.items():
         _values(table, name, schema.field(name).type, values)
     if timed and schema.field(where.column).type != TIMESTAMP:
-        raise InputError(f"table {table!r}: column {where.column!r} is {schema.field(where.column).type}, needed {TIMESTAMP}")
+        raise InputError(
+            f"table {table!r}: column {where.column!r} is {schema.field(where.column).type}, needed {TIMESTAMP}"
+        )
 
 
 def _values(table: str, name: str, kind: pa.DataType, values: Sequence[Scalar]) -> pa.Array:
     wanted = str if pa.types.is_string(kind) else int if pa.types.is_integer(kind) else None
-    wrong = [value for value in values if wanted is None or not isinstance(value, wanted)]
+    wrong = [value for value in values if wanted is None or type(value) is not wanted]
     if wrong:
         raise InputError(f"table {table!r}: column {name!r} is {kind}, but is asked for {wrong[0]!r}")
     try:
         return pa.array(values, kind)
     except (pa.ArrowInvalid, OverflowError) as error:
-        raise InputError(f"table {table!r}: column {name!r} is {kind}, but is asked for a value outside it: {error}") from error
+        raise InputError(
+            f"table {table!r}: column {name!r} is {kind}, but is asked for a value outside it: {error}"
+        ) from error
+
+
+def between(rows: pa.Table, name: str, since: datetime | None, before: datetime | None) -> pa.Table:
+    """The rows with since ≤ `name` < before (None: no bound); a null is outside."""
+    times = rows.column(name)
+    inside = pc.is_valid(times)
+    if since is not None:
+        inside = pc.and_(inside, pc.greater_equal(times, pa.scalar(since, TIMESTAMP)))
+    if before is not None:
+        inside = pc.and_(inside, pc.less(times, pa.scalar(before, TIMESTAMP)))
+    return rows.filter(inside)
+
+
+def midnight(moment: datetime | None) -> datetime | None:
+    """The beginning of the day of `moment`."""
+    return moment and moment.replace(hour=0, minute=0, second=0, microsecond=0)
 
 
 def require_columns(table: str, there: Sequence[str], asked: Sequence[str]) -> None:
@@ -124,13 +152,29 @@ def require_columns(table: str, there: Sequence[str], asked: Sequence[str]) -> N
         )
 
 
+def require_table(table: str, rows: pa.Table, partition_by: Sequence[str]) -> None:
+    """Raises InputError when `rows` cannot stand in a table of the lake that is partitioned by `partition_by`.
+
+    A partition is a folder with the value in its name, and Delta keeps an empty string there as null: both are refused.
+    """
+    if not rows.column_names:
+        raise InputError(f"table {table!r}: rows without columns cannot make a table")
+    require_columns(table, rows.column_names, partition_by)
+    for name in partition_by:
+        column = rows.column(name)
+        if column.null_count or (pa.types.is_string(column.type) and pc.any(pc.equal(column, "")).as_py()):
+            raise InputError(f"table {table!r} is partitioned by {name!r}, which is null or empty in some rows")
+
+
 def require_within(table: str, rows: pa.Table, where: Where) -> None:
     """Raises InputError that shows some of `rows` when they are outside `where`."""
     inside = matches(table, rows, where)
     if outside := len(rows) - (pc.sum(inside).as_py() or 0):
         columns = [*where.among, *([where.column] if where.column in rows.column_names else [])]
         shown = rows.filter(pc.invert(inside)).slice(0, SHOWN).select(columns).to_pylist()
-        raise InputError(f"table {table!r}: {outside} of {len(rows)} rows are outside what is replaced ({where}), such as {shown}")
+        raise InputError(
+            f"table {table!r}: {outside} of {len(rows)} rows are outside what is replaced ({where}), such as {shown}"
+        )
 
 
 def require_unique(table: str, rows: pa.Table, key: Sequence[str]) -> None:
@@ -156,7 +200,9 @@ def sql_plain(table: str, rows: pa.Table) -> pa.Table:
     rows = plain(rows)
     kinds = {field.name: _sql_type(field.type) for field in rows.schema}
     if strange := [f"{field.name!r} ({field.type})" for field in rows.schema if kinds[field.name] is None]:
-        raise InputError(f"table {table!r}: a warehouse cannot keep columns {', '.join(strange)}; cast them or leave them out")
+        raise InputError(
+            f"table {table!r}: a warehouse cannot keep columns {', '.join(strange)}; cast them or leave them out"
+        )
     try:
         cast = [pc.cast(rows.column(name), kind) for name, kind in kinds.items()]
     except pa.ArrowInvalid as error:
@@ -181,7 +227,7 @@ def _without_nan(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def require_part(part: WarehousePart, rows: pa.Table, key: Sequence[str] | None) -> None:
-    """Raises InputError unless `rows` of `part` can be loaded into its table, whose key is `key` (None: a new table)."""
+    """Raises InputError unless `rows` of `part` can be loaded into its table, whose key is `key` (None: it is new)."""
     if not part.key:
         raise InputError(f"table {part.table!r}: a part without key")
     if key is not None and list(part.key) != list(key):
@@ -192,6 +238,7 @@ def require_part(part: WarehousePart, rows: pa.Table, key: Sequence[str] | None)
 
 def clash(part: WarehousePart, found: str) -> InputError:
     """The error of new rows that have the key of rows that stay."""
+    key = ", ".join(part.key)
     return InputError(
-        f"table {part.table!r}: new rows have the key ({', '.join(part.key)}) of rows outside what is replaced ({part.where}): {found}"
+        f"table {part.table!r}: new rows have the key ({key}) of rows outside what is replaced ({part.where}): {found}"
     )

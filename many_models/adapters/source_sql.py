@@ -12,23 +12,22 @@ SQLite types values, not columns, so what a column holds is looked up in the row
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from many_models.adapters.fingerprints import DayFingerprints
-from many_models.adapters.rows import TIMESTAMP, require_columns
+from many_models.adapters.rows import TIMESTAMP, between, midnight, require_columns
 from many_models.errors import InputError, ManyModelsError, MissingTableError, SettingsError, UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Generator, Iterator, Mapping, Sequence
 
     from many_models.ports import DayCount, SalesTable
 
@@ -62,9 +61,13 @@ class SqlSource:
             found = self._found(sales.table, {name: declared[name] for name in (sales.target, *sales.known)}, near)
             chosen = [(_canonical(sales.timestamp), TIMESTAMP), *((_key(key), pa.string()) for key in sales.keys)]
             for column in found.values():
-                chosen += [(column.number, pa.float64()), (column.text, pa.string())] if column.mixed else [(column.value, column.type)]
+                chosen += (
+                    [(column.number, pa.float64()), (column.text, pa.string())]
+                    if column.mixed
+                    else [(column.value, column.type)]
+                )
             for rows in self._rows(sales.table, chosen, near):
-                dated = _between(rows, "c0", since.replace(hour=0, minute=0, second=0, microsecond=0) if since else None, None)
+                dated = between(rows, "c0", midnight(since), None)
                 days.add(dated.column(0), _paired(dated.columns[1:], len(sales.keys), list(found.values())))
         return days.counted()
 
@@ -80,7 +83,7 @@ class SqlSource:
                 *((column.value, column.type) for column in found.values()),
             ]
             for rows in self._rows(sales.table, chosen, near):
-                if len(inside := _between(rows, f"c{len(sales.keys)}", since, before)):
+                if len(inside := between(rows, f"c{len(sales.keys)}", since, before)):
                     yield inside.rename_columns(list(sales.columns))
 
     def read_undated(self, sales: SalesTable) -> pa.Table:
@@ -113,7 +116,9 @@ class SqlSource:
         return f"SQLite at {self._path}: {len(names)} tables"
 
     def _tables(self) -> list[str]:
-        found = self._ask("SELECT name FROM sqlite_master WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite~_%' ESCAPE '~'")
+        found = self._ask(
+            "SELECT name FROM sqlite_master WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite~_%' ESCAPE '~'"
+        )
         return sorted(name for (name,) in found)
 
     def _declared(self, table: str) -> dict[str, str]:
@@ -134,11 +139,14 @@ class SqlSource:
         if not declared:
             return {}
         probes = ", ".join(_probe(name, kind) for name, kind in declared.items())
-        (row,) = self._ask(f"SELECT {probes} FROM {_quoted(table)} AS t WHERE {condition}")
+        (row,) = self._ask(f"SELECT {probes} FROM {_quoted(table)} AS t WHERE {condition}")  # noqa: S608 -- names are quoted
         found = iter(row)
-        return {name: _Column(name, kind, str(next(found)), str(next(found)), bool(next(found))) for name, kind in declared.items()}
+        return {
+            name: _Column(name, kind, str(next(found)), str(next(found)), bool(next(found)))
+            for name, kind in declared.items()
+        }
 
-    def _ask(self, query: str, *values: str) -> list[tuple[object, ...]]:
+    def _ask(self, query: str, *values: str) -> list[tuple[str, ...]]:
         address = f"file:{quote(self._path)}?mode=ro"
         with closing(sqlite3.connect(address, uri=True, timeout=LOCK_SECONDS)) as connection:
             return connection.execute(query, values).fetchall()
@@ -153,7 +161,7 @@ class SqlSource:
         names = [f"c{at}" for at in range(len(chosen))]
         constants = ", ".join(f"{_SENTINELS[kind]} AS {name}" for name, (_, kind) in zip(names, chosen, strict=True))
         values = ", ".join(expression for expression, _ in chosen)
-        query = f"SELECT {constants} UNION ALL SELECT {values} FROM {_quoted(table)} AS t WHERE {condition}"
+        query = f"SELECT {constants} UNION ALL SELECT {values} FROM {_quoted(table)} AS t WHERE {condition}"  # noqa: S608 -- names are quoted
         address = "sqlite://" + quote(self._path)
         schema = pa.schema([(name, kind) for name, (_, kind) in zip(names, chosen, strict=True)])
         first = 1
@@ -162,9 +170,9 @@ class SqlSource:
             first = 0
 
     @contextmanager
-    def _errors(self, table: str) -> Iterator[None]:
+    def _errors(self, table: str) -> Generator[None]:
         what = f"the database at {self._path}" + (f", table {table!r}" if table else "")
-        if not os.path.isfile(self._path):
+        if not Path(self._path).is_file():
             raise SettingsError(f"there is no database at {self._path}; set [source] url to one that is there")
         try:
             yield
@@ -203,7 +211,11 @@ class _Column:
             return pa.float64()
         if self.first == "integer" or "INT" in self.declared:
             return pa.int64()
-        return pa.float64() if any(sign in self.declared for sign in ("REAL", "FLOA", "DOUB", "NUM", "DEC")) else pa.string()
+        return (
+            pa.float64()
+            if any(sign in self.declared for sign in ("REAL", "FLOA", "DOUB", "NUM", "DEC"))
+            else pa.string()
+        )
 
     @property
     def value(self) -> str:
@@ -234,10 +246,11 @@ def _sqlite_path(url: str) -> str:
     except ArgumentError as error:
         raise SettingsError("[source] url is no SQLAlchemy URL; write sqlite:///path/to/sales.db") from error
     if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
+        name = parsed.render_as_string()
         raise SettingsError(
-            f"[source] url names {parsed.render_as_string()}; the source reads SQLite files: write sqlite:///path/to/sales.db"
+            f"[source] url names {name}; the source reads SQLite files: write sqlite:///path/to/sales.db"
         )
-    return os.path.abspath(parsed.database)
+    return str(Path(parsed.database).absolute())
 
 
 def _quoted(name: str) -> str:
@@ -265,8 +278,12 @@ def _text(name: str) -> str:
 
 def _key(name: str) -> str:
     at = _at(name)
-    whole = f"CASE WHEN {at} = CAST({at} AS INTEGER) THEN CAST(CAST({at} AS INTEGER) AS TEXT) ELSE CAST({at} AS TEXT) END"
-    return f"CASE typeof({at}) WHEN 'text' THEN {at} WHEN 'null' THEN '' WHEN 'real' THEN {whole} ELSE {_text(name)} END"
+    whole = (
+        f"CASE WHEN {at} = CAST({at} AS INTEGER) THEN CAST(CAST({at} AS INTEGER) AS TEXT) ELSE CAST({at} AS TEXT) END"
+    )
+    return (
+        f"CASE typeof({at}) WHEN 'text' THEN {at} WHEN 'null' THEN '' WHEN 'real' THEN {whole} ELSE {_text(name)} END"
+    )
 
 
 def _canonical(name: str) -> str:
@@ -275,8 +292,9 @@ def _canonical(name: str) -> str:
     spelt = f"substr({at}, 1, 4) || '-' || substr({at}, 5, 2) || '-' || substr({at}, 7, 2)"
     clock = f"substr({at}, 11) GLOB '[ T][0-2][0-9]:[0-5][0-9]*' AND substr({at}, 12, 2) < '24'"
     moment = (
-        f"CASE WHEN date(substr({at}, 1, 10)) = substr({at}, 1, 10) AND {clock} AND strftime('%s', {at}) IS NOT NULL THEN "
-        f"CASE WHEN substr({at}, 12) GLOB '*[-+Zz]*' THEN strftime('%Y-%m-%d %H:%M:%f', {at}) ELSE rtrim(substr({at}, 1, 26)) END END"
+        f"CASE WHEN date(substr({at}, 1, 10)) = substr({at}, 1, 10) AND {clock} AND strftime('%s', {at}) IS NOT NULL "
+        f"THEN CASE WHEN substr({at}, 12) GLOB '*[-+Zz]*' THEN strftime('%Y-%m-%d %H:%M:%f', {at}) "
+        f"ELSE rtrim(substr({at}, 1, 26)) END END"
     )
     return (
         f"CASE WHEN typeof({at}) NOT IN ('text', 'integer') OR substr({at}, 1, 4) < '0002' THEN NULL "
@@ -287,13 +305,13 @@ def _canonical(name: str) -> str:
 
 
 def _near(name: str, since: datetime | None, before: datetime | None) -> str:
-    """SQL that keeps every dated row from `since` to `before`, and some more: an index can serve it, and it is cheap."""
+    """SQL that keeps every dated row from `since` to `before`, and some more: an index serves it, and it is cheap."""
     if since is None and before is None:
         return "1"
     at = _at(name)
-    first, last = (since or datetime.min).date(), (before or datetime.max).date()
-    low = first - _ZONES if first > datetime.min.date() + _ZONES else datetime.min.date()
-    high = last + _ZONES if last < datetime.max.date() - _ZONES else datetime.max.date()
+    first, last = since.date() if since else date.min, before.date() if before else date.max
+    low = first - _ZONES if first > date.min + _ZONES else date.min
+    high = last + _ZONES if last < date.max - _ZONES else date.max
     spelt = [(f"'{low.isoformat()}'", f"'{high.isoformat()}~'")]
     spelt += [(f"{mark}{_digits(low)}{mark}", f"{mark}{_digits(high)}{mark}") for mark in ("", "'")]
     return "(" + " OR ".join(f"{at} BETWEEN {start} AND {end}" for start, end in spelt) + ")"
@@ -301,17 +319,6 @@ def _near(name: str, since: datetime | None, before: datetime | None) -> str:
 
 def _digits(day: date) -> str:
     return day.isoformat().replace("-", "")
-
-
-def _between(rows: pa.Table, name: str, since: datetime | None, before: datetime | None) -> pa.Table:
-    """The dated rows with since ≤ `name` < before."""
-    times = rows.column(name)
-    inside = pc.is_valid(times)
-    if since is not None:
-        inside = pc.and_(inside, pc.greater_equal(times, pa.scalar(since, TIMESTAMP)))
-    if before is not None:
-        inside = pc.and_(inside, pc.less(times, pa.scalar(before, TIMESTAMP)))
-    return rows.filter(inside)
 
 
 def _paired(columns: Sequence[pa.ChunkedArray], keys: int, found: Sequence[_Column]) -> list[pa.ChunkedArray]:
@@ -322,6 +329,8 @@ def _paired(columns: Sequence[pa.ChunkedArray], keys: int, found: Sequence[_Colu
         values = next(rest)
         if column.mixed:
             texts = next(rest)
-            values = pa.chunked_array([pa.StructArray.from_arrays([values.combine_chunks(), texts.combine_chunks()], ["number", "text"])])
+            values = pa.chunked_array(
+                [pa.StructArray.from_arrays([values.combine_chunks(), texts.combine_chunks()], ["number", "text"])]
+            )
         paired.append(values)
     return paired

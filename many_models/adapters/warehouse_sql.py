@@ -4,29 +4,32 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import sqlalchemy as sa
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchTableError, OperationalError, SQLAlchemyError
+from sqlalchemy.event import listens_for
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    IntegrityError,
+    NoSuchTableError,
+    OperationalError,
+    SQLAlchemyError,
+)
 
-from many_models.adapters.rows import LOADS, TIMESTAMP, check_where, clash, conform, require_part, sql_plain
+from many_models.adapters.rows import LOADS, TIMESTAMP, check_where, clash, conform, require_part, sql_plain, utc_now
 from many_models.errors import InputError, ManyModelsError, MissingTableError, SettingsError, UnavailableError
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Mapping, Sequence
+    from datetime import datetime
 
     from many_models.ports import Scalar, WarehousePart, Where
 
 LOCK_SECONDS = 30.0
-
-
-def utc_now() -> datetime:
-    """The wall clock in UTC, without zone."""
-    return datetime.now(UTC).replace(tzinfo=None)
 
 
 class SqlWarehouse:
@@ -57,7 +60,8 @@ class SqlWarehouse:
         with self._transaction("reading its loads") as connection:
             if self._reflected(connection, LOADS) is None:
                 return {}
-            rows = connection.execute(sa.text(f"SELECT load, fingerprint FROM {LOADS} ORDER BY load"))
+            columns = sa.column("load"), sa.column("fingerprint")
+            rows = connection.execute(sa.select(*columns).select_from(sa.table(LOADS)).order_by("load"))
             return {row.load: row.fingerprint for row in rows}
 
     def read(self, table: str, where: Where | None = None) -> pa.Table:
@@ -74,7 +78,9 @@ class SqlWarehouse:
                 query = query.where(self._condition(there, where))
             found = connection.execute(query).fetchall()
         columns = zip(*found, strict=True) if found else [()] * len(schema)
-        return pa.table([pa.array(values, field.type) for values, field in zip(columns, schema, strict=True)], schema=schema)
+        return pa.table(
+            [pa.array(values, field.type) for values, field in zip(columns, schema, strict=True)], schema=schema
+        )
 
     def check(self) -> str:
         """See `Warehouse.check`."""
@@ -106,7 +112,9 @@ class SqlWarehouse:
         column = sa.Column(field.name, self._dialect.sql_type(field.type))
         table.append_column(column)
         name = connection.dialect.identifier_preparer.format_table(table)
-        connection.exec_driver_sql(f"ALTER TABLE {name} ADD COLUMN {sa.schema.CreateColumn(column).compile(connection)}")
+        connection.exec_driver_sql(
+            f"ALTER TABLE {name} ADD COLUMN {sa.schema.CreateColumn(column).compile(connection)}"
+        )
 
     def _record(self, connection: sa.Connection, load: str, fingerprint: str, rows: int) -> None:
         loads = sa.Table(
@@ -140,7 +148,7 @@ class SqlWarehouse:
         return sa.and_(sa.true(), *terms)
 
     @contextmanager
-    def _transaction(self, doing: str, *, writes: bool = False) -> Iterator[sa.Connection]:
+    def _transaction(self, doing: str, *, writes: bool = False) -> Generator[sa.Connection]:
         what = f"the warehouse {self._name}, {doing}"
         try:
             with self._engine.connect().execution_options(writes=writes) as connection, connection.begin():
@@ -158,7 +166,7 @@ class SqlWarehouse:
 class _Sqlite:
     """What is SQLite's own: its engine, how types are declared and found again, lists of values, inserting in bulk."""
 
-    _types: tuple[tuple[pa.DataType, sa.types.TypeEngine[object]], ...] = (
+    _types: tuple[tuple[pa.DataType, sa.types.TypeEngine[Any]], ...] = (
         (pa.string(), sa.Text()),
         (pa.int64(), sa.BigInteger()),
         (pa.float64(), sa.Double()),
@@ -174,22 +182,24 @@ class _Sqlite:
             Path(url.database).parent.mkdir(parents=True, exist_ok=True)
         engine = sa.create_engine(url, connect_args={"timeout": LOCK_SECONDS})
 
-        @sa.event.listens_for(engine, "connect")
+        @listens_for(engine, "connect")
         def leave_transactions_to_us(connection: sqlite3.Connection, _record: object) -> None:
             connection.isolation_level = None
 
-        @sa.event.listens_for(engine, "begin")
+        @listens_for(engine, "begin")
         def begin(connection: sa.Connection) -> None:
-            connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("writes") else "BEGIN")
+            connection.exec_driver_sql(
+                "BEGIN IMMEDIATE" if connection.get_execution_options().get("writes") else "BEGIN"
+            )
 
         return engine
 
-    def sql_type(self, kind: pa.DataType) -> sa.types.TypeEngine[object]:
+    def sql_type(self, kind: pa.DataType) -> sa.types.TypeEngine[Any]:
         return next(declared for known, declared in self._types if known == kind)
 
-    def arrow_type(self, declared: sa.types.TypeEngine[object]) -> pa.DataType:
+    def arrow_type(self, declared: sa.types.TypeEngine[Any]) -> pa.DataType:
         """By the type's family, so that tables that others declared are read as well; text for the rest."""
-        families: tuple[tuple[type[sa.types.TypeEngine[object]], pa.DataType], ...] = (
+        families: tuple[tuple[type[sa.types.TypeEngine[Any]], pa.DataType], ...] = (
             (sa.Boolean, pa.bool_()),
             (sa.Integer, pa.int64()),
             (sa.Numeric, pa.float64()),
@@ -201,8 +211,11 @@ class _Sqlite:
         return next((kind for family, kind in families if isinstance(declared, family)), pa.string())
 
     def among(self, column: sa.Column[object], values: Sequence[Scalar]) -> sa.ColumnElement[bool]:
-        """One parameter for any number of values."""
-        return column.in_(sa.select(sa.column("value")).select_from(sa.func.json_each(json.dumps(list(values)))))
+        """One parameter for any number of values; SQLite cuts a JSON text at a NUL, so that those go one by one."""
+        cut = [value for value in values if isinstance(value, str) and "\0" in value]
+        listed = json.dumps([value for value in values if value not in set(cut)])
+        among = column.in_(sa.select(sa.column("value")).select_from(sa.func.json_each(listed)))
+        return sa.or_(among, column.in_(cut)) if cut else among
 
     def insert(self, connection: sa.Connection, table: sa.Table, rows: pa.Table) -> None:
         """Tuples straight to the driver; times as SQLAlchemy spells them, which is how Arrow does."""
@@ -213,7 +226,8 @@ class _Sqlite:
         marks = ", ".join("?" * rows.num_columns)
         spelt = [column.cast(pa.string()) if pa.types.is_temporal(column.type) else column for column in rows.columns]
         values = list(zip(*(column.to_pylist() for column in spelt), strict=True))
-        connection.exec_driver_sql(f"INSERT INTO {quoted.quote_identifier(table.name)} ({names}) VALUES ({marks})", values)
+        name = quoted.quote_identifier(table.name)
+        connection.exec_driver_sql(f"INSERT INTO {name} ({names}) VALUES ({marks})", values)  # noqa: S608 -- quoted
 
 
 def _url(url: str) -> sa.URL:

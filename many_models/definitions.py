@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -32,6 +33,7 @@ def build(settings: Settings, resources: Mapping[str, object] | None = None) -> 
 
 def build_assets(settings: Settings) -> dict[Stage, dg.AssetsDefinition]:
     """The assets by stage."""
+    warnings.filterwarnings("ignore", "Parameter `backfill_policy`", category=dg.BetaWarning)
     return {
         "raw_sales": raw.build_raw_sales(settings),
         "raw_covariates": raw.build_raw_covariates(settings),

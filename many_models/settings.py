@@ -213,3 +213,11 @@ def load_settings(file: Path | None = None) -> Settings:
     except ValueError as error:  # not TOML
         raise SettingsError(f"{path}: {error}") from error
     return Settings.model_validate(loaded.model_dump())
+
+
+def dagster_home(settings: Settings) -> Path:
+    """The folder of the Dagster instance: DAGSTER_HOME, else this folder when it has a dagster.yaml, else ours."""
+    if named := os.environ.get("DAGSTER_HOME"):
+        return Path(named)
+    here = Path.cwd()
+    return here if (here / "dagster.yaml").is_file() else settings.path("var/dagster")

@@ -1,0 +1,230 @@
+"""The command `many-models`: the headless twin of the UI."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from many_models.errors import InputError, ManyModelsError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Main(click.Group):
+    """Turns the product's own errors into one line and exit code 1; anything else is a bug and shows itself whole."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the chosen command."""
+        try:
+            return super().invoke(ctx)
+        except ManyModelsError as error:
+            click.echo(f"error: {error}", err=True)
+            ctx.exit(1)
+
+
+@click.group(cls=Main, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="many_models")
+def main() -> None:
+    """One forecasting model for every store-item, kept fresh daily, on Dagster."""
+
+
+config_option = click.option(
+    "--config", type=click.Path(path_type=Path, dir_okay=False), help="Settings file [default: many_models.toml here]."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
+
+
+# --- init -----------------------------------------------------------------------------------------------------------
+@main.command()
+@click.argument("location", metavar="FILE|URL")
+@click.option("--table", default="", help="The sales table, where the database has several.")
+@click.option("--keys", default="", help="Key columns, comma-separated, where the guess is wrong.")
+@click.option("--timestamp", default="", help="The time column, where the guess is wrong.")
+@click.option("--target", default="", help="The column to forecast, where the guess is wrong.")
+@click.option("--frequency", default="", help="h, D, W-SUN, MS …, where the guess is wrong.")
+@click.option("--known", default=None, help="Known covariates, comma-separated; empty for none.")
+@click.option("--into", type=click.Path(path_type=Path, file_okay=False), default=Path(), help="Folder for the settings.")
+@click.option("--force", is_flag=True, help="Replace an existing many_models.toml.")
+def init(  # noqa: PLR0913
+    location: str,
+    table: str,
+    keys: str,
+    timestamp: str,
+    target: str,
+    frequency: str,
+    known: str | None,
+    into: Path,
+    *,
+    force: bool,
+) -> None:
+    """Look at a CSV, a Parquet file or a SQL table, guess what is what, and write many_models.toml."""
+    from many_models.show import console, initialise
+
+    given = {"keys": keys, "timestamp": timestamp, "target": target, "frequency": frequency, "known": known}
+    initialise(console(), location, table, {k: v for k, v in given.items() if v is not None and (v or k == "known")}, into, force=force)
+
+
+# --- demo and run ---------------------------------------------------------------------------------------------------
+@main.command()
+@click.option("--series", default=500, show_default=True, help="How many store-items.")
+@click.option("--days", default=1095, show_default=True, help="How many days of history.")
+@click.option("--end", type=click.DateTime(["%Y-%m-%d"]), help="The last day of history [default: yesterday].")
+@click.option("--seed", default=1, show_default=True)
+@click.option("--into", type=click.Path(path_type=Path, file_okay=False), default=Path("demo"), show_default=True)
+def demo(series: int, days: int, end: datetime | None, seed: int, into: Path) -> None:
+    """Make a small source database, run everything that is due, and say where to look."""
+    from many_models.demo import demo_settings, write_source
+    from many_models.settings import FILE_NAME, load_settings
+    from many_models.show import console, run_day, say_next, source_progress
+
+    out = console()
+    last = (end or datetime.now() - timedelta(days=1)).date()  # noqa: DTZ005  the stores' own clock
+    into.mkdir(parents=True, exist_ok=True)
+    with source_progress(out) as progress:
+        facts = write_source(into / "sales.db", series=series, days=days, end=last, seed=seed, progress=progress)
+    (into / FILE_NAME).write_text(demo_settings(start=facts.first, url="sqlite:///sales.db"))
+    out.print(f"source: {facts.rows:,} rows, {facts.stores} stores, {facts.series} series, {facts.first} to {facts.last}")
+    settings = load_settings(into / FILE_NAME)
+    run_day(out, settings)
+    say_next(out, settings)
+
+
+@main.command()
+@config_option
+@click.option("--until", type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]), help="As if the source ended here.")
+@json_option
+def run(config: Path | None, until: datetime | None, *, as_json: bool) -> None:
+    """Run everything that is due, stage by stage, until nothing is."""
+    from many_models.settings import load_settings
+    from many_models.show import console, run_day, summary
+
+    settings = load_settings(config)
+    if until is not None:
+        settings = settings.model_copy(update={"data": settings.data.model_copy(update={"until": until})})
+    reports = run_day(console(quiet=as_json), settings)
+    if as_json:
+        print(json.dumps({"stages": [asdict(report) for report in reports], **summary(settings)}))
+    if any(report.error and not report.done for report in reports):
+        sys.exit(1)
+
+
+# --- backtest -------------------------------------------------------------------------------------------------------
+@main.command()
+@click.argument("data", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--keys", required=True, help="Key columns, comma-separated.")
+@click.option("--timestamp", required=True)
+@click.option("--target", required=True)
+@click.option("--known", default="", help="Known covariates, comma-separated.")
+@click.option("--freq", "frequency", required=True, help="h, D, W-SUN, MS …")
+@click.option("--horizon", default=28, show_default=True)
+@click.option("--windows", default=3, show_default=True)
+@click.option("--season", type=int, help="Steps per season [default: by frequency].")
+@click.option("--country", default="", help="ISO code of the country whose holidays count.")
+@click.option("--workers", default=0, help="Processes [default: one a core].")
+@click.option("--forecasts", type=click.Path(path_type=Path, dir_okay=False), help="Write the forecasts here (Parquet).")
+@json_option
+def backtest(  # noqa: PLR0913
+    data: Path,
+    keys: str,
+    timestamp: str,
+    target: str,
+    known: str,
+    frequency: str,
+    horizon: int,
+    windows: int,
+    season: int | None,
+    country: str,
+    workers: int,
+    forecasts: Path | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Measure every candidate and the selected forecast on any Parquet table."""
+    import os
+
+    from many_models.forecasting import backtest as measure
+    from many_models.show import bars, console, metrics_table
+
+    out = console(quiet=as_json)
+    names = [name.strip() for name in keys.split(",")]
+    covariates = [name.strip() for name in known.split(",") if name.strip()]
+    frame = _read(data, [*names, timestamp, target, *covariates])
+    with bars(out) as display:
+        task = display.add_task("backtest", total=None)
+        report = measure(
+            frame,
+            keys=names,
+            timestamp=timestamp,
+            target=target,
+            known=covariates,
+            frequency=frequency,
+            horizon=horizon,
+            windows=windows,
+            season=season,
+            country=country,
+            workers=workers or len(os.sched_getaffinity(0)),
+            progress=lambda done, total: display.update(task, completed=done, total=total),
+        )
+    if forecasts is not None:
+        report.forecasts.to_parquet(forecasts, index=False)
+    if as_json:
+        print(json.dumps({"metrics": json.loads(report.metrics.to_json(orient="records"))}))
+    else:
+        out.print(metrics_table(report.metrics))
+
+
+def _read(path: Path, columns: list[str]) -> pd.DataFrame:
+    import pandas as pd
+    import pyarrow.parquet as pq
+    from pyarrow import ArrowInvalid
+
+    try:
+        there = pq.read_schema(path).names
+    except ArrowInvalid as error:
+        raise InputError(f"{path} is no Parquet file: {error}") from error
+    if missing := [name for name in columns if name not in there]:
+        raise InputError(f"{path} has no column {', '.join(map(repr, missing))}; it has {', '.join(map(repr, there))}")
+    return pd.read_parquet(path, columns=list(dict.fromkeys(columns)))
+
+
+# --- looking and steering -------------------------------------------------------------------------------------------
+@main.command()
+@config_option
+@click.option("--check", is_flag=True, help="Ping every port.")
+@json_option
+def status(config: Path | None, *, check: bool, as_json: bool) -> None:
+    """Say what is due, running, failed and set aside, and what is live."""
+    from many_models.settings import load_settings
+    from many_models.show import check_ports, console, say_checks, say_status, say_summary, status_of
+
+    settings = load_settings(config)
+    out = console(quiet=as_json)
+    if check:
+        rows = check_ports(settings)
+        say_checks(out, rows)
+        if as_json:
+            print(json.dumps({"ports": rows}))
+        sys.exit(0 if all(row["ok"] for row in rows) else 1)
+    found = status_of(settings)
+    say_status(out, found)
+    say_summary(out, settings)
+    if as_json:
+        print(json.dumps(found, default=str))
+
+
+@main.command()
+@click.argument("release")
+@config_option
+def rollback(release: str, config: Path | None) -> None:
+    """Make a kept RELEASE live again, in one step."""
+    from many_models.settings import load_settings
+    from many_models.show import console, roll_back
+
+    roll_back(console(), load_settings(config), release)

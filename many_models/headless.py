@@ -1,0 +1,182 @@
+"""The day without the UI: the same assets, decisions and Dagster instance, run after run in this process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from many_models import automation, due, events, tables
+from many_models.assets import state
+from many_models.definitions import BUILDERS, build, build_assets
+from many_models.errors import TransientError, UnavailableError
+from many_models.ports import Where
+
+if TYPE_CHECKING:
+    from many_models.due import Stage, StageState, Work
+    from many_models.ports import Chunk, ChunkResult, Compute, Lake, Task
+    from many_models.settings import Settings
+
+DAGSTER_YAML = """\
+storage:
+  custom:
+    module: many_models.dagster_storage
+    class: BatchedSqliteStorage
+    config: {base_dir: "%s"}
+telemetry: {enabled: false}
+nux: {enabled: false}
+"""
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+@dataclass(frozen=True, slots=True)
+class StageReport:
+    """What one run of one stage did."""
+
+    stage: Stage
+    keys: int
+    done: int
+    failed: int
+    seconds: float
+    run_id: str
+    error: str = ""
+
+
+@dataclass(slots=True)
+class Progress:
+    """What the command shows while a stage runs; `stage` and `advance` are called from this thread."""
+
+    stage: Callable[[Stage, int], None] = lambda _stage, _keys: None
+    advance: Callable[[int], None] = lambda _series: None
+    report: Callable[[StageReport], None] = lambda _report: None
+
+
+@dataclass(frozen=True, slots=True)
+class WatchedCompute:
+    """A compute that says how many series have come back."""
+
+    compute: Compute
+    advance: Callable[[int], None]
+
+    def run(self, task: Task, chunks: Sequence[Chunk]) -> Iterator[tuple[Chunk, ChunkResult]]:
+        """See `Compute.run`."""
+        for chunk, result in self.compute.run(task, chunks):
+            self.advance(len(chunk.series))
+            yield chunk, result
+
+    def check(self) -> str:
+        """See `Compute.check`."""
+        return self.compute.check()
+
+
+@contextmanager
+def open_instance(home: Path) -> Iterator[dg.DagsterInstance]:
+    """The Dagster instance of `home`; where it has no dagster.yaml yet, ours is written."""
+    home.mkdir(parents=True, exist_ok=True)
+    file = home / "dagster.yaml"
+    if not file.exists():
+        file.write_text(DAGSTER_YAML % (home / "storage"))
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        yield instance
+
+
+@dataclass(slots=True)
+class Day:
+    """Everything that is due, stage by stage, until nothing is."""
+
+    settings: Settings
+    instance: dg.DagsterInstance
+    progress: Progress = field(default_factory=Progress)
+    reports: list[StageReport] = field(default_factory=list[StageReport])
+
+    def run(self) -> list[StageReport]:
+        """Run what is due. Raises UnavailableError when another process is at work on it, or a stage cannot be done."""
+        settings = self.settings
+        resources = {name: make(settings) for name, make in BUILDERS.items()}
+        compute = resources["compute"]
+        resources["compute"] = WatchedCompute(compute, lambda series: self.progress.advance(series))
+        definitions, assets = build(settings, resources), build_assets(settings)
+        events.mark_dead_runs_failed(self.instance)
+        tried = dict[str, int]()
+        try:
+            while (found := self._next(resources)) is not None:
+                work, current = found
+                request = automation.request_of(self.instance, assets[work.stage], work, current, events.process_tag())
+                mark = request.tags[automation.DUE_TAG]
+                tried[mark] = tried.get(mark, 0) + 1
+                report = self._run(definitions, work, request)
+                self.reports.append(report)
+                self.progress.report(report)
+                if report.error and not report.done and tried[mark] >= due.MAX_ATTEMPTS:
+                    raise UnavailableError(f"{work.stage} failed {tried[mark]} times: {report.error}")
+        finally:
+            getattr(compute, "close", lambda: None)()
+        return self.reports
+
+    def _next(self, resources: dict[str, object]) -> tuple[Work, StageState] | None:
+        first = automation.raw_state(self.settings, self.instance, resources["source"])
+        lake = resources["lake"]
+        later = automation.states_before(self.settings, self.instance, lake, "warehouse_predictions")
+        next(later)
+        work, current = automation.next_due(_chain(first, later))
+        if work is None and current is not None:
+            raise UnavailableError(f"{current.stage} is running elsewhere ({len(current.busy)} keys): wait for it")
+        return None if work is None or current is None else (work, current)
+
+    def _run(self, definitions: dg.Definitions, work: Work, request: dg.RunRequest) -> StageReport:
+        self.progress.stage(work.stage, len(work.keys))
+        began = time.monotonic()
+        job = definitions.resolve_job_def(automation.JOBS[work.stage])
+        result = job.execute_in_process(
+            run_config={**request.run_config, **QUIET},
+            instance=self.instance,
+            partition_key=request.partition_key,
+            tags=dict(request.tags),
+            raise_on_error=False,
+        )
+        done, failed, error = _outcome(self.instance, result, work)
+        return StageReport(work.stage, len(work.keys), done, failed, time.monotonic() - began, result.run_id, error)
+
+
+def _chain(first: StageState, later: Iterator[StageState]) -> Iterator[StageState]:
+    yield first
+    yield from later
+
+
+def _outcome(instance: dg.DagsterInstance, result: dg.ExecuteInProcessResult, work: Work) -> tuple[int, int, str]:
+    if result.success:
+        return len(work.keys), 0, ""
+    failed = events.failed_partitions(instance, dg.AssetKey(work.stage))
+    bad = [key for key in work.keys if failed.get(key) == result.run_id]
+    return len(work.keys) - len(bad), len(bad) if bad else len(work.keys), _first_error(result)
+
+
+def _first_error(result: dg.ExecuteInProcessResult) -> str:
+    for event in result.get_step_failure_events():
+        data = event.step_failure_data
+        if data.user_failure_data is not None:
+            return data.user_failure_data.description or ""
+        if data.error is not None:
+            cause = data.error.cause or data.error
+            return cause.message.strip()
+    return "the run failed before its first step"
+
+
+def skill_of(lake: Lake) -> tuple[float, float] | None:
+    """WAPE of the selected forecasts and of the seasonal naive over all series and windows of the newest training."""
+    trained = tables.read_if_there(lake, tables.TRAINED, columns=["series_id", "wape"])
+    naive = Where(among={"candidate": ["seasonal_naive"]})
+    scores = tables.read_if_there(lake, tables.SCORES, naive, ["series_id", "abs_error", "abs_actual"])
+    if trained is None or scores is None:
+        return None
+    sums = scores.to_pandas().groupby("series_id").sum()
+    frame = trained.to_pandas().set_index("series_id").join(sums, how="inner").dropna()
+    actual = float(frame["abs_actual"].sum())
+    if actual == 0:
+        return None
+    return float((frame["wape"] * frame["abs_actual"]).sum()) / actual, float(frame["abs_error"].sum()) / actual

@@ -1,0 +1,245 @@
+"""What the command prints: progress, tables, what to do next. Everything goes through one rich console."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pandas import DataFrame
+
+    from many_models.headless import StageReport
+    from many_models.settings import Settings
+
+
+def console(*, quiet: bool = False) -> Console:
+    """The console for people: standard error, so that --json has standard output to itself; nothing when quiet."""
+    return Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+
+
+def bars(out: Console) -> Bars:
+    """A progress display with a bar, a count and the time taken."""
+    columns = (SpinnerColumn(), TextColumn("{task.description:24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Bars(*columns, console=out, transient=True, disable=out.quiet)
+
+
+@contextmanager
+def source_progress(out: Console) -> Iterator[Callable[[int, int], None]]:
+    """Shows how much of the demo's source has been written."""
+    with bars(out) as display:
+        task = display.add_task("source database", total=None)
+        yield lambda done, total: display.update(task, completed=done, total=total)
+
+
+def run_day(out: Console, settings: Settings) -> list[StageReport]:
+    """Run everything that is due, with a progress display and a line for each stage."""
+    from many_models.headless import Day, Progress, open_instance
+    from many_models.settings import dagster_home
+
+    home = dagster_home(settings)
+    with bars(out) as display, open_instance(home) as instance:
+        current = list[TaskID]()
+
+        def stage(name: str, keys: int) -> None:
+            current.append(display.add_task(name, total=keys))
+
+        def advance(series: int) -> None:
+            display.advance(current[-1], series)
+
+        def report(done: StageReport) -> None:
+            display.update(current[-1], visible=False)
+            out.print(line_of(done))
+
+        reports = Day(settings, instance, Progress(stage, advance, report)).run()
+    if not reports:
+        out.print("nothing is due: everything is up to date")
+    return reports
+
+
+def line_of(report: StageReport) -> str:
+    """One stage in one line."""
+    what = "periods" if report.stage == "raw_sales" else "cutoff" if report.stage == "warehouse_predictions" else "series"
+    if report.stage == "raw_covariates":
+        what = "table"
+    failed = f", [red]{report.failed} failed[/red]" if report.failed else ""
+    line = f"[green]✓[/green] {report.stage:22} {report.done:6,} {what:8}{failed} {report.seconds:7.1f} s"
+    return line + (f"\n    {report.error}" if report.error else "")
+
+
+def summary(settings: Settings) -> dict[str, object]:
+    """What stands after a run: as_of, series, scores, the live release, rows in the warehouse."""
+    import pyarrow.compute as pc
+
+    from many_models import tables
+    from many_models.assets import state
+    from many_models.definitions import build_lake
+    from many_models.headless import skill_of
+
+    lake = build_lake(settings)
+    as_of = state.lake_as_of(lake)
+    result: dict[str, object] = {"as_of": as_of.isoformat() if as_of else None}
+    series = tables.read_if_there(lake, tables.SERIES, columns=["active"])
+    if series is not None:
+        result["series"] = series.num_rows
+        result["active_series"] = pc.sum(series["active"].cast("int64")).as_py() or 0
+    result["set_aside"] = sorted(state.set_aside(lake))
+    if (scores := skill_of(lake)) is not None:
+        result["wape"], result["seasonal_naive_wape"] = scores
+    if as_of is not None:
+        from many_models.ports import Where
+
+        where = Where(among={"cutoff_date": [f"{as_of:%Y-%m-%d}"]})
+        decisions = tables.read_if_there(lake, tables.DECISIONS, where)
+        if decisions is not None:
+            counts = pc.value_counts(decisions["action"]).to_pylist()
+            result["decisions"] = {row["values"]: row["counts"] for row in counts}
+        predictions = tables.read_if_there(lake, tables.PREDICTIONS, where, ["series_id"])
+        result["prediction_rows"] = predictions.num_rows if predictions is not None else 0
+    bad = tables.read_if_there(lake, tables.QUARANTINE, columns=["reason"])
+    if bad is not None:
+        result["quarantined"] = {r["values"]: r["counts"] for r in pc.value_counts(bad["reason"]).to_pylist()}
+    return result
+
+
+def say_summary(out: Console, settings: Settings) -> None:
+    """The summary for people."""
+    found = summary(settings)
+    if "wape" in found:
+        wape, naive = float(str(found["wape"])), float(str(found["seasonal_naive_wape"]))
+        ratio = f", {wape / naive:.2f} of it" if naive else ""
+        out.print(f"backtest WAPE [bold]{wape:.3f}[/bold], seasonal naive {naive:.3f}{ratio}")
+    quarantined = found.get("quarantined")
+    if isinstance(quarantined, Mapping) and quarantined:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(quarantined.items()))
+        out.print(f"quarantined rows: {reasons} (lake table quarantine)")
+    aside = found.get("set_aside")
+    if isinstance(aside, Sequence) and aside:
+        out.print(f"[yellow]set aside[/yellow]: {len(aside)} series; materialize their partition to bring them back")
+    out.print(
+        f"as of {found.get('as_of')}: {found.get('active_series', 0)} of {found.get('series', 0)} series active, "
+        f"{found.get('prediction_rows', 0):,} predictions"
+    )
+
+
+def say_next(out: Console, settings: Settings) -> None:
+    """The commands to type next."""
+    from many_models.settings import dagster_home
+
+    say_summary(out, settings)
+    home = dagster_home(settings)
+    url = settings.url(settings.warehouse.url)
+    file = settings.root / "many_models.toml"
+    shown = os.path.relpath(file)
+    here = home == type(home).cwd()
+    dev = "make dev" if here else f"MANY_MODELS_CONFIG={shown} DAGSTER_HOME={home} dagster dev -m many_models.definitions"
+    out.print("\nnext:")
+    out.print(f"  {dev}   # the UI, on what has just been made")
+    out.print(f"  many-models status --config {shown}   # what is live, due, failed, set aside")
+    if url.startswith("sqlite:///"):
+        database = os.path.relpath(url.removeprefix("sqlite:///"))
+        out.print(f"  sqlite3 {database} 'SELECT * FROM predictions LIMIT 5'   # where reports read")
+
+
+# --- status ---------------------------------------------------------------------------------------------------------
+def status_of(settings: Settings) -> dict[str, object]:
+    """What is due, failed and set aside at each stage, the live release, and the summary."""
+    from many_models import automation, due
+    from many_models.assets import state
+    from many_models.definitions import build_lake, build_source
+    from many_models.headless import open_instance
+    from many_models.settings import dagster_home
+
+    lake = build_lake(settings)
+    stages = list[dict[str, object]]()
+    with open_instance(dagster_home(settings)) as instance:
+        for stage in due.STAGES:
+            if stage == "raw_sales":
+                found = automation.raw_state(settings, instance, build_source(settings))
+            else:
+                found = state.stage_state(settings, instance, lake, stage)
+            stages.append({
+                "stage": stage, "keys": len(found.wanted), "due": len(found.due()), "running": len(found.busy),
+                "behind": len(found.behind()), "failed": len(found.failed),
+            })  # fmt: skip
+        failures = [
+            {"stage": stage, "series": key, "reason": record.reason, "kind": record.kind, "attempts": record.attempts,
+             "set_aside": record.set_aside}
+            for stage in due.STAGES
+            for key, record in state.status_rows(lake, stage).items()
+        ]  # fmt: skip
+    return {"stages": stages, "failures": failures, **summary(settings)}
+
+
+def say_status(out: Console, found: Mapping[str, object]) -> None:
+    """`status_of` for people."""
+    table = Table("stage", "keys", "due", "running", "behind", "failed")
+    stages, failures = found["stages"], found["failures"]
+    for row in stages if isinstance(stages, list) else []:
+        table.add_row(*(str(value) for value in row.values()))
+    out.print(table)
+    rows = failures if isinstance(failures, list) else []
+    for row in rows[:20]:
+        aside = " [yellow](set aside)[/yellow]" if row["set_aside"] else ""
+        out.print(f"  {row['stage']}: {row['series']}: {row['reason']}{aside}")
+    if len(rows) > 20:  # noqa: PLR2004
+        out.print(f"  … and {len(rows) - 20} more in the lake's table series_status")
+
+
+def check_ports(settings: Settings) -> list[dict[str, object]]:
+    """One row per port: whether it answers, and what it says."""
+    from many_models.definitions import BUILDERS
+    from many_models.errors import ManyModelsError
+
+    rows = list[dict[str, object]]()
+    for name, make in BUILDERS.items():
+        try:
+            rows.append({"port": name, "ok": True, "says": make(settings).check()})
+        except ManyModelsError as error:
+            rows.append({"port": name, "ok": False, "says": str(error)})
+    return rows
+
+
+def say_checks(out: Console, rows: Sequence[Mapping[str, object]]) -> None:
+    """`check_ports` for people."""
+    for row in rows:
+        out.print(f"[green]✓[/green] {row['port']:10} {row['says']}" if row["ok"] else f"[red]✗[/red] {row['port']:10} {row['says']}")
+
+
+def roll_back(out: Console, settings: Settings, release_id: str) -> None:
+    """Make a kept release live again, and tell the lake, so that what is due follows. Raises InputError."""
+    from many_models import tables
+    from many_models.assets.promoting import champions_table
+    from many_models.definitions import build_lake, build_production
+    from many_models.ports import Where
+
+    lake, production = build_lake(settings), build_production(settings)
+    release = production.activate(release_id)
+    lake.replace(tables.CHAMPIONS.name, champions_table(settings, lake, release), Where())
+    out.print(f"live again: release {release.release_id} of {release.created_at:%Y-%m-%d %H:%M}, {len(release.champions)} series")
+
+
+# --- backtest -------------------------------------------------------------------------------------------------------
+def metrics_table(metrics: DataFrame) -> Table:
+    """The metrics of `BacktestReport`, the selected forecast first."""
+    table = Table(*(str(name) for name in metrics.columns))
+    for row in metrics.itertuples(index=False):
+        table.add_row(*(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row))
+    return table
+
+
+# --- init -----------------------------------------------------------------------------------------------------------
+def initialise(out: Console, location: str, table: str, given: Mapping[str, str], into: Path, *, force: bool) -> None:
+    """Guess what a stranger's table is, write many_models.toml, and say what was guessed and why."""
+    raise NotImplementedError
+
+

@@ -65,10 +65,24 @@ def init(  # noqa: PLR0913
     force: bool,
 ) -> None:
     """Look at a CSV, a Parquet file or a SQL table, guess what is what, and write many_models.toml."""
-    from many_models.show import console, initialise
+    from many_models.show import Given, console, initialise
 
-    given = {"keys": keys, "timestamp": timestamp, "target": target, "frequency": frequency, "known": known}
-    initialise(console(), location, table, {k: v for k, v in given.items() if v is not None and (v or k == "known")}, into, force=force)
+    given = Given()
+    if keys:
+        given["keys"] = _names(keys)
+    if known is not None:
+        given["known"] = _names(known)
+    if timestamp:
+        given["timestamp"] = timestamp
+    if target:
+        given["target"] = target
+    if frequency:
+        given["frequency"] = frequency
+    initialise(console(), location, table, given, into, force=force)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 # --- demo and run ---------------------------------------------------------------------------------------------------
@@ -153,8 +167,7 @@ def backtest(  # noqa: PLR0913
     from many_models.show import bars, console, metrics_table
 
     out = console(quiet=as_json)
-    names = [name.strip() for name in keys.split(",")]
-    covariates = [name.strip() for name in known.split(",") if name.strip()]
+    names, covariates = _names(keys), _names(known)
     frame = _read(data, [*names, timestamp, target, *covariates])
     with bars(out) as display:
         task = display.add_task("backtest", total=None)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
@@ -14,12 +14,23 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from pandas import DataFrame
 
     from many_models.headless import StageReport
     from many_models.settings import Settings
+
+
+class Given(TypedDict, total=False):
+    """What the user says instead of letting it be guessed."""
+
+    keys: Sequence[str]
+    timestamp: str
+    target: str
+    known: Sequence[str]
+    frequency: str
 
 
 def console(*, quiet: bool = False) -> Console:
@@ -238,8 +249,41 @@ def metrics_table(metrics: DataFrame) -> Table:
 
 
 # --- init -----------------------------------------------------------------------------------------------------------
-def initialise(out: Console, location: str, table: str, given: Mapping[str, str], into: Path, *, force: bool) -> None:
-    """Guess what a stranger's table is, write many_models.toml, and say what was guessed and why."""
-    raise NotImplementedError
+def initialise(out: Console, location: str, table: str, given: Given, into: Path, *, force: bool) -> None:
+    """Guess what a stranger's table is, write many_models.toml (for a file also the SQLite source beside it), and say
+    what was guessed and why. Raises SettingsError when there is a many_models.toml already.
+    """
+    from many_models.errors import SettingsError
+    from many_models.guessing import guess
+    from many_models.loading import load_file
+    from many_models.settings import FILE_NAME, load_settings
 
-
+    file = into / FILE_NAME
+    if file.exists() and not force:
+        raise SettingsError(f"{file} is there already: --force replaces it, --into FOLDER writes elsewhere")
+    found = guess(location, table=table, **given)
+    into.mkdir(parents=True, exist_ok=True)
+    url, name = location.partition("::")[0], found.table.value
+    if found.kind != "sql":
+        with bars(out) as display:
+            task = display.add_task("loading into sales.db", total=None)
+            loaded = load_file(
+                location,
+                into / "sales.db",
+                found,
+                lambda done, total: display.update(task, completed=done, total=total or None),
+            )
+        url, name = "sqlite:///sales.db", loaded.table
+        out.print(f"{location}: {loaded.rows:,} rows loaded into {into / 'sales.db'}, table {loaded.table}")
+    file.write_text(found.to_toml(url, name))
+    load_settings(file)
+    guesses = Table("what", "guess", "how sure", "why")
+    for what, choice in found.choices.items():
+        value = ", ".join(map(str, choice.value)) if isinstance(choice.value, tuple) else str(choice.value)
+        guesses.add_row(what, value or "(none)", choice.confidence, choice.reason)
+    out.print(guesses)
+    for warning in found.warnings:
+        out.print(f"[yellow]warning[/yellow]: {warning}")
+    out.print(f"{found.series:,} series, {found.start} to {found.last}; written: {file}. Check it, then:")
+    where = "" if into == type(into)() else f" --config {file}"
+    out.print(f"  many-models run{where}")

@@ -6,7 +6,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from many_models.adapters.registry_mlflow_folders import pack_files
-from many_models.adapters.registry_mlflow_store import MlflowStore
+from many_models.adapters.registry_mlflow_store import MlflowStore, by_age
 from many_models.adapters.registry_rules import (
     OWN_TAGS,
     check_draft,
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from many_models.ports import PackUpload, PackVersion, Release, ReleaseDraft
 
+FEW = 20
+"""Up to so many packs are looked for one by one."""
 CURRENT = f"{OWN_TAGS}current"
 LIVE = f"{OWN_TAGS}live"
 RELEASE_ID = f"{OWN_TAGS}release_id"
@@ -62,37 +64,46 @@ class MlflowStaging:
         store = self._store
         with store.errors(f"registering batch {batch!r}"):
             run = store.find_run(batch)
-            there = self._versions_of(run) if run else {}
+            there = self._versions_of(run, packs) if run else {}
             missing = [upload for upload in packs if (upload.pack, tuple(upload.series)) not in there]
             if missing:
                 run = run or store.start_run(batch)
                 tags = {"batch": batch, "registered_at": self._clock().isoformat(), "current": store.owner}
                 for version in store.register_packs(run, missing, tags).values():
                     there[version.pack, version.series] = version
-                self._retire()
+                self._retire(missing)
                 store.client.set_terminated(run.info.run_id, "FINISHED")
             return [there[upload.pack, tuple(upload.series)] for upload in packs]
 
-    def _versions_of(self, run: Run) -> dict[tuple[str, tuple[str, ...]], PackVersion]:
-        found = [self._store.pack_version(v) for v in self._store.search(f"run_id = '{run.info.run_id}'")]
+    def _versions_of(self, run: Run, packs: Sequence[PackUpload]) -> dict[tuple[str, tuple[str, ...]], PackVersion]:
+        """Those of `packs` that an earlier, broken-off or repeated call has registered."""
+        found = [self._store.pack_version(v) for v in self._search(f"run_id = '{run.info.run_id}'", packs)]
         return {(version.pack, version.series): version for version in found}
 
-    def _current(self) -> list[ModelVersion]:
-        return self._store.search(f"tags.`{CURRENT}` = '{self._store.owner}'")
+    def _search(self, query: str, packs: Sequence[PackUpload] = ()) -> list[ModelVersion]:
+        """The versions that `query` names; by pack when they are few, since a search of all has to read all."""
+        if not 0 < len(packs) <= FEW:
+            return self._store.search(query)
+        names = [self._store.name(upload.pack) for upload in packs]
+        return by_age(v for name in names for v in self._store.search(f"name = '{name}' AND {query}"))
 
-    def _retire(self) -> None:
+    @property
+    def _current(self) -> str:
+        return f"tags.`{CURRENT}` = '{self._store.owner}'"
+
+    def _retire(self, packs: Sequence[PackUpload] = ()) -> None:
         """Takes the tag off versions whose series all have a newer one. New versions have got it before."""
         seen: set[str] = set()
-        for found in reversed(self._current()):
+        for found in reversed(self._search(self._current, packs)):
             series = self._store.pack_version(found).series
             if seen.issuperset(series):
-                self._store.client.delete_model_version_tag(found.name, found.version, CURRENT)
+                self._store.client.delete_model_version_tag(found.name, str(found.version), CURRENT)
             seen.update(series)
 
     def newest(self, series: Sequence[str]) -> Mapping[str, PackVersion]:
         """See StagingRegistry. One search, whose size is the number of packs that are current."""
         with self._store.errors("finding the newest versions"):
-            return newest_per_series(map(self._store.pack_version, self._current()), series)
+            return newest_per_series(map(self._store.pack_version, self._search(self._current)), series)
 
     def files(self, version: PackVersion) -> Mapping[str, bytes]:
         """See StagingRegistry."""
@@ -104,6 +115,7 @@ class MlflowStaging:
         """
         store = self._store
         with store.writing("pruning"):
+            self._retire()
             found = store.mine()
             versions = [store.pack_version(v) for v in found]
             everything = [series_id for version in versions for series_id in version.series]

@@ -26,8 +26,7 @@ SERIES_TAG_LIMIT = 60_000
 def model_folder(upload: PackUpload, path: str, run_id: str) -> Files:
     """The files of an MLflow model folder for a pack: `code/` for its `*.py`, `data/` for the rest, MLmodel on top.
 
-    A pack without a loader (`mm_pack_v*.py`) gets no MLmodel: it can be stored, but not be loaded by MLflow. A file
-    `signature.json` in the pack (MLflow's signature, a JSON object) becomes the model's signature.
+    A pack without a loader (`mm_pack_v*.py`) gets no MLmodel: it can be stored, but not be loaded by MLflow.
     """
     folder = {f"{'code' if name.endswith('.py') else 'data'}/{name}": data for name, data in upload.files.items()}
     series = json.dumps(upload.series)
@@ -53,13 +52,28 @@ def model_folder(upload: PackUpload, path: str, run_id: str) -> Files:
         "model_uuid": digest(run_id, path) * 2,
         "run_id": run_id,
     }
-    if "signature.json" in upload.files:
-        found = json.loads(upload.files["signature.json"])
-        model["signature"] = {key: part if isinstance(part, str) else json.dumps(part) for key, part in found.items()}
+    if signature := _signature(upload):
+        model["signature"] = signature
     folder["requirements.txt"] = "".join(f"{line}\n" for line in requirements).encode()
     folder["python_env.yaml"] = json.dumps(environment, indent=1).encode()
     folder["MLmodel"] = json.dumps(model, indent=1).encode()  # JSON is YAML
     return folder
+
+
+def _signature(upload: PackUpload) -> dict[str, str]:
+    """What `predict` takes, in MLflow's form: series_id, ds, and the known covariates that the pack's index names.
+
+    MLflow drops every column that a signature does not name: without an index there is none.
+    """
+    if "index.json" not in upload.files:
+        return {}
+    known = json.loads(upload.files["index.json"]).get("known", [])
+    columns: list[dict[str, object]] = [
+        {"name": "series_id", "type": "string", "required": True},
+        {"name": "ds", "type": "datetime", "required": True},
+        *({"name": name, "type": "any", "required": False} for name in known),
+    ]
+    return {"inputs": json.dumps(columns)}
 
 
 def pack_files(folder: Mapping[str, bytes]) -> Files:

@@ -40,7 +40,7 @@ from many_models.keys import digest, slug
 from many_models.ports import PackVersion
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Generator, Mapping, Sequence
+    from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 
     from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
@@ -288,7 +288,7 @@ class MlflowStore:
             found.extend(page)
             token = page.token
             if not token:
-                return sorted(found, key=lambda v: (v.creation_timestamp, int(v.version)))
+                return by_age(found)
 
     def mine(self) -> list[ModelVersion]:
         """All versions of this registry, oldest first."""
@@ -329,6 +329,11 @@ class MlflowStore:
             shutil.rmtree(root.parent, ignore_errors=True)
         if self.is_database:
             _hard_delete_run(self.uri, run_id)
+
+
+def by_age(versions: Iterable[ModelVersion]) -> list[ModelVersion]:
+    """`versions`, oldest first."""
+    return sorted(versions, key=lambda v: (v.creation_timestamp, int(v.version), v.name))
 
 
 @lru_cache(maxsize=1024)

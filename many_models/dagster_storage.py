@@ -8,6 +8,10 @@ The stock event log takes two transactions (the run's file, then the index) and 
         module: many_models.dagster_storage
         class: BatchedSqliteStorage
         config: {base_dir: var/dagster}
+    compute_logs:
+      module: many_models.dagster_storage
+      class: ComputeLogs
+      config: {base_dir: var/dagster/storage}
 
 Private API of Dagster, as `many_models.events`; `many_models.events.private_api_problems` checks both.
 """
@@ -17,11 +21,12 @@ from __future__ import annotations
 import os
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from dagster._core.events import ASSET_EVENTS
 from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
 from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
+from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 
 from many_models.errors import SettingsError
@@ -32,7 +37,9 @@ if TYPE_CHECKING:
 
     from dagster._core.events.log import EventLogEntry
     from dagster._serdes import ConfigurableClassData
+    from sqlalchemy import Connection
 
+_TABLE = SqlEventLogStorageTable
 BATCH_SIZE_VARIABLE = "DAGSTER_EVENT_BATCH_SIZE"
 
 
@@ -53,27 +60,37 @@ class BatchedSqliteEventLog(SqliteEventLogStorage):
                     self.store_event(event)
 
     def _store_asset_events(self, events: Sequence[EventLogEntry]) -> None:
-        for run_id in dict.fromkeys(event.run_id for event in events):
-            self._store_asset_events_of_run(run_id, [event for event in events if event.run_id == run_id])
-
-    def _store_asset_events_of_run(self, run_id: str, events: Sequence[EventLogEntry]) -> None:
-        table = SqlEventLogStorageTable
-        insert = table.insert().returning(table.c.id, sort_by_parameter_order=True)
         rows = [self._event_to_row(event) for event in events]
-        with self.run_connection(run_id) as run_file:
-            stored = run_file.execute(insert, rows).scalars().all()
+        stored: dict[str, Sequence[int]] = {}
         try:
+            for run_id in dict.fromkeys(event.run_id for event in events):
+                with self.run_connection(run_id) as run_file:
+                    stored[run_id] = _insert(run_file, [row for row in rows if row["run_id"] == run_id])
             with self.index_transaction() as index:
-                ids = index.execute(insert, rows).scalars().all()
+                ids = _insert(index, rows)
                 self._store_asset_event_tags(index, events, ids)
-                newest = {(row["dagster_event_type"], row["asset_key"]): at for at, row in enumerate(rows)}
-                for at in sorted(newest.values()):
+                for at in _newest_by_asset(rows):
                     self._store_asset_event(index, events[at], ids[at])
         except BaseException:
-            # Dagster stores the events of a failed batch again, one by one: they must not stand in the run twice
-            with self.run_connection(run_id) as run_file:
-                run_file.execute(table.delete().where(table.c.id.between(stored[0], stored[-1])))
+            # Dagster stores the events of a failed batch again, one by one: they must not stand in a run twice
+            for run_id, ids in stored.items():
+                with self.run_connection(run_id) as run_file:
+                    run_file.execute(_TABLE.delete().where(_TABLE.c.id.between(ids[0], ids[-1])))
             raise
+
+
+def _newest_by_asset(rows: Sequence[Mapping[str, object]]) -> Sequence[int]:
+    """Where the newest event of each kind stands for each asset; assets in the order in which they come."""
+    newest: dict[object, dict[object, int]] = {}
+    for at, row in enumerate(rows):
+        newest.setdefault(row["asset_key"], {})[row["dagster_event_type"]] = at
+    return [at for kinds in newest.values() for at in sorted(kinds.values())]
+
+
+def _insert(connection: Connection, rows: Sequence[Mapping[str, object]]) -> Sequence[int]:
+    """Insert `rows` in order; their ids, which follow each other because SQLite has one writer at a time."""
+    statement = _TABLE.insert().returning(_TABLE.c.id, sort_by_parameter_order=True)
+    return connection.execute(statement, rows).scalars().all()
 
 
 class BatchedSqliteStorage(DagsterSqliteStorage):
@@ -91,15 +108,26 @@ class BatchedSqliteStorage(DagsterSqliteStorage):
         os.environ.setdefault(BATCH_SIZE_VARIABLE, str(BATCH_SIZE))
 
     @classmethod
-    def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, str]) -> Self:  # type: ignore[override]
+    def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]) -> Self:  # type: ignore[override]
         """The storage that dagster.yaml describes. Raises SettingsError for a relative folder without DAGSTER_HOME."""
-        folder = Path(config_value["base_dir"])
-        if not folder.is_absolute():
-            home = os.environ.get("DAGSTER_HOME")
-            if not home:
-                raise SettingsError(
-                    f"storage base_dir {str(folder)!r} in dagster.yaml counts from DAGSTER_HOME, which is not set: "
-                    "export DAGSTER_HOME=<the folder of dagster.yaml>, or write an absolute base_dir"
-                )
-            folder = Path(home) / folder
-        return cls.from_local(str(folder), inst_data=inst_data)
+        return cls.from_local(**_at_home(config_value), inst_data=inst_data)
+
+
+class ComputeLogs(LocalComputeLogManager):
+    """Dagster's files of what runs print, its `base_dir` counted as `BatchedSqliteStorage` counts its own."""
+
+    @classmethod
+    def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]) -> Self:  # type: ignore[override]
+        """The files that dagster.yaml describes. Raises SettingsError for a relative folder without DAGSTER_HOME."""
+        return cls(**_at_home(config_value), inst_data=inst_data)
+
+
+def _at_home(config: Mapping[str, Any]) -> dict[str, Any]:
+    folder = Path(config["base_dir"])
+    home = os.environ.get("DAGSTER_HOME")
+    if not folder.is_absolute() and not home:
+        raise SettingsError(
+            f"base_dir {str(folder)!r} in dagster.yaml counts from DAGSTER_HOME, which is not set: export "
+            "DAGSTER_HOME=<the folder of dagster.yaml>, or write an absolute base_dir"
+        )
+    return {**config, "base_dir": str(Path(home or "") / folder)}

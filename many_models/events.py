@@ -43,6 +43,7 @@ BATCH_SIZE = 1000
 PROCESS_TAG = "many_models/process"
 RANGE_START_TAG = "dagster/asset_partition_range_start"
 RANGE_END_TAG = "dagster/asset_partition_range_end"
+PARTITION_TAG = "dagster/partition"
 KEYS_FIELD = "keys"
 _RUNS_A_QUERY = 500
 _EXECUTORS_IN_PROCESS = frozenset({"in_process", "execute_in_process_executor"})
@@ -60,13 +61,13 @@ def keys_of_run(context: dg.AssetExecutionContext, configured: Sequence[str] = (
     if not configured:
         if not own:
             asset = context.asset_key.to_user_string()
-            raise InputError(f"run {context.run_id} of {asset} has no partition and no keys: choose some")
+            raise InputError(f"run {context.run.run_id} of {asset} has no partition and no keys: choose some")
         return own
     keys = tuple(dict.fromkeys(configured))
     if strangers := sorted(set(own) - set(keys)):
         raise InputError(
-            f"run {context.run_id} has partition {strangers[0]!r} (one of {len(strangers)}), which is not among the "
-            f"{len(keys)} keys of its config: start it on one of these, for instance {keys[0]!r}"
+            f"run {context.run.run_id} has partition {strangers[0]!r} (one of {len(strangers)}), which is not among "
+            f"the {len(keys)} keys of its config: start it on one of these, for instance {keys[0]!r}"
         )
     return keys
 
@@ -81,7 +82,7 @@ def plan(context: dg.AssetExecutionContext, keys: Sequence[str]) -> int:
         return 0
     from dagster._core.events import AssetMaterializationPlannedData, DagsterEvent
 
-    planned = _planned_partitions(_sql(context.instance), context.asset_key, [context.run_id])
+    planned = _planned_partitions(_sql(context.instance), context.asset_key, [context.run.run_id])
     missing = [key for key in dict.fromkeys(keys) if key not in planned]
     step_key = context.get_step_execution_context().step.key
     _store(
@@ -131,12 +132,13 @@ def _store(context: dg.AssetExecutionContext, events: Iterable[DagsterEvent]) ->
     """Store `events` of the running step in batches, whether or not Dagster's own batching is on in this process."""
     from dagster._core.events.log import EventLogEntry
 
+    run_id = context.run.run_id
     entries = (
         EventLogEntry(
             error_info=None,
             level=logging.DEBUG,
             user_message="" if event.pid is None else event.message or "",  # as Dagster, outside and inside a step
-            run_id=context.run_id,
+            run_id=run_id,
             timestamp=time.time(),
             step_key=event.step_key,
             job_name=event.job_name,
@@ -159,7 +161,7 @@ def stage_request(  # noqa: PLR0913 - all by name
     run_key: str | None,
     tags: Mapping[str, str],
 ) -> dg.RunRequest:
-    """One run over exactly `keys`.
+    """One run over exactly `keys`, all of it in the request's tags and config (no `partition_key` to be resolved).
 
     `all_keys` are the partitions in Dagster's order (insertion). Neighbours in it travel as a range in the run's tags,
     one key as its partition; scattered keys in the run's config, anchored on the first of them, where `keys_of_run`
@@ -175,23 +177,18 @@ def stage_request(  # noqa: PLR0913 - all by name
         raise InputError(f"a run of {asset_key.to_user_string()} needs at least one key")
     ordered = sorted(set(keys), key=place.__getitem__)
     first, last = ordered[0], ordered[-1]
-    tags = dict(tags)
     config: dict[str, object] = {}
-    partition = None
-    if len(ordered) == 1:
-        partition = first
-    elif place[last] - place[first] == len(ordered) - 1:
-        tags |= {RANGE_START_TAG: first, RANGE_END_TAG: last}
-    else:
-        partition = first
+    partition = {PARTITION_TAG: first}
+    if len(ordered) > 1 and place[last] - place[first] == len(ordered) - 1:
+        partition = {RANGE_START_TAG: first, RANGE_END_TAG: last}
+    elif len(ordered) > 1:
         config = {"ops": {op_name: {"config": {KEYS_FIELD: ordered}}}}
     return dg.RunRequest(
         run_key=run_key,
         job_name=job_name,
         asset_selection=[asset_key],
         run_config=config,
-        tags=tags,
-        partition_key=partition,
+        tags={**tags, **partition},
     )
 
 
@@ -295,7 +292,7 @@ def claim_run(context: dg.AssetExecutionContext) -> None:
     """
     executor = context.job_def.executor_def.name
     if executor in _EXECUTORS_IN_PROCESS and PROCESS_TAG not in context.run.tags:
-        context.instance.add_run_tags(context.run_id, process_tag())
+        context.instance.add_run_tags(context.run.run_id, process_tag())
 
 
 def dead_runs(instance: dg.DagsterInstance) -> tuple[dg.DagsterRun, ...]:
@@ -391,6 +388,7 @@ _PRIVATE_API = {  # what is used → the parameters it is used with, or None for
     f"{_SQLITE}._store_asset_event": "self conn event event_id",
     _STORAGE: "base_dir inst_data",
     f"{_STORAGE}.from_local": "base_dir inst_data",
+    "dagster._core.storage.local_compute_log_manager:LocalComputeLogManager": "base_dir polling_timeout inst_data",
 }
 
 

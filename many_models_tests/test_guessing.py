@@ -500,3 +500,26 @@ def test_real_tables_are_guessed(
     assert any("noise" in warning for warning in found.warnings) == ("oj_" in file)
     if how == "as it is":
         assert found.keys.value == keys
+
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+@pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.toml")), ids=lambda path: path.name)
+def test_the_example_settings_load(file: Path) -> None:
+    assert load_settings(file).source.url == "sqlite:///source.db"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(REAL_DATA is None, reason="MANY_MODELS_REAL_DATA does not name a folder of real tables")
+@pytest.mark.parametrize("example", ["store_item", "m5_tiny"])
+def test_the_example_settings_say_what_init_guesses(example: str) -> None:
+    assert REAL_DATA is not None
+    file = next(file for file, *_ in REAL if file.startswith(example))
+    found, data = looked_at(str(REAL_DATA / file)), load_settings(EXAMPLES / f"{example}.toml").data
+    assert (tuple(data.keys), data.timestamp, data.target) == (
+        found.keys.value,
+        found.timestamp.value,
+        found.target.value,
+    )
+    assert (set(data.known), data.frequency, data.start) == (set(found.known.value), found.frequency.value, found.start)

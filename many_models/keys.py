@@ -14,19 +14,21 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SEPARATOR = "__"
+_READABLE = frozenset(" -._~")
 _EMPTY = "%"  # quote() never leaves a bare per cent sign
 
 
 def escape_part(part: str) -> str:
     """`part` with everything escaped that a partition key, a path or the separator could trip over.
 
-    Letters, digits, `-`, `~`, single inner `_` and single `.` stay readable.
+    Letters and digits of any script, `-`, `~`, and single inner spaces, `_` and `.` stay readable.
     """
     if part == "":
         return _EMPTY
-    text = quote(part, safe="", errors="surrogatepass")
+    text = "".join(c if c.isalnum() or c in _READABLE else quote(c, safe="", errors="surrogatepass") for c in part)
     text = re.sub(r"^_|_$|_(?=_)|(?<=_)_", "%5F", text)
-    return re.sub(r"^\.$|\.(?=\.)|(?<=\.)\.", "%2E", text)
+    text = re.sub(r"^ | $| (?= )|(?<= ) ", "%20", text)
+    return re.sub(r"^\.|\.$|\.(?=\.)|(?<=\.)\.", "%2E", text)
 
 
 def unescape_part(text: str) -> str:

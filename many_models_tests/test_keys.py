@@ -1,0 +1,65 @@
+"""Names of series: exact there and back, safe as partition keys, paths and model names."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from many_models.errors import InputError
+from many_models.keys import SeriesKey, pack_of, slug
+
+PARTS = st.lists(st.text(alphabet=st.characters(), max_size=8) | st.text("_.% a/\\'\"é🍓,", max_size=6), min_size=1, max_size=3)
+NOT_IN_A_DAGSTER_PARTITION = ["...", "\a", "\b", "\f", "\n", "\r", "\t", "\v", "\0"]
+
+
+@given(PARTS)
+def test_any_characters_come_back_from_a_series_id(parts: list[str]) -> None:
+    key = SeriesKey(tuple(parts))
+    assert SeriesKey.parse(key.series_id, len(parts)) == key
+
+
+@given(PARTS, PARTS)
+def test_different_keys_have_different_ids_and_slugs(one: list[str], other: list[str]) -> None:
+    first, second = SeriesKey(tuple(one)).series_id, SeriesKey(tuple(other)).series_id
+    assert (first == second) == (one == other)
+    assert (slug(first) == slug(second)) == (one == other)
+
+
+@given(PARTS)
+def test_a_series_id_is_a_valid_partition_key_and_never_empty(parts: list[str]) -> None:
+    name = SeriesKey(tuple(parts)).series_id
+    assert name
+    assert not any(bad in name for bad in NOT_IN_A_DAGSTER_PARTITION)
+    assert not set(name) & set("/\\,'\"[]")
+    assert name == name.strip()
+
+
+@given(st.text())
+def test_a_slug_is_short_and_safe_for_paths_and_model_names(name: str) -> None:
+    made = slug(name)
+    assert len(made) <= 51
+    assert set(made) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
+
+
+def test_readable_names_stay_readable() -> None:
+    assert SeriesKey(("München Schwabing", "Whole milk 1 l")).series_id == "München Schwabing__Whole milk 1 l"
+
+
+@pytest.mark.parametrize("text", ["a___b", "_a__b", "a/b", "..", "a__b__"])
+def test_text_that_is_no_series_id_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="is not a series_id"):
+        SeriesKey.parse(text)
+
+
+def test_an_id_with_other_parts_than_the_settings_is_refused() -> None:
+    with pytest.raises(InputError, match="has 2 key parts, the settings name 3"):
+        SeriesKey.parse("a__b", 3)
+
+
+def test_packs_are_stores_unless_the_settings_say_otherwise() -> None:
+    key = SeriesKey(("s1", "i1"))
+    assert pack_of(key, ["store", "item"], [], 16) == "s1"
+    assert pack_of(key, ["store", "item"], ["item"], 16) == "i1"
+    assert pack_of(key, ["store", "item"], ["store", "item"], 16) == key.series_id
+    assert pack_of(SeriesKey(("w1",)), ["well"], [], 16).startswith("bucket-")

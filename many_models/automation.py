@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from many_models import due, events
 from many_models.assets import raw, state
-from many_models.assets.stage import UPSTREAM_TAG
 from many_models.due import STAGES, Stage, StageState, Work
 from many_models.keys import digest
 from many_models.ports import Lake, Source

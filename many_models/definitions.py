@@ -76,7 +76,7 @@ def build_staging(settings: Settings) -> ports.StagingRegistry:
     from many_models.adapters.registry_mlflow import MlflowStaging
 
     registry = settings.registry
-    return MlflowStaging(settings.url(registry.staging), settings.path(registry.staging_artifacts), registry.prefix)
+    return MlflowStaging(settings.url(registry.staging), str(settings.path(registry.staging_artifacts)), registry.prefix)
 
 
 def build_production(settings: Settings) -> ports.ProductionRegistry:
@@ -85,7 +85,7 @@ def build_production(settings: Settings) -> ports.ProductionRegistry:
 
     registry = settings.registry
     return MlflowProduction(
-        settings.url(registry.production), settings.path(registry.production_artifacts), registry.prefix
+        settings.url(registry.production), str(settings.path(registry.production_artifacts)), registry.prefix
     )
 
 

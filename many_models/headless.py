@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from many_models import automation, due, events, tables
-from many_models.assets import state
 from many_models.definitions import BUILDERS, build, build_assets
-from many_models.errors import TransientError, UnavailableError
+from many_models.errors import UnavailableError
 from many_models.ports import Where
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from many_models.errors import SeriesFailure
 from many_models.forecasting.spec import Prior, Spec
 from many_models.ports import Chunk, ChunkResult, Lake, Where
-from many_models.tables import DATASETS, RAW_COVARIATES, RAW_SALES, read_if_there
+from many_models.tables import DATASETS, RAW_COVARIATES, RAW_SALES
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -52,11 +52,12 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         task = PrepareTask(lake, spec_of(settings), as_of, tuple(settings.data.keys))
         done, failures, rows = dict[str, Done](), list[SeriesFailure](), 0
         for pack, results in follow(context, compute, task, chunks_of(settings, keys)):
-            good, series = good_series(results), together(results, "series")
-            datasets = together(results, "rows")
+            failures += failures_of(results)
+            if not (good := good_series(results)):
+                continue
+            series, datasets = together(results, "series"), together(results, "rows")
             tables.upsert(lake, tables.DATASETS, datasets, good, {"pack": pack})
             tables.upsert(lake, tables.SERIES, with_as_of(series, as_of), good, {"pack": pack})
-            failures += failures_of(results)
             done |= {row["series_id"]: _done(row, wanted) for row in series.to_pylist()}
             rows += datasets.num_rows
         summary = {"as_of": str(as_of), "dagster/row_count": rows}

@@ -74,8 +74,8 @@ def build(settings: Settings) -> dg.AssetsDefinition:
             scored = list[pa.Table]()
             for _, results in follow(context, compute, task, chunks):
                 failures += failures_of(results)
-                good = set(good_series(results))
-                scored.append(_only(together(results, "predictions"), good))
+                if good := good_series(results):
+                    scored.append(_only(together(results, "predictions"), set(good)))
             if scored:
                 rows = _dated(scored, cutoff)
                 names = sorted({*rows["series_id"].to_pylist()})

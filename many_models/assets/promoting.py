@@ -64,11 +64,13 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         done = {k: Done(upstream[k], INACTIVE, {"inactive": "no model"}) for k in keys if made.get(k) == INACTIVE}
         failures = [SeriesFailure(k, "NoModel", why, permanent=True) for k, why in absent.items() if k not in done]
         live = production.live()
-        decisions = decide(_evidence(rows, live, lake), policy_of(settings))
+        decisions = decide(_evidence(rows, decided_before(production, live, lake), lake), policy_of(settings))
         winners = {decision.series_id for decision in decisions if decision.action == "promote"}
         release, broken = live, list[SeriesFailure]()
         leaving = _leaving(settings, lake, live)
-        if winners or leaving:
+        if _serves(live, rows, winners) and not leaving:
+            context.log.info("a run that was cut off has published this already")
+        elif winners or leaving:
             draft, broken = _draft(context, settings, staging, production, live, rows, winners, leaving)
             release = production.publish(draft) if draft.packs or draft.removed else live
         failures += broken
@@ -98,6 +100,25 @@ def _trained(
     found = {row["series_id"]: row for row in rows.to_pylist() if row["series_id"] in asked} if rows is not None else {}
     why = "it has no trained model yet: materialize trained_models for it first"
     return found, {key: why for key in keys if key not in found}
+
+
+def decided_before(production: ProductionRegistry, live: Release | None, lake: Lake) -> Release | None:
+    """The release that decisions start from: the live one, but the one before it when a run was cut off between
+    publishing it and writing its decisions down.
+    """
+    if live is None:
+        return None
+    rows = tables.read_if_there(lake, tables.CHAMPIONS, columns=["release_id"])
+    told = rows["release_id"][0].as_py() if rows is not None and rows.num_rows else ""
+    if live.release_id == told or live.previous != told:
+        return live
+    return next((release for release in production.releases() if release.release_id == told), None)
+
+
+def _serves(live: Release | None, rows: Mapping[str, Mapping[str, object]], winners: set[str]) -> bool:
+    """Whether the live release serves all winners already with the versions that won."""
+    champions = live.champions if live else {}
+    return bool(winners) and all(n in champions and champions[n].staging == rows[n]["staging"] for n in winners)
 
 
 def _evidence(rows: Mapping[str, Mapping[str, object]], live: Release | None, lake: Lake) -> list[Evidence]:

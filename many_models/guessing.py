@@ -82,7 +82,7 @@ class Guess:
 
     `kind` says what `location` is; `rows` were looked at (`complete`: all there are), `series` found in them between
     `first` and `last`. `added_key` is a constant column to be added because the table holds one series.
-    `columns` is how `load_file` reads each column.
+    `columns` is how `load_file` reads each column. `url` is a database's, with an absolute path where it is a file.
     """
 
     location: str
@@ -106,6 +106,7 @@ class Guess:
     columns: Mapping[str, Column] = field(repr=False)
     renamed: Mapping[str, str] = field(default_factory=dict[str, str])
     added_key: str = ""
+    url: str = ""
 
     @property
     def choices(self) -> dict[str, Choice[object]]:
@@ -255,19 +256,23 @@ def guess(  # noqa: PLR0913  (each flag of the command that overrules a guess)
         columns=columns,
         renamed=renamed,
         added_key=added,
+        url=url,
     )
 
 
 def _as_url(location: str) -> tuple[str, str]:
     """(SQLAlchemy URL, table) when `location` is a database, else ("", "")."""
     where, _, table = location.partition("::")
+    head_ = "sqlite:///"
+    path = Path(where.removeprefix(head_))
+    if where.startswith(head_):
+        return f"{head_}{path.absolute()}", table
     if re.match(r"^[a-z][a-z0-9_]*(\+[a-z0-9_]+)?://", where):
         return where, table
-    path = Path(where)
     if path.is_file():
         with path.open("rb") as file:
             if file.read(6) == b"SQLite":
-                return f"sqlite:///{path}", table
+                return f"{head_}{path.absolute()}", table
     return "", ""
 
 

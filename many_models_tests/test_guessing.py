@@ -359,6 +359,7 @@ def test_a_database_with_several_tables_offers_the_one_with_sales(tmp_path: Path
         )
         assert found.known.value == ("price", "promotion")
         assert found.last <= date(2025, 6, 30)
+        assert found.url == f"sqlite:///{path}"
     assert looked_at(f"sqlite:///{path}::sales_forecast").table.value == "sales_forecast"
     with pytest.raises(MissingTableError, match="there are: covariates, sales, sales_forecast, stores"):
         looked_at(f"sqlite:///{path}", table="umsatz")
@@ -507,7 +508,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 
 @pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.toml")), ids=lambda path: path.name)
 def test_the_example_settings_load(file: Path) -> None:
-    assert load_settings(file).source.url == "sqlite:///source.db"
+    assert load_settings(file).source.url == "sqlite:///sales.db"
 
 
 @pytest.mark.slow

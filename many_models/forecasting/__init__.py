@@ -9,7 +9,8 @@ from __future__ import annotations
 from many_models.forecasting.backtesting import BacktestReport, backtest
 from many_models.forecasting.dataset import Prepared, prepare
 from many_models.forecasting.packs import PackModel
+from many_models.forecasting.pooling import PooledModels, pool
 from many_models.forecasting.spec import Prior, Spec
 from many_models.forecasting.training import Trained, train
 
-__all__ = ["BacktestReport", "PackModel", "Prepared", "Prior", "Spec", "Trained", "backtest", "prepare", "train"]
+__all__ = ["BacktestReport", "PackModel", "PooledModels", "Prepared", "Prior", "Spec", "Trained", "backtest", "pool", "prepare", "train"]

@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from many_models.errors import InputError
+from many_models.forecasting import metrics
+from many_models.forecasting import mm_pack_v1 as loader
+from many_models.forecasting.dataset import prepare
+from many_models.forecasting.panel import build, layout_of
+from many_models.forecasting.pooling import pool
+from many_models.forecasting.spec import Spec
+from many_models.forecasting.training import candidate_names, train
+from many_models.keys import SeriesKey
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from datetime import datetime
 
-    import pandas as pd
+    from numpy.typing import NDArray
+
+    from many_models.forecasting.pooling import PooledModels
+
+CHUNK = 200
 
 
 @dataclass(frozen=True)
@@ -37,5 +58,147 @@ def backtest(
     progress: Callable[[str, float], None] | None = None,
     workers: int = 1,
 ) -> BacktestReport:
-    """Backtest every candidate and their combination on `data`."""
-    raise NotImplementedError
+    """Backtest every candidate and their combination on `data`: one row per keys and period.
+
+    The last cutoff is `horizon` periods before the last timestamp, the others `horizon` apart, the same for all
+    series; at each one everything (weights, calibration, pooled models) is learned anew from rows up to it, known
+    covariates reach as far as the forecast. `negatives`: take them, cut them at zero, or refuse them. `progress` is
+    called with a step's name and the share that is done. `forecasts` has keys, timestamp, cutoff, y_hat and bounds;
+    `metrics` a row per candidate with wape, mase, rmsse, bias, n and, for "selected", coverage and width per level.
+    Raises InputError for what cannot be used, naming column, row or series.
+    """
+    spec = Spec(
+        frequency, horizon, season=season, known=tuple(known), country=country, candidates=tuple(candidates),
+        levels=tuple(levels), nonnegative=negatives != "allow" or not bool((data[target] < 0).any()), ended_after=10**9,
+    ) if target in data.columns else Spec(frequency, horizon)  # fmt: skip
+    table, names = _table(data, list(keys), timestamp, target, list(known), negatives)
+    last = pc.max(table["ds"]).as_py()
+    prepared = prepare(table, spec, last)
+    if prepared.failures:
+        raise InputError(str(prepared.failures[0].reason) + f" (series {prepared.failures[0].series_id!r})")
+    end = int(loader.step_number(np.array([last], "datetime64[us]"), frequency)[0])
+    numbers = [end - horizon * k for k in range(windows, 0, -1)]
+    cutoffs = [loader.stamps(np.array([number]), frequency)[0].astype(object) for number in numbers]
+    tell = progress or (lambda step, share: None)
+    found: list[_Window] = []
+    for j, cutoff in enumerate(cutoffs):
+        tell(f"window {j + 1} of {windows}: {cutoff:%Y-%m-%d}", j / windows)
+        found.append(_window(prepared.rows, table, spec, cutoff, workers))
+    tell("scoring", 1.0)
+    report = _report(table, spec, cutoffs, found)
+    forecasts = pd.concat([window.forecasts for window in found], ignore_index=True)
+    forecasts = forecasts.rename(columns={"ds": timestamp}).merge(names, on="series_id").drop(columns="series_id")
+    bounds = [f"{side}{level}" for level in levels for side in ("lo", "hi")]
+    return BacktestReport(report, forecasts[[*keys, timestamp, "cutoff", "y_hat", *bounds]])
+
+
+def _table(
+    data: pd.DataFrame, keys: list[str], timestamp: str, target: str, known: list[str], negatives: str
+) -> tuple[pa.Table, pd.DataFrame]:
+    """`data` in the core's names, and the keys of each series_id."""
+    if absent := [name for name in [*keys, timestamp, target, *known] if name not in data.columns]:
+        raise InputError(f"no column {', '.join(absent)}; the table has {', '.join(map(str, data.columns))}")
+    if not pd.api.types.is_numeric_dtype(data[target]):
+        raise InputError(f"the target {target} has type {data[target].dtype}, needed a number")
+    if negatives == "error" and (data[target] < 0).any():
+        row = data[data[target] < 0].iloc[0]
+        raise InputError(f"{target} is {row[target]} at {row[timestamp]}: negatives are refused by setting")
+    if not len(data):
+        raise InputError("the table has no rows")
+    unique = data[keys].drop_duplicates().reset_index(drop=True)
+    ids = [SeriesKey(tuple(map(str, row))).series_id for row in unique.itertuples(index=False)]
+    unique["series_id"] = ids
+    series = data[keys].merge(unique, on=keys, how="left")["series_id"].to_numpy()
+    try:
+        stamps = pd.to_datetime(data[timestamp]).to_numpy("datetime64[us]")
+    except (ValueError, TypeError) as error:
+        raise InputError(f"the timestamp {timestamp} cannot be read as dates: {error}") from error
+    y = data[target].to_numpy(np.float64)
+    columns = {"series_id": pa.array(series, pa.string()), "ds": pa.array(stamps, pa.timestamp("us")),
+               "y": pa.array(np.maximum(y, 0.0) if negatives == "zero" else y, from_pandas=True)}  # fmt: skip
+    for name in known:
+        columns[name] = pa.Array.from_pandas(data[name] if data[name].dtype != object else data[name].astype("string"))
+    return pa.table(columns), unique
+
+
+@dataclass
+class _Window:
+    """One cutoff: forecasts of the selected combination, and of every candidate (series × candidates × steps)."""
+
+    forecasts: pd.DataFrame
+    series: list[str]
+    F: NDArray[np.float64]
+
+
+def _window(rows: pa.Table, table: pa.Table, spec: Spec, cutoff: datetime, workers: int) -> _Window:
+    past = rows.filter(pc.less_equal(rows["ds"], pa.scalar(cutoff, pa.timestamp("us"))))
+    ahead = loader.stamps(
+        loader.step_number(np.array([cutoff], "datetime64[us]"), spec.frequency) + spec.horizon, spec.frequency
+    )[0].astype(object)  # fmt: skip
+    later = pc.and_(pc.greater(table["ds"], pa.scalar(cutoff, pa.timestamp("us"))),
+                    pc.less_equal(table["ds"], pa.scalar(ahead, pa.timestamp("us"))))  # fmt: skip
+    future = table.filter(later).drop_columns(["y"])
+    pooled = pool(past, spec, cutoff)
+    names = sorted(pc.unique(past["series_id"]).to_pylist())
+    jobs = []
+    for begin in range(0, len(names), CHUNK):
+        chunk = pa.array(names[begin : begin + CHUNK], pa.string())
+        jobs.append((past.filter(pc.is_in(past["series_id"], chunk)), future.filter(pc.is_in(future["series_id"], chunk)),
+                     spec, cutoff, pooled))  # fmt: skip
+    if workers > 1:
+        import multiprocessing
+
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool_of_workers:
+            parts = list(pool_of_workers.map(_chunk, *zip(*jobs, strict=True)))
+    else:
+        parts = [_chunk(*job) for job in jobs]
+    return _Window(
+        pd.concat([part.forecasts for part in parts], ignore_index=True), [name for part in parts for name in part.series],
+        np.concatenate([part.F for part in parts]),
+    )  # fmt: skip
+
+
+def _chunk(past: pa.Table, future: pa.Table, spec: Spec, cutoff: datetime, pooled: PooledModels) -> _Window:
+    model = train(past, spec, cutoff, pooled=pooled).model
+    F = model.candidates(future=future)
+    forecasts = model.predict(None, future=future).drop_columns(["step", "fallback", "known_repeated"]).to_pandas()
+    return _Window(forecasts, list(model.series), F)
+
+
+def _report(table: pa.Table, spec: Spec, cutoffs: Sequence[datetime], found: Sequence[_Window]) -> pd.DataFrame:
+    """Metrics of each candidate and of the selected forecast, pooled over windows and series."""
+    last = pc.max(table["ds"]).as_py()
+    layout = layout_of(Spec(spec.frequency, spec.horizon), table)
+    panel = build(table.select(["series_id", "ds", "y"]), layout, last)
+    H, row = spec.horizon, {name: i for i, name in enumerate(panel.series)}
+    origins = panel.periods - 1 - H * np.arange(len(cutoffs), 0, -1)
+    seen = panel.code != loader.MISSING
+    names = [*candidate_names(spec, pooled=True), "selected"]
+    chosen = [loader.CANDIDATES.index(name) for name in names[:-1]]
+    n = len(panel.series)
+    shape = (n, len(cutoffs), H)
+    Y, mask = np.zeros(shape), np.zeros(shape, bool)
+    F = np.zeros((len(names), *shape))
+    bounds = {f"{side}{level}": np.zeros(shape) for level in spec.levels for side in ("lo", "hi")}
+    for j, (origin, window) in enumerate(zip(origins, found, strict=True)):
+        Y[:, j] = panel.y[:, origin + 1 : origin + 1 + H]
+        mine = np.array([row[name] for name in window.series])
+        mask[mine, j] = seen[mine, origin + 1 : origin + 1 + H]
+        F[:-1, mine, j] = np.moveaxis(window.F[:, chosen], 1, 0)
+        F[-1, mine, j] = window.forecasts["y_hat"].to_numpy().reshape(len(mine), H)
+        for name, values in bounds.items():
+            values[mine, j] = window.forecasts[name].to_numpy().reshape(len(mine), H)
+    scales = metrics.scales(panel.y, seen, origins, spec.steps_per_season)
+    out = []
+    for c, name in enumerate(names):
+        scores = metrics.pooled_scores(metrics.window_scores(F[c], Y, mask, *scales))
+        figures: dict[str, object] = {"candidate": name, **scores}
+        if name == "selected":
+            for level in spec.levels:
+                low, high = bounds[f"lo{level}"], bounds[f"hi{level}"]
+                figures[f"cover{level}"] = float(metrics.coverage(Y, mask, low, high))
+                figures[f"width{level}"] = float((high - low)[mask].mean() / max(np.abs(Y[mask]).mean(), 1e-300))
+        out.append(figures)
+    frame = pd.DataFrame(out)
+    order = ["candidate", "wape", "mase", "rmsse", "bias", *(f"cover{v}" for v in spec.levels), *(f"width{v}" for v in spec.levels), "n"]
+    return frame[order].astype({"n": int})

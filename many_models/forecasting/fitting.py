@@ -18,6 +18,34 @@ if TYPE_CHECKING:
     from many_models.forecasting.spec import Spec
 
 
+@dataclass(frozen=True)
+class Shared:
+    """What series learned together, as of step number `cutoff`: a shape of the calendar, coefficients, trees.
+
+    `shape` (columns of the shape's features), `beta` (3 × features), `strength` how many observations that belief is
+    worth for each way, `trees` (root, feature, threshold, left, right, value).
+    """
+
+    cutoff: int
+    shape: NDArray[np.float64]
+    beta: NDArray[np.float64]
+    strength: tuple[float, float, float]
+    trees: tuple[NDArray[np.generic], ...]
+
+
+NO_TREES: tuple[NDArray[np.generic], ...] = (
+    np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0), np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0),
+)  # fmt: skip
+
+
+def nothing_shared(layout: Layout) -> Shared:
+    """What is believed where nothing was learned together."""
+    example = np.array(["2020-01-01"], "datetime64[us]")
+    nc = layout.calendar(example)[0].shape[1]
+    shape = np.zeros(layout.shape_features(example).shape[1])
+    return Shared(-(10**9), shape, default_prior(nc, layout.columns), (20.0, 20.0, 60.0), NO_TREES)
+
+
 @dataclass
 class Fits:
     """What the pass leaves: forecasts F (series × origins × candidates × horizon), and of the last origin the model."""
@@ -27,7 +55,6 @@ class Fits:
     smear: NDArray[np.float64]
     state: NDArray[np.float64]
     own: NDArray[np.float64]
-    origins: NDArray[np.int64]
 
 
 def default_prior(nc: int, k: int) -> NDArray[np.float64]:
@@ -35,6 +62,7 @@ def default_prior(nc: int, k: int) -> NDArray[np.float64]:
     prior = np.zeros((3, pack.width(nc, k)))
     prior[:, nc + 1 : nc + 5] = (0.5, 0.9, 1.0, 1.0)
     prior[:, nc + 7] = 1.0
+    prior[1:, -2] = 1.0  # the shared shape against its own recent level
     return prior
 
 
@@ -59,37 +87,50 @@ def own_numbers(y: NDArray[np.float64], code: NDArray[np.int8], spec: Spec, firs
     return own
 
 
+def learned_at(panel: Panel, i: int, origins: NDArray[np.int64]) -> int:
+    """Up to which place a series' own numbers may look: the first origin, or a little history where it is later."""
+    return max(int(origins[0]), min(int(panel.first[i]) + 14, int(origins[-1])))
+
+
+def recent_rows(layout: Layout) -> int:
+    """How many periods a Poisson fit looks back."""
+    return {"D": 1100, "h": 2200}.get(rhythm(layout.frequency).unit, 100_000)
+
+
 def fit_panel(
-    panel: Panel, layout: Layout, spec: Spec, origins: NDArray[np.int64],
-    prior: NDArray[np.float64] | None = None, strength: tuple[float, float, float] = (10.0, 10.0, 10.0),
-) -> Fits:  # fmt: skip
-    """Fit every series of `panel` at `origins` (ascending places; the last one is the final fit)."""
+    panel: Panel, layout: Layout, spec: Spec, origins: NDArray[np.int64], shared: Shared, first_origin: int | None = None
+) -> Fits:
+    """Fit every series of `panel` at `origins` (ascending places; the last one is the final fit).
+
+    A series' unit and scale are learned up to `first_origin` (default: the first of `origins`).
+    """
     from threadpoolctl import threadpool_limits
 
     from many_models.forecasting.kernels import fit_series
 
     conf = layout.conf()
     C, hol, ph = layout.calendar(panel.ds)
-    nc, k, m, H = C.shape[1], layout.columns, layout.season, spec.horizon
+    m, H = layout.season, spec.horizon
     n, p = len(panel.series), pack.width(C.shape[1], layout.columns)
-    prior = default_prior(nc, k) if prior is None else prior
+    panel.x[:, :, -1] = (layout.shape_features(panel.ds) @ shared.shape)[None, :]
     fits = Fits(
-        np.zeros((n, len(origins), len(pack.CANDIDATES), H)), np.full((n, 3, p), np.nan), np.ones((n, 3)),
-        np.zeros((n, pack.state_size(m, k, layout.slots))), np.zeros((n, pack.OWN_SIZE)), origins,
+        np.zeros((n, len(origins), len(pack.CANDIDATES), H)), np.full((n, 4, p), np.nan), np.ones((n, 3)),
+        np.zeros((n, pack.state_size(m, layout.columns, layout.slots))), np.zeros((n, pack.OWN_SIZE)),
     )  # fmt: skip
     steps = training_steps(panel.number, len(panel.ds), H)
-    beat = rhythm(layout.frequency)
-    recent = int({"D": 1100, "h": 2200}.get(beat.unit, 100000))
+    decay, recent, strength = rhythm(layout.frequency).decay, recent_rows(layout), np.array(shared.strength)
+    base = np.array([origins[0] if first_origin is None else first_origin, origins[-1]])
+    pooled = shared.beta[pack.COUNT] if len(shared.trees[0]) or shared.shape.any() else np.full(p, np.nan)
     with threadpool_limits(1):
         for i in range(n):
-            learned = max(int(origins[0]), min(int(panel.first[i]) + 14, int(origins[-1])))
-            own = own_numbers(panel.y[i], panel.code[i], spec, int(panel.first[i]), learned)
-            mine = origins[origins >= panel.first[i]]
-            F = fits.F[i, len(origins) - len(mine) :]
+            first = int(panel.first[i])
+            own = own_numbers(panel.y[i], panel.code[i], spec, first, learned_at(panel, i, base))
+            mine = origins[origins >= first]
             if len(mine):
                 fit_series(
-                    panel.y[i], panel.code[i], ph, hol, C, panel.x[i], panel.encoding.binary[i], steps, int(panel.first[i]),
-                    mine, conf, own, prior, np.array(strength), recent, beat.decay, F, fits.coef[i], fits.smear[i], fits.state[i],
+                    panel.y[i], panel.code[i], ph, hol, C, panel.x[i], panel.encoding.binary[i], steps, first, mine, conf,
+                    own, shared.beta, strength, recent, decay, pooled, *shared.trees,
+                    fits.F[i, len(origins) - len(mine) :], fits.coef[i], fits.smear[i], fits.state[i],
                 )  # fmt: skip
             fits.own[i] = own
     return fits

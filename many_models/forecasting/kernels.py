@@ -16,7 +16,7 @@ from numba import njit
 from many_models.forecasting import mm_pack_v1
 
 _COMPILED = (
-    "season_of", "is_closed", "advance", "prefix", "last_year", "fill", "back_to_scale", "forecast",
+    "season_of", "is_closed", "advance", "prefix", "last_year", "fill", "back_to_scale", "forecast", "recent_mean", "same_phase", "fill_extra", "tree_sum",
 )  # fmt: skip
 
 
@@ -38,6 +38,7 @@ def _compiled_twin() -> ModuleType:
 pack = _compiled_twin()
 _advance, _prefix, _last_year = pack.advance, pack.prefix, pack.last_year
 _fill, _back_to_scale, _forecast, _is_closed = pack.fill, pack.back_to_scale, pack.forecast, pack.is_closed
+pack_recent_mean, pack_same_phase, pack_fill_extra = pack.recent_mean, pack.same_phase, pack.fill_extra
 OBSERVED = mm_pack_v1.OBSERVED
 RAW, LOG, COUNT = mm_pack_v1.RAW, mm_pack_v1.LOG, mm_pack_v1.COUNT
 UNIT, LOG_UNIT, LOW, HIGH, NONNEGATIVE = (
@@ -182,40 +183,22 @@ def _irls(X, y, w0, a, b, beta, prior, strength, rounds, own, XW, w, v):
 
 
 @njit(cache=True, nogil=True)
-def fit_series(
-    y, code, ph, hol, C, x, binary, steps, first, origins, conf, own, prior, strength, recent, decay, F, B, smear, S
-):
-    """One series: state, features and all fits in one pass over time, forecasts at every origin.
+def features(y, code, ph, hol, C, x, binary, steps, first, origins, conf, own, decay, P, S, X, w, z, states):
+    """One pass over a series' time: linear features X (3 × time × features) of every target, weights w and targets z
+    (2 × time: raw and log), and the state after each origin (`states`).
 
-    `origins` (ascending places of the last period known; the last one is the final fit), `steps` the horizon that
-    each target place trains, `recent` how many places the Poisson fit looks back,
-    `decay` after how many places an observation counts 1/e. Writes F (origins × candidates ×
-    horizon), and of the last origin B (3 × features), smear (3) and S.
+    The row of a target stands at the target's place, `steps` periods after the state it is seen from; its weight is
+    0 where the target is not observed or comes too early.
     """
-    H = F.shape[2]
-    p = B.shape[1]
+    H = int(conf[mm_pack_v1.HORIZON])
     T = origins[origins.size - 1] + 1
-    m = int(conf[mm_pack_v1.SEASON])
-    nc = int(conf[mm_pack_v1.CALENDAR])
-    X = np.zeros((3, T, p), np.float32)
-    XW = np.empty((T, p), np.float32)
-    z = np.zeros((2, T), np.float32)
-    w = np.zeros(T, np.float32)
-    ww = np.zeros(T, np.float32)
-    v = np.zeros(T, np.float32)
-    P = np.zeros((T + 1, 3))
-    _prefix(y[:T], code[:T], own, P)
+    p = X.shape[2]
+    warm = min(int(conf[mm_pack_v1.SEASON]), 14)
     ly = np.zeros(3)
     xs = np.empty(p)
-    G = np.zeros((2, p, p))
-    g = np.zeros((2, p))
-    beta = np.empty(p)
-    warmer = np.empty(p)
     S[:] = 0.0
-    done = first
+    _prefix(y[:T], code[:T], own, P)
     f = 0
-    glm = False
-    warm = min(m, 14)
     for o in range(first, T):
         _advance(S, y[o], code[o], ph[o], hol[o], x[o], binary, conf, own)
         if o - first >= warm:
@@ -230,8 +213,47 @@ def fit_series(
                     w[t] = math.exp((t - T) / decay)
                     z[0, t] = y[t] / own[UNIT]
                     z[1, t] = math.log1p(max(y[t], 0.0) / own[LOG_UNIT])
-        if o != origins[f]:
-            continue
+        if o == origins[f]:
+            states[f] = S
+            f += 1
+
+
+@njit(cache=True, nogil=True)
+def fit_series(
+    y, code, ph, hol, C, x, binary, steps, first, origins, conf, own, prior, strength, recent, decay,
+    pooled, root, feature, threshold, left, right, value, F, B, smear, S,
+):  # fmt: skip
+    """One series: state, features and all fits in one pass over time, forecasts at every origin.
+
+    `origins` (ascending places of the last period known; the last one is the final fit), `steps` the horizon that
+    each target place trains, `prior` (3 × features) what is believed of coefficients with `strength` (3)
+    observations, `recent` how many places the Poisson fit looks back, `decay` after how many places an observation
+    counts 1/e, `pooled` coefficients and trees learned elsewhere. Writes F (origins × candidates × horizon), and of
+    the last origin B (4 × features), smear (3) and S.
+    """
+    H = F.shape[2]
+    p = B.shape[1]
+    T = origins[origins.size - 1] + 1
+    X = np.zeros((3, T, p), np.float32)
+    XW = np.empty((T, p), np.float32)
+    z = np.zeros((2, T), np.float32)
+    w = np.zeros(T, np.float32)
+    ww = np.zeros(T, np.float32)
+    v = np.zeros(T, np.float32)
+    P = np.zeros((T + 1, 3))
+    states = np.zeros((origins.size, S.size))
+    features(y, code, ph, hol, C, x, binary, steps, first, origins, conf, own, decay, P, S, X, w, z, states)
+    row = np.empty(p + mm_pack_v1.EXTRA)
+    G = np.zeros((2, p, p))
+    g = np.zeros((2, p))
+    nc = int(conf[mm_pack_v1.CALENDAR])
+    beta = np.empty(p)
+    warmer = np.empty(p)
+    done = first
+    glm = False
+    B[3] = pooled
+    for f in range(origins.size):
+        o = origins[f]
         _bounds(y, code, first, o + 1, own)
         n = 0
         for t in range(first, o + 1):
@@ -251,19 +273,80 @@ def fit_series(
             if not math.isnan(B[LOG, 0]):
                 smear[LOG] = _smear(X[LOG], y, w, back, o + 1, B[LOG], LOG, own)
             if P[o + 1, 0] > 0.0:
-                if not glm:
-                    beta[:] = prior[COUNT]
-                else:
-                    beta[:] = warmer
-                if _irls(X[COUNT], y, w, back, o + 1, beta, prior[COUNT], strength[COUNT], 2 if glm else 4, own, XW, ww, v):
+                beta[:] = warmer if glm else prior[COUNT]
+                rounds = 2 if glm else 4
+                glm = _irls(X[COUNT], y, w, back, o + 1, beta, prior[COUNT], strength[COUNT], rounds, own, XW, ww, v)
+                if glm:
                     warmer[:] = beta
-                    glm = True
                     B[COUNT] = beta
                     smear[COUNT] = _smear(X[COUNT], y, w, back, o + 1, beta, COUNT, own)
-                else:
-                    glm = False
-        _forecast(S, y, code, P, o, ph, hol, C, x, binary, B, smear, conf, own, H, F[f], xs)
-        f += 1
+        _forecast(
+            states[f], y, code, P, o, ph, hol, C, x, binary, B, smear, conf, own, H, F[f], row,
+            root, feature, threshold, left, right, value,
+        )  # fmt: skip
+
+
+@njit(cache=True, nogil=True)
+def pooled_moments(
+    y, code, ph, hol, C, x, binary, steps, first, origin, conf, own, decay, beta, G, g, S, rows, target, offset, weight, keep
+):  # fmt: skip
+    """Add one series' Gram matrices (3 × features × features) and products to `G`, `g`, up to `origin`.
+
+    The Poisson ones are those of an IRLS step at `beta`. Writes a row of tree features for each place where `keep`
+    (their number is returned): `rows`, `target` (y), `offset` (linear predictor plus log unit) and `weight`.
+    """
+    T = origin + 1
+    p = beta.size
+    H = int(conf[mm_pack_v1.HORIZON])
+    X = np.zeros((3, T, p), np.float32)
+    z = np.zeros((2, T), np.float32)
+    w = np.zeros(T, np.float32)
+    P = np.zeros((T + 1, 3))
+    states = np.zeros((1, S.size))
+    origins = np.array([origin])
+    features(y, code, ph, hol, C, x, binary, steps, first, origins, conf, own, decay, P, S, X, w, z, states)
+    _bounds(y, code, first, T, own)
+    XW = np.empty((T, p), np.float32)
+    ww = np.zeros(T, np.float32)
+    v = np.zeros(T, np.float32)
+    top = math.log(max(own[HIGH] / own[UNIT], 1e-6)) + 0.7
+    for way in range(2):
+        _add_gram(X[way], w, z[way], first, T, XW, G[way], g[way])
+    for t in range(first, T):
+        if w[t] > 0.0:
+            e = 0.0
+            for j in range(p):
+                e += X[COUNT, t, j] * beta[j]
+            e = min(max(e, -6.0), top)
+            mu = math.exp(e)
+            ww[t] = w[t] * mu / (1.0 + 0.08 * mu * own[UNIT])
+            v[t] = e + (max(y[t], 0.0) / own[UNIT] - mu) / mu
+    _add_gram(X[COUNT], ww, v, first, T, XW, G[COUNT], g[COUNT])
+    n = 0
+    if keep.size:
+        two = np.zeros(2)
+        row = np.empty(p + mm_pack_v1.EXTRA)
+        S[:] = 0.0
+        for o in range(first, T):
+            _advance(S, y[o], code[o], ph[o], hol[o], x[o], binary, conf, own)
+            for h in range(1, H + 1):
+                t = o + h
+                if t < T and w[t] > 0.0 and keep[t] != 0 and steps[t] == h:
+                    mean = pack_recent_mean(y, code, o, conf)
+                    pack_same_phase(y, code, o, t, mean, conf, two)
+                    pack_fill_extra(row, p, S, ph[t], hol[t], h, mean, two[1], conf, own)
+                    e = 0.0
+                    for j in range(p):
+                        rows[n, j] = X[COUNT, t, j]
+                        e += X[COUNT, t, j] * beta[j]
+                    for j in range(p, p + mm_pack_v1.EXTRA):
+                        rows[n, j] = row[j]
+                    e = min(max(e, -6.0), top)
+                    target[n] = max(y[t], 0.0)
+                    offset[n] = e + math.log(own[UNIT])
+                    weight[n] = w[t] / (1.0 + 0.08 * math.exp(e) * own[UNIT])
+                    n += 1
+    return n
 
 
 @njit(cache=True, nogil=True)

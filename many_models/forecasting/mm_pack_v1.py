@@ -37,7 +37,11 @@ CANDIDATES = (
     "ridge_raw",
     "ridge_log",
     "poisson",
+    "pooled",
+    "trees",
 )
+LOCAL = 10  # of them, those that need nothing learned from other series
+EXTRA = 8  # features that only trees use
 MISSING, OBSERVED, CLOSED, STOCK_OUT = 0, 1, 2, 3
 
 
@@ -245,59 +249,105 @@ def back_to_scale(e, way, smear, own):
     return own[UNIT] * math.exp(min(max(e, -20.0), 30.0)) * smear
 
 
-def forecast(S, y, code, P, o, ph, hol, C, x, binary, B, smear, conf, own, H, F, X):
-    """Forecasts of every candidate for the periods o + 1 … o + H after the state `S` at `o`, written to `F`.
-
-    `y`, `code` and `P` (running sums) hold the history up to `o` at the same places as `ph`, `hol`, `C` and `x` hold
-    the calendar and covariates of past and future. `B` (3 × features) are coefficients, NaN where not fitted: such a
-    candidate repeats the medium smoothing.
-    """
-    m = int(conf[SEASON])
-    es = 2 * (4 + m) + 1
-    tsb = es + m + 3
-    unit = own[UNIT]
-    ly = np.zeros(3)
+def recent_mean(y, code, o, conf):
+    """Mean of the last observations at `o`."""
+    oldest = max(0, o + 1 - int(conf[TAIL]))
     s = 0.0
     n = 0
-    oldest = max(0, o + 1 - int(conf[TAIL]))
     t = o
     while t >= oldest and n < int(conf[WINDOW]):
         if code[t] == OBSERVED:
             s += y[t]
             n += 1
         t -= 1
-    mean = s / max(n, 1)
+    return s / max(n, 1)
+
+
+def same_phase(y, code, o, t, mean, conf, out):
+    """The last value and the mean of the last values of the phase of `t`, known at `o`; `mean` where there are none."""
+    m = int(conf[SEASON])
+    oldest = max(0, o + 1 - int(conf[TAIL]))
+    out[0] = mean
+    s = 0.0
+    got = 0
+    tries = 0
+    back = m * ((t - o - 1) // m + 1)
+    while tries < 2 * int(conf[SEASONS]) and got < int(conf[SEASONS]) and t - back >= oldest:
+        if code[t - back] == OBSERVED or code[t - back] == CLOSED:
+            if got == 0:
+                out[0] = y[t - back]
+            s += y[t - back]
+            got += 1
+        back += m
+        tries += 1
+    out[1] = s / got if got > 0 else mean
+
+
+def fill_extra(X, p, S, ph, hol, h, mean, phase_mean, conf, own):
+    """What trees see besides the `p` linear features: phase, step, volume, age, plain means, odds, holiday."""
+    m = int(conf[SEASON])
+    X[p] = ph
+    X[p + 1] = h
+    X[p + 2] = math.log(own[UNIT] * (max(S[2], 0.0) + 0.03))
+    X[p + 3] = math.log1p(S[S.size - 1])
+    X[p + 4] = mean / own[UNIT]
+    X[p + 5] = phase_mean / own[UNIT]
+    X[p + 6] = S[2 * (4 + m) + 1 + m + 3]
+    X[p + 7] = hol
+
+
+def tree_sum(X, root, feature, threshold, left, right, value):
+    """Sum of the leaves that `X` reaches; a negative feature marks a leaf."""
+    total = 0.0
+    for r in range(root.size):
+        node = root[r]
+        while feature[node] >= 0:
+            node = left[node] if X[feature[node]] <= threshold[node] else right[node]
+        total += value[node]
+    return total
+
+
+def forecast(S, y, code, P, o, ph, hol, C, x, binary, B, smear, conf, own, H, F, X, root, feature, threshold, left, right, value):
+    """Forecasts of every candidate for the periods o + 1 … o + H after the state `S` at `o`, written to `F`.
+
+    `y`, `code` and `P` (running sums) hold the history up to `o` at the same places as `ph`, `hol`, `C` and `x` hold
+    the calendar and covariates of past and future. `B` (4 × features) are coefficients of the three ways and of the
+    pooled fit, NaN where not fitted: such a candidate repeats the medium smoothing. `X` has room for one row of
+    features and EXTRA.
+    """
+    m = int(conf[SEASON])
+    es = 2 * (4 + m) + 1
+    tsb = es + m + 3
+    unit = own[UNIT]
+    ly = np.zeros(3)
+    two = np.zeros(2)
+    p = B.shape[1]
+    mean = recent_mean(y, code, o, conf)
     for i in range(H):
         t = o + 1 + i
         last_year(P, o, t, conf, ly)
-        naive = mean
-        got = 0
-        s = 0.0
-        back = m * (i // m + 1)
-        tries = 0
-        while tries < 2 * int(conf[SEASONS]) and got < int(conf[SEASONS]) and t - back >= oldest:
-            if code[t - back] == OBSERVED or code[t - back] == CLOSED:
-                if got == 0:
-                    naive = y[t - back]
-                s += y[t - back]
-                got += 1
-            back += m
-            tries += 1
-        F[0, i] = naive
+        same_phase(y, code, o, t, mean, conf, two)
+        F[0, i] = two[0]
         F[1, i] = mean
-        F[2, i] = s / got if got > 0 else mean
+        F[2, i] = two[1]
         w = season_of(S, ph[t], own, m)
         for j in range(3):
             F[3 + j, i] = (S[es + m + j] + w if own[ADDITIVE] != 0.0 else S[es + m + j] * w) * unit
         F[6, i] = S[tsb] * S[tsb + 1] * unit
-        for way in range(3):
-            F[7 + way, i] = F[4, i]
-            if not math.isnan(B[way, 0]):
-                fill(X, S, way, ph[t], i + 1, C[t], x[t], ly, conf)
+        for row in range(4):
+            way = min(row, COUNT)
+            F[7 + row, i] = F[4, i]
+            if not math.isnan(B[row, 0]):
+                if row < 3 or math.isnan(B[COUNT, 0]):
+                    fill(X, S, way, ph[t], i + 1, C[t], x[t], ly, conf)
                 e = 0.0
-                for j in range(B.shape[1]):
-                    e += X[j] * B[way, j]
-                F[7 + way, i] = back_to_scale(e, way, smear[way], own)
+                for j in range(p):
+                    e += X[j] * B[row, j]
+                F[7 + row, i] = back_to_scale(e, way, smear[row] if row < 3 else 1.0, own)
+        F[11, i] = F[10, i]
+        if root.size > 0:
+            fill_extra(X, p, S, ph[t], hol[t], i + 1, mean, two[1], conf, own)
+            F[11, i] = F[10, i] * math.exp(min(tree_sum(X, root, feature, threshold, left, right, value), 20.0))
         closed = is_closed(S, ph[t], hol[t], x[t], binary, conf)
         for c in range(F.shape[0]):
             v = F[c, i]
@@ -421,12 +471,26 @@ def calendar(ds: np.ndarray, frequency: str, season: int, days: np.ndarray, slot
     return np.stack(columns, 1).astype(np.float32), slot, ph
 
 
+def shape_features(ds: np.ndarray, frequency: str, season: int, days: np.ndarray, slots: np.ndarray, n_slots: int):
+    """Calendar features (periods × columns, float64) of a shape that many series share: richer than `calendar`."""
+    base, _, _ = calendar(ds, frequency, season, days, slots, n_slots)
+    columns = [base.astype(float)]
+    if _unit(frequency) in ("h", "D", "B", "W"):
+        month = ds.astype("datetime64[M]").astype(np.int64) % 12
+        angle = 2 * np.pi * _day_of_year(ds)[:, None] * np.arange(5, 9) / 365.25
+        columns += [(month[:, None] == np.arange(11)).astype(float), np.sin(angle), np.cos(angle)]
+    return np.concatenate(columns, 1)
+
+
 # --- The pack --------------------------------------------------------------------------------------------------------
 PER_SERIES = (
     "cutoff", "state", "tail_y", "tail_code", "coef", "smear", "own", "weights", "factor", "fixed", "center", "scale",
-    "log", "binary", "last_x", "spread", "quantiles",
+    "log", "binary", "last_x", "spread", "quantiles", "pool",
 )  # fmt: skip
 SHARED = ("conf", "holiday_days", "holiday_slots")
+PER_POOL = ("pool_shape", "pool_beta", "tree_count", "root_count")
+TREES = ("root", "feature", "threshold", "left", "right", "value")
+
 
 
 class Pack:
@@ -437,7 +501,7 @@ class Pack:
         self.loops = loops
         self.row = {name: i for i, name in enumerate(index["series"])}
         self.levels = [int(level) for level in index["levels"]]
-        self._calendars = {}
+        self._calendars, self._shapes = {}, {}
 
     def cutoff_of(self, i):
         """The training cutoff of row `i`, datetime64[us]."""
@@ -457,13 +521,34 @@ class Pack:
             self._calendars[key] = (ds, C, hol, ph)
         return self._calendars[key]
 
+    def shape(self, pool, after, h):
+        """The shared shape of a pool over the `h` periods after step number `after`, (h, 1)."""
+        key = (int(pool), int(after), int(h))
+        if key not in self._shapes:
+            if len(self._shapes) > 64:
+                self._shapes.clear()
+            a = self.arrays
+            features = shape_features(
+                self.calendar(after, h)[0], self.index["frequency"], int(a["conf"][SEASON]), a["holiday_days"],
+                a["holiday_slots"], int(a["conf"][SLOTS]),
+            )  # fmt: skip
+            self._shapes[key] = (features @ a["pool_shape"][pool].astype(float))[:, None]
+        return self._shapes[key]
+
+    def trees(self, pool):
+        """The trees of a pool: root, feature, threshold, left, right, value."""
+        a = self.arrays
+        first = int(a["root_count"][:pool].sum())
+        root = a["root"][first : first + int(a["root_count"][pool])]
+        return (root, *(a[name] for name in TREES[1:]))
+
     def encode(self, i, known, h):
         """Covariate columns (h × columns) of row `i` from raw `known` (name → h values, None where missing).
 
         A missing value repeats the one before it; second result: where that was done, bool (h,).
         """
         a = self.arrays
-        x = np.tile(a["last_x"][i], (h, 1)).astype(float)
+        x = np.tile(a["last_x"][i], (h, 1)).astype(float).reshape(h, -1)
         repeated = np.zeros(h, bool)
         j = 0
         for name, levels in zip(self.index["known"], self.index["levels_of"]):
@@ -496,6 +581,7 @@ class Pack:
         a = self.arrays
         S, own = a["state"][i].astype(float), a["own"][i].astype(float)
         n = len(y)
+        x = np.concatenate([x, self.shape(a["pool"][i], a["cutoff"][i], n)], 1) if n else x
         _, _, hol, ph = self.calendar(a["cutoff"][i], n) if n else (None, None, None, None)
         binary = a["binary"][i].astype(np.int64)
         for t in range(n):
@@ -515,18 +601,22 @@ class Pack:
         a = self.arrays
         fresh = fresh or (np.zeros(0), np.zeros(0, np.int8), np.zeros((0, a["last_x"].shape[1])))
         S, own, tail, codes = self.roll(i, *fresh)
-        R, k = len(tail), a["last_x"].shape[1]
-        _, C, hol, ph = self.calendar(a["cutoff"][i] + len(fresh[0]), h)
+        now = a["cutoff"][i] + len(fresh[0])
+        pool = int(a["pool"][i])
+        x = np.concatenate([x, self.shape(pool, now, h)], 1)
+        R = len(tail)
+        _, C, hol, ph = self.calendar(now, h)
         y, code = np.concatenate([tail, np.zeros(h)]), np.concatenate([codes, np.zeros(h, np.int8)])
         P = np.zeros((R + 1, 3))
         f.prefix(tail, codes, own, P)
         pad = np.zeros(R, np.int64)
         F = np.zeros((len(CANDIDATES), h))
+        B = np.concatenate([a["coef"][i], a["pool_beta"][pool : pool + 1]]).astype(float)
         f.forecast(
             S, y, code, P, R - 1, np.concatenate([pad, ph]), np.concatenate([pad, hol]),
-            np.concatenate([np.zeros((R, C.shape[1]), np.float32), C]), np.concatenate([np.zeros((R, k)), x]),
-            a["binary"][i].astype(np.int64), a["coef"][i].astype(float), a["smear"][i].astype(float), a["conf"], own, h, F,
-            np.empty(a["coef"].shape[2]),
+            np.concatenate([np.zeros((R, C.shape[1]), np.float32), C]), np.concatenate([np.zeros((R, x.shape[1])), x]),
+            a["binary"][i].astype(np.int64), B, a["smear"][i].astype(float), a["conf"], own, h, F,
+            np.empty(B.shape[1] + EXTRA), *self.trees(pool),
         )  # fmt: skip
         return F, own
 
@@ -623,7 +713,7 @@ def read(files, loops=None):
     if index.get("format") != FORMAT:
         raise ValueError(f"index.json has format {index.get('format')!r}, this loader reads {FORMAT}")
     arrays = {}
-    for name in (*PER_SERIES, *SHARED):
+    for name in (*PER_SERIES, *SHARED, *PER_POOL, *TREES):
         file = f"{name}.npy"
         if file not in files or file not in wanted:
             raise ValueError(f"{file} is missing")

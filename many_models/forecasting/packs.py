@@ -87,7 +87,7 @@ class PackModel:
         if not models:
             raise InputError("no packs to merge")
         head = models[0]
-        own = {"series", "fallback", "slots"}
+        own = {"series", "fallback", "slots", "pools"}
         for model in models[1:]:
             for name in {*head.index, *model.index} - own:
                 if head.index.get(name) != model.index.get(name):
@@ -102,11 +102,12 @@ class PackModel:
             name: np.concatenate([model.arrays[name] for model in models]) if name in loader.PER_SERIES else array
             for name, array in head.arrays.items()
         }
+        pools = _merge_pools(models, arrays)
         slots: dict[str, object] = {}
         for model in models:
             slots.update(cast("dict[str, object]", model.index["slots"]))
         fallback = [step for model in models for step in cast("list[str]", model.index["fallback"])]
-        return cls({**head.index, "series": series, "fallback": fallback, "slots": slots}, arrays)
+        return cls({**head.index, "series": series, "fallback": fallback, "slots": slots, "pools": pools}, arrays)
 
     def predict(
         self,
@@ -150,6 +151,50 @@ class PackModel:
             stamp = loader.stamps(np.array([end]), str(self.index["frequency"]))[0]
             result.append((i, stamp, np.arange(1, h + 1), point, bound, repeated))
         return _table(pack.table(result), pack.levels)
+
+    def candidates(self, future: pa.Table | None = None, horizon: int | None = None) -> NDArray[np.float64]:
+        """Forecasts of every candidate (series × candidates × steps) from the stored state; `future` as in `predict`."""
+        from many_models.forecasting.kernels import pack as compiled
+
+        pack = loader.Pack(self.index, self.arrays, compiled)
+        h = horizon or int(cast("int", self.index["horizon"]))
+        later = _by_series(future, self.series, pack) if future is not None else {}
+        result = np.zeros((len(self.series), len(loader.CANDIDATES), h))
+        for i, name in enumerate(self.series):
+            end = int(cast("NDArray[np.int64]", self.arrays["cutoff"])[i])
+            result[i], _ = pack.candidates(i, h, pack.encode(i, _known(pack, later.get(name), end, h), h)[0])
+        return result
+
+
+def _merge_pools(models: Sequence[PackModel], arrays: dict[str, NDArray[np.generic]]) -> list[str]:
+    """Put each pool of `models` once into `arrays` and point the series' rows at them; the pools' hashes."""
+    place: dict[str, int] = {}
+    kept: dict[str, list[NDArray[np.generic]]] = {name: [] for name in (*loader.PER_POOL, *loader.TREES)}
+    rows: list[NDArray[np.int32]] = []
+    nodes = 0
+    for model in models:
+        a = model.arrays
+        ends = {name: np.cumsum(cast("NDArray[np.int64]", a[name])) for name in ("root_count", "tree_count")}
+        moved: list[int] = []
+        for k, name in enumerate(cast("list[str]", model.index["pools"])):
+            if name not in place:
+                place[name] = len(place)
+                r = slice(int(ends["root_count"][k] - a["root_count"][k]), int(ends["root_count"][k]))
+                t = slice(int(ends["tree_count"][k] - a["tree_count"][k]), int(ends["tree_count"][k]))
+                shift = nodes - t.start
+                for array in loader.PER_POOL:
+                    kept[array].append(a[array][k : k + 1])
+                kept["root"].append((a["root"][r] + shift).astype(np.int32))
+                for array in ("left", "right"):
+                    kept[array].append((a[array][t] + shift).astype(np.int32))
+                for array in ("feature", "threshold", "value"):
+                    kept[array].append(a[array][t])
+                nodes += t.stop - t.start
+            moved.append(place[name])
+        rows.append(np.array(moved, np.int32)[cast("NDArray[np.int32]", a["pool"])])
+    arrays |= {name: np.concatenate(parts) for name, parts in kept.items()}
+    arrays["pool"] = np.concatenate(rows)
+    return list(place)
 
 
 _Block = tuple["NDArray[np.int64]", "dict[str, list[object]]"]

@@ -70,9 +70,14 @@ class Layout:
     country: str
 
     @property
-    def columns(self) -> int:
-        """Encoded covariate columns."""
+    def encoded(self) -> int:
+        """Columns that known covariates become."""
         return sum(n or 1 for n in self.levels_of)
+
+    @property
+    def columns(self) -> int:
+        """Covariate columns of the linear models: the encoded ones, then the shape that series share."""
+        return self.encoded + 1
 
     @property
     def slots(self) -> int:
@@ -81,8 +86,13 @@ class Layout:
 
     def calendar(self, ds: NDArray[np.datetime64]) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
         """Calendar features, holiday slots and phases of stamps."""
-        days, slots, n = holidays_of(self.country)
-        return pack.calendar(ds, self.frequency, self.season, days, slots, n)
+        days, slots, _ = holidays_of(self.country)
+        return pack.calendar(ds, self.frequency, self.season, days, slots, self.slots)
+
+    def shape_features(self, ds: NDArray[np.datetime64]) -> NDArray[np.float64]:
+        """Calendar features of a shape that series share."""
+        days, slots, _ = holidays_of(self.country)
+        return pack.shape_features(ds, self.frequency, self.season, days, slots, self.slots)
 
     def conf(self) -> NDArray[np.float64]:
         """The numbers the loops need; places are named in mm_pack_v1."""
@@ -105,7 +115,8 @@ class Layout:
 
 @dataclass
 class Panel:
-    """Dense histories: `y` (series × time, NaN where missing), `code` (int8), `x` (series × time + future × columns).
+    """Dense histories: `y` (series × time, NaN where missing), `code` (int8), `x` (series × time + future × columns; the last
+    column is the shared shape, 0 until it is known).
 
     `number` is the step number of the first column; `first` the place of each series' first observation.
     """

@@ -22,6 +22,8 @@ BUILT_IN: tuple[str, ...] = (
     "ridge_raw",
     "ridge_log",
     "poisson",
+    "pooled",
+    "trees",
 )
 
 

@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from many_models.errors import SeriesError, SeriesFailure
+from many_models.errors import InputError, SeriesError, SeriesFailure
 from many_models.forecasting import combining, metrics
 from many_models.forecasting import mm_pack_v1 as loader
-from many_models.forecasting.fitting import Fits, fit_panel
+from many_models.forecasting.fitting import Fits, fit_panel, nothing_shared
 from many_models.forecasting.packs import PackModel
 from many_models.forecasting.panel import Layout, Panel, build, holidays_of, layout_of, stamps_us
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from many_models.forecasting.pooling import Evidence, PooledModels
     from many_models.forecasting.spec import Prior, Spec
 
 LARGEST = 1e15
@@ -63,6 +64,8 @@ class Evaluation:
     scales: tuple[NDArray[np.float64], NDArray[np.float64]]
     fallback: list[str]
     belief: NDArray[np.float64]
+    classes: NDArray[np.int64]
+    pooled: PooledModels | None
 
 def train(
     rows: pa.Table,
@@ -71,17 +74,19 @@ def train(
     *,
     champions: Mapping[str, Spec] | None = None,
     priors: Mapping[str, Prior] | None = None,
+    pooled: PooledModels | None = None,
 ) -> Trained:
     """Backtest all candidates of every series in `rows`, fit and combine them as of `cutoff`.
 
     `rows` as `Prepared.rows`; rows after `cutoff` are ignored. A series' result depends on its own rows only.
     `champions` are specs of another recipe to backtest at the same cutoffs (column champion_wape); `priors` help
-    series that are too short. Raises InputError for missing columns.
+    series that are too short; `pooled` is what series learned together, no later than `cutoff`. Raises InputError for
+    missing columns, or pooled models of another layout or from the future.
     """
     layout_of(spec, rows)
     rows = rows.filter(pc.less_equal(rows["ds"], pa.scalar(cutoff, pa.timestamp("us"))))
     rows, failures = _usable(rows, spec)
-    evaluation = evaluate(rows, spec, cutoff)
+    evaluation = evaluate(rows, spec, cutoff, pooled)
     weights = final_weights(evaluation)
     blends, spreads = leave_one_out(evaluation)
     model = _model(evaluation, weights, blends, priors or {})
@@ -109,15 +114,21 @@ def _usable(rows: pa.Table, spec: Spec) -> tuple[pa.Table, list[SeriesFailure]]:
     keep = ~np.isin(ids.astype(str), list(failures))
     return rows.filter(pa.array(keep)), list(failures.values())
 
-def evaluate(rows: pa.Table, spec: Spec, cutoff: datetime) -> Evaluation:
+def evaluate(rows: pa.Table, spec: Spec, cutoff: datetime, pooled: PooledModels | None = None) -> Evaluation:
     """All candidates of every series over the backtest windows before `cutoff`, and fitted at it."""
     layout = layout_of(spec, rows)
     end = int(loader.step_number(np.array([cutoff], "datetime64[us]"), spec.frequency)[0])
     H, m = spec.horizon, spec.steps_per_season
     panel = build(rows, layout, cutoff, end - spec.windows * H, ahead=H)
     origins = panel.periods - 1 - H * np.arange(spec.windows, -1, -1)
-    fits = fit_panel(panel, layout, spec, origins)
-    names = tuple(n for n in loader.CANDIDATES if not spec.candidates or n in spec.candidates or n == "seasonal_naive")
+    if pooled is None:
+        fits = fit_panel(panel, layout, spec, origins, nothing_shared(layout))
+        F = fits.F[:, :-1]
+    else:
+        _fits_together(pooled, spec, end)
+        F = fit_panel(panel, layout, spec, origins[:-1], pooled.early).F
+        fits = fit_panel(panel, layout, spec, origins[-1:], pooled.late, int(origins[0]))
+    names = candidate_names(spec, pooled is not None)
     chosen = [loader.CANDIDATES.index(name) for name in names]
     n = len(panel.series)
     Y, mask = np.zeros((n, spec.windows, H)), np.zeros((n, spec.windows, H), bool)
@@ -127,15 +138,104 @@ def evaluate(rows: pa.Table, spec: Spec, cutoff: datetime) -> Evaluation:
             Y[:, j] = panel.y[:, origin + 1 : origin + 1 + H]
             # a window counts for a series that has something to learn from before it
             mask[:, j] = seen[:, origin + 1 : origin + 1 + H] & (seen[:, : origin + 1].sum(1) >= _least(m))[:, None]
-    sold = np.array([((panel.y[i] != 0) & seen[i]).sum() / max(seen[i].sum(), 1) for i in range(n)])
-    belief = combining.beliefs(names, seen.sum(1) / m, sold) if n else np.zeros((0, len(names)))
+    sold = ((panel.y != 0) & seen).sum(1) / np.maximum(seen.sum(1), 1)
+    belief = combining.beliefs(names, seen.sum(1) / m, sold)
     if spec.candidates and "seasonal_naive" not in spec.candidates:
         belief[:, 0] = 0.0
         belief /= np.maximum(belief.sum(1, keepdims=True), 1e-12)
     return Evaluation(
-        spec, layout, panel, fits, names, fits.F[:, :-1][:, :, chosen], Y, mask,
-        metrics.scales(panel.y, seen, origins[:-1], m), _fallbacks(panel, seen, m), belief,
+        spec, layout, panel, fits, names, F[:, :, chosen], Y, mask, metrics.scales(panel.y, seen, origins[:-1], m),
+        _fallbacks(panel, seen, m), belief, combining.class_of(panel.y, seen, int(layout.conf()[loader.YEAR])), pooled,
     )  # fmt: skip
+
+
+def candidate_names(spec: Spec, pooled: bool) -> tuple[str, ...]:
+    """The candidates that compete, the baseline first."""
+    there = loader.CANDIDATES if pooled else loader.CANDIDATES[: loader.LOCAL]
+    return tuple(n for n in there if not spec.candidates or n in spec.candidates or n == "seasonal_naive")
+
+
+def _fits_together(pooled: PooledModels, spec: Spec, end: int) -> None:
+    """Raise InputError unless `pooled` suits `spec` and saw nothing after the first backtest window's cutoff."""
+    for name in ("frequency", "horizon", "season", "known", "country", "levels"):
+        if getattr(pooled.spec, name) != getattr(spec, name):
+            raise InputError(f"pooled models were learned with {name} {getattr(pooled.spec, name)!r}, the spec has "
+                             f"{getattr(spec, name)!r}: learn them again")  # fmt: skip
+    if pooled.late.cutoff > end or pooled.early.cutoff > end - spec.windows * spec.horizon:
+        raise InputError("pooled models are newer than this cutoff or its backtest windows: learn them as of it")
+
+
+def gather_evidence(evaluation: Evaluation) -> Evidence:
+    """What the backtest of a sample says per class of series."""
+    from many_models.forecasting.pooling import Evidence
+
+    C = len(loader.CANDIDATES)
+    spec, classes = evaluation.spec, evaluation.classes
+    chosen = np.ix_(*[[loader.CANDIDATES.index(name) for name in evaluation.names]] * 2)
+    moments, windows = combining.error_moments(evaluation.F, evaluation.Y, scored(evaluation))
+    groups = len(combining.CLASSES) + 1
+    full = np.tile(10.0 * np.eye(C), (groups, 1, 1))
+    pooled = combining.pooled_moments(moments, windows, classes)
+    for k in range(groups):
+        full[k][chosen] = pooled[k]
+    plain = Evidence(full, np.ones(groups), np.tile(quantiles(spec, 1), (groups, 1)), np.full(groups, 0.1))
+    evaluation = replace(evaluation, pooled=replace(evaluation.pooled, evidence=plain)) if evaluation.pooled else evaluation
+    blends, spreads = leave_one_out(evaluation)
+    factor, table = np.ones(groups), plain.quantiles.copy()
+    for k in range(groups):
+        mine = evaluation.mask & (classes == k)[:, None, None]
+        factor[k] = calibration(blends, evaluation.Y, mine)
+    blends = blends * factor[classes][:, None, None]
+    r = standardised(evaluation, blends, spreads)
+    for k in range(groups):
+        mine = (classes == k)[:, None, None]
+        table[k] = residual_quantiles(r, evaluation.mask, mine, spec)
+    return Evidence(full, factor, table, plain.growth)
+
+
+def calibration(F: NDArray[np.float64], Y: NDArray[np.float64], mask: NDArray[np.bool_]) -> float:
+    """Actual over forecast, a third of the way from 1: the windows share their luck."""
+    actual, forecast = np.where(mask, Y, 0.0).sum(), np.where(mask, F, 0.0).sum()
+    if actual <= 0 or forecast <= 0:
+        return 1.0
+    return float(np.clip((3.0 * actual) / (2.0 * actual + forecast), 0.8, 1.25))
+
+
+def standardised(
+    evaluation: Evaluation, blends: NDArray[np.float64], spreads: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Errors of combined forecasts in standard deviations, each window by the others' spread."""
+    H = evaluation.spec.horizon
+    mu = np.maximum(np.abs(blends), spreads[..., 1:2])
+    sigma = np.sqrt(spreads[..., 0:1] * (mu + 0.05 * mu * mu)) * (1.0 + spreads[..., 2:3] * np.arange(H) / H)
+    return (evaluation.Y - blends) / np.maximum(sigma, 1e-12)
+
+
+def residual_quantiles(
+    r: NDArray[np.float64], mask: NDArray[np.bool_], mine: NDArray[np.bool_], spec: Spec
+) -> NDArray[np.float64]:
+    """Quantiles (2 × levels) of standardised errors of a class, shrunk towards all series' by 500 errors' worth."""
+    everything, own = np.sort(r[mask]), np.sort(r[mask & mine])
+    if len(everything) < 50:
+        return quantiles(spec, 1)[0]
+    at = [p for level in spec.levels for p in (0.5 - level / 200.0, 0.5 + level / 200.0)]
+    overall = np.quantile(everything, at)
+    if not len(own):
+        return overall
+    trust = len(own) / (len(own) + 500.0)
+    return trust * np.quantile(own, at) + (1 - trust) * overall
+
+
+def scored(evaluation: Evaluation) -> NDArray[np.bool_]:
+    """Periods that count for weights: observed ones, not stock-outs."""
+    panel, H = evaluation.panel, evaluation.spec.horizon
+    mask = evaluation.mask.copy()
+    for j in range(mask.shape[1]):
+        origin = panel.periods - 1 - H * (mask.shape[1] - j)
+        if origin >= 0:
+            mask[:, j] &= panel.code[:, origin + 1 : origin + 1 + H] != loader.STOCK_OUT
+    return mask
+
 
 def _least(season: int) -> int:
     """Observations below which a series is too short for any model."""
@@ -158,11 +258,30 @@ def _fallbacks(panel: Panel, seen: NDArray[np.bool_], season: int) -> list[str]:
 
 def final_weights(evaluation: Evaluation, leave_out: int | None = None) -> NDArray[np.float64]:
     """Weights (series × candidates) by the evidence of all windows, or all but one."""
-    mask = evaluation.mask.copy()
+    mask = scored(evaluation)
     if leave_out is not None:
         mask[:, leave_out] = False
     moments, windows = combining.error_moments(evaluation.F, evaluation.Y, mask)
-    return combining.simplex_weights(moments, windows, evaluation.belief)
+    evidence = None
+    if evaluation.pooled is not None and len(evaluation.pooled.evidence.moments):
+        chosen = [loader.CANDIDATES.index(name) for name in evaluation.names]
+        evidence = evaluation.pooled.evidence.moments[:, chosen][:, :, chosen][evaluation.classes]
+    return combining.simplex_weights(moments, windows, evaluation.belief, evidence)
+
+
+def factors(evaluation: Evaluation) -> NDArray[np.float64]:
+    """Calibration of each series' combined forecast."""
+    if evaluation.pooled is None or not len(evaluation.pooled.evidence.factor):
+        return np.ones(len(evaluation.panel.series))
+    return evaluation.pooled.evidence.factor[evaluation.classes]
+
+
+def series_quantiles(evaluation: Evaluation) -> NDArray[np.float64]:
+    """Quantiles (series × 2 × levels) of each series' errors in standard deviations."""
+    if evaluation.pooled is None or not len(evaluation.pooled.evidence.quantiles):
+        return quantiles(evaluation.spec, len(evaluation.panel.series))
+    return evaluation.pooled.evidence.quantiles[evaluation.classes]
+
 
 def leave_one_out(evaluation: Evaluation) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Combined forecasts of each window by the weights of the others (series × windows × steps), and their spreads."""
@@ -170,12 +289,14 @@ def leave_one_out(evaluation: Evaluation) -> tuple[NDArray[np.float64], NDArray[
     blends = np.zeros((n, windows, H))
     for j in range(windows):
         blends[:, j] = np.einsum("ic,ich->ih", final_weights(evaluation, j), evaluation.F[:, j])
+    blends *= factors(evaluation)[:, None, None]
     spreads = np.zeros((n, windows, 3))
     for j in range(windows):
-        mask = evaluation.mask.copy()
+        mask = scored(evaluation)
         mask[:, j] = False
         spreads[:, j] = spread(evaluation, blends, mask)
     return blends, spreads
+
 
 def spread(evaluation: Evaluation, blends: NDArray[np.float64], mask: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Dispersion, floor and growth of each series' error (see mm_pack_v1.interval) from residuals where `mask`.
@@ -236,12 +357,14 @@ def _model(
     days, slots, _ = holidays_of(spec.country)
     arrays: dict[str, NDArray[np.generic]] = {
         "cutoff": np.full(n, panel.number + panel.periods - 1, np.int64), "state": fits.state, "tail_y": tail_y,
-        "tail_code": tail_code, "coef": fits.coef.astype(np.float32), "smear": fits.smear.astype(np.float32),
-        "own": fits.own, "weights": full.astype(np.float32), "factor": np.ones(n, np.float32), "fixed": fixed,
+        "tail_code": tail_code, "coef": fits.coef[:, :3].astype(np.float32), "smear": fits.smear.astype(np.float32),
+        "own": fits.own, "weights": full.astype(np.float32), "factor": factors(evaluation), "fixed": fixed,
         "center": panel.encoding.center, "scale": panel.encoding.scale, "log": panel.encoding.log,
-        "binary": panel.encoding.binary.astype(np.int8), "last_x": panel.x[:, panel.periods - 1].astype(np.float32),
-        "spread": spread(evaluation, blends, evaluation.mask), "quantiles": quantiles(spec, n),
-        "conf": conf, "holiday_days": days, "holiday_slots": slots,
+        "binary": panel.encoding.binary.astype(np.int8),
+        "last_x": panel.x[:, panel.periods - 1, :-1].astype(np.float32),
+        "spread": spread(evaluation, blends, scored(evaluation)), "quantiles": series_quantiles(evaluation),
+        "conf": conf, "holiday_days": days, "holiday_slots": slots, "pool": np.zeros(n, np.int32),
+        **_pool_arrays(evaluation),
     }  # fmt: skip
     by_series: dict[str, dict[str, dict[str, int]]] = {}
     for name, mapping in zip(layout.known, panel.encoding.slots, strict=True):
@@ -251,8 +374,20 @@ def _model(
         "format": loader.FORMAT, "series": panel.series, "frequency": layout.frequency, "horizon": spec.horizon,
         "known": list(layout.known), "levels_of": list(layout.levels_of), "levels": list(spec.levels),
         "slots": by_series, "fallback": fallback, "candidates": list(loader.CANDIDATES),
+        "pools": [evaluation.pooled.hash if evaluation.pooled else ""],
     }  # fmt: skip
     return PackModel(index, arrays)
+
+def _pool_arrays(evaluation: Evaluation) -> dict[str, NDArray[np.generic]]:
+    """What was learned together, as arrays with a row per pool: here one."""
+    pooled = evaluation.pooled
+    shared = pooled.late if pooled else nothing_shared(evaluation.layout)
+    beta = shared.beta[loader.COUNT] if pooled else np.full(shared.beta.shape[1], np.nan)
+    return {
+        "pool_shape": shared.shape[None], "pool_beta": beta[None], "root_count": np.array([len(shared.trees[0])]),
+        "tree_count": np.array([len(shared.trees[1])]), **dict(zip(loader.TREES, shared.trees, strict=True)),
+    }  # fmt: skip
+
 
 def _champion_wape(rows: pa.Table, spec: Spec, cutoff: datetime, champions: Mapping[str, Spec]) -> dict[str, float]:
     """WAPE of each champion's recipe at the same cutoffs, for the series whose recipe differs."""
@@ -309,12 +444,12 @@ def _cover(
 ) -> dict[int, NDArray[np.float64]]:
     """Coverage per series and level, each window by the others' spread."""
     spec = evaluation.spec
-    q = quantiles(spec, 1)[0]
+    q = series_quantiles(evaluation)
     n, windows, H = evaluation.Y.shape
     bounds = np.zeros((n, windows, H, len(spec.levels), 2))
     for i in range(n):
         for j in range(windows):
-            bounds[i, j] = loader.interval(blends[i, j], spreads[i, j], q, spec.nonnegative, float(H))
+            bounds[i, j] = loader.interval(blends[i, j], spreads[i, j], q[i], spec.nonnegative, float(H))
     return {
         level: metrics.coverage(evaluation.Y, evaluation.mask, bounds[..., k, 0], bounds[..., k, 1], (1, 2))
         for k, level in enumerate(spec.levels)

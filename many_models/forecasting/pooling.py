@@ -1,0 +1,278 @@
+"""What series learn together: a shape of the calendar, coefficients to believe in, trees, and how to combine.
+
+Learned on a deterministic sample, never inside a pack, so that a series trained alone gets what it gets in a full run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from many_models.errors import InputError, IntegrityError
+from many_models.forecasting import mm_pack_v1 as loader
+from many_models.forecasting.fitting import (
+    NO_TREES, Shared, default_prior, learned_at, nothing_shared, own_numbers, training_steps,
+)  # fmt: skip
+from many_models.forecasting.panel import Layout, Panel, build, layout_of
+from many_models.forecasting.spec import Spec, rhythm
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from numpy.typing import NDArray
+
+TREE_ROWS = 150_000
+TREE_ROUNDS = 150
+MOST_SERIES = 400
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """How candidates did over the sample's backtest, per class of series (rows).
+
+    `moments` (classes × candidates × candidates) mean products of errors, `factor` actual / forecast, `quantiles`
+    (classes × 2 × levels) of errors in standard deviations, `growth` of the spread with the step.
+    """
+
+    moments: NDArray[np.float64]
+    factor: NDArray[np.float64]
+    quantiles: NDArray[np.float64]
+    growth: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class PooledModels:
+    """What was learned together: `early` before the backtest windows, `late` at the cutoff, and the `evidence`."""
+
+    spec: Spec
+    early: Shared
+    late: Shared
+    evidence: Evidence
+
+    @property
+    def hash(self) -> str:
+        """16 hex digits of the content, by which trained models refer to it."""
+        return hashlib.sha256(b"".join(k.encode() + v for k, v in self.files().items())).hexdigest()[:16]
+
+    def files(self) -> dict[str, bytes]:
+        """The content as files: pooled.json and one .npy an array; the same bytes for the same content."""
+        arrays: dict[str, NDArray[np.generic]] = {
+            "moments": self.evidence.moments, "factor": self.evidence.factor, "quantiles": self.evidence.quantiles,
+            "growth": self.evidence.growth,
+        }  # fmt: skip
+        for when, shared in (("early", self.early), ("late", self.late)):
+            arrays |= {f"{when}_shape": shared.shape, f"{when}_beta": shared.beta}
+            arrays |= {f"{when}_{name}": tree for name, tree in zip(loader.TREES, shared.trees, strict=True)}
+        files: dict[str, bytes] = {}
+        for name, array in arrays.items():
+            buffer = io.BytesIO()
+            np.lib.format.write_array(buffer, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
+            files[f"{name}.npy"] = buffer.getvalue()
+        about = {
+            "spec": self.spec.to_json(), "cutoffs": [self.early.cutoff, self.late.cutoff],
+            "strengths": [list(self.early.strength), list(self.late.strength)],
+            "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
+        }  # fmt: skip
+        files["pooled.json"] = json.dumps(about, sort_keys=True).encode()
+        return dict(sorted(files.items()))
+
+    @classmethod
+    def from_files(cls, files: Mapping[str, bytes]) -> PooledModels:
+        """The inverse of `files`. Raises IntegrityError that names the file that is missing or damaged."""
+        try:
+            about = json.loads(files["pooled.json"])
+            arrays: dict[str, NDArray[np.generic]] = {}
+            for name, wanted in about["sha256"].items():
+                if hashlib.sha256(files[name]).hexdigest() != wanted:
+                    raise IntegrityError(f"pooled models: {name} is not what was stored; fetch them again")
+                arrays[name.removesuffix(".npy")] = np.load(io.BytesIO(files[name]), allow_pickle=False)
+            shared = [
+                Shared(cutoff, cast("NDArray[np.float64]", arrays[f"{when}_shape"]),
+                       cast("NDArray[np.float64]", arrays[f"{when}_beta"]), tuple(strength),
+                       tuple(arrays[f"{when}_{name}"] for name in loader.TREES))
+                for when, cutoff, strength in zip(("early", "late"), about["cutoffs"], about["strengths"], strict=True)
+            ]  # fmt: skip
+            parts = [cast("NDArray[np.float64]", arrays[name]) for name in ("moments", "factor", "quantiles", "growth")]
+            return cls(Spec.from_json(about["spec"]), shared[0], shared[1], Evidence(*parts))
+        except (KeyError, ValueError, TypeError) as error:
+            raise IntegrityError(f"pooled models cannot be read: {error}; fetch them again") from error
+
+
+def pool(rows: pa.Table, spec: Spec, cutoff: datetime, *, sample: int = MOST_SERIES, trees: bool = True) -> PooledModels:
+    """Learn together from at most `sample` series of `rows` (as `Prepared.rows`), chosen by their names' hashes.
+
+    Rows after `cutoff` are ignored. What judges the backtest windows is learned before the first of them. Raises
+    InputError for missing columns or no rows.
+    """
+    from many_models.forecasting.training import evaluate, gather_evidence
+
+    layout = layout_of(spec, rows)
+    rows = rows.filter(pc.less_equal(rows["ds"], pa.scalar(cutoff, pa.timestamp("us"))))
+    names = sorted(pc.unique(rows["series_id"]).to_pylist(), key=lambda name: hashlib.sha256(name.encode()).digest())[:sample]
+    if not names:
+        raise InputError(f"no rows to learn from up to {cutoff}")
+    rows = rows.filter(pc.is_in(rows["series_id"], pa.array(names, rows.schema.field("series_id").type)))
+    end = int(loader.step_number(np.array([cutoff], "datetime64[us]"), spec.frequency)[0])
+    panel = build(rows, layout, cutoff, end - spec.windows * spec.horizon)
+    early = learn(panel, layout, spec, panel.periods - 1 - spec.windows * spec.horizon, trees)
+    late = learn(panel, layout, spec, panel.periods - 1, trees)
+    first = PooledModels(spec, early, late, no_evidence(spec))
+    evidence = gather_evidence(evaluate(rows, spec, cutoff, first))
+    return PooledModels(spec, early, late, evidence)
+
+
+def no_evidence(spec: Spec) -> Evidence:
+    """The empty evidence: nothing is pooled."""
+    C = len(loader.CANDIDATES)
+    return Evidence(np.zeros((0, C, C)), np.zeros(0), np.zeros((0, 2 * len(spec.levels))), np.zeros(0))
+
+
+def learn(panel: Panel, layout: Layout, spec: Spec, origin: int, trees: bool) -> Shared:
+    """Shape, coefficients and trees from the periods of `panel` up to place `origin`."""
+    if origin < 2 * min(layout.season, 14) + 2:
+        return nothing_shared(layout)
+    shape = learn_shape(panel, layout, origin)
+    beta, rows = _coefficients(panel, layout, spec, origin, shape, trees)
+    grown = _grow(*rows) if rows is not None and len(rows[0]) >= 2000 else NO_TREES
+    return Shared(panel.number + origin, shape, beta, STRENGTH, grown)
+
+
+STRENGTH = (100.0, 100.0, 100.0)
+
+
+def learn_shape(panel: Panel, layout: Layout, origin: int) -> NDArray[np.float64]:
+    """Coefficients of the log of what all series sell together, against each one's level of a year around.
+
+    The ratio Σ y / Σ level over the series that are there both cancels trends and needs no common history. Zeros
+    where there is less than a year.
+    """
+    width = layout.shape_features(panel.ds[:1]).shape[1]
+    year = int(layout.conf()[loader.YEAR])
+    seen = (panel.code == loader.OBSERVED)[:, : origin + 1]
+    y = np.where(seen, np.maximum(panel.y[:, : origin + 1], 0.0), 0.0)
+    T = origin + 1
+    sums, counts = (np.concatenate([np.zeros((len(y), 1)), np.cumsum(v, 1)], 1) for v in (y, seen.astype(float)))
+    a = np.clip(np.arange(T) - year // 2, 0, max(T - year, 0))
+    b = np.minimum(a + year, T)
+    n = counts[:, b] - counts[:, a]
+    enough = seen & (n >= 0.7 * year)
+    level = np.where(enough, (sums[:, b] - sums[:, a]) / np.maximum(n, 1), 0.0)
+    total, base = np.where(enough, y, 0).sum(0), level.sum(0)
+    used = base > 0
+    if used.sum() < 1.2 * year:
+        return np.zeros(width)
+    ratio = np.log(total[used] / base[used] + 0.02)
+    X = layout.shape_features(panel.ds[:T][used])
+    X = np.concatenate([X, np.ones((len(X), 1)), np.linspace(-1, 1, len(X))[:, None]], 1)
+    w = np.exp((np.arange(T)[used] - T) / rhythm(layout.frequency).decay) * np.sqrt(np.minimum(base[used] / base.max(), 1))
+    penalty = np.r_[np.full(X.shape[1] - 2, 1.0), 1e-6, 1e-2]
+    for _ in range(3):
+        coef = np.linalg.solve((X * w[:, None]).T @ X + np.diag(penalty), (X * w[:, None]).T @ ratio)
+        residual = ratio - X @ coef
+        spread = 1.5 * np.median(np.abs(residual)) + 1e-6
+        w = w * np.minimum(1.0, 2.5 * spread / np.maximum(np.abs(residual), 1e-9)) ** 0.5
+    return coef[:width]
+
+
+_Rows = tuple["NDArray[np.float32]", "NDArray[np.float64]", "NDArray[np.float64]", "NDArray[np.float64]"]
+
+
+def _coefficients(
+    panel: Panel, layout: Layout, spec: Spec, origin: int, shape: NDArray[np.float64], trees: bool
+) -> tuple[NDArray[np.float64], _Rows | None]:
+    """Ridge coefficients (3 × features) of all series together, and the trees' rows (features, y, offset, weight)."""
+    from threadpoolctl import threadpool_limits
+
+    from many_models.forecasting.kernels import pooled_moments, solve
+
+    C, hol, ph = layout.calendar(panel.ds)
+    conf = layout.conf()
+    prior = default_prior(C.shape[1], layout.columns)
+    beta, p = prior.copy(), prior.shape[1]
+    panel.x[:, :, -1] = (layout.shape_features(panel.ds) @ shape)[None, :]
+    steps = training_steps(panel.number, len(panel.ds), spec.horizon)
+    state = np.zeros(loader.state_size(layout.season, layout.columns, layout.slots))
+    decay = rhythm(layout.frequency).decay
+    ready = [i for i in range(len(panel.series)) if panel.first[i] < origin - 2]
+    total = sum(origin - int(panel.first[i]) for i in ready)
+    share = min(1.0, TREE_ROWS / max(total, 1))
+    result: _Rows | None = None
+    rounds = 4
+    for r in range(rounds):
+        G, g = np.zeros((3, p, p)), np.zeros((3, p))
+        parts: list[_Rows] = []
+        for i in ready:
+            first = int(panel.first[i])
+            own = own_numbers(panel.y[i], panel.code[i], spec, first, learned_at(panel, i, np.array([origin, origin])))
+            keep = np.zeros(0, np.int8)
+            if trees and r == rounds - 1:
+                seed = int.from_bytes(hashlib.sha256(panel.series[i].encode()).digest()[:4], "big")
+                keep = (np.random.default_rng(seed).random(origin + 1) < share).astype(np.int8)
+            size = int(keep.sum())
+            rows = (np.zeros((size, p + loader.EXTRA), np.float32), np.zeros(size), np.zeros(size), np.zeros(size))
+            with threadpool_limits(1):
+                n = pooled_moments(
+                    panel.y[i], panel.code[i], ph, hol, C, panel.x[i], panel.encoding.binary[i], steps, first, origin,
+                    conf, own, decay, beta[loader.COUNT], G, g, state, *rows, keep,
+                )  # fmt: skip
+            if n:
+                parts.append((rows[0][:n], rows[1][:n], rows[2][:n], rows[3][:n]))
+        if r == rounds - 1:
+            result = cast("_Rows", tuple(np.concatenate(part) for part in zip(*parts, strict=True))) if parts else None
+            break
+        out = np.empty(p)
+        nc = C.shape[1]
+        for way in range(3):
+            count = max(G[0, nc, nc], 1.0)
+            if G[way, nc, nc] > 0 and solve(G[way], g[way], prior[way], 50.0, count, out):
+                beta[way] = out
+    return beta, result
+
+
+def _grow(
+    rows: NDArray[np.float32], y: NDArray[np.float64], offset: NDArray[np.float64], weight: NDArray[np.float64]
+) -> tuple[NDArray[np.generic], ...]:
+    """Poisson trees on top of the linear predictor `offset`, as arrays (see mm_pack_v1.tree_sum)."""
+    import lightgbm
+
+    if not (y > 0).any():
+        return NO_TREES
+    options = {
+        "objective": "poisson", "learning_rate": 0.06, "num_leaves": 24, "min_data_in_leaf": 60, "lambda_l2": 2.0,
+        "feature_fraction": 0.6, "bagging_fraction": 0.7, "bagging_freq": 1, "seed": 7, "deterministic": True,
+        "force_row_wise": True, "num_threads": 1, "verbosity": -1, "max_bin": 127,
+    }  # fmt: skip
+    data = lightgbm.Dataset(rows, y, weight=weight, init_score=offset, free_raw_data=True, params={"max_bin": 127, "verbosity": -1})
+    booster = lightgbm.train(options, data, TREE_ROUNDS)
+    return tree_arrays(booster.dump_model())
+
+
+def tree_arrays(model: Mapping[str, object]) -> tuple[NDArray[np.generic], ...]:
+    """A LightGBM dump as flat arrays: root, feature (-1 for leaves), threshold, left, right, value."""
+    root: list[int] = []
+    nodes: list[list[float]] = []
+
+    def add(node: Mapping[str, object]) -> int:
+        at = len(nodes)
+        nodes.append([-1, 0.0, 0, 0, 0.0])
+        if "split_feature" in node:
+            nodes[at][0], nodes[at][1] = cast("int", node["split_feature"]), cast("float", node["threshold"])
+            nodes[at][2] = add(cast("Mapping[str, object]", node["left_child"]))
+            nodes[at][3] = add(cast("Mapping[str, object]", node["right_child"]))
+        else:
+            nodes[at][4] = cast("float", node["leaf_value"])
+        return at
+
+    for tree in cast("list[Mapping[str, object]]", model["tree_info"]):
+        root.append(add(cast("Mapping[str, object]", tree["tree_structure"])))
+    table = np.array(nodes, float).reshape(-1, 5)
+    columns = [table[:, j].astype(kind) for j, kind in enumerate((np.int32, np.float64, np.int32, np.int32, np.float64))]
+    return (np.array(root, np.int32), *columns)

@@ -284,7 +284,7 @@ class _Worker:
             raise UnavailableError(f"a worker process died while it loaded the task ({self._end()})")
         if answer[0] == "trouble":
             raise InputError(
-                f"a worker cannot load the task: {answer[1][0]}: {answer[1][1]}; define it in a module that can be imported"
+                f"a worker cannot load the task: {answer[1][0]}: {answer[1][1]}; define it in a module"
             )
         self._packed = packed
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +17,14 @@ from many_models.adapters.rows import (
     require_table,
     require_within,
 )
-from many_models.errors import ConflictError, InputError, ManyModelsError, MissingTableError, UnavailableError
+from many_models.errors import (
+    ConflictError,
+    InputError,
+    ManyModelsError,
+    MissingTableError,
+    SettingsError,
+    UnavailableError,
+)
 from many_models.keys import escape_part, unescape_part
 
 if TYPE_CHECKING:
@@ -30,6 +36,7 @@ if TYPE_CHECKING:
     from many_models.ports import Scalar, Where
 
 LONGEST_FOLDER = 200
+ESCAPE = "+"  # for the per cent sign, which delta-rs would decode; no escaped name holds a plus sign
 NO_SPACE = ("No space left", "StorageFull", "File too large", "Disk quota", "FileTooLarge")
 
 
@@ -71,7 +78,7 @@ class DeltaLake:
     def version(self, table: str) -> int | None:
         """See `Lake.version`."""
         with self._errors(table):
-            there = self._open(table, without_files=True)
+            there = self._open(table)
             return None if there is None else there.version()
 
     def tables(self) -> frozenset[str]:
@@ -81,7 +88,7 @@ class DeltaLake:
         with self._errors(""):
             folders = self._folders()
             return frozenset(
-                unescape_part(name)
+                unescape_part(name.replace(ESCAPE, "%"))
                 for name in folders
                 if DeltaTable.is_deltatable(f"{self._path}/{name}", self._options)
             )
@@ -91,9 +98,9 @@ class DeltaLake:
         return f"Delta lake at {self._path}: {len(self.tables())} tables"
 
     def _uri(self, table: str) -> str:
-        folder = escape_part(table)
-        if folder.startswith(".") or len(folder) > LONGEST_FOLDER:
-            raise InputError(f"{table!r} is no name for a table: at most {LONGEST_FOLDER} letters, not led by a dot")
+        folder = escape_part(table).replace("%", ESCAPE)
+        if len(folder.encode()) > LONGEST_FOLDER:
+            raise InputError(f"{table!r} is no name for a table: as a folder it has more than {LONGEST_FOLDER} bytes")
         return f"{self._path}/{folder}"
 
     def _folders(self) -> list[str]:
@@ -101,22 +108,23 @@ class DeltaLake:
         from deltalake.fs import DeltaStorageHandler
         from pyarrow.fs import FileSelector, FileType
 
+        if Path(self._path).is_file():
+            raise SettingsError(f"[lake] path {self._path} is a file, no folder; name another one")
         try:
-            infos = DeltaStorageHandler(self._path, self._options).get_file_info_selector(
-                FileSelector("", recursive=False)
-            )
+            handler = DeltaStorageHandler(self._path, self._options)
+            infos = handler.get_file_info_selector(FileSelector("", recursive=False))
         except TableNotFoundError as error:
-            if os.path.lexists(self._path):
+            if Path(self._path).exists():
                 raise UnavailableError(f"the lake at {self._path} cannot be listed: {_first_line(error)}") from error
             return []
         return [info.base_name for info in infos if info.type == FileType.Directory]
 
-    def _open(self, table: str, *, without_files: bool = False) -> DeltaTable | None:
+    def _open(self, table: str) -> DeltaTable | None:
         from deltalake import DeltaTable
         from deltalake.exceptions import TableNotFoundError
 
         try:
-            return DeltaTable(self._uri(table), storage_options=self._options or None, without_files=without_files)
+            return DeltaTable(self._uri(table), storage_options=self._options or None)
         except TableNotFoundError:
             return None
 
@@ -156,7 +164,7 @@ class DeltaLake:
             raise
         except CommitFailedError as error:
             raise ConflictError(f"{what}: another commit came first: {_first_line(error)}") from error
-        except (DeltaError, OSError) as error:
+        except (DeltaError, OSError, pa.ArrowException) as error:
             text = str(error)
             if any(sign in text for sign in NO_SPACE):
                 raise UnavailableError(

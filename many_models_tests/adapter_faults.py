@@ -1,0 +1,49 @@
+"""What the adapters' tests let other processes do, before those are killed or run out of disk."""
+
+from __future__ import annotations
+
+import itertools
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+
+from many_models.adapters.lake_delta import DeltaLake
+from many_models.errors import ManyModelsError
+from many_models.ports import Where
+
+ROOT = Path(__file__).parents[1]
+ROWS = 100_000
+
+
+def start(call: str, **options) -> subprocess.Popen:
+    """A Python process that evaluates `call` in this module."""
+    return subprocess.Popen([sys.executable, "-c", f"from {__name__} import *; {call}"], cwd=ROOT, text=True, **options)
+
+
+def numbered(n: int) -> pa.Table:
+    return pa.table({"n": pa.array([n] * ROWS), "at": pa.array(range(ROWS))})
+
+
+def replace_for_ever(path: str) -> None:
+    lake = DeltaLake(path)
+    for n in itertools.count(1):
+        lake.replace("t", numbered(n), Where())
+
+
+def replace_packs(path: str, pack: str, times: int) -> None:
+    lake = DeltaLake(path)
+    for n in range(1, times + 1):
+        lake.replace("t", pa.table({"pack": [pack], "n": [n]}), Where({"pack": [pack]}))
+
+
+def replace_on_a_full_disk(path: str) -> None:
+    lake = DeltaLake(path)
+    lake.version("t")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+    try:
+        lake.replace("t", numbered(2), Where())
+    except ManyModelsError as error:
+        sys.stdout.write(f"{type(error).__name__}: {error}")

@@ -1,0 +1,85 @@
+# Everything a developer types. `make` alone lists it.
+.DEFAULT_GOAL := help
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+
+VENV := .venv
+BIN := $(VENV)/bin
+UV_VERSION := 0.13.9# what the lock file was written with
+PYTHONS := python3.11 python3.12 python3.13 python3
+NEEDED := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
+INSTALLED := $(VENV)/.installed
+ARGS ?=
+
+.PHONY: help
+help: ## What can be made
+	@echo "make TARGET [ARGS='…']"
+	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+
+.PHONY: install
+install: $(INSTALLED) ## An environment in .venv with exactly what requirements.lock names (done by the others, too)
+
+$(INSTALLED): requirements.lock pyproject.toml | $(BIN)/uv
+	$(BIN)/uv pip sync --python $(BIN)/python requirements.lock
+	$(BIN)/uv pip install --python $(BIN)/python --no-deps --editable .
+	touch $@
+
+# sync leaves uv and pip alone in an environment that venv made
+$(BIN)/uv: | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+$(BIN)/python:
+	@for python in $${PYTHON:-$(PYTHONS)}; do \
+		if "$$python" -c '$(NEEDED)' 2>/dev/null; then \
+			echo "$$python -m venv $(VENV)"; exec "$$python" -m venv $(VENV); \
+		fi; \
+	done; \
+	echo "No Python 3.11, 3.12 or 3.13 with venv among: $${PYTHON:-$(PYTHONS)}. Install one (Debian: python3 python3-venv), or make PYTHON=/path/to/python $(MAKECMDGOALS)" >&2; exit 1
+
+.PHONY: demo
+demo: install ## A made-up grocer's whole day, from source to warehouse (ARGS='--series 50')
+	$(BIN)/many-models demo $(ARGS)
+
+.PHONY: dev
+dev: install ## Dagster's UI on this folder's instance
+	DAGSTER_HOME=$(CURDIR) $(BIN)/dagster dev -w workspace.yaml $(ARGS)
+
+.PHONY: check
+check: lint types imports fast ## Lint, types, imports and fast tests: what pre-commit runs
+
+.PHONY: lint
+lint: install ## Ruff's checks and its formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.PHONY: types
+types: install ## Pyright
+	$(BIN)/pyright
+
+.PHONY: imports
+imports: install ## Imports run one way
+	$(BIN)/lint-imports
+
+.PHONY: fast
+fast: install ## The tests that take no longer than a few seconds each
+	$(BIN)/python -m pytest -m "not slow" -n 2 $(ARGS)
+
+.PHONY: test
+test: install ## All tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+.PHONY: bench
+bench: install ## Every benchmark, small (ARGS=--json)
+	@for file in benchmarks/[a-z]*.py; do \
+		echo "== $$file"; $(BIN)/python -m "benchmarks.$$(basename "$$file" .py)" --small $(ARGS); \
+	done
+
+.PHONY: format
+format: install ## Put the code into ruff's format and mend what ruff can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.PHONY: clean
+clean: ## Remove the environment and everything that was made
+	rm -rf $(VENV) var demo build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from many_models.adapters.compute_processes import ProcessCompute
 from many_models.adapters.lake_delta import DeltaLake
 from many_models.errors import ManyModelsError
 from many_models.ports import Where
+from many_models_tests.compute_tasks import Leaves, chunked
 
 ROOT = Path(__file__).parents[1]
 ROWS = 100_000
@@ -47,3 +49,8 @@ def replace_on_a_full_disk(path: str) -> None:
         lake.replace("t", numbered(2), Where())
     except ManyModelsError as error:
         sys.stdout.write(f"{type(error).__name__}: {error}")
+
+
+def run_for_ever(folder: str) -> None:
+    with ProcessCompute(workers=2) as pool:
+        list(pool.run(Leaves(folder, seconds=1000), chunked(1, 1, 1)))

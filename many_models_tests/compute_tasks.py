@@ -1,0 +1,142 @@
+"""Tasks that computes are shown: at the top of a module that is quick to import, so that workers find them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from many_models.adapters.compute_processes import ONE_THREAD
+from many_models.errors import SeriesError, SeriesFailure, UnavailableError
+from many_models.ports import Chunk, ChunkResult
+
+
+def chunked(*sizes: int) -> list[Chunk]:
+    starts = [sum(sizes[:at]) for at in range(len(sizes))]
+    return [
+        Chunk(number, f"pack{number}", tuple(f"s{at}" for at in range(start, start + size)))
+        for number, (start, size) in enumerate(zip(starts, sizes, strict=True))
+    ]
+
+
+def names(chunk: Chunk) -> dict[str, bytes]:
+    return {"names": " ".join(chunk.series).encode()}
+
+
+def describe(chunk: Chunk) -> ChunkResult:
+    table = pa.table({"series_id": list(chunk.series), "pack": [chunk.pack] * len(chunk.series)})
+    return ChunkResult({"rows": table, "none": table.slice(0, 0)}, {**names(chunk), "empty": b""})
+
+
+def own_failures(chunk: Chunk) -> ChunkResult:
+    return ChunkResult(failures=[SeriesFailure(name, "Odd", "by itself", permanent=True) for name in chunk.series])
+
+
+class UnlikelyError(Exception):
+    """Neither it nor its argument can be pickled."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what)
+        self.what = lambda: what
+
+
+@dataclass(frozen=True)
+class Raises:
+    """Describes chunks, but for those that hold one of these series."""
+
+    bad: tuple[str, ...]
+    how: str = "value"
+
+    def __call__(self, chunk: Chunk) -> ChunkResult:
+        for name in set(self.bad) & set(chunk.series):
+            if self.how == "exit":
+                raise SystemExit(3)
+            raise {
+                "value": ValueError("no good"),
+                "series": SeriesError(name, "too short"),
+                "transient": UnavailableError("the lake is away"),
+                "memory": MemoryError(),
+                "unlikely": UnlikelyError("no pickle"),
+                "file": FileNotFoundError("gone"),
+            }[self.how]
+        return describe(chunk)
+
+
+@dataclass(frozen=True)
+class Leaves:
+    """Leaves a file for each chunk that was begun."""
+
+    folder: str
+    seconds: float = 0.0
+
+    def __call__(self, chunk: Chunk) -> ChunkResult:
+        (Path(self.folder) / f"{chunk.number}-{os.getpid()}").touch()
+        time.sleep(self.seconds)
+        return describe(chunk)
+
+
+@dataclass(frozen=True)
+class Harms:
+    """Kills or hangs its worker when a chunk holds one of these series."""
+
+    bad: tuple[str, ...]
+    how: str
+
+    def __call__(self, chunk: Chunk) -> ChunkResult:
+        if set(self.bad) & set(chunk.series):
+            if self.how == "hang":
+                time.sleep(1000)
+            if self.how == "leave":
+                os._exit(7)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return ChunkResult(files=names(chunk))
+
+
+@dataclass(frozen=True)
+class KilledOnce:
+    """A worker is killed from outside, once, whatever it does at the time."""
+
+    mark: str
+
+    def __call__(self, chunk: Chunk) -> ChunkResult:
+        if "s4" in chunk.series and not Path(self.mark).exists():
+            Path(self.mark).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return ChunkResult(files=names(chunk))
+
+
+def about_me(chunk: Chunk) -> ChunkResult:
+    threads = {name: os.environ.get(name) for name in ONE_THREAD}
+    return ChunkResult(files={"pid": str(os.getpid()).encode(), "threads": repr(threads).encode()})
+
+
+def chatters(chunk: Chunk) -> ChunkResult:
+    sys.stdout.write("a task that prints" * 1000)
+    os.write(1, b"even past Python")
+    assert not sys.stdin.read()
+    return describe(chunk)
+
+
+def slices(chunk: Chunk) -> ChunkResult:
+    return ChunkResult({"rows": pa.table({"n": np.arange(1_000_000)}).slice(17, 3)}, {"model": bytes(3_000_000)})
+
+
+@dataclass(frozen=True)
+class Unloadable:
+    def __call__(self, chunk: Chunk) -> ChunkResult:
+        return describe(chunk)
+
+    def __reduce__(self):
+        return (missing_in_a_worker, (os.getpid(),))
+
+
+def missing_in_a_worker(pid: int):
+    if os.getpid() != pid:
+        raise ImportError("no package of that name")
+    return Unloadable()

@@ -1,0 +1,116 @@
+"""What every compute does."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from many_models.errors import InputError, SeriesFailure
+from many_models.ports import Compute
+from many_models_tests.compute_tasks import Leaves, Raises, chunked, describe, own_failures
+from many_models_tests.contracts import Contract
+
+
+def plainly(task, chunks):
+    """The slow obvious meaning of `run` when nothing fails."""
+    return [(chunk, task(chunk)) for chunk in chunks]
+
+
+def failures(results) -> dict[str, SeriesFailure]:
+    return {failure.series_id: failure for _, result in results for failure in result.failures}
+
+
+def done(results) -> list[str]:
+    return [name for _, result in results for name in result.files.get("names", b"").decode().split()]
+
+
+class ComputeContract(Contract):
+    """`compute` is one compute, perhaps the same for several tests, stopped after them."""
+
+    @pytest.fixture
+    def compute(self):
+        raise NotImplementedError
+
+    def test_it_is_a_compute(self, compute):
+        assert isinstance(compute, Compute)
+
+    def test_it_says_what_it_is(self, compute):
+        assert len(compute.check().splitlines()) == 1
+
+    def test_results_are_those_of_a_plain_loop_in_order(self, compute):
+        chunks = chunked(3, 1, 4, 1, 5, 9, 2, 6)
+        assert list(compute.run(describe, chunks)) == plainly(describe, chunks)
+
+    def test_no_chunks_are_no_results(self, compute):
+        assert list(compute.run(describe, [])) == []
+
+    def test_one_compute_runs_again_and_another_task(self, compute):
+        assert list(compute.run(describe, chunked(2))) == plainly(describe, chunked(2))
+        assert failures(compute.run(own_failures, chunked(2))).keys() == {"s0", "s1"}
+        assert list(compute.run(describe, chunked(1, 1))) == plainly(describe, chunked(1, 1))
+
+    def test_a_chunk_without_series_is_refused(self, compute):
+        with pytest.raises(InputError, match="without series: 1"):
+            list(compute.run(describe, chunked(1, 0)))
+
+    def test_failures_that_a_task_returns_come_through(self, compute):
+        ((_, result),) = compute.run(own_failures, chunked(2))
+        assert list(result.failures) == [
+            SeriesFailure(name, "Odd", "by itself", permanent=True) for name in ("s0", "s1")
+        ]
+
+    @pytest.mark.parametrize(
+        ("how", "expected"),
+        [
+            ("value", ("ValueError", "no good", True)),
+            ("series", ("SeriesError", "too short", True)),
+            ("transient", ("UnavailableError", "the lake is away", False)),
+            ("memory", ("MemoryError", "MemoryError", False)),
+            ("unlikely", ("UnlikelyError", "no pickle", True)),
+            ("file", ("FileNotFoundError", "gone", False)),
+            ("exit", ("SystemExit", "3", True)),
+        ],
+    )
+    def test_a_series_that_raises_fails_alone(self, compute, how, expected):
+        results = list(compute.run(Raises(("s5",), how), chunked(3, 4, 2)))
+        assert failures(results) == {"s5": SeriesFailure("s5", *expected)}
+        assert done(results) == [f"s{at}" for at in range(9) if at != 5]
+
+    def test_the_parts_of_a_split_chunk_keep_its_number_its_pack_and_the_order(self, compute):
+        results = list(compute.run(Raises(("s0", "s7", "s8")), chunked(3, 5, 2)))
+        assert [name for chunk, _ in results for name in chunk.series] == [f"s{at}" for at in range(10)]
+        assert [chunk.number for chunk, _ in results] == sorted(chunk.number for chunk, _ in results)
+        assert all(chunk.pack == f"pack{chunk.number}" for chunk, _ in results)
+        assert failures(results).keys() == {"s0", "s7", "s8"}
+
+    def test_any_series_may_raise_and_each_is_done_or_failed_once(self, compute):
+        @settings(max_examples=15, deadline=None)
+        @given(st.lists(st.integers(1, 6), max_size=5), st.sets(st.integers(0, 29)))
+        def run(sizes: list[int], bad: set[int]) -> None:
+            chunks = chunked(*sizes)
+            names = {name for chunk in chunks for name in chunk.series}
+            wrong = {f"s{at}" for at in bad} & names
+            results = list(compute.run(Raises(tuple(wrong)), chunks))
+            assert failures(results).keys() == wrong
+            assert sorted(done(results)) == sorted(names - wrong)
+
+        run()
+
+    def test_closing_the_iterator_begins_nothing_more(self, compute, tmp_path):
+        running = compute.run(Leaves(str(tmp_path)), chunked(*[1] * 200))
+        next(running)
+        running.close()
+        begun = len(list(tmp_path.iterdir()))
+        time.sleep(0.1)
+        assert len(list(tmp_path.iterdir())) == begun < 100
+
+    def test_a_slow_consumer_finds_a_bounded_number_of_chunks_begun(self, compute, tmp_path):
+        running = compute.run(Leaves(str(tmp_path)), chunked(*[1] * 100))
+        next(running)
+        time.sleep(0.3)
+        assert len(list(tmp_path.iterdir())) < 15
+        assert len(list(running)) == 99
+        assert len(list(tmp_path.iterdir())) == 100

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from many_models import due, events
+from many_models import due, errors, events
 from many_models.assets import raw, state
 from many_models.due import STAGES, Stage, StageState, Work
 from many_models.keys import digest
@@ -87,9 +89,39 @@ def request_of(
 
 
 def crashes(instance: dg.DagsterInstance, request: dg.RunRequest) -> int:
-    """How many runs for the same keys at the same versions have failed already."""
+    """How many runs for the same keys at the same versions have failed already; a permanent error counts as all."""
     same = dg.RunsFilter(tags={DUE_TAG: request.tags[DUE_TAG]}, statuses=[dg.DagsterRunStatus.FAILURE])
-    return instance.get_runs_count(same)
+    failed = instance.get_run_ids(same, limit=due.MAX_ATTEMPTS)
+    if any(cause is not None and not cause.transient for cause in (cause_of(instance, run_id) for run_id in failed)):
+        return due.MAX_ATTEMPTS
+    return len(failed)
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Why a run failed as a whole: what was raised says whether another try can help."""
+
+    kind: str
+    message: str
+
+    @property
+    def transient(self) -> bool:
+        """Whether it is worth another try: only what is known to pass by itself is."""
+        found = getattr(errors, self.kind, None) or getattr(builtins, self.kind, None)
+        return isinstance(found, type) and issubclass(found, (errors.TransientError, OSError, MemoryError))
+
+
+def cause_of(instance: dg.DagsterInstance, run_id: str) -> Cause | None:
+    """What a failed run raised; None when it was killed, or failed for single series only."""
+    for record in instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.STEP_FAILURE).records:
+        event = record.event_log_entry.dagster_event
+        data = event.step_failure_data if event else None
+        if data is None or data.user_failure_data is not None or data.error is None:
+            continue
+        error = data.error.cause or data.error
+        kind = (error.cls_name or "").rpartition(".")[2]
+        return Cause(kind, error.message.strip().removeprefix(f"many_models.errors.{kind}: "))
+    return None
 
 
 def sensors(settings: Settings, assets: Mapping[Stage, dg.AssetsDefinition]) -> list[dg.SensorDefinition]:

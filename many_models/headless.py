@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +13,7 @@ import dagster as dg
 
 from many_models import automation, due, events, tables
 from many_models.definitions import BUILDERS, build, build_assets
-from many_models.errors import UnavailableError
+from many_models.errors import PermanentError, UnavailableError
 from many_models.ports import Where
 
 if TYPE_CHECKING:
@@ -86,17 +86,18 @@ def open_instance(home: Path) -> Iterator[dg.DagsterInstance]:
 
 @dataclass(slots=True)
 class Day:
-    """Everything that is due, stage by stage, until nothing is."""
+    """Everything that is due, stage by stage, until nothing is; `resources` replace adapters by name."""
 
     settings: Settings
     instance: dg.DagsterInstance
     progress: Progress = field(default_factory=Progress)
+    resources: Mapping[str, object] = field(default_factory=dict[str, object])
     reports: list[StageReport] = field(default_factory=list[StageReport])
 
     def run(self) -> list[StageReport]:
         """Run what is due. Raises UnavailableError when another process is at work on it, or a stage cannot be done."""
         settings = self.settings
-        resources = {name: make(settings) for name, make in BUILDERS.items()}
+        resources = {name: self.resources.get(name) or make(settings) for name, make in BUILDERS.items()}
         compute = resources["compute"]
         resources["compute"] = WatchedCompute(compute, lambda series: self.progress.advance(series))
         definitions, assets = build(settings, resources), build_assets(settings)
@@ -111,6 +112,9 @@ class Day:
                 report = self._run(definitions, work, request)
                 self.reports.append(report)
                 self.progress.report(report)
+                cause = None if report.done else automation.cause_of(self.instance, report.run_id)
+                if cause is not None and not cause.transient:
+                    raise PermanentError(f"{work.stage}: {cause.message}")
                 if report.error and not report.done and tried[mark] >= due.MAX_ATTEMPTS:
                     raise UnavailableError(f"{work.stage} failed {tried[mark]} times: {report.error}")
         finally:
@@ -152,18 +156,16 @@ def _outcome(instance: dg.DagsterInstance, result: dg.ExecuteInProcessResult, wo
         return len(work.keys), 0, ""
     failed = events.failed_partitions(instance, dg.AssetKey(work.stage))
     bad = [key for key in work.keys if failed.get(key) == result.run_id]
-    return len(work.keys) - len(bad), len(bad) if bad else len(work.keys), _first_error(result)
+    return len(work.keys) - len(bad), len(bad) if bad else len(work.keys), _first_error(instance, result)
 
 
-def _first_error(result: dg.ExecuteInProcessResult) -> str:
+def _first_error(instance: dg.DagsterInstance, result: dg.ExecuteInProcessResult) -> str:
     for event in result.get_step_failure_events():
-        data = event.step_failure_data
-        if data.user_failure_data is not None:
-            return data.user_failure_data.description or ""
-        if data.error is not None:
-            cause = data.error.cause or data.error
-            return cause.message.strip()
-    return "the run failed before its first step"
+        failure = event.step_failure_data.user_failure_data
+        if failure is not None:
+            return failure.description or ""
+    cause = automation.cause_of(instance, result.run_id)
+    return cause.message if cause else "the run failed before its first step"
 
 
 def skill_of(lake: Lake) -> tuple[float, float] | None:

@@ -28,7 +28,6 @@ class SourceSettings(Section):
     `covariates_table` holds what is known of the future: the timestamp, any of the keys, and the known columns.
     """
 
-    kind: Literal["sql", "memory"] = "sql"
     url: str = "sqlite:///sales.db"
     table: str = "sales"
     covariates_table: str = ""
@@ -99,7 +98,6 @@ class PromotionSettings(Section):
 class LakeSettings(Section):
     """Where tables live."""
 
-    kind: Literal["delta", "memory"] = "delta"
     path: str = "var/lake"
 
 
@@ -115,7 +113,6 @@ class ComputeSettings(Section):
 class RegistrySettings(Section):
     """Two MLflow stores: a tracking URI and an artifact folder each."""
 
-    kind: Literal["mlflow", "memory"] = "mlflow"
     staging: str = "sqlite:///var/registry/staging.db"
     staging_artifacts: str = "var/registry/staging"
     production: str = "sqlite:///var/registry/production.db"
@@ -126,7 +123,6 @@ class RegistrySettings(Section):
 class WarehouseSettings(Section):
     """The SQL warehouse, as a SQLAlchemy URL."""
 
-    kind: Literal["sql", "memory"] = "sql"
     url: str = "sqlite:///var/warehouse.db"
 
 

@@ -204,7 +204,7 @@ def _draft(  # noqa: PLR0913, PLR0917
         except ManyModelsError as error:
             failures += [SeriesFailure.of(name, error) for name in won]
     reason = f"{len(promoted)} of {len(rows)} series promoted" + (f", {len(leaving)} left" if leaving else "")
-    actor = context.run.tags.get("dagster/user") or f"run {context.run_id[:8]} ({getpass.getuser()})"
+    actor = context.run.tags.get("dagster/user") or f"run {context.run.run_id[:8]} ({getpass.getuser()})"
     return ReleaseDraft(live.release_id if live else "", actor, reason, packs, promoted, leaving), failures
 
 

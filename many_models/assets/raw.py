@@ -20,6 +20,7 @@ from many_models.assets.stage import (
     refuse_shared_run,
     table,
 )
+from many_models.errors import InputError
 from many_models.keys import SeriesKey, pack_of
 from many_models.periods import KEY_FORMATS, Grain, period_of_key, period_start, spans
 from many_models.ports import Lake, SalesTable, Source, Where
@@ -189,6 +190,8 @@ def build_raw_sales(settings: Settings) -> dg.AssetsDefinition:
                 f"{number} of {len(todo)} spans: {since:%Y-%m-%d} to {before:%Y-%m-%d}, {rows.num_rows:,} rows"
             )
         ingest.quarantine_the_rest()
+        if lake.version(tables.SERIES_KEYS.name) is None:
+            raise InputError(f"table {sales.table!r}: none of its rows can be used; {_reasons_text(lake)}")
         add_store_items(context, lake)
         events.record(context, [_period(context, key, wanted.get(key, ""), counts[key]) for key in keys])
         yield from _checks(settings, lake, list(columns))
@@ -255,6 +258,12 @@ def _checks(settings: Settings, lake: Lake, columns: list[str]) -> Iterator[dg.A
     needed = [*settings.data.keys, settings.data.timestamp, settings.data.target, *settings.data.known]
     missing = [name for name in needed if name not in columns and name not in settings.data.known]
     yield dg.AssetCheckResult(passed=not missing, check_name="schema", metadata={"columns": ", ".join(columns)})
+
+
+def _reasons_text(lake: Lake) -> str:
+    bad = lake.read(tables.QUARANTINE.name)
+    some = "; ".join(f"{row['reason']}: {row['detail']}" for row in bad.slice(0, 3).to_pylist())
+    return f"{bad.num_rows} are in the lake's table quarantine, for instance {some}"
 
 
 def _recent_counts(lake: Lake, days: int = 29) -> list[int]:

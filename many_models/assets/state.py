@@ -13,6 +13,7 @@ from many_models import events, tables
 from many_models.assets.spec import oldest_alive, spec_of
 from many_models.assets.stage import UPSTREAM_TAG, VERSION_TAG, set_aside, status_rows
 from many_models.due import StageState
+from many_models.errors import InputError
 from many_models.keys import digest
 from many_models.periods import last_complete_day, period_key, period_start, period_starts
 
@@ -70,6 +71,9 @@ def raw_state(settings: Settings, instance: dg.DagsterInstance, source: Source, 
         since = newest - timedelta(days=settings.data.look_back * {"hour": 1, "day": 1, "week": 7, "month": 31}[grain])
     wanted = source_versions(settings, source, sales, since)
     if not done:  # nothing before the first row
+        if not wanted:
+            start, table = settings.data.start, settings.source.table
+            raise InputError(f"table {table!r} has no row dated from {start} (data.start) until now: nothing to forecast")
         first = next((key for key, version in wanted.items() if version != digest()), None)
         wanted = {key: version for key, version in wanted.items() if first is not None and key >= first}
     return StageState("raw_sales", wanted, done, busy=_busy(instance, "raw_sales"))

@@ -64,7 +64,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
                 failures += failures_of(results)
                 if not (good := good_series(results)):
                     continue
-                version = staging.register(context.run_id, [_upload(pack, results, spec, cutoff, datasets)])[0]
+                version = staging.register(context.run.run_id, [_upload(pack, results, spec, cutoff, datasets)])[0]
                 summary = _with_staging(together(results, "series"), version.ref)
                 tables.upsert(lake, tables.TRAINED, summary, good, {"pack": pack})
                 tables.upsert(lake, tables.SCORES, together(results, "scores"), good, {"pack": pack})

@@ -1,0 +1,125 @@
+"""A small project in a folder of its own: source database, settings, Dagster instance; and ways to look into it."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from pathlib import Path
+
+import dagster as dg
+import pandas as pd
+
+from many_models.adapters.lake_delta import DeltaLake
+from many_models.due import STAGES
+from many_models.headless import Day, StageReport, open_instance
+from many_models.ports import Where
+from many_models.settings import Settings, load_settings
+
+END = date(2024, 6, 30)
+RUN_SPECIFIC = {"staging", "previous", "release_id", "actor", "decided_at", "model", "ref", "loaded_at"}
+
+
+@dataclass(frozen=True)
+class Project:
+    """A folder with many_models.toml and sales.db."""
+
+    root: Path
+
+    def settings(self, until: date | None = None) -> Settings:
+        settings = load_settings(self.root / "many_models.toml")
+        if until is None:
+            return settings
+        end = datetime.combine(until, datetime.min.time())
+        return settings.model_copy(update={"data": settings.data.model_copy(update={"until": end})})
+
+    @property
+    def home(self) -> Path:
+        return self.root / "dagster"
+
+    def run(self, until: date | None = None) -> list[StageReport]:
+        with open_instance(self.home) as instance:
+            return Day(self.settings(until), instance).run()
+
+    def table(self, name: str, where: Where | None = None) -> pd.DataFrame:
+        return DeltaLake(self.settings().path("var/lake")).read(name, where).to_pandas()
+
+    def warehouse(self, query: str) -> pd.DataFrame:
+        with closing(sqlite3.connect(self.root / "var" / "warehouse.db")) as connection:
+            return pd.read_sql(query, connection)
+
+    def source(self, statement: str, rows: list[tuple[object, ...]] | None = None) -> None:
+        with closing(sqlite3.connect(self.root / "sales.db")) as connection, connection:
+            connection.executemany(statement, rows) if rows is not None else connection.execute(statement)
+
+    def partitions(self, asset: str) -> set[str]:
+        with open_instance(self.home) as instance:
+            return set(instance.get_materialized_partitions(dg.AssetKey(asset)))
+
+    def contents(self) -> dict[str, pd.DataFrame]:
+        """Every table of lake and warehouse without what differs from run to run, rows in a fixed order."""
+        lake = DeltaLake(self.settings().path("var/lake"))
+        found = {f"lake {name}": self.table(name) for name in lake.tables()}
+        for name in ("predictions", "decisions", "actuals", "accuracy"):
+            found[f"warehouse {name}"] = self.warehouse(f"SELECT * FROM {name}")  # noqa: S608
+        return {name: comparable(frame) for name, frame in sorted(found.items())}
+
+
+def comparable(frame: pd.DataFrame) -> pd.DataFrame:
+    """`frame` without run-specific columns, sorted."""
+    frame = frame[sorted(set(frame.columns) - RUN_SPECIFIC)]
+    return frame.sort_values(list(frame.columns), ignore_index=True, key=lambda c: c.astype(str))
+
+
+def settings_text(**sections: dict[str, object]) -> str:
+    """A many_models.toml; values are written as TOML."""
+
+    def toml(value: object) -> str:
+        if isinstance(value, bool):
+            return str(value).lower()
+        if isinstance(value, str):
+            return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        if isinstance(value, list):
+            return "[" + ", ".join(map(toml, value)) + "]"
+        return str(value)
+
+    lines = [f"[{s}]\n" + "\n".join(f"{k} = {toml(v)}" for k, v in values.items()) for s, values in sections.items()]
+    return "\n\n".join(lines) + "\n"
+
+
+SMALL: dict[str, dict[str, object]] = {
+    "source": {"url": "sqlite:///sales.db", "table": "sales"},
+    "data": {"keys": ["store", "item"], "timestamp": "date", "target": "sales", "frequency": "D", "start": date(2024, 1, 1)},
+    "forecast": {"horizon": 7, "windows": 2},
+    "compute": {"kind": "serial"},
+}
+
+
+def make_project(root: Path, rows: pd.DataFrame, **sections: dict[str, object]) -> Project:
+    """A project whose sales table holds `rows`; `sections` change the settings SMALL."""
+    root.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(root / "sales.db")) as connection, connection:
+        rows.to_sql("sales", connection, index=False)
+    settings = {name: {**SMALL.get(name, {}), **sections.get(name, {})} for name in {**SMALL, **sections}}
+    (root / "many_models.toml").write_text(settings_text(**settings))
+    return Project(root)
+
+
+def sales(stores: int = 2, items: int = 3, days: int = 120, end: date = END) -> pd.DataFrame:
+    """Weekly patterns times a level, the same for the same arguments."""
+    dates = [end - timedelta(days=back) for back in range(days - 1, -1, -1)]
+    rows = [
+        (f"s{store}", f"i{item}", day.isoformat(), float((10 + 5 * item + 3 * store) * (1 + day.weekday() % 3) + (day.day * 7) % 5))
+        for store in range(stores)
+        for item in range(items)
+        for day in dates
+    ]
+    return pd.DataFrame(rows, columns=["store", "item", "date", "sales"])
+
+
+def stages_of(reports: list[StageReport]) -> dict[str, int]:
+    """Stage → keys done, in order; a stage that ran twice fails."""
+    assert len({report.stage for report in reports}) == len(reports), [report.stage for report in reports]
+    assert [r.stage for r in reports] == [s for s in STAGES if s in {r.stage for r in reports}]
+    return {report.stage: report.done for report in reports}

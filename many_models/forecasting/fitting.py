@@ -33,6 +33,13 @@ class Shared:
     trees: tuple[NDArray[np.generic], ...]
 
 
+    @property
+    def anything(self) -> bool:
+        """Whether there was enough to learn from."""
+        return self.cutoff > NEVER
+
+
+NEVER = -(10**9)
 NO_TREES: tuple[NDArray[np.generic], ...] = (
     np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0), np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0),
 )  # fmt: skip
@@ -43,7 +50,7 @@ def nothing_shared(layout: Layout) -> Shared:
     example = np.array(["2020-01-01"], "datetime64[us]")
     nc = layout.calendar(example)[0].shape[1]
     shape = np.zeros(layout.shape_features(example).shape[1])
-    return Shared(-(10**9), shape, default_prior(nc, layout.columns), (20.0, 20.0, 60.0), NO_TREES)
+    return Shared(NEVER, shape, default_prior(nc, layout.columns), (20.0, 20.0, 60.0), NO_TREES)
 
 
 @dataclass
@@ -120,7 +127,7 @@ def fit_panel(
     steps = training_steps(panel.number, len(panel.ds), H)
     decay, recent, strength = rhythm(layout.frequency).decay, recent_rows(layout), np.array(shared.strength)
     base = np.array([origins[0] if first_origin is None else first_origin, origins[-1]])
-    pooled = shared.beta[pack.COUNT] if len(shared.trees[0]) or shared.shape.any() else np.full(p, np.nan)
+    pooled = shared.beta[pack.COUNT] if shared.anything else np.full(p, np.nan)
     with threadpool_limits(1):
         for i in range(n):
             first = int(panel.first[i])

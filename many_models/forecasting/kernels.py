@@ -16,7 +16,7 @@ from numba import njit
 from many_models.forecasting import mm_pack_v1
 
 _COMPILED = (
-    "season_of", "is_closed", "advance", "prefix", "last_year", "fill", "back_to_scale", "forecast", "recent_mean", "same_phase", "fill_extra", "tree_sum",
+    "season_of", "is_closed", "advance", "prefix", "last_year", "fill", "back_to_scale", "forecast", "log_mean", "recent_mean", "same_phase", "fill_extra", "tree_sum",
 )  # fmt: skip
 
 
@@ -38,7 +38,7 @@ def _compiled_twin() -> ModuleType:
 pack = _compiled_twin()
 _advance, _prefix, _last_year = pack.advance, pack.prefix, pack.last_year
 _fill, _back_to_scale, _forecast, _is_closed = pack.fill, pack.back_to_scale, pack.forecast, pack.is_closed
-pack_recent_mean, pack_same_phase, pack_fill_extra = pack.recent_mean, pack.same_phase, pack.fill_extra
+pack_log_mean, pack_recent_mean, pack_same_phase, pack_fill_extra = pack.log_mean, pack.recent_mean, pack.same_phase, pack.fill_extra
 OBSERVED = mm_pack_v1.OBSERVED
 RAW, LOG, COUNT = mm_pack_v1.RAW, mm_pack_v1.LOG, mm_pack_v1.COUNT
 UNIT, LOG_UNIT, LOW, HIGH, NONNEGATIVE = (
@@ -110,7 +110,7 @@ def _add_gram(X, w, v, a, b, XW, G, g):
 
 
 @njit(cache=True, nogil=True)
-def _smear(X, y, w, a, b, beta, way, own):
+def _smear(X, off, y, w, a, b, beta, way, own):
     """Σ y / Σ forecast over the rows [a, b), shrunk towards 1 by ten rows."""
     sy = 0.0
     sf = 0.0
@@ -118,7 +118,7 @@ def _smear(X, y, w, a, b, beta, way, own):
     cap = own[HIGH]
     for t in range(a, b):
         if w[t] > 0.0:
-            e = 0.0
+            e = off[t] if way == COUNT else 0.0
             for j in range(beta.size):
                 e += X[t, j] * beta[j]
             sy += y[t]
@@ -147,30 +147,33 @@ def _bounds(y, code, a, b, own):
 
 
 @njit(cache=True, nogil=True)
-def _irls(X, y, w0, a, b, beta, prior, strength, rounds, own, XW, w, v):
+def _irls(X, off, y, w0, a, b, beta, prior, strength, rounds, cold, own, XW, w, v):
     """Quasi-Poisson by iteratively reweighted least squares over the rows [a, b); False when it does not converge.
 
-    Variance μ + 0.08 μ² (a usual overdispersion of retail counts); log link, offset the unit.
+    Variance μ + 0.08 μ² (a usual overdispersion of retail counts); log link, offset `off`. A `cold` start takes the
+    first mean halfway between each value and its offset, from where Newton's steps do not overshoot.
     """
     p = beta.size
     top = math.log(max(own[HIGH] / own[UNIT], 1e-6)) + 0.7
     new = np.empty(p)
     G = np.empty((p, p))
     g = np.empty(p)
-    for _ in range(rounds):
+    for r in range(rounds):
         G[:] = 0.0
         g[:] = 0.0
         n = 0.0
         for t in range(a, b):
             n += w0[t]
             if w0[t] > 0.0:
-                e = 0.0
+                e = off[t]
                 for j in range(p):
                     e += X[t, j] * beta[j]
-                e = min(max(e, -6.0), top)
+                e = min(max(e, off[t] - 6.0), top)
+                if cold and r == 0:
+                    e = math.log(0.5 * max(y[t], 0.0) / own[UNIT] + 0.5 * math.exp(off[t]))
                 mu = math.exp(e)
                 w[t] = w0[t] * mu / (1.0 + 0.08 * mu * own[UNIT])
-                v[t] = e + (max(y[t], 0.0) / own[UNIT] - mu) / mu
+                v[t] = e - off[t] + (max(y[t], 0.0) / own[UNIT] - mu) / mu
             else:
                 w[t] = 0.0
                 v[t] = 0.0
@@ -183,9 +186,9 @@ def _irls(X, y, w0, a, b, beta, prior, strength, rounds, own, XW, w, v):
 
 
 @njit(cache=True, nogil=True)
-def features(y, code, ph, hol, C, x, binary, steps, first, origins, conf, own, decay, P, S, X, w, z, states):
+def features(y, code, ph, hol, C, x, binary, steps, first, origins, conf, own, decay, P, S, X, w, z, states, off):
     """One pass over a series' time: linear features X (3 × time × features) of every target, weights w and targets z
-    (2 × time: raw and log), and the state after each origin (`states`).
+    (2 × time: raw and log), offsets `off` of the count scale, and the state after each origin (`states`).
 
     The row of a target stands at the target's place, `steps` periods after the state it is seen from; its weight is
     0 where the target is not observed or comes too early.
@@ -193,7 +196,7 @@ def features(y, code, ph, hol, C, x, binary, steps, first, origins, conf, own, d
     H = int(conf[mm_pack_v1.HORIZON])
     T = origins[origins.size - 1] + 1
     p = X.shape[2]
-    warm = min(int(conf[mm_pack_v1.SEASON]), 14)
+    warm = min(int(conf[mm_pack_v1.SEASON]), 14 if conf[mm_pack_v1.SEASON] != 12.0 else 6)
     ly = np.zeros(3)
     xs = np.empty(p)
     S[:] = 0.0
@@ -207,10 +210,11 @@ def features(y, code, ph, hol, C, x, binary, steps, first, origins, conf, own, d
                 if t < T and steps[t] == h and code[t] == OBSERVED:
                     _last_year(P, o, t, conf, ly)
                     for way in range(3):
-                        _fill(xs, S, way, ph[t], h, C[t], x[t], ly, conf)
+                        _fill(xs, S, way, ph[t], h, C[t], x[t], ly, conf, own)
                         for j in range(p):
                             X[way, t, j] = xs[j]
                     w[t] = math.exp((t - T) / decay)
+                    off[t] = pack_log_mean(S)
                     z[0, t] = y[t] / own[UNIT]
                     z[1, t] = math.log1p(max(y[t], 0.0) / own[LOG_UNIT])
         if o == origins[f]:
@@ -242,7 +246,8 @@ def fit_series(
     v = np.zeros(T, np.float32)
     P = np.zeros((T + 1, 3))
     states = np.zeros((origins.size, S.size))
-    features(y, code, ph, hol, C, x, binary, steps, first, origins, conf, own, decay, P, S, X, w, z, states)
+    off = np.zeros(T)
+    features(y, code, ph, hol, C, x, binary, steps, first, origins, conf, own, decay, P, S, X, w, z, states, off)
     row = np.empty(p + mm_pack_v1.EXTRA)
     G = np.zeros((2, p, p))
     g = np.zeros((2, p))
@@ -271,15 +276,15 @@ def fit_series(
                     B[way] = beta
             back = max(first, o + 1 - recent)
             if not math.isnan(B[LOG, 0]):
-                smear[LOG] = _smear(X[LOG], y, w, back, o + 1, B[LOG], LOG, own)
+                smear[LOG] = _smear(X[LOG], off, y, w, back, o + 1, B[LOG], LOG, own)
             if P[o + 1, 0] > 0.0:
                 beta[:] = warmer if glm else prior[COUNT]
                 rounds = 2 if glm else 4
-                glm = _irls(X[COUNT], y, w, back, o + 1, beta, prior[COUNT], strength[COUNT], rounds, own, XW, ww, v)
+                glm = _irls(X[COUNT], off, y, w, back, o + 1, beta, prior[COUNT], strength[COUNT], rounds, not glm, own, XW, ww, v)
                 if glm:
                     warmer[:] = beta
                     B[COUNT] = beta
-                    smear[COUNT] = _smear(X[COUNT], y, w, back, o + 1, beta, COUNT, own)
+                    smear[COUNT] = _smear(X[COUNT], off, y, w, back, o + 1, beta, COUNT, own)
         _forecast(
             states[f], y, code, P, o, ph, hol, C, x, binary, B, smear, conf, own, H, F[f], row,
             root, feature, threshold, left, right, value,
@@ -288,7 +293,7 @@ def fit_series(
 
 @njit(cache=True, nogil=True)
 def pooled_moments(
-    y, code, ph, hol, C, x, binary, steps, first, origin, conf, own, decay, beta, G, g, S, rows, target, offset, weight, keep
+    y, code, ph, hol, C, x, binary, steps, first, origin, conf, own, decay, beta, cold, G, g, S, rows, target, offset, weight, keep
 ):  # fmt: skip
     """Add one series' Gram matrices (3 × features × features) and products to `G`, `g`, up to `origin`.
 
@@ -303,8 +308,9 @@ def pooled_moments(
     w = np.zeros(T, np.float32)
     P = np.zeros((T + 1, 3))
     states = np.zeros((1, S.size))
+    off = np.zeros(T)
     origins = np.array([origin])
-    features(y, code, ph, hol, C, x, binary, steps, first, origins, conf, own, decay, P, S, X, w, z, states)
+    features(y, code, ph, hol, C, x, binary, steps, first, origins, conf, own, decay, P, S, X, w, z, states, off)
     _bounds(y, code, first, T, own)
     XW = np.empty((T, p), np.float32)
     ww = np.zeros(T, np.float32)
@@ -314,13 +320,15 @@ def pooled_moments(
         _add_gram(X[way], w, z[way], first, T, XW, G[way], g[way])
     for t in range(first, T):
         if w[t] > 0.0:
-            e = 0.0
+            e = off[t]
             for j in range(p):
                 e += X[COUNT, t, j] * beta[j]
-            e = min(max(e, -6.0), top)
+            e = min(max(e, off[t] - 6.0), top)
+            if cold:
+                e = math.log(0.5 * max(y[t], 0.0) / own[UNIT] + 0.5 * math.exp(off[t]))
             mu = math.exp(e)
             ww[t] = w[t] * mu / (1.0 + 0.08 * mu * own[UNIT])
-            v[t] = e + (max(y[t], 0.0) / own[UNIT] - mu) / mu
+            v[t] = e - off[t] + (max(y[t], 0.0) / own[UNIT] - mu) / mu
     _add_gram(X[COUNT], ww, v, first, T, XW, G[COUNT], g[COUNT])
     n = 0
     if keep.size:
@@ -335,13 +343,13 @@ def pooled_moments(
                     mean = pack_recent_mean(y, code, o, conf)
                     pack_same_phase(y, code, o, t, mean, conf, two)
                     pack_fill_extra(row, p, S, ph[t], hol[t], h, mean, two[1], conf, own)
-                    e = 0.0
+                    e = off[t]
                     for j in range(p):
                         rows[n, j] = X[COUNT, t, j]
                         e += X[COUNT, t, j] * beta[j]
                     for j in range(p, p + mm_pack_v1.EXTRA):
                         rows[n, j] = row[j]
-                    e = min(max(e, -6.0), top)
+                    e = min(max(e, off[t] - 6.0), top)
                     target[n] = max(y[t], 0.0)
                     offset[n] = e + math.log(own[UNIT])
                     weight[n] = w[t] / (1.0 + 0.08 * math.exp(e) * own[UNIT])

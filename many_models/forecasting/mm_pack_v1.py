@@ -47,7 +47,7 @@ MISSING, OBSERVED, CLOSED, STOCK_OUT = 0, 1, 2, 3
 
 def state_size(m: int, k: int, slots: int) -> int:
     """Length of the state of a series with season `m`, `k` covariate columns and `slots` holidays."""
-    return 2 * (4 + m) + 1 + (m + 3) + 2 + m + k + 4 * k + 2 * slots + 1
+    return 2 * (4 + m) + 1 + (m + 3) + 2 + m + k + 4 * k + 2 * slots + 2
 
 
 def width(nc: int, k: int) -> int:
@@ -155,6 +155,7 @@ def advance(S, y, code, ph, hol, x, binary, conf, own):
     else:
         S[tsb] += g * (1.0 - S[tsb])
         S[tsb + 1] += (1.0 if S[tsb + 1] == 0.0 else conf[GAIN_SIZE]) * (v - S[tsb + 1])
+    S[last - 1] += (y / own[UNIT] - S[last - 1]) / (n + 1.0)
     S[last] = n + 1.0
 
 
@@ -201,8 +202,17 @@ def last_year(P, o, t, conf, out):
     out[2] = min(max(math.log(max(u, 0.0) + 0.1) - math.log(max(v, 0.0) + 0.1), -2.0), 2.0)
 
 
-def fill(X, S, way, ph, h, calendar, x, ly, conf):
-    """The linear features of a target `h` steps after the state `S`, written to `X`: calendar, dynamics, covariates."""
+def log_mean(S):
+    """Log of the mean of all that was seen, in units; where a count of levels starts from."""
+    return math.log(max(S[S.size - 2], 0.0) + 0.2 / (S[S.size - 1] + 1.0) + 1e-6)
+
+
+def fill(X, S, way, ph, h, calendar, x, ly, conf, own):
+    """The linear features of a target `h` steps after the state `S`, written to `X`: calendar, dynamics, covariates.
+
+    RAW features all scale with the series' own levels, COUNT features are relative to its mean so far (`log_mean`), so
+    that no unit that was learned later can leak in, and coefficients mean the same for every series.
+    """
     m = int(conf[SEASON])
     nc = int(conf[CALENDAR])
     k = int(conf[COVARIATES])
@@ -212,16 +222,23 @@ def fill(X, S, way, ph, h, calendar, x, ly, conf):
     l2 = S[b + 2]
     l3 = S[b + 3]
     w = S[b + 4 + ph]
+    one = 1.0
+    size = 1.0
+    if way == RAW and own[ADDITIVE] == 0.0:
+        one = S[S.size - 2]
+        size = l3
     if way == COUNT:
-        l0 = math.log(max(l0, 0.0) + 0.03)
-        l1 = math.log(max(l1, 0.0) + 0.03)
-        l2 = math.log(max(l2, 0.0) + 0.03)
-        l3 = math.log(max(l3, 0.0) + 0.03)
-        w = math.log(max(S[2] + w, 0.0) + 0.03) - l2
+        mean = math.exp(log_mean(S))
+        low = 0.05 * mean
+        l0 = math.log((max(l0, 0.0) + low) / mean)
+        l1 = math.log((max(l1, 0.0) + low) / mean)
+        l2 = math.log((max(l2, 0.0) + low) / mean)
+        l3 = math.log((max(l3, 0.0) + low) / mean)
+        w = math.log((max(S[2] + w, 0.0) + 2.0 * low) / (max(S[2], 0.0) + 2.0 * low))
     for j in range(nc):
-        X[j] = calendar[j]
+        X[j] = calendar[j] * size
     f = min(h / conf[HORIZON], 1.0)
-    X[nc] = 1.0
+    X[nc] = one
     X[nc + 1] = l0 - l1
     X[nc + 2] = l1 - l2
     X[nc + 3] = l2 - l3
@@ -230,13 +247,13 @@ def fill(X, S, way, ph, h, calendar, x, ly, conf):
     X[nc + 6] = (l1 - l2) * f
     X[nc + 7] = w
     X[nc + 8] = ly[way]
-    X[nc + 9] = S[2 * (4 + m)] - 0.5
-    cov = 2 * (4 + m) + 1 + m + 3 + 2 + m
+    X[nc + 9] = (S[2 * (4 + m)] - 0.5) * size
+    cov = 2 * (4 + m) + 1 + (m + 3) + 2 + m
     c = nc + DYNAMIC
     for j in range(k):
-        X[c] = x[j]
-        X[c + 1] = x[j] - S[cov + j]
-        X[c + 2] = x[j] * (l2 - (0.7 if way == LOG else 0.0)) if way != COUNT else x[j] * f
+        X[c] = x[j] * size
+        X[c + 1] = (x[j] - S[cov + j]) * size
+        X[c + 2] = x[j] * (l2 - 0.7) if way == LOG else x[j] * f * size
         c += 3
 
 
@@ -288,10 +305,11 @@ def fill_extra(X, p, S, ph, hol, h, mean, phase_mean, conf, own):
     m = int(conf[SEASON])
     X[p] = ph
     X[p + 1] = h
-    X[p + 2] = math.log(own[UNIT] * (max(S[2], 0.0) + 0.03))
+    X[p + 2] = math.log(own[UNIT]) + log_mean(S)
     X[p + 3] = math.log1p(S[S.size - 1])
-    X[p + 4] = mean / own[UNIT]
-    X[p + 5] = phase_mean / own[UNIT]
+    size = own[UNIT] * math.exp(log_mean(S))
+    X[p + 4] = mean / size
+    X[p + 5] = phase_mean / size
     X[p + 6] = S[2 * (4 + m) + 1 + m + 3]
     X[p + 7] = hol
 
@@ -339,8 +357,8 @@ def forecast(S, y, code, P, o, ph, hol, C, x, binary, B, smear, conf, own, H, F,
             F[7 + row, i] = F[4, i]
             if not math.isnan(B[row, 0]):
                 if row < 3 or math.isnan(B[COUNT, 0]):
-                    fill(X, S, way, ph[t], i + 1, C[t], x[t], ly, conf)
-                e = 0.0
+                    fill(X, S, way, ph[t], i + 1, C[t], x[t], ly, conf, own)
+                e = log_mean(S) if way == COUNT else 0.0
                 for j in range(p):
                     e += X[j] * B[row, j]
                 F[7 + row, i] = back_to_scale(e, way, smear[row] if row < 3 else 1.0, own)

@@ -141,7 +141,9 @@ def learn(panel: Panel, layout: Layout, spec: Spec, origin: int, trees: bool) ->
         return nothing_shared(layout)
     shape = learn_shape(panel, layout, origin)
     beta, rows = _coefficients(panel, layout, spec, origin, shape, trees)
-    grown = _grow(*rows) if rows is not None and len(rows[0]) >= 2000 else NO_TREES
+    if rows is None or len(rows[0]) < 10 * beta.shape[1]:
+        return nothing_shared(layout)
+    grown = _grow(*rows) if len(rows[0]) >= 2000 and trees else NO_TREES
     return Shared(panel.number + origin, shape, beta, STRENGTH, grown)
 
 
@@ -167,7 +169,7 @@ def learn_shape(panel: Panel, layout: Layout, origin: int) -> NDArray[np.float64
     level = np.where(enough, (sums[:, b] - sums[:, a]) / np.maximum(n, 1), 0.0)
     total, base = np.where(enough, y, 0).sum(0), level.sum(0)
     used = base > 0
-    if used.sum() < 1.2 * year:
+    if used.sum() < 1.5 * year:
         return np.zeros(width)
     ratio = np.log(total[used] / base[used] + 0.02)
     X = layout.shape_features(panel.ds[:T][used])
@@ -205,7 +207,7 @@ def _coefficients(
     total = sum(origin - int(panel.first[i]) for i in ready)
     share = min(1.0, TREE_ROWS / max(total, 1))
     result: _Rows | None = None
-    rounds = 4
+    rounds = 6
     for r in range(rounds):
         G, g = np.zeros((3, p, p)), np.zeros((3, p))
         parts: list[_Rows] = []
@@ -213,7 +215,7 @@ def _coefficients(
             first = int(panel.first[i])
             own = own_numbers(panel.y[i], panel.code[i], spec, first, learned_at(panel, i, np.array([origin, origin])))
             keep = np.zeros(0, np.int8)
-            if trees and r == rounds - 1:
+            if r == rounds - 1:
                 seed = int.from_bytes(hashlib.sha256(panel.series[i].encode()).digest()[:4], "big")
                 keep = (np.random.default_rng(seed).random(origin + 1) < share).astype(np.int8)
             size = int(keep.sum())
@@ -221,7 +223,7 @@ def _coefficients(
             with threadpool_limits(1):
                 n = pooled_moments(
                     panel.y[i], panel.code[i], ph, hol, C, panel.x[i], panel.encoding.binary[i], steps, first, origin,
-                    conf, own, decay, beta[loader.COUNT], G, g, state, *rows, keep,
+                    conf, own, decay, beta[loader.COUNT], r == 0, G, g, state, *rows, keep,
                 )  # fmt: skip
             if n:
                 parts.append((rows[0][:n], rows[1][:n], rows[2][:n], rows[3][:n]))

@@ -178,6 +178,10 @@ def gather_evidence(evaluation: Evaluation) -> Evidence:
     pooled = combining.pooled_moments(moments, windows, classes)
     for k in range(groups):
         full[k][chosen] = pooled[k]
+    early = evaluation.pooled.early if evaluation.pooled else nothing_shared(evaluation.layout)
+    untried = [name for name, tried in (("pooled", early.anything), ("trees", len(early.trees[0]) > 0)) if not tried]
+    for c in [loader.CANDIDATES.index(name) for name in untried]:
+        full[:, c, :], full[:, :, c] = 10.0, 10.0
     plain = Evidence(full, np.ones(groups), np.tile(quantiles(spec, 1), (groups, 1)), np.full(groups, 0.1))
     evaluation = replace(evaluation, pooled=replace(evaluation.pooled, evidence=plain)) if evaluation.pooled else evaluation
     blends, spreads = leave_one_out(evaluation)

@@ -48,6 +48,7 @@ _ITEMS = (
     "meter sensor id uid series device line route key gtin ean upc producto warengruppe channel segment name code nr"
 ).split()
 _TIMES = "date ds day tag datum time timestamp week woche month monat period hour fecha jour dt zeit starting".split()
+_HOURS = "hour hr stunde minute".split()
 _NOT_TIMES = "created updated modified loaded inserted birth expiry delivery expires".split()
 _TARGETS = (
     "sales quantity qty units demand menge absatz stueck stück volume sold verkauf value target consumption verbrauch "
@@ -368,7 +369,8 @@ def _choose_time(columns: Mapping[str, Column], given: str) -> Choice[str]:
     }
     if not scores:
         raise InputError(
-            f"no column of dates among {', '.join(columns)}; name one with --timestamp, written like 2026-01-31"
+            f"no column with two dates among {', '.join(columns)}; name one with --timestamp, written like 2026-01-31 "
+            "(a year and a month in columns of their own have to become one)"
         )
     best, *others = sorted(scores, key=lambda name: -scores[name])
     column = columns[best]
@@ -385,7 +387,7 @@ def _choose_keys(facts: Facts, given: tuple[str, ...], target: str) -> Choice[tu
     if given:
         return Choice(given, "given")
     if facts.unique_share(()) > 0.999:
-        return Choice((), "each date stands once: one series", "likely")
+        return _keys_of_one(facts, target)
     scores = {name: _key_score(facts, name) for name in facts.columns if name != target}
     candidates = sorted((name for name in scores if scores[name] > -5), key=lambda name: -scores[name])[:9]
     if not candidates:
@@ -420,12 +422,28 @@ def _levels(facts: Facts, name: str) -> int:
     return len(facts.columns[name].levels)
 
 
+def _keys_of_one(facts: Facts, target: str) -> Choice[tuple[str, ...]]:
+    """Columns that are called like a key, where every date stands once: one series, or few and sparse ones."""
+    names = [
+        name
+        for name, column in facts.columns.items()
+        if (column.kind == "text" or len(column.levels) == 1)
+        and column.kind != "empty"
+        and (speaks_of(name, _SITES) or speaks_of(name, _ITEMS))
+        and len(column.levels) * 3 <= facts.rows
+        and name != target
+        and (len(column.levels) == 1 or not facts.is_calendar(name))
+    ]
+    why = "every date stands once" + ("; by their names" if names else ": one series")
+    return Choice(tuple(sorted(names, key=lambda name: not speaks_of(name, _SITES))), why, "likely")
+
+
 def _key_score(facts: Facts, name: str) -> float:
     """How much a column looks like a name of something; -9 when it cannot be one."""
     column = facts.columns[name]
     levels = len(column.levels)
     number = column.kind == "number"
-    if column is facts.time or column.kind not in {"text", "number", "flag"} or levels < 2:
+    if column is facts.time or column.kind not in {"text", "number", "flag"} or levels < 2 or speaks_of(name, _HOURS):
         return -9
     if number and not column.meaning.whole:
         return -9
@@ -741,6 +759,14 @@ def _warnings(facts: Facts, target: str, frequency: str, kind: str) -> list[str]
     found = [f"{what}: {count:,}, to be quarantined" for what, count in quarantined.items() if count]
     if repeats:
         found[-1] += f" (the first of them counts{advice})"
+    hours = [name for name in facts.columns if speaks_of(name, _HOURS) and not facts.is_calendar(name)]
+    if hours and not (facts.ds.astype("datetime64[h]") != facts.ds.astype("datetime64[D]"))[dated].any():
+        found.append(f"{time.name} has no time of day: put it and {hours[0]} into one column for hourly forecasts")
+    numbers = [name for name, other in facts.columns.items() if other.kind == "number"]
+    if facts.series_count == 1 and len(numbers) > 1 and not speaks_of(target, _TARGETS):
+        found.append(
+            f"if {', '.join(numbers[:3])} … are series, write them below one another: a row per series and date"
+        )
     if time.meaning.or_else:
         found.append(f"the dates also read as {time.meaning.or_else}; check the first and last day")
     if kind == "sql" and time.meaning.style not in {"native", "iso", "%Y%m%d"}:

@@ -165,6 +165,25 @@ def test_one_series_gets_a_key(tmp_path: Path) -> None:
     assert rows_of(tmp_path / "source.db", "SELECT DISTINCT series FROM sales") == [("museum",)]
 
 
+def test_one_store_is_its_own_key(tmp_path: Path) -> None:
+    frame = panel("D", 100, store=["Ulm"]).rename(columns={"time": "date"})
+    found = looked_at(csv(tmp_path, frame))
+    assert (found.keys.value, found.added_key, found.known.value) == (("store",), "", ("price", "promo"))
+
+
+def test_a_date_beside_an_hour_is_no_key_but_a_warning(tmp_path: Path) -> None:
+    frame = panel("h", 400, store=["a", "b"])
+    frame["Date"], frame["Hour"] = frame["time"].dt.date, frame["time"].dt.hour
+    found = looked_at(csv(tmp_path, frame.drop(columns="time")))
+    assert found.keys.value == ("store",)
+    assert any("put it and Hour into one column" in warning for warning in found.warnings)
+
+
+def test_a_column_for_each_series_is_warned_of(tmp_path: Path) -> None:
+    wide = panel("D", 100, store=["a", "b", "c"]).pivot_table(index="time", columns="store", values="y").reset_index()
+    assert any("below one another" in warning for warning in looked_at(csv(tmp_path, wide)).warnings)
+
+
 def test_a_site_and_an_item_are_taken_rather_than_an_id_that_says_the_same(tmp_path: Path) -> None:
     frame = panel("D", 80, store=["CA_1", "TX_2"], item=["F_1", "F_2", "H_9"]).rename(columns={"time": "date"})
     frame.insert(0, "id", frame["item"] + "_" + frame["store"] + "_validation")
@@ -278,6 +297,7 @@ def test_receipts_are_taken_by_their_names_with_a_warning(tmp_path: Path) -> Non
         ("2024-01-01,3,4\n2024-01-02,4,5\n", "looks like values"),
         ("store,y\na,1\nb,2\n", "--timestamp"),
         ("date,store\n2024-01-01,a\n2024-01-02,a\n", "--target"),
+        ("year,month,store,y\n2024,1,a,3\n2024,2,a,4\n", "have to become one"),
     ],
 )
 def test_what_cannot_be_guessed_says_what_to_give(tmp_path: Path, text: str, message: str) -> None:

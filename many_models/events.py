@@ -34,7 +34,7 @@ from sqlalchemy import select
 from many_models.errors import InputError, MissingDependencyError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from dagster._core.events import DagsterEvent
     from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
@@ -44,6 +44,7 @@ PROCESS_TAG = "many_models/process"
 RANGE_START_TAG = "dagster/asset_partition_range_start"
 RANGE_END_TAG = "dagster/asset_partition_range_end"
 PARTITION_TAG = "dagster/partition"
+BACKFILL_TAG = "dagster/backfill"
 KEYS_FIELD = "keys"
 _RUNS_A_QUERY = 500
 _EXECUTORS_IN_PROCESS = frozenset({"in_process", "execute_in_process_executor"})
@@ -148,6 +149,62 @@ def _store(context: dg.AssetExecutionContext, events: Iterable[DagsterEvent]) ->
     )
     while batch := list(islice(entries, BATCH_SIZE)):
         context.instance.event_log_storage.store_event_batch(batch)
+
+
+# --- Runs of one backfill -------------------------------------------------------------------------------------------
+def sibling_keys(context: dg.AssetExecutionContext) -> tuple[str, ...]:
+    """The keys of the runs that wait in the queue for the same asset and the same backfill as this run.
+
+    Dagster makes a run of each contiguous range: 50 scattered series from the UI would be 50 runs, each with a process
+    of its own. The first one to start does the others' keys too (after `plan`), and ends them by `settle_siblings`.
+    Empty outside a backfill.
+    """
+    if not _fits("each contiguous range of a backfill takes a run of its own"):
+        return ()
+    runs = _waiting_siblings(context)
+    keys = _planned_by_run(_sql(context.instance), context.asset_key, [run.run_id for run in runs])
+    return tuple(dict.fromkeys(key for run in runs for key in keys.get(run.run_id, ())))
+
+
+def settle_siblings(context: dg.AssetExecutionContext, done: Collection[str], failed: Collection[str]) -> int:
+    """End the waiting runs of this backfill whose keys this run has done or seen fail. Returns how many.
+
+    They end as their keys did: SUCCESS, or FAILURE where one of them failed, with a message that names this run. What
+    is not settled (this run died before) stays in the queue and is done by the next run. To be called when everything
+    is recorded.
+    """
+    from dagster._core.events import DagsterEvent, DagsterEventType
+
+    runs = _waiting_siblings(context)
+    keys_of = _planned_by_run(_sql(context.instance), context.asset_key, [run.run_id for run in runs])
+    good, bad, settled = set(done), set(failed), 0
+    for run in runs:
+        keys = set(keys_of.get(run.run_id, ()))
+        if not keys or not keys <= good | bad:
+            continue
+        message = f"The {len(keys)} series of this run were done by run {context.run.run_id} of the same backfill."
+        if keys & bad:
+            context.instance.report_run_failed(run, f"{message} {len(keys & bad)} failed.")
+        else:
+            for kind in (DagsterEventType.PIPELINE_START, DagsterEventType.PIPELINE_SUCCESS):
+                context.instance.report_dagster_event(
+                    DagsterEvent(kind.value, run.job_name, message=message), run.run_id
+                )
+        settled += 1
+    return settled
+
+
+def _waiting_siblings(context: dg.AssetExecutionContext) -> Sequence[dg.DagsterRun]:
+    run = context.run
+    backfill = run.tags.get(BACKFILL_TAG)
+    if backfill is None or run.asset_selection != {context.asset_key}:
+        return ()
+    waiting = dg.RunsFilter(statuses=[dg.DagsterRunStatus.QUEUED], tags={BACKFILL_TAG: backfill})
+    return [
+        other
+        for other in context.instance.get_runs(waiting)
+        if other.asset_selection == run.asset_selection and other.run_config == run.run_config
+    ]
 
 
 # --- Asking for a run -----------------------------------------------------------------------------------------------
@@ -262,21 +319,39 @@ def _configured_keys(run: dg.DagsterRun, op_name: str) -> Sequence[str]:
 
 
 def _planned_partitions(storage: SqlEventLogStorage, asset_key: dg.AssetKey, run_ids: Sequence[str]) -> set[str]:
+    return {key for keys in _planned_by_run(storage, asset_key, run_ids).values() for key in keys}
+
+
+def _planned_by_run(
+    storage: SqlEventLogStorage, asset_key: dg.AssetKey, run_ids: Sequence[str]
+) -> dict[str, list[str]]:
     from dagster._core.events import DagsterEventType
     from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
 
     table = SqlEventLogStorageTable
-    planned: set[str] = set()
+    planned: dict[str, list[str]] = {}
     with storage.index_connection() as index:
         for start in range(0, len(run_ids), _RUNS_A_QUERY):
-            query = select(table.c.partition).where(
+            query = select(table.c.run_id, table.c.partition).where(
                 table.c.asset_key == asset_key.to_string(),
                 table.c.dagster_event_type == DagsterEventType.ASSET_MATERIALIZATION_PLANNED.value,
                 table.c.run_id.in_(run_ids[start : start + _RUNS_A_QUERY]),
                 table.c.partition.is_not(None),
             )
-            planned |= set(index.execute(query).scalars())
+            for run_id, partition in index.execute(query.order_by(table.c.id)):
+                planned.setdefault(run_id, []).append(partition)
     return planned
+
+
+def ensure_pools(instance: dg.DagsterInstance, pools: Collection[str], limit: int = 1) -> None:
+    """Give those of `pools` that have no limit yet one: `limit` runs at a time.
+
+    The default limit of dagster.yaml alone comes too late: Dagster notices a new pool only after the first runs that
+    name it have been launched, all at once.
+    """
+    known = {pool.name for pool in instance.event_log_storage.get_pool_limits()}
+    for pool in sorted(set(pools) - known):
+        instance.event_log_storage.set_concurrency_slots(pool, limit)
 
 
 # --- Runs whose process is gone -------------------------------------------------------------------------------------
@@ -372,7 +447,13 @@ _PRIVATE_API = {  # what is used → the parameters it is used with, or None for
     f"{_EVENTS}:DagsterEventType.ASSET_MATERIALIZATION_PLANNED": None,
     f"{_EVENTS}:ASSET_EVENTS": None,
     "dagster:AssetExecutionContext.get_step_execution_context": "self",
+    f"{_EVENTS}:DagsterEventType.PIPELINE_START": None,
+    f"{_EVENTS}:DagsterEventType.PIPELINE_SUCCESS": None,
+    "dagster:DagsterInstance.report_dagster_event": "self dagster_event run_id",
+    "dagster:DagsterInstance.report_run_failed": "self dagster_run message",
     f"{_EVENT_LOG}.base:EventLogStorage.store_event_batch": "self events",
+    f"{_EVENT_LOG}.base:EventLogStorage.get_pool_limits": "self",
+    f"{_EVENT_LOG}.base:EventLogStorage.set_concurrency_slots": "self concurrency_key num",
     f"{_SQL}._latest_event_ids_by_partition_subquery": "self asset_key event_types",
     f"{_SQL}.get_latest_asset_partition_materialization_attempts_without_materializations": "self asset_key",
     **{

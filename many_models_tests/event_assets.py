@@ -5,7 +5,7 @@ import signal
 
 import dagster as dg
 
-from many_models.events import claim_run, keys_of_run, plan, record
+from many_models.events import claim_run, keys_of_run, plan, record, settle_siblings, sibling_keys
 
 STORE_ITEMS = dg.DynamicPartitionsDefinition(name="store_items")
 VERSION, UPSTREAM = "many_models/version", "many_models/upstream"
@@ -26,13 +26,14 @@ class StageConfig(dg.Config):
 )
 def stage(context: dg.AssetExecutionContext, config: StageConfig):
     claim_run(context)
-    keys = keys_of_run(context, config.keys)
+    keys = tuple(dict.fromkeys((*keys_of_run(context, config.keys), *sibling_keys(context))))
     plan(context, keys)
     good = [key for key in keys if key not in config.fail]
     if config.die:
         record(context, [materialization(context.asset_key, key, config.version) for key in good[:1]])
         os.kill(os.getpid(), signal.SIGKILL)
     record(context, [materialization(context.asset_key, key, config.version) for key in good])
+    settle_siblings(context, good, config.fail)
     if len(good) < len(keys):
         raise dg.Failure(f"{len(keys) - len(good)} of {len(keys)} series failed", allow_retries=False)
     yield from ()

@@ -27,8 +27,10 @@ from dagster._core.events import (
 )
 from dagster._core.events.log import EventLogEntry
 from dagster._core.instance.ref import InstanceRef
+from dagster._core.remote_origin import InProcessCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
 from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
@@ -271,7 +273,6 @@ QUESTIONS = (
 
 def ask(instance):
     from dagster._core.test_utils import in_process_test_workspace
-    from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
     from dagster_graphql.test.utils import execute_dagster_graphql
 
     origin = LoadableTargetOrigin(executable_path=sys.executable, module_name="many_models_tests.event_assets")
@@ -404,6 +405,92 @@ def test_2421_scattered_keys_of_10000_are_one_run_of_seconds(instance):
     assert len(due) == 2421
     assert (seen.materialized, seen.failed) == (set(due) - set(bad), set(bad))
     assert took < 20, f"{took:.1f} s"  # about 2 s; stock storage needs two minutes
+
+
+# --- Runs of one backfill -------------------------------------------------------------------------------------------
+def enqueue(instance, start, end, backfill="b1", selection=(STAGE,), **config):
+    """A run as the backfill daemon leaves it in the queue."""
+    origin = RemoteJobOrigin(
+        RemoteRepositoryOrigin(InProcessCodeLocationOrigin(LoadableTargetOrigin(module_name="m")), "__repository__"),
+        "j",
+    )
+    tags = {events.RANGE_START_TAG: start, events.RANGE_END_TAG: end, events.BACKFILL_TAG: backfill}
+    return instance.create_run_for_job(
+        defs.resolve_job_def("stage_job"),
+        status=dg.DagsterRunStatus.QUEUED,
+        tags=tags,
+        asset_selection=set(selection),
+        run_config={"ops": {"stage": {"config": config}}} if config else {},
+        remote_job_origin=origin,
+    ).run_id
+
+
+def run_of_backfill(instance, key, backfill="b1", **config):
+    return defs.resolve_job_def("stage_job").execute_in_process(
+        instance=instance,
+        run_config={"ops": {"stage": {"config": config}}} if config else {},
+        tags={events.RANGE_START_TAG: key, events.RANGE_END_TAG: key, events.BACKFILL_TAG: backfill},
+        asset_selection=[STAGE],
+        raise_on_error=False,
+    )
+
+
+def statuses(instance, run_ids):
+    return [instance.get_run_by_id(run_id).status.value for run_id in run_ids]
+
+
+def test_the_first_run_of_a_backfill_does_what_waits_in_the_queue_and_ends_it_as_its_keys_ended(instance):
+    keys = add(instance, 12)
+    config = {"fail": [keys[0], keys[5]]}
+    waiting = [
+        enqueue(instance, keys[2], keys[3], **config),
+        enqueue(instance, keys[5], keys[6], **config),
+        enqueue(instance, keys[8], keys[8], **config),
+    ]
+    others = [
+        enqueue(instance, keys[9], keys[9], backfill="b2", **config),
+        enqueue(instance, keys[10], keys[10], fail=[]),
+    ]
+    first = run_of_backfill(instance, keys[0], **config)
+    assert statuses(instance, [first.run_id, *waiting]) == ["FAILURE", "SUCCESS", "FAILURE", "SUCCESS"]
+    assert statuses(instance, others) == ["QUEUED", "QUEUED"]
+    seen = states(instance)
+    assert seen.failed == {keys[0], keys[5]}
+    assert seen.materialized == {keys[2], keys[3], keys[6], keys[8]}
+    assert seen.in_progress == {keys[9], keys[10]}
+    (ended,) = instance.all_logs(waiting[0], of_type=DagsterEventType.RUN_SUCCESS)
+    assert first.run_id in ended.dagster_event.message
+    assert instance.get_run_stats(waiting[0]).end_time is not None
+
+
+def test_what_a_killed_run_did_not_settle_stays_in_the_queue(instance, monkeypatch):
+    keys = add(instance, 6)
+    waiting = [enqueue(instance, keys[2], keys[2]), enqueue(instance, keys[4], keys[4])]
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "many_models_tests.event_assets.settle_siblings", lambda *_: (_ for _ in ()).throw(OSError("killed"))
+        )
+        assert not run_of_backfill(instance, keys[0]).success
+    assert statuses(instance, waiting) == ["QUEUED", "QUEUED"]
+    assert run_of_backfill(instance, keys[1]).success
+    assert statuses(instance, waiting) == ["SUCCESS", "SUCCESS"]
+    assert states(instance).materialized == {keys[at] for at in (0, 1, 2, 4)}
+
+
+def test_a_run_outside_a_backfill_leaves_the_queue_alone(instance):
+    keys = add(instance, 4)
+    waiting = enqueue(instance, keys[2], keys[2])
+    assert launch(instance, keys[:1], keys).success
+    assert statuses(instance, [waiting]) == ["QUEUED"]
+    assert states(instance).materialized == {keys[0]}
+
+
+def test_a_pool_gets_a_limit_once_and_keeps_the_one_that_somebody_set(instance):
+    instance.event_log_storage.set_concurrency_slots("mine", 5)
+    for _ in range(2):
+        events.ensure_pools(instance, ["mine", "stage"])
+    limits = {pool.name: pool.limit for pool in instance.event_log_storage.get_pool_limits()}
+    assert limits == {"mine": 5, "stage": 1}
 
 
 # --- Asking for a run -----------------------------------------------------------------------------------------------

@@ -447,7 +447,7 @@ def test_an_interrupted_load_leaves_the_old_table_and_a_second_one_replaces_it(t
 CELLS = st.text(st.characters(codec="utf-8", exclude_characters="\r\n\x00"), max_size=6)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=12)
 @given(st.lists(CELLS, min_size=2, max_size=8, unique_by=lambda cell: cell.strip().casefold()))
 def test_keys_of_a_csv_are_loaded_as_they_are_written(
     tmp_path_factory: pytest.TempPathFactory, keys: list[str]

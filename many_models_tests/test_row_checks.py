@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from many_models.errors import InputError
@@ -216,7 +216,6 @@ VALUES = st.one_of(st.none(), st.floats(), st.floats(min_value=0, max_value=1e3)
 ROWS = st.lists(st.tuples(PARTS, PARTS | st.none(), st.integers(0, 40), VALUES), max_size=40)
 
 
-@settings(deadline=None)
 @given(ROWS, st.booleans())
 def test_no_row_is_lost_whatever_the_keys_hold(
     rows: list[tuple[str, str | None, int, float | None]], as_text: bool

@@ -1,0 +1,20 @@
+"""What holds for all tests: no settings of the person who runs them, no deadline on a busy machine."""
+
+from __future__ import annotations
+
+import os
+
+import hypothesis
+import pytest
+
+hypothesis.settings.register_profile("many_models", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("many_models")
+
+THEIR_OWN = ("MANY_MODELS__", "MANY_MODELS_CONFIG", "DAGSTER_HOME", "DAGSTER_EVENT_BATCH_SIZE", "MLFLOW_")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_settings_of_the_person_who_runs_the_tests() -> None:
+    """Settings, instances and stores of the shell would change what is tested."""
+    for name in [name for name in os.environ if name.startswith(THEIR_OWN)]:
+        del os.environ[name]

@@ -12,12 +12,13 @@ import pyarrow as pa
 
 from many_models.adapters.compute_processes import ProcessCompute
 from many_models.adapters.lake_delta import DeltaLake
+from many_models.adapters.warehouse_sql import SqlWarehouse
 from many_models.errors import ManyModelsError
-from many_models.ports import Where
+from many_models.ports import WarehousePart, Where
 from many_models_tests.compute_tasks import Leaves, chunked
 
 ROOT = Path(__file__).parents[1]
-ROWS = 100_000
+ROWS = 40_000
 
 
 def start(call: str, **options) -> subprocess.Popen:
@@ -54,3 +55,28 @@ def replace_on_a_full_disk(path: str) -> None:
 def run_for_ever(folder: str) -> None:
     with ProcessCompute(workers=2) as pool:
         list(pool.run(Leaves(folder, seconds=1000), chunked(1, 1, 1)))
+
+
+def load_for_ever(url: str, first: int) -> None:
+    warehouse = SqlWarehouse(url)
+    for n in itertools.count(first):
+        wider = numbered(n).append_column(f"new_{n}", pa.array([n] * ROWS))
+        warehouse.load(str(n), "f", [WarehousePart("t", wider, Where(), ("at",))])
+
+
+def load_days(url: str, loader: int, times: int) -> None:
+    warehouse = SqlWarehouse(url)
+    for n in range(times):
+        name = f"{loader}-{n}"
+        rows = pa.table({"name": [name], "n": [n]})
+        warehouse.load(name, "f", [WarehousePart("predictions", rows, Where({"name": [name]}), ("name",))])
+
+
+def load_on_a_full_disk(url: str) -> None:
+    warehouse = SqlWarehouse(url)
+    warehouse.loads()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+    try:
+        warehouse.load("1", "f", [WarehousePart("t", numbered(1), Where(), ("at",))])
+    except ManyModelsError as error:
+        sys.stdout.write(f"{type(error).__name__}: {error}")

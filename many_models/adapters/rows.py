@@ -25,7 +25,7 @@ def utc_now() -> datetime:
     return datetime.now(UTC).replace(tzinfo=None)
 
 
-def plain_type(kind: pa.DataType) -> pa.DataType:  # noqa: PLR0911 -- a table of cases
+def plain_type(kind: pa.DataType) -> pa.DataType:
     """The type that `kind` is kept as: one string type, one binary type, no dictionaries, times in µs, zones as UTC."""
     if pa.types.is_dictionary(kind):
         return plain_type(kind.value_type)
@@ -184,8 +184,9 @@ def require_unique(table: str, rows: pa.Table, key: Sequence[str]) -> None:
     for name in key:
         if keys.column(name).null_count:
             raise InputError(f"table {table!r}: key column {name!r} is null in {keys.column(name).null_count} rows")
-    counted = keys.group_by(list(key)).aggregate([([], "count_all")])
-    twice = counted.filter(pc.greater(counted.column("count_all"), 1))
+    plainly = [f"k{at}" for at in range(len(key))]  # Arrow takes a dot in a name for a path
+    counted = keys.rename_columns(plainly).group_by(plainly).aggregate([([], "count_all")])
+    twice = counted.filter(pc.greater(counted.column("count_all"), 1)).select(plainly).rename_columns(list(key))
     if len(twice):
         raise InputError(f"table {table!r}: {len(twice)} keys stand twice, such as {twice.slice(0, SHOWN).to_pylist()}")
 

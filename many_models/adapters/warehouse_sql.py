@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,9 +79,8 @@ class SqlWarehouse:
                 query = query.where(self._condition(there, where))
             found = connection.execute(query).fetchall()
         columns = zip(*found, strict=True) if found else [()] * len(schema)
-        return pa.table(
-            [pa.array(values, field.type) for values, field in zip(columns, schema, strict=True)], schema=schema
-        )
+        arrays = [_arrow(values, field.type) for values, field in zip(columns, schema, strict=True)]
+        return pa.table(arrays, schema=schema)
 
     def check(self) -> str:
         """See `Warehouse.check`."""
@@ -228,6 +228,13 @@ class _Sqlite:
         values = list(zip(*(column.to_pylist() for column in spelt), strict=True))
         name = quoted.quote_identifier(table.name)
         connection.exec_driver_sql(f"INSERT INTO {name} ({names}) VALUES ({marks})", values)  # noqa: S608 -- quoted
+
+
+def _arrow(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    """Decimals, of tables that others made, as the double that their column is read as."""
+    if kind == pa.float64() and any(isinstance(value, Decimal) for value in values):
+        values = [None if value is None else float(value) for value in values]
+    return pa.array(values, kind)
 
 
 def _url(url: str) -> sa.URL:

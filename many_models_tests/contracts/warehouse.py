@@ -1,0 +1,283 @@
+"""What every warehouse does."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from many_models.errors import InputError, MissingTableError
+from many_models.ports import Warehouse, WarehousePart, Where
+from many_models_tests.contracts import Contract
+from many_models_tests.contracts.lake import ODD, contents
+
+CUTOFF = datetime(2017, 1, 1)
+NOON = datetime(2026, 1, 2, 12)
+KEY = ("series_id", "cutoff")
+SCHEMA = pa.schema(
+    [("series_id", pa.string()), ("cutoff", pa.timestamp("us")), ("step", pa.int64()), ("y_hat", pa.float64())]
+)
+
+
+def rows(*lines: tuple, schema: pa.Schema = SCHEMA) -> pa.Table:
+    return pa.Table.from_pylist([dict(zip(schema.names, line, strict=True)) for line in lines], schema=schema)
+
+
+def row(series_id: str = "s", day: int = 0, step: int | None = 1, y_hat: float | None = 1.5) -> tuple:
+    return (series_id, CUTOFF + timedelta(days=day), step, y_hat)
+
+
+def part(
+    new: pa.Table, where: Where | None = None, table: str = "predictions", key: tuple[str, ...] = KEY
+) -> WarehousePart:
+    return WarehousePart(table, new, where or Where(), key)
+
+
+def of_day(day: int) -> Where:
+    return Where(since=CUTOFF + timedelta(days=day), before=CUTOFF + timedelta(days=day + 1), column="cutoff")
+
+
+class WarehouseContract(Contract):
+    """`make` makes a new, empty warehouse whenever it is called; its clock stands at `NOON`."""
+
+    @pytest.fixture
+    def make(self):
+        raise NotImplementedError
+
+    def test_it_is_a_warehouse(self, make):
+        assert isinstance(make(), Warehouse)
+
+    def test_an_empty_warehouse_has_no_loads_and_says_so(self, make):
+        warehouse = make()
+        assert warehouse.loads() == {}
+        assert "0 loads" in warehouse.check()
+
+    def test_a_missing_table_is_not_an_empty_one(self, make):
+        warehouse = make()
+        warehouse.load("a", "f", [part(rows(row()))])
+        with pytest.raises(MissingTableError, match=r"'nope'.*'predictions'"):
+            warehouse.read("nope")
+
+    def test_what_is_loaded_is_read_and_recorded(self, make):
+        warehouse = make()
+        loaded = rows(row("a"), row("b", step=None, y_hat=None))
+        other = pa.table({"name": ["x"], "n": [1]})
+        assert warehouse.load("day 1", "f1", [part(loaded), part(other, table="other", key=("name",))]) == 3
+        assert contents(warehouse.read("predictions")) == contents(loaded)
+        assert warehouse.read("predictions").schema == SCHEMA
+        assert contents(warehouse.read("other")) == contents(other)
+        assert warehouse.loads() == {"day 1": "f1"}
+        assert warehouse.read("loads").to_pylist() == [
+            {"load": "day 1", "fingerprint": "f1", "rows": 3, "loaded_at": NOON}
+        ]
+
+    def test_run_twice_it_ends_the_same(self, make):
+        warehouse = make()
+        for fingerprint in ("f1", "f1", "f2"):
+            warehouse.load("a", fingerprint, [part(rows(row("a"), row("b")), of_day(0))])
+        assert contents(warehouse.read("predictions")) == contents(rows(row("a"), row("b")))
+        assert warehouse.loads() == {"a": "f2"}
+        assert warehouse.read("loads").num_rows == 1
+
+    def test_only_the_rows_that_where_names_are_replaced(self, make):
+        warehouse = make()
+        warehouse.load("a", "f", [part(rows(row("a"), row("b"), row("a", 1)))])
+        warehouse.load("b", "f", [part(rows(row("c")), of_day(0))])
+        assert contents(warehouse.read("predictions")) == contents(rows(row("c"), row("a", 1)))
+        assert contents(warehouse.read("predictions", of_day(1))) == contents(rows(row("a", 1)))
+        warehouse.load("b", "f", [part(rows(), Where(among={"series_id": ["a", "z"]}, column="cutoff"))])
+        assert contents(warehouse.read("predictions")) == contents(rows(row("c")))
+
+    def test_no_parts_are_a_recorded_load(self, make):
+        warehouse = make()
+        assert warehouse.load("a", "f", []) == 0
+        assert warehouse.loads() == {"a": "f"}
+
+    def test_no_rows_make_an_empty_table(self, make):
+        warehouse = make()
+        warehouse.load("a", "f", [part(rows())])
+        assert warehouse.read("predictions").num_rows == 0
+        assert warehouse.read("predictions").schema == SCHEMA
+
+    def test_parts_of_one_table_are_loaded_one_after_the_other(self, make):
+        warehouse = make()
+        assert warehouse.load("a", "f", [part(rows(row("a"))), part(rows(row("b")), of_day(0))]) == 2
+        assert contents(warehouse.read("predictions")) == contents(rows(row("b")))
+
+    def test_new_columns_widen_the_table_and_lacking_ones_are_null(self, make):
+        warehouse = make()
+        warehouse.load("a", "f", [part(rows(row("a")))])
+        wider = rows(row("b", 1)).drop_columns(["step"]).append_column('f"all', pa.array(["zero"]))
+        warehouse.load("b", "f", [part(wider, of_day(1))])
+        assert sorted(
+            (line["series_id"], line["step"], line['f"all']) for line in warehouse.read("predictions").to_pylist()
+        ) == [
+            ("a", 1, None),
+            ("b", None, "zero"),
+        ]
+
+    @pytest.mark.parametrize(
+        ("wrong", "said"),
+        [
+            (part(rows(row("a"), row("b", 1)), of_day(0)), "1 of 2 rows are outside"),
+            (part(rows(row("a"), row("a"))), "1 keys stand twice.*'a'"),
+            (part(rows((None, CUTOFF, 1, 1.0))), "'series_id' is null in 1 rows"),
+            (
+                part(rows(row("a")).set_column(2, "step", pa.array(["one"]))),
+                "'step' is int64 there, the new rows have string",
+            ),
+            (
+                part(rows(row("a")), key=("series_id",)),
+                r"has the key \(series_id, cutoff\), the new rows \(series_id\)",
+            ),
+            (
+                part(rows(row("old", 5, step=2)), Where(among={"step": [2]})),
+                r"key \(series_id, cutoff\) of rows outside",
+            ),
+            (part(rows(row("a")).append_column("new", pa.nulls(1))), "'new'.*cast"),
+            (part(rows(row("a")).append_column("new", pa.array([[1]]))), "cannot keep columns 'new' .list"),
+            (part(rows(row("a")), Where(among={"nope": ["a"]})), "no column 'nope'"),
+            (part(rows(row("a")), Where(among={"series_id": [1]})), "'series_id' is string"),
+            (part(rows(row("a")), table="loads"), "'loads' is where"),
+            (part(pa.table({"a": [1]}), table="new", key=("b",)), "no column 'b'"),
+            (part(pa.table({"a": [1]}), table="new", key=()), "without key"),
+            (part(pa.table({"a": pa.array([2**64 - 1], pa.uint64())}), table="new", key=("a",)), "'new'"),
+        ],
+    )
+    def test_a_part_that_cannot_be_loaded_is_refused_and_nothing_of_the_load_stays(self, make, wrong, said):
+        warehouse = make()
+        old = rows(row("old"), row("old", 5))
+        warehouse.load("a", "f", [part(old)])
+        fine = [part(rows(row("fine")), Where(among={"series_id": ["fine"]})), part(rows(row()), table="fresh")]
+        with pytest.raises(InputError, match=said):
+            warehouse.load("b", "f", [*fine, wrong])
+        assert contents(warehouse.read("predictions")) == contents(old)
+        assert warehouse.read("predictions").schema == SCHEMA
+        assert warehouse.loads() == {"a": "f"}
+        for table in ("fresh", "new"):
+            with pytest.raises(MissingTableError):
+                warehouse.read(table)
+
+    def test_a_number_that_is_none_is_kept_as_null(self, make):
+        warehouse = make()
+        warehouse.load("a", "f", [part(rows(row("a", y_hat=float("nan")), row("b", y_hat=float("inf"))))])
+        found = {line["series_id"]: line["y_hat"] for line in warehouse.read("predictions").to_pylist()}
+        assert found == {"a": None, "b": float("inf")}
+
+    def test_types_are_kept_as_their_widest(self, make):
+        warehouse = make()
+        loaded = pa.table(
+            {
+                "key": pa.array(["k"]).dictionary_encode(),
+                "i8": pa.array([-1], pa.int8()),
+                "i64": pa.array([2**63 - 1]),
+                "f32": pa.array([0.5], pa.float32()),
+                "f64": [1e-300],
+                "bool": [False],
+                "bytes": [b"\x00\xff"],
+                "date": [CUTOFF.date()],
+                "zoned": pa.array([CUTOFF], pa.timestamp("ms", "Europe/Berlin")),
+                "ns": pa.array([CUTOFF + timedelta(microseconds=1)], pa.timestamp("ns")),
+            }
+        )
+        warehouse.load("a", "f", [part(loaded, table="t", key=("key",))])
+        found = warehouse.read("t")
+        assert [str(kind) for kind in found.schema.types] == [
+            *(
+                "string",
+                "int64",
+                "int64",
+                "double",
+                "double",
+                "bool",
+                "binary",
+                "date32[day]",
+                "timestamp[us]",
+                "timestamp[us]",
+            )
+        ]
+        (line,) = found.to_pylist()
+        (expected,) = loaded.to_pylist()
+        assert line == expected | {"zoned": CUTOFF, "ns": CUTOFF + timedelta(microseconds=1)}
+
+    @pytest.mark.parametrize("text", [*filter(None, ODD), "a\0b", "select", "Ünï"])
+    def test_any_text_keeps_working_as_value(self, make, text):
+        warehouse = make()
+        texts = [text, "", text + "x", text[:1]]
+        texts = list(dict.fromkeys(texts))
+        loaded = pa.table({"name": texts, "other": texts})
+        warehouse.load(text, text, [part(loaded, table="t", key=("name",))])
+        assert warehouse.loads() == {text: text}
+        where = Where(among={"name": [text], "other": [text, "nope"]})
+        assert contents(warehouse.read("t", where)) == contents(loaded.slice(0, 1))
+        warehouse.load(text, text, [part(loaded.slice(0, 0), where, "t", ("name",))])
+        assert contents(warehouse.read("t")) == contents(loaded.slice(1))
+
+    @pytest.mark.parametrize("text", [*filter(None, ODD), "select", "Ünï"])
+    def test_any_text_keeps_working_as_the_name_of_a_table_or_column(self, make, text):
+        warehouse = make()
+        loaded = pa.table({text: ["a", "b"], "other": [1, 2]})
+        warehouse.load("a", "f", [part(loaded, table=text, key=(text,))])
+        wider = loaded.append_column(text + "2", pa.array([1.5, 2.5])).slice(0, 1)
+        warehouse.load("b", "f", [part(wider, Where(among={text: ["a"]}), text, (text,))])
+        found = warehouse.read(text, Where(among={text: ["a"]}))
+        assert found.to_pylist() == wider.to_pylist()
+
+    def test_ten_thousand_values_can_be_asked_for(self, make):
+        warehouse = make()
+        names = [f"s{at}" for at in range(10_000)]
+        loaded = pa.table({"name": names, "n": list(range(10_000))})
+        for _ in range(2):
+            warehouse.load(
+                "a", "f", [part(loaded, Where(among={"name": names, "n": list(range(10_000))}), "t", ("name",))]
+            )
+        assert warehouse.read("t", Where(among={"name": names[:9_000]})).num_rows == 9_000
+
+    def test_any_sequence_of_loads_ends_like_a_dict_of_rows(self, make):
+        @settings(max_examples=25, deadline=None)
+        @given(st.data())
+        def sequence(data: st.DataObject) -> None:
+            warehouse, model, record = make(), {}, {}
+            for step in range(data.draw(st.integers(1, 6))):
+                where = data.draw(wheres)
+                new = {line[:2]: line for line in data.draw(lines) if named(line, where)}
+                left = {key: line for key, line in model.items() if not named(line, where)}
+                load = data.draw(st.sampled_from(["a", "b"]))
+                if left.keys() & new.keys():
+                    with pytest.raises(InputError, match="outside what is replaced"):
+                        warehouse.load(load, str(step), [part(rows(*new.values()), where)])
+                else:
+                    assert warehouse.load(load, str(step), [part(rows(*new.values()), where)]) == len(new)
+                    model, record = left | new, record | {load: str(step)}
+                assert warehouse.loads() == record
+                if record:
+                    assert contents(warehouse.read("predictions")) == contents(rows(*model.values()))
+                    asked = data.draw(wheres)
+                    expected = rows(*(line for line in model.values() if named(line, asked)))
+                    assert contents(warehouse.read("predictions", asked)) == contents(expected)
+
+        sequence()
+
+
+names = st.sampled_from(["a", "A", "b'", "ü😀", ""])
+days = st.integers(-2, 2)
+steps = st.sampled_from([0, 1, 2**63 - 1])
+lines = st.lists(st.builds(row, names, days, st.none() | steps, st.none() | st.floats(allow_nan=False)), max_size=8)
+moments = st.none() | days.map(lambda day: CUTOFF + timedelta(days=day))
+wheres = st.builds(
+    lambda among, since, before: Where(among, since, before, "cutoff"),
+    st.fixed_dictionaries({}, optional={"series_id": st.lists(names, max_size=4), "step": st.lists(steps, max_size=3)}),
+    moments,
+    moments,
+)
+
+
+def named(line: tuple, where: Where) -> bool:
+    """The slow obvious meaning of `Where`."""
+    values = dict(zip(SCHEMA.names, line, strict=True))
+    among = all(values[name] is not None and values[name] in wanted for name, wanted in where.among.items())
+    since = where.since is None or values["cutoff"] >= where.since
+    return among and since and (where.before is None or values["cutoff"] < where.before)

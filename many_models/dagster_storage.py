@@ -97,7 +97,8 @@ class BatchedSqliteStorage(DagsterSqliteStorage):
     """Dagster's SQLite storage (runs, events, schedules under `base_dir`) with batches of events.
 
     A relative `base_dir` counts from DAGSTER_HOME, so that the webserver, the daemon, code servers and run workers
-    mean the same folder whatever their working directory. The first use in a process turns Dagster's batching of
+    mean the same folder whatever their working directory; without it, from the working directory, which must then be
+    the folder of dagster.yaml. The first use in a process turns Dagster's batching of
     planned events on, unless DAGSTER_EVENT_BATCH_SIZE is set (0 turns it off): nobody has to export anything.
     """
 
@@ -124,10 +125,18 @@ class ComputeLogs(LocalComputeLogManager):
 
 def _at_home(config: Mapping[str, Any]) -> dict[str, Any]:
     folder = Path(config["base_dir"])
-    home = os.environ.get("DAGSTER_HOME")
-    if not folder.is_absolute() and not home:
+    if not folder.is_absolute():
+        folder = _home(folder) / folder
+    return {**config, "base_dir": str(folder)}
+
+
+def _home(folder: Path) -> Path:
+    if named := os.environ.get("DAGSTER_HOME"):
+        return Path(named)
+    here = Path.cwd()
+    if not (here / "dagster.yaml").is_file():
         raise SettingsError(
-            f"base_dir {str(folder)!r} in dagster.yaml counts from DAGSTER_HOME, which is not set: export "
-            "DAGSTER_HOME=<the folder of dagster.yaml>, or write an absolute base_dir"
+            f"base_dir {str(folder)!r} in dagster.yaml counts from DAGSTER_HOME, which is not set, and there is no "
+            f"dagster.yaml in {here}: export DAGSTER_HOME=<the folder of dagster.yaml>, or write an absolute base_dir"
         )
-    return {**config, "base_dir": str(Path(home or "") / folder)}
+    return here

@@ -320,10 +320,14 @@ def test_a_relative_folder_counts_from_dagster_home_wherever_the_process_stands(
     assert (home / "var/dagster/history/runs/index.db").exists()
 
 
-def test_a_relative_folder_without_dagster_home_is_an_error_that_says_what_to_set(monkeypatch):
+def test_a_relative_folder_without_dagster_home_needs_the_folder_of_dagster_yaml(tmp_path, monkeypatch):
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(SettingsError, match="DAGSTER_HOME"):
         dagster_storage.BatchedSqliteStorage.from_config_value(None, {"base_dir": "var/dagster"})
+    (tmp_path / "dagster.yaml").touch()
+    storage = dagster_storage.BatchedSqliteStorage.from_config_value(None, {"base_dir": "var/dagster"})
+    assert Path(storage.base_dir) == tmp_path / "var/dagster"
 
 
 # --- A run owns exactly its keys ------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ $(BIN)/python:
 
 .PHONY: demo
 demo: install ## A made-up grocer's whole day, from source to warehouse (ARGS='--series 50')
-	$(BIN)/many-models demo $(ARGS)
+	DAGSTER_HOME=$(CURDIR) $(BIN)/many-models demo $(ARGS)
 
 .PHONY: dev
 dev: install ## Dagster's UI on this folder's instance

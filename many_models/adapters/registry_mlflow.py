@@ -97,7 +97,7 @@ class MlflowStaging:
         for found in reversed(self._search(self._current, packs)):
             series = self._store.pack_version(found).series
             if seen.issuperset(series):
-                self._store.client.delete_model_version_tag(found.name, str(found.version), CURRENT)
+                self._store.registry.delete_model_version_tag(found.name, str(found.version), CURRENT)
             seen.update(series)
 
     def newest(self, series: Sequence[str]) -> Mapping[str, PackVersion]:
@@ -194,7 +194,7 @@ class MlflowProduction:
         from mlflow.exceptions import MlflowException
 
         try:
-            return self._store.client.get_model_version_by_alias(self._release_model, "live")
+            return self._store.registry.get_model_version_by_alias(self._release_model, "live")
         except MlflowException as error:
             if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND", "INVALID_PARAMETER_VALUE"):
                 return None
@@ -286,7 +286,7 @@ class MlflowProduction:
             if before and before.version not in {v.version for v in activated}:  # the last switch broke off half-way
                 number += 1
                 self._tag(before, LIVE, str(number))
-            self._store.client.set_registered_model_alias(self._release_model, "live", str(found.version))
+            self._store.registry.set_registered_model_alias(self._release_model, "live", str(found.version))
             self._step("alias_moved")
         self._tag(found, LIVE, str(number + 1))
         self._step("live")
@@ -302,14 +302,14 @@ class MlflowProduction:
         now = _pack_versions(release)
         for name, version in now.items():
             if not finished or was.get(name) != version:
-                self._store.client.set_registered_model_alias(name, "champion", version)
+                self._store.registry.set_registered_model_alias(name, "champion", version)
         for name in was.keys() - now.keys():
-            self._store.client.delete_registered_model_alias(name, "champion")
+            self._store.registry.delete_registered_model_alias(name, "champion")
         self._tag(found, ALIASES_SET, "true")
         self._step("champions_set")
 
     def _tag(self, found: ModelVersion, key: str, value: str) -> None:
-        self._store.client.set_model_version_tag(found.name, str(found.version), key, value)
+        self._store.registry.set_model_version_tag(found.name, str(found.version), key, value)
 
     def prune(self, keep: int) -> Sequence[str]:
         """Delete releases and the packs that no kept one names, files and rows; kept are the live release and the

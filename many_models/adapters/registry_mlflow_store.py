@@ -45,8 +45,11 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.tracking import MlflowClient
+    from mlflow.tracking._model_registry.client import ModelRegistryClient
 
     from many_models.ports import PackUpload
+
+    _Clients = tuple[MlflowClient, ModelRegistryClient]
 
 LOCK_SECONDS = 600.0
 _PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
@@ -97,7 +100,7 @@ class MlflowStore:
     @property
     def shown(self) -> str:
         """The URI without a password."""
-        return re.sub(r"//([^:/@]*):[^@]*@", r"//\1:***@", self.uri)
+        return _masked(self.uri)
 
     def name(self, pack: str) -> str:
         """The registered model's name for a pack."""
@@ -105,11 +108,23 @@ class MlflowStore:
 
     @property
     def client(self) -> MlflowClient:
-        """A client of this store, made once a process."""
+        """MLflow's client for runs and experiments, made once a process."""
+        return self._clients[0]
+
+    @property
+    def registry(self) -> ModelRegistryClient:
+        """MLflow's client for registered models.
+
+        MlflowClient wraps it, and reads every version of a model before it sets a tag or an alias of one.
+        """
+        return self._clients[1]
+
+    @property
+    def _clients(self) -> _Clients:
         if self.uri not in _CLIENTS:
             with self._setup():
                 if self.uri not in _CLIENTS:
-                    _CLIENTS[self.uri] = _new_client(self.uri)
+                    _CLIENTS[self.uri] = _new_clients(self.uri)
         return _CLIENTS[self.uri]
 
     @contextmanager
@@ -136,7 +151,7 @@ class MlflowStore:
     def _translated(self, error: Exception, doing: str) -> ManyModelsError | None:
         from mlflow.exceptions import MlflowException
         from requests import RequestException
-        from sqlalchemy.exc import SQLAlchemyError
+        from sqlalchemy.exc import DBAPIError
 
         text = (
             f"{doing} in MLflow at {self.shown}: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
@@ -147,7 +162,7 @@ class MlflowStore:
             if error.error_code in _CONFLICT:
                 return ConflictError(text)
             return UnavailableError(text) if error.error_code in _OUT_OF_ORDER else InputError(text)
-        if isinstance(error, RequestException | SQLAlchemyError | sqlite3.Error | OSError):
+        if isinstance(error, RequestException | DBAPIError | sqlite3.Error | OSError):
             return UnavailableError(text)
         return None
 
@@ -220,7 +235,7 @@ class MlflowStore:
         from mlflow.exceptions import MlflowException
 
         def create() -> ModelVersion:
-            return self.client.create_model_version(
+            return self.registry.create_model_version(
                 name, source, run.info.run_id, tags=dict(tags), await_creation_for=0
             )
 
@@ -230,7 +245,7 @@ class MlflowStore:
             if error.error_code not in _MISSING:
                 raise
         try:
-            self.client.create_registered_model(name)
+            self.registry.create_registered_model(name)
         except MlflowException as error:
             if error.error_code not in _CONFLICT:
                 raise
@@ -273,7 +288,7 @@ class MlflowStore:
 
         name, _, version = ref.rpartition("/")
         try:
-            return self.client.get_model_version(name, version)
+            return self.registry.get_model_version(name, version)
         except MlflowException as error:
             if error.error_code not in _MISSING:
                 raise
@@ -284,7 +299,7 @@ class MlflowStore:
         found: list[ModelVersion] = []
         token = None
         while True:
-            page = self.client.search_model_versions(query, max_results=10_000, page_token=token)
+            page = self.registry.search_model_versions(query, max_results=10_000, page_token=token)
             found.extend(page)
             token = page.token
             if not token:
@@ -301,13 +316,13 @@ class MlflowStore:
         MLflow only hides a deleted version; where the store is a database its rows are deleted too. Through a server
         the tags go and a redacted row of each version stays.
         """
-        for version in versions:
-            if not self.is_database:
-                for key in version.tags:
-                    self.client.delete_model_version_tag(version.name, version.version, key)
-            self.client.delete_model_version(version.name, version.version)
         if self.is_database:
             _delete_rows(self.uri, [(v.name, int(v.version)) for v in versions])
+        else:
+            for version in versions:
+                for key in version.tags:
+                    self.registry.delete_model_version_tag(version.name, version.version, key)
+                self.registry.delete_model_version(version.name, version.version)
         for version in versions:
             self._delete_folder(str(version.source))
         used = {version.run_id for version in remaining}
@@ -345,7 +360,7 @@ def _series_text(store: MlflowStore, source: str, expected: str, ref: str) -> st
 
 
 # --- the process's clients ---
-_CLIENTS: dict[str, MlflowClient] = {}
+_CLIENTS: dict[str, _Clients] = {}
 _EXPERIMENTS: dict[tuple[str, str, str], str] = {}
 
 
@@ -367,18 +382,23 @@ def locked(path: Path, seconds: float, what: str) -> Generator[None]:
         connection.close()
 
 
-def _new_client(uri: str) -> MlflowClient:
+def _new_clients(uri: str) -> _Clients:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read by MLflow at import and at each call
     _reach(uri)
     from mlflow.tracking import MlflowClient
+    from mlflow.tracking._model_registry.client import ModelRegistryClient
 
     talk = logging.getLogger("mlflow.store.db.utils")  # announces its tables on stderr, in the midst of a progress bar
     level = talk.level
     talk.setLevel(logging.WARNING)
     try:
-        return MlflowClient(tracking_uri=uri, registry_uri=uri)
+        return MlflowClient(tracking_uri=uri, registry_uri=uri), ModelRegistryClient(uri, uri)
     finally:
         talk.setLevel(level)
+
+
+def _masked(uri: str) -> str:
+    return re.sub(r"//([^:/@]*):[^@]*@", r"//\1:***@", uri)
 
 
 def _sqlite_path(uri: str) -> Path | None:
@@ -402,7 +422,7 @@ def _reach(uri: str) -> None:
         try:
             requests.get(f"{uri.rstrip('/')}/health", timeout=10)
         except requests.RequestException as error:
-            raise UnavailableError(f"no MLflow server answers at {uri}: {error}") from error
+            raise UnavailableError(f"no MLflow server answers at {_masked(uri)}: {error}") from error
     elif _SQL.match(uri):
         from sqlalchemy import create_engine
         from sqlalchemy.exc import SQLAlchemyError
@@ -412,7 +432,7 @@ def _reach(uri: str) -> None:
             engine.connect().close()
             engine.dispose()
         except SQLAlchemyError as error:
-            raise UnavailableError(f"the database of MLflow cannot be reached: {error}") from error
+            raise UnavailableError(f"the database {_masked(uri)} cannot be reached: {error}") from error
 
 
 def _experiment(client: MlflowClient, name: str, artifacts: str) -> str:
@@ -439,8 +459,11 @@ def _hard_delete_run(uri: str, run_id: str) -> None:
 
 
 def _delete_rows(uri: str, versions: Sequence[tuple[str, int]]) -> None:
-    """Deletes the rows of soft-deleted model versions, which MLflow itself never does."""
+    """Deletes model versions, their tags and aliases in one transaction; MLflow itself would only hide them."""
     import sqlalchemy as sa
+
+    if not versions:
+        return
 
     engine = sa.create_engine(uri)
     try:

@@ -1,0 +1,504 @@
+"""What every pair of registries does."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import threading
+from collections import defaultdict
+from datetime import datetime
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from many_models.errors import ConflictError, InputError, IntegrityError
+from many_models.ports import PackUpload, ProductionRegistry, PromotedSeries, Release, ReleaseDraft, StagingRegistry
+from many_models_tests.contracts import Contract
+
+ODD_PACKS = [
+    "store_1",
+    "Store_1",
+    "store-1",
+    "a/b",
+    "a:b",
+    "..",
+    ".",
+    "",
+    "ü😀",
+    "a'b",
+    'a"b',
+    "%2F",
+    "x" * 300,
+    "release",
+    "a`b",
+    "a b",
+]
+SOME = settings(
+    max_examples=5,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.differing_executors],
+)
+NOW = datetime(2017, 6, 1, 12, 30)
+
+
+def upload(pack: str, values: dict[str, str], **tags: str) -> PackUpload:
+    """A pack whose files say which value each row holds, so that a mixture shows."""
+    files = {"rows.json": json.dumps(list(values.values())).encode(), "sub/raw.bin": bytes(range(256)), "empty": b""}
+    return PackUpload(pack, files, tuple(values), tags)
+
+
+def served(registry: ProductionRegistry, release: Release | None) -> dict[str, str]:
+    """Series → the value that the files of its champion hold in its row."""
+    if release is None:
+        return {}
+    rows = {c.ref: json.loads(registry.files(c.ref, c.sha256)["rows.json"]) for c in release.champions.values()}
+    return {name: rows[c.ref][c.row] for name, c in release.champions.items()}
+
+
+class Spy:
+    """Unpickled, it leaves a mark."""
+
+    def __init__(self, mark: str) -> None:
+        self.mark = mark
+
+    def __reduce__(self):
+        return (os.mkdir, (self.mark,))
+
+
+def spoil(files, kind: str, mark: str = "unused") -> None:
+    """Does to stored files (a mutable mapping) what disks and people do to them."""
+    match kind:
+        case "changed":
+            files["sub/raw.bin"] = files["sub/raw.bin"][:-1] + b"\x00"
+        case "truncated":
+            files["rows.json"] = files["rows.json"][:-1]
+        case "missing":
+            del files["rows.json"]
+        case "renamed":
+            files["row.json"] = files.pop("rows.json")
+        case "planted pickle":
+            files["model.pkl"] = pickle.dumps(Spy(mark))
+        case "replaced by a pickle":
+            files["rows.json"] = pickle.dumps(Spy(mark))
+
+
+KINDS = ["changed", "truncated", "missing", "renamed", "planted pickle", "replaced by a pickle"]
+BAD_UPLOADS = {
+    "no series": PackUpload("p", {"a": b""}, ()),
+    "a series twice": PackUpload("p", {"a": b""}, ("s", "s")),
+    "no files": PackUpload("p", {}, ("s",)),
+    "an absolute file": PackUpload("p", {"/a": b""}, ("s",)),
+    "a file above": PackUpload("p", {"../a": b""}, ("s",)),
+    "a file above, inside": PackUpload("p", {"a/../../b": b""}, ("s",)),
+    "a backslash": PackUpload("p", {"a\\b": b""}, ("s",)),
+    "a drive": PackUpload("p", {"c:b": b""}, ("s",)),
+    "an empty name": PackUpload("p", {"": b""}, ("s",)),
+    "a dot": PackUpload("p", {".": b""}, ("s",)),
+    "a folder": PackUpload("p", {"a/": b""}, ("s",)),
+    "a tag of ours": PackUpload("p", {"a": b""}, ("s",), {"mm.current": "x"}),
+    "an odd tag": PackUpload("p", {"a": b""}, ("s",), {"a=b": "x"}),
+    "an empty tag": PackUpload("p", {"a": b""}, ("s",), {"": "x"}),
+    "a long tag": PackUpload("p", {"a": b""}, ("s",), {"k" * 251: "x"}),
+    "a long value": PackUpload("p", {"a": b""}, ("s",), {"k": "x" * 100_001}),
+}
+
+
+class StagingContract(Contract):
+    """`make` makes a new, empty registry; `again` opens the same one once more; `stored` gives a version's files."""
+
+    @pytest.fixture
+    def make(self):
+        raise NotImplementedError
+
+    @pytest.fixture
+    def again(self):
+        raise NotImplementedError
+
+    @pytest.fixture
+    def stored(self):
+        raise NotImplementedError
+
+    def test_it_is_a_staging_registry_that_says_what_it_reaches(self, make):
+        assert isinstance(make(), StagingRegistry)
+        assert len(make().check().splitlines()) == 1
+
+    def test_what_is_registered_comes_back(self, make, again):
+        staging = make()
+        packs = [
+            upload("b", {"s2": "x", "s1": "y"}, recipe="r", wape="0.3", note="ü 'quoted' \"too\""),
+            upload("a", {"s3": "z"}),
+        ]
+        versions = staging.register("batch", packs)
+        assert [v.pack for v in versions] == ["b", "a"]
+        assert [v.series for v in versions] == [("s2", "s1"), ("s3",)]
+        assert [v.tags for v in versions] == [p.tags for p in packs]
+        assert len({v.sha256 for v in versions}) == 2
+        for reader in (staging, again(staging)):
+            assert [reader.files(v) for v in versions] == [p.files for p in packs]
+            assert reader.newest(["s1", "s2", "s3", "nope"]) == {
+                "s1": versions[0],
+                "s2": versions[0],
+                "s3": versions[1],
+            }
+
+    def test_an_empty_registry_has_no_versions(self, make):
+        assert make().newest(["s1"]) == {}
+        assert make().register("batch", []) == []
+
+    def test_any_pack_name_keeps_apart_from_every_other(self, make):
+        staging = make()
+        packs = [upload(pack, {f"s{i}": str(i)}) for i, pack in enumerate(ODD_PACKS)]
+        versions = staging.register("batch", packs)
+        assert len({v.ref for v in versions}) == len({v.name.lower() for v in versions}) == len(packs)
+        assert all("/" not in v.name and ":" not in v.name for v in versions)
+        assert staging.newest([f"s{i}" for i in range(len(packs))]) == {f"s{i}": v for i, v in enumerate(versions)}
+
+    def test_a_batch_that_is_repeated_leaves_one_version(self, make, again):
+        staging = make()
+        first = staging.register("it's `one`", [upload("a", {"s1": "x"}, k="1")])
+        assert again(staging).register("it's `one`", [upload("a", {"s1": "other"}, k="2")]) == first
+        assert staging.files(first[0])["rows.json"] == b'["x"]'
+        both = staging.register("it's `one`", [upload("b", {"s2": "y"}), upload("a", {"s1": "x"})])
+        assert both[1] == first[0]
+        assert both[0].version == "1"
+
+    def test_other_series_or_another_batch_make_another_version(self, make):
+        staging = make()
+        refs = [
+            staging.register("one", [upload("a", {"s1": "x", "s2": "y"})])[0].version,
+            staging.register("one", [upload("a", {"s1": "x"})])[0].version,
+            staging.register("two", [upload("a", {"s1": "x", "s2": "y"})])[0].version,
+        ]
+        assert refs == ["1", "2", "3"]
+
+    def test_a_series_that_failed_in_the_newest_batch_keeps_its_older_version(self, make):
+        staging = make()
+        old = staging.register("one", [upload("a", {"s1": "x", "s2": "y"})])[0]
+        new = staging.register("two", [upload("a", {"s1": "z"})])[0]
+        assert staging.newest(["s1", "s2"]) == {"s1": new, "s2": old}
+
+    def test_a_series_that_moved_to_another_pack_is_found_there(self, make):
+        staging = make()
+        staging.register("one", [upload("a", {"s1": "x", "s2": "y"})])
+        moved = staging.register("two", [upload("b", {"s1": "x"}), upload("c", {"s2": "y"})])
+        back = staging.register("three", [upload("a", {"s2": "y"})])[0]
+        assert staging.newest(["s1", "s2"]) == {"s1": moved[0], "s2": back}
+
+    def test_a_long_list_of_series_is_no_problem(self, make, again):
+        staging = make()
+        names = {f"store-{'x' * 40}__{i}": str(i) for i in range(3000)}
+        version = staging.register("batch", [upload("a", names)])[0]
+        assert again(staging).newest(list(names)[-1:]) == {list(names)[-1]: version}
+        assert staging.files(version) == upload("a", names).files
+
+    @pytest.mark.parametrize("bad", BAD_UPLOADS.values(), ids=BAD_UPLOADS)
+    def test_a_pack_that_could_not_come_back_is_refused_by_name_before_anything_is_written(self, make, bad):
+        staging = make()
+        with pytest.raises(InputError, match="'p'"):
+            staging.register("batch", [upload("good", {"s1": "x"}), bad])
+        assert staging.newest(["s", "s1"]) == {}
+
+    def test_a_pack_twice_in_a_call_is_refused(self, make):
+        with pytest.raises(InputError, match=r"'a'.*twice"):
+            make().register("batch", [upload("a", {"s1": "x"}), upload("a", {"s2": "x"})])
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_damaged_files_are_refused_and_pickles_never_loaded(self, make, stored, kind, tmp_path):
+        staging = make()
+        good, bad = staging.register("batch", [upload("a", {"s1": "x"}), upload("b", {"s2": "x"})])
+        spoil(stored(staging, bad.ref), kind, str(tmp_path / "mark"))
+        with pytest.raises(IntegrityError, match=bad.ref):
+            staging.files(bad)
+        assert staging.files(good)["rows.json"] == b'["x"]'
+        assert not (tmp_path / "mark").exists()
+
+    def test_a_version_that_was_never_stored_is_named(self, make):
+        staging = make()
+        version = staging.register("batch", [upload("a", {"s1": "x"})])[0]
+        with pytest.raises(InputError, match=version.name):
+            make().files(version)
+
+    def test_pruning_keeps_what_is_newest_anywhere_and_the_last_of_each_pack(self, make, again):
+        staging = make()
+        both = staging.register("0", [upload("a", {"s1": "0", "s2": "0"})])[0]
+        ones = [staging.register(str(i), [upload("a", {"s1": str(i)})])[0] for i in range(1, 6)]
+        other = staging.register("b", [upload("b", {"s3": "x"})])[0]
+        gone = again(staging).prune(2, also=[ones[0].ref])
+        assert set(gone) == {ones[1].ref, ones[2].ref}
+        assert staging.newest(["s1", "s2", "s3"]) == {"s1": ones[4], "s2": both, "s3": other}
+        for version in (both, ones[0], ones[3], ones[4], other):
+            assert staging.files(version)
+        for version in ones[1:3]:
+            with pytest.raises(InputError, match=version.ref):
+                staging.files(version)
+        assert staging.prune(2, also=[ones[0].ref]) == []
+        assert staging.register("next", [upload("a", {"s1": "next"})])[0].version == "7"
+
+    @SOME
+    @given(data=st.data())
+    def test_the_newest_version_of_any_series_is_found_after_any_history(self, make, again, data):
+        check_staging_history(make(), again, data, steps=5)
+
+
+def check_staging_history(staging, again, data, steps: int) -> None:
+    """Registers and prunes at random; what is newest is known from a dictionary."""
+    expected = {}
+    for batch in range(data.draw(st.integers(1, steps))):
+        if data.draw(st.integers(0, 4)) == 4:
+            staging.prune(data.draw(st.integers(0, 2)))
+        names = data.draw(st.lists(st.sampled_from("abcdef"), min_size=1, unique=True))
+        groups = defaultdict(dict)
+        for name in names:
+            groups[data.draw(st.sampled_from(["p", "q"]))][name] = f"{batch}"
+        versions = staging.register(f"batch {batch}", [upload(pack, rows) for pack, rows in groups.items()])
+        expected |= {name: version for version in versions for name in version.series}
+        assert staging.newest(list("abcdefg")) == expected
+    assert again(staging).newest(list("abcdefg")) == expected
+    assert all(staging.files(version) for version in expected.values())
+
+
+def draft(base: Release | None, packs, promoted=None, removed=(), actor="me", reason="because") -> ReleaseDraft:
+    """A draft in which every series of `packs` is promoted, unless `promoted` names fewer; staging says the value."""
+    values = {n: v for p in packs for n, v in zip(p.series, json.loads(p.files["rows.json"]), strict=True)}
+    names = list(values) if promoted is None else promoted
+    rows = [
+        PromotedSeries(n, f"staging/{values[n]}", "r", "2017-01-01", "zeros" if values[n] == "0" else "") for n in names
+    ]
+    return ReleaseDraft(base.release_id if base else "", actor, reason, packs, rows, removed)
+
+
+class ProductionContract(Contract):
+    """As StagingContract's fixtures, for a production registry whose clock stands at NOW."""
+
+    @pytest.fixture
+    def make(self):
+        raise NotImplementedError
+
+    @pytest.fixture
+    def again(self):
+        raise NotImplementedError
+
+    @pytest.fixture
+    def stored(self):
+        raise NotImplementedError
+
+    def test_it_is_a_production_registry_that_says_what_it_reaches(self, make):
+        assert isinstance(make(), ProductionRegistry)
+        assert len(make().check().splitlines()) == 1
+
+    def test_nothing_is_live_before_the_first_release(self, make):
+        assert make().live() is None
+        assert list(make().releases()) == []
+
+    def test_a_release_is_what_was_published(self, make, again):
+        production = make()
+        packs = [upload("a", {"s2": "v2", "s1": "0"}), upload("b", {"s3": "v3"})]
+        release = production.publish(draft(None, packs))
+        assert (release.actor, release.reason, release.previous, release.created_at) == ("me", "because", "", NOW)
+        assert list(release.champions) == ["s1", "s2", "s3"]
+        one = release.champions["s1"]
+        assert (one.row, one.staging, one.recipe, one.cutoff, one.previous, one.fallback) == (
+            1,
+            "staging/0",
+            "r",
+            "2017-01-01",
+            "",
+            "zeros",
+        )
+        for reader in (production, again(production)):
+            assert reader.live() == release
+            assert list(reader.releases()) == [release]
+            assert served(reader, release) == {"s1": "0", "s2": "v2", "s3": "v3"}
+            assert reader.files(one.ref, one.sha256) == packs[0].files
+
+    def test_a_kept_champion_moves_into_the_new_pack_unchanged(self, make):
+        production = make()
+        first = production.publish(draft(None, [upload("a", {"s1": "1", "s2": "2"}), upload("b", {"s3": "3"})]))
+        second = production.publish(draft(first, [upload("a", {"s2": "2", "s1": "10"})], promoted=["s1"]))
+        assert production.live() == second
+        assert second.previous == first.release_id
+        assert second.champions["s3"] == first.champions["s3"]
+        kept, new = second.champions["s2"], second.champions["s1"]
+        assert (kept.staging, kept.previous, kept.row) == ("staging/2", "", 0)
+        assert (new.staging, new.previous, new.row) == ("staging/10", "staging/1", 1)
+        assert kept.ref == new.ref != first.champions["s1"].ref
+        assert served(production, second) == {"s1": "10", "s2": "2", "s3": "3"}
+        assert served(production, first) == {"s1": "1", "s2": "2", "s3": "3"}
+        third = production.publish(draft(second, [upload("a", {"s2": "2", "s1": "10"})], promoted=["s1"]))
+        assert third.champions["s1"].previous == "staging/1"
+
+    def test_a_series_that_leaves_is_not_served(self, make):
+        production = make()
+        first = production.publish(draft(None, [upload("a", {"s1": "1", "s2": "2"})]))
+        second = production.publish(draft(first, [], removed=["s1", "never there"]))
+        assert served(production, second) == {"s2": "2"}
+        third = production.publish(draft(second, [], removed=["s2"]))
+        assert served(production, third) == {}
+        assert production.live() == third
+
+    def test_a_draft_for_another_release_changes_nothing(self, make):
+        production = make()
+        packs = [upload("a", {"s1": "1"})]
+        with pytest.raises(ConflictError, match="none"):
+            production.publish(ReleaseDraft("gone", "me", "", packs, []))
+        first = production.publish(draft(None, packs))
+        second = production.publish(draft(first, [upload("a", {"s1": "2"})]))
+        for base in (None, first):
+            with pytest.raises(ConflictError, match=second.release_id):
+                production.publish(draft(base, [upload("a", {"s1": "3"})]))
+        assert production.live() == second
+        assert list(production.releases()) == [second, first]
+
+    @pytest.mark.parametrize(
+        ("packs", "promoted", "removed", "match"),
+        [
+            ([upload("a", {"s9": "1"})], [], (), "s9"),
+            ([upload("a", {"s1": "1"})], ["s1", "s1"], (), "twice"),
+            ([upload("a", {"s1": "1"}), upload("b", {"s1": "1"})], ["s1"], (), "'s1'"),
+            ([upload("a", {"s1": "1"})], ["s1"], ("s1",), "removed"),
+            ([PackUpload("p", {"../a": b""}, ("s1",))], [], (), "'p'"),
+        ],
+        ids=["neither promoted nor live", "promoted twice", "in two packs", "removed too", "a bad pack"],
+    )
+    def test_a_draft_that_contradicts_itself_changes_nothing(self, make, packs, promoted, removed, match):
+        production = make()
+        first = production.publish(draft(None, [upload("z", {"s1": "1"})]))
+        rows = [PromotedSeries(name, "staging/1", "r", "c") for name in promoted]
+        with pytest.raises(InputError, match=match):
+            production.publish(ReleaseDraft(first.release_id, "me", "", packs, rows, removed))
+        assert production.live() == first
+
+    def test_a_promoted_series_must_be_in_a_pack(self, make):
+        with pytest.raises(InputError, match="s9"):
+            make().publish(
+                ReleaseDraft(
+                    "", "me", "", [upload("a", {"s1": "1"})], [PromotedSeries(n, "v", "r", "c") for n in ("s1", "s9")]
+                )
+            )
+
+    def test_a_rollback_restores_a_release_whole(self, make, again):
+        production = make()
+        releases = []
+        for value in "123":
+            releases.append(production.publish(draft(releases[-1] if releases else None, [upload("a", {"s1": value})])))
+        assert production.activate(releases[0].release_id) == releases[0]
+        assert again(production).live() == releases[0]
+        assert served(production, production.live()) == {"s1": "1"}
+        assert list(production.releases()) == releases[::-1]
+        fourth = production.publish(draft(releases[0], [upload("a", {"s1": "4"})]))
+        assert fourth.previous == releases[0].release_id
+        assert fourth.champions["s1"].previous == "staging/1"
+        assert list(production.releases()) == [fourth, *releases[::-1]]
+        production.activate(releases[2].release_id)
+        production.activate(releases[2].release_id)
+        assert production.live() == releases[2]
+
+    def test_a_rollback_to_what_is_not_kept_says_what_is(self, make):
+        production = make()
+        with pytest.raises(InputError, match="none"):
+            production.activate("nope")
+        release = production.publish(draft(None, [upload("a", {"s1": "1"})]))
+        for name in ("nope", "", "x' OR 'x' = 'x"):
+            with pytest.raises(InputError, match=release.release_id):
+                production.activate(name)
+        assert production.live() == release
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_damaged_packs_are_refused_and_the_others_serve_on(self, make, stored, kind, tmp_path):
+        production = make()
+        release = production.publish(draft(None, [upload("a", {"s1": "1"}), upload("b", {"s2": "2"})]))
+        good, bad = release.champions["s1"], release.champions["s2"]
+        spoil(stored(production, bad.ref), kind, str(tmp_path / "mark"))
+        with pytest.raises(IntegrityError, match=bad.ref):
+            production.files(bad.ref, bad.sha256)
+        assert production.files(good.ref, good.sha256)["rows.json"] == b'["1"]'
+        assert production.live() == release
+        assert not (tmp_path / "mark").exists()
+
+    def test_swapped_packs_are_refused(self, make):
+        production = make()
+        release = production.publish(draft(None, [upload("a", {"s1": "1"}), upload("b", {"s2": "2"})]))
+        one, two = release.champions.values()
+        with pytest.raises(IntegrityError, match=one.ref):
+            production.files(one.ref, two.sha256)
+        with pytest.raises(InputError, match="nope/1"):
+            production.files("nope/1", one.sha256)
+
+    def test_of_two_publications_at_once_one_loses_cleanly(self, make):
+        production = make()
+        first = production.publish(draft(None, [upload("a", {"s1": "0", "s2": "0"})]))
+        results: dict[str, Release | Exception] = {}
+
+        def publish(value: str) -> None:
+            try:
+                results[value] = production.publish(draft(first, [upload("a", {"s1": value, "s2": value})]))
+            except ConflictError as error:
+                results[value] = error
+
+        threads = [threading.Thread(target=publish, args=(value,)) for value in "123"]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        (won,) = [value for value, result in results.items() if isinstance(result, Release)]
+        assert len(results) == 3
+        assert production.live() == results[won]
+        assert served(production, production.live()) == {"s1": won, "s2": won}
+
+    def test_pruning_keeps_the_live_release_and_the_last_ones(self, make, again):
+        production = make()
+        releases = []
+        for value in "123456":
+            packs = [upload("a", {"s1": value})] + ([upload("b", {"s2": value})] if value == "1" else [])
+            releases.append(production.publish(draft(releases[-1] if releases else None, packs)))
+        production.activate(releases[1].release_id)
+        gone = again(production).prune(2)
+        assert set(gone) == {r.release_id for r in (releases[0], *releases[2:4])} | {
+            releases[i].champions["s1"].ref for i in (0, 2, 3)
+        }
+        assert production.live() == releases[1]
+        assert list(production.releases()) == [releases[5], releases[4], releases[1]]
+        for release in production.releases():
+            assert served(production, release)["s2"] == "1"
+        assert production.prune(2) == []
+        assert set(production.prune(0)) >= {releases[5].release_id, releases[4].release_id}
+        assert served(production, production.live()) == {"s1": "2", "s2": "1"}
+        with pytest.raises(InputError, match=releases[1].release_id):
+            production.activate(releases[5].release_id)
+
+    @SOME
+    @given(data=st.data())
+    def test_any_history_of_publications_rollbacks_and_prunings_serves_what_was_published(self, make, again, data):
+        check_production_history(make(), again, data, steps=6)
+
+
+def check_production_history(production, again, data, steps: int) -> None:
+    """Publishes, rolls back and prunes at random; what every kept release serves is known from dictionaries."""
+    live: Release | None = None
+    kept: dict[str, dict[str, str]] = {}
+    for step in range(data.draw(st.integers(1, steps))):
+        match data.draw(st.sampled_from(["publish", "publish", "activate", "prune"])):
+            case "activate" if kept:
+                live = production.activate(list(kept)[data.draw(st.integers(0, len(kept) - 1))])  # ids are random
+            case "prune":
+                production.prune(data.draw(st.integers(0, 3)))
+                kept = {release.release_id: kept[release.release_id] for release in production.releases()}
+            case _:
+                fate = {name: data.draw(st.sampled_from(["promoted", "removed", "untouched"])) for name in "abcd"}
+                promoted = [name for name in fate if fate[name] == "promoted"]
+                removed = [name for name in fate if fate[name] == "removed"]
+                before = kept[live.release_id] if live else {}
+                values = {n: v for n, v in before.items() if n not in removed} | dict.fromkeys(promoted, str(step))
+                groups = {
+                    p: {n: values[n] for n in names if n in values} for p, names in {"p": "ab", "q": "cd"}.items()
+                }
+                packs = [upload(p, rows) for p, rows in groups.items() if set(rows) & set(promoted)]
+                live = production.publish(draft(live, packs, promoted=promoted, removed=removed))
+                kept[live.release_id] = values
+        reader = again(production) if data.draw(st.booleans()) else production
+        assert reader.live() == live
+        if live:
+            assert served(reader, live) == kept[live.release_id]
+    assert {release.release_id: served(production, release) for release in production.releases()} == kept

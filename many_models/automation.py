@@ -138,11 +138,16 @@ def _sensor(settings: Settings, stage: Stage, name: str, asset: dg.AssetsDefinit
         description=f"Starts {stage} for the keys whose upstream version differs from the one they consumed.",
     )
     def carry_on(context: dg.SensorEvaluationContext, lake: dg.ResourceParam[Lake]) -> dg.RunRequest | dg.SkipReason:
-        events.mark_dead_runs_failed(context.instance)
+        _tidy(context.instance)
         work, current = next_due(states_before(settings, context.instance, lake, stage))
         return _decide(context.instance, stage, asset, work, current)
 
     return carry_on
+
+
+def _tidy(instance: dg.DagsterInstance) -> None:
+    events.mark_dead_runs_failed(instance)
+    events.ensure_pools(instance, STAGES)
 
 
 def _decide(
@@ -178,7 +183,7 @@ def schedule(settings: Settings, asset: dg.AssetsDefinition) -> dg.ScheduleDefin
         description="Copies what is new in the source; the sensors carry it on to the warehouse.",
     )
     def daily(context: dg.ScheduleEvaluationContext, source: dg.ResourceParam[Source]) -> dg.RunRequest | dg.SkipReason:
-        events.mark_dead_runs_failed(context.instance)
+        _tidy(context.instance)
         current = raw_state(settings, context.instance, source)
         work = due.next_work([current])
         return _decide(context.instance, "raw_sales", asset, work, current if work or current.busy else None)

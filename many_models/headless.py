@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,15 +23,6 @@ if TYPE_CHECKING:
     from many_models.ports import Chunk, ChunkResult, Compute, Lake, Task
     from many_models.settings import Settings
 
-DAGSTER_YAML = """\
-storage:
-  custom:
-    module: many_models.dagster_storage
-    class: BatchedSqliteStorage
-    config: {base_dir: "%s"}
-telemetry: {enabled: false}
-nux: {enabled: false}
-"""
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -79,8 +72,10 @@ def open_instance(home: Path) -> Iterator[dg.DagsterInstance]:
     home.mkdir(parents=True, exist_ok=True)
     file = home / "dagster.yaml"
     if not file.exists():
-        file.write_text(DAGSTER_YAML % (home / "storage"))
+        ours = (Path(__file__).parent / "templates" / "dagster.yaml").read_text()
+        file.write_text(re.sub(r"(?<=base_dir: )var/dagster([\w/]*)", lambda m: json.dumps(f"{home}{m[1]}"), ours))
     with dg.DagsterInstance.from_config(str(home)) as instance:
+        events.ensure_pools(instance, due.STAGES)
         yield instance
 
 

@@ -68,6 +68,13 @@ def spans(grain: Grain, starts: Iterable[datetime]) -> list[tuple[datetime, date
     return result
 
 
+def end_offset(grain: Grain) -> int:
+    """How many running periods are partitions: none where a period is at most a day, else the running one, so that
+    days are not held back until their week or month is over.
+    """
+    return 0 if grain in {"hour", "day"} else 1
+
+
 def last_complete_day(days: Sequence[DayCount], share: float, latest: datetime) -> datetime | None:
     """The last day up to `latest` that most series have reported for, or None when there is none.
 

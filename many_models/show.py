@@ -262,7 +262,7 @@ def initialise(out: Console, location: str, table: str, given: Given, into: Path
         raise SettingsError(f"{file} is there already: --force replaces it, --into FOLDER writes elsewhere")
     found = guess(location, table=table, **given)
     into.mkdir(parents=True, exist_ok=True)
-    url, name = location.partition("::")[0], found.table.value
+    url, name = found.url, found.table.value
     if found.kind != "sql":
         with bars(out) as display:
             task = display.add_task("loading into sales.db", total=None)

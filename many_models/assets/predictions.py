@@ -13,7 +13,7 @@ from many_models.assets import display, state
 from many_models.assets.chunks import chunks_of, failures_of, follow, good_series, together
 from many_models.assets.spec import spec_of
 from many_models.assets.stage import STORE_ITEMS, Done, KeySet, backfill_policy, begin, finish
-from many_models.assets.training import INACTIVE, cutoffs_of
+from many_models.assets.training import cutoffs_of
 from many_models.errors import ManyModelsError, SeriesFailure
 from many_models.ports import Compute, Lake, ProductionRegistry, Release, Where
 from many_models.settings import Settings
@@ -64,9 +64,10 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         champions = state.champion_versions(lake)
         upstream = {k: state.prediction_upstream(champions.get(k, ""), datasets.get(k, "")) for k in keys}
         cutoffs, inactive = cutoffs_of(lake, keys)
-        done = {key: Done(upstream[key], INACTIVE, {"inactive": why}) for key, why in inactive.items()}
+        done = {key: Done(state.INACTIVE, state.INACTIVE, {"inactive": why}) for key, why in inactive.items()}
         models, failures = fetch_models(production, production.live(), keys, settings.path(CACHE))
         broken = {failure.series_id for failure in failures}
+        context.instance.add_dynamic_partitions("cutoffs", [f"{cutoff:%Y-%m-%d}" for cutoff in cutoffs])
         parts = list[pa.Table]()
         for cutoff, series in sorted(cutoffs.items()):
             task = ScoreTask(lake, spec, cutoff, tuple(settings.data.keys), models)

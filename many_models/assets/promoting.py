@@ -14,7 +14,6 @@ from many_models.assets import display, state
 from many_models.assets.chunks import packs_of
 from many_models.assets.spec import spec_of
 from many_models.assets.stage import STORE_ITEMS, Done, KeySet, backfill_policy, begin, finish
-from many_models.assets.training import INACTIVE
 from many_models.errors import ManyModelsError, SeriesFailure
 from many_models.keys import digest
 from many_models.ports import (
@@ -61,7 +60,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         made = state.made_versions(context.instance, "trained_models")
         upstream = {key: state.promoted_upstream(settings, made.get(key, "")) for key in keys}
         rows, absent = _trained(settings, lake, keys)
-        done = {k: Done(upstream[k], INACTIVE, {"inactive": "no model"}) for k in keys if made.get(k) == INACTIVE}
+        done = {k: Done(upstream[k], state.INACTIVE, {"inactive": "no model"}) for k in keys if made.get(k) == state.INACTIVE}
         failures = [SeriesFailure(k, "NoModel", why, permanent=True) for k, why in absent.items() if k not in done]
         live = production.live()
         decisions = decide(_evidence(rows, decided_before(production, live, lake), lake), policy_of(settings))

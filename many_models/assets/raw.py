@@ -22,7 +22,7 @@ from many_models.assets.stage import (
 )
 from many_models.errors import InputError
 from many_models.keys import SeriesKey, pack_of
-from many_models.periods import KEY_FORMATS, Grain, period_of_key, period_start, spans
+from many_models.periods import KEY_FORMATS, Grain, end_offset, period_of_key, period_start, spans
 from many_models.ports import Lake, SalesTable, Source, Where
 from many_models.row_checks import CheckedRows, Kind
 from many_models.settings import Settings
@@ -136,7 +136,7 @@ def time_partitions(settings: Settings) -> dg.TimeWindowPartitionsDefinition:
         fmt=KEY_FORMATS[grain],
         cron_schedule=crons[grain],
         timezone=settings.dagster.timezone,
-        end_offset=1,
+        end_offset=end_offset(grain),
     )
 
 
@@ -194,6 +194,7 @@ def build_raw_sales(settings: Settings) -> dg.AssetsDefinition:
             raise InputError(f"table {sales.table!r}: none of its rows can be used; {_reasons_text(lake)}")
         add_store_items(context, lake)
         events.record(context, [_period(context, key, wanted.get(key, ""), counts[key]) for key in keys])
+        events.settle_siblings(context, keys, ())
         yield from _checks(settings, lake, list(columns))
 
     return raw_sales

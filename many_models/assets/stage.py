@@ -57,10 +57,14 @@ def refuse_shared_run(context: dg.AssetExecutionContext) -> None:
 
 
 def begin(context: dg.AssetExecutionContext, config: KeySet) -> tuple[str, ...]:
-    """The keys that this run owns, planned with Dagster and claimed for this process; refuses shared runs."""
+    """The keys that this run does, planned with Dagster and claimed for this process; refuses shared runs.
+
+    Those it was launched for, and those of the runs of the same backfill that still wait in the queue.
+    """
     refuse_shared_run(context)
     events.claim_run(context)
-    keys = events.keys_of_run(context, config.keys)
+    own = events.keys_of_run(context, config.keys)
+    keys = tuple(dict.fromkeys([*own, *events.sibling_keys(context)]))
     events.plan(context, keys)
     return keys
 
@@ -126,6 +130,7 @@ def finish(
         )
     if standing != before:
         write_status(lake, stage, standing)
+    events.settle_siblings(context, list(good), list(failed))
     context.log_event(
         dg.AssetObservation(context.asset_key, metadata={**summary, "series": len(good), "failed": len(failed)})
     )

@@ -15,7 +15,7 @@ from many_models.assets.stage import UPSTREAM_TAG, VERSION_TAG, set_aside, statu
 from many_models.due import StageState
 from many_models.errors import InputError
 from many_models.keys import digest
-from many_models.periods import last_complete_day, period_key, period_start, period_starts
+from many_models.periods import end_offset, last_complete_day, period_key, period_start, period_starts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from many_models.settings import Settings
 
 DATASET_FORMAT = "1"
+INACTIVE = "inactive"  # the version of a series that has ended: recorded once, with no model and no forecast
 ALL = ""  # the one key of a stage without partitions
 
 
@@ -41,7 +42,10 @@ def source_versions(settings: Settings, source: Source, sales: SalesTable, since
     and not after `data.until`. Periods without rows are there too, so that a closed day makes no gap.
     """
     data, grain = settings.data, settings.partitions.grain
-    latest = min(now(settings), data.until or datetime.max)  # noqa: DTZ901
+    clock = now(settings)
+    if end_offset(grain) == 0:
+        clock = period_start(grain, clock) - timedelta(microseconds=1)
+    latest = min(clock, data.until or datetime.max)  # noqa: DTZ901
     opening = datetime.combine(data.start, datetime.min.time())
     days = source.days(sales, max(since, opening) if since else opening)
     as_of = last_complete_day(days, data.complete_share, latest)
@@ -121,11 +125,20 @@ def dataset_versions(settings: Settings, lake: Lake) -> dict[str, str]:
 
 def active_series(lake: Lake) -> frozenset[str]:
     """The series that are to be forecast: begun, not ended, not set aside."""
+    return _series_that_are(lake, active=True)
+
+
+def ended_series(lake: Lake) -> frozenset[str]:
+    """The series that are not to be forecast any more, and are not set aside."""
+    return _series_that_are(lake, active=False)
+
+
+def _series_that_are(lake: Lake, *, active: bool) -> frozenset[str]:
     series = tables.read_if_there(lake, tables.SERIES, columns=["series_id", "active"])
     if series is None:
         return frozenset()
     rows = zip(series["series_id"].to_pylist(), series["active"].to_pylist(), strict=True)
-    return frozenset(name for name, active in rows if active) - set_aside(lake)
+    return frozenset(name for name, found in rows if found == active) - set_aside(lake)
 
 
 def series_state(settings: Settings, instance: dg.DagsterInstance, lake: Lake, stage: Stage) -> StageState:
@@ -140,22 +153,19 @@ def _wanted(settings: Settings, instance: dg.DagsterInstance, lake: Lake, stage:
     if stage == "store_item_datasets":
         aside = set_aside(lake)
         return {key: version for key, version in dataset_versions(settings, lake).items() if key not in aside}
-    active = active_series(lake)
-    if stage == "trained_models":
-        return {
-            k: trained_upstream(settings, v)
-            for k, v in made_versions(instance, "store_item_datasets").items()
-            if k in active
-        }
+    active, ended = active_series(lake), ended_series(lake)
     if stage == "promoted_models":
-        return {
-            k: promoted_upstream(settings, v)
-            for k, v in made_versions(instance, "trained_models").items()
-            if k in active
-        }
-    champions = champion_versions(lake)
+        made = made_versions(instance, "trained_models")
+        decidable = {key for key, version in made.items() if key in active or (key in ended and version == INACTIVE)}
+        return {key: promoted_upstream(settings, made[key]) for key in decidable}
     datasets = made_versions(instance, "store_item_datasets")
-    return {k: prediction_upstream(champions.get(k, ""), datasets[k]) for k in active if k in datasets}
+    wanted = {key: INACTIVE for key in ended if key in datasets}
+    if stage == "trained_models":
+        return wanted | {key: trained_upstream(settings, datasets[key]) for key in active if key in datasets}
+    champions = champion_versions(lake)
+    return wanted | {
+        key: prediction_upstream(champions.get(key, ""), datasets[key]) for key in active if key in datasets
+    }
 
 
 def trained_upstream(settings: Settings, dataset: str) -> str:

@@ -20,7 +20,6 @@ from many_models.settings import Settings
 if TYPE_CHECKING:
     from many_models.forecasting import Prior, Spec
 
-INACTIVE = "inactive"
 PRIOR_SEASONS = 8
 
 
@@ -55,7 +54,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         datasets = state.made_versions(context.instance, "store_item_datasets")
         upstream = {key: state.trained_upstream(settings, datasets.get(key, "")) for key in keys}
         cutoffs, inactive = cutoffs_of(lake, keys)
-        done = {key: Done(upstream[key], INACTIVE, {"inactive": why}) for key, why in inactive.items()}
+        done = {key: Done(state.INACTIVE, state.INACTIVE, {"inactive": why}) for key, why in inactive.items()}
         failures, summaries = list[SeriesFailure](), list[pa.Table]()
         champions, priors = champion_specs(lake, spec), priors_of(settings, lake)
         for cutoff, series in sorted(cutoffs.items()):

@@ -15,6 +15,7 @@ from many_models.keys import SeriesKey
 from many_models.ports import Lake, Warehouse, WarehousePart, Where
 from many_models.settings import Settings
 
+CUTOFFS = dg.DynamicPartitionsDefinition(name="cutoffs")
 ACTUALS_BACK = 2  # horizons of actuals that a load brings up to date
 
 
@@ -22,9 +23,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
     """The asset warehouse_predictions."""
 
     @dg.asset(
-        partitions_def=dg.DailyPartitionsDefinition(
-            start_date=f"{settings.data.start:%Y-%m-%d}", timezone=settings.dagster.timezone, end_offset=1
-        ),
+        partitions_def=CUTOFFS,
         deps=[dg.AssetDep("predictions", partition_mapping=dg.AllPartitionMapping())],
         backfill_policy=backfill_policy("warehouse_predictions"),
         group_name="serving",

@@ -67,11 +67,11 @@ def backtest(
     `metrics` a row per candidate with wape, mase, rmsse, bias, n and, for "selected", coverage and width per level.
     Raises InputError for what cannot be used, naming column, row or series.
     """
+    table, names = _table(data, list(keys), timestamp, target, list(known), negatives)
     spec = Spec(
         frequency, horizon, season=season, known=tuple(known), country=country, candidates=tuple(candidates),
-        levels=tuple(levels), nonnegative=negatives != "allow" or not bool((data[target] < 0).any()), ended_after=10**9,
-    ) if target in data.columns else Spec(frequency, horizon)  # fmt: skip
-    table, names = _table(data, list(keys), timestamp, target, list(known), negatives)
+        levels=tuple(levels), nonnegative=pc.min(table["y"]).as_py() >= 0, ended_after=10**9,
+    )  # fmt: skip
     last = pc.max(table["ds"]).as_py()
     prepared = prepare(table, spec, last)
     if prepared.failures:

@@ -43,7 +43,7 @@ def error_moments(
     its median candidate's mean square, so that series can be pooled.
     """
     e = np.where(mask[:, :, None, :], F - Y[:, :, None, :], 0.0)
-    e = np.moveaxis(e, 2, 1).reshape(len(F), F.shape[2], -1)
+    e = np.moveaxis(e, 2, 1).reshape(len(F), F.shape[2], F.shape[1] * F.shape[3])
     n = mask.sum((1, 2))
     M = e @ np.moveaxis(e, 1, 2) / np.maximum(n, 1)[:, None, None]
     typical = np.median(np.einsum("icc->ic", M), axis=1)

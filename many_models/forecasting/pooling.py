@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-TREE_ROWS = 150_000
+TREE_ROWS = 100_000
 TREE_ROUNDS = 150
 MOST_SERIES = 400
 

@@ -1,0 +1,140 @@
+"""The backtest of any table: the protocol, the figures against a slow reckoning, real tables where they are."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from many_models.errors import InputError
+from many_models.forecasting import PooledModels, Spec, backtest, pool
+from many_models_tests.forecasting.histories import AS_OF, SPEC, rows_of, sales, stamps
+
+OPTIONS = {"keys": ["shop", "item"], "timestamp": "day", "target": "sold", "frequency": "D", "horizon": 7, "windows": 2}
+
+
+def shop_table(periods: int = 300) -> pd.DataFrame:
+    parts = []
+    for shop in ("a", "b"):
+        for item in (1, 2, 3):
+            y = sales(periods, 8.0 * item, seed=item + 10 * (shop == "b"))
+            parts.append(pd.DataFrame({"shop": shop, "item": item, "day": stamps(periods), "sold": y}))
+    return pd.concat(parts, ignore_index=True)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return shop_table()
+
+
+@pytest.fixture(scope="module")
+def report(data):
+    return backtest(data, **OPTIONS)
+
+
+def test_forecasts_carry_the_users_names_and_follow_the_protocol(report, data):
+    f = report.forecasts
+    assert list(f.columns) == ["shop", "item", "day", "cutoff", "y_hat", "lo80", "hi80", "lo95", "hi95"]
+    assert sorted(pd.to_datetime(f["cutoff"].unique())) == [data.day.max() - pd.Timedelta(days=14), data.day.max() - pd.Timedelta(days=7)]
+    assert ((f["day"] > f["cutoff"]) & (f["day"] <= f["cutoff"] + pd.Timedelta(days=7))).all()
+    assert len(f) == 6 * 2 * 7
+    assert f["item"].dtype == data["item"].dtype
+
+
+def test_metrics_agree_with_a_slow_reckoning(report, data):
+    j = report.forecasts.merge(data, on=["shop", "item", "day"])
+    error = j["y_hat"] - j["sold"]
+    row = report.metrics.set_index("candidate").loc["selected"]
+    assert row["wape"] == pytest.approx(error.abs().sum() / j["sold"].sum())
+    assert row["bias"] == pytest.approx(error.sum() / j["sold"].sum())
+    assert row["cover80"] == pytest.approx(((j["sold"] >= j["lo80"]) & (j["sold"] <= j["hi80"])).mean())
+    assert row["width95"] == pytest.approx((j["hi95"] - j["lo95"]).mean() / j["sold"].mean())
+    mase, rmsse = [], []
+    for _, series in j.groupby(["shop", "item"]):
+        values = []
+        for cutoff, window in series.groupby("cutoff"):
+            own = data[(data.shop == series.shop.iloc[0]) & (data.item == series.item.iloc[0]) & (data.day <= cutoff)].sold.to_numpy()
+            d, e = own[7:] - own[:-7], (window.y_hat - window.sold).to_numpy()
+            values.append((np.abs(e).mean() / np.abs(d).mean(), np.sqrt((e**2).mean() / (d**2).mean())))
+        mase.append(np.mean([v[0] for v in values]))
+        rmsse.append(np.mean([v[1] for v in values]))
+    assert row["mase"] == pytest.approx(np.mean(mase))
+    assert row["rmsse"] == pytest.approx(np.mean(rmsse))
+
+
+def test_the_selected_forecast_beats_the_baseline(report):
+    by = report.metrics.set_index("candidate")
+    assert by.loc["selected", "wape"] < 0.9 * by.loc["seasonal_naive", "wape"]
+
+
+def test_what_comes_after_a_cutoff_changes_no_forecast_made_at_it(report, data):
+    poisoned = data.copy()
+    last = data.day.max() - pd.Timedelta(days=7)
+    poisoned.loc[poisoned.day > last, "sold"] = 1e5
+    first = report.forecasts.cutoff == report.forecasts.cutoff.min()
+    again = backtest(poisoned, **OPTIONS).forecasts
+    pd.testing.assert_frame_equal(again[first.to_numpy()], report.forecasts[first])
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda d: d.rename(columns={"sold": "x"}), "no column sold"),
+        (lambda d: d.assign(sold=d.sold.astype(str)), "needed a number"),
+        (lambda d: d.assign(day=d.day + pd.Timedelta(hours=3)), "off the frequency"),
+        (lambda d: pd.concat([d, d.head(1)]), "rows for"),
+        (lambda d: d.assign(sold=d.sold.where(d.index != 5, np.inf)), "finite number"),
+        (lambda d: d.head(0), "no rows"),
+    ],
+)
+def test_bad_input_is_named(data, change, says):
+    with pytest.raises(InputError, match=says):
+        backtest(change(data), **OPTIONS)
+
+
+def test_pooled_models_keep_their_bytes_and_notice_damage():
+    from many_models.errors import IntegrityError
+
+    rows = rows_of({f"s{i}": sales(300, 10.0, seed=i) for i in range(4)})
+    pooled = pool(rows, SPEC, AS_OF)
+    files = pooled.files()
+    assert PooledModels.from_files(files).hash == pooled.hash == pool(rows, SPEC, AS_OF).hash
+    with pytest.raises(IntegrityError, match=r"moments\.npy"):
+        PooledModels.from_files({**files, "moments.npy": files["moments.npy"][:-1] + b"!"})
+
+
+def test_a_spec_comes_back_from_json_and_its_recipe_changes_with_its_options():
+    spec = Spec("W-SUN", 8, known=("price",), country="DE", candidates=("trees",), ended_after=9)
+    assert Spec.from_json(spec.to_json()) == spec
+    assert Spec("W-SUN", 8).recipe != Spec("W-SUN", 9).recipe
+
+
+# what the selected forecast must reach on public tables; scored as the tables' own protocol says
+FLOORS = {
+    "store_item": {"wape": 0.110},
+    "m5_tiny": {"wape": 0.450, "mase": 0.98, "rmsse": 0.685, "bias": 0.05},
+    "carparts": {"rmsse": 0.667, "mase": 1.17, "bias": 0.10},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FLOORS)
+def test_accuracy_on_real_tables(name):
+    folder = os.environ.get("MANY_MODELS_TEST_DATA", "")
+    if not (Path(folder) / f"{name}.parquet").exists():
+        pytest.skip(f"needs {name}.parquet and {name}.json in the folder that MANY_MODELS_TEST_DATA names")
+    import json
+
+    spec = json.loads((Path(folder) / f"{name}.json").read_text())
+    report = backtest(
+        pd.read_parquet(Path(folder) / f"{name}.parquet"), keys=spec["keys"], timestamp=spec["timestamp"],
+        target=spec["target"], known=spec["known"], frequency=spec["freq"], horizon=spec["horizon"], windows=spec["windows"],
+    )  # fmt: skip
+    row = report.metrics.set_index("candidate").loc["selected"]
+    for metric, most in FLOORS[name].items():
+        assert abs(row[metric]) <= most, metric
+    assert 0.77 <= row["cover80"] <= 0.86
+    assert 0.92 <= row["cover95"] <= 0.98

@@ -1,0 +1,133 @@
+"""Histories: what `prepare` makes of raw rows."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from many_models.errors import InputError
+from many_models.forecasting import Spec, prepare
+from many_models.forecasting import mm_pack_v1 as loader
+from many_models_tests.forecasting.histories import AS_OF, SPEC, sales, stamps, table
+
+
+def column(rows: pa.Table, series: str, name: str) -> list[object]:
+    return [v for s, v in zip(rows["series_id"].to_pylist(), rows[name].to_pylist(), strict=True) if s == series]
+
+
+def test_a_history_has_one_row_per_period_from_its_first_observation_to_the_cutoff():
+    y = sales(30)
+    y[[4, 29]] = np.nan
+    y[0] = np.nan
+    prepared = prepare(table({"a": y}), SPEC, AS_OF)
+    ds = np.array(column(prepared.rows, "a", "ds"), "datetime64[us]")
+    assert (ds == stamps(29)).all()
+    assert [i for i, s in enumerate(column(prepared.rows, "a", "state")) if s == "missing"] == [3, 28]
+    assert column(prepared.rows, "a", "y")[3] is None
+    assert prepared.series.to_pylist()[0]["observations"] == 27
+
+
+def test_rows_after_the_cutoff_do_not_count():
+    raw = table({"a": sales(30)})
+    early = prepare(raw, SPEC, AS_OF - timedelta(days=10))
+    assert early.series.to_pylist()[0]["last"] == AS_OF - timedelta(days=10)
+    assert early.rows.num_rows == 20
+
+
+def test_a_series_that_fell_silent_has_ended_and_says_when():
+    silent = np.r_[sales(50), np.full(100, np.nan)]
+    prepared = prepare(table({"a": silent, "b": sales(150)}), SPEC, AS_OF)
+    ended, alive = prepared.series.to_pylist()
+    assert (ended["active"], alive["active"]) == (False, True)
+    assert ended["why"] == f"ended {ended['last']:%Y-%m-%d}"
+    assert column(prepared.rows, "a", "ds")[-1] == ended["last"]
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        ({"ds": datetime(2023, 5, 5, 7)}, "off the frequency"),
+        ({"y": 1e16}, "needed a finite number"),
+        ({"y": float("inf")}, "needed a finite number"),
+    ],
+)
+def test_one_bad_series_fails_alone_and_says_why(bad, says):
+    row = {"series_id": "bad", "ds": datetime(2023, 5, 5), "y": 1.0, **bad}
+    raw = pa.concat_tables([table({"good": sales(30)}), pa.Table.from_pylist([row], table({"x": sales(1)}).schema)])
+    prepared = prepare(raw, SPEC, AS_OF)
+    assert set(prepared.rows["series_id"].to_pylist()) == {"good"}
+    (failure,) = prepared.failures
+    assert (failure.series_id, failure.kind, failure.permanent) == ("bad", "SeriesError", True)
+    assert says in failure.reason
+
+
+def test_two_rows_for_one_period_fail_the_series():
+    raw = pa.concat_tables([table({"a": sales(5)})] * 2)
+    assert "rows for" in prepare(raw, SPEC, AS_OF).failures[0].reason
+
+
+def test_a_target_that_is_no_number_and_a_missing_column_are_input_errors():
+    raw = table({"a": sales(5)})
+    with pytest.raises(InputError, match="string"):
+        prepare(raw.set_column(2, "y", raw["y"].cast(pa.string())), SPEC, AS_OF)
+    with pytest.raises(InputError, match="price"):
+        prepare(raw, Spec("D", 7, known=("price",)), AS_OF)
+
+
+def test_the_digest_is_of_the_series_own_rows_only():
+    one, other = sales(30), sales(30, seed=9)
+    alone = prepare(table({"a": one}), SPEC, AS_OF).series.to_pylist()[0]["digest"]
+    both = {s["series_id"]: s["digest"] for s in prepare(table({"b": other, "a": one}), SPEC, AS_OF).series.to_pylist()}
+    assert both["a"] == alone != both["b"]
+    changed = one.copy()
+    changed[3] += 1
+    assert prepare(table({"a": changed}), SPEC, AS_OF).series.to_pylist()[0]["digest"] != alone
+
+
+def test_order_of_rows_changes_nothing():
+    raw = table({"a": sales(60), "b": sales(60, seed=1)})
+    shuffled = raw.take(pa.array(np.random.default_rng(0).permutation(len(raw))))
+    assert prepare(raw, SPEC, AS_OF).rows.equals(prepare(shuffled, SPEC, AS_OF).rows)
+    assert prepare(raw, SPEC, AS_OF).series.equals(prepare(shuffled, SPEC, AS_OF).series)
+
+
+def test_sundays_that_never_sell_become_closed_days_and_an_implausible_run_of_zeros_a_stock_out():
+    y = sales(200, 40.0)
+    ds = stamps(200)
+    sunday = (ds.astype("datetime64[D]").astype(int) + 3) % 7 == 6
+    y[sunday] = 0
+    y[150:155] = 0
+    states = column(prepare(table({"a": y}), SPEC, AS_OF).rows, "a", "state")
+    assert all(states[i] == "closed" for i in np.flatnonzero(sunday) if i > 60)
+    assert "stock_out" in states[151:155]
+    assert "stock_out" not in states[:150]
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(80, 190), st.integers(0, 1000))
+def test_states_are_causal(cut, seed):
+    y = sales(200, 6.0, seed)
+    y[cut - 3 : cut + 3] = 0
+    whole = column(prepare(table({"a": y}), SPEC, AS_OF).rows, "a", "state")
+    known = prepare(table({"a": y}), SPEC, AS_OF - timedelta(days=200 - cut))
+    assert column(known.rows, "a", "state") == whole[:cut]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(["h", "D", "B", "W-SUN", "W-WED", "MS", "ME", "QS", "QE", "YS", "YE", "QS-FEB"]), st.integers(-190, 280))
+def test_step_numbers_and_stamps_are_inverse_and_agree_with_pandas(frequency, number):
+    import pandas as pd
+
+    some = loader.stamps(np.array([number, number + 1]), frequency)
+    assert (loader.step_number(some, frequency) == [number, number + 1]).all()
+    assert pd.date_range(some[0], periods=2, freq=frequency)[1] == pd.Timestamp(some[1])
+
+
+def test_nothing_prepared_of_no_rows():
+    prepared = prepare(table({"a": sales(5)}).slice(0, 0), SPEC, AS_OF)
+    assert (prepared.rows.num_rows, prepared.series.num_rows) == (0, 0)

@@ -1,0 +1,227 @@
+"""Training: the contract of every candidate, fallbacks, weights, leak-proofness."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from many_models.errors import InputError
+from many_models.forecasting import PackModel, Prior, Spec, pool, train
+from many_models.forecasting import mm_pack_v1 as loader
+from many_models_tests.forecasting.histories import AS_OF, ODD, SPEC, rows_of, sales
+
+LONG = {f"s{i}": sales(400, 5.0 + 10 * i, seed=i) for i in range(6)}
+
+
+@pytest.fixture(scope="module")
+def odd_rows():
+    return rows_of(ODD)
+
+
+@pytest.fixture(scope="module")
+def pooled():
+    return pool(rows_of(LONG), SPEC, AS_OF)
+
+
+@pytest.fixture(scope="module")
+def trained(odd_rows):
+    return train(odd_rows, SPEC, AS_OF)
+
+
+@pytest.mark.parametrize("candidate", loader.CANDIDATES)
+def test_every_candidate_answers_every_odd_series(candidate, odd_rows, pooled):
+    spec = Spec("D", 7, windows=2, candidates=(candidate,))
+    result = train(odd_rows, spec, AS_OF, pooled=pooled)
+    assert not result.failures
+    forecast = result.model.predict(None)
+    assert forecast.num_rows == 7 * len(ODD)
+    y = forecast["y_hat"].to_numpy().reshape(len(ODD), 7)
+    assert np.isfinite(y).all()
+    for name, row in zip(result.model.series, y, strict=True):
+        assert (row >= 0).all()
+        assert row.max() <= 2 * ODD[name][~np.isnan(ODD[name])].max() + 1e-9
+    assert forecast["ds"].to_pylist()[:7] == [AS_OF + timedelta(days=k) for k in range(1, 8)]
+
+
+CUT = AS_OF - timedelta(days=30)
+
+
+@pytest.fixture(scope="module")
+def clean_and_poisoned():
+    """Rows and what was pooled from them as of CUT; in the second everything after it is absurd."""
+    clean = rows_of(LONG)
+    late = pc.greater(clean["ds"], pa.scalar(CUT, pa.timestamp("us")))
+    poisoned = clean.set_column(2, "y", pc.if_else(late, pa.scalar(1e6), clean["y"]))
+    return [(rows, pool(rows, SPEC, CUT)) for rows in (clean, poisoned)]
+
+
+def test_pooled_models_see_nothing_after_their_cutoff(clean_and_poisoned):
+    (_, one), (_, two) = clean_and_poisoned
+    assert one.hash == two.hash
+
+
+@pytest.mark.parametrize("candidate", loader.CANDIDATES)
+def test_poisoning_everything_after_the_cutoff_changes_nothing(candidate, clean_and_poisoned):
+    spec = Spec("D", 7, windows=2, candidates=(candidate,))
+    one, two = (train(rows, spec, CUT, pooled=pooled) for rows, pooled in clean_and_poisoned)
+    assert one.model.files() == two.model.files()
+    assert one.series.equals(two.series)
+    assert one.scores.equals(two.scores)
+
+
+def test_a_window_sees_nothing_after_its_cutoff():
+    rows = rows_of(LONG)
+    change = pc.greater(rows["ds"], pa.scalar(AS_OF - timedelta(days=7), pa.timestamp("us")))
+    poisoned = rows.set_column(2, "y", pc.if_else(change, pc.multiply(rows["y"], 3.0), rows["y"]))
+    one, two = (train(r, SPEC, AS_OF).scores for r in (rows, poisoned))
+    first = pc.equal(one["window"], 1)
+    assert one.filter(first).equals(two.filter(first))
+    assert not one.equals(two)
+
+
+def test_pooled_models_from_the_future_are_refused(pooled):
+    with pytest.raises(InputError, match="newer"):
+        train(rows_of(LONG), SPEC, AS_OF - timedelta(days=1), pooled=pooled)
+
+
+def test_chunks_and_order_change_no_result(odd_rows, pooled):
+    whole = train(odd_rows, SPEC, AS_OF, pooled=pooled)
+    shuffled = odd_rows.take(pa.array(np.random.default_rng(1).permutation(len(odd_rows))))
+    assert train(shuffled, SPEC, AS_OF, pooled=pooled).model.files() == whole.model.files()
+    for name in whole.model.series:
+        alone = train(odd_rows.filter(pc.equal(odd_rows["series_id"], name)), SPEC, AS_OF, pooled=pooled)
+        assert alone.model.files() == whole.model.select([name]).files(), name
+
+
+def test_training_twice_gives_the_same_bytes(odd_rows, trained):
+    assert train(odd_rows, SPEC, AS_OF).model.files() == trained.model.files()
+
+
+def test_the_fallback_chain_is_taken_and_recorded(trained):
+    steps = {row["series_id"]: row["fallback"] for row in trained.series.to_pylist()}
+    assert {name: step for name, step in steps.items() if step} == {
+        "constant": "constant", "zero": "zero", "single": "short_history", "short": "short_history",
+    }  # fmt: skip
+    forecast = trained.model.predict(None).to_pandas().groupby("series_id")
+    assert (forecast.get_group("constant").y_hat == 4.0).all()
+    assert (forecast.get_group("zero").y_hat == 0.0).all()
+    assert forecast.get_group("short").y_hat.iloc[0] == pytest.approx(7 / 3)
+    assert set(forecast.get_group("short").fallback) == {"short_history"}
+
+
+def test_a_short_series_leans_on_its_item_and_says_so(odd_rows):
+    result = train(odd_rows, SPEC, AS_OF, priors={"short": Prior(9.0, "item")})
+    row = next(r for r in result.series.to_pylist() if r["series_id"] == "short")
+    assert row["fallback"] == "prior:item"
+    y = result.model.predict(None, series=["short"])["y_hat"].to_numpy()
+    assert y == pytest.approx(np.full(7, (7.0 + 4 * 9.0) / 7))
+
+
+def test_weights_are_shares_and_scores_are_what_they_say(trained):
+    for row in trained.series.to_pylist():
+        weights = json.loads(row["weights"])
+        assert sum(weights.values()) == pytest.approx(1, abs=1e-3)
+        assert min(weights.values()) > 0
+    plain = next(r for r in trained.series.to_pylist() if r["series_id"] == "plain")
+    assert plain["accuracy"] == pytest.approx(1 - plain["wape"])
+    assert plain["skill"] == pytest.approx(1 - plain["wape"] / plain["baseline_wape"])
+    assert plain["skill"] > 0.1
+
+
+def test_scores_agree_with_a_slow_reckoning(trained):
+    y = ODD["plain"]
+    for window, cutoff in ((1, 200 - 14), (2, 200 - 7)):
+        actual, naive = y[cutoff : cutoff + 7], y[cutoff - 7 : cutoff]
+        scale = np.mean([abs(y[t] - y[t - 7]) for t in range(7, cutoff)])
+        row = next(
+            r for r in trained.scores.to_pylist()
+            if (r["series_id"], r["candidate"], r["window"]) == ("plain", "seasonal_naive", window)
+        )  # fmt: skip
+        assert row["wape"] == pytest.approx(np.abs(actual - naive).sum() / actual.sum())
+        assert row["mase"] == pytest.approx(np.abs(actual - naive).mean() / scale)
+        assert row["bias"] == pytest.approx((naive - actual).sum() / actual.sum())
+
+
+def test_a_series_with_infinite_values_fails_alone():
+    rows = rows_of(LONG)
+    mask = np.zeros(len(rows), bool)
+    mask[5] = True
+    broken = rows.set_column(2, "y", pc.if_else(pa.array(mask), pa.scalar(float("inf")), rows["y"]))
+    result = train(broken, SPEC, AS_OF)
+    assert [f.series_id for f in result.failures] == ["s0"]
+    assert result.model.series == tuple(f"s{i}" for i in range(1, 6))
+
+
+def test_negative_values_are_forecast_where_they_are_allowed():
+    y = np.random.default_rng(0).normal(-5, 1, 200)
+    spec = Spec("D", 7, windows=2, nonnegative=False)
+    forecast = train(rows_of({"a": y}, spec), spec, AS_OF).model.predict(None)
+    assert forecast["y_hat"].to_numpy() == pytest.approx(np.full(7, -5.0), abs=1.5)
+    assert train(rows_of({"a": y}), SPEC, AS_OF).model.predict(None)["y_hat"].to_numpy().min() >= 0
+
+
+def test_a_champion_of_another_recipe_is_backtested_beside_it():
+    rows = rows_of(LONG)
+    naive = Spec("D", 7, windows=2, candidates=("seasonal_naive",))
+    result = train(rows, SPEC, AS_OF, champions={"s0": naive, "s1": SPEC}).series.to_pylist()
+    by = {row["series_id"]: row for row in result}
+    assert by["s0"]["champion_wape"] == pytest.approx(by["s0"]["baseline_wape"])
+    assert by["s1"]["champion_wape"] is None
+
+
+@pytest.mark.parametrize("kind", ["price", "flag", "level"])
+def test_a_known_covariate_of_any_kind_is_learned_and_used(kind):
+    rng = np.random.default_rng(0)
+    on = rng.random(407) < 0.3
+    y = rng.poisson(np.where(on, 60.0, 15.0)).astype(float)[:400]
+    values = {"price": np.where(on, 1.0, 2.0), "flag": on, "level": np.where(on, "deal", "none").astype(object)}[kind]
+    spec = Spec("D", 7, windows=2, known=("k",))
+    model = train(rows_of({"a": y}, spec, k=values[:400]), spec, AS_OF).model
+    ds = [AS_OF + timedelta(days=k) for k in range(1, 8)]
+    future = pa.table({"series_id": ["a"] * 7, "ds": pa.array(ds, pa.timestamp("us")), "k": pa.array(values[400:])})
+    forecast = model.predict(None, future=future)
+    expected = np.where(on[400:], 60.0, 15.0)
+    assert np.abs(forecast["y_hat"].to_numpy() - expected).mean() < 8
+    assert not any(forecast["known_repeated"].to_pylist())
+    repeated = model.predict(None)
+    assert all(repeated["known_repeated"].to_pylist())
+
+
+@pytest.mark.parametrize(("frequency", "periods"), [("h", 600), ("W-SUN", 160), ("MS", 60), ("QS", 24), ("B", 200)])
+def test_other_frequencies_train_and_forecast_the_right_stamps(frequency, periods):
+    import pandas as pd
+
+    last = loader.stamps(np.array([int(loader.step_number(np.array([AS_OF], "datetime64[us]"), frequency)[0]) - 1]), frequency)[0]
+    last = last.astype(object)
+    spec = Spec(frequency, 4, windows=2)
+    result = train(rows_of({"a": sales(periods)}, spec, last), spec, last)
+    forecast = result.model.predict(None)
+    assert forecast["ds"].to_pylist() == list(pd.date_range(last, periods=5, freq=frequency)[1:].to_pydatetime())
+    assert result.series["wape"].to_pylist()[0] < 1
+
+
+def test_closed_days_are_forecast_as_zero():
+    y = sales(400, 40.0)
+    open_ = np.ones(407, bool)
+    open_[::9] = False
+    y[~open_[:400]] = 0
+    spec = Spec("D", 7, windows=2, known=("open",))
+    model = train(rows_of({"a": y}, spec, open=open_[:400]), spec, AS_OF).model
+    ds = [AS_OF + timedelta(days=k) for k in range(1, 8)]
+    shut = np.array([True, True, False, True, False, True, True])
+    future = pa.table({"series_id": ["a"] * 7, "ds": pa.array(ds, pa.timestamp("us")), "open": pa.array(shut)})
+    y_hat = model.predict(None, future=future)["y_hat"].to_numpy()
+    assert (y_hat[~shut] == 0).all()
+    assert (y_hat[shut] > 15).all()
+
+
+def test_nothing_trained_of_no_rows():
+    result = train(rows_of(LONG).slice(0, 0), SPEC, AS_OF)
+    assert result.series.num_rows == result.scores.num_rows == 0
+    assert isinstance(result.model, PackModel)
+    assert result.model.predict(None).num_rows == 0

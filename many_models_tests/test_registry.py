@@ -28,7 +28,7 @@ from many_models.errors import (
     SettingsError,
     UnavailableError,
 )
-from many_models.ports import PackUpload
+from many_models.ports import PackUpload, PromotedSeries, ReleaseDraft
 from many_models_tests.contracts.registry import (
     NOW,
     ProductionContract,
@@ -538,8 +538,6 @@ def test_any_mlflow_client_loads_a_champion_without_this_package(store, tmp_path
         )
         for p, v in (("a", 1.5), ("b", 2.5))
     ]
-    from many_models.ports import PromotedSeries, ReleaseDraft
-
     rows = [PromotedSeries(f"{p}1", "s/1", "r", "2017-01-01") for p in "ab"]
     release = production.publish(ReleaseDraft("", "me", "", packs, rows))
     names = {p: release.champions[f"{p}1"].ref.rpartition("/")[0] for p in "ab"}
@@ -564,6 +562,31 @@ def test_any_mlflow_client_loads_a_champion_without_this_package(store, tmp_path
     assert found["a inputs"] == ["series_id", "ds", "price", "event"]
     assert [line.partition("==")[0] for line in found["a needs"]] == ["mlflow", "numpy", "pandas"]
     assert all("==" in line for line in found["a needs"])
+
+
+@pytest.mark.slow
+def test_any_mlflow_client_forecasts_as_this_package_does(store, tmp_path):
+    from many_models.forecasting import PackModel, train
+    from many_models_tests.forecasting.histories import AS_OF, SPEC, rows_of, sales
+
+    model = train(rows_of({f"s{i}": sales(400, 5.0 + 10 * i, seed=i) for i in range(3)}), SPEC, AS_OF).model
+    production = MlflowProduction(*store())
+    rows = [PromotedSeries(name, "s/1", SPEC.recipe, str(AS_OF)) for name in model.series]
+    packs = [PackUpload("a", model.files(), model.series)]
+    champion = production.publish(ReleaseDraft("", "me", "", packs, rows)).champions["s1"]
+    ours = PackModel.from_files(production.files(champion.ref, champion.sha256)).predict(None, series=["s1"])
+    stamps = [str(ds) for ds in ours["ds"].to_pylist()]
+    theirs = plain_client(
+        f"""
+        model = mlflow.pyfunc.load_model("models:/{champion.ref.rpartition("/")[0]}@champion")
+        frame = pd.DataFrame({{"series_id": "s1", "ds": pd.to_datetime({stamps!r})}})
+        show(model.predict(frame)[["y_hat", "lo80", "hi80"]].to_dict("list"))
+        """,
+        tmp_path,
+        production._store.uri,
+    )
+    for column, values in theirs.items():
+        assert values == pytest.approx(ours[column].to_pylist(), rel=1e-9), column
 
 
 def test_mlflow_global_state_and_the_working_folder_stay_untouched(store, tmp_path, monkeypatch):

@@ -191,8 +191,9 @@ def test_a_task_that_a_worker_cannot_load_is_one_error_not_a_failure_of_each_ser
     assert list(pool.run(describe, chunked(1))) == plainly(describe, chunked(1))
 
 
-def test_a_worker_that_does_not_start_is_one_error_not_a_failure_of_each_series(monkeypatch):
-    monkeypatch.setattr(sys, "executable", "/bin/false")
+@pytest.mark.parametrize("python", ["/bin/false", "/no/such/python"])
+def test_a_worker_that_does_not_start_is_one_error_not_a_failure_of_each_series(monkeypatch, python):
+    monkeypatch.setattr(sys, "executable", python)
     with ProcessCompute(workers=2) as pool, pytest.raises(UnavailableError, match="does not start"):
         list(pool.run(describe, chunked(2, 2)))
 

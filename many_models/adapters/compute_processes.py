@@ -25,7 +25,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, Self
 import pyarrow as pa
 
 from many_models.adapters.compute_serial import halves, require_series
-from many_models.errors import InputError, ManyModelsError, SeriesFailure, UnavailableError
+from many_models.errors import InputError, SeriesFailure, UnavailableError
 from many_models.ports import Chunk, ChunkResult
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class _Trouble:
         return ChunkResult(failures=(SeriesFailure(series_id, self.kind, self.reason, self.permanent),))
 
 
-_Outcome = ChunkResult | _Trouble | ManyModelsError
+_Outcome = ChunkResult | _Trouble | Exception
 
 
 class _Crew:
@@ -156,7 +156,7 @@ class _Crew:
         self._todo: PriorityQueue[_Job] = PriorityQueue()
         self._done: SimpleQueue[tuple[_Job, _Outcome]] = SimpleQueue()
         self._lock = threading.Lock()
-        self._busy: set[_Worker] = set()
+        self._busy: set[_Worker | None] = set()
         self._state: Literal["running", "finished", "stopped"] = "running"
         self._threads = [threading.Thread(target=self._drive, daemon=True) for _ in range(workers)]
 
@@ -177,7 +177,7 @@ class _Crew:
         self._state = "finished"
 
     def _settle(self, in_flight: list[_Job], job: _Job, outcome: _Outcome) -> None:
-        if isinstance(outcome, ManyModelsError):
+        if isinstance(outcome, Exception):
             raise outcome
         if isinstance(outcome, ChunkResult):
             job.result = outcome
@@ -194,7 +194,7 @@ class _Crew:
         with self._lock:
             if self._state == "running":
                 self._state = "stopped"
-                for worker in self._busy:
+                for worker in filter(None, self._busy):
                     worker.kill()
         for _ in self._threads:
             self._todo.put(_END)
@@ -205,22 +205,29 @@ class _Crew:
     def _drive(self) -> None:
         worker: _Worker | None = None
         while (job := self._todo.get()) is not _END:
-            if worker is None or not worker.alive:
-                worker = self._take()
-            with self._lock:
-                if self._state == "stopped":
-                    worker.kill()
-                self._busy.add(worker)
-            seconds = self._timeout * max(job.share, SHORTEST) if job.share < 1 else self._timeout
             try:
+                worker = self._hired(worker)
+                seconds = self._timeout * max(job.share, SHORTEST)
                 outcome: _Outcome = worker.do(self._packed, job.chunk, seconds)
-            except ManyModelsError as error:
+            except Exception as error:  # noqa: BLE001 -- raised again in the thread that waits
                 outcome = error
             with self._lock:
                 self._busy.discard(worker)
             self._done.put((job, outcome))
         if worker is not None:
-            self._give(worker) if self._state == "finished" and worker.alive else worker.kill()
+            self._give(worker) if self._state == "finished" and worker.alive else worker.close()
+
+    def _hired(self, worker: _Worker | None) -> _Worker:
+        """A live worker, `worker` if it lives, that `stop` knows of."""
+        if worker is not None and not worker.alive:
+            worker.close()
+            worker = None
+        worker = worker or self._take()
+        with self._lock:
+            self._busy.add(worker)
+            if self._state == "stopped":
+                worker.kill()
+        return worker
 
 
 _END = _Job((-1, 0), Chunk(-1, "", ()))
@@ -233,7 +240,10 @@ class _Worker:
         boot = f"import os, sys; os.environ.update(dict.fromkeys({ONE_THREAD!r}, '1')); sys.path[:] = {sys.path!r}; "
         boot += f"from {__name__} import work; work()"
         command = [sys.executable, "-c", boot]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: S603 -- our own Python
+        try:
+            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: S603 -- ours
+        except OSError as error:
+            raise UnavailableError(f"a worker process does not start: {error}") from error
         self._packed = b""
         self._ready = False
 
@@ -283,9 +293,7 @@ class _Worker:
             self.kill()
             raise UnavailableError(f"a worker process died while it loaded the task ({self._end()})")
         if answer[0] == "trouble":
-            raise InputError(
-                f"a worker cannot load the task: {answer[1][0]}: {answer[1][1]}; define it in a module"
-            )
+            raise InputError(f"a worker cannot load the task: {answer[1][0]}: {answer[1][1]}; define it in a module")
         self._packed = packed
 
     def _answer(self, message: tuple[str, object] | None, seconds: float) -> tuple[str, Any] | None:

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 BATCH_ROWS = 100_000
 _DATE = re.compile(r"\d{4}-\d\d-\d\d|\d{8}", re.ASCII)
-_MOMENT = re.compile(r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d(?::\d\d)?)(\.\d+)? *(Z|z|[-+]\d\d:\d\d)? *", re.ASCII)
+_MOMENT = re.compile(
+    r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d)(?:(:\d\d)(\.\d+)?)?\s*(Z|z|[-+](?:0\d|1[0-4]):[0-5]\d)?\s*", re.ASCII
+)
 
 
 class MemorySource:
@@ -113,8 +115,8 @@ def _moment(text: str) -> datetime | None:
             return _known(datetime.fromisoformat(text))
         if parts is None:
             return None
-        day, clock, fraction, zone = (part or "" for part in parts.groups())
-        moment = datetime.fromisoformat(f"{day}T{clock}{fraction[:7]}{zone.upper()}")
+        day, clock, seconds, fraction, zone = (part or "" for part in parts.groups())
+        moment = datetime.fromisoformat(f"{day}T{clock}{seconds}{fraction[:7]}{zone.upper()}")
         return _known(moment.astimezone(UTC).replace(tzinfo=None) if zone else moment)
     except (ValueError, OverflowError):
         return None

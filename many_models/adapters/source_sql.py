@@ -3,8 +3,9 @@
 SQLite types values, not columns, so what a column holds is looked up in the rows that are read:
 
 - A timestamp is a date when it is text or an integer spelt `2017-01-01`, `20170101` or `2017-01-01 10:00[:00[.000]]`
-  (with a blank or a T, with or without a zone such as `Z` or `+02:00`) and such a day exists. Anything else (null,
-  epoch seconds, `01/02/2017`) leaves its row undated: it is read by `read_undated`, never guessed at, never dropped.
+  (with a blank or a T; with a zone, `Z` or `+02:00`, it is exact to the millisecond) and such a day exists from the
+  year 2 on. Anything else (null, epoch seconds, `01/02/2017`) leaves its row undated: it is read by `read_undated`,
+  never guessed at, never dropped.
 - A column of integers is int64, of numbers double; with any text among them all of it is string, so that the row check
   downstream sees what is wrong. Blobs are their hex digits. A declared date column is timestamp[us] when all of it is.
 - A key is the text of its value, a whole number without decimal point, null as "".
@@ -35,6 +36,7 @@ BATCH_ROWS = 100_000
 LOCK_SECONDS = 30.0
 _ZONES = timedelta(days=2)  # more than a zone can shift a timestamp
 _SENTINELS = {pa.string(): "''", pa.int64(): "0", pa.float64(): "0.0", TIMESTAMP: "''"}
+_SPELT = {TIMESTAMP: pa.string()}
 
 
 class SqlSource:
@@ -147,27 +149,52 @@ class SqlSource:
         }
 
     def _ask(self, query: str, *values: str) -> list[tuple[str, ...]]:
-        address = f"file:{quote(self._path)}?mode=ro"
-        with closing(sqlite3.connect(address, uri=True, timeout=LOCK_SECONDS)) as connection:
+        with closing(self._connected()) as connection:
             return connection.execute(query, values).fetchall()
+
+    def _connected(self) -> sqlite3.Connection:
+        return sqlite3.connect(f"file:{quote(self._path)}?mode=ro", uri=True, timeout=LOCK_SECONDS)
 
     def _rows(self, table: str, chosen: Sequence[tuple[str, pa.DataType]], condition: str) -> Iterator[pa.Table]:
         """The `chosen` expressions, read as these types, in tables of bounded size; at least one table.
 
-        connectorx takes a column's type from its first row: a row of constants that is dropped again.
+        connectorx takes a column's type from its first row: a row of constants that is dropped again. It panics on
+        text that is no UTF-8: what is left then comes through Python, five times slower.
         """
+        schema = pa.schema([(f"c{at}", kind) for at, (_, kind) in enumerate(chosen)])
+        constants = ", ".join(f"{_SENTINELS[field.type]} AS {field.name}" for field in schema)
+        values = ", ".join(expression for expression, _ in chosen)
+        rows = f"SELECT {values} FROM {_quoted(table)} AS t WHERE {condition}"  # noqa: S608 -- names are quoted
+        done = 0
+        try:
+            for batch in self._fast(f"SELECT {constants} UNION ALL {rows}"):
+                yield pa.Table.from_batches([batch.slice(0 if done else 1)]).cast(schema)
+                done += len(batch)
+        except BaseException as error:
+            if type(error).__name__ != "PanicException" or "Utf8Error" not in str(error):
+                raise
+        else:
+            return
+        yield from self._lenient(f"{rows} LIMIT -1 OFFSET {max(done - 1, 0)}", schema)
+
+    def _fast(self, query: str) -> Iterator[pa.RecordBatch]:
         import connectorx
 
-        names = [f"c{at}" for at in range(len(chosen))]
-        constants = ", ".join(f"{_SENTINELS[kind]} AS {name}" for name, (_, kind) in zip(names, chosen, strict=True))
-        values = ", ".join(expression for expression, _ in chosen)
-        query = f"SELECT {constants} UNION ALL SELECT {values} FROM {_quoted(table)} AS t WHERE {condition}"  # noqa: S608 -- names are quoted
         address = "sqlite://" + quote(self._path)
-        schema = pa.schema([(name, kind) for name, (_, kind) in zip(names, chosen, strict=True)])
-        first = 1
-        for batch in connectorx.read_sql(address, query, return_type="arrow_stream", batch_size=BATCH_ROWS):
-            yield pa.Table.from_batches([batch.slice(first)]).cast(schema)
-            first = 0
+        yield from connectorx.read_sql(address, query, return_type="arrow_stream", batch_size=BATCH_ROWS)
+
+    def _lenient(self, query: str, schema: pa.Schema) -> Iterator[pa.Table]:
+        r"""Rows whose text may be no UTF-8: such bytes come as `\xff`."""
+        with closing(self._connected()) as connection:
+            connection.text_factory = lambda text: text.decode(errors="backslashreplace")
+            cursor = connection.execute(query)
+            while lines := cursor.fetchmany(BATCH_ROWS):
+                columns = zip(*lines, strict=True)
+                read = [
+                    pa.array(values, _SPELT.get(field.type, field.type))
+                    for values, field in zip(columns, schema, strict=True)
+                ]
+                yield pa.table(read, names=schema.names).cast(schema)
 
     @contextmanager
     def _errors(self, table: str) -> Generator[None]:
@@ -291,10 +318,11 @@ def _canonical(name: str) -> str:
     at = _at(name)
     spelt = f"substr({at}, 1, 4) || '-' || substr({at}, 5, 2) || '-' || substr({at}, 7, 2)"
     clock = f"substr({at}, 11) GLOB '[ T][0-2][0-9]:[0-5][0-9]*' AND substr({at}, 12, 2) < '24'"
+    valid = f"strftime('%s', {at}) IS NOT NULL AND instr({at}, char(0)) = 0"
     moment = (
-        f"CASE WHEN date(substr({at}, 1, 10)) = substr({at}, 1, 10) AND {clock} AND strftime('%s', {at}) IS NOT NULL "
+        f"CASE WHEN date(substr({at}, 1, 10)) = substr({at}, 1, 10) AND {clock} AND {valid} "
         f"THEN CASE WHEN substr({at}, 12) GLOB '*[-+Zz]*' THEN strftime('%Y-%m-%d %H:%M:%f', {at}) "
-        f"ELSE rtrim(substr({at}, 1, 26)) END END"
+        f"ELSE rtrim(substr({at}, 1, 26), char(9, 10, 11, 12, 13, 32)) END END"
     )
     return (
         f"CASE WHEN typeof({at}) NOT IN ('text', 'integer') OR substr({at}, 1, 4) < '0002' THEN NULL "

@@ -21,7 +21,8 @@ BELIEF_SPARSE = {
     "smoothing_fast": 0.01, "intermittent": 0.3, "ridge_raw": 0.05, "ridge_log": 0.03, "poisson": 0.01, "pooled": 0.2, "trees": 0.3,
 }  # fmt: skip
 WINDOWS_OF_BELIEF = 3.0  # how many windows of a series' own errors weigh as much as what is believed
-WINDOWS_OF_EVIDENCE = 9.0  # the same where what is believed is the evidence of many series
+WINDOWS_OF_EVIDENCE = 30.0  # the same where what is believed is the evidence of many series
+SHARE_OF_BELIEF = 0.2  # how much what is believed before any evidence still counts beside it
 CLASSES = (0.25, 0.6, 0.9)  # shares of periods with sales that part the classes of series
 
 
@@ -87,9 +88,9 @@ def simplex_weights(
     independent excess errors whose best mixture is `belief`; it counts as much as so many windows.
     """
     worth = WINDOWS_OF_BELIEF if evidence is None else WINDOWS_OF_EVIDENCE
-    if evidence is None:
-        excess = 0.02 / np.maximum(belief, 1e-4)
-        evidence = 1.0 + np.einsum("ic,cd->icd", excess, np.eye(belief.shape[1]))
+    excess = 0.02 / np.maximum(belief, 1e-4)
+    believed = 1.0 + np.einsum("ic,cd->icd", excess, np.eye(belief.shape[1]))
+    evidence = believed if evidence is None else (1 - SHARE_OF_BELIEF) * evidence + SHARE_OF_BELIEF * believed
     trust = (windows / (windows + worth))[:, None, None]
     M = trust * moments + (1 - trust) * evidence
     # a little of the diagonal again keeps near-twins from trading places

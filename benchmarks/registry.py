@@ -1,0 +1,236 @@
+"""What the registries cost on SQLite: registering, finding, promoting and rolling back 10,000 series, against MLflow as
+it is usually written. `python -m benchmarks.registry [--small] [--json]`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import platform
+import sqlite3
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from many_models.adapters.registry_mlflow import MlflowProduction, MlflowStaging
+from many_models.ports import PackUpload, PromotedSeries, ReleaseDraft
+from many_models.promotion import Evidence, Policy, decide
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from many_models.ports import PackVersion, Release
+
+FLOATS = 128  # parameters of one series
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured number: what, how much, of what, and what it has to be."""
+
+    name: str
+    value: float
+    unit: str
+    against: str
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured."""
+
+    series: int
+    entries: int
+    logged: int
+    singles: int
+
+
+FULL, SMALL = Size(10_000, 300_000, 3, 200), Size(1_000, 20_000, 1, 30)
+
+
+def packs_of(series: int, each: int, seed: int) -> list[PackUpload]:
+    """Packs of `each` series with random parameters and the loader that real ones carry."""
+    from many_models.forecasting import mm_pack_v1
+
+    loader = Path(mm_pack_v1.__file__).read_bytes()
+    chance = np.random.default_rng(seed)
+    packs: list[PackUpload] = []
+    for number in range(series // each):
+        names = tuple(f"store-{number:05d}__item-{i:03d}" for i in range(each))
+        array = io.BytesIO()
+        np.save(array, chance.normal(size=(each, FLOATS)), allow_pickle=False)
+        index = json.dumps({"series": names, "known": []}).encode()
+        files = {"index.json": index, "weights.npy": array.getvalue(), "mm_pack_v1.py": loader}
+        packs.append(PackUpload(f"store-{number:05d}", files, names, {"recipe": "r", "cutoff": "2017-01-01"}))
+    return packs
+
+
+def seconds(work: Callable[[], object], times: int = 1) -> float:
+    """The least time that `work` takes: what others do on the machine only adds."""
+    taken: list[float] = []
+    for _ in range(times):
+        start = time.perf_counter()
+        work()
+        taken.append(time.perf_counter() - start)
+    return min(taken)
+
+
+def log_model_seconds(folder: Path, models: int, *, pinned: bool) -> float:
+    """Seconds a model of `mlflow.sklearn.log_model(registered_model_name=…)`, requirements inferred or `pinned`."""
+    import mlflow
+    from sklearn.linear_model import Ridge
+
+    model = Ridge().fit(np.arange(10.0)[:, None], np.arange(10.0))
+    options = {"pip_requirements": ["scikit-learn", "numpy"]} if pinned else {}
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"sqlite:///{folder}/usual.db")
+    try:
+        mlflow.create_experiment(f"usual-{pinned}", artifact_location=(folder / "usual").as_uri())
+        mlflow.set_experiment(f"usual-{pinned}")
+
+        def log(name: str) -> None:
+            with mlflow.start_run():
+                mlflow.sklearn.log_model(model, name="model", registered_model_name=name, **options)
+
+        log(f"warm-up-{pinned}")
+        return seconds(lambda: [log(f"usual-{pinned}-{i}") for i in range(models)]) / models
+    finally:
+        mlflow.set_tracking_uri(before)
+
+
+def grow(database: Path, entries: int) -> None:
+    """Fills the database with `entries` old versions of its packs, tags and all, as years of training would."""
+    with sqlite3.connect(database) as connection:
+        (space,) = connection.execute("select workspace from registered_models limit 1").fetchone()
+        rows = connection.execute("select name from registered_models where name like 'many_models-store%'")
+        names = sorted(name for (name,) in rows)
+        per_name = entries // len(names)
+        tags = dict(
+            connection.execute(
+                "select key, value from model_version_tags where name = ? and version = 1 and key != 'mm.current'",
+                (names[0],),
+            )
+        )
+        connection.executemany(
+            "insert into model_versions (workspace, name, version, creation_time, last_updated_time, current_stage,"
+            " source, storage_location, status) values (?, ?, ?, 1, 1, 'None', 'gone', 'gone', 'READY')",
+            ((space, name, 1000 + i) for name in names for i in range(per_name)),
+        )
+        connection.executemany(
+            "insert into model_version_tags (workspace, name, version, key, value) values (?, ?, ?, ?, ?)",
+            (
+                (space, name, 1000 + i, key, value)
+                for name in names
+                for i in range(per_name)
+                for key, value in tags.items()
+            ),
+        )
+        connection.execute("analyze")
+
+
+def promote(
+    staging: MlflowStaging, production: MlflowProduction, base: Release | None, names: Sequence[str]
+) -> Release:
+    """Everything from the newest staging versions to the live release."""
+    newest = staging.newest(names)
+    evidence = [
+        Evidence(
+            name, newest[name].ref, "r", "2017-01-01", 700, 3, 0.3, 0.4, 0.0, 0.8, 0.7, "", finite=True, champion=None
+        )
+        for name in names
+    ]
+    won = [decision for decision in decide(evidence, Policy()) if decision.action == "promote"]
+    versions: dict[str, PackVersion] = {version.ref: version for version in newest.values()}
+    packs = [PackUpload(v.pack, staging.files(v), v.series, v.tags) for v in versions.values()]
+    rows = [PromotedSeries(d.series_id, d.staging, "r", "2017-01-01") for d in won]
+    return production.publish(ReleaseDraft(base.release_id if base else "", "benchmark", "", packs, rows))
+
+
+def measure(size: Size, folder: Path) -> list[Figure]:
+    """All figures, in one run."""
+    staging = MlflowStaging(f"sqlite:///{folder}/staging.db", str(folder / "staging"))
+    production = MlflowProduction(f"sqlite:///{folder}/production.db", str(folder / "production"))
+    staging.check()
+    production.check()
+    usual = log_model_seconds(folder, size.logged, pinned=False)
+    pinned = log_model_seconds(folder, 5 * size.logged, pinned=True)
+    batches = [packs_of(size.series, 100, seed) for seed in range(2)]
+    names = [name for upload in batches[0] for name in upload.series]
+    staging.register("warm-up", packs_of(100, 100, 9))
+    packed = seconds(lambda: staging.register("one", batches[0])) / size.series
+    singles = MlflowStaging(f"sqlite:///{folder}/staging.db", str(folder / "staging"), "singles")
+    one_each = packs_of(size.singles, 1, 5)
+    alone = seconds(lambda: singles.register("alone", one_each)) / size.singles
+    releases: list[Release] = []
+    promoting = seconds(lambda: releases.append(promote(staging, production, None, names)))
+    staging.register("two", batches[1])
+    promoting_again = seconds(lambda: releases.append(promote(staging, production, releases[0], names)))
+    rollback = seconds(lambda: production.activate(releases[0].release_id))
+    resolving = seconds(lambda: resolve(production, len(names)), 9)
+    finding = seconds(lambda: staging.newest(names), 5)
+    for part in ("staging", "production"):
+        grow(folder / f"{part}.db", size.entries)
+    resolving_later = seconds(lambda: resolve(production, len(names)), 9)
+    finding_later = seconds(lambda: staging.newest(names), 5)
+    rollback_later = seconds(lambda: production.activate(releases[1].release_id))
+    kept = f"with {size.entries:,} model entries kept"
+    return [
+        Figure("log_model as people write it", usual, "s a model", ""),
+        Figure("log_model with pinned requirements", pinned, "s a model", ""),
+        Figure("models registered per second, packs of 100", 1 / packed, "models a second", ""),
+        Figure("registering in packs of 100 against log_model", usual / packed, "times", "at least 2,000"),
+        Figure("registering in packs of 100 against pinned log_model", pinned / packed, "times", "at least 50"),
+        Figure("registering packs of one against log_model", usual / alone, "times", "at least 100"),
+        Figure(f"resolving {size.series:,} champions", resolving, "s", "at most 0.2"),
+        Figure(f"resolving them {kept}", resolving_later, "s", "at most 0.2"),
+        Figure(f"resolving them {kept}, against without", resolving_later / resolving, "times", "at most 1.2"),
+        Figure(f"finding {size.series:,} newest versions in staging", finding, "s", ""),
+        Figure(f"finding them {kept}", finding_later, "s", ""),
+        Figure(f"promoting {size.series:,} series for the first time", promoting, "s", "at most 20"),
+        Figure(f"promoting {size.series:,} series again", promoting_again, "s", "at most 20"),
+        Figure("rollback", rollback, "s", "at most 2"),
+        Figure(f"rollback {kept}", rollback_later, "s", "at most 2"),
+    ]
+
+
+def resolve(production: MlflowProduction, expected: int) -> None:
+    """Which pack version and row serves each series."""
+    live = production.live()
+    found = len(live.champions) if live else 0
+    if found != expected:
+        raise RuntimeError(f"{found} champions instead of {expected}")
+
+
+def machine() -> str:
+    """The machine and the versions that the figures are of."""
+    from importlib.metadata import version
+
+    return (
+        f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}, mlflow {version('mlflow')}"
+    )
+
+
+def main() -> None:
+    """Measures, and prints a table or JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--small", action="store_true", help="1,000 series instead of 10,000")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        figures = measure(SMALL if options.small else FULL, Path(folder))
+    if options.json:
+        print(json.dumps({"machine": machine(), "figures": [asdict(figure) for figure in figures]}))
+        return
+    print(machine())
+    for figure in figures:
+        print(f"{figure.name:66s} {figure.value:12.4g} {figure.unit:16s} {figure.against}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

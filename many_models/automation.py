@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,8 @@ from many_models.keys import digest
 from many_models.ports import Lake, Source
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     from many_models.settings import Settings
 
 JOBS: Mapping[Stage, str] = {

@@ -50,9 +50,11 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 @click.option("--target", default="", help="The column to forecast, where the guess is wrong.")
 @click.option("--frequency", default="", help="h, D, W-SUN, MS …, where the guess is wrong.")
 @click.option("--known", default=None, help="Known covariates, comma-separated; empty for none.")
-@click.option("--into", type=click.Path(path_type=Path, file_okay=False), default=Path(), help="Folder for the settings.")
+@click.option(
+    "--into", type=click.Path(path_type=Path, file_okay=False), default=Path(), help="Folder for the settings."
+)
 @click.option("--force", is_flag=True, help="Replace an existing many_models.toml.")
-def init(  # noqa: PLR0913
+def init(
     location: str,
     table: str,
     keys: str,
@@ -104,7 +106,9 @@ def demo(series: int, days: int, end: datetime | None, seed: int, into: Path) ->
     with source_progress(out) as progress:
         facts = write_source(into / "sales.db", series=series, days=days, end=last, seed=seed, progress=progress)
     (into / FILE_NAME).write_text(demo_settings(start=facts.first, url="sqlite:///sales.db"))
-    out.print(f"source: {facts.rows:,} rows, {facts.stores} stores, {facts.series} series, {facts.first} to {facts.last}")
+    out.print(
+        f"source: {facts.rows:,} rows, {facts.stores} stores, {facts.series} series, {facts.first} to {facts.last}"
+    )
     settings = load_settings(into / FILE_NAME)
     run_day(out, settings)
     say_next(out, settings)
@@ -142,9 +146,11 @@ def run(config: Path | None, until: datetime | None, *, as_json: bool) -> None:
 @click.option("--season", type=int, help="Steps per season [default: by frequency].")
 @click.option("--country", default="", help="ISO code of the country whose holidays count.")
 @click.option("--workers", default=0, help="Processes [default: one a core].")
-@click.option("--forecasts", type=click.Path(path_type=Path, dir_okay=False), help="Write the forecasts here (Parquet).")
+@click.option(
+    "--forecasts", type=click.Path(path_type=Path, dir_okay=False), help="Write the forecasts here (Parquet)."
+)
 @json_option
-def backtest(  # noqa: PLR0913
+def backtest(
     data: Path,
     keys: str,
     timestamp: str,

@@ -76,7 +76,9 @@ def build_staging(settings: Settings) -> ports.StagingRegistry:
     from many_models.adapters.registry_mlflow import MlflowStaging
 
     registry = settings.registry
-    return MlflowStaging(settings.url(registry.staging), str(settings.path(registry.staging_artifacts)), registry.prefix)
+    return MlflowStaging(
+        settings.url(registry.staging), str(settings.path(registry.staging_artifacts)), registry.prefix
+    )
 
 
 def build_production(settings: Settings) -> ports.ProductionRegistry:

@@ -450,7 +450,7 @@ def _soil(
     return dict.fromkeys(changes, each)
 
 
-def _facts(  # noqa: PLR0913, PLR0917
+def _facts(
     database: sqlite3.Connection,
     path: Path,
     end: date,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,8 @@ from many_models.errors import PermanentError, UnavailableError
 from many_models.ports import Where
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
     from many_models.due import Stage, StageState, Work
     from many_models.ports import Chunk, ChunkResult, Compute, Lake, Task
     from many_models.settings import Settings

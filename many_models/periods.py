@@ -44,7 +44,7 @@ def period_key(grain: Grain, start: datetime) -> str:
 
 def period_of_key(grain: Grain, key: str) -> datetime:
     """The start of the period that a partition key names."""
-    return datetime.strptime(key, KEY_FORMATS[grain])  # noqa: DTZ007  the data's own clock has no zone
+    return datetime.strptime(key, KEY_FORMATS[grain])
 
 
 def period_starts(grain: Grain, first: datetime, last: datetime) -> list[datetime]:

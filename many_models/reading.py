@@ -248,8 +248,8 @@ class SqlTable:
         engine = sql_engine(self.url)
         try:
             with engine.connect() as connection:
-                quoted = ".".join(engine.dialect.identifier_preparer.quote(part) for part in [self.table])
-                rows = connection.execution_options(stream_results=True).execute(sa.text(f"SELECT * FROM {quoted}"))  # noqa: S608
+                everything = sa.select(sa.text("*")).select_from(sa.table(self.table))
+                rows = connection.execution_options(stream_results=True).execute(everything)
                 names = clean_names(list(rows.keys()))
                 fetched = rows.fetchmany(self.limit)
                 more = rows.fetchone() is not None

@@ -299,7 +299,7 @@ def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 # --- Quarantine -----------------------------------------------------------------------------------------------------
-def _quarantine(  # noqa: PLR0913, PLR0917
+def _quarantine(
     raw: pa.Table,
     sales: SalesTable,
     bad: NDArray[np.int64],

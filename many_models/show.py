@@ -39,7 +39,13 @@ def console(*, quiet: bool = False) -> Console:
 
 def bars(out: Console) -> Bars:
     """A progress display with a bar, a count and the time taken."""
-    columns = (SpinnerColumn(), TextColumn("{task.description:24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description:24}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     return Bars(*columns, console=out, transient=True, disable=out.quiet)
 
 
@@ -78,7 +84,9 @@ def run_day(out: Console, settings: Settings) -> list[StageReport]:
 
 def line_of(report: StageReport) -> str:
     """One stage in one line."""
-    what = "periods" if report.stage == "raw_sales" else "cutoff" if report.stage == "warehouse_predictions" else "series"
+    what = (
+        "periods" if report.stage == "raw_sales" else "cutoff" if report.stage == "warehouse_predictions" else "series"
+    )
     if report.stage == "raw_covariates":
         what = "table"
     failed = f", [red]{report.failed} failed[/red]" if report.failed else ""
@@ -151,7 +159,9 @@ def say_next(out: Console, settings: Settings) -> None:
     file = settings.root / "many_models.toml"
     shown = os.path.relpath(file)
     here = home == type(home).cwd()
-    dev = "make dev" if here else f"MANY_MODELS_CONFIG={shown} DAGSTER_HOME={home} dagster dev -m many_models.definitions"
+    dev = (
+        "make dev" if here else f"MANY_MODELS_CONFIG={shown} DAGSTER_HOME={home} dagster dev -m many_models.definitions"
+    )
     out.print("\nnext:")
     out.print(f"  {dev}   # the UI, on what has just been made")
     out.print(f"  many-models status --config {shown}   # what is live, due, failed, set aside")
@@ -201,7 +211,7 @@ def say_status(out: Console, found: Mapping[str, object]) -> None:
     for row in rows[:20]:
         aside = " [yellow](set aside)[/yellow]" if row["set_aside"] else ""
         out.print(f"  {row['stage']}: {row['series']}: {row['reason']}{aside}")
-    if len(rows) > 20:  # noqa: PLR2004
+    if len(rows) > 20:
         out.print(f"  … and {len(rows) - 20} more in the lake's table series_status")
 
 
@@ -222,7 +232,11 @@ def check_ports(settings: Settings) -> list[dict[str, object]]:
 def say_checks(out: Console, rows: Sequence[Mapping[str, object]]) -> None:
     """`check_ports` for people."""
     for row in rows:
-        out.print(f"[green]✓[/green] {row['port']:10} {row['says']}" if row["ok"] else f"[red]✗[/red] {row['port']:10} {row['says']}")
+        out.print(
+            f"[green]✓[/green] {row['port']:10} {row['says']}"
+            if row["ok"]
+            else f"[red]✗[/red] {row['port']:10} {row['says']}"
+        )
 
 
 def roll_back(out: Console, settings: Settings, release_id: str) -> None:
@@ -235,7 +249,9 @@ def roll_back(out: Console, settings: Settings, release_id: str) -> None:
     lake, production = build_lake(settings), build_production(settings)
     release = production.activate(release_id)
     lake.replace(tables.CHAMPIONS.name, champions_table(settings, lake, release), Where())
-    out.print(f"live again: release {release.release_id} of {release.created_at:%Y-%m-%d %H:%M}, {len(release.champions)} series")
+    out.print(
+        f"live again: release {release.release_id} of {release.created_at:%Y-%m-%d %H:%M}, {len(release.champions)} series"
+    )
 
 
 # --- backtest -------------------------------------------------------------------------------------------------------

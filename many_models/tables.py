@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from many_models.ports import Where
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
     import pyarrow as pa
 
     from many_models.ports import Lake, Scalar

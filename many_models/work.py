@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +12,9 @@ from many_models.ports import Chunk, ChunkResult, Lake, Where
 from many_models.tables import DATASETS, RAW_COVARIATES, RAW_SALES
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
     import pyarrow as pa
 
 

@@ -6,7 +6,7 @@ import sqlite3
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dagster as dg
 import pandas as pd
@@ -14,8 +14,12 @@ import pandas as pd
 from many_models.adapters.lake_delta import DeltaLake
 from many_models.due import STAGES
 from many_models.headless import Day, StageReport, open_instance
-from many_models.ports import Where
 from many_models.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from many_models.ports import Where
 
 END = date(2024, 6, 30)
 RUN_SPECIFIC = {"staging", "previous", "release_id", "actor", "decided_at", "model", "ref", "loaded_at"}
@@ -62,7 +66,7 @@ class Project:
         lake = DeltaLake(self.settings().path("var/lake"))
         found = {f"lake {name}": self.table(name) for name in lake.tables()}
         for name in ("predictions", "decisions", "actuals", "accuracy"):
-            found[f"warehouse {name}"] = self.warehouse(f"SELECT * FROM {name}")  # noqa: S608
+            found[f"warehouse {name}"] = self.warehouse(f"SELECT * FROM {name}")
         return {name: comparable(frame) for name, frame in sorted(found.items())}
 
 
@@ -90,7 +94,13 @@ def settings_text(**sections: dict[str, object]) -> str:
 
 SMALL: dict[str, dict[str, object]] = {
     "source": {"url": "sqlite:///sales.db", "table": "sales"},
-    "data": {"keys": ["store", "item"], "timestamp": "date", "target": "sales", "frequency": "D", "start": date(2024, 1, 1)},
+    "data": {
+        "keys": ["store", "item"],
+        "timestamp": "date",
+        "target": "sales",
+        "frequency": "D",
+        "start": date(2024, 1, 1),
+    },
     "forecast": {"horizon": 7, "windows": 2},
     "compute": {"kind": "serial"},
 }
@@ -110,7 +120,12 @@ def sales(stores: int = 2, items: int = 3, days: int = 120, end: date = END) -> 
     """Weekly patterns times a level, the same for the same arguments."""
     dates = [end - timedelta(days=back) for back in range(days - 1, -1, -1)]
     rows = [
-        (f"s{store}", f"i{item}", day.isoformat(), float((10 + 5 * item + 3 * store) * (1 + day.weekday() % 3) + (day.day * 7) % 5))
+        (
+            f"s{store}",
+            f"i{item}",
+            day.isoformat(),
+            float((10 + 5 * item + 3 * store) * (1 + day.weekday() % 3) + (day.day * 7) % 5),
+        )
         for store in range(stores)
         for item in range(items)
         for day in dates

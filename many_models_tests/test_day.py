@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import shutil
 from datetime import date, timedelta
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dagster as dg
 import pandas as pd
 import pytest
 
-from many_models import due
 from many_models.errors import InputError, MissingTableError, PermanentError
 from many_models.headless import Day, open_instance
 from many_models.keys import SeriesKey
 from many_models_tests.project import END, Project, make_project, sales, stages_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from many_models import due
 
 DAY_BEFORE = END - timedelta(days=3)
 
@@ -76,7 +80,7 @@ def test_each_further_day_touches_what_is_due_and_nothing_else(project: Project)
 
 def test_a_corrected_row_retrains_its_own_series_only(project: Project) -> None:
     project.source(
-        f"UPDATE sales SET sales = sales + 40 WHERE store = 's1' AND item = 'i2' AND date = '{DAY_BEFORE - timedelta(days=2)}'"  # noqa: S608
+        f"UPDATE sales SET sales = sales + 40 WHERE store = 's1' AND item = 'i2' AND date = '{DAY_BEFORE - timedelta(days=2)}'"
     )
     done = stages_of(project.run(DAY_BEFORE))
     assert done == {
@@ -271,7 +275,14 @@ def test_bad_rows_are_quarantined_with_their_reasons_and_the_rest_goes_on(tmp_pa
     project = make_project(tmp_path / "p", pd.concat([rows, pd.DataFrame(bad, columns=rows.columns)]))
     project.run()
     reasons = project.table("quarantine")["reason"].value_counts().to_dict()
-    assert reasons == {"duplicate": 1, "bad_timestamp": 1, "after_now": 1, "missing_target": 1, "negative": 1, "not_a_number": 1}
+    assert reasons == {
+        "duplicate": 1,
+        "bad_timestamp": 1,
+        "after_now": 1,
+        "missing_target": 1,
+        "negative": 1,
+        "not_a_number": 1,
+    }
     assert len(project.table("raw_sales")) == 60
     assert len(project.warehouse("SELECT * FROM predictions")) == 7
 

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from many_models.errors import InputError
 from many_models.keys import SeriesKey, pack_of, slug
 
-PARTS = st.lists(st.text(alphabet=st.characters(), max_size=8) | st.text("_.% a/\\'\"é🍓,", max_size=6), min_size=1, max_size=3)
+PARTS = st.lists(
+    st.text(alphabet=st.characters(), max_size=8) | st.text("_.% a/\\'\"é🍓,", max_size=6), min_size=1, max_size=3
+)
 NOT_IN_A_DAGSTER_PARTITION = ["...", "\a", "\b", "\f", "\n", "\r", "\t", "\v", "\0"]
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from many_models.keys import SeriesKey, pack_of
 from many_models.ports import Chunk
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     import dagster as dg
     import pyarrow as pa
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -13,6 +12,8 @@ import dagster as dg
 from many_models.assets.stage import WORST, Metadata, table
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     import pyarrow as pa
 
     from many_models.ports import Release

@@ -1,7 +1,9 @@
 """predictions: every active series scored with its champion, into the lake, by cutoff."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from itertools import pairwise
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,7 +86,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
                 parts.append(rows)
                 done |= _dones(rows, upstream, lake if len(names) <= display.SINGLE else None)
         yield from _checks(lake, cutoffs)
-        finish(context, lake, "predictions", done, failures, upstream, _summary(parts))
+        finish(context, lake, done, failures, upstream, _summary(parts))
 
     return predictions
 
@@ -114,7 +116,6 @@ def fetch_models(
 
 
 def _cached(folder: Path, production: ProductionRegistry, ref: str, sha256: str) -> Path:
-    import os
     import shutil
     import tempfile
 
@@ -122,12 +123,11 @@ def _cached(folder: Path, production: ProductionRegistry, ref: str, sha256: str)
         return folder
     files = production.files(ref, sha256)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = tempfile.mkdtemp(dir=folder.parent)
+    fresh = Path(tempfile.mkdtemp(dir=folder.parent))
     for name, content in files.items():
-        with open(os.path.join(fresh, name), "wb") as file:
-            file.write(content)
+        (fresh / name).write_bytes(content)
     try:
-        os.rename(fresh, folder)
+        fresh.rename(folder)
     except OSError:  # another process was faster
         shutil.rmtree(fresh)
     return folder
@@ -167,14 +167,15 @@ def _plot(name: str, forecast: "DataFrame", lake: Lake) -> dg.MarkdownMetadataVa
     where = Where(among={"series_id": [name], "pack": [forecast["pack"].iloc[0]]})
     history = lake.read(tables.DATASETS.name, where, ["ds", "y"]).to_pandas().sort_values("ds")
     tail = history.tail(display.HISTORY_SHOWN)
-    days = [stamp.timestamp() / 86400 for stamp in tail["ds"]]
-    past = [(x, None if y != y else float(y)) for x, y in zip(days, tail["y"], strict=True)]  # noqa: PLR0124
-    bands = [name for name in ("lo80", "hi80") if name in forecast] or ["y_hat", "y_hat"]
-    ahead = [
-        (row.ds.timestamp() / 86400, float(row.y_hat), float(getattr(row, bands[0])), float(getattr(row, bands[1])))
-        for row in forecast.sort_values("ds").itertuples()
-    ]
-    return display.image(display.forecast_plot(past, ahead, f"{name}: history, forecast and 80 % interval"))
+    past = [(x, None if isnan(y) else float(y)) for x, y in zip(_in_days(tail["ds"]), tail["y"], strict=True)]
+    ahead = forecast.sort_values("ds")
+    low, high = ("lo80", "hi80") if "lo80" in ahead else ("y_hat", "y_hat")
+    band = list(zip(_in_days(ahead["ds"]), ahead["y_hat"], ahead[low], ahead[high], strict=True))
+    return display.image(display.forecast_plot(past, band, f"{name}: history, forecast and 80 % interval"))
+
+
+def _in_days(stamps: Iterable[datetime]) -> list[float]:
+    return [stamp.timestamp() / 86400 for stamp in stamps]
 
 
 def _summary(parts: Sequence[pa.Table]) -> display.Metadata:
@@ -191,8 +192,6 @@ def _summary(parts: Sequence[pa.Table]) -> display.Metadata:
 
 def _checks(lake: Lake, cutoffs: Mapping[datetime, Sequence[str]]) -> Iterator[dg.AssetCheckResult]:
     """The state of the newest cutoff in the lake, whatever part of it this run made."""
-    import pyarrow.compute as pc
-
     date = f"{max(cutoffs):%Y-%m-%d}" if cutoffs else ""
     rows = tables.read_if_there(lake, tables.PREDICTIONS, Where(among={"cutoff_date": [date]}))
     there = set(rows["series_id"].to_pylist()) if rows is not None else set[str]()
@@ -201,20 +200,33 @@ def _checks(lake: Lake, cutoffs: Mapping[datetime, Sequence[str]]) -> Iterator[d
         passed=not missing, check_name="every_active_series",
         metadata={"missing": len(missing), "first": ", ".join(missing[:20])},
     )  # fmt: skip
-    columns = [n for n in (rows.column_names if rows is not None else []) if n == "y_hat" or n[:2] in {"lo", "hi"}]
-    bad = 0
-    for name in columns if rows is not None else []:
-        bad += rows.num_rows - (pc.sum(pc.is_finite(rows[name])).as_py() or 0)
+    bad, crossed = _missing_values(rows), _crossed_intervals(rows)
     yield dg.AssetCheckResult(passed=bad == 0, check_name="no_missing_values", metadata={"values": bad})
-    order = [n for n in ("lo95", "lo80", "hi80", "hi95") if n in columns]
-    crossed = pa.scalar(0)
-    for low, high in zip(order, order[1:], strict=False):
-        crossed = pc.add(crossed, pc.coalesce(pc.sum(pc.greater(rows[low], rows[high])), pa.scalar(0, pa.uint64())))
-    yield dg.AssetCheckResult(
-        passed=crossed.as_py() == 0, check_name="ordered_intervals", metadata={"rows": crossed.as_py()}
-    )
+    yield dg.AssetCheckResult(passed=crossed == 0, check_name="ordered_intervals", metadata={"rows": crossed})
     aside = sorted(state.set_aside(lake))
     yield dg.AssetCheckResult(
         passed=not aside, check_name="set_aside", severity=dg.AssetCheckSeverity.WARN,
-        metadata={"series": len(aside), "bring_back": "materialize the series' partition", "first": ", ".join(aside[:20])},
+        metadata={
+            "series": len(aside), "bring_back": "materialize the series' partition", "first": ", ".join(aside[:20]),
+        },
     )  # fmt: skip
+
+
+def _missing_values(rows: pa.Table | None) -> int:
+    """How many forecasts and interval bounds are NaN, infinite or null."""
+    import pyarrow.compute as pc
+
+    if rows is None:
+        return 0
+    columns = [name for name in rows.column_names if name == "y_hat" or name[:2] in {"lo", "hi"}]
+    return sum(rows.num_rows - (pc.sum(pc.is_finite(rows[name])).as_py() or 0) for name in columns)
+
+
+def _crossed_intervals(rows: pa.Table | None) -> int:
+    """How many times a bound is above the next one of lo95, lo80, hi80, hi95."""
+    import pyarrow.compute as pc
+
+    if rows is None:
+        return 0
+    order = [name for name in ("lo95", "lo80", "hi80", "hi95") if name in rows.column_names]
+    return sum(pc.sum(pc.greater(rows[low], rows[high])).as_py() or 0 for low, high in pairwise(order))

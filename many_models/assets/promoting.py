@@ -45,8 +45,8 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         owners=[settings.dagster.owner],
         pool="promoted_models",
         description=(
-            "The promotion decision of every series, with its rule and both scores. What is promoted becomes one release "
-            "in the production registry; readers see the old release or the new one, never a mixture."
+            "The promotion decision of every series, with its rule and both scores. What is promoted becomes one "
+            "release in the production registry; readers see the old release or the new one, never a mixture."
         ),
     )
     def promoted_models(
@@ -60,7 +60,11 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         made = state.made_versions(context.instance, "trained_models")
         upstream = {key: state.promoted_upstream(settings, made.get(key, "")) for key in keys}
         rows, absent = _trained(settings, lake, keys)
-        done = {k: Done(upstream[k], state.INACTIVE, {"inactive": "no model"}) for k in keys if made.get(k) == state.INACTIVE}
+        done = {
+            k: Done(upstream[k], state.INACTIVE, {"inactive": "no model"})
+            for k in keys
+            if made.get(k) == state.INACTIVE
+        }
         failures = [SeriesFailure(k, "NoModel", why, permanent=True) for k, why in absent.items() if k not in done]
         live = production.live()
         decisions = decide(_evidence(rows, decided_before(production, live, lake), lake), policy_of(settings))
@@ -76,9 +80,9 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         bad = {failure.series_id for failure in failures}
         decided = [decision for decision in decisions if decision.series_id not in bad]
         _publish_to_lake(settings, lake, rows, decided, release)
-        done |= {d.series_id: _done(d, rows, upstream, release) for d in decided}
+        done |= {d.series_id: _done(d, upstream, release) for d in decided}
         summary = display.promotion_summary(decided, release)
-        finish(context, lake, "promoted_models", done, failures, upstream, summary)
+        finish(context, lake, done, failures, upstream, summary)
         yield from ()
 
     return promoted_models
@@ -173,7 +177,7 @@ def _leaving(settings: Settings, lake: Lake, live: Release | None) -> list[str]:
     return sorted((ended | set(settings.promotion.excluded)) & set(live.champions))
 
 
-def _draft(  # noqa: PLR0913, PLR0917
+def _draft(
     context: dg.AssetExecutionContext,
     settings: Settings,
     staging: StagingRegistry,
@@ -207,7 +211,7 @@ def _draft(  # noqa: PLR0913, PLR0917
     return ReleaseDraft(live.release_id if live else "", actor, reason, packs, promoted, leaving), failures
 
 
-def _champions_of(  # noqa: PLR0913, PLR0917
+def _champions_of(
     pack: str,
     won: Sequence[str],
     kept: Sequence[str],
@@ -311,9 +315,7 @@ def _champion_schema() -> pa.Schema:
     )
 
 
-def _done(
-    decision: Decision, rows: Mapping[str, Mapping[str, object]], upstream: Mapping[str, str], release: Release | None
-) -> Done:
+def _done(decision: Decision, upstream: Mapping[str, str], release: Release | None) -> Done:
     name = decision.series_id
     metadata = display.plain(asdict(decision) | {"release": release.release_id if release else "none"})
     metadata.pop("series_id", None)

@@ -27,7 +27,7 @@ from many_models.ports import Lake, SalesTable, Source, Where
 from many_models.row_checks import CheckedRows, Kind
 from many_models.settings import Settings
 
-FAR_FUTURE = datetime(9999, 1, 1)  # noqa: DTZ001  the data's clock has no zone
+FAR_FUTURE = datetime(9999, 1, 1)
 
 
 def sales_table(settings: Settings, columns: Sequence[str]) -> SalesTable:

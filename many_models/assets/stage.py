@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING
 
 import dagster as dg
 from pydantic import Field
 
 from many_models import due, events, tables
-from many_models.errors import SeriesFailure
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
     from many_models.due import FailureRecord, Stage
+    from many_models.errors import SeriesFailure
     from many_models.ports import Lake
 
-Metadata = dict[str, "dg.MetadataValue[object] | str | int | float | bool"]
+Metadata = dict[str, dg.MetadataValue | str | int | float | bool]
 VERSION_TAG = "many_models/version"
 UPSTREAM_TAG = "many_models/upstream"
 STORE_ITEMS = dg.DynamicPartitionsDefinition(name="store_items")
@@ -30,7 +31,7 @@ class KeySet(dg.Config):
 
 
 def backfill_policy(stage: Stage) -> dg.BackfillPolicy:
-    """One run for all partitions of a stage; a limit of its own for each, or Dagster puts several stages into one run."""
+    """One run for all partitions of a stage; each has a limit of its own, or Dagster puts stages into one run."""
     return dg.BackfillPolicy.multi_run(1_000_000 + due.STAGES.index(stage))
 
 
@@ -40,7 +41,13 @@ class Done:
 
     upstream: str
     version: str
-    metadata: Metadata = field(default_factory=dict[str, "dg.MetadataValue[object] | str | int | float | bool"])
+    metadata: Metadata = field(default_factory=Metadata)
+
+
+def stage_of(context: dg.AssetExecutionContext) -> Stage:
+    """The stage whose asset is running."""
+    asset = context.asset_key.to_user_string()
+    return next(stage for stage in due.STAGES if stage == asset)
 
 
 def refuse_shared_run(context: dg.AssetExecutionContext) -> None:
@@ -50,8 +57,8 @@ def refuse_shared_run(context: dg.AssetExecutionContext) -> None:
     chosen = sorted(selected & {key.to_user_string() for key in asked} if asked else selected)
     if len(chosen) > 1:
         raise dg.Failure(
-            f"this run selects {len(chosen)} stages ({', '.join(chosen)}), but a series that fails in one would skip the "
-            "others for all series. Launch a backfill, which makes a run for each stage, or one stage at a time.",
+            f"this run selects {len(chosen)} stages ({', '.join(chosen)}), but a series that fails in one would skip "
+            "the others for all series. Launch a backfill, which makes a run for each stage, or one stage at a time.",
             allow_retries=False,
         )
 
@@ -74,12 +81,10 @@ def status_rows(lake: Lake, stage: Stage) -> dict[str, FailureRecord]:
     from many_models.ports import Where
 
     rows = tables.read_if_there(lake, tables.SERIES_STATUS, Where(among={"stage": [stage]}))
-    names = [name for name in due.FailureRecord.__dataclass_fields__]
-    return (
-        {}
-        if rows is None
-        else {row["series_id"]: due.FailureRecord(**{name: row[name] for name in names}) for row in rows.to_pylist()}
-    )
+    if rows is None:
+        return {}
+    names = [part.name for part in fields(due.FailureRecord)]
+    return {row["series_id"]: due.FailureRecord(**{name: row[name] for name in names}) for row in rows.to_pylist()}
 
 
 def set_aside(lake: Lake) -> frozenset[str]:
@@ -108,17 +113,17 @@ def write_status(lake: Lake, stage: Stage, records: Mapping[str, FailureRecord])
 def finish(
     context: dg.AssetExecutionContext,
     lake: Lake,
-    stage: Stage,
     done: Mapping[str, Done],
     failures: Iterable[SeriesFailure],
     upstream: Mapping[str, str],
     summary: Metadata,
 ) -> None:
-    """Record every series' own outcome: materialize the good ones, list the bad ones, and fail the run if there are any.
+    """Record every series' own outcome: materialize the good ones, list the bad ones, and fail the run if any are bad.
 
     `upstream` holds the version that each key of the run consumed. Raises dg.Failure, which marks exactly the bad
     ones FAILED, after everything else has been recorded.
     """
+    stage = stage_of(context)
     failed = {failure.series_id: failure for failure in failures}
     good = {key: result for key, result in done.items() if key not in failed}
     events.record(context, [materialization(context.asset_key, key, result) for key, result in good.items()])
@@ -161,7 +166,7 @@ def table(rows: Sequence[Mapping[str, str | int | float | bool | None]]) -> dg.T
     records = [
         dg.TableRecord({k: (round(v, 4) if isinstance(v, float) else v) for k, v in row.items()}) for row in rows
     ]
-    types = {str: "string", bool: "bool", int: "int", float: "float"}
+    types: Mapping[type, str] = {str: "string", bool: "bool", int: "int", float: "float"}
     first = rows[0] if rows else {}
     columns = [dg.TableColumn(name, types.get(type(value), "string")) for name, value in first.items()]
     return dg.MetadataValue.table(records, schema=dg.TableSchema(columns))

@@ -15,7 +15,7 @@ from many_models.assets.stage import UPSTREAM_TAG, VERSION_TAG, set_aside, statu
 from many_models.due import StageState
 from many_models.errors import InputError
 from many_models.keys import digest
-from many_models.periods import end_offset, last_complete_day, period_key, period_start, period_starts
+from many_models.periods import end_offset, last_complete_day, period_key, period_of_key, period_start, period_starts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,7 +45,7 @@ def source_versions(settings: Settings, source: Source, sales: SalesTable, since
     clock = now(settings)
     if end_offset(grain) == 0:
         clock = period_start(grain, clock) - timedelta(microseconds=1)
-    latest = min(clock, data.until or datetime.max)  # noqa: DTZ901
+    latest = clock if data.until is None else min(clock, data.until)
     opening = datetime.combine(data.start, datetime.min.time())
     days = source.days(sales, max(since, opening) if since else opening)
     as_of = last_complete_day(days, data.complete_share, latest)
@@ -64,9 +64,10 @@ def source_versions(settings: Settings, source: Source, sales: SalesTable, since
 
 
 def raw_state(settings: Settings, instance: dg.DagsterInstance, source: Source, sales: SalesTable) -> StageState:
-    """raw_sales: what the source holds against what was copied, from `look_back` periods before the newest copy."""
-    from many_models.periods import period_of_key
+    """raw_sales: what the source holds against what was copied, from `look_back` periods before the newest copy.
 
+    Raises InputError when nothing was copied yet and the source has no row to begin with.
+    """
     grain = settings.partitions.grain
     done = _consumed(instance, "raw_sales")
     since = None
@@ -77,7 +78,9 @@ def raw_state(settings: Settings, instance: dg.DagsterInstance, source: Source, 
     if not done:  # nothing before the first row
         if not wanted:
             start, table = settings.data.start, settings.source.table
-            raise InputError(f"table {table!r} has no row dated from {start} (data.start) until now: nothing to forecast")
+            raise InputError(
+                f"table {table!r} has no row dated from {start} (data.start) until now: nothing to forecast"
+            )
         first = next((key for key, version in wanted.items() if version != digest()), None)
         wanted = {key: version for key, version in wanted.items() if first is not None and key >= first}
     return StageState("raw_sales", wanted, done, busy=_busy(instance, "raw_sales"))
@@ -190,7 +193,7 @@ def champion_versions(lake: Lake) -> dict[str, str]:
 
 
 # --- Warehouse ------------------------------------------------------------------------------------------------------
-def warehouse_state(settings: Settings, instance: dg.DagsterInstance, lake: Lake) -> StageState:
+def warehouse_state(instance: dg.DagsterInstance, lake: Lake) -> StageState:
     """warehouse_predictions: the newest cutoff against its load."""
     made = made_versions(instance, "predictions")
     series = active_series(lake)
@@ -208,7 +211,7 @@ def stage_state(settings: Settings, instance: dg.DagsterInstance, lake: Lake, st
     if stage == "raw_covariates":
         return covariates_state(settings, instance, lake)
     if stage == "warehouse_predictions":
-        return warehouse_state(settings, instance, lake)
+        return warehouse_state(instance, lake)
     return series_state(settings, instance, lake, stage)
 
 

@@ -69,7 +69,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
                 tables.upsert(lake, tables.SCORES, together(results, "scores"), good, {"pack": pack})
                 summaries.append(summary)
                 done |= {row["series_id"]: _done(row, upstream) for row in summary.to_pylist()}
-        finish(context, lake, "trained_models", done, failures, upstream, display.training_summary(summaries))
+        finish(context, lake, done, failures, upstream, display.training_summary(summaries))
         yield from ()
 
     return trained_models
@@ -116,7 +116,7 @@ def priors_of(settings: Settings, lake: Lake) -> dict[str, "Prior"]:
 
     as_of = state.lake_as_of(lake)
     keys = settings.data.keys
-    if as_of is None or len(keys) < 2:  # noqa: PLR2004
+    if as_of is None or len(keys) < 2:
         return {}
     spec = spec_of(settings)
     offset = pd.tseries.frequencies.to_offset(spec.frequency)

@@ -39,7 +39,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, lake: dg.ResourceParam[Lake], warehouse: dg.ResourceParam[Warehouse]
     ) -> dg.MaterializeResult[None]:
         refuse_shared_run(context)
-        wanted = state.warehouse_state(settings, context.instance, lake).wanted
+        wanted = state.warehouse_state(context.instance, lake).wanted
         dates = tuple(context.partition_keys)
         rows, written = 0, 0
         for date in dates:

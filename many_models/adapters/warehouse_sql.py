@@ -24,7 +24,6 @@ from many_models.adapters.rows import LOADS, TIMESTAMP, check_where, clash, conf
 from many_models.errors import InputError, ManyModelsError, MissingTableError, SettingsError, UnavailableError
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Callable, Generator, Mapping, Sequence
     from datetime import datetime
 
@@ -181,10 +180,6 @@ class _Sqlite:
         if url.database and url.database != ":memory:":
             Path(url.database).parent.mkdir(parents=True, exist_ok=True)
         engine = sa.create_engine(url, connect_args={"timeout": LOCK_SECONDS})
-
-        @listens_for(engine, "connect")
-        def leave_transactions_to_us(connection: sqlite3.Connection, _record: object) -> None:
-            connection.isolation_level = None
 
         @listens_for(engine, "begin")
         def begin(connection: sa.Connection) -> None:

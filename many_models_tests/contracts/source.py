@@ -281,7 +281,13 @@ class SourceContract(Contract):
             assert undated.to_pylist() == [rows(row()).to_pylist()[0] | {"date": text}]
         else:
             assert [line["date"] for line in whole(source)] == [moment]
-            assert [count.day for count in source.days(SALES)] == [datetime(moment.year, moment.month, moment.day)]
+            day = datetime(moment.year, moment.month, moment.day)
+            assert [count.day for count in source.days(SALES)] == [day]
+            assert [count.day for count in source.days(SALES, moment)] == [day]
+            if day.year < 9999:
+                assert [len(table) for table in source.read(SALES, day, day + timedelta(1))] == [1]
+                assert list(source.read(SALES, day + timedelta(1), day + timedelta(9))) == []
+                assert list(source.read(SALES, day - timedelta(9), day)) == []
             assert undated.num_rows == 0
 
     def test_an_integer_is_a_date_when_it_spells_one(self, make):

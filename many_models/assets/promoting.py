@@ -67,7 +67,10 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         }
         failures = [SeriesFailure(k, "NoModel", why, permanent=True) for k, why in absent.items() if k not in done]
         live = production.live()
-        decisions = decide(_evidence(rows, decided_before(production, live, lake), lake), policy_of(settings))
+        standing = _decided_already(settings, lake, rows, live)
+        undecided = {name: row for name, row in rows.items() if name not in standing}
+        base = decided_before(production, live, lake)
+        decisions = decide(_evidence(undecided, base, lake), policy_of(settings))
         winners = {decision.series_id for decision in decisions if decision.action == "promote"}
         release, broken = live, list[SeriesFailure]()
         leaving = _leaving(settings, lake, live)
@@ -80,6 +83,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         bad = {failure.series_id for failure in failures}
         decided = [decision for decision in decisions if decision.series_id not in bad]
         _publish_to_lake(settings, lake, rows, decided, release)
+        decided += standing.values()
         done |= {d.series_id: _done(d, upstream, release) for d in decided}
         summary = display.promotion_summary(decided, release)
         finish(context, lake, done, failures, upstream, summary)
@@ -116,6 +120,31 @@ def decided_before(production: ProductionRegistry, live: Release | None, lake: L
     if live.release_id == told or live.previous != told:
         return live
     return next((release for release in production.releases() if release.release_id == told), None)
+
+
+def _decided_already(
+    settings: Settings, lake: Lake, rows: Mapping[str, Mapping[str, object]], live: Release | None
+) -> dict[str, Decision]:
+    """The decisions that a run wrote down for the same versions under the same rules, when the release that they made
+    is live still: that run was cut off right before its end.
+    """
+    dates = sorted({_iso(row["cutoff"])[:10] for row in rows.values()})
+    written = tables.read_if_there(lake, tables.DECISIONS, Where(among={"cutoff_date": dates}))
+    if live is None or written is None:
+        return {}
+    policy, names = _policy_version(settings), Decision.__dataclass_fields__
+    return {
+        row["series_id"]: Decision(**{name: row[name] for name in names})
+        for row in written.to_pylist()
+        if row["series_id"] in rows
+        and row["staging"] == rows[row["series_id"]]["staging"]
+        and row["release_id"] == live.release_id
+        and row["policy"] == policy
+    }
+
+
+def _policy_version(settings: Settings) -> str:
+    return digest("policy", settings.promotion.model_dump_json())
 
 
 def _serves(live: Release | None, rows: Mapping[str, Mapping[str, object]], winners: set[str]) -> bool:
@@ -254,6 +283,7 @@ def _publish_to_lake(
         cutoff = _iso(rows[decision.series_id]["cutoff"])
         row = asdict(decision) | {"cutoff": cutoff, "cutoff_date": cutoff[:10]}
         row |= {"release_id": release.release_id if release else "", "actor": release.actor if release else ""}
+        row["policy"] = _policy_version(settings)
         row["decided_at"] = release.created_at.isoformat() if release else ""
         of_cutoff[cutoff[:10]].append(row)
     for date, found in of_cutoff.items():
@@ -296,6 +326,7 @@ def _decision_schema() -> pa.Schema:
         "cutoff_date",
         "release_id",
         "actor",
+        "policy",
         "decided_at",
     )
     return pa.schema(

@@ -314,6 +314,8 @@ class MlflowProduction:
     def prune(self, keep: int) -> Sequence[str]:
         """Delete releases and the packs that no kept one names, files and rows; kept are the live release and the
         `keep` newest. What a broken-off publication left goes too. Returns the deleted releases' ids and packs' refs.
+
+        Through a server, see that nobody is publishing from another machine: the lock does not reach there.
         """
         store = self._store
         with store.writing("pruning"):

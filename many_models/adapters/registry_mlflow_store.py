@@ -53,6 +53,12 @@ if TYPE_CHECKING:
 
 LOCK_SECONDS = 600.0
 _PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+_QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+"""MLflow reads these at each call; where a user has set them, they stay."""
 _SQL = re.compile(r"(sqlite|postgresql|mysql|mssql)(\+\w+)?://")
 _REFUSED = {"PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED", "UNAUTHENTICATED"}
 _MISSING = {"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND", "ENDPOINT_NOT_FOUND"}
@@ -383,7 +389,8 @@ def locked(path: Path, seconds: float, what: str) -> Generator[None]:
 
 
 def _new_clients(uri: str) -> _Clients:
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read by MLflow at import and at each call
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
     _reach(uri)
     from mlflow.tracking import MlflowClient
     from mlflow.tracking._model_registry.client import ModelRegistryClient

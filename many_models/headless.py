@@ -8,7 +8,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import dagster as dg
 
@@ -18,10 +18,10 @@ from many_models.errors import PermanentError, UnavailableError
 from many_models.ports import Where
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
     from many_models.due import Stage, StageState, Work
-    from many_models.ports import Chunk, ChunkResult, Compute, Lake, Task
+    from many_models.ports import Chunk, ChunkResult, Compute, Lake, Source, Task
     from many_models.settings import Settings
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -68,7 +68,7 @@ class WatchedCompute:
 
 
 @contextmanager
-def open_instance(home: Path) -> Iterator[dg.DagsterInstance]:
+def open_instance(home: Path) -> Generator[dg.DagsterInstance]:
     """The Dagster instance of `home`; where it has no dagster.yaml yet, ours is written."""
     home.mkdir(parents=True, exist_ok=True)
     file = home / "dagster.yaml"
@@ -91,16 +91,21 @@ class Day:
     reports: list[StageReport] = field(default_factory=list[StageReport])
 
     def run(self) -> list[StageReport]:
-        """Run what is due. Raises UnavailableError when another process is at work on it, or a stage cannot be done."""
+        """Run what is due.
+
+        Raises PermanentError when a stage fails whole for a reason that stays, UnavailableError when it does so
+        time after time for one that might pass, or when another process is at work on it.
+        """
         settings = self.settings
         resources = {name: self.resources.get(name) or make(settings) for name, make in BUILDERS.items()}
-        compute = resources["compute"]
-        resources["compute"] = WatchedCompute(compute, lambda series: self.progress.advance(series))
+        source, lake = cast("Source", resources["source"]), cast("Lake", resources["lake"])
+        compute = cast("Compute", resources["compute"])
+        resources["compute"] = WatchedCompute(compute, self.progress.advance)
         definitions, assets = build(settings, resources), build_assets(settings)
         events.mark_dead_runs_failed(self.instance)
         tried = dict[str, int]()
         try:
-            while (found := self._next(resources)) is not None:
+            while (found := self._next(source, lake)) is not None:
                 work, current = found
                 request = automation.request_of(self.instance, assets[work.stage], work, current, events.process_tag())
                 mark = request.tags[automation.DUE_TAG]
@@ -108,24 +113,27 @@ class Day:
                 report = self._run(definitions, work, request)
                 self.reports.append(report)
                 self.progress.report(report)
-                cause = None if report.done else automation.cause_of(self.instance, report.run_id)
-                if cause is not None and not cause.transient:
-                    raise PermanentError(f"{work.stage}: {cause.message}")
-                if report.error and not report.done and tried[mark] >= due.MAX_ATTEMPTS:
-                    raise UnavailableError(f"{work.stage} failed {tried[mark]} times: {report.error}")
+                if not report.done:
+                    self._raise_if_hopeless(report, tried[mark])
         finally:
             getattr(compute, "close", lambda: None)()
         return self.reports
 
-    def _next(self, resources: dict[str, object]) -> tuple[Work, StageState] | None:
-        first = automation.raw_state(self.settings, self.instance, resources["source"])
-        lake = resources["lake"]
+    def _next(self, source: Source, lake: Lake) -> tuple[Work, StageState] | None:
+        first = automation.raw_state(self.settings, self.instance, source)
         later = automation.states_before(self.settings, self.instance, lake, "warehouse_predictions")
         next(later)
         work, current = automation.next_due(_chain(first, later))
         if work is None and current is not None:
             raise UnavailableError(f"{current.stage} is running elsewhere ({len(current.busy)} keys): wait for it")
         return None if work is None or current is None else (work, current)
+
+    def _raise_if_hopeless(self, report: StageReport, attempts: int) -> None:
+        cause = automation.cause_of(self.instance, report.run_id)
+        if cause is not None and not cause.transient:
+            raise PermanentError(f"{report.stage}: {cause.message}")
+        if report.error and attempts >= due.MAX_ATTEMPTS:
+            raise UnavailableError(f"{report.stage} failed {attempts} times: {report.error}")
 
     def _run(self, definitions: dg.Definitions, work: Work, request: dg.RunRequest) -> StageReport:
         self.progress.stage(work.stage, len(work.keys))
@@ -151,8 +159,8 @@ def _outcome(instance: dg.DagsterInstance, result: dg.ExecuteInProcessResult, wo
     if result.success:
         return len(work.keys), 0, ""
     failed = events.failed_partitions(instance, dg.AssetKey(work.stage))
-    bad = [key for key in work.keys if failed.get(key) == result.run_id]
-    return len(work.keys) - len(bad), len(bad) if bad else len(work.keys), _first_error(instance, result)
+    bad = [key for key in work.keys if failed.get(key) == result.run_id] or work.keys  # none: it failed as a whole
+    return len(work.keys) - len(bad), len(bad), _first_error(instance, result)
 
 
 def _first_error(instance: dg.DagsterInstance, result: dg.ExecuteInProcessResult) -> str:

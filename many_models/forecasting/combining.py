@@ -23,6 +23,7 @@ BELIEF_SPARSE = {
 WINDOWS_OF_BELIEF = 3.0  # how many windows of a series' own errors weigh as much as what is believed
 WINDOWS_OF_EVIDENCE = 30.0  # the same where what is believed is the evidence of many series
 SHARE_OF_BELIEF = 0.2  # how much what is believed before any evidence still counts beside it
+TOO_FAR = 1.5  # mean square over the best one's beyond which a candidate takes no part
 CLASSES = (0.25, 0.6, 0.9)  # shares of periods with sales that part the classes of series
 
 
@@ -85,17 +86,26 @@ def simplex_weights(
     """Weights (series × candidates) ≥ 0 that sum to 1 and minimise w'Mw, M a series' own moments and what is believed.
 
     What is believed is `evidence` (moments of its class, series × candidates × candidates) where there is some, else
-    independent excess errors whose best mixture is `belief`; it counts as much as so many windows.
+    independent excess errors whose best mixture is `belief`; it counts as much as so many windows. A
+    candidate that the evidence puts far behind the best takes no part.
     """
     worth = WINDOWS_OF_BELIEF if evidence is None else WINDOWS_OF_EVIDENCE
     excess = 0.02 / np.maximum(belief, 1e-4)
     believed = 1.0 + np.einsum("ic,cd->icd", excess, np.eye(belief.shape[1]))
-    evidence = believed if evidence is None else (1 - SHARE_OF_BELIEF) * evidence + SHARE_OF_BELIEF * believed
     trust = (windows / (windows + worth))[:, None, None]
-    M = trust * moments + (1 - trust) * evidence
+    beaten = np.zeros(belief.shape, bool)
+    if evidence is None:
+        M = trust * moments + (1 - trust) * believed
+    else:
+        seen = trust * moments + (1 - trust) * evidence
+        square = np.einsum("icc->ic", seen)
+        beaten = square > TOO_FAR * square.min(1, keepdims=True)
+        M = (1 - SHARE_OF_BELIEF * (1 - trust)) * seen + SHARE_OF_BELIEF * (1 - trust) * believed
     # a little of the diagonal again keeps near-twins from trading places
     M = M + 0.02 * np.einsum("icc->i", M)[:, None, None] / M.shape[1] * np.eye(M.shape[1])
-    return _minimise(M, belief)
+    M = M + 100.0 * np.einsum("ic,cd->icd", beaten * np.einsum("icc->ic", M).max(1, keepdims=True), np.eye(M.shape[1]))
+    start = np.where(beaten, 0.0, belief) + 1e-6
+    return np.where(beaten, 0.0, _minimise(M, start / start.sum(1, keepdims=True)))
 
 
 def _minimise(M: NDArray[np.float64], start: NDArray[np.float64], rounds: int = 300) -> NDArray[np.float64]:

@@ -203,7 +203,8 @@ def _coefficients(
     steps = training_steps(panel.number, len(panel.ds), spec.horizon)
     state = np.zeros(loader.state_size(layout.season, layout.columns, layout.slots))
     decay = rhythm(layout.frequency).decay
-    ready = [i for i in range(len(panel.series)) if panel.first[i] < origin - 2]
+    # logs of what may be negative say nothing of the others
+    ready = [i for i in range(len(panel.series)) if panel.first[i] < origin - 2 and panel.y[i, : origin + 1].min() >= 0]
     total = sum(origin - int(panel.first[i]) for i in ready)
     share = min(1.0, TREE_ROWS / max(total, 1))
     result: _Rows | None = None

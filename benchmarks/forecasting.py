@@ -1,0 +1,271 @@
+"""How accurate and how fast the forecasting core is. `python -m benchmarks.forecasting [--small] [--json] [--sets DIR]`.
+
+A seeded panel with trends, seasons, prices, promotions, level shifts and stock-outs, whose true mean is known, in a
+log-linear and a non-linear variant; public tables where --sets names a folder of NAME.parquet with NAME.json (keys,
+timestamp, target, known, freq, horizon, windows); peers (statsforecast, scikit-learn per series) with --peers, in an
+environment that is made under benchmarks/out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from many_models.forecasting import Spec, backtest, pool, prepare, train
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from numpy.typing import NDArray
+
+HORIZON = 28
+OUT = Path(__file__).parent / "out"
+SETS = {
+    "store_item": {"wape": "at most .110"},
+    "m5_tiny": {"wape": "at most .450", "mase": "at most .98", "rmsse": "at most .685", "bias": "within .05"},
+    "carparts": {"rmsse": "at most .667", "mase": "at most 1.17", "bias": "within .10"},
+}
+PEERS = ("statsforecast==2.1.1", "scikit-learn", "pandas<3", "numpy")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured number: what, how much, of what, and what it has to be."""
+
+    name: str
+    value: float
+    unit: str
+    against: str
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A made panel: sales, price, promotion and the true mean (series × days), and the days."""
+
+    y: NDArray[np.float64]
+    price: NDArray[np.float64]
+    promo: NDArray[np.int8]
+    mean: NDArray[np.float64]
+    days: NDArray[np.datetime64]
+
+    def rows(self, first: int, last: int, *, target: bool = True) -> pa.Table:
+        """Raw rows of the days [first, last)."""
+        n = len(self.y)
+        columns: dict[str, object] = {
+            "series_id": np.repeat([f"s{i:05d}" for i in range(n)], last - first),
+            "ds": pa.array(np.tile(self.days[first:last].astype("datetime64[us]"), n), pa.timestamp("us")),
+            "price": self.price[:, first:last].ravel(), "promo": self.promo[:, first:last].ravel(),
+        }  # fmt: skip
+        return pa.table({**columns, "y": self.y[:, first:last].ravel()} if target else columns)
+
+
+def make_panel(series: int, days: int, seed: int, *, nonlinear: bool = False) -> Panel:
+    """A seeded panel: negative binomial sales around exp(level + trend + seasons + price and promotion)."""
+    rng = np.random.default_rng(seed)
+    t = np.arange(days)
+    dates = np.datetime64("2015-01-01") + t
+    weekday = (dates.astype(np.int64) + 3) % 7
+    doy = (dates - dates.astype("datetime64[Y]").astype("datetime64[D]")).astype(int)
+    stores, items = np.arange(series) // 100, np.arange(series) % 100
+    base = np.where(rng.random(series) < 0.3, rng.uniform(0.05, 0.8, series), np.exp(rng.normal(2.3, 1.1, series)))
+    log = np.repeat(np.log(base)[:, None], days, 1)
+    for _ in range(4):  # changes of trend
+        log += np.maximum(0, t - rng.integers(0, days, (series, 1))) * rng.normal(0, 0.25, (series, 1)) / 1000
+    log = np.log(base)[:, None] + np.clip(log - np.log(base)[:, None], -1.5, 1.5)
+    wander, step = np.zeros(series), rng.normal(0, 0.02, (series, days))
+    for i in range(days):
+        wander = 0.985 * wander + step[:, i]
+        log[:, i] += wander
+    week = rng.normal(0, 0.25, (stores.max() + 1, 7))[stores] + rng.normal(0, 0.10, (series, 7))
+    week -= week.mean(1, keepdims=True)
+    log += week[:, weekday]
+    for k in (1, 2, 3):
+        wave = rng.normal(0, 0.22 / k, (100, 2))[items] + rng.normal(0, 0.05 / k, (series, 2))
+        angle = 2 * np.pi * k * doy / 365.25
+        log += wave[:, :1] * np.sin(angle) + wave[:, 1:] * np.cos(angle)
+    log += rng.normal(0.5, 0.3, (series, 1)) * np.exp(-(((doy - 355) / 6.0) ** 2)) * (doy < 359)
+    for _ in range(2):  # level shifts
+        log += (t >= rng.integers(200, days, (series, 1))) * (rng.random((series, 1)) < 0.35) * rng.normal(0, 0.45, (series, 1))
+    price, promo, discount = np.ones((series, days)), np.zeros((series, days), np.int8), np.zeros((series, days))
+    for _ in range(6):
+        price *= np.where(t >= rng.integers(0, days, (series, 1)), 1 + rng.normal(0.02, 0.05, (series, 1)), 1)
+    for i in range(series):
+        for start in rng.integers(0, days, rng.integers(10, 60)):
+            end = start + rng.choice([7, 14])
+            promo[i, start:end], discount[i, start:end] = 1, rng.uniform(0.1, 0.4)
+    price *= 1 - discount
+    elasticity, lift = -np.abs(rng.normal(1.5, 0.6, (series, 1))), np.abs(rng.normal(0.25, 0.15, (series, 1)))
+    if nonlinear:  # saturating price, promotions that act when deep and more at weekends, a weekly pattern that changes
+        log += elasticity * np.tanh(6 * np.log(price)) / 6
+        log += promo * lift * (1 + 2 * (weekday >= 5)) * (discount > 0.22) * 2.0
+        log += 1.05 * ((doy // 30) % 3 == 1) * week[:, weekday] - 0.4 * (np.sin(t / 97.0) > 0.6) * (lift > 0.25)
+    else:
+        log += elasticity * np.log(price) + lift * promo
+    mean = np.exp(np.minimum(log, 7))
+    mean[:, (doy == 358) | (doy == 0)] = 0
+    k = rng.uniform(3, 30, (series, 1))
+    y = rng.poisson(mean * rng.gamma(np.broadcast_to(k, mean.shape)) / k).astype(float)
+    for i in range(series):  # stock-outs
+        for start in rng.integers(0, days, rng.poisson(6)):
+            y[i, start : start + rng.integers(2, 10)] = 0
+    return Panel(y, price * np.exp(rng.normal(1.2, 0.6, (series, 1))), promo, mean, dates)
+
+
+def accuracy(y: NDArray[np.float64], f: NDArray[np.float64], past: NDArray[np.float64]) -> dict[str, float]:
+    """WAPE, RMSSE (by lag 1, mean over series) and bias of forecasts (series × steps)."""
+    scale = ((past[:, 1:] - past[:, :-1]) ** 2).mean(1) + 1e-9
+    return {
+        "wape": float(np.abs(y - f).sum() / y.sum()), "rmsse": float(np.sqrt(((y - f) ** 2).mean(1) / scale).mean()),
+        "bias": float((f - y).sum() / y.sum()),
+    }  # fmt: skip
+
+
+def run_panel(panel: Panel, name: str) -> tuple[list[Figure], NDArray[np.float64], float]:
+    """Figures of one made panel, the forecasts (series × steps), and local training's CPU seconds per series."""
+    n, T = panel.y.shape
+    cutoff: datetime = panel.days[T - HORIZON - 1].astype("datetime64[us]").astype(object)
+    spec = Spec("D", HORIZON, known=("price", "promo"))
+    clock = time.process_time
+    began = clock()
+    rows = prepare(panel.rows(0, T - HORIZON), spec, cutoff).rows
+    prepared = clock() - began
+    train(rows.slice(0, T - HORIZON), spec, cutoff)  # compiled before the clock runs
+    began = clock()
+    train(rows, spec, cutoff)
+    local = clock() - began
+    began = clock()
+    shared = pool(rows, spec, cutoff)
+    pooled = clock() - began
+    began = clock()
+    model = train(rows, spec, cutoff, pooled=shared).model
+    whole = clock() - began
+    future = panel.rows(T - HORIZON, T, target=False)
+    began = clock()
+    f = model.predict(None, future=future)["y_hat"].to_numpy().reshape(n, HORIZON)
+    predicted = clock() - began
+    y, past = panel.y[:, -HORIZON:], panel.y[:, :-HORIZON]
+    mine, true = accuracy(y, f, past), accuracy(y, panel.mean[:, -HORIZON:], past)
+    per_series = 1000 * (prepared + whole + predicted) / n + 1000 * pooled / 10_000
+    limit = "at most .300" if name == "log-linear" else ""
+    return [
+        Figure(f"synthetic, {name}, WAPE", mine["wape"], "", limit),
+        Figure(f"synthetic, {name}, RMSSE over the true mean's", mine["rmsse"] / true["rmsse"], "×", "at most 1.06" if limit else ""),
+        Figure(f"synthetic, {name}, bias", mine["bias"], "", ""),
+        Figure(f"synthetic, {name}, WAPE of the true mean", true["wape"], "", ""),
+        Figure(f"local candidates, {name}", 1000 * local / n, "ms CPU per series", "20 × faster than one AutoETS fit"),
+        Figure(f"all in at 10,000 series, {name}", per_series, "ms CPU per series", "at most 25"),
+    ], f, local / n
+
+
+def run_sets(folder: Path) -> list[Figure]:
+    """Figures of public tables in `folder`; one that is not there is said so."""
+    import pandas as pd
+
+    figures = []
+    for name, limits in SETS.items():
+        if not (folder / f"{name}.parquet").exists():
+            print(f"{name}: no {folder / name}.parquet, left out", file=sys.stderr)
+            continue
+        spec = json.loads((folder / f"{name}.json").read_text())
+        report = backtest(
+            pd.read_parquet(folder / f"{name}.parquet"), keys=spec["keys"], timestamp=spec["timestamp"],
+            target=spec["target"], known=spec["known"], frequency=spec["freq"], horizon=spec["horizon"],
+            windows=spec["windows"], country=spec.get("country", ""),
+            progress=lambda step, _: print(f"{name}: {step}", file=sys.stderr),
+        )  # fmt: skip
+        row = report.metrics.set_index("candidate").loc["selected"]
+        for metric in ("wape", "mase", "rmsse", "bias", "cover80", "cover95"):
+            bound = {"cover80": ".77 to .86", "cover95": ".92 to .98"}.get(metric, limits.get(metric, ""))
+            figures.append(Figure(f"{name}, {metric}", float(row[metric]), "", bound))
+    return figures
+
+
+PEER_CODE = """
+import json, sys, time, warnings
+import numpy as np, pandas as pd
+warnings.filterwarnings("ignore")
+d = np.load(sys.argv[1]); y, price, promo, days = (d[k] for k in ("y", "price", "promo", "days"))
+H, n, T = int(sys.argv[2]), *d["y"].shape
+from statsforecast.models import AutoETS
+from sklearn.ensemble import HistGradientBoostingRegressor
+AutoETS(season_length=7).forecast(y=y[0, -728 - H:-H], h=H)
+ets, t0 = np.zeros((n, H)), time.process_time()
+for i in range(n): ets[i] = AutoETS(season_length=7).forecast(y=y[i, -728 - H:-H], h=H)["mean"]
+ets_ms = 1000 * (time.process_time() - t0) / n
+doy = (days - days.astype("datetime64[Y]").astype("datetime64[D]")).astype(int); dow = (days.astype(int) + 3) % 7
+hgb, t0 = np.zeros((n, H)), time.process_time()
+for i in range(n):
+    s = pd.Series(y[i]).shift(H)
+    X = np.column_stack([dow, doy, np.log(price[i]), promo[i], pd.Series(np.log(price[i])).rolling(60, 1).mean(),
+        *[s.rolling(k, 1).mean() for k in (7, 28, 91, 364)], *[pd.Series(y[i]).shift(7 * k) for k in (4, 5, 6, 52)]])
+    hgb[i] = HistGradientBoostingRegressor(loss="poisson", random_state=0).fit(X[400:T - H], y[i, 400:T - H]).predict(X[T - H:])
+print(json.dumps({"ets_ms": ets_ms, "hgb_ms": 1000 * (time.process_time() - t0) / n,
+    "ets": float(np.abs(ets - y[:, -H:]).sum() / y[:, -H:].sum()), "hgb": float(np.abs(hgb - y[:, -H:]).sum() / y[:, -H:].sum())}))
+"""
+
+
+def run_peers(panel: Panel, f: NDArray[np.float64], name: str, series: int, local: float) -> list[Figure]:
+    """The same series by peers, in an environment of their own."""
+    OUT.mkdir(exist_ok=True)
+    python = OUT / "peers" / "bin" / "python"
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", str(OUT / "peers")], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "-q", *PEERS], check=True)
+    data = OUT / "panel.npz"
+    np.savez(data, y=panel.y[:series], price=panel.price[:series], promo=panel.promo[:series], days=panel.days)
+    one_core = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([str(python), "-c", PEER_CODE, str(data), str(HORIZON)], capture_output=True, text=True, check=True, env=one_core)
+    peer = json.loads(done.stdout.splitlines()[-1])
+    mine = accuracy(panel.y[:series, -HORIZON:], f[:series], panel.y[:series, :-HORIZON])["wape"]
+    return [
+        Figure(f"AutoETS on 728 days, {name}, over local candidates", peer["ets_ms"] / 1000 / local, "× the time", "at least 20"),
+        Figure(f"AutoETS on 728 days, {name}, WAPE", peer["ets"], "", ""),
+        Figure(f"HistGradientBoosting per series, {name}, WAPE", peer["hgb"], "", ""),
+        Figure(f"HistGradientBoosting per series, {name}, time", peer["hgb_ms"], "ms CPU per fit", ""),
+        Figure(f"synthetic, {name}, WAPE on the peers' series", mine, "", f"at most {peer['hgb']:.3f}" if name == "non-linear" else ""),
+    ]  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--small", action="store_true", help="fewer and shorter series")
+    parser.add_argument("--json", action="store_true", help="one object on stdout")
+    parser.add_argument("--sets", type=Path, help="a folder of public tables")
+    parser.add_argument("--peers", action="store_true", help="peers beside, in an environment of their own")
+    options = parser.parse_args(arguments)
+    figures: list[Figure] = []
+    for name, seed in (("log-linear", 0), ("non-linear", 7)):
+        series, days = (60, 1500) if options.small else ((1000, 4000) if seed == 0 else (300, 4000))
+        panel = make_panel(series, days, seed, nonlinear=name == "non-linear")
+        found, f, local = run_panel(panel, name)
+        figures += found
+        if options.peers:
+            figures += run_peers(panel, f, name, 10 if options.small else 60, local)
+    if options.sets:
+        figures += run_sets(options.sets)
+    figures.append(Figure("memory", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "MB", ""))
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    if options.json:
+        print(json.dumps({"machine": machine, "figures": [asdict(figure) for figure in figures]}))
+        return
+    print(machine)
+    for figure in figures:
+        print(f"{figure.name:58s} {figure.value:10.3f} {figure.unit:18s} {figure.against}")
+
+
+if __name__ == "__main__":
+    main()

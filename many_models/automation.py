@@ -36,7 +36,6 @@ SENSORS: Mapping[Stage, str] = {
     "predictions": "promoted_to_predictions",
     "warehouse_predictions": "predicted_to_warehouse",
 }
-STAGE_TAG = "many_models/stage"
 DUE_TAG = "many_models/due"
 SENSOR_SECONDS = 15
 
@@ -44,7 +43,7 @@ SENSOR_SECONDS = 15
 def jobs() -> list[dg.UnresolvedAssetJobDefinition]:
     """One job for each stage."""
     return [
-        dg.define_asset_job(name, selection=dg.AssetSelection.assets(stage), tags={STAGE_TAG: stage})
+        dg.define_asset_job(name, selection=dg.AssetSelection.assets(stage), tags={state.STAGE_TAG: stage})
         for stage, name in JOBS.items()
     ]
 

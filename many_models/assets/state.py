@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 DATASET_FORMAT = "1"
 INACTIVE = "inactive"  # the version of a series that has ended: recorded once, with no model and no forecast
 ALL = ""  # the one key of a stage without partitions
+STAGE_TAG = "many_models/stage"  # on every job of ours, whose runs do not name their assets
 
 
 def now(settings: Settings) -> datetime:
@@ -238,11 +239,11 @@ def _tags(instance: dg.DagsterInstance, stage: Stage, tag: str) -> dict[str, str
 
 
 def _busy(instance: dg.DagsterInstance, stage: Stage) -> frozenset[str]:
-    keys = events.keys_in_flight(instance, dg.AssetKey(stage))
-    if stage == "raw_covariates" and any(stage in _stages_of(run) for run in events.runs_in_flight(instance)):
-        return frozenset({ALL})
-    return keys
+    if stage == "raw_covariates":
+        running = any(_is_of(stage, run) for run in events.runs_in_flight(instance))
+        return frozenset({ALL}) if running else frozenset()
+    return events.keys_in_flight(instance, dg.AssetKey(stage))
 
 
-def _stages_of(run: dg.DagsterRun) -> set[str]:
-    return {key.to_user_string() for key in run.asset_selection or ()} | {run.job_name}
+def _is_of(stage: Stage, run: dg.DagsterRun) -> bool:
+    return run.tags.get(STAGE_TAG) == stage or dg.AssetKey(stage) in (run.asset_selection or ())

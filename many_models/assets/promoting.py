@@ -3,7 +3,8 @@
 import getpass
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from datetime import datetime
 from math import isfinite
 
 import dagster as dg
@@ -77,7 +78,8 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         if _serves(live, rows, winners) and not leaving:
             context.log.info("a run that was cut off has published this already")
         elif winners or leaving:
-            draft, broken = _draft(context, settings, staging, production, live, rows, winners, leaving)
+            drafting = _Drafting(settings, staging, production, live)
+            draft, broken = drafting.draft(rows, winners, leaving, _actor(context))
             release = production.publish(draft) if draft.packs or draft.removed else live
         failures += broken
         bad = {failure.series_id for failure in failures}
@@ -206,62 +208,57 @@ def _leaving(settings: Settings, lake: Lake, live: Release | None) -> list[str]:
     return sorted((ended | set(settings.promotion.excluded)) & set(live.champions))
 
 
-def _draft(
-    context: dg.AssetExecutionContext,
-    settings: Settings,
-    staging: StagingRegistry,
-    production: ProductionRegistry,
-    live: Release | None,
-    rows: Mapping[str, Mapping[str, object]],
-    winners: set[str],
-    leaving: Sequence[str],
-) -> tuple[ReleaseDraft, list[SeriesFailure]]:
-    """The release that would be: for each group that changed, a pack of exactly its champions.
+@dataclass(frozen=True, slots=True)
+class _Drafting:
+    """What a release is made of: the winners' new models from staging, everybody else's from the live release."""
 
-    A pack that cannot be read or joined fails its own series; the other groups go on.
-    """
-    versions = staging.newest(sorted(winners))
-    champions = dict(live.champions) if live else {}
-    groups = packs_of(settings, sorted({*winners, *leaving, *champions}))
-    packs, promoted, failures = list[PackUpload](), list[PromotedSeries](), list[SeriesFailure]()
-    for pack, names in groups.items():
-        won = [name for name in names if name in winners]
-        kept = [name for name in names if name in champions and name not in winners and name not in leaving]
-        if not won and len(kept) == len(names):
-            continue
-        try:
-            if won or kept:
-                packs.append(_champions_of(pack, won, kept, versions, champions, staging, production))
-            promoted += [_promoted(rows[name]) for name in won]
-        except ManyModelsError as error:
-            failures += [SeriesFailure.of(name, error) for name in won]
-    reason = f"{len(promoted)} of {len(rows)} series promoted" + (f", {len(leaving)} left" if leaving else "")
-    actor = context.run.tags.get("dagster/user") or f"run {context.run.run_id[:8]} ({getpass.getuser()})"
-    return ReleaseDraft(live.release_id if live else "", actor, reason, packs, promoted, leaving), failures
+    settings: Settings
+    staging: StagingRegistry
+    production: ProductionRegistry
+    live: Release | None
 
+    def draft(
+        self, rows: Mapping[str, Mapping[str, object]], winners: set[str], leaving: Sequence[str], actor: str
+    ) -> tuple[ReleaseDraft, list[SeriesFailure]]:
+        """The release that would be: for each group that changed, a pack of exactly its champions.
 
-def _champions_of(
-    pack: str,
-    won: Sequence[str],
-    kept: Sequence[str],
-    versions: Mapping[str, PackVersion],
-    champions: Mapping[str, Champion],
-    staging: StagingRegistry,
-    production: ProductionRegistry,
-) -> PackUpload:
-    from many_models.forecasting import PackModel
+        A pack that cannot be read or joined fails its own series; the other groups go on.
+        """
+        versions = self.staging.newest(sorted(winners))
+        champions = self.live.champions if self.live else {}
+        groups = packs_of(self.settings, sorted({*winners, *leaving, *champions}))
+        packs, promoted, failures = list[PackUpload](), list[PromotedSeries](), list[SeriesFailure]()
+        for pack, names in groups.items():
+            won = [name for name in names if name in winners]
+            kept = [name for name in names if name in champions and name not in winners and name not in leaving]
+            if not won and len(kept) == len(names):
+                continue
+            try:
+                if won or kept:
+                    packs.append(self._pack(pack, {name: versions[name] for name in won}, kept))
+                promoted += [_promoted(rows[name]) for name in won]
+            except ManyModelsError as error:
+                failures += [SeriesFailure.of(name, error) for name in won]
+        reason = f"{len(promoted)} of {len(rows)} series promoted" + (f", {len(leaving)} left" if leaving else "")
+        base = self.live.release_id if self.live else ""
+        return ReleaseDraft(base, actor, reason, packs, promoted, leaving), failures
 
-    fresh = defaultdict[str, list[str]](list)
-    for name in won:
-        fresh[versions[name].ref].append(name)
-    old = defaultdict[tuple[str, str], list[str]](list)
-    for name in kept:
-        old[champions[name].ref, champions[name].sha256].append(name)
-    by_ref = {version.ref: version for version in versions.values()}
-    parts = [PackModel.from_files(staging.files(by_ref[ref])).select(names) for ref, names in fresh.items()]
-    parts += [PackModel.from_files(production.files(*ref)).select(names) for ref, names in old.items()]
-    model = PackModel.merge(parts).select(sorted([*won, *kept])) if len(parts) > 1 else parts[0]
-    return PackUpload(pack, model.files(), model.series, dict(by_ref[next(iter(fresh))].tags) if fresh else {})
+    def _pack(self, pack: str, won: Mapping[str, PackVersion], kept: Sequence[str]) -> PackUpload:
+        from many_models.forecasting import PackModel
+
+        fresh, by_ref = defaultdict[str, list[str]](list), dict[str, PackVersion]()
+        for name, version in won.items():
+            fresh[version.ref].append(name)
+            by_ref[version.ref] = version
+        champions = self.live.champions if self.live else {}
+        old = defaultdict[tuple[str, str], list[str]](list)
+        for name in kept:
+            old[champions[name].ref, champions[name].sha256].append(name)
+        parts = [PackModel.from_files(self.staging.files(by_ref[ref])).select(names) for ref, names in fresh.items()]
+        parts += [PackModel.from_files(self.production.files(*ref)).select(names) for ref, names in old.items()]
+        model = PackModel.merge(parts).select(sorted([*won, *kept])) if len(parts) > 1 else parts[0]
+        tags = dict(next(iter(by_ref.values())).tags) if by_ref else {}
+        return PackUpload(pack, model.files(), model.series, tags)
 
 
 def _promoted(row: Mapping[str, object]) -> PromotedSeries:
@@ -278,14 +275,16 @@ def _publish_to_lake(
     release: Release | None,
 ) -> None:
     """Write every decision, and the champions with their recipes and scores, which training may read."""
-    of_cutoff = defaultdict[str, list[dict[str, object]]](list)
+    common = {
+        "policy": _policy_version(settings),
+        "release_id": release.release_id if release else "",
+        "actor": release.actor if release else "",
+        "decided_at": release.created_at.isoformat() if release else "",
+    }
+    of_cutoff = defaultdict[str, list[Mapping[str, object]]](list)
     for decision in decisions:
         cutoff = _iso(rows[decision.series_id]["cutoff"])
-        row = asdict(decision) | {"cutoff": cutoff, "cutoff_date": cutoff[:10]}
-        row |= {"release_id": release.release_id if release else "", "actor": release.actor if release else ""}
-        row["policy"] = _policy_version(settings)
-        row["decided_at"] = release.created_at.isoformat() if release else ""
-        of_cutoff[cutoff[:10]].append(row)
+        of_cutoff[cutoff[:10]].append(asdict(decision) | common | {"cutoff": cutoff, "cutoff_date": cutoff[:10]})
     for date, found in of_cutoff.items():
         names = [str(row["series_id"]) for row in found]
         table = pa.Table.from_pylist(found, _decision_schema())
@@ -296,17 +295,17 @@ def _publish_to_lake(
 
 def champions_table(settings: Settings, lake: Lake, release: Release) -> pa.Table:
     """The champions of `release` for the lake, with the specs and scores that are known of their staging versions."""
-    text = spec_of(settings)
+    current = spec_of(settings)
     known = _recorded_scores(lake)
     trained = tables.read_if_there(lake, tables.TRAINED)
     measured = {(r["series_id"], r["staging"]): r for r in trained.to_pylist()} if trained is not None else {}
-    found = list[dict[str, object]]()
+    found = list[Mapping[str, object]]()
     for name, champion in sorted(release.champions.items()):
         before = known.get(name, {})
         if before.get("staging") != champion.staging:
-            before = {}
+            before = dict[str, object]()
         row = measured.get((name, champion.staging), before)
-        spec = text.to_json() if champion.recipe == text.recipe else str(before.get("spec") or "")
+        spec = current.to_json() if champion.recipe == current.recipe else str(before.get("spec") or "")
         found.append({
             **asdict(champion), "release_id": release.release_id, "spec": spec,
             "wape": row.get("wape"), "baseline_wape": row.get("baseline_wape"),
@@ -315,35 +314,17 @@ def champions_table(settings: Settings, lake: Lake, release: Release) -> pa.Tabl
 
 
 def _decision_schema() -> pa.Schema:
-    text = (
-        "series_id",
-        "action",
-        "rule",
-        "reason",
-        "staging",
-        "previous",
-        "cutoff",
-        "cutoff_date",
-        "release_id",
-        "actor",
-        "policy",
-        "decided_at",
-    )
-    return pa.schema(
-        [*((name, pa.string()) for name in text), ("challenger_score", pa.float64()), ("champion_score", pa.float64())]
-    )
+    text = "series_id action rule reason staging previous cutoff cutoff_date release_id actor policy decided_at".split()
+    return _schema(text, {name: pa.float64() for name in ("challenger_score", "champion_score")})
 
 
 def _champion_schema() -> pa.Schema:
-    text = ("series_id", "ref", "sha256", "staging", "recipe", "cutoff", "previous", "fallback", "release_id", "spec")
-    return pa.schema(
-        [
-            *((name, pa.string()) for name in text),
-            ("row", pa.int64()),
-            ("wape", pa.float64()),
-            ("baseline_wape", pa.float64()),
-        ]
-    )
+    text = "series_id ref sha256 staging recipe cutoff previous fallback release_id spec".split()
+    return _schema(text, {"row": pa.int64(), "wape": pa.float64(), "baseline_wape": pa.float64()})
+
+
+def _schema(text: Sequence[str], others: Mapping[str, pa.DataType]) -> pa.Schema:
+    return pa.schema([*((name, pa.string()) for name in text), *others.items()])
 
 
 def _done(decision: Decision, upstream: Mapping[str, str], release: Release | None) -> Done:
@@ -353,8 +334,13 @@ def _done(decision: Decision, upstream: Mapping[str, str], release: Release | No
     return Done(upstream[name], digest(upstream[name], decision.action, decision.staging), metadata)
 
 
+def _actor(context: dg.AssetExecutionContext) -> str:
+    """Who releases: the user whom Dagster knows, else the run and the account that it runs under."""
+    return context.run.tags.get("dagster/user") or f"run {context.run.run_id[:8]} ({getpass.getuser()})"
+
+
 def _iso(value: object) -> str:
-    return value.isoformat() if hasattr(value, "isoformat") else str(value)
+    return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
 def _number(value: object) -> float:

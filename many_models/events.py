@@ -79,7 +79,7 @@ def plan(context: dg.AssetExecutionContext, keys: Sequence[str]) -> int:
     Dagster plans the partition or the range in a run's tags when it creates the run. Without planned events for the
     others a key that fails would not show as failed, and one in progress not as in progress.
     """
-    if not _fits("series outside a run's own partition range will not show as in progress or failed"):
+    if not _fits():
         return 0
     from dagster._core.events import AssetMaterializationPlannedData, DagsterEvent
 
@@ -103,7 +103,7 @@ def record(context: dg.AssetExecutionContext, materializations: Sequence[dg.Asse
 
     They are what `context.log_event` would record one by one, less a line each in the run's console.
     """
-    if not _fits("materializations are stored one by one, about 60 ms each"):
+    if not _fits():
         for materialization in materializations:
             context.log_event(materialization)
         return
@@ -159,7 +159,7 @@ def sibling_keys(context: dg.AssetExecutionContext) -> tuple[str, ...]:
     of its own. The first one to start does the others' keys too (after `plan`), and ends them by `settle_siblings`.
     Empty outside a backfill.
     """
-    if not _fits("each contiguous range of a backfill takes a run of its own"):
+    if not _fits():
         return ()
     runs = _waiting_siblings(context)
     keys = _planned_by_run(_sql(context.instance), context.asset_key, [run.run_id for run in runs])
@@ -173,6 +173,8 @@ def settle_siblings(context: dg.AssetExecutionContext, done: Collection[str], fa
     is not settled (this run died before) stays in the queue and is done by the next run. To be called when everything
     is recorded.
     """
+    if not _fits():
+        return 0
     from dagster._core.events import DagsterEvent, DagsterEventType
 
     runs = _waiting_siblings(context)
@@ -495,12 +497,14 @@ def _problem(name: str, parameters: str | None) -> str:
     return ""
 
 
-def _fits(otherwise: str) -> bool:
+def _fits() -> bool:
     problems = private_api_problems()
     if problems:
         _warn_once(
             f"Dagster {dg.__version__} has changed what many_models records events with ({'; '.join(problems)}). "
-            f"Falling back to its public API: {otherwise}. Install the Dagster that pyproject.toml names."
+            "Falling back to its public API: each series is stored by itself, about 60 ms each; series outside a run's "
+            "own partition range do not show as in progress or failed; each contiguous range of a backfill takes a run "
+            "of its own. Install the Dagster that pyproject.toml names."
         )
     return not problems
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from pandas.core.util.hashing import hash_pandas_object  # `pandas.util` has it too, but without its types
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,7 +27,7 @@ def year_versions(rows: pa.Table) -> pa.Table:
     if rows.num_rows == 0:
         return SCHEMA.empty_table()
     content = rows.select([name for name in rows.column_names if name not in {"series_id", "pack", "year"}])
-    hashes = pd.util.hash_pandas_object(content.to_pandas(), index=False).to_numpy()
+    hashes = hash_pandas_object(content.to_pandas(), index=False).to_numpy()
     frame = pd.DataFrame(
         {
             "series_id": rows["series_id"].combine_chunks().dictionary_encode().to_pandas(),

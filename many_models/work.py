@@ -12,7 +12,7 @@ from many_models.ports import Chunk, ChunkResult, Lake, Where
 from many_models.tables import DATASETS, RAW_COVARIATES, RAW_SALES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
     import pyarrow as pa
@@ -56,6 +56,7 @@ class PrepareTask:
     keys: tuple[str, ...]
 
     def __call__(self, chunk: Chunk) -> ChunkResult:
+        """Read the chunk's raw rows up to `as_of`, and prepare them."""
         import pyarrow as pa
 
         from many_models.covariates import fill
@@ -88,6 +89,7 @@ class TrainTask:
     priors: Mapping[str, Prior] = field(default_factory=dict[str, Prior])
 
     def __call__(self, chunk: Chunk) -> ChunkResult:
+        """Read the chunk's datasets up to the cutoff, and train on them."""
         from many_models.forecasting import train
 
         rows = self.lake.read(DATASETS.name, _of_chunk(chunk, through=self.cutoff))
@@ -119,6 +121,7 @@ class ScoreTask:
     models: Mapping[str, tuple[str, str]]
 
     def __call__(self, chunk: Chunk) -> ChunkResult:
+        """Read the chunk's datasets up to the cutoff, and forecast what follows."""
         import pyarrow as pa
 
         from many_models.errors import ManyModelsError
@@ -174,7 +177,7 @@ def _with_pack(rows: pa.Table, pack: str) -> pa.Table:
     return rows.append_column("pack", pa.array([pack] * rows.num_rows, pa.string()))
 
 
-def _absent(chunk: Chunk, found: pa.Table, failures: list[SeriesFailure]) -> list[SeriesFailure]:
+def _absent(chunk: Chunk, found: pa.Table, failures: Sequence[SeriesFailure]) -> list[SeriesFailure]:
     """A failure for each series of the chunk that came back neither good nor failed: nothing is dropped in silence."""
     there = set(found["series_id"].to_pylist()) | {failure.series_id for failure in failures}
     why = "its rows are not in the lake: materialize raw_sales and store_item_datasets for it first"

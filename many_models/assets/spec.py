@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from many_models.forecasting import Spec
     from many_models.settings import Settings
 
@@ -32,9 +31,14 @@ def spec_of(settings: Settings) -> Spec:
 
 def oldest_alive(spec: Spec, as_of: datetime) -> datetime:
     """The oldest last observation of a series that has not ended at `as_of`."""
-    from pandas.tseries.frequencies import to_offset
-
     from many_models.forecasting.spec import rhythm
 
-    periods = rhythm(spec.frequency).ended if spec.ended_after is None else spec.ended_after
-    return (as_of - periods * to_offset(spec.frequency)).to_pydatetime()
+    return periods_before(as_of, rhythm(spec.frequency).ended if spec.ended_after is None else spec.ended_after, spec)
+
+
+def periods_before(moment: datetime, periods: int, spec: Spec) -> datetime:
+    """The moment that is so many periods of the data earlier."""
+    from pandas.tseries.frequencies import to_offset
+
+    earlier: datetime = moment - periods * to_offset(spec.frequency)  # a pandas Timestamp: turned into a plain one
+    return datetime.fromisoformat(earlier.isoformat())

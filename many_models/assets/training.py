@@ -10,7 +10,7 @@ import pyarrow as pa
 from many_models import tables
 from many_models.assets import display, state
 from many_models.assets.chunks import Results, chunks_of, failures_of, follow, good_series, together
-from many_models.assets.spec import spec_of
+from many_models.assets.spec import periods_before, spec_of
 from many_models.assets.stage import STORE_ITEMS, Done, KeySet, backfill_policy, begin, finish
 from many_models.errors import SeriesFailure
 from many_models.keys import digest
@@ -109,8 +109,6 @@ def priors_of(settings: Settings, lake: Lake) -> dict[str, "Prior"]:
     """What is known of each series from elsewhere: the recent mean of its last key (its item) over the other series,
     else of its first key (its store). Fallbacks for series that are too short use it.
     """
-    import pandas as pd
-
     from many_models.forecasting import Prior
     from many_models.keys import SeriesKey
 
@@ -119,8 +117,7 @@ def priors_of(settings: Settings, lake: Lake) -> dict[str, "Prior"]:
     if as_of is None or len(keys) < 2:
         return {}
     spec = spec_of(settings)
-    offset = pd.tseries.frequencies.to_offset(spec.frequency)
-    since = (pd.Timestamp(as_of) - PRIOR_SEASONS * spec.steps_per_season * offset).to_pydatetime()
+    since = periods_before(as_of, PRIOR_SEASONS * spec.steps_per_season, spec)
     where = Where(among={"year": list(range(since.year, as_of.year + 1))}, since=since)
     frame = lake.read(tables.RAW_SALES.name, where, ["series_id", "y"]).to_pandas()
     means = frame.groupby("series_id", sort=True)["y"].mean().rename("level").reset_index()

@@ -1,4 +1,4 @@
-"""How accurate and how fast the forecasting core is. `python -m benchmarks.forecasting [--small] [--json] [--sets DIR]`.
+"""How accurate and how fast the forecasting core is. `python -m benchmarks.forecasting [--small] [--json]`.
 
 A seeded panel with trends, seasons, prices, promotions, level shifts and stock-outs, whose true mean is known, in a
 log-linear and a non-linear variant; public tables where --sets names a folder of NAME.parquet with NAME.json (keys,
@@ -72,7 +72,7 @@ class Panel:
         return pa.table({**columns, "y": self.y[:, first:last].ravel()} if target else columns)
 
 
-def make_panel(series: int, days: int, seed: int, *, nonlinear: bool = False) -> Panel:
+def make_panel(series: int, days: int, seed: int, *, nonlinear: bool = False) -> Panel:  # noqa: C901 - a list of effects
     """A seeded panel: negative binomial sales around exp(level + trend + seasons + price and promotion)."""
     rng = np.random.default_rng(seed)
     t = np.arange(days)
@@ -98,7 +98,11 @@ def make_panel(series: int, days: int, seed: int, *, nonlinear: bool = False) ->
         log += wave[:, :1] * np.sin(angle) + wave[:, 1:] * np.cos(angle)
     log += rng.normal(0.5, 0.3, (series, 1)) * np.exp(-(((doy - 355) / 6.0) ** 2)) * (doy < 359)
     for _ in range(2):  # level shifts
-        log += (t >= rng.integers(200, days, (series, 1))) * (rng.random((series, 1)) < 0.35) * rng.normal(0, 0.45, (series, 1))
+        log += (
+            (t >= rng.integers(200, days, (series, 1)))
+            * (rng.random((series, 1)) < 0.35)
+            * rng.normal(0, 0.45, (series, 1))
+        )
     price, promo, discount = np.ones((series, days)), np.zeros((series, days), np.int8), np.zeros((series, days))
     for _ in range(6):
         price *= np.where(t >= rng.integers(0, days, (series, 1)), 1 + rng.normal(0.02, 0.05, (series, 1)), 1)
@@ -135,7 +139,7 @@ def accuracy(y: NDArray[np.float64], f: NDArray[np.float64], past: NDArray[np.fl
 
 def run_panel(panel: Panel, name: str) -> tuple[list[Figure], NDArray[np.float64], float]:
     """Figures of one made panel, the forecasts (series × steps), and local training's CPU seconds per series."""
-    n, T = panel.y.shape
+    n, T = panel.y.shape  # noqa: N806
     cutoff: datetime = panel.days[T - HORIZON - 1].astype("datetime64[us]").astype(object)
     spec = Spec("D", HORIZON, known=("price", "promo"))
     clock = time.process_time
@@ -160,14 +164,25 @@ def run_panel(panel: Panel, name: str) -> tuple[list[Figure], NDArray[np.float64
     mine, true = accuracy(y, f, past), accuracy(y, panel.mean[:, -HORIZON:], past)
     per_series = 1000 * (prepared + whole + predicted) / n + 1000 * pooled / 10_000
     limit = "at most .300" if name == "log-linear" else ""
-    return [
-        Figure(f"synthetic, {name}, WAPE", mine["wape"], "", limit),
-        Figure(f"synthetic, {name}, RMSSE over the true mean's", mine["rmsse"] / true["rmsse"], "×", "at most 1.06" if limit else ""),
-        Figure(f"synthetic, {name}, bias", mine["bias"], "", ""),
-        Figure(f"synthetic, {name}, WAPE of the true mean", true["wape"], "", ""),
-        Figure(f"local candidates, {name}", 1000 * local / n, "ms CPU per series", "20 × faster than one AutoETS fit"),
-        Figure(f"all in at 10,000 series, {name}", per_series, "ms CPU per series", "at most 25"),
-    ], f, local / n
+    return (
+        [
+            Figure(f"synthetic, {name}, WAPE", mine["wape"], "", limit),
+            Figure(
+                f"synthetic, {name}, RMSSE over the true mean's",
+                mine["rmsse"] / true["rmsse"],
+                "×",
+                "at most 1.06" if limit else "",
+            ),
+            Figure(f"synthetic, {name}, bias", mine["bias"], "", ""),
+            Figure(f"synthetic, {name}, WAPE of the true mean", true["wape"], "", ""),
+            Figure(
+                f"local candidates, {name}", 1000 * local / n, "ms CPU per series", "20 × faster than one AutoETS fit"
+            ),
+            Figure(f"all in at 10,000 series, {name}", per_series, "ms CPU per series", "at most 25"),
+        ],
+        f,
+        local / n,
+    )
 
 
 def run_sets(folder: Path) -> list[Figure]:
@@ -184,7 +199,7 @@ def run_sets(folder: Path) -> list[Figure]:
             pd.read_parquet(folder / f"{name}.parquet"), keys=spec["keys"], timestamp=spec["timestamp"],
             target=spec["target"], known=spec["known"], frequency=spec["freq"], horizon=spec["horizon"],
             windows=spec["windows"], country=spec.get("country", ""),
-            progress=lambda step, _: print(f"{name}: {step}", file=sys.stderr),
+            progress=lambda step, _, name=name: print(f"{name}: {step}", file=sys.stderr),
         )  # fmt: skip
         row = report.metrics.set_index("candidate").loc["selected"]
         for metric in ("wape", "mase", "rmsse", "bias", "cover80", "cover95"):
@@ -211,9 +226,11 @@ for i in range(n):
     s = pd.Series(y[i]).shift(H)
     X = np.column_stack([dow, doy, np.log(price[i]), promo[i], pd.Series(np.log(price[i])).rolling(60, 1).mean(),
         *[s.rolling(k, 1).mean() for k in (7, 28, 91, 364)], *[pd.Series(y[i]).shift(7 * k) for k in (4, 5, 6, 52)]])
-    hgb[i] = HistGradientBoostingRegressor(loss="poisson", random_state=0).fit(X[400:T - H], y[i, 400:T - H]).predict(X[T - H:])
+    model = HistGradientBoostingRegressor(loss="poisson", random_state=0)
+    hgb[i] = model.fit(X[400:T - H], y[i, 400:T - H]).predict(X[T - H:])
+wape = lambda f: float(np.abs(f - y[:, -H:]).sum() / y[:, -H:].sum())
 print(json.dumps({"ets_ms": ets_ms, "hgb_ms": 1000 * (time.process_time() - t0) / n,
-    "ets": float(np.abs(ets - y[:, -H:]).sum() / y[:, -H:].sum()), "hgb": float(np.abs(hgb - y[:, -H:]).sum() / y[:, -H:].sum())}))
+    "ets": wape(ets), "hgb": wape(hgb)}))
 """
 
 
@@ -227,15 +244,22 @@ def run_peers(panel: Panel, f: NDArray[np.float64], name: str, series: int, loca
     data = OUT / "panel.npz"
     np.savez(data, y=panel.y[:series], price=panel.price[:series], promo=panel.promo[:series], days=panel.days)
     one_core = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([str(python), "-c", PEER_CODE, str(data), str(HORIZON)], capture_output=True, text=True, check=True, env=one_core)
+    done = subprocess.run(
+        [str(python), "-c", PEER_CODE, str(data), str(HORIZON)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=one_core,
+    )
     peer = json.loads(done.stdout.splitlines()[-1])
     mine = accuracy(panel.y[:series, -HORIZON:], f[:series], panel.y[:series, :-HORIZON])["wape"]
+    bound = f"at most {peer['hgb']:.3f}" if name == "non-linear" else ""
     return [
-        Figure(f"AutoETS on 728 days, {name}, over local candidates", peer["ets_ms"] / 1000 / local, "× the time", "at least 20"),
+        Figure(f"AutoETS on 728 days, {name}, over local", peer["ets_ms"] / 1000 / local, "× the time", "at least 20"),
         Figure(f"AutoETS on 728 days, {name}, WAPE", peer["ets"], "", ""),
         Figure(f"HistGradientBoosting per series, {name}, WAPE", peer["hgb"], "", ""),
         Figure(f"HistGradientBoosting per series, {name}, time", peer["hgb_ms"], "ms CPU per fit", ""),
-        Figure(f"synthetic, {name}, WAPE on the peers' series", mine, "", f"at most {peer['hgb']:.3f}" if name == "non-linear" else ""),
+        Figure(f"synthetic, {name}, WAPE on the peers' series", mine, "", bound),
     ]  # fmt: skip
 
 

@@ -13,4 +13,16 @@ from many_models.forecasting.pooling import PooledModels, pool
 from many_models.forecasting.spec import Prior, Spec
 from many_models.forecasting.training import Trained, train
 
-__all__ = ["BacktestReport", "PackModel", "PooledModels", "Prepared", "Prior", "Spec", "Trained", "backtest", "pool", "prepare", "train"]
+__all__ = [
+    "BacktestReport",
+    "PackModel",
+    "PooledModels",
+    "Prepared",
+    "Prior",
+    "Spec",
+    "Trained",
+    "backtest",
+    "pool",
+    "prepare",
+    "train",
+]

@@ -40,7 +40,7 @@ class BacktestReport:
     forecasts: pd.DataFrame
 
 
-def backtest(
+def backtest(  # noqa: PLR0913 - its parameters are its settings
     data: pd.DataFrame,
     *,
     keys: Sequence[str],
@@ -79,7 +79,7 @@ def backtest(
     end = int(loader.step_number(np.array([last], "datetime64[us]"), frequency)[0])
     numbers = [end - horizon * k for k in range(windows, 0, -1)]
     cutoffs = [loader.stamps(np.array([number]), frequency)[0].astype(object) for number in numbers]
-    tell = progress or (lambda step, share: None)
+    tell = progress or _silent
     found: list[_Window] = []
     for j, cutoff in enumerate(cutoffs):
         tell(f"window {j + 1} of {windows}: {cutoff:%Y-%m-%d}", j / windows)
@@ -89,7 +89,11 @@ def backtest(
     forecasts = pd.concat([window.forecasts for window in found], ignore_index=True)
     forecasts = forecasts.rename(columns={"ds": timestamp}).merge(names, on="series_id").drop(columns="series_id")
     bounds = [f"{side}{level}" for level in levels for side in ("lo", "hi")]
-    return BacktestReport(report, forecasts[[*keys, timestamp, "cutoff", "y_hat", *bounds]])
+    return BacktestReport(report, forecasts.loc[:, [*keys, timestamp, "cutoff", "y_hat", *bounds]])
+
+
+def _silent(_step: str, _share: float) -> None:
+    """No progress is shown."""
 
 
 def _table(
@@ -105,7 +109,7 @@ def _table(
         raise InputError(f"{target} is {row[target]} at {row[timestamp]}: negatives are refused by setting")
     if not len(data):
         raise InputError("the table has no rows")
-    unique = data[keys].drop_duplicates().reset_index(drop=True)
+    unique = data.loc[:, keys].drop_duplicates().reset_index(drop=True)
     ids = [SeriesKey(tuple(map(str, row))).series_id for row in unique.itertuples(index=False)]
     unique["series_id"] = ids
     series = data[keys].merge(unique, on=keys, how="left")["series_id"].to_numpy()
@@ -143,8 +147,8 @@ def _window(rows: pa.Table, table: pa.Table, spec: Spec, cutoff: datetime, worke
     jobs = []
     for begin in range(0, len(names), CHUNK):
         chunk = pa.array(names[begin : begin + CHUNK], pa.string())
-        jobs.append((past.filter(pc.is_in(past["series_id"], chunk)), future.filter(pc.is_in(future["series_id"], chunk)),
-                     spec, cutoff, pooled))  # fmt: skip
+        mine = [part.filter(pc.is_in(part["series_id"], chunk)) for part in (past, future)]
+        jobs.append((*mine, spec, cutoff, pooled))
     if workers > 1:
         import multiprocessing
 
@@ -153,7 +157,8 @@ def _window(rows: pa.Table, table: pa.Table, spec: Spec, cutoff: datetime, worke
     else:
         parts = [_chunk(*job) for job in jobs]
     return _Window(
-        pd.concat([part.forecasts for part in parts], ignore_index=True), [name for part in parts for name in part.series],
+        pd.concat([part.forecasts for part in parts], ignore_index=True),
+        [name for part in parts for name in part.series],
         np.concatenate([part.F for part in parts]),
     )  # fmt: skip
 
@@ -200,5 +205,14 @@ def _report(table: pa.Table, spec: Spec, cutoffs: Sequence[datetime], found: Seq
                 figures[f"width{level}"] = float((high - low)[mask].mean() / max(np.abs(Y[mask]).mean(), 1e-300))
         out.append(figures)
     frame = pd.DataFrame(out)
-    order = ["candidate", "wape", "mase", "rmsse", "bias", *(f"cover{v}" for v in spec.levels), *(f"width{v}" for v in spec.levels), "n"]
-    return frame[order].astype({"n": int})
+    order = [
+        "candidate",
+        "wape",
+        "mase",
+        "rmsse",
+        "bias",
+        *(f"cover{v}" for v in spec.levels),
+        *(f"width{v}" for v in spec.levels),
+        "n",
+    ]
+    return frame.loc[:, order].astype({"n": int})

@@ -14,11 +14,13 @@ if TYPE_CHECKING:
 # What each candidate is worth before any evidence, by the kind of series; measured on public retail sets, then rounded.
 BELIEF = {
     "seasonal_naive": 0.01, "mean": 0.08, "seasonal_mean": 0.04, "smoothing_slow": 0.08, "smoothing_medium": 0.08,
-    "smoothing_fast": 0.06, "intermittent": 0.05, "ridge_raw": 0.25, "ridge_log": 0.15, "poisson": 0.2, "pooled": 0.2, "trees": 0.3,
+    "smoothing_fast": 0.06, "intermittent": 0.05, "ridge_raw": 0.25, "ridge_log": 0.15, "poisson": 0.2,
+    "pooled": 0.2, "trees": 0.3,
 }  # fmt: skip
 BELIEF_SPARSE = {
     "seasonal_naive": 0.005, "mean": 0.5, "seasonal_mean": 0.02, "smoothing_slow": 0.06, "smoothing_medium": 0.02,
-    "smoothing_fast": 0.01, "intermittent": 0.3, "ridge_raw": 0.05, "ridge_log": 0.03, "poisson": 0.01, "pooled": 0.2, "trees": 0.3,
+    "smoothing_fast": 0.01, "intermittent": 0.3, "ridge_raw": 0.05, "ridge_log": 0.03, "poisson": 0.01,
+    "pooled": 0.2, "trees": 0.3,
 }  # fmt: skip
 WINDOWS_OF_BELIEF = 3.0  # how many windows of a series' own errors weigh as much as what is believed
 WINDOWS_OF_EVIDENCE = 30.0  # the same where what is believed is the evidence of many series
@@ -28,7 +30,7 @@ CLASSES = (0.25, 0.6, 0.9)  # shares of periods with sales that part the classes
 
 
 def beliefs(names: Sequence[str], seasons: NDArray[np.float64], sold: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Weights before evidence (series × candidates), from the seasons of history and the share of periods with sales."""
+    """Weights before evidence (series × candidates), from seasons of history and the share of periods with sales."""
     dense = np.array([BELIEF.get(name, 0.1) for name in names])
     sparse = np.array([BELIEF_SPARSE.get(name, 0.1) for name in names])
     rich = np.clip(seasons / 30.0, 0.0, 1.0)[:, None] * np.clip(2.0 * sold[:, None], 0.2, 1.0)

@@ -28,9 +28,14 @@ LARGEST = 1e15
 BLOCK = 200  # series classified at a time, so that memory stays that of a chunk
 SERIES_SCHEMA = pa.schema(
     [
-        ("series_id", pa.string()), ("first", pa.timestamp("us")), ("last", pa.timestamp("us")),
-        ("observations", pa.int64()), ("active", pa.bool_()), ("why", pa.string()), ("digest", pa.string()),
-    ]  # fmt: skip
+        ("series_id", pa.string()),
+        ("first", pa.timestamp("us")),
+        ("last", pa.timestamp("us")),
+        ("observations", pa.int64()),
+        ("active", pa.bool_()),
+        ("why", pa.string()),
+        ("digest", pa.string()),
+    ]
 )
 
 
@@ -98,7 +103,9 @@ def _typed(raw: pa.Table, spec: Spec) -> pa.Table:
         raise InputError(f"the raw table lacks {', '.join(absent)}; it has {', '.join(raw.column_names)}")
     raw = raw.select(need)
     kind = raw.schema.field("y").type
-    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind)):
+    if not (
+        pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind)
+    ):
         raise InputError(f"the target y has type {kind}, needed a number: convert the column in the source")
     for name, kind in (("series_id", pa.string()), ("ds", pa.timestamp("us")), ("y", pa.float64())):
         raw = raw.set_column(raw.column_names.index(name), name, raw[name].cast(kind))
@@ -120,11 +127,17 @@ def _stamp(number: int, spec: Spec) -> np.datetime64:
 
 
 def _problem(
-    ds: NDArray[np.datetime64], y: NDArray[np.float64], number: NDArray[np.int64], off: NDArray[np.bool_], frequency: str
+    ds: NDArray[np.datetime64],
+    y: NDArray[np.float64],
+    number: NDArray[np.int64],
+    off: NDArray[np.bool_],
+    frequency: str,
 ) -> str:
     """What makes one series' rows unusable, or nothing."""
     if off.any():
-        return f"timestamp {ds[off][0]} is off the frequency {frequency} ({int(off.sum())} rows): align it in the source"
+        return (
+            f"timestamp {ds[off][0]} is off the frequency {frequency} ({int(off.sum())} rows): align it in the source"
+        )
     same = number[1:] == number[:-1]
     if same.any():
         return f"{int(same.sum()) + 1} rows for {ds[1:][same][0]}, needed one per period: add them up in the source"
@@ -137,7 +150,9 @@ def _problem(
 def _rows(raw: pa.Table, spec: Spec, kept: Sequence[tuple[str, int, int, NDArray[np.int64]]]) -> pa.Table:
     source = np.concatenate([k[3] for k in kept]) if kept else np.zeros(0, np.int64)
     number = np.concatenate([np.arange(k[1], k[2] + 1) for k in kept]) if kept else np.zeros(0, np.int64)
-    names = np.repeat(np.array([k[0] for k in kept], object), [len(k[3]) for k in kept]) if kept else np.zeros(0, object)
+    names = (
+        np.repeat(np.array([k[0] for k in kept], object), [len(k[3]) for k in kept]) if kept else np.zeros(0, object)
+    )
     take = pa.array(source, mask=source < 0)
     y = raw["y"].take(take)
     y = pa.array(_floats(y), mask=~np.isfinite(_floats(y))) if len(y) else pa.array([], pa.float64())
@@ -199,6 +214,7 @@ def _series_table(
 
     def stamp(number: int | None) -> object:
         return None if number is None else _stamp(number, spec).astype(object)
+
     return pa.Table.from_pylist(
         [
             {"series_id": name, "first": stamp(first), "last": stamp(last), "observations": n, "active": active,
@@ -213,8 +229,15 @@ def _bytes(values: pa.Array) -> bytes:
     """Content of a column, nulls told from zeros."""
     valid = values.is_valid().to_numpy(zero_copy_only=False).tobytes()
     kind = values.type
-    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_temporal(kind) or pa.types.is_boolean(kind):
-        filled = values if not values.null_count else values.fill_null(False if pa.types.is_boolean(kind) else _zero(kind))
+    if (
+        pa.types.is_integer(kind)
+        or pa.types.is_floating(kind)
+        or pa.types.is_temporal(kind)
+        or pa.types.is_boolean(kind)
+    ):
+        filled = (
+            values if not values.null_count else values.fill_null(False if pa.types.is_boolean(kind) else _zero(kind))
+        )
         return valid + np.ascontiguousarray(filled.to_numpy(zero_copy_only=False)).tobytes()
     return valid + "\x1f".join(str(value) for value in values.to_pylist()).encode("utf-8", "surrogatepass")
 

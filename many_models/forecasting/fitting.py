@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     from many_models.forecasting.panel import Layout, Panel
     from many_models.forecasting.spec import Spec
+
+    _Array = NDArray[np.generic]
+    _Trees = tuple[_Array, _Array, _Array, _Array, _Array, _Array]
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,6 @@ class Shared:
     strength: tuple[float, float, float]
     trees: tuple[NDArray[np.generic], ...]
 
-
     @property
     def anything(self) -> bool:
         """Whether there was enough to learn from."""
@@ -41,7 +43,8 @@ class Shared:
 
 NEVER = -(10**9)
 NO_TREES: tuple[NDArray[np.generic], ...] = (
-    np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0), np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0),
+    np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0), np.zeros(0, np.int32), np.zeros(0, np.int32),
+    np.zeros(0),
 )  # fmt: skip
 
 
@@ -79,7 +82,9 @@ def training_steps(number: int, periods: int, horizon: int) -> NDArray[np.int64]
     return 1 + ((number + np.arange(periods)) * stride) % horizon
 
 
-def own_numbers(y: NDArray[np.float64], code: NDArray[np.int8], spec: Spec, first: int, learned: int) -> NDArray[np.float64]:
+def own_numbers(
+    y: NDArray[np.float64], code: NDArray[np.int8], spec: Spec, first: int, learned: int
+) -> NDArray[np.float64]:
     """The vector `own` of a series from its observations up to place `learned` (later ones if there are none)."""
     own = np.zeros(pack.OWN_SIZE)
     seen = y[first : learned + 1][code[first : learned + 1] == pack.OBSERVED]
@@ -105,7 +110,12 @@ def recent_rows(layout: Layout) -> int:
 
 
 def fit_panel(
-    panel: Panel, layout: Layout, spec: Spec, origins: NDArray[np.int64], shared: Shared, first_origin: int | None = None
+    panel: Panel,
+    layout: Layout,
+    spec: Spec,
+    origins: NDArray[np.int64],
+    shared: Shared,
+    first_origin: int | None = None,
 ) -> Fits:
     """Fit every series of `panel` at `origins` (ascending places; the last one is the final fit).
 
@@ -126,6 +136,7 @@ def fit_panel(
     )  # fmt: skip
     steps = training_steps(panel.number, len(panel.ds), H)
     decay, recent, strength = rhythm(layout.frequency).decay, recent_rows(layout), np.array(shared.strength)
+    trees = cast("_Trees", shared.trees)
     base = np.array([origins[0] if first_origin is None else first_origin, origins[-1]])
     pooled = shared.beta[pack.COUNT] if shared.anything else np.full(p, np.nan)
     with threadpool_limits(1):
@@ -135,8 +146,8 @@ def fit_panel(
             mine = origins[origins >= first]
             if len(mine):
                 fit_series(
-                    panel.y[i], panel.code[i], ph, hol, C, panel.x[i], panel.encoding.binary[i], steps, first, mine, conf,
-                    own, shared.beta, strength, recent, decay, pooled, *shared.trees,
+                    panel.y[i], panel.code[i], ph, hol, C, panel.x[i], panel.encoding.binary[i], steps, first, mine,
+                    conf, own, shared.beta, strength, recent, decay, pooled, *trees,
                     fits.F[i, len(origins) - len(mine) :], fits.coef[i], fits.smear[i], fits.state[i],
                 )  # fmt: skip
             fits.own[i] = own

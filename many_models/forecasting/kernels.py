@@ -3,20 +3,25 @@
 `pack` is mm_pack_v1 once more, with its functions compiled; numba caches the machine code beside the source.
 """
 
+# ruff: noqa: C901, PLR0912 - compiled loops over one series: a call inside costs more than a branch
 from __future__ import annotations
 
 import importlib.util
 import math
 import sys
-from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numba import njit
 
 from many_models.forecasting import mm_pack_v1
 
+if TYPE_CHECKING:
+    from types import ModuleType
+
 _COMPILED = (
-    "season_of", "is_closed", "advance", "prefix", "last_year", "fill", "back_to_scale", "forecast", "log_mean", "recent_mean", "same_phase", "fill_extra", "tree_sum",
+    "season_of", "is_closed", "advance", "prefix", "last_year", "fill", "back_to_scale", "forecast",
+    "log_mean", "recent_mean", "same_phase", "fill_extra", "tree_sum",
 )  # fmt: skip
 
 
@@ -26,7 +31,8 @@ def _compiled_twin() -> ModuleType:
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, mm_pack_v1.__file__)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)
@@ -38,7 +44,12 @@ def _compiled_twin() -> ModuleType:
 pack = _compiled_twin()
 _advance, _prefix, _last_year = pack.advance, pack.prefix, pack.last_year
 _fill, _back_to_scale, _forecast, _is_closed = pack.fill, pack.back_to_scale, pack.forecast, pack.is_closed
-pack_log_mean, pack_recent_mean, pack_same_phase, pack_fill_extra = pack.log_mean, pack.recent_mean, pack.same_phase, pack.fill_extra
+pack_log_mean, pack_recent_mean, pack_same_phase, pack_fill_extra = (
+    pack.log_mean,
+    pack.recent_mean,
+    pack.same_phase,
+    pack.fill_extra,
+)
 OBSERVED = mm_pack_v1.OBSERVED
 RAW, LOG, COUNT = mm_pack_v1.RAW, mm_pack_v1.LOG, mm_pack_v1.COUNT
 UNIT, LOG_UNIT, LOW, HIGH, NONNEGATIVE = (
@@ -48,7 +59,7 @@ UNIT, LOG_UNIT, LOW, HIGH, NONNEGATIVE = (
 
 @njit(cache=True, nogil=True)
 def solve(G, g, prior, strength, n, beta):
-    """`beta` = argmin of the quadratic (G, g) plus `strength` observations' worth of belief in `prior`; False if singular.
+    """`beta` = argmin of the quadratic (G, g) plus `strength` observations of belief in `prior`; False if singular.
 
     `n` is the number of observations in G. Cholesky of G + D with D = strength × mean square of each feature.
     """
@@ -280,7 +291,23 @@ def fit_series(
             if P[o + 1, 0] > 0.0:
                 beta[:] = warmer if glm else prior[COUNT]
                 rounds = 2 if glm else 4
-                glm = _irls(X[COUNT], off, y, w, back, o + 1, beta, prior[COUNT], strength[COUNT], rounds, not glm, own, XW, ww, v)
+                glm = _irls(
+                    X[COUNT],
+                    off,
+                    y,
+                    w,
+                    back,
+                    o + 1,
+                    beta,
+                    prior[COUNT],
+                    strength[COUNT],
+                    rounds,
+                    not glm,
+                    own,
+                    XW,
+                    ww,
+                    v,
+                )
                 if glm:
                     warmer[:] = beta
                     B[COUNT] = beta
@@ -293,7 +320,8 @@ def fit_series(
 
 @njit(cache=True, nogil=True)
 def pooled_moments(
-    y, code, ph, hol, C, x, binary, steps, first, origin, conf, own, decay, beta, cold, G, g, S, rows, target, offset, weight, keep
+    y, code, ph, hol, C, x, binary, steps, first, origin, conf, own, decay, beta, cold, G, g, S,
+    rows, target, offset, weight, keep,
 ):  # fmt: skip
     """Add one series' Gram matrices (3 × features × features) and products to `G`, `g`, up to `origin`.
 

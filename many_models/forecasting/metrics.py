@@ -32,7 +32,9 @@ def scales(y: Floats, seen: NDArray[np.bool_], origins: NDArray[np.int64], seaso
     return np.cumsum(d, 1)[:, at] / count, np.cumsum(d * d, 1)[:, at] / count
 
 
-def window_scores(F: Floats, Y: Floats, mask: NDArray[np.bool_], mae_scale: Floats, mse_scale: Floats) -> dict[str, Floats]:
+def window_scores(
+    F: Floats, Y: Floats, mask: NDArray[np.bool_], mae_scale: Floats, mse_scale: Floats
+) -> dict[str, Floats]:
     """Per series and window: wape, mase, rmsse, bias, abs_error, abs_actual, n; NaN where undefined."""
     e = np.where(mask, F - Y, 0.0)
     n = mask.sum(-1).astype(float)
@@ -55,7 +57,8 @@ def mean_over_windows(values: Floats) -> Floats:
 
 def pooled_scores(scores: dict[str, Floats]) -> dict[str, float]:
     """One figure a metric over all series: WAPE and bias pooled over rows, MASE and RMSSE mean over series of the
-    mean over windows."""
+    mean over windows.
+    """
     actual = scores["abs_actual"].sum()
     mase, rmsse = mean_over_windows(scores["mase"]), mean_over_windows(scores["rmsse"])
     return {
@@ -67,7 +70,9 @@ def pooled_scores(scores: dict[str, Floats]) -> dict[str, float]:
     }
 
 
-def coverage(Y: Floats, mask: NDArray[np.bool_], low: Floats, high: Floats, axis: tuple[int, ...] | None = None) -> Floats:
+def coverage(
+    Y: Floats, mask: NDArray[np.bool_], low: Floats, high: Floats, axis: tuple[int, ...] | None = None
+) -> Floats:
     """Share of observed values within [low, high]."""
     hit = (mask & (low <= Y) & (high >= Y)).sum(axis)
     n = mask.sum(axis)

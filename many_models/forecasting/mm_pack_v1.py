@@ -4,12 +4,14 @@ The functions up to `forecast` are plain loops over one series: the package comp
 file runs them as they are. `conf` is a float64 vector whose places are named below, `own` one of a series.
 """
 
+# ruff: noqa: C901, PLR0912, PLR0915, PLR1714, SIM109, B905, PLR0124, ARG002 - loops that numba compiles; NaN is not itself
 from __future__ import annotations
 
 import hashlib
 import json
 import math
 import pathlib
+import sys
 
 import numpy as np
 
@@ -160,7 +162,7 @@ def advance(S, y, code, ph, hol, x, binary, conf, own):
 
 
 def prefix(y, code, own, P):
-    """Running sums over a history: `P[:, 0]` of y / unit, `P[:, 1]` of the log scale, `P[:, 2]` of what was observed."""
+    """Running sums over a history: `P[:, 0]` of y / unit, `P[:, 1]` of the log scale, `P[:, 2]` of what is there."""
     P[0, 0] = 0.0
     P[0, 1] = 0.0
     P[0, 2] = 0.0
@@ -325,7 +327,9 @@ def tree_sum(X, root, feature, threshold, left, right, value):
     return total
 
 
-def forecast(S, y, code, P, o, ph, hol, C, x, binary, B, smear, conf, own, H, F, X, root, feature, threshold, left, right, value):
+def forecast(
+    S, y, code, P, o, ph, hol, C, x, binary, B, smear, conf, own, H, F, X, root, feature, threshold, left, right, value
+):
     """Forecasts of every candidate for the periods o + 1 … o + H after the state `S` at `o`, written to `F`.
 
     `y`, `code` and `P` (running sums) hold the history up to `o` at the same places as `ph`, `hol`, `C` and `x` hold
@@ -407,14 +411,16 @@ def stamps(number: np.ndarray, frequency: str) -> np.ndarray:
     else:
         each = {"M": 1, "Q": 3, "Y": 12}[unit]
         months = number * each + _anchor_month(frequency)
-        ends = frequency.split("-")[0] in ("ME", "QE", "YE", "M", "Q", "Y", "A")
+        ends = frequency.split("-", maxsplit=1)[0] in ("ME", "QE", "YE", "M", "Q", "Y", "A")
         out = (months + ends).astype("datetime64[M]").astype("datetime64[D]") - ends
     return out.astype("datetime64[us]")
 
 
 def _unit(frequency: str) -> str:
-    head = frequency.split("-")[0]
-    return {"H": "h", "MS": "M", "ME": "M", "QS": "Q", "QE": "Q", "YS": "Y", "YE": "Y", "A": "Y", "AS": "Y"}.get(head, head)
+    head = frequency.split("-", maxsplit=1)[0]
+    return {"H": "h", "MS": "M", "ME": "M", "QS": "Q", "QE": "Q", "YS": "Y", "YE": "Y", "A": "Y", "AS": "Y"}.get(
+        head, head
+    )
 
 
 def _anchor_day(frequency: str) -> int:
@@ -427,7 +433,7 @@ def _anchor_month(frequency: str) -> int:
     unit = _unit(frequency)
     if unit == "M":
         return 0
-    head = frequency.split("-")[0]
+    head = frequency.split("-", maxsplit=1)[0]
     ends = head in ("QE", "YE", "Q", "Y", "A")
     month = names.index(frequency.split("-")[1]) if "-" in frequency else (11 if ends else 0)
     return month % (3 if unit == "Q" else 12)
@@ -510,13 +516,12 @@ PER_POOL = ("pool_shape", "pool_beta", "tree_count", "root_count")
 TREES = ("root", "feature", "threshold", "left", "right", "value")
 
 
-
 class Pack:
     """Models of `index["series"]`, row by row in `arrays`; `loops` is this module or a compiled copy of it."""
 
     def __init__(self, index, arrays, loops=None):
         self.index, self.arrays = index, arrays
-        self.loops = loops
+        self.loops = loops or sys.modules[__name__]
         self.row = {name: i for i, name in enumerate(index["series"])}
         self.levels = [int(level) for level in index["levels"]]
         self._calendars, self._shapes = {}, {}
@@ -600,7 +605,7 @@ class Pack:
         S, own = a["state"][i].astype(float), a["own"][i].astype(float)
         n = len(y)
         x = np.concatenate([x, self.shape(a["pool"][i], a["cutoff"][i], n)], 1) if n else x
-        _, _, hol, ph = self.calendar(a["cutoff"][i], n) if n else (None, None, None, None)
+        _, _, hol, ph = self.calendar(a["cutoff"][i], n)
         binary = a["binary"][i].astype(np.int64)
         for t in range(n):
             f.advance(S, float(y[t]), int(code[t]), int(ph[t]), int(hol[t]), x[t], binary, a["conf"], own)
@@ -647,7 +652,9 @@ class Pack:
         else:
             F, own = self.candidates(i, h, x, fresh)
             point = np.clip(a["weights"][i].astype(float) @ F * float(a["factor"][i]), own[LOW], own[HIGH])
-        return point, interval(point, a["spread"][i], a["quantiles"][i], bool(own[NONNEGATIVE]), float(a["conf"][HORIZON]))
+        return point, interval(
+            point, a["spread"][i], a["quantiles"][i], bool(own[NONNEGATIVE]), float(a["conf"][HORIZON])
+        )
 
     def table(self, rows):
         """Columns of forecasts: `rows` holds (row, cutoff stamp, steps wanted, point, bounds, repeated) per series."""
@@ -743,10 +750,8 @@ def read(files, loops=None):
     return Pack(index, arrays, loops)
 
 
-def _load_pyfunc(path):
+def _load_pyfunc(path):  # pyright: ignore[reportUnusedFunction] - by name
     """What MLflow calls: the pack in folder `path`."""
-    import sys
-
     folder = pathlib.Path(path)
     files = {file.name: file.read_bytes() for file in folder.iterdir() if file.suffix in (".npy", ".json")}
-    return read(files, sys.modules[__name__])
+    return read(files)

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -96,7 +97,11 @@ class PackModel:
                 if not np.array_equal(head.arrays[name], model.arrays[name]):
                     raise InputError(f"packs differ in {name}: train them with the same spec and code")
         series = [name for model in models for name in model.series]
-        if twice := sorted({name for name in series if series.count(name) > 1}) if len(set(series)) < len(series) else []:
+        if (
+            twice := sorted({name for name in series if series.count(name) > 1})
+            if len(set(series)) < len(series)
+            else []
+        ):
             raise InputError(f"series in several packs: {', '.join(twice[:5])}")
         arrays = {
             name: np.concatenate([model.arrays[name] for model in models]) if name in loader.PER_SERIES else array
@@ -142,18 +147,20 @@ class PackModel:
             if rows is not None and cutoff is not None:
                 end = int(loader.step_number(np.array([cutoff], "datetime64[us]"), str(self.index["frequency"]))[0])
                 if end < trained:
-                    raise InputError(f"series {name!r}: cutoff {cutoff} is before its training cutoff {pack.cutoff_of(i)}")
+                    raise InputError(
+                        f"series {name!r}: cutoff {cutoff} is before its training cutoff {pack.cutoff_of(i)}"
+                    )
             fresh = _fresh(pack, i, fresh_rows.get(name), trained, end)
             x, repeated = pack.encode(i, _known(pack, later.get(name), end, h), h)
             if fresh is not None and len(fresh[0]) and len(x):
-                x = _repeat_from(pack, i, fresh[2], x, later.get(name), end, h)
+                x = _repeat_from(pack, fresh[2], x, later.get(name), end, h)
             point, bound = pack.forecast(i, h, x, fresh)
             stamp = loader.stamps(np.array([end]), str(self.index["frequency"]))[0]
             result.append((i, stamp, np.arange(1, h + 1), point, bound, repeated))
         return _table(pack.table(result), pack.levels)
 
     def candidates(self, future: pa.Table | None = None, horizon: int | None = None) -> NDArray[np.float64]:
-        """Forecasts of every candidate (series × candidates × steps) from the stored state; `future` as in `predict`."""
+        """Forecasts of every candidate (series × candidates × steps) from the stored state; see `predict`."""
         from many_models.forecasting.kernels import pack as compiled
 
         pack = loader.Pack(self.index, self.arrays, compiled)
@@ -173,8 +180,8 @@ def _merge_pools(models: Sequence[PackModel], arrays: dict[str, NDArray[np.gener
     rows: list[NDArray[np.int32]] = []
     nodes = 0
     for model in models:
-        a = model.arrays
-        ends = {name: np.cumsum(cast("NDArray[np.int64]", a[name])) for name in ("root_count", "tree_count")}
+        a = cast("Mapping[str, NDArray[np.int64]]", model.arrays)
+        ends = {name: np.cumsum(a[name]) for name in ("root_count", "tree_count")}
         moved: list[int] = []
         for k, name in enumerate(cast("list[str]", model.index["pools"])):
             if name not in place:
@@ -191,7 +198,7 @@ def _merge_pools(models: Sequence[PackModel], arrays: dict[str, NDArray[np.gener
                     kept[array].append(a[array][t])
                 nodes += t.stop - t.start
             moved.append(place[name])
-        rows.append(np.array(moved, np.int32)[cast("NDArray[np.int32]", a["pool"])])
+        rows.append(np.array(moved, np.int32)[a["pool"]])
     arrays |= {name: np.concatenate(parts) for name, parts in kept.items()}
     arrays["pool"] = np.concatenate(rows)
     return list(place)
@@ -213,8 +220,7 @@ def _by_series(table: pa.Table, names: Sequence[str], pack: loader.Pack) -> dict
     starts = np.r_[0, np.flatnonzero(ids[1:] != ids[:-1]) + 1, len(ids)]
     values = {name: table[name].to_pylist() for name in columns}
     return {
-        ids[a]: (number[a:b], {name: value[a:b] for name, value in values.items()})
-        for a, b in zip(starts[:-1], starts[1:], strict=True)
+        str(ids[a]): (number[a:b], {name: value[a:b] for name, value in values.items()}) for a, b in pairwise(starts)
     }
 
 
@@ -245,14 +251,14 @@ def _fresh(
         number, columns = block
         states = columns.get("state", ["observed"] * len(number))
         for at, value, state in zip(number - trained, columns.get("y", [None] * len(number)), states, strict=True):
-            if 1 <= at <= n and value is not None and value == value:
+            if 1 <= at <= n and value is not None and not _is_nan(value):
                 y[at - 1], code[at - 1] = float(cast("float", value)), max(STATES.index(str(state)), 1)
     x, _ = pack.encode(i, _known(pack, block, trained, n), n)
     return y, code, x
 
 
 def _repeat_from(
-    pack: loader.Pack, i: int, before: NDArray[np.float64], x: NDArray[np.float64], block: _Block | None, end: int, h: int
+    pack: loader.Pack, before: NDArray[np.float64], x: NDArray[np.float64], block: _Block | None, end: int, h: int
 ) -> NDArray[np.float64]:
     """`x` with what is missing at its start repeated from the last fresh period instead of the training cutoff."""
     known = _known(pack, block, end, h)
@@ -261,7 +267,7 @@ def _repeat_from(
         width = max(levels, 1)
         for s in range(h):
             values = known.get(name)
-            if values is not None and values[s] is not None and values[s] == values[s]:
+            if values is not None and values[s] is not None and not _is_nan(values[s]):
                 break
             x[s, column : column + width] = before[-1, column : column + width]
         column += width
@@ -274,4 +280,13 @@ def _table(columns: Mapping[str, NDArray[np.generic]], levels: Sequence[int]) ->
         "y_hat": pa.float64(), **{f"{side}{level}": pa.float64() for level in levels for side in ("lo", "hi")},
         "fallback": pa.string(), "known_repeated": pa.bool_(),
     }  # fmt: skip
-    return pa.table({name: pa.array(columns[name], kind) if len(columns[name]) else pa.array([], kind) for name, kind in kinds.items()})
+    return pa.table(
+        {
+            name: pa.array(columns[name], kind) if len(columns[name]) else pa.array([], kind)
+            for name, kind in kinds.items()
+        }
+    )
+
+
+def _is_nan(value: object) -> bool:
+    return isinstance(value, float) and np.isnan(value)

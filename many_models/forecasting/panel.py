@@ -1,4 +1,4 @@
-"""Rows as a panel: dense (series × time) arrays with codes, calendar and covariates, and what each series' history fixes."""
+"""Rows as a panel: dense (series × time) arrays with codes, calendar, covariates, and what fixes their scale."""
 
 from __future__ import annotations
 
@@ -102,21 +102,39 @@ class Layout:
         half, reference = {"D": (3, 28), "W": (1, 4)}.get(beat.unit, (0, 3 if beat.unit != "h" else 24))
         year = 168 if beat.unit == "h" else beat.year
         odds, size = {"h": (0.005, 0.02), "D": (0.02, 0.05), "W": (0.05, 0.1)}.get(beat.unit, (0.1, 0.1))
-        alphas = {"h": (0.01, 0.05, 0.15), "D": (0.03, 0.1, 0.25), "W": (0.06, 0.2, 0.45)}.get(beat.unit, (0.08, 0.2, 0.45))
+        alphas = {"h": (0.01, 0.05, 0.15), "D": (0.03, 0.1, 0.25), "W": (0.06, 0.2, 0.45)}.get(
+            beat.unit, (0.08, 0.2, 0.45)
+        )
         gain = 0.06 if m <= 31 else 0.25
         tail = max(year + 2 * half + reference + 2, 2 * seasons * m, 2 * beat.window)
         nc = self.calendar(np.array(["2020-01-01"], "datetime64[us]"))[0].shape[1]
         return np.array(
-            [*beat.taus, *alphas, gain, odds, size, half, reference, self.horizon, m, year, beat.window, seasons, nc]
-            + [self.columns, self.slots, tail],
+            [
+                *beat.taus,
+                *alphas,
+                gain,
+                odds,
+                size,
+                half,
+                reference,
+                self.horizon,
+                m,
+                year,
+                beat.window,
+                seasons,
+                nc,
+                self.columns,
+                self.slots,
+                tail,
+            ],
             np.float64,
         )
 
 
 @dataclass
 class Panel:
-    """Dense histories: `y` (series × time, NaN where missing), `code` (int8), `x` (series × time + future × columns; the last
-    column is the shared shape, 0 until it is known).
+    """Dense histories: `y` (series × time), `code` (int8), `x` (series × time + future × columns; the
+    last column is the shared shape, 0 until it is known).
 
     `number` is the step number of the first column; `first` the place of each series' first observation.
     """
@@ -138,7 +156,7 @@ class Panel:
 
 @dataclass
 class Encoding:
-    """How each series' covariates become columns: centre, scale, log per numeric column; slots per categorical level."""
+    """How each series' covariates become columns: centre, scale, log per numeric column; slots of levels."""
 
     center: NDArray[np.float64]
     scale: NDArray[np.float64]
@@ -157,7 +175,12 @@ def layout_of(spec: Spec, rows: pa.Table) -> Layout:
 
 
 def _is_number(kind: pa.DataType) -> bool:
-    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind) or pa.types.is_decimal(kind)
+    return (
+        pa.types.is_integer(kind)
+        or pa.types.is_floating(kind)
+        or pa.types.is_boolean(kind)
+        or pa.types.is_decimal(kind)
+    )
 
 
 def stamps_us(column: pa.ChunkedArray) -> NDArray[np.datetime64]:
@@ -197,12 +220,14 @@ def build(rows: pa.Table, layout: Layout, cutoff: datetime, learned_until: int |
     seen = np.isfinite(Y)
     first = np.where(seen.any(1), seen.argmax(1), periods - 1).astype(np.int64)
     learned = min((end if learned_until is None else learned_until) - t0, periods - 1)
-    x, encoding = _covariates(rows, layout, sid, number - t0, n, periods + ahead, first, max(learned, 0), [names[i] for i in order])
+    x, encoding = _covariates(
+        rows, layout, sid, number - t0, n, periods + ahead, first, max(learned, 0), [names[i] for i in order]
+    )
     ds = pack.stamps(np.arange(t0, end + 1 + ahead), layout.frequency)
     return Panel([names[i] for i in order], t0, np.nan_to_num(Y), code, x, first, ds, encoding)
 
 
-def _covariates(
+def _covariates(  # noqa: PLR0913, PLR0917
     rows: pa.Table, layout: Layout, sid: NDArray[np.int64], at: NDArray[np.int64], n: int, periods: int,
     first: NDArray[np.int64], learned: int, names: list[str],
 ) -> tuple[NDArray[np.float64], Encoding]:  # fmt: skip
@@ -228,7 +253,9 @@ def _covariates(
     return x, coding
 
 
-def _encode_numeric(block: NDArray[np.float64], first: NDArray[np.int64], learned: int, coding: Encoding, j: int) -> None:
+def _encode_numeric(
+    block: NDArray[np.float64], first: NDArray[np.int64], learned: int, coding: Encoding, j: int
+) -> None:
     """Centre, scale and log of one numeric covariate per series, from the periods up to `learned`."""
     for i in range(len(block)):
         v = block[i, : max(learned, first[i]) + 1]
@@ -242,7 +269,10 @@ def _encode_numeric(block: NDArray[np.float64], first: NDArray[np.int64], learne
             coding.center[i, j] = np.log(v).mean()
         else:
             spread = v.std()
-            coding.center[i, j], coding.scale[i, j] = v.mean(), spread if spread > 1e-9 * abs(v).max() else max(abs(v).max(), 1.0)
+            coding.center[i, j], coding.scale[i, j] = (
+                v.mean(),
+                spread if spread > 1e-9 * abs(v).max() else max(abs(v).max(), 1.0),
+            )
 
 
 def apply_numeric(block: NDArray[np.float64], coding: Encoding, j: int) -> NDArray[np.float64]:
@@ -257,7 +287,7 @@ def apply_numeric(block: NDArray[np.float64], coding: Encoding, j: int) -> NDArr
     return np.where(place >= 0, filled, 0.0)
 
 
-def _encode_levels(
+def _encode_levels(  # noqa: PLR0913, PLR0917
     column: pa.ChunkedArray, sid: NDArray[np.int64], at: NDArray[np.int64], inside: NDArray[np.bool_],
     x: NDArray[np.float64], start: int, levels: int, learned: int, names: list[str],
 ) -> dict[str, dict[str, int]]:  # fmt: skip

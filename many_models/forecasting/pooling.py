@@ -18,7 +18,13 @@ import pyarrow.compute as pc
 from many_models.errors import InputError, IntegrityError
 from many_models.forecasting import mm_pack_v1 as loader
 from many_models.forecasting.fitting import (
-    NO_TREES, Shared, default_prior, learned_at, nothing_shared, own_numbers, training_steps,
+    NO_TREES,
+    Shared,
+    default_prior,
+    learned_at,
+    nothing_shared,
+    own_numbers,
+    training_steps,
 )  # fmt: skip
 from many_models.forecasting.panel import Layout, Panel, build, layout_of
 from many_models.forecasting.spec import Spec, rhythm
@@ -106,7 +112,9 @@ class PooledModels:
             raise IntegrityError(f"pooled models cannot be read: {error}; fetch them again") from error
 
 
-def pool(rows: pa.Table, spec: Spec, cutoff: datetime, *, sample: int = MOST_SERIES, trees: bool = True) -> PooledModels:
+def pool(
+    rows: pa.Table, spec: Spec, cutoff: datetime, *, sample: int = MOST_SERIES, trees: bool = True
+) -> PooledModels:
     """Learn together from at most `sample` series of `rows` (as `Prepared.rows`), chosen by their names' hashes.
 
     Rows after `cutoff` are ignored. What judges the backtest windows is learned before the first of them. Raises
@@ -116,14 +124,16 @@ def pool(rows: pa.Table, spec: Spec, cutoff: datetime, *, sample: int = MOST_SER
 
     layout = layout_of(spec, rows)
     rows = rows.filter(pc.less_equal(rows["ds"], pa.scalar(cutoff, pa.timestamp("us"))))
-    names = sorted(pc.unique(rows["series_id"]).to_pylist(), key=lambda name: hashlib.sha256(name.encode()).digest())[:sample]
+    names = sorted(pc.unique(rows["series_id"]).to_pylist(), key=lambda name: hashlib.sha256(name.encode()).digest())[
+        :sample
+    ]
     if not names:
         raise InputError(f"no rows to learn from up to {cutoff}")
     rows = rows.filter(pc.is_in(rows["series_id"], pa.array(names, rows.schema.field("series_id").type)))
     end = int(loader.step_number(np.array([cutoff], "datetime64[us]"), spec.frequency)[0])
     panel = build(rows, layout, cutoff, end - spec.windows * spec.horizon)
-    early = learn(panel, layout, spec, panel.periods - 1 - spec.windows * spec.horizon, trees)
-    late = learn(panel, layout, spec, panel.periods - 1, trees)
+    early = learn(panel, layout, spec, panel.periods - 1 - spec.windows * spec.horizon, trees=trees)
+    late = learn(panel, layout, spec, panel.periods - 1, trees=trees)
     first = PooledModels(spec, early, late, no_evidence(spec))
     evidence = gather_evidence(evaluate(rows, spec, cutoff, first))
     return PooledModels(spec, early, late, evidence)
@@ -135,12 +145,12 @@ def no_evidence(spec: Spec) -> Evidence:
     return Evidence(np.zeros((0, C, C)), np.zeros(0), np.zeros((0, 2 * len(spec.levels))), np.zeros(0))
 
 
-def learn(panel: Panel, layout: Layout, spec: Spec, origin: int, trees: bool) -> Shared:
+def learn(panel: Panel, layout: Layout, spec: Spec, origin: int, *, trees: bool) -> Shared:
     """Shape, coefficients and trees from the periods of `panel` up to place `origin`."""
     if origin < 2 * min(layout.season, 14) + 2:
         return nothing_shared(layout)
     shape = learn_shape(panel, layout, origin)
-    beta, rows = _coefficients(panel, layout, spec, origin, shape, trees)
+    beta, rows = _coefficients(panel, layout, spec, origin, shape)
     if rows is None or len(rows[0]) < 10 * beta.shape[1]:
         return nothing_shared(layout)
     grown = _grow(*rows) if len(rows[0]) >= 2000 and trees else NO_TREES
@@ -174,8 +184,11 @@ def learn_shape(panel: Panel, layout: Layout, origin: int) -> NDArray[np.float64
     ratio = np.log(total[used] / base[used] + 0.02)
     X = layout.shape_features(panel.ds[:T][used])
     X = np.concatenate([X, np.ones((len(X), 1)), np.linspace(-1, 1, len(X))[:, None]], 1)
-    w = np.exp((np.arange(T)[used] - T) / rhythm(layout.frequency).decay) * np.sqrt(np.minimum(base[used] / base.max(), 1))
+    w = np.exp((np.arange(T)[used] - T) / rhythm(layout.frequency).decay) * np.sqrt(
+        np.minimum(base[used] / base.max(), 1)
+    )
     penalty = np.r_[np.full(X.shape[1] - 2, 1.0), 1e-6, 1e-2]
+    coef = np.zeros(X.shape[1])
     for _ in range(3):
         coef = np.linalg.solve((X * w[:, None]).T @ X + np.diag(penalty), (X * w[:, None]).T @ ratio)
         residual = ratio - X @ coef
@@ -188,7 +201,7 @@ _Rows = tuple["NDArray[np.float32]", "NDArray[np.float64]", "NDArray[np.float64]
 
 
 def _coefficients(
-    panel: Panel, layout: Layout, spec: Spec, origin: int, shape: NDArray[np.float64], trees: bool
+    panel: Panel, layout: Layout, spec: Spec, origin: int, shape: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], _Rows | None]:
     """Ridge coefficients (3 × features) of all series together, and the trees' rows (features, y, offset, weight)."""
     from threadpoolctl import threadpool_limits
@@ -253,14 +266,15 @@ def _grow(
         "feature_fraction": 0.6, "bagging_fraction": 0.7, "bagging_freq": 1, "seed": 7, "deterministic": True,
         "force_row_wise": True, "num_threads": 1, "verbosity": -1, "max_bin": 127,
     }  # fmt: skip
-    data = lightgbm.Dataset(rows, y, weight=weight, init_score=offset, free_raw_data=True, params={"max_bin": 127, "verbosity": -1})
+    data = lightgbm.Dataset(
+        rows, y, weight=weight, init_score=offset, free_raw_data=True, params={"max_bin": 127, "verbosity": -1}
+    )
     booster = lightgbm.train(options, data, TREE_ROUNDS)
     return tree_arrays(booster.dump_model())
 
 
 def tree_arrays(model: Mapping[str, object]) -> tuple[NDArray[np.generic], ...]:
     """A LightGBM dump as flat arrays: root, feature (-1 for leaves), threshold, left, right, value."""
-    root: list[int] = []
     nodes: list[list[float]] = []
 
     def add(node: Mapping[str, object]) -> int:
@@ -274,8 +288,10 @@ def tree_arrays(model: Mapping[str, object]) -> tuple[NDArray[np.generic], ...]:
             nodes[at][4] = cast("float", node["leaf_value"])
         return at
 
-    for tree in cast("list[Mapping[str, object]]", model["tree_info"]):
-        root.append(add(cast("Mapping[str, object]", tree["tree_structure"])))
+    trees = cast("list[Mapping[str, object]]", model["tree_info"])
+    root = [add(cast("Mapping[str, object]", tree["tree_structure"])) for tree in trees]
     table = np.array(nodes, float).reshape(-1, 5)
-    columns = [table[:, j].astype(kind) for j, kind in enumerate((np.int32, np.float64, np.int32, np.int32, np.float64))]
+    columns = [
+        table[:, j].astype(kind) for j, kind in enumerate((np.int32, np.float64, np.int32, np.int32, np.float64))
+    ]
     return (np.array(root, np.int32), *columns)

@@ -40,6 +40,7 @@ SCORE_COLUMNS = {
     "abs_error": pa.float64(), "abs_actual": pa.float64(), "n": pa.int64(),
 }  # fmt: skip
 
+
 @dataclass(frozen=True)
 class Trained:
     """What training gives: the `model`, a row per `series`, `scores` per candidate and window, `failures`."""
@@ -48,6 +49,7 @@ class Trained:
     series: pa.Table
     scores: pa.Table
     failures: Sequence[SeriesFailure]
+
 
 @dataclass
 class Evaluation:
@@ -66,6 +68,7 @@ class Evaluation:
     belief: NDArray[np.float64]
     classes: NDArray[np.int64]
     pooled: PooledModels | None
+
 
 def train(
     rows: pa.Table,
@@ -93,6 +96,7 @@ def train(
     champion = _champion_wape(rows, spec, cutoff, champions or {})
     return Trained(model, _series(evaluation, weights, blends, spreads, champion, model), _scores(evaluation), failures)
 
+
 def _usable(rows: pa.Table, spec: Spec) -> tuple[pa.Table, list[SeriesFailure]]:
     """Rows of the series that can be used, and the others as failures."""
     if not len(rows):
@@ -111,8 +115,9 @@ def _usable(rows: pa.Table, spec: Spec) -> tuple[pa.Table, list[SeriesFailure]]:
             else f"y is {y[i]!r} at {ds[i]}, needed a finite number below {LARGEST:g}"
         )  # fmt: skip
         failures.setdefault(ids[i], SeriesFailure.of(ids[i], SeriesError(ids[i], reason)))
-    keep = ~np.isin(ids.astype(str), list(failures))
+    keep: NDArray[np.bool_] = ~np.isin(ids.astype(str), list(failures))
     return rows.filter(pa.array(keep)), list(failures.values())
+
 
 def evaluate(rows: pa.Table, spec: Spec, cutoff: datetime, pooled: PooledModels | None = None) -> Evaluation:
     """All candidates of every series over the backtest windows before `cutoff`, and fitted at it."""
@@ -128,7 +133,7 @@ def evaluate(rows: pa.Table, spec: Spec, cutoff: datetime, pooled: PooledModels 
         _fits_together(pooled, spec, end)
         F = fit_panel(panel, layout, spec, origins[:-1], pooled.early).F
         fits = fit_panel(panel, layout, spec, origins[-1:], pooled.late, int(origins[0]))
-    names = candidate_names(spec, pooled is not None)
+    names = candidate_names(spec, pooled=pooled is not None)
     chosen = [loader.CANDIDATES.index(name) for name in names]
     n = len(panel.series)
     Y, mask = np.zeros((n, spec.windows, H)), np.zeros((n, spec.windows, H), bool)
@@ -149,7 +154,7 @@ def evaluate(rows: pa.Table, spec: Spec, cutoff: datetime, pooled: PooledModels 
     )  # fmt: skip
 
 
-def candidate_names(spec: Spec, pooled: bool) -> tuple[str, ...]:
+def candidate_names(spec: Spec, *, pooled: bool) -> tuple[str, ...]:
     """The candidates that compete, the baseline first."""
     there = loader.CANDIDATES if pooled else loader.CANDIDATES[: loader.LOCAL]
     return tuple(n for n in there if not spec.candidates or n in spec.candidates or n == "seasonal_naive")
@@ -183,7 +188,9 @@ def gather_evidence(evaluation: Evaluation) -> Evidence:
     for c in [loader.CANDIDATES.index(name) for name in untried]:
         full[:, c, :], full[:, :, c] = 10.0, 10.0
     plain = Evidence(full, np.ones(groups), np.tile(quantiles(spec, 1), (groups, 1)), np.full(groups, 0.1))
-    evaluation = replace(evaluation, pooled=replace(evaluation.pooled, evidence=plain)) if evaluation.pooled else evaluation
+    evaluation = (
+        replace(evaluation, pooled=replace(evaluation.pooled, evidence=plain)) if evaluation.pooled else evaluation
+    )
     blends, spreads = leave_one_out(evaluation)
     factor, table = np.ones(groups), plain.quantiles.copy()
     for k in range(groups):
@@ -272,6 +279,7 @@ def _least(season: int) -> int:
     """Observations below which a series is too short for any model."""
     return max(4, min(season, 14))
 
+
 def _fallbacks(panel: Panel, seen: NDArray[np.bool_], season: int) -> list[str]:
     """The step of the fallback chain each series takes, "" for a model."""
     steps = []
@@ -286,6 +294,7 @@ def _fallbacks(panel: Panel, seen: NDArray[np.bool_], season: int) -> list[str]:
         else:
             steps.append("")
     return steps
+
 
 def final_weights(evaluation: Evaluation, leave_out: int | None = None) -> NDArray[np.float64]:
     """Weights (series × candidates) by the evidence of all windows, or all but one."""
@@ -348,7 +357,9 @@ def spread(evaluation: Evaluation, blends: NDArray[np.float64], mask: NDArray[np
     typical = 14.0 * (level + 0.05 * level**2)
     return np.stack([(error + before * typical) / (size + typical), floor, np.full(len(n), 0.1)], 1)
 
+
 NORMAL = {50: 0.674, 60: 0.842, 70: 1.036, 80: 1.282, 90: 1.645, 95: 1.960, 98: 2.326, 99: 2.576}
+
 
 def normal_quantile(level: int) -> float:
     """Half width in standard deviations of the central `level` per cent of a normal distribution."""
@@ -356,10 +367,12 @@ def normal_quantile(level: int) -> float:
 
     return NormalDist().inv_cdf(0.5 + level / 200.0)
 
+
 def quantiles(spec: Spec, n: int) -> NDArray[np.float64]:
     """Quantiles (series × 2 × levels) in standard deviations, normal where nothing else is known."""
     one = [q for level in spec.levels for q in (-normal_quantile(level), normal_quantile(level))]
     return np.tile(np.array(one), (n, 1))
+
 
 def _model(
     evaluation: Evaluation, weights: NDArray[np.float64], blends: NDArray[np.float64], priors: Mapping[str, Prior]
@@ -409,6 +422,7 @@ def _model(
     }  # fmt: skip
     return PackModel(index, arrays)
 
+
 def _pool_arrays(evaluation: Evaluation) -> dict[str, NDArray[np.generic]]:
     """What was learned together, as arrays with a row per pool: here one."""
     pooled = evaluation.pooled
@@ -440,6 +454,7 @@ def _champion_wape(rows: pa.Table, spec: Spec, cutoff: datetime, champions: Mapp
                 result[name] = float(scores["abs_error"][i].sum() / scores["abs_actual"][i].sum())
     return result
 
+
 def _series(
     evaluation: Evaluation, weights: NDArray[np.float64], blends: NDArray[np.float64], spreads: NDArray[np.float64],
     champion: Mapping[str, float], model: PackModel,
@@ -455,7 +470,7 @@ def _series(
     cover = _cover(evaluation, blends, spreads)
     fallback = model.index["fallback"]
     assert isinstance(fallback, list)
-    best = [evaluation.names[int(w.argmax())] if not step else step for w, step in zip(weights, fallback, strict=True)]
+    best = [step or evaluation.names[int(w.argmax())] for w, step in zip(weights, fallback, strict=True)]
     columns: dict[str, Sequence[object]] = {
         "series_id": panel.series, "fallback": fallback, "candidate": best,
         "weights": [_weights_json(evaluation.names, w, step) for w, step in zip(weights, fallback, strict=True)],
@@ -464,11 +479,13 @@ def _series(
         "accuracy": _nullable(1.0 - wape), "bias": _nullable(scores["error"].sum(1) / actual),
         "mase": _nullable(metrics.mean_over_windows(scores["mase"])),
         "rmsse": _nullable(metrics.mean_over_windows(scores["rmsse"])),
-        "cover80": _nullable(cover.get(80, np.full(n, np.nan))), "cover95": _nullable(cover.get(95, np.full(n, np.nan))),
+        "cover80": _nullable(cover.get(80, np.full(n, np.nan))),
+        "cover95": _nullable(cover.get(95, np.full(n, np.nan))),
         "champion_wape": [champion.get(name) for name in panel.series], "recipe": [spec.recipe] * n,
         "cutoff": [panel.ds[panel.periods - 1].astype(object)] * n,
     }  # fmt: skip
     return pa.table({name: pa.array(columns[name], kind) for name, kind in SERIES_COLUMNS.items()})
+
 
 def _cover(
     evaluation: Evaluation, blends: NDArray[np.float64], spreads: NDArray[np.float64]
@@ -486,23 +503,28 @@ def _cover(
         for k, level in enumerate(spec.levels)
     }
 
+
 def _weights_json(names: Sequence[str], weights: NDArray[np.float64], step: str) -> str:
     if step:
         return json.dumps({"mean" if step in ("short_history", "constant", "zero") else step: 1.0})
     return json.dumps({name: round(float(w), 4) for name, w in zip(names, weights, strict=True) if w > 0})
 
+
 def _nullable(values: NDArray[np.float64]) -> list[float | None]:
     return [float(v) if np.isfinite(v) else None for v in values]
+
 
 def _scores(evaluation: Evaluation) -> pa.Table:
     panel, spec = evaluation.panel, evaluation.spec
     n, windows, C, _ = evaluation.F.shape
-    parts = {name: np.zeros((n, C, windows)) for name in ("wape", "mase", "rmsse", "bias", "abs_error", "abs_actual", "n")}
+    parts = {
+        name: np.zeros((n, C, windows)) for name in ("wape", "mase", "rmsse", "bias", "abs_error", "abs_actual", "n")
+    }
     for c in range(C):
         found = metrics.window_scores(evaluation.F[:, :, c], evaluation.Y, evaluation.mask, *evaluation.scales)
         for name, values in parts.items():
             values[:, c] = found[name]
-    scored = np.broadcast_to(evaluation.mask.any(2)[:, None, :], (n, C, windows)).ravel()
+    scored = np.broadcast_to(np.asarray(evaluation.mask.any(2))[:, None, :], (n, C, windows)).ravel()
     end = panel.number + panel.periods - 1
     cutoffs = loader.stamps(end - spec.horizon * np.arange(windows, 0, -1), spec.frequency)
     ids = np.repeat(np.array(panel.series, object), C * windows)[scored]
@@ -515,5 +537,6 @@ def _scores(evaluation: Evaluation) -> pa.Table:
         columns[name] = flat.astype(np.int64) if name == "n" else pa.array(flat, mask=~np.isfinite(flat))
     return pa.table({name: pa.array(columns[name], kind) if not isinstance(columns[name], pa.Array) else columns[name]
                      for name, kind in SCORE_COLUMNS.items()})  # fmt: skip
+
 
 __all__ = ["InputError", "Trained", "train"]

@@ -26,7 +26,9 @@ def sales(periods: int = 200, level: float = 20.0, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).poisson(level * (1 + 0.4 * np.sin(2 * np.pi * t / 7))).astype(float)
 
 
-def table(histories: dict[str, np.ndarray], frequency: str = "D", last: datetime = AS_OF, **known: np.ndarray) -> pa.Table:
+def table(
+    histories: dict[str, np.ndarray], frequency: str = "D", last: datetime = AS_OF, **known: np.ndarray
+) -> pa.Table:
     """Raw rows of histories that end at `last`; NaN values are rows that are not there."""
     parts = []
     for name, y in histories.items():
@@ -43,7 +45,9 @@ def table(histories: dict[str, np.ndarray], frequency: str = "D", last: datetime
     return pa.concat_tables(parts)
 
 
-def rows_of(histories: dict[str, np.ndarray], spec: Spec = SPEC, last: datetime = AS_OF, **known: np.ndarray) -> pa.Table:
+def rows_of(
+    histories: dict[str, np.ndarray], spec: Spec = SPEC, last: datetime = AS_OF, **known: np.ndarray
+) -> pa.Table:
     """Prepared rows of histories."""
     prepared = prepare(table(histories, spec.frequency, last, **known), spec, last)
     assert not prepared.failures

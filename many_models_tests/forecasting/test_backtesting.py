@@ -38,7 +38,10 @@ def report(data):
 def test_forecasts_carry_the_users_names_and_follow_the_protocol(report, data):
     f = report.forecasts
     assert list(f.columns) == ["shop", "item", "day", "cutoff", "y_hat", "lo80", "hi80", "lo95", "hi95"]
-    assert sorted(pd.to_datetime(f["cutoff"].unique())) == [data.day.max() - pd.Timedelta(days=14), data.day.max() - pd.Timedelta(days=7)]
+    assert sorted(pd.to_datetime(f["cutoff"].unique())) == [
+        data.day.max() - pd.Timedelta(days=14),
+        data.day.max() - pd.Timedelta(days=7),
+    ]
     assert ((f["day"] > f["cutoff"]) & (f["day"] <= f["cutoff"] + pd.Timedelta(days=7))).all()
     assert len(f) == 6 * 2 * 7
     assert f["item"].dtype == data["item"].dtype
@@ -56,7 +59,9 @@ def test_metrics_agree_with_a_slow_reckoning(report, data):
     for _, series in j.groupby(["shop", "item"]):
         values = []
         for cutoff, window in series.groupby("cutoff"):
-            own = data[(data.shop == series.shop.iloc[0]) & (data.item == series.item.iloc[0]) & (data.day <= cutoff)].sold.to_numpy()
+            own = data[
+                (data.shop == series.shop.iloc[0]) & (data.item == series.item.iloc[0]) & (data.day <= cutoff)
+            ].sold.to_numpy()
             d, e = own[7:] - own[:-7], (window.y_hat - window.sold).to_numpy()
             values.append((np.abs(e).mean() / np.abs(d).mean(), np.sqrt((e**2).mean() / (d**2).mean())))
         mase.append(np.mean([v[0] for v in values]))
@@ -131,7 +136,8 @@ def test_accuracy_on_real_tables(name):
     spec = json.loads((Path(folder) / f"{name}.json").read_text())
     report = backtest(
         pd.read_parquet(Path(folder) / f"{name}.parquet"), keys=spec["keys"], timestamp=spec["timestamp"],
-        target=spec["target"], known=spec["known"], frequency=spec["freq"], horizon=spec["horizon"], windows=spec["windows"],
+        target=spec["target"], known=spec["known"], frequency=spec["freq"], horizon=spec["horizon"],
+        windows=spec["windows"],
     )  # fmt: skip
     row = report.metrics.set_index("candidate").loc["selected"]
     for metric, most in FLOORS[name].items():

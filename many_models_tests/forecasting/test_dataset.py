@@ -119,7 +119,10 @@ def test_states_are_causal(cut, seed):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.sampled_from(["h", "D", "B", "W-SUN", "W-WED", "MS", "ME", "QS", "QE", "YS", "YE", "QS-FEB"]), st.integers(-190, 280))
+@given(
+    st.sampled_from(["h", "D", "B", "W-SUN", "W-WED", "MS", "ME", "QS", "QE", "YS", "YE", "QS-FEB"]),
+    st.integers(-190, 280),
+)
 def test_step_numbers_and_stamps_are_inverse_and_agree_with_pandas(frequency, number):
     import pandas as pd
 

@@ -77,7 +77,7 @@ def test_fresh_observations_move_the_forecast_without_a_refit(model):
 def test_rolling_a_state_forward_equals_having_learned_it_in_training(rows):
     """The state after training at a cutoff and ten fresh days is the state of a training ten days later."""
     early = AS_OF - timedelta(days=10)
-    a, b = (train(rows, SPEC, cutoff, ).model for cutoff in (early, AS_OF))
+    a, b = (train(rows, SPEC, cutoff).model for cutoff in (early, AS_OF))
     from many_models.forecasting.kernels import pack as compiled
     from many_models.forecasting.packs import _by_series, _fresh
 
@@ -123,7 +123,9 @@ def test_the_loader_works_where_our_package_is_not(model, tmp_path):
         "print(json.dumps({'y': out['y_hat'].tolist(), 'columns': list(out.columns)}))"
     )
     env = {"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin:/bin"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, cwd=tmp_path, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=env, cwd=tmp_path, check=False
+    )
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     assert answer["y"] == pytest.approx(frame["y_hat"].tolist())
@@ -136,8 +138,10 @@ def test_trees_as_arrays_sum_to_what_the_booster_says():
     from many_models.forecasting.pooling import tree_arrays
 
     rng = np.random.default_rng(0)
-    X = rng.normal(size=(500, 4))
-    booster = lightgbm.train({"num_leaves": 7, "verbosity": -1, "num_threads": 1}, lightgbm.Dataset(X, X[:, 0] * X[:, 1]), 12)
+    X = rng.normal(size=(500, 4))  # noqa: N806
+    booster = lightgbm.train(
+        {"num_leaves": 7, "verbosity": -1, "num_threads": 1}, lightgbm.Dataset(X, X[:, 0] * X[:, 1]), 12
+    )
     trees = tree_arrays(booster.dump_model())
     mine = [loader.tree_sum(row, *trees) for row in X[:50]]
     assert mine == pytest.approx(booster.predict(X[:50]).tolist())

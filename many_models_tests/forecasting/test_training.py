@@ -196,7 +196,9 @@ def test_a_known_covariate_of_any_kind_is_learned_and_used(kind):
 def test_other_frequencies_train_and_forecast_the_right_stamps(frequency, periods):
     import pandas as pd
 
-    last = loader.stamps(np.array([int(loader.step_number(np.array([AS_OF], "datetime64[us]"), frequency)[0]) - 1]), frequency)[0]
+    last = loader.stamps(
+        np.array([int(loader.step_number(np.array([AS_OF], "datetime64[us]"), frequency)[0]) - 1]), frequency
+    )[0]
     last = last.astype(object)
     spec = Spec(frequency, 4, windows=2)
     result = train(rows_of({"a": sales(periods)}, spec, last), spec, last)

@@ -89,11 +89,11 @@ def histogram(values: Sequence[float], title: str) -> str:
     counts = Counter(min(BINS - 1, int((value + 1) / 2 * BINS)) for value in clipped)
     most = max(counts.values(), default=1)
     bar = WIDTH / BINS
-    bars = [
-        f'<rect x="{i * bar + 1:.0f}" y="{160 - 130 * n / most:.1f}" width="{bar - 2:.0f}" height="{130 * n / most:.1f}" '
-        f'fill="{"#4f43dd" if i >= BINS // 2 else "#d9534f"}"/>'
-        for i, n in counts.items()
-    ]
+    bars = list[str]()
+    for i, n in counts.items():
+        height, colour = 130 * n / most, "#4f43dd" if i >= BINS // 2 else "#d9534f"
+        place = f'x="{i * bar + 1:.0f}" y="{160 - height:.1f}" width="{bar - 2:.0f}" height="{height:.1f}"'
+        bars.append(f'<rect {place} fill="{colour}"/>')
     labels = [
         f'<text x="{x}" y="178" font-size="12">{t}</text>' for x, t in ((2, "-1"), (WIDTH / 2, "0"), (WIDTH - 12, "1"))
     ]
@@ -115,15 +115,17 @@ def forecast_plot(
     def at(x: float, y: float) -> str:
         return f"{(x - left) / span * (WIDTH - 10) + 5:.1f},{180 - (y - low) / height * 150:.1f}"
 
+    past, ahead = (at(x, y) for x, y in history if y is not None), (at(x, y) for x, y, _, _ in forecast)
     band = [at(x, hi) for x, _, _, hi in forecast] + [at(x, lo) for x, _, lo, _ in reversed(forecast)]
     return _svg(title, [
         f'<polygon points="{" ".join(band)}" fill="#4f43dd" fill-opacity="0.2"/>',
-        f'<polyline points="{" ".join(at(x, y) for x, y in history if y is not None)}" fill="none" stroke="#555"/>',
-        f'<polyline points="{" ".join(at(x, y) for x, y, _, _ in forecast)}" fill="none" stroke="#4f43dd" stroke-width="2"/>',
+        f'<polyline points="{" ".join(past)}" fill="none" stroke="#555"/>',
+        f'<polyline points="{" ".join(ahead)}" fill="none" stroke="#4f43dd" stroke-width="2"/>',
     ])  # fmt: skip
 
 
 def _svg(title: str, parts: Sequence[str]) -> str:
     escaped = title.replace("&", "&amp;").replace("<", "&lt;")
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}">'
-    return f'{head}<rect width="100%" height="100%" fill="#fff"/><text x="6" y="16" font-size="13">{escaped}</text>{"".join(parts)}</svg>'
+    paper = f'<rect width="100%" height="100%" fill="#fff"/><text x="6" y="16" font-size="13">{escaped}</text>'
+    return f"{head}{paper}{''.join(parts)}</svg>"

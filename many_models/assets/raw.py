@@ -22,7 +22,7 @@ from many_models.assets.stage import (
 )
 from many_models.errors import InputError
 from many_models.keys import SeriesKey, pack_of
-from many_models.periods import KEY_FORMATS, Grain, end_offset, period_of_key, period_start, spans
+from many_models.periods import KEY_FORMATS, Grain, end_offset, period_key, period_of_key, period_start, spans
 from many_models.ports import Lake, SalesTable, Source, Where
 from many_models.row_checks import CheckedRows, Kind
 from many_models.settings import Settings
@@ -203,8 +203,6 @@ def build_raw_sales(settings: Settings) -> dg.AssetsDefinition:
 def _rows_per_period(grain: Grain, rows: pa.Table) -> dict[str, int]:
     import pyarrow.compute as pc
 
-    from many_models.periods import period_key, period_start
-
     days = pc.value_counts(rows["ds"]).to_pylist()
     result = Counter[str]()
     for day in days:
@@ -322,6 +320,6 @@ def build_raw_covariates(settings: Settings) -> dg.AssetsDefinition:
         metadata: Metadata = {"dagster/row_count": rows.num_rows, "until": str(pc.max(rows["ds"]))}
         if not settings.source.covariates_table:
             metadata["note"] = "no source.covariates_table in the settings: the last known values are repeated"
-        return dg.MaterializeResult(metadata=metadata, tags={UPSTREAM_TAG: version, VERSION_TAG: version})
+        return dg.MaterializeResult(value=None, metadata=metadata, tags={UPSTREAM_TAG: version, VERSION_TAG: version})
 
     return raw_covariates

@@ -49,7 +49,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
             context.log.info(f"cutoff {date}: {', '.join(f'{part.rows.num_rows:,} {part.table}' for part in parts)}")
         version = wanted.get(dates[-1], "earlier")
         metadata: Metadata = {"dagster/row_count": rows, "rows_written": written}
-        return dg.MaterializeResult(metadata=metadata, tags={UPSTREAM_TAG: version, VERSION_TAG: version})
+        return dg.MaterializeResult(value=None, metadata=metadata, tags={UPSTREAM_TAG: version, VERSION_TAG: version})
 
     return warehouse_predictions
 

@@ -290,7 +290,7 @@ def fit_series(
                 smear[LOG] = _smear(X[LOG], off, y, w, back, o + 1, B[LOG], LOG, own)
             if P[o + 1, 0] > 0.0:
                 beta[:] = warmer if glm else prior[COUNT]
-                rounds = 2 if glm else 4
+                rounds = 1 if glm else 4
                 glm = _irls(
                     X[COUNT],
                     off,

@@ -618,8 +618,11 @@ class Pack:
         codes = np.concatenate([a["tail_code"][i], np.asarray(code, np.int8)])[-R:]
         return S, own, tail, codes
 
-    def candidates(self, i, h, x, fresh=None):
-        """Forecasts (candidates × h) of row `i` for the h periods after its cutoff, or after `fresh` (y, code, x)."""
+    def candidates(self, i, h, x, fresh=None, without=()):
+        """Forecasts (candidates × h) of row `i` for the h periods after its cutoff, or after `fresh` (y, code, x).
+
+        `without` names known covariates that stay at their recent mean, or "holiday" for a calendar without holidays.
+        """
         f = self.loops
         a = self.arrays
         fresh = fresh or (np.zeros(0), np.zeros(0, np.int8), np.zeros((0, a["last_x"].shape[1])))
@@ -629,6 +632,11 @@ class Pack:
         x = np.concatenate([x, self.shape(pool, now, h)], 1)
         R = len(tail)
         _, C, hol, ph = self.calendar(now, h)
+        x = self._neutral(x, S, without)
+        if "holiday" in without and a["conf"][SLOTS]:
+            columns = int(a["conf"][SLOTS]) + (1 if _unit(self.index["frequency"]) == "W" else 3)
+            C, hol = C.copy(), np.full(h, -1, np.int64)
+            C[:, -columns:] = 0.0
         y, code = np.concatenate([tail, np.zeros(h)]), np.concatenate([codes, np.zeros(h, np.int8)])
         P = np.zeros((R + 1, 3))
         f.prefix(tail, codes, own, P)
@@ -643,6 +651,38 @@ class Pack:
         )  # fmt: skip
         return F, own
 
+    def _neutral(self, x, S, without):
+        """`x` with the columns of the covariates `without` at their moving means in the state `S`."""
+        m, k = int(self.arrays["conf"][SEASON]), int(self.arrays["conf"][COVARIATES])
+        means = 2 * (4 + m) + 1 + (m + 3) + 2 + m
+        x, j = x.copy(), 0
+        for name, levels in zip(self.index["known"], self.index["levels_of"]):
+            n = max(levels, 1)
+            if name in without:
+                x[:, j : j + n] = S[means : means + k][j : j + n]
+            j += n
+        return x
+
+    def explain(self, i, h, x):
+        """Parts (name → (h,)) that add up to the forecast of row `i`: level, season, holiday, each known covariate.
+
+        Covariates are taken away one after the other, then holidays; what is left is the mean (level) and what
+        moves around it (season, with what the trend does over the horizon).
+        """
+        point, _ = self.forecast(i, h, x)
+        parts, gone, before = {}, [], point
+        if math.isfinite(self.arrays["fixed"][i]):
+            return {"level": point}
+        for name in [*self.index["known"], "holiday"]:
+            gone.append(name)
+            after = self._point(i, *self.candidates(i, h, x, None, gone))
+            parts[name], before = before - after, after
+        return {"level": np.full(h, before.mean()), "season": before - before.mean(), **parts}
+
+    def _point(self, i, F, own):
+        a = self.arrays
+        return np.clip(a["weights"][i].astype(float) @ F * float(a["factor"][i]), own[LOW], own[HIGH])
+
     def forecast(self, i, h, x, fresh=None):
         """Point forecast (h,) and bounds (h × levels × 2) of row `i`; see `candidates`."""
         a = self.arrays
@@ -651,7 +691,7 @@ class Pack:
             own = a["own"][i]
         else:
             F, own = self.candidates(i, h, x, fresh)
-            point = np.clip(a["weights"][i].astype(float) @ F * float(a["factor"][i]), own[LOW], own[HIGH])
+            point = self._point(i, F, own)
         return point, interval(
             point, a["spread"][i], a["quantiles"][i], bool(own[NONNEGATIVE]), float(a["conf"][HORIZON])
         )

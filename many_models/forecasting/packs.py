@@ -172,6 +172,33 @@ class PackModel:
             result[i], _ = pack.candidates(i, h, pack.encode(i, _known(pack, later.get(name), end, h), h)[0])
         return result
 
+    def explain(self, *, future: pa.Table | None = None, series: Sequence[str] | None = None) -> pa.Table:
+        """What forecasts from the stored state are made of: series_id, ds, part, value (double); parts add up to y_hat.
+
+        Parts are level, season, holiday and each known covariate; a constant fallback has a level only.
+        """
+        from many_models.forecasting.kernels import pack as compiled
+
+        pack = loader.Pack(self.index, self.arrays, compiled)
+        names = list(self.series if series is None else series)
+        if unknown := [name for name in names if name not in pack.row]:
+            raise InputError(f"not in this pack: {', '.join(unknown[:5])}; it holds {len(pack.row)} series")
+        h = int(cast("int", self.index["horizon"]))
+        later = _by_series(future, names, pack) if future is not None else {}
+        columns: dict[str, list[object]] = {"series_id": [], "ds": [], "part": [], "value": []}
+        for name in names:
+            i = pack.row[name]
+            end = int(cast("NDArray[np.int64]", self.arrays["cutoff"])[i])
+            ds = loader.stamps(np.arange(end + 1, end + 1 + h), str(self.index["frequency"])).tolist()
+            x, _ = pack.encode(i, _known(pack, later.get(name), end, h), h)
+            for part, values in pack.explain(i, h, x).items():
+                columns["series_id"] += [name] * h
+                columns["ds"] += ds
+                columns["part"] += [part] * h
+                columns["value"] += values.tolist()
+        kinds = {"series_id": pa.string(), "ds": pa.timestamp("us"), "part": pa.string(), "value": pa.float64()}
+        return pa.table({name: pa.array(columns[name], kind) for name, kind in kinds.items()})
+
 
 def _merge_pools(models: Sequence[PackModel], arrays: dict[str, NDArray[np.generic]]) -> list[str]:
     """Put each pool of `models` once into `arrays` and point the series' rows at them; the pools' hashes."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from many_models.ports import Chunk, ChunkResult, Compute, Lake, Source, Task
     from many_models.settings import Settings
 
+CODE_LOCATION_TAG = ".dagster/repository"  # with it the run is listed on its job's page
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -142,8 +143,8 @@ class Day:
         result = job.execute_in_process(
             run_config={**request.run_config, **QUIET},
             instance=self.instance,
-            partition_key=request.partition_key,
-            tags=dict(request.tags),
+            asset_selection=[dg.AssetKey(work.stage)],
+            tags={**request.tags, CODE_LOCATION_TAG: "__repository__@many_models"},
             raise_on_error=False,
         )
         done, failed, error = _outcome(self.instance, result, work)

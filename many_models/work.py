@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from many_models.forecasting import Trained
+
 
 def _of_chunk(chunk: Chunk, *, through: datetime | None = None) -> Where:
     from datetime import timedelta
@@ -102,7 +104,8 @@ class TrainTask:
             priors={name: prior for name, prior in self.priors.items() if name in own},
         )
         absent = _absent(chunk, trained.series, trained.failures)
-        found = {"series": _with_pack(trained.series, chunk.pack), "scores": _with_pack(trained.scores, chunk.pack)}
+        series = trained.series.append_column("finite", _finite(trained, self.spec.horizon))
+        found = {"series": _with_pack(series, chunk.pack), "scores": _with_pack(trained.scores, chunk.pack)}
         return ChunkResult(found, trained.model.files(), [*trained.failures, *absent])
 
 
@@ -169,6 +172,20 @@ class ScoreTask:
         place = part.column_names.index("fallback")
         part = part.set_column(place, "fallback", pa.array(["no_champion"] * part.num_rows, pa.string()))
         return part.append_column("model", pa.array([""] * part.num_rows, pa.string()))
+
+
+def _finite(trained: Trained, horizon: int) -> pa.Array:
+    """Whether all that each series' model forecasts from its training cutoff is finite, in the order of `series`."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    ahead = trained.model.predict(None, horizon=horizon)
+    numbers = [name for name in ahead.column_names if name == "y_hat" or name[:2] in {"lo", "hi"}]
+    good = pa.array([True] * ahead.num_rows)
+    for name in numbers:
+        good = pc.and_(good, pc.fill_null(pc.is_finite(ahead[name]), fill_value=False))
+    broken = set(ahead.filter(pc.invert(good))["series_id"].to_pylist())
+    return pa.array([name not in broken for name in trained.series["series_id"].to_pylist()], pa.bool_())
 
 
 def _with_pack(rows: pa.Table, pack: str) -> pa.Table:

@@ -185,8 +185,8 @@ def _summary(parts: Sequence[pa.Table]) -> display.Metadata:
         return {}
     rows = pa.concat_tables(parts, promote_options="permissive")
     first = rows.filter(pc.equal(rows["step"], 1))
-    fallbacks = [row for row in pc.value_counts(first["fallback"]).to_pylist() if row["values"]]
-    table = display.table([{"fallback": row["values"], "series": row["counts"]} for row in fallbacks])
+    fallbacks = tables.counts(first, "fallback")
+    table = display.table([{"fallback": name, "series": series} for name, series in fallbacks.items() if name])
     return {"dagster/row_count": rows.num_rows, "fallbacks": table}
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from math import isfinite
+from typing import TYPE_CHECKING
 
 import dagster as dg
 import pyarrow as pa
@@ -31,6 +32,9 @@ from many_models.ports import (
 )
 from many_models.promotion import ChampionEvidence, Decision, Evidence, Policy, decide
 from many_models.settings import Settings
+
+if TYPE_CHECKING:
+    from many_models.forecasting import Spec
 
 
 def build(settings: Settings) -> dg.AssetsDefinition:
@@ -71,7 +75,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         standing = _decided_already(settings, lake, rows, live)
         undecided = {name: row for name, row in rows.items() if name not in standing}
         base = decided_before(production, live, lake)
-        decisions = decide(_evidence(undecided, base, lake), policy_of(settings))
+        decisions = decide(_evidence(undecided, base, lake, spec_of(settings)), policy_of(settings))
         winners = {decision.series_id for decision in decisions if decision.action == "promote"}
         release, broken = live, list[SeriesFailure]()
         leaving = _leaving(settings, lake, live)
@@ -155,7 +159,9 @@ def _serves(live: Release | None, rows: Mapping[str, Mapping[str, object]], winn
     return bool(winners) and all(n in champions and champions[n].staging == rows[n]["staging"] for n in winners)
 
 
-def _evidence(rows: Mapping[str, Mapping[str, object]], live: Release | None, lake: Lake) -> list[Evidence]:
+def _evidence(
+    rows: Mapping[str, Mapping[str, object]], live: Release | None, lake: Lake, spec: "Spec"
+) -> list[Evidence]:
     recorded = _recorded_scores(lake)
     champions = live.champions if live else {}
     return [
@@ -172,20 +178,24 @@ def _evidence(rows: Mapping[str, Mapping[str, object]], live: Release | None, la
             cover80=None if row["cover80"] is None else _number(row["cover80"]),
             accuracy=_number(row["accuracy"]),
             fallback=str(row["fallback"] or ""),
-            finite=True,
-            champion=_champion(champions[name], recorded.get(name)) if name in champions else None,
+            finite=bool(row["finite"]),
+            champion=_champion(champions[name], recorded.get(name), spec) if name in champions else None,
             champion_wape_now=None if row["champion_wape"] is None else _number(row["champion_wape"]),
         )
         for name, row in rows.items()
     ]
 
 
-def _champion(champion: Champion, recorded: Mapping[str, object] | None) -> ChampionEvidence:
+def _champion(champion: Champion, recorded: Mapping[str, object] | None, spec: "Spec") -> ChampionEvidence:
+    """What is known of a champion. The same options under an older version of our code count as the same recipe: that
+    code cannot be run again, so nothing could ever be measured against it.
+    """
     same = recorded is not None and recorded["staging"] == champion.staging
+    same_options = recorded is not None and same and recorded["spec"] == spec.to_json()
     wape = _number(recorded["wape"]) if recorded and same else float("nan")
     baseline = _number(recorded["baseline_wape"]) if recorded and same else float("nan")
     return ChampionEvidence(
-        champion.recipe,
+        spec.recipe if same_options else champion.recipe,
         champion.staging,
         wape,
         champion.cutoff,

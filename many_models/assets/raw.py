@@ -225,10 +225,8 @@ def add_store_items(context: dg.AssetExecutionContext, lake: Lake) -> None:
 
 
 def _checks(settings: Settings, lake: Lake, columns: list[str]) -> Iterator[dg.AssetCheckResult]:
-    import pyarrow.compute as pc
-
     bad = lake.read(tables.QUARANTINE.name)
-    reasons = {row["values"]: row["counts"] for row in pc.value_counts(bad["reason"]).to_pylist()}
+    reasons = tables.counts(bad, "reason")
     rows = [{"reason": name, "rows": count} for name, count in sorted(reasons.items(), key=lambda item: -item[1])]
     warn = dg.AssetCheckSeverity.WARN
     sample = [{k: str(v) for k, v in row.items() if k != "period"} for row in bad.slice(0, 20).to_pylist()]

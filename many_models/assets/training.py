@@ -1,6 +1,7 @@
 """trained_models: every active series backtested, fitted and registered in staging, pack by pack."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from many_models.assets import display, state
 from many_models.assets.chunks import Results, chunks_of, failures_of, follow, good_series, together
 from many_models.assets.spec import periods_before, spec_of
 from many_models.assets.stage import STORE_ITEMS, Done, KeySet, backfill_policy, begin, finish
-from many_models.errors import SeriesFailure
+from many_models.errors import SeriesFailure, SettingsError
 from many_models.keys import digest
 from many_models.ports import Compute, Lake, PackUpload, StagingRegistry, Where
 from many_models.settings import Settings
@@ -101,8 +102,11 @@ def champion_specs(lake: Lake, spec: "Spec") -> dict[str, "Spec"]:
     others = (
         [row for row in rows.to_pylist() if row["recipe"] != spec.recipe and row["spec"]] if rows is not None else []
     )
-    specs = {text: SpecOf.from_json(text) for text in {row["spec"] for row in others}}
-    return {row["series_id"]: specs[row["spec"]] for row in others}
+    specs = dict[str, "Spec"]()
+    for text in {row["spec"] for row in others}:
+        with suppress(SettingsError):  # a candidate that is gone: its champions cannot be measured, and stay
+            specs[text] = SpecOf.from_json(text)
+    return {row["series_id"]: specs[row["spec"]] for row in others if row["spec"] in specs}
 
 
 def priors_of(settings: Settings, lake: Lake) -> dict[str, "Prior"]:

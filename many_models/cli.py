@@ -176,7 +176,7 @@ def backtest(
     names, covariates = _names(keys), _names(known)
     frame = _read(data, [*names, timestamp, target, *covariates])
     with bars(out) as display:
-        task = display.add_task("backtest", total=None)
+        task = display.add_task("backtest", total=windows)
         report = measure(
             frame,
             keys=names,
@@ -189,12 +189,13 @@ def backtest(
             season=season,
             country=country,
             workers=workers or len(os.sched_getaffinity(0)),
-            progress=lambda done, total: display.update(task, completed=done, total=total),
+            progress=lambda step, share: display.update(task, description=step, completed=share * windows),
         )
     if forecasts is not None:
         report.forecasts.to_parquet(forecasts, index=False)
     if as_json:
-        print(json.dumps({"metrics": json.loads(report.metrics.to_json(orient="records"))}))
+        metrics = report.metrics.to_json(orient="records") or "[]"  # null, not NaN, where there is no number
+        print(json.dumps({"metrics": json.loads(metrics)}))
     else:
         out.print(metrics_table(report.metrics))
 

@@ -178,7 +178,7 @@ def write_source(
         dirty = _soil(database, np.random.default_rng([seed, 4]), max(1, series // 125), span, spared)
         database.execute("COMMIT")
         database.executescript(_INDEXES)
-        facts = _facts(database, path, end, dirty, keys, (first, last), len(stores))
+        facts = _facts(database, path, end, dirty, keys, (first, last))
     unfinished.replace(path)
     return facts
 
@@ -398,23 +398,18 @@ def _write_store(
     never = ~(listed & trading)[:, :days].any(axis=1)
     listed[never] = True  # what the chain gave up before this store opened is sold here all the same
     in_range = listed & (day >= store.opens) & (day < store.closes)
-    _insert(database, "sales", calendar, store, range_, (listed & trading)[:, :days], demand)
-    _insert(database, "covariates", calendar, store, range_, in_range, None)
+    _insert(database, "sales", _columns(calendar, store, range_, (listed & trading)[:, :days], demand))
+    _insert(database, "covariates", _columns(calendar, store, range_, in_range, None))
 
 
-def _insert(  # noqa: PLR0913, PLR0917  (two tables, one way)
-    database: sqlite3.Connection,
-    table: str,
-    calendar: _Calendar,
-    store: _Store,
-    range_: _Range,
-    where: NDArray[np.bool_],
-    sold: Floats | None,
-) -> None:
+def _columns(
+    calendar: _Calendar, store: _Store, range_: _Range, where: NDArray[np.bool_], sold: Floats | None
+) -> list[list[object]]:
+    """The columns to be inserted: a row for each (item, day) in `where`, with what was `sold`, if given."""
     rows, columns = np.nonzero(where)
     items = store.items[rows]
     names, dates = np.array(range_.names, object), np.array(calendar.dates, object)
-    values = [
+    return [
         [store.name] * len(rows),
         names[items].tolist(),
         dates[columns].tolist(),
@@ -422,6 +417,9 @@ def _insert(  # noqa: PLR0913, PLR0917  (two tables, one way)
         range_.price[items, columns].tolist(),
         range_.promotion[items, columns].astype(int).tolist(),
     ]
+
+
+def _insert(database: sqlite3.Connection, table: str, values: list[list[object]]) -> None:
     marks = ", ".join("?" * len(values))
     database.executemany(f"INSERT INTO {table} VALUES ({marks})", zip(*values, strict=True))  # noqa: S608
 
@@ -457,11 +455,11 @@ def _facts(
     dirty: Mapping[str, int],
     special: list[Key],
     span: tuple[str, str],
-    stores: int,
 ) -> DemoFacts:
     a_year_ago = (end - timedelta(days=365)).isoformat()
     newest_rows = "SELECT store, item FROM sales WHERE date < '2099' GROUP BY store, item HAVING max(date) < ?"
-    rows, items = database.execute("SELECT count(*), count(DISTINCT item) FROM sales").fetchone()
+    everything = "SELECT count(*), count(DISTINCT store), count(DISTINCT item) FROM sales"
+    rows, stores, items = database.execute(everything).fetchone()
     (series,) = database.execute("SELECT count(*) FROM (SELECT DISTINCT store, item FROM sales)").fetchone()
     return DemoFacts(
         path=path,

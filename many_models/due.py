@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -111,14 +111,3 @@ def after_failure(
     attempts = before.attempts + 1 if before.version == version else 1
     set_aside = before.set_aside or (permanent and before.permanent and same)
     return FailureRecord(version, kind, reason, permanent, attempts, set_aside)
-
-
-def released(record: FailureRecord) -> FailureRecord:
-    """The record of a series that somebody brings back: it may be tried again."""
-    return replace(record, version="", attempts=0, set_aside=False)
-
-
-def in_order(keys: Collection[str], order: Sequence[str]) -> tuple[str, ...]:
-    """`keys` in the order of `order`; those that it lacks at the end, sorted."""
-    asked, known = frozenset(keys), frozenset(order)
-    return (*[key for key in order if key in asked], *sorted(asked - known))

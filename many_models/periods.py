@@ -79,7 +79,7 @@ def last_complete_day(days: Sequence[DayCount], share: float, latest: datetime) 
     """The last day up to `latest` that most series have reported for, or None when there is none.
 
     A day counts as complete with at least `share` of the median number of rows of the COMPLETE_OVER days with rows
-    before it (the first ones have too few before them and count).
+    before it (the first one has none before it, and counts).
     """
     counts = [day for day in days if day.day <= latest]
     for index in range(len(counts) - 1, -1, -1):

@@ -160,8 +160,12 @@ def check_rows(
     seen = pa.array(np.flatnonzero(np.bincount(kept_codes, minlength=len(series_ids))))
     series = pa.table({"series_id": series_ids, **parts}).take(seen)
     bad = np.flatnonzero(reasons != _GOOD)
-    quarantined = _quarantine(raw, sales, bad, reasons, firsts, series_ids.take(pa.array(codes[bad])), ds)
-    return CheckedRows(rows, series, quarantined, unread)
+    quarantined = {
+        "series_id": series_ids.take(pa.array(codes[bad])),
+        "ds": pa.array(ds[bad], pa.timestamp("us")),
+        **_explained(raw.select(list(sales.columns)), sales, bad, reasons[bad], firsts[bad]),
+    }
+    return CheckedRows(rows, series, pa.table(quarantined), unread)
 
 
 def _naive(now: datetime) -> datetime:
@@ -299,22 +303,15 @@ def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 # --- Quarantine -----------------------------------------------------------------------------------------------------
-def _quarantine(
-    raw: pa.Table,
-    sales: SalesTable,
-    bad: NDArray[np.int64],
-    reasons: NDArray[np.int8],
-    firsts: NDArray[np.int64],
-    series_ids: pa.Array,
-    ds: NDArray[np.datetime64],
-) -> pa.Table:
-    originals = raw.select(list(sales.columns))
+def _explained(
+    originals: pa.Table, sales: SalesTable, bad: NDArray[np.int64], reasons: NDArray[np.int8], firsts: NDArray[np.int64]
+) -> dict[str, pa.Array]:
+    """The bad rows as JSON, their reasons and a sentence on each; `reasons` and `firsts` are those of the bad rows."""
     rows = originals.take(pa.array(bad)).to_pylist()
     texts = [as_json(row) for row in rows]
-    repeats = firsts[bad]
-    kept = originals.take(pa.array(repeats[repeats >= 0])).to_pylist()
+    kept = originals.take(pa.array(firsts[firsts >= 0])).to_pylist()
     kept_texts = iter([as_json(row) for row in kept])
-    names: list[Reason] = [REASONS[number] for number in reasons[bad]]
+    names: list[Reason] = [REASONS[number] for number in reasons]
     details = [
         _duplicate_detail(text, next(kept_texts))
         if name == "duplicate"
@@ -323,15 +320,8 @@ def _quarantine(
         )
         for name, row, text in zip(names, rows, texts, strict=True)
     ]
-    return pa.table(
-        {
-            "series_id": series_ids,
-            "ds": pa.array(ds[bad], pa.timestamp("us")),
-            "row": pa.array(texts, pa.string()),
-            "reason": pa.array(names, pa.string()),
-            "detail": pa.array(details, pa.string()),
-        }
-    )
+    columns = {"row": texts, "reason": names, "detail": details}
+    return {name: pa.array(values, pa.string()) for name, values in columns.items()}
 
 
 def _duplicate_detail(text: str, kept: str) -> str:

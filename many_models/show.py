@@ -13,11 +13,12 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator
     from pathlib import Path
 
     from pandas import DataFrame
 
+    from many_models.due import Stage
     from many_models.headless import StageReport
     from many_models.settings import Settings
 
@@ -39,18 +40,13 @@ def console(*, quiet: bool = False) -> Console:
 
 def bars(out: Console) -> Bars:
     """A progress display with a bar, a count and the time taken."""
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description:24}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
+    count, clock = MofNCompleteColumn(), TimeElapsedColumn()
+    columns = (SpinnerColumn(), TextColumn("{task.description:24}"), BarColumn(), count, clock)
     return Bars(*columns, console=out, transient=True, disable=out.quiet)
 
 
 @contextmanager
-def source_progress(out: Console) -> Iterator[Callable[[int, int], None]]:
+def source_progress(out: Console) -> Generator[Callable[[int, int], None]]:
     """Shows how much of the demo's source has been written."""
     with bars(out) as display:
         task = display.add_task("source database", total=None)
@@ -84,11 +80,8 @@ def run_day(out: Console, settings: Settings) -> list[StageReport]:
 
 def line_of(report: StageReport) -> str:
     """One stage in one line."""
-    what = (
-        "periods" if report.stage == "raw_sales" else "cutoff" if report.stage == "warehouse_predictions" else "series"
-    )
-    if report.stage == "raw_covariates":
-        what = "table"
+    units: Mapping[Stage, str] = {"raw_sales": "periods", "raw_covariates": "table", "warehouse_predictions": "cutoff"}
+    what = units.get(report.stage, "series")
     failed = f", [red]{report.failed} failed[/red]" if report.failed else ""
     line = f"[green]✓[/green] {report.stage:22} {report.done:6,} {what:8}{failed} {report.seconds:7.1f} s"
     return line + (f"\n    {report.error}" if report.error else "")
@@ -102,6 +95,7 @@ def summary(settings: Settings) -> dict[str, object]:
     from many_models.assets import state
     from many_models.definitions import build_lake
     from many_models.headless import skill_of
+    from many_models.ports import Where
 
     lake = build_lake(settings)
     as_of = state.lake_as_of(lake)
@@ -114,18 +108,15 @@ def summary(settings: Settings) -> dict[str, object]:
     if (scores := skill_of(lake)) is not None:
         result["wape"], result["seasonal_naive_wape"] = scores
     if as_of is not None:
-        from many_models.ports import Where
-
         where = Where(among={"cutoff_date": [f"{as_of:%Y-%m-%d}"]})
         decisions = tables.read_if_there(lake, tables.DECISIONS, where)
         if decisions is not None:
-            counts = pc.value_counts(decisions["action"]).to_pylist()
-            result["decisions"] = {row["values"]: row["counts"] for row in counts}
+            result["decisions"] = tables.counts(decisions, "action")
         predictions = tables.read_if_there(lake, tables.PREDICTIONS, where, ["series_id"])
         result["prediction_rows"] = predictions.num_rows if predictions is not None else 0
     bad = tables.read_if_there(lake, tables.QUARANTINE, columns=["reason"])
     if bad is not None:
-        result["quarantined"] = {r["values"]: r["counts"] for r in pc.value_counts(bad["reason"]).to_pylist()}
+        result["quarantined"] = tables.counts(bad, "reason")
     return result
 
 
@@ -159,15 +150,15 @@ def say_next(out: Console, settings: Settings) -> None:
     file = settings.root / "many_models.toml"
     shown = os.path.relpath(file)
     here = home == type(home).cwd()
-    dev = (
-        "make dev" if here else f"MANY_MODELS_CONFIG={shown} DAGSTER_HOME={home} dagster dev -m many_models.definitions"
-    )
+    at = f"MANY_MODELS_CONFIG={shown} DAGSTER_HOME={home}"
+    dev = "make dev" if here else f"{at} dagster dev -m many_models.definitions"
     out.print("\nnext:")
     out.print(f"  {dev}   # the UI, on what has just been made")
     out.print(f"  many-models status --config {shown}   # what is live, due, failed, set aside")
     if url.startswith("sqlite:///"):
         database = os.path.relpath(url.removeprefix("sqlite:///"))
-        out.print(f"  sqlite3 {database} 'SELECT * FROM predictions LIMIT 5'   # where reports read")
+        query = "SELECT * FROM predictions LIMIT 5"
+        out.print(f"  sqlite3 {database} '{query}'   # where reports read")
 
 
 # --- status ---------------------------------------------------------------------------------------------------------
@@ -232,11 +223,8 @@ def check_ports(settings: Settings) -> list[dict[str, object]]:
 def say_checks(out: Console, rows: Sequence[Mapping[str, object]]) -> None:
     """`check_ports` for people."""
     for row in rows:
-        out.print(
-            f"[green]✓[/green] {row['port']:10} {row['says']}"
-            if row["ok"]
-            else f"[red]✗[/red] {row['port']:10} {row['says']}"
-        )
+        mark = "[green]✓[/green]" if row["ok"] else "[red]✗[/red]"
+        out.print(f"{mark} {row['port']:10} {row['says']}")
 
 
 def roll_back(out: Console, settings: Settings, release_id: str) -> None:
@@ -249,9 +237,8 @@ def roll_back(out: Console, settings: Settings, release_id: str) -> None:
     lake, production = build_lake(settings), build_production(settings)
     release = production.activate(release_id)
     lake.replace(tables.CHAMPIONS.name, champions_table(settings, lake, release), Where())
-    out.print(
-        f"live again: release {release.release_id} of {release.created_at:%Y-%m-%d %H:%M}, {len(release.champions)} series"
-    )
+    made, series = f"{release.created_at:%Y-%m-%d %H:%M}", len(release.champions)
+    out.print(f"live again: release {release.release_id} of {made}, {series} series")
 
 
 # --- backtest -------------------------------------------------------------------------------------------------------

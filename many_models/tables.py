@@ -61,8 +61,8 @@ def upsert(lake: Lake, table: LakeTable, rows: pa.Table, series: Collection[str]
     lake.replace(table.name, rows, where, table.partition_by)
 
 
-def distinct(table: pa.Table, column: str) -> list[Scalar]:
-    """The sorted distinct values of a column."""
+def counts(rows: pa.Table, column: str) -> dict[str, int]:
+    """Value of a text column → the number of rows that have it, in order of appearance."""
     import pyarrow.compute as pc
 
-    return sorted(pc.unique(table[column]).to_pylist())
+    return {row["values"]: row["counts"] for row in pc.value_counts(rows[column]).to_pylist()}

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 import numpy as np
 
 from many_models.errors import InputError
-from many_models.loading import Loaded, load_file
-from many_models.reading import SqlTable, head, open_file, require_table, sql_tables, understand
+from many_models.reading import SqlTable, head, open_file, parse, require_table, sql_tables, understand
 from many_models.settings import RESERVED
 from many_models.table_facts import Facts, codes_of, speaks_of
 
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from many_models.reading import Column, Origin
-
-__all__ = ["Choice", "Confidence", "Guess", "Loaded", "guess", "load_file"]
 
 Confidence = Literal["sure", "likely", "unsure"]
 T = TypeVar("T")
@@ -290,8 +287,6 @@ def _renamed(names: Sequence[str], used: set[str], added: str) -> dict[str, str]
 
 def _earliest(origin: Origin, name: str, like: Column) -> date | None:
     """The first day of a file that was too long to be looked at whole."""
-    from many_models.reading import parse
-
     if isinstance(origin, SqlTable):
         return None
     first: date | None = None

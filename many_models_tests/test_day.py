@@ -80,7 +80,8 @@ def test_each_further_day_touches_what_is_due_and_nothing_else(project: Project)
 
 def test_a_corrected_row_retrains_its_own_series_only(project: Project) -> None:
     project.source(
-        f"UPDATE sales SET sales = sales + 40 WHERE store = 's1' AND item = 'i2' AND date = '{DAY_BEFORE - timedelta(days=2)}'"
+        "UPDATE sales SET sales = sales + 40 WHERE store = 's1' AND item = 'i2' AND date = ?",
+        [((DAY_BEFORE - timedelta(days=2)).isoformat(),)],
     )
     done = stages_of(project.run(DAY_BEFORE))
     assert done == {
@@ -203,9 +204,8 @@ def test_odd_series_get_a_recorded_fallback_and_ended_ones_no_forecast(odd_serie
     # the same permanent reason at new data: set aside, and no longer tried
     status = project.table("series_status")
     assert status["set_aside"].tolist() == [True]
-    project.source("INSERT INTO sales VALUES (?, ?, ?, ?)", [
-        (store, item, "2024-07-07", 5.0) for store, item in [("a", "good0"), ("a", "good1"), ("a", "good2"), ("a", "good3"), ("a", "constant"), ("a", "zeros"), ("a", "off_grid")]
-    ])  # fmt: skip
+    items = ("good0", "good1", "good2", "good3", "constant", "zeros", "off_grid")
+    project.source("INSERT INTO sales VALUES (?, ?, ?, ?)", [("a", item, "2024-07-07", 5.0) for item in items])
     reports = project.run()
     assert {report.stage: report.failed for report in reports}["store_item_datasets"] == 0
     assert stages_of(reports)["predictions"] == 8
@@ -270,8 +270,14 @@ def test_bad_rows_are_quarantined_with_their_reasons_and_the_rest_goes_on(tmp_pa
     rows = sales(stores=1, items=1, days=60)
     rows["sales"] = rows["sales"].astype(object)
     first = rows.iloc[0]["date"]
-    bad = [("s0", "i0", first, 1.0), ("s0", "i0", "someday", 1.0), ("s0", "i0", "2099-01-01", 1.0), ("s0", "i1", first, None),
-           ("s0", "i1", first, -4.0), ("s0", "i1", first, "many")]  # fmt: skip
+    bad = [
+        ("s0", "i0", first, 1.0),
+        ("s0", "i0", "someday", 1.0),
+        ("s0", "i0", "2099-01-01", 1.0),
+        ("s0", "i1", first, None),
+        ("s0", "i1", first, -4.0),
+        ("s0", "i1", first, "many"),
+    ]
     project = make_project(tmp_path / "p", pd.concat([rows, pd.DataFrame(bad, columns=rows.columns)]))
     project.run()
     reasons = project.table("quarantine")["reason"].value_counts().to_dict()

@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 
 from many_models.demo import write_source
 from many_models.errors import InputError, MissingTableError
-from many_models.guessing import Guess, guess, load_file
+from many_models.guessing import Guess, guess
+from many_models.loading import load_file
 from many_models.reading import clean_names, meaning_of, parse, understand
 from many_models.settings import load_settings
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def from_source(raw: pa.Table, keys: Sequence[str], timestamp: str, known: Sequence[str]) -> pa.Table:
     """The covariates table under inner names: those of `keys` that it has (string), `ds`, and `known`.
 
-    A table without any of the keys says the same of all series. Numbers and flags become double, text stays text.
+    A table without any of the keys says the same of all series. Numbers and flags become double, all else is text.
     Rows without a readable timestamp are left out, of several for the same keys and time the last one counts. Raises
     InputError when the timestamp or a covariate is not there.
     """
@@ -26,17 +26,27 @@ def from_source(raw: pa.Table, keys: Sequence[str], timestamp: str, known: Seque
     if missing := [name for name in (timestamp, *known) if name not in raw.column_names]:
         raise InputError(f"the covariates table lacks {', '.join(missing)}; it has {', '.join(raw.column_names)}")
     own = [name for name in keys if name in raw.column_names]
+    for name in (*own, *known):
+        column = raw[name].cast(pa.string()) if name in own else _number_or_text(raw[name])
+        raw = raw.set_column(raw.column_names.index(name), name, column)
     frame = raw.select([*own, timestamp, *known]).to_pandas().rename(columns={timestamp: "ds"})
     frame["ds"] = pd.to_datetime(frame["ds"], errors="coerce", format="mixed", utc=True).dt.tz_localize(None)
     frame = frame.dropna(subset=["ds"]).drop_duplicates([*own, "ds"], keep="last")
     for name in own:
-        frame[name] = frame[name].fillna("").astype(str)
-    fields = [(name, pa.string()) for name in own] + [("ds", pa.timestamp("us"))]
-    for name in known:
-        text = frame[name].dtype == object
-        frame[name] = frame[name].astype(object).where(frame[name].notna(), None) if text else frame[name].astype(float)
-        fields.append((name, pa.string() if text else pa.float64()))
+        frame[name] = frame[name].fillna("")
+    types = {name: raw.schema.field(name).type for name in (*own, *known)}
+    fields = [*((name, types[name]) for name in own), ("ds", pa.timestamp("us")), *((n, types[n]) for n in known)]
     return pa.Table.from_pandas(frame, pa.schema(fields), preserve_index=False, safe=False)
+
+
+def _number_or_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    import pyarrow as pa
+
+    kind = column.type
+    if pa.types.is_boolean(kind):
+        column = column.cast(pa.uint8())
+    numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+    return column.cast(pa.float64() if numeric or pa.types.is_boolean(kind) else pa.string(), safe=False)
 
 
 def of_series(covariates: pa.Table, series: Sequence[str], keys: Sequence[str]) -> pa.Table:

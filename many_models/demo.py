@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from many_models.errors import InputError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
@@ -149,10 +151,10 @@ def write_source(
     Table `sales` (store, item, date as ISO text, sales, price, promotion) has a row for every day on which a store is
     open and lists the item, and a few dirty rows; `covariates` has price and promotion for the history and
     `FUTURE_DAYS` more. The same arguments give the same rows. `progress` is told (series done, series).
-    Raises ValueError under `LEAST_SERIES` or `LEAST_DAYS`.
+    Raises InputError under `LEAST_SERIES` or `LEAST_DAYS`.
     """
     if series < LEAST_SERIES or days < LEAST_DAYS:
-        raise ValueError(
+        raise InputError(
             f"the demo needs at least {LEAST_SERIES} series and {LEAST_DAYS} days, got {series} and {days}"
         )
     calendar = _calendar(days, end)

@@ -243,10 +243,11 @@ def roll_back(out: Console, settings: Settings, release_id: str) -> None:
 
 # --- backtest -------------------------------------------------------------------------------------------------------
 def metrics_table(metrics: DataFrame) -> Table:
-    """The metrics of `BacktestReport`, the selected forecast first."""
-    table = Table(*(str(name) for name in metrics.columns))
+    """The metrics of `BacktestReport`, narrow enough for a terminal of 80 columns; nothing where there is no number."""
+    table = Table(*(str(name) for name in metrics.columns), box=None, padding=(0, 1, 0, 0))
     for row in metrics.itertuples(index=False):
-        table.add_row(*(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row))
+        cells = [f"{value:.3f}" if isinstance(value, float) else str(value) for value in row]
+        table.add_row(*("" if cell == "nan" else cell for cell in cells), style="bold" if row[0] == "selected" else "")
     return table
 
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pytest
 
 from many_models.demo import FUTURE_DAYS, LEAST_DAYS, LEAST_SERIES, DemoFacts, demo_settings, write_source
+from many_models.errors import InputError
 from many_models.ports import SalesTable
 from many_models.row_checks import check_rows
 from many_models.settings import load_settings
@@ -70,7 +71,7 @@ def test_there_are_exactly_as_many_series_as_asked_for(tmp_path: Path, series: i
 
 
 def test_too_small_a_demo_says_what_it_needs(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=f"{LEAST_SERIES} series and {LEAST_DAYS} days, got 3 and 90"):
+    with pytest.raises(InputError, match=f"{LEAST_SERIES} series and {LEAST_DAYS} days, got 3 and 90"):
         write_source(tmp_path / "source.db", series=3, days=90, end=END)
     assert not list(tmp_path.iterdir())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -19,15 +19,7 @@ Stage = Literal[
     "predictions",
     "warehouse_predictions",
 ]
-STAGES: tuple[Stage, ...] = (
-    "raw_sales",
-    "raw_covariates",
-    "store_item_datasets",
-    "trained_models",
-    "promoted_models",
-    "predictions",
-    "warehouse_predictions",
-)
+STAGES: tuple[Stage, ...] = get_args(Stage)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -28,16 +28,7 @@ Kind = Literal["number", "text"]
 Reason = Literal[
     "bad_timestamp", "after_now", "missing_target", "not_a_number", "infinite", "too_large", "negative", "duplicate"
 ]
-REASONS: tuple[Reason, ...] = (
-    "bad_timestamp",
-    "after_now",
-    "missing_target",
-    "not_a_number",
-    "infinite",
-    "too_large",
-    "negative",
-    "duplicate",
-)
+REASONS: tuple[Reason, ...] = get_args(Reason)
 """Every reason to quarantine a row, in the order in which they are looked for; a row has the first that fits."""
 
 LARGEST_TARGET = 1e15  # beyond it squares and sums of float64 stop being exact enough to score with

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from many_models.ports import Where
 
@@ -43,6 +43,14 @@ def read_if_there(
 ) -> pa.Table | None:
     """The rows, or None where the table has not been made yet (a read that fails raises, as always)."""
     return lake.read(table.name, where, columns) if lake.version(table.name) is not None else None
+
+
+def records(
+    lake: Lake, table: LakeTable, where: Where | None = None, columns: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """The rows as dicts, none where the table has not been made yet: for tables of a row per series."""
+    rows = read_if_there(lake, table, where, columns)
+    return [] if rows is None else rows.to_pylist()
 
 
 def upsert(lake: Lake, table: LakeTable, rows: pa.Table, series: Collection[str], within: Mapping[str, Scalar]) -> None:

@@ -108,9 +108,9 @@ def _trained(
 ) -> tuple[dict[str, dict[str, object]], dict[str, str]]:
     """What training wrote of each key, and the keys of which it wrote nothing, with what to do."""
     packs = list(packs_of(settings, keys))
-    rows = tables.read_if_there(lake, tables.TRAINED, Where(among={"pack": packs}))
+    rows = tables.records(lake, tables.TRAINED, Where(among={"pack": packs}))
     asked = set(keys)
-    found = {row["series_id"]: row for row in rows.to_pylist() if row["series_id"] in asked} if rows is not None else {}
+    found = {row["series_id"]: row for row in rows if row["series_id"] in asked}
     why = "it has no trained model yet: materialize trained_models for it first"
     return found, {key: why for key in keys if key not in found}
 
@@ -205,16 +205,15 @@ def _champion(champion: Champion, recorded: Mapping[str, object] | None, spec: "
 
 
 def _recorded_scores(lake: Lake) -> dict[str, dict[str, object]]:
-    rows = tables.read_if_there(lake, tables.CHAMPIONS)
-    return {row["series_id"]: row for row in rows.to_pylist()} if rows is not None else {}
+    return {row["series_id"]: row for row in tables.records(lake, tables.CHAMPIONS)}
 
 
 def _leaving(settings: Settings, lake: Lake, live: Release | None) -> list[str]:
     """Champions of series that have ended, and of those that the settings exclude."""
     if live is None:
         return []
-    rows = tables.read_if_there(lake, tables.SERIES, columns=["series_id", "active"])
-    ended = {r["series_id"] for r in rows.to_pylist() if not r["active"]} if rows is not None else set[str]()
+    rows = tables.records(lake, tables.SERIES, columns=["series_id", "active"])
+    ended = {row["series_id"] for row in rows if not row["active"]}
     return sorted((ended | set(settings.promotion.excluded)) & set(live.champions))
 
 
@@ -307,8 +306,7 @@ def champions_table(settings: Settings, lake: Lake, release: Release) -> pa.Tabl
     """The champions of `release` for the lake, with the specs and scores that are known of their staging versions."""
     current = spec_of(settings)
     known = _recorded_scores(lake)
-    trained = tables.read_if_there(lake, tables.TRAINED)
-    measured = {(r["series_id"], r["staging"]): r for r in trained.to_pylist()} if trained is not None else {}
+    measured = {(row["series_id"], row["staging"]): row for row in tables.records(lake, tables.TRAINED)}
     found = list[Mapping[str, object]]()
     for name, champion in sorted(release.champions.items()):
         before = known.get(name, {})

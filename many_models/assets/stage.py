@@ -80,17 +80,14 @@ def status_rows(lake: Lake, stage: Stage) -> dict[str, FailureRecord]:
     """The failures that stand at one stage, by key."""
     from many_models.ports import Where
 
-    rows = tables.read_if_there(lake, tables.SERIES_STATUS, Where(among={"stage": [stage]}))
-    if rows is None:
-        return {}
+    rows = tables.records(lake, tables.SERIES_STATUS, Where(among={"stage": [stage]}))
     names = [part.name for part in fields(due.FailureRecord)]
-    return {row["series_id"]: due.FailureRecord(**{name: row[name] for name in names}) for row in rows.to_pylist()}
+    return {row["series_id"]: due.FailureRecord(**{name: row[name] for name in names}) for row in rows}
 
 
 def set_aside(lake: Lake) -> frozenset[str]:
     """The series that are set aside at any stage."""
-    rows = tables.read_if_there(lake, tables.SERIES_STATUS)
-    return frozenset() if rows is None else frozenset(r["series_id"] for r in rows.to_pylist() if r["set_aside"])
+    return frozenset(row["series_id"] for row in tables.records(lake, tables.SERIES_STATUS) if row["set_aside"])
 
 
 def write_status(lake: Lake, stage: Stage, records: Mapping[str, FailureRecord]) -> None:

@@ -138,11 +138,8 @@ def ended_series(lake: Lake) -> frozenset[str]:
 
 
 def _series_that_are(lake: Lake, *, active: bool) -> frozenset[str]:
-    series = tables.read_if_there(lake, tables.SERIES, columns=["series_id", "active"])
-    if series is None:
-        return frozenset()
-    rows = zip(series["series_id"].to_pylist(), series["active"].to_pylist(), strict=True)
-    return frozenset(name for name, found in rows if found == active) - set_aside(lake)
+    rows = tables.records(lake, tables.SERIES, columns=["series_id", "active"])
+    return frozenset(row["series_id"] for row in rows if row["active"] == active) - set_aside(lake)
 
 
 def series_state(settings: Settings, instance: dg.DagsterInstance, lake: Lake, stage: Stage) -> StageState:
@@ -189,8 +186,8 @@ def prediction_upstream(champion: str, dataset: str) -> str:
 
 def champion_versions(lake: Lake) -> dict[str, str]:
     """Series → the version that is its champion, as promotion published it to the lake."""
-    rows = tables.read_if_there(lake, tables.CHAMPIONS, columns=["series_id", "staging", "cutoff"])
-    return {} if rows is None else {r["series_id"]: digest(r["staging"], r["cutoff"]) for r in rows.to_pylist()}
+    rows = tables.records(lake, tables.CHAMPIONS, columns=["series_id", "staging", "cutoff"])
+    return {row["series_id"]: digest(row["staging"], row["cutoff"]) for row in rows}
 
 
 # --- Warehouse ------------------------------------------------------------------------------------------------------

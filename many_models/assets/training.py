@@ -81,8 +81,8 @@ def cutoffs_of(lake: Lake, keys: Sequence[str]) -> tuple[dict[datetime, list[str
 
     A series without a dataset counts as active at the newest as_of, where its task says what is missing.
     """
-    rows = tables.read_if_there(lake, tables.SERIES, columns=["series_id", "active", "why", "as_of"])
-    by_name = {row["series_id"]: row for row in rows.to_pylist()} if rows is not None else {}
+    rows = tables.records(lake, tables.SERIES, columns=["series_id", "active", "why", "as_of"])
+    by_name = {row["series_id"]: row for row in rows}
     newest = max((row["as_of"] for row in by_name.values()), default=None)
     cutoffs, inactive = dict["datetime", list[str]](), dict[str, str]()
     for key in keys:
@@ -98,10 +98,8 @@ def champion_specs(lake: Lake, spec: "Spec") -> dict[str, "Spec"]:
     """The specs of those champions that another recipe than `spec` made, as promotion published them."""
     from many_models.forecasting import Spec as SpecOf
 
-    rows = tables.read_if_there(lake, tables.CHAMPIONS, columns=["series_id", "recipe", "spec"])
-    others = (
-        [row for row in rows.to_pylist() if row["recipe"] != spec.recipe and row["spec"]] if rows is not None else []
-    )
+    rows = tables.records(lake, tables.CHAMPIONS, columns=["series_id", "recipe", "spec"])
+    others = [row for row in rows if row["recipe"] != spec.recipe and row["spec"]]
     specs = dict[str, "Spec"]()
     for text in {row["spec"] for row in others}:
         with suppress(SettingsError):  # a candidate that is gone: its champions cannot be measured, and stay

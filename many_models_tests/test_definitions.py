@@ -80,7 +80,8 @@ class Trapped(type(os.environ)):
         if ours(2):
             raise SystemExit(f"reads {key} of the environment")
         return super().__getitem__(key)
-os.environ = Trapped(os.environ._data, *(getattr(os.environ, n) for n in ("encodekey", "decodekey", "encodevalue", "decodevalue")))
+coders = [getattr(os.environ, f"{how}{what}") for what in ("key", "value") for how in ("encode", "decode")]
+os.environ = Trapped(os.environ._data, *coders)
 def audit(event, arguments):
     if event in ("sqlite3.connect", "socket.connect", "subprocess.Popen", "os.mkdir", "open") and ours(2):
         if event != "open" or "importlib" not in sys._getframe(1).f_code.co_filename:
@@ -97,9 +98,7 @@ def repository() -> dg.RepositoryDefinition:
 
 
 def python(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
-    )
+    return subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
 
 
 def test_assets_are_the_documented_ones(repository: dg.RepositoryDefinition) -> None:
@@ -134,9 +133,7 @@ def test_jobs_sensors_and_schedules_are_the_documented_ones_and_run_from_the_sta
     repository: dg.RepositoryDefinition,
 ) -> None:
     jobs = {job.name: job for job in repository.get_all_jobs() if job.name in JOBS}
-    selected = {
-        name: {k.to_user_string() for k in job.asset_layer.executable_asset_keys} for name, job in jobs.items()
-    }
+    selected = {name: {k.to_user_string() for k in job.asset_layer.executable_asset_keys} for name, job in jobs.items()}
     assert selected == {name: {asset} for name, asset in JOBS.items()}
     assert {job.name for job in repository.get_all_jobs() if not job.name.startswith("__")} == set(JOBS)
     assert {sensor.name: sensor.job_name for sensor in repository.sensor_defs} == SENSORS
@@ -168,7 +165,8 @@ def test_all_parts_of_dagster_are_of_one_version() -> None:
 
 def test_definitions_import_nothing_heavy() -> None:
     done = python(
-        "-c", f"import many_models.definitions, sys, json; print(json.dumps([m for m in {HEAVY!r} if m in sys.modules]))"
+        "-c",
+        f"import many_models.definitions, sys, json; print(json.dumps([m for m in {HEAVY!r} if m in sys.modules]))",
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == []

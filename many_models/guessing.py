@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import combinations
 from pathlib import Path
@@ -190,9 +190,7 @@ def guess(  # noqa: PLR0913  (each flag of the command that overrules a guess)
     else:
         origin = open_file(location)
         rows, more = head(origin, FILE_ROWS)
-    for flag, names in (("keys", keys), ("timestamp", [timestamp]), ("target", [target]), ("known", known or ())):
-        if missing := [name for name in names if name and name not in rows.column_names]:
-            raise InputError(f"--{flag} {', '.join(missing)}: the columns are {', '.join(rows.column_names)}")
+    _require(rows.column_names, {"keys": keys, "timestamp": [timestamp], "target": [target], "known": known or ()})
     comma = getattr(origin, "separator", ",") == ";"
     columns = {
         name: understand(name, rows[name], comma_first=comma, time_like=name == timestamp or speaks_of(name, _TIMES))
@@ -209,10 +207,7 @@ def guess(  # noqa: PLR0913  (each flag of the command that overrules a guess)
     warnings = [*origin.notes, *_warnings(facts, found_target.value, found_frequency.value, origin.kind)]
     if more:
         warnings.append(f"only the first {rows.num_rows:,} rows were looked at")
-    days = facts.ds[~np.isnat(facts.ds)]
-    if not len(days):
-        raise InputError(f"{origin}: no row has a date in {time.value!r} that is understood and not later than now")
-    start, last = days.min().astype("datetime64[D]").item(), days.max().astype("datetime64[D]").item()
+    start, last = _first_and_last(facts, origin)
     if more:
         start = min(start, _earliest(origin, time.value, columns[time.value]) or start)
     names, added = (found_keys.value, "") if found_keys.value else ((ONLY_SERIES,), ONLY_SERIES)
@@ -227,23 +222,13 @@ def guess(  # noqa: PLR0913  (each flag of the command that overrules a guess)
         kind=origin.kind,
         table=chosen,
         covariates_table=_choose_covariates_table(url, chosen.value, time.value, found_known.value),
-        keys=Choice(
-            tuple(renamed.get(name, name) for name in names),
-            found_keys.reason,
-            found_keys.confidence,
-            found_keys.alternatives,
-        ),
+        keys=_with_names(found_keys, names, renamed),
         timestamp=time,
         target=found_target,
         frequency=found_frequency,
         season=Choice(_SEASON[unit], f"what {found_frequency.value} data repeat after"),
         horizon=_choose_horizon(facts, unit),
-        known=Choice(
-            tuple(renamed.get(name, name) for name in found_known.value),
-            found_known.reason,
-            found_known.confidence,
-            found_known.alternatives,
-        ),
+        known=_with_names(found_known, found_known.value, renamed),
         negatives=_choose_negatives(facts, found_target.value),
         start=start,
         last=last,
@@ -256,6 +241,27 @@ def guess(  # noqa: PLR0913  (each flag of the command that overrules a guess)
         added_key=added,
         url=url,
     )
+
+
+def _require(there: Sequence[str], given: Mapping[str, Sequence[str]]) -> None:
+    for flag, names in given.items():
+        if missing := [name for name in names if name and name not in there]:
+            raise InputError(f"--{flag} {', '.join(missing)}: the columns are {', '.join(there)}")
+
+
+def _first_and_last(facts: Facts, origin: Origin) -> tuple[date, date]:
+    days = facts.ds[~np.isnat(facts.ds)]
+    if not len(days):
+        raise InputError(
+            f"{origin}: no row has a date in {facts.time.name!r} that is understood and not later than now"
+        )
+    return days.min().astype("datetime64[D]").item(), days.max().astype("datetime64[D]").item()
+
+
+def _with_names(
+    choice: Choice[tuple[str, ...]], names: Sequence[str], renamed: Mapping[str, str]
+) -> Choice[tuple[str, ...]]:
+    return replace(choice, value=tuple(renamed.get(name, name) for name in names))
 
 
 def _as_url(location: str) -> tuple[str, str]:

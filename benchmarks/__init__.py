@@ -1,0 +1,1 @@
+"""Measurements, each a module to be run: `python -m benchmarks.NAME [--small] [--json]`."""

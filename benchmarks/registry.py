@@ -84,10 +84,11 @@ def seconds(work: Callable[[], object], times: int = 1) -> float:
 def log_model_seconds(folder: Path, models: int, *, pinned: bool) -> float:
     """Seconds a model of `mlflow.sklearn.log_model(registered_model_name=…)`, requirements inferred or `pinned`."""
     import mlflow
+    from mlflow.sklearn import log_model
     from sklearn.linear_model import Ridge
 
     model = Ridge().fit(np.arange(10.0)[:, None], np.arange(10.0))
-    options = {"pip_requirements": ["scikit-learn", "numpy"]} if pinned else {}
+    requirements = ["scikit-learn", "numpy"] if pinned else None
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(f"sqlite:///{folder}/usual.db")
     try:
@@ -96,7 +97,7 @@ def log_model_seconds(folder: Path, models: int, *, pinned: bool) -> float:
 
         def log(name: str) -> None:
             with mlflow.start_run():
-                mlflow.sklearn.log_model(model, name="model", registered_model_name=name, **options)
+                log_model(model, name="model", registered_model_name=name, pip_requirements=requirements)
 
         log(f"warm-up-{pinned}")
         return seconds(lambda: [log(f"usual-{pinned}-{i}") for i in range(models)]) / models

@@ -140,7 +140,7 @@ def accuracy(y: NDArray[np.float64], f: NDArray[np.float64], past: NDArray[np.fl
 def run_panel(panel: Panel, name: str) -> tuple[list[Figure], NDArray[np.float64], float]:
     """Figures of one made panel, the forecasts (series × steps), and local training's CPU seconds per series."""
     n, T = panel.y.shape  # noqa: N806
-    cutoff: datetime = panel.days[T - HORIZON - 1].astype("datetime64[us]").astype(object)
+    cutoff: datetime = panel.days[T - HORIZON - 1].astype("datetime64[us]").item()
     spec = Spec("D", HORIZON, known=("price", "promo"))
     clock = time.process_time
     raw = panel.rows(0, T - HORIZON)

@@ -23,6 +23,7 @@ JOBS: Mapping[Stage, str] = {
     "raw_sales": "ingest_sales",
     "raw_covariates": "ingest_covariates",
     "store_item_datasets": "prepare_datasets",
+    "pooled_models": "pool_models",
     "trained_models": "train_models",
     "promoted_models": "promote_models",
     "predictions": "predict",
@@ -31,6 +32,7 @@ JOBS: Mapping[Stage, str] = {
 SENSORS: Mapping[Stage, str] = {
     "raw_covariates": "new_days_to_covariates",
     "store_item_datasets": "new_days_to_datasets",
+    "pooled_models": "datasets_to_pooling",
     "trained_models": "datasets_to_training",
     "promoted_models": "trained_to_promotion",
     "predictions": "promoted_to_predictions",

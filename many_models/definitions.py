@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from many_models import automation
-from many_models.assets import datasets, predictions, promoting, raw, training, warehouse
+from many_models.assets import datasets, pooling, predictions, promoting, raw, training, warehouse
 from many_models.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def build_assets(settings: Settings) -> dict[Stage, dg.AssetsDefinition]:
         "raw_sales": raw.build_raw_sales(settings),
         "raw_covariates": raw.build_raw_covariates(settings),
         "store_item_datasets": datasets.build(settings),
+        "pooled_models": pooling.build(settings),
         "trained_models": training.build(settings),
         "promoted_models": promoting.build(settings),
         "predictions": predictions.build(settings),

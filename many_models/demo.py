@@ -209,6 +209,7 @@ start = {start.isoformat()}
 [forecast]
 horizon = {horizon}
 windows = {windows}
+pool_series = 200  # half of the default: the demo is to be quick
 
 [compute]
 workers = {workers}  # 0: one for each core

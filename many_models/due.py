@@ -14,6 +14,7 @@ Stage = Literal[
     "raw_sales",
     "raw_covariates",
     "store_item_datasets",
+    "pooled_models",
     "trained_models",
     "promoted_models",
     "predictions",

@@ -61,12 +61,17 @@ class DataSettings(Section):
 
 
 class ForecastSettings(Section):
-    """What is forecast, and how candidates compete."""
+    """What is forecast, and how candidates compete. Series learn together from `pool_series` of them, anew every
+    `pool_every` days of the data, with boosted trees where `trees` says so.
+    """
 
     horizon: Annotated[int, Field(ge=1)] = 28
     windows: Annotated[int, Field(ge=1)] = 3
     candidates: list[str] = []
     levels: list[int] = [80, 95]
+    trees: bool = True
+    pool_series: Annotated[int, Field(ge=1)] = 400
+    pool_every: Annotated[int, Field(ge=1)] = 28
 
 
 class PackSettings(Section):

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from many_models.errors import SeriesFailure
+from many_models.errors import InputError, SeriesFailure
 from many_models.forecasting.spec import Prior, Spec
 from many_models.ports import Chunk, ChunkResult, Lake, Where
-from many_models.tables import DATASETS, RAW_COVARIATES, RAW_SALES
+from many_models.tables import DATASETS, NO_POOLED, POOLED, RAW_COVARIATES, RAW_SALES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from many_models.forecasting import Trained
+    from many_models.forecasting import PooledModels, Trained
 
 
 def _of_chunk(chunk: Chunk, *, through: datetime | None = None) -> Where:
@@ -80,6 +80,22 @@ class PrepareTask:
         )
 
 
+def read_pooled(lake: Lake, version: str, spec: Spec, cutoff: datetime) -> PooledModels | None:
+    """The pooled models of `version`; None where nothing was learned, or only from what came after a training's windows.
+
+    Raises InputError when the lake holds others by now.
+    """
+    from many_models.forecasting import PooledModels
+
+    if version in {"", NO_POOLED}:
+        return None
+    files = {str(row["file"]): bytes(row["content"]) for row in lake.read(POOLED.name).to_pylist()}
+    learned = PooledModels.from_files(files)
+    if learned.hash != version:
+        raise InputError(f"the lake holds pooled models {learned.hash}, needed {version}: materialize pooled_models")
+    return learned if learned.known_at(spec, cutoff) else None
+
+
 @dataclass(frozen=True)
 class TrainTask:
     """Train a chunk: tables `series` and `scores` of `forecasting.train`, and the files of its pack."""
@@ -89,6 +105,7 @@ class TrainTask:
     cutoff: datetime
     champions: Mapping[str, Spec] = field(default_factory=dict[str, Spec])
     priors: Mapping[str, Prior] = field(default_factory=dict[str, Prior])
+    pooled: str = ""
 
     def __call__(self, chunk: Chunk) -> ChunkResult:
         """Read the chunk's datasets up to the cutoff, and train on them."""
@@ -102,6 +119,7 @@ class TrainTask:
             self.cutoff,
             champions={name: spec for name, spec in self.champions.items() if name in own},
             priors={name: prior for name, prior in self.priors.items() if name in own},
+            pooled=read_pooled(self.lake, self.pooled, self.spec, self.cutoff),
         )
         absent = _absent(chunk, trained.series, trained.failures)
         series = trained.series.append_column("finite", _finite(trained, self.spec.horizon))

@@ -101,7 +101,7 @@ SMALL: dict[str, dict[str, object]] = {
         "frequency": "D",
         "start": date(2024, 1, 1),
     },
-    "forecast": {"horizon": 7, "windows": 2},
+    "forecast": {"horizon": 7, "windows": 2, "pool_every": 100_000},
     "compute": {"kind": "serial"},
 }
 

@@ -31,7 +31,8 @@ ASSETS = {
     ),
     "raw_covariates": ("data", {"deltalake", "table"}, "", set(), set()),
     "store_item_datasets": ("data", {"deltalake", "table"}, "store_items", {"raw_sales", "raw_covariates"}, set()),
-    "trained_models": ("models", {"mlflow", "numpy"}, "store_items", {"store_item_datasets"}, set()),
+    "pooled_models": ("models", {"lightgbm", "numpy"}, "", {"store_item_datasets"}, set()),
+    "trained_models": ("models", {"mlflow", "numpy"}, "store_items", {"store_item_datasets", "pooled_models"}, set()),
     "promoted_models": ("models", {"mlflow"}, "store_items", {"trained_models"}, set()),
     "predictions": (
         "serving",
@@ -46,6 +47,7 @@ JOBS = {
     "ingest_sales": "raw_sales",
     "ingest_covariates": "raw_covariates",
     "prepare_datasets": "store_item_datasets",
+    "pool_models": "pooled_models",
     "train_models": "trained_models",
     "promote_models": "promoted_models",
     "predict": "predictions",
@@ -54,6 +56,7 @@ JOBS = {
 SENSORS = {
     "new_days_to_covariates": "ingest_covariates",
     "new_days_to_datasets": "prepare_datasets",
+    "datasets_to_pooling": "pool_models",
     "datasets_to_training": "train_models",
     "trained_to_promotion": "promote_models",
     "promoted_to_predictions": "predict",

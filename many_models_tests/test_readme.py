@@ -39,7 +39,11 @@ DRY = {  # make says what it would do: these install, or end only with the tests
     "make demo": "many-models demo",  # at full size; the README's smaller one is run
     "make dev": "dagster dev",  # started by a test of its own
 }
-STARTED = {"make dev", "DAGSTER_HOME=$PWD/var/dagster dagster dev -m many_models.definitions"}
+STARTED = {
+    "make dev": ".",
+    "DAGSTER_HOME=$PWD dg dev": ".",
+    "DAGSTER_HOME=$PWD/var/dagster dagster dev -m many_models.definitions": "tea",
+}
 RUN = {
     "make demo ARGS='--series 50 --days 200'",
     "source .venv/bin/activate",
@@ -121,7 +125,7 @@ def followed(clone: Clone) -> Clone:
 
 def test_every_command_of_the_docs_is_run_or_said_to_be_tested_otherwise() -> None:
     assert len(COMMANDS) > 15
-    assert set(COMMANDS) == RUN | set(DRY) | STARTED
+    assert set(COMMANDS) == RUN | set(DRY) | set(STARTED)
 
 
 @pytest.mark.parametrize("command", sorted(DRY))
@@ -164,14 +168,12 @@ def test_things_are_where_the_readme_says(followed: Clone) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(2 * PATIENCE)
-@pytest.mark.parametrize(
-    ("command", "folder"), [(command, "tea" if "$PWD" in command else ".") for command in sorted(STARTED)]
-)
+@pytest.mark.parametrize(("command", "folder"), STARTED.items())
 def test_the_ui_shows_what_was_made(followed: Clone, command: str, folder: str) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    address = f"-h 127.0.0.1 -p {port}"
+    address = f"--host 127.0.0.1 --port {port}"
     line = command.replace("make dev", f"make --old-file=.venv/.installed dev ARGS='{address}'")
     line = f"{line} {address}" if line == command else line
     log = (followed.root / f"{port}.log").open("w")

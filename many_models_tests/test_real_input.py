@@ -134,15 +134,9 @@ def test_the_warehouse_holds_28_days_of_each_of_the_500_series(store_item: tuple
     assert crossed == (0,)
 
 
-@pytest.mark.xfail(reason="without pooled models, weights learned from two windows miss December: 0.66", strict=True)
 def test_the_daily_run_needs_at_most_065_of_the_weekly_seasonal_naive(store_item: tuple[Folder, Day]) -> None:
     _, day = store_item
     assert 0.05 < day.printed["wape"] <= 0.65 * day.printed["seasonal_naive_wape"]
-
-
-def test_the_daily_run_beats_the_weekly_seasonal_naive_by_a_third(store_item: tuple[Folder, Day]) -> None:
-    _, day = store_item
-    assert 0.05 < day.printed["wape"] <= 0.67 * day.printed["seasonal_naive_wape"]
 
 
 def test_the_backtest_needs_at_most_065_of_the_weekly_seasonal_naive(tmp_path: Path) -> None:

@@ -103,10 +103,29 @@ def covariates_version(settings: Settings, lake: Lake) -> str:
 def covariates_state(settings: Settings, instance: dg.DagsterInstance, lake: Lake) -> StageState:
     """raw_covariates, which has one key."""
     wanted = {ALL: covariates_version(settings, lake)} if lake_as_of(lake) else {}
-    event = instance.get_latest_materialization_event(dg.AssetKey("raw_covariates"))
-    made = event.asset_materialization if event else None
-    done = {ALL: (made.tags or {}).get(UPSTREAM_TAG, "")} if made else {}
+    done = {ALL: tag_of(instance, "raw_covariates", UPSTREAM_TAG)}
     return StageState("raw_covariates", wanted, done, busy=_busy(instance, "raw_covariates"))
+
+
+def pooled_state(settings: Settings, instance: dg.DagsterInstance, lake: Lake) -> StageState:
+    """pooled_models, which has one key: due when there are datasets, and once in every `forecast.pool_every` days."""
+    wanted = {ALL: pooled_upstream(settings, lake)} if active_series(lake) else {}
+    done = {ALL: tag_of(instance, "pooled_models", UPSTREAM_TAG)}
+    return StageState("pooled_models", wanted, done, busy=_busy(instance, "pooled_models"))
+
+
+def pooled_upstream(settings: Settings, lake: Lake) -> str:
+    """What pooled models should have consumed: how they are learned, and which span of `pool_every` days as_of is in."""
+    forecast, as_of = settings.forecast, lake_as_of(lake)
+    span = as_of.toordinal() // forecast.pool_every if as_of else -1
+    return digest("pool", spec_of(settings).recipe, forecast.trees, forecast.pool_series, span)
+
+
+def tag_of(instance: dg.DagsterInstance, stage: Stage, tag: str) -> str:
+    """A tag of the newest materialization of a stage without partitions; "" before the first."""
+    event = instance.get_latest_materialization_event(dg.AssetKey(stage))
+    made = event.asset_materialization if event else None
+    return (made.tags or {}).get(tag, "") if made else ""
 
 
 # --- Series ---------------------------------------------------------------------------------------------------------
@@ -162,16 +181,17 @@ def _wanted(settings: Settings, instance: dg.DagsterInstance, lake: Lake, stage:
     datasets = made_versions(instance, "store_item_datasets")
     wanted = {key: INACTIVE for key in ended if key in datasets}
     if stage == "trained_models":
-        return wanted | {key: trained_upstream(settings, datasets[key]) for key in active if key in datasets}
+        pooled = tag_of(instance, "pooled_models", VERSION_TAG)
+        return wanted | {key: trained_upstream(settings, datasets[key], pooled) for key in active if key in datasets}
     champions = champion_versions(lake)
     return wanted | {
         key: prediction_upstream(champions.get(key, ""), datasets[key]) for key in active if key in datasets
     }
 
 
-def trained_upstream(settings: Settings, dataset: str) -> str:
-    """What training consumes: a dataset, and how it is to be trained."""
-    return digest("train", dataset, spec_of(settings).recipe, settings.packs.by, settings.packs.buckets)
+def trained_upstream(settings: Settings, dataset: str, pooled: str) -> str:
+    """What training consumes: a dataset, what series learned together, and how it is to be trained."""
+    return digest("train", dataset, pooled, spec_of(settings).recipe, settings.packs.by, settings.packs.buckets)
 
 
 def promoted_upstream(settings: Settings, trained: str) -> str:
@@ -208,6 +228,8 @@ def stage_state(settings: Settings, instance: dg.DagsterInstance, lake: Lake, st
     """The state of any stage after raw_sales, from instance and lake alone."""
     if stage == "raw_covariates":
         return covariates_state(settings, instance, lake)
+    if stage == "pooled_models":
+        return pooled_state(settings, instance, lake)
     if stage == "warehouse_predictions":
         return warehouse_state(instance, lake)
     return series_state(settings, instance, lake, stage)
@@ -236,7 +258,7 @@ def _tags(instance: dg.DagsterInstance, stage: Stage, tag: str) -> dict[str, str
 
 
 def _busy(instance: dg.DagsterInstance, stage: Stage) -> frozenset[str]:
-    if stage == "raw_covariates":
+    if stage in {"raw_covariates", "pooled_models"}:
         running = any(_is_of(stage, run) for run in events.runs_in_flight(instance))
         return frozenset({ALL}) if running else frozenset()
     return events.keys_in_flight(instance, dg.AssetKey(stage))

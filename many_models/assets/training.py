@@ -12,7 +12,7 @@ from many_models import tables
 from many_models.assets import display, state
 from many_models.assets.chunks import Results, chunks_of, failures_of, follow, good_series, together
 from many_models.assets.spec import periods_before, spec_of
-from many_models.assets.stage import STORE_ITEMS, Done, KeySet, backfill_policy, begin, finish
+from many_models.assets.stage import STORE_ITEMS, VERSION_TAG, Done, KeySet, backfill_policy, begin, finish
 from many_models.errors import SeriesFailure, SettingsError
 from many_models.keys import digest
 from many_models.ports import Compute, Lake, PackUpload, StagingRegistry, Where
@@ -29,7 +29,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
 
     @dg.asset(
         partitions_def=STORE_ITEMS,
-        deps=["store_item_datasets"],
+        deps=["store_item_datasets", dg.AssetDep("pooled_models")],
         backfill_policy=backfill_policy("trained_models"),
         output_required=False,
         group_name="models",
@@ -53,13 +53,14 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         keys = begin(context, config)
         spec = spec_of(settings)
         datasets = state.made_versions(context.instance, "store_item_datasets")
-        upstream = {key: state.trained_upstream(settings, datasets.get(key, "")) for key in keys}
+        pooled = state.tag_of(context.instance, "pooled_models", VERSION_TAG)
+        upstream = {key: state.trained_upstream(settings, datasets.get(key, ""), pooled) for key in keys}
         cutoffs, inactive = cutoffs_of(lake, keys)
         done = {key: Done(state.INACTIVE, state.INACTIVE, {"inactive": why}) for key, why in inactive.items()}
         failures, summaries = list[SeriesFailure](), list[pa.Table]()
         champions, priors = champion_specs(lake, spec), priors_of(settings, lake)
         for cutoff, series in sorted(cutoffs.items()):
-            task = TrainTask(lake, spec, cutoff, champions, priors)
+            task = TrainTask(lake, spec, cutoff, champions, priors, pooled)
             for pack, results in follow(context, compute, task, chunks_of(settings, series)):
                 failures += failures_of(results)
                 if not (good := good_series(results)):

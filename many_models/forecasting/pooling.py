@@ -68,6 +68,11 @@ class PooledModels:
         """16 hex digits of the content, by which trained models refer to it."""
         return hashlib.sha256(b"".join(k.encode() + v for k, v in self.files().items())).hexdigest()[:16]
 
+    def known_at(self, spec: Spec, cutoff: datetime) -> bool:
+        """Whether nothing of it was learned after `cutoff`, or after the first of the backtest windows before it."""
+        end = int(loader.step_number(np.array([cutoff], "datetime64[us]"), spec.frequency)[0])
+        return self.late.cutoff <= end and self.early.cutoff <= end - spec.windows * spec.horizon
+
     def files(self) -> dict[str, bytes]:
         """The content as files: pooled.json and one .npy an array; the same bytes for the same content."""
         arrays: dict[str, NDArray[np.generic]] = {
@@ -149,8 +154,11 @@ def learn(panel: Panel, layout: Layout, spec: Spec, origin: int, *, trees: bool)
     """Shape, coefficients and trees from the periods of `panel` up to place `origin`."""
     if origin < 2 * min(layout.season, 14) + 2:
         return nothing_shared(layout)
+    from threadpoolctl import threadpool_limits
+
     shape = learn_shape(panel, layout, origin)
-    beta, rows = _coefficients(panel, layout, spec, origin, shape)
+    with threadpool_limits(1):  # once: it searches the process for libraries, which takes as long as a series
+        beta, rows = _coefficients(panel, layout, spec, origin, shape)
     if rows is None or len(rows[0]) < 10 * beta.shape[1]:
         return nothing_shared(layout)
     grown = _grow(*rows) if len(rows[0]) >= 2000 and trees else NO_TREES
@@ -204,8 +212,6 @@ def _coefficients(
     panel: Panel, layout: Layout, spec: Spec, origin: int, shape: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], _Rows | None]:
     """Ridge coefficients (3 × features) of all series together, and the trees' rows (features, y, offset, weight)."""
-    from threadpoolctl import threadpool_limits
-
     from many_models.forecasting.kernels import pooled_moments, solve
 
     C, hol, ph = layout.calendar(panel.ds)
@@ -234,11 +240,10 @@ def _coefficients(
                 keep = (np.random.default_rng(seed).random(origin + 1) < share).astype(np.int8)
             size = int(keep.sum())
             rows = (np.zeros((size, p + loader.EXTRA), np.float32), np.zeros(size), np.zeros(size), np.zeros(size))
-            with threadpool_limits(1):
-                n = pooled_moments(
-                    panel.y[i], panel.code[i], ph, hol, C, panel.x[i], panel.encoding.binary[i], steps, first, origin,
-                    conf, own, decay, beta[loader.COUNT], r == 0, G, g, state, *rows, keep,
-                )  # fmt: skip
+            n = pooled_moments(
+                panel.y[i], panel.code[i], ph, hol, C, panel.x[i], panel.encoding.binary[i], steps, first, origin,
+                conf, own, decay, beta[loader.COUNT], r == 0, G, g, state, *rows, keep,
+            )  # fmt: skip
             if n:
                 parts.append((rows[0][:n], rows[1][:n], rows[2][:n], rows[3][:n]))
         if r == rounds - 1:

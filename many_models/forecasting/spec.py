@@ -103,8 +103,8 @@ class Spec:
             raise SettingsError(f"season must be at least 1 step, got {self.season}")
         if bad := [level for level in self.levels if not 0 < level < 100]:
             raise SettingsError(f"interval levels are per cent between 1 and 99, got {bad}")
-        if unknown := [name for name in self.candidates if name not in BUILT_IN and ":" not in name]:
-            raise SettingsError(f"unknown candidates {unknown}: use {', '.join(BUILT_IN)}, or module:Class")
+        if unknown := [name for name in self.candidates if name not in BUILT_IN]:
+            raise SettingsError(f"unknown candidates {unknown}: use {', '.join(BUILT_IN)}")
 
     @property
     def steps_per_season(self) -> int:

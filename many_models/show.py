@@ -80,7 +80,12 @@ def run_day(out: Console, settings: Settings) -> list[StageReport]:
 
 def line_of(report: StageReport) -> str:
     """One stage in one line."""
-    units: Mapping[Stage, str] = {"raw_sales": "periods", "raw_covariates": "table", "pooled_models": "sample", "warehouse_predictions": "cutoff"}
+    units: Mapping[Stage, str] = {
+        "raw_sales": "periods",
+        "raw_covariates": "table",
+        "pooled_models": "sample",
+        "warehouse_predictions": "cutoff",
+    }
     what = units.get(report.stage, "series")
     failed = f", [red]{report.failed} failed[/red]" if report.failed else ""
     line = f"[green]✓[/green] {report.stage:22} {report.done:6,} {what:8}{failed} {report.seconds:7.1f} s"

@@ -21,12 +21,14 @@ def warm_up() -> None:
     days = first + np.arange(DAYS) * np.timedelta64(1, "D").astype("timedelta64[us]")
     step = np.arange(DAYS)
     parts = [
-        pa.table({
-            "series_id": [f"s{number}"] * DAYS,
-            "ds": pa.array(days, pa.timestamp("us")),
-            "y": (5.0 + number) * (1 + step % 7) + (step * 37) % 11,
-            "price": 1.0 + (step // 30) % 2,
-        })
+        pa.table(
+            {
+                "series_id": [f"s{number}"] * DAYS,
+                "ds": pa.array(days, pa.timestamp("us")),
+                "y": (5.0 + number) * (1 + step % 7) + (step * 37) % 11,
+                "price": 1.0 + (step // 30) % 2,
+            }
+        )
         for number in range(4)
     ]
     cutoff: datetime = days[-1].item()

@@ -26,8 +26,10 @@ def realised(predictions: pa.Table, actuals: pa.Table) -> pa.Table:
     both["size"] = both["y"].abs()
     for level in (80, 95):
         there = f"lo{level}" in both
-        inside = both["y"].between(both[f"lo{level}"], both[f"hi{level}"]).astype(float) if there else np.nan
-        both[f"cover{level}"] = inside
+        both[f"cover{level}"] = np.nan
+        if there:
+            low, high = both[f"lo{level}"], both[f"hi{level}"]
+            both[f"cover{level}"] = both["y"].between(low, high).astype(float).where(low.notna() & high.notna())
     groups = both.groupby(["series_id", "cutoff"], sort=True)
     result = groups.agg(
         periods=("y", "size"), actual=("y", "sum"), forecast=("y_hat", "sum"), abs_error=("abs_error", "sum"),

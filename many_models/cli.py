@@ -129,8 +129,6 @@ def run(config: Path | None, until: datetime | None, *, as_json: bool) -> None:
     reports = run_day(console(quiet=as_json), settings)
     if as_json:
         print(json.dumps({"stages": [asdict(report) for report in reports], **summary(settings)}))
-    if any(report.error and not report.done for report in reports):
-        sys.exit(1)
 
 
 # --- backtest -------------------------------------------------------------------------------------------------------

@@ -241,7 +241,7 @@ def roll_back(out: Console, settings: Settings, release_id: str) -> None:
 
     lake, production = build_lake(settings), build_production(settings)
     release = production.activate(release_id)
-    lake.replace(tables.CHAMPIONS.name, champions_table(settings, lake, release), Where())
+    lake.replace(tables.CHAMPIONS.name, champions_table(lake, release), Where())
     made, series = f"{release.created_at:%Y-%m-%d %H:%M}", len(release.champions)
     out.print(f"live again: release {release.release_id} of {made}, {series} series")
 

@@ -32,6 +32,7 @@ DATASETS = LakeTable("store_item_datasets", ("pack",))
 POOLED = LakeTable("pooled_models")
 NO_POOLED = "nothing"  # the version of pooled models where there was nothing to learn from
 SERIES = LakeTable("series", ("pack",))
+RECIPES = LakeTable("recipes")
 TRAINED = LakeTable("trained_models", ("pack",))
 SCORES = LakeTable("candidate_scores", ("pack",))
 CHAMPIONS = LakeTable("champions")

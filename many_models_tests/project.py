@@ -73,7 +73,7 @@ class Project:
 def comparable(frame: pd.DataFrame) -> pd.DataFrame:
     """`frame` without run-specific columns, sorted."""
     frame = frame[sorted(set(frame.columns) - RUN_SPECIFIC)]
-    return frame.sort_values(list(frame.columns), ignore_index=True, key=lambda c: c.astype(str))
+    return frame.sort_values(list(frame.columns), ignore_index=True, key=lambda c: c.map(repr))
 
 
 def settings_text(**sections: dict[str, object]) -> str:

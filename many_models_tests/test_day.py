@@ -306,3 +306,43 @@ def test_keys_of_any_character_come_through_to_the_warehouse_and_back(tmp_path: 
     for row in found.itertuples():
         assert SeriesKey.parse(row.series_id).parts == (row.store, row.item)
     assert project.partitions("predictions") == set(found["series_id"])
+
+
+def test_a_covariates_table_without_its_column_ends_the_day_at_once_and_says_so(tmp_path: Path) -> None:
+    rows = sales(days=40).assign(price=2.0)
+    project = make_project(
+        tmp_path / "p", rows, source={"covariates_table": "plans"}, data={"known": ["price"], "start": date(2024, 5, 1)}
+    )
+    project.source("CREATE TABLE plans (store TEXT, item TEXT, date TEXT, cost REAL)")
+    with pytest.raises(PermanentError, match="lacks price"):
+        project.run()
+
+
+def test_known_covariates_of_the_future_come_from_their_table_and_repeated_ones_are_recorded(tmp_path: Path) -> None:
+    rows = sales(stores=1, items=2).assign(price=2.0)
+    project = make_project(tmp_path / "p", rows, source={"covariates_table": "plans"}, data={"known": ["price"]})
+    project.source("CREATE TABLE plans (store TEXT, item TEXT, date TEXT, price REAL)")
+    ahead = [(END + timedelta(days=step)).isoformat() for step in range(1, 8)]
+    project.source("INSERT INTO plans VALUES (?, ?, ?, ?)", [("s0", "i0", day, 1.5) for day in ahead])
+    project.run()
+    found = project.warehouse(
+        "SELECT item, min(known_repeated) AS least, max(known_repeated) AS most FROM predictions GROUP BY item"
+    )
+    assert found.to_dict("records") == [{"item": "i0", "least": 0, "most": 0}, {"item": "i1", "least": 1, "most": 1}]
+
+
+def test_after_a_rollback_the_older_release_serves_and_predictions_follow(project: Project) -> None:
+    from rich.console import Console
+
+    from many_models.definitions import build_production
+    from many_models.show import roll_back
+
+    day = DAY_BEFORE + timedelta(days=1)
+    project.run(day)
+    settings = project.settings(day)
+    newest, oldest = build_production(settings).releases()
+    roll_back(Console(quiet=True), settings, oldest.release_id)
+    assert stages_of(project.run(day)) == {"predictions": 6, "warehouse_predictions": 1}
+    served = set(project.warehouse(f"SELECT DISTINCT model FROM predictions WHERE cutoff_date = '{day}'")["model"])
+    assert served == {champion.ref for champion in oldest.champions.values()}
+    assert newest.release_id != oldest.release_id

@@ -147,7 +147,7 @@ def test_the_backtest_needs_at_most_065_of_the_weekly_seasonal_naive(tmp_path: P
     printed, _ = Folder(tmp_path).command("backtest", "sales.parquet", *meant)
     wape = {row["candidate"]: row["wape"] for row in json.loads(printed)["metrics"]}
     assert 0.05 < wape["selected"] <= 0.65 * wape["seasonal_naive"]
-    assert wape["selected"] <= 1.01 * min(wape.values())
+    assert wape["selected"] <= 1.03 * min(wape.values()), "no candidate is much better, in hindsight"
 
 
 def test_the_first_day_needs_no_more_than_three_minutes_of_two_cores(store_item: tuple[Folder, Day]) -> None:

@@ -61,7 +61,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
             done |= {row["series_id"]: _done(row, wanted) for row in series.to_pylist()}
             rows += datasets.num_rows
         summary = {"as_of": str(as_of), "dagster/row_count": rows}
-        finish(context, lake, done, failures, wanted, summary)
+        finish(context, lake, keys, done, failures, wanted, summary)
         yield from ()
 
     return store_item_datasets

@@ -86,7 +86,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
                 parts.append(rows)
                 done |= _dones(rows, upstream, lake if len(names) <= display.SINGLE else None)
         yield from _checks(lake, cutoffs)
-        finish(context, lake, done, failures, upstream, _summary(parts))
+        finish(context, lake, keys, done, failures, upstream, _summary(parts))
 
     return predictions
 
@@ -192,7 +192,8 @@ def _summary(parts: Sequence[pa.Table]) -> display.Metadata:
 
 def _checks(lake: Lake, cutoffs: Mapping[datetime, Sequence[str]]) -> Iterator[dg.AssetCheckResult]:
     """The state of the newest cutoff in the lake, whatever part of it this run made."""
-    date = f"{max(cutoffs):%Y-%m-%d}" if cutoffs else ""
+    newest = max(cutoffs, default=state.lake_as_of(lake))
+    date = f"{newest:%Y-%m-%d}" if newest else ""
     rows = tables.read_if_there(lake, tables.PREDICTIONS, Where(among={"cutoff_date": [date]}))
     there = set(rows["series_id"].to_pylist()) if rows is not None else set[str]()
     missing = sorted(state.active_series(lake) - there)

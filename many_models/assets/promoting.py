@@ -92,7 +92,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         decided += standing.values()
         done |= {d.series_id: _done(d, upstream, release) for d in decided}
         summary = display.promotion_summary(decided, release)
-        finish(context, lake, done, failures, upstream, summary)
+        finish(context, lake, keys, done, failures, upstream, summary)
         yield from ()
 
     return promoted_models
@@ -299,13 +299,13 @@ def _publish_to_lake(
         table = pa.Table.from_pylist(found, _decision_schema())
         tables.upsert(lake, tables.DECISIONS, table, names, {"cutoff_date": date})
     if release is not None:
-        lake.replace(tables.CHAMPIONS.name, champions_table(settings, lake, release), Where())
+        lake.replace(tables.CHAMPIONS.name, champions_table(lake, release), Where())
 
 
-def champions_table(settings: Settings, lake: Lake, release: Release) -> pa.Table:
+def champions_table(lake: Lake, release: Release) -> pa.Table:
     """The champions of `release` for the lake, with the specs and scores that are known of their staging versions."""
-    current = spec_of(settings)
     known = _recorded_scores(lake)
+    specs = {row["recipe"]: str(row["spec"]) for row in tables.records(lake, tables.RECIPES)}
     measured = {(row["series_id"], row["staging"]): row for row in tables.records(lake, tables.TRAINED)}
     found = list[Mapping[str, object]]()
     for name, champion in sorted(release.champions.items()):
@@ -313,9 +313,8 @@ def champions_table(settings: Settings, lake: Lake, release: Release) -> pa.Tabl
         if before.get("staging") != champion.staging:
             before = dict[str, object]()
         row = measured.get((name, champion.staging), before)
-        spec = current.to_json() if champion.recipe == current.recipe else str(before.get("spec") or "")
         found.append({
-            **asdict(champion), "release_id": release.release_id, "spec": spec,
+            **asdict(champion), "release_id": release.release_id, "spec": specs.get(champion.recipe, ""),
             "wape": row.get("wape"), "baseline_wape": row.get("baseline_wape"),
         })  # fmt: skip
     return pa.Table.from_pylist(found, _champion_schema())

@@ -177,7 +177,11 @@ def build_raw_sales(settings: Settings) -> dg.AssetsDefinition:
         keys = begin(context, config)
         columns = source.columns(settings.source.table)
         sales = sales_table(settings, list(columns))
-        kinds = check_columns(columns, sales)
+        try:
+            kinds = check_columns(columns, sales)
+        except InputError as error:
+            yield dg.AssetCheckResult(passed=False, check_name="schema", metadata={"problem": str(error)})
+            raise
         starts = [period_of_key(grain, key) for key in keys]
         wanted = state.source_versions(settings, source, sales, min(starts))
         ingest = Ingest(settings, source, lake, sales, kinds, state.now(settings))

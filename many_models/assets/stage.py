@@ -110,6 +110,7 @@ def write_status(lake: Lake, stage: Stage, records: Mapping[str, FailureRecord])
 def finish(
     context: dg.AssetExecutionContext,
     lake: Lake,
+    keys: Sequence[str],
     done: Mapping[str, Done],
     failures: Iterable[SeriesFailure],
     upstream: Mapping[str, str],
@@ -117,12 +118,16 @@ def finish(
 ) -> None:
     """Record every series' own outcome: materialize the good ones, list the bad ones, and fail the run if any are bad.
 
-    `upstream` holds the version that each key of the run consumed. Raises dg.Failure, which marks exactly the bad
-    ones FAILED, after everything else has been recorded.
+    `keys` are the run's; one that is neither done nor failed counts as failed. `upstream` holds the version that each
+    of them consumed. Raises dg.Failure, which marks exactly the bad ones FAILED, after everything else is recorded.
     """
     stage = stage_of(context)
     failed = {failure.series_id: failure for failure in failures}
     good = {key: result for key, result in done.items() if key not in failed}
+    nothing = "nothing came back for it: materialize the stages before this one for it first"
+    failed |= {
+        key: SeriesFailure(key, "NothingDone", nothing, permanent=True) for key in keys if key not in {*good, *failed}
+    }
     events.record(context, [materialization(context.asset_key, key, result) for key, result in good.items()])
     before = status_rows(lake, stage)
     standing = {key: record for key, record in before.items() if key not in good}

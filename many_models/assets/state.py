@@ -115,7 +115,7 @@ def pooled_state(settings: Settings, instance: dg.DagsterInstance, lake: Lake) -
 
 
 def pooled_upstream(settings: Settings, lake: Lake) -> str:
-    """What pooled models should have consumed: how they are learned, and which span of `pool_every` days as_of is in."""
+    """What pooled models should have consumed: how they are learned, and in which span of `pool_every` days."""
     forecast, as_of = settings.forecast, lake_as_of(lake)
     span = as_of.toordinal() // forecast.pool_every if as_of else -1
     return digest("pool", spec_of(settings).recipe, forecast.trees, forecast.pool_series, span)

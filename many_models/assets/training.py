@@ -55,6 +55,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         datasets = state.made_versions(context.instance, "store_item_datasets")
         pooled = state.tag_of(context.instance, "pooled_models", VERSION_TAG)
         upstream = {key: state.trained_upstream(settings, datasets.get(key, ""), pooled) for key in keys}
+        remember_recipe(lake, spec)
         cutoffs, inactive = cutoffs_of(lake, keys)
         done = {key: Done(state.INACTIVE, state.INACTIVE, {"inactive": why}) for key, why in inactive.items()}
         failures, summaries = list[SeriesFailure](), list[pa.Table]()
@@ -71,7 +72,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
                 tables.upsert(lake, tables.SCORES, together(results, "scores"), good, {"pack": pack})
                 summaries.append(summary)
                 done |= {row["series_id"]: _done(row, upstream) for row in summary.to_pylist()}
-        finish(context, lake, done, failures, upstream, display.training_summary(summaries))
+        finish(context, lake, keys, done, failures, upstream, display.training_summary(summaries))
         yield from ()
 
     return trained_models
@@ -93,6 +94,14 @@ def cutoffs_of(lake: Lake, keys: Sequence[str]) -> tuple[dict[datetime, list[str
         elif (as_of := row["as_of"] if row else newest) is not None:
             cutoffs.setdefault(as_of, []).append(key)
     return cutoffs, inactive
+
+
+def remember_recipe(lake: Lake, spec: "Spec") -> None:
+    """Write down what a recipe's hash stands for, so that it can be refitted as long as any champion has it."""
+    if any(row["recipe"] == spec.recipe for row in tables.records(lake, tables.RECIPES)):
+        return
+    row = pa.table({"recipe": [spec.recipe], "spec": [spec.to_json()]})
+    lake.replace(tables.RECIPES.name, row, Where(among={"recipe": [spec.recipe]}))
 
 
 def champion_specs(lake: Lake, spec: "Spec") -> dict[str, "Spec"]:

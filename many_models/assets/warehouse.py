@@ -1,15 +1,15 @@
 """warehouse_predictions: what is new in the lake, loaded into the SQL warehouse once, under the user's key names."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
 import dagster as dg
 import pyarrow as pa
 
-from many_models import tables
+from many_models import events, tables
 from many_models.accuracy import realised
 from many_models.assets import state
-from many_models.assets.stage import UPSTREAM_TAG, VERSION_TAG, Metadata, backfill_policy, refuse_shared_run
+from many_models.assets.stage import Done, Metadata, backfill_policy, materialization, refuse_shared_run
 from many_models.errors import InputError
 from many_models.keys import SeriesKey
 from many_models.ports import Lake, Warehouse, WarehousePart, Where
@@ -26,6 +26,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         partitions_def=CUTOFFS,
         deps=[dg.AssetDep("predictions", partition_mapping=dg.AllPartitionMapping())],
         backfill_policy=backfill_policy("warehouse_predictions"),
+        output_required=False,
         group_name="serving",
         kinds={"sql"},
         owners=[settings.dagster.owner],
@@ -37,19 +38,18 @@ def build(settings: Settings) -> dg.AssetsDefinition:
     )
     def warehouse_predictions(
         context: dg.AssetExecutionContext, lake: dg.ResourceParam[Lake], warehouse: dg.ResourceParam[Warehouse]
-    ) -> dg.MaterializeResult[None]:
+    ) -> Iterator[None]:
         refuse_shared_run(context)
+        events.claim_run(context)
         wanted = state.warehouse_state(context.instance, lake).wanted
-        dates = tuple(context.partition_keys)
-        rows, written = 0, 0
-        for date in dates:
+        for date in context.partition_keys:
             parts = parts_of(settings, lake, date)
-            rows += parts[0].rows.num_rows
-            written += warehouse.load(f"cutoff {date}", wanted.get(date, "earlier"), parts)
+            version = wanted.get(date, "earlier")
+            written = warehouse.load(f"cutoff {date}", version, parts)
             context.log.info(f"cutoff {date}: {', '.join(f'{part.rows.num_rows:,} {part.table}' for part in parts)}")
-        version = wanted.get(dates[-1], "earlier")
-        metadata: Metadata = {"dagster/row_count": rows, "rows_written": written}
-        return dg.MaterializeResult(value=None, metadata=metadata, tags={UPSTREAM_TAG: version, VERSION_TAG: version})
+            metadata: Metadata = {"dagster/row_count": parts[0].rows.num_rows, "rows_written": written}
+            events.record(context, [materialization(context.asset_key, date, Done(version, version, metadata))])
+        yield from ()
 
     return warehouse_predictions
 

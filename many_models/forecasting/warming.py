@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-
 import numpy as np
 import pyarrow as pa
 
@@ -31,7 +29,7 @@ def warm_up() -> None:
         )
         for number in range(4)
     ]
-    cutoff: datetime = days[-1].item()
+    cutoff = days[-1].item()
     spec = Spec("D", 7, windows=2, known=("price",), country="DE")
     rows = prepare(pa.concat_tables(parts), spec, cutoff).rows
     train(rows, spec, cutoff, pooled=pool(rows, spec, cutoff)).model.predict(rows, cutoff)

@@ -81,7 +81,7 @@ class PrepareTask:
 
 
 def read_pooled(lake: Lake, version: str, spec: Spec, cutoff: datetime) -> PooledModels | None:
-    """The pooled models of `version`; None where nothing was learned, or only from what came after a training's windows.
+    """The pooled models of `version`; None where nothing was learned, or only from what a training may not know.
 
     Raises InputError when the lake holds others by now.
     """
@@ -199,7 +199,7 @@ def _finite(trained: Trained, horizon: int) -> pa.Array:
 
     ahead = trained.model.predict(None, horizon=horizon)
     numbers = [name for name in ahead.column_names if name == "y_hat" or name[:2] in {"lo", "hi"}]
-    good = pa.array([True] * ahead.num_rows)
+    good = pa.array([True] * ahead.num_rows, pa.bool_())
     for name in numbers:
         good = pc.and_(good, pc.fill_null(pc.is_finite(ahead[name]), fill_value=False))
     broken = set(ahead.filter(pc.invert(good))["series_id"].to_pylist())

@@ -346,3 +346,17 @@ def test_after_a_rollback_the_older_release_serves_and_predictions_follow(projec
     served = set(project.warehouse(f"SELECT DISTINCT model FROM predictions WHERE cutoff_date = '{day}'")["model"])
     assert served == {champion.ref for champion in oldest.champions.values()}
     assert newest.release_id != oldest.release_id
+
+
+def test_a_series_that_no_stage_knows_fails_by_itself_and_says_what_to_do(project: Project) -> None:
+    from many_models.automation import JOBS
+    from many_models.definitions import build
+
+    with open_instance(project.home) as instance:
+        instance.add_dynamic_partitions("store_items", ["nobody__knows"])
+        job = build(project.settings(DAY_BEFORE)).resolve_job_def(JOBS["trained_models"])
+        result = job.execute_in_process(instance=instance, partition_key="nobody__knows", raise_on_error=False)
+        assert not result.success
+    status = project.table("series_status")
+    assert status["series_id"].tolist() == ["nobody__knows"]
+    assert "materialize" in status["reason"][0]

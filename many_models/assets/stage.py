@@ -9,12 +9,12 @@ import dagster as dg
 from pydantic import Field
 
 from many_models import due, events, tables
+from many_models.errors import SeriesFailure
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from many_models.due import FailureRecord, Stage
-    from many_models.errors import SeriesFailure
     from many_models.ports import Lake
 
 Metadata = dict[str, dg.MetadataValue | str | int | float | bool]
@@ -107,7 +107,7 @@ def write_status(lake: Lake, stage: Stage, records: Mapping[str, FailureRecord])
     )
 
 
-def finish(
+def finish(  # noqa: PLR0913, PLR0917  (a run, what it was to do, and what came of it)
     context: dg.AssetExecutionContext,
     lake: Lake,
     keys: Sequence[str],

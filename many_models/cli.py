@@ -121,12 +121,15 @@ def demo(series: int, days: int, end: datetime | None, seed: int, into: Path) ->
 def run(config: Path | None, until: datetime | None, *, as_json: bool) -> None:
     """Run everything that is due, stage by stage, until nothing is."""
     from many_models.settings import load_settings
-    from many_models.show import console, run_day, summary
+    from many_models.show import console, run_day, say_next, summary
 
     settings = load_settings(config)
     if until is not None:
         settings = settings.model_copy(update={"data": settings.data.model_copy(update={"until": until})})
-    reports = run_day(console(quiet=as_json), settings)
+    out = console(quiet=as_json)
+    reports = run_day(out, settings)
+    if reports:
+        say_next(out, settings)
     if as_json:
         print(json.dumps({"stages": [asdict(report) for report in reports], **summary(settings)}))
 

@@ -14,7 +14,7 @@ import dagster as dg
 
 from many_models import automation, due, events, tables
 from many_models.definitions import BUILDERS, build, build_assets
-from many_models.errors import PermanentError, UnavailableError
+from many_models.errors import PermanentError, SettingsError, UnavailableError
 from many_models.ports import Where
 
 if TYPE_CHECKING:
@@ -104,6 +104,7 @@ class Day:
         resources["compute"] = WatchedCompute(compute, self.progress.advance)
         definitions, assets = build(settings, resources), build_assets(settings)
         events.mark_dead_runs_failed(self.instance)
+        self._refuse_another_projects_instance(lake)
         tried = dict[str, int]()
         try:
             while (found := self._next(source, lake)) is not None:
@@ -119,6 +120,16 @@ class Day:
         finally:
             getattr(compute, "close", lambda: None)()
         return self.reports
+
+    def _refuse_another_projects_instance(self, lake: Lake) -> None:
+        copied = self.instance.get_materialized_partitions(dg.AssetKey("raw_sales"))
+        if copied and lake.version(tables.RAW_VERSIONS.name) is None:
+            where = self.settings.path(self.settings.lake.path)
+            raise SettingsError(
+                f"this Dagster instance ({self.instance.root_directory}) counts {len(copied)} periods of raw_sales as "
+                f"copied, but the lake {where} has none: it belongs to another project. Work in a folder of its own, "
+                "or set DAGSTER_HOME, or delete the storage of this instance"
+            )
 
     def _next(self, source: Source, lake: Lake) -> tuple[Work, StageState] | None:
         first = automation.raw_state(self.settings, self.instance, source)

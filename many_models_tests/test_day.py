@@ -10,7 +10,7 @@ import dagster as dg
 import pandas as pd
 import pytest
 
-from many_models.errors import InputError, MissingTableError, PermanentError
+from many_models.errors import InputError, MissingTableError, PermanentError, SettingsError
 from many_models.headless import Day, open_instance
 from many_models.keys import SeriesKey
 from many_models_tests.project import END, Project, make_project, sales, stages_of
@@ -360,3 +360,9 @@ def test_a_series_that_no_stage_knows_fails_by_itself_and_says_what_to_do(projec
     status = project.table("series_status")
     assert status["series_id"].tolist() == ["nobody__knows"]
     assert "materialize" in status["reason"][0]
+
+
+def test_an_instance_of_another_project_is_refused(project: Project) -> None:
+    shutil.rmtree(project.root / "var" / "lake")
+    with pytest.raises(SettingsError, match="belongs to another project"):
+        project.run(DAY_BEFORE)

@@ -310,10 +310,11 @@ def final_weights(evaluation: Evaluation, leave_out: int | None = None) -> NDArr
 
 
 def factors(evaluation: Evaluation) -> NDArray[np.float64]:
-    """Calibration of each series' combined forecast."""
+    """Calibration of each series' combined forecast; a fallback says what it says."""
     if evaluation.pooled is None or not len(evaluation.pooled.evidence.factor):
         return np.ones(len(evaluation.panel.series))
-    return evaluation.pooled.evidence.factor[evaluation.classes]
+    stands_in = np.array([bool(step) for step in evaluation.fallback])
+    return np.where(stands_in, 1.0, evaluation.pooled.evidence.factor[evaluation.classes])
 
 
 def series_quantiles(evaluation: Evaluation) -> NDArray[np.float64]:

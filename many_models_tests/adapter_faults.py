@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,7 @@ def replace_on_a_full_disk(path: str) -> None:
 
 
 def run_for_ever(folder: str) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
     with ProcessCompute(workers=2) as pool:
         list(pool.run(Leaves(folder, seconds=1000), chunked(1, 1, 1)))
 

@@ -18,3 +18,18 @@ def no_settings_of_the_person_who_runs_the_tests() -> None:
     """Settings, instances and stores of the shell would change what is tested."""
     for name in [name for name in os.environ if name.startswith(THEIR_OWN)]:
         del os.environ[name]
+
+
+LONGEST_FIRST = (
+    "test_ui_day.py",
+    "test_readme.py",
+    "test_day.py",
+    "test_killed_runs.py",
+    "test_real_input.py",
+    "test_events.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take minutes come first: one that began last would run alone, with the other core idle."""
+    items.sort(key=lambda item: LONGEST_FIRST.index(item.path.name) if item.path.name in LONGEST_FIRST else 99)

@@ -78,6 +78,7 @@ def test_a_worker_killed_by_chance_costs_no_series(pool, tmp_path):
     assert failures(results) == {}
 
 
+@pytest.mark.slow
 def test_a_series_that_hangs_costs_only_itself():
     with ProcessCompute(workers=2, timeout=2) as pool:
         began = time.monotonic()

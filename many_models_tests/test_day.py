@@ -58,6 +58,7 @@ def test_when_nothing_is_due_nothing_runs(project: Project) -> None:
     assert project.run(DAY_BEFORE) == []
 
 
+@pytest.mark.slow
 def test_each_further_day_touches_what_is_due_and_nothing_else(project: Project) -> None:
     for ahead in (1, 2, 3):
         day = DAY_BEFORE + timedelta(days=ahead)
@@ -78,6 +79,7 @@ def test_each_further_day_touches_what_is_due_and_nothing_else(project: Project)
     assert project.warehouse("SELECT count(DISTINCT cutoff_date) AS n FROM predictions")["n"][0] == 4
 
 
+@pytest.mark.slow
 def test_a_corrected_row_retrains_its_own_series_only(project: Project) -> None:
     project.source(
         "UPDATE sales SET sales = sales + 40 WHERE store = 's1' AND item = 'i2' AND date = ?",
@@ -94,6 +96,7 @@ def test_a_corrected_row_retrains_its_own_series_only(project: Project) -> None:
     }
 
 
+@pytest.mark.slow
 def test_a_new_item_becomes_a_partition_with_a_recorded_fallback_on_its_first_day(project: Project) -> None:
     day = DAY_BEFORE + timedelta(days=1)
     project.source("INSERT INTO sales VALUES (?, ?, ?, ?)", [("s0", "new", day.isoformat(), 4.0)])
@@ -169,6 +172,7 @@ def odd_series(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return project
 
 
+@pytest.mark.slow
 def test_a_series_whose_data_raises_fails_alone_and_says_why(odd_series: Project) -> None:
     status = odd_series.table("series_status")
     assert status["series_id"].tolist() == ["a__off_grid"]
@@ -183,10 +187,12 @@ def test_a_series_whose_data_raises_fails_alone_and_says_why(odd_series: Project
     assert "a__good0" in odd_series.partitions("predictions")
 
 
+@pytest.mark.slow
 def test_a_permanent_failure_starts_no_run_again_at_the_same_version(odd_series: Project) -> None:
     assert odd_series.run(date(2024, 6, 23)) == []
 
 
+@pytest.mark.slow
 def test_odd_series_get_a_recorded_fallback_and_ended_ones_no_forecast(odd_series: Project, tmp_path: Path) -> None:
     shutil.copytree(odd_series.root, tmp_path / "p")
     project = Project(tmp_path / "p")
@@ -211,6 +217,7 @@ def test_odd_series_get_a_recorded_fallback_and_ended_ones_no_forecast(odd_serie
     assert stages_of(reports)["predictions"] == 8
 
 
+@pytest.mark.slow
 def test_materializing_a_series_that_was_set_aside_brings_it_back(odd_series: Project, tmp_path: Path) -> None:
     shutil.copytree(odd_series.root, tmp_path / "p")
     project = Project(tmp_path / "p")
@@ -266,6 +273,7 @@ def test_an_empty_table_is_said_to_be_empty(tmp_path: Path) -> None:
         project.run()
 
 
+@pytest.mark.slow
 def test_bad_rows_are_quarantined_with_their_reasons_and_the_rest_goes_on(tmp_path: Path) -> None:
     rows = sales(stores=1, items=1, days=60)
     rows["sales"] = rows["sales"].astype(object)
@@ -296,6 +304,7 @@ def test_bad_rows_are_quarantined_with_their_reasons_and_the_rest_goes_on(tmp_pa
 ODD_KEYS = ["a/b", "it's", '"q"', "🍓", "", "a__b", "_", "..", "a...b", "50 %", "x;y", "new\nline", "Käse", " edge "]
 
 
+@pytest.mark.slow
 def test_keys_of_any_character_come_through_to_the_warehouse_and_back(tmp_path: Path) -> None:
     base = sales(stores=1, items=1, days=40)
     rows = pd.concat([base.assign(store=ODD_KEYS[n % 3], item=key) for n, key in enumerate(ODD_KEYS)])
@@ -318,6 +327,7 @@ def test_a_covariates_table_without_its_column_ends_the_day_at_once_and_says_so(
         project.run()
 
 
+@pytest.mark.slow
 def test_known_covariates_of_the_future_come_from_their_table_and_repeated_ones_are_recorded(tmp_path: Path) -> None:
     rows = sales(stores=1, items=2).assign(price=2.0)
     project = make_project(tmp_path / "p", rows, source={"covariates_table": "plans"}, data={"known": ["price"]})
@@ -331,6 +341,7 @@ def test_known_covariates_of_the_future_come_from_their_table_and_repeated_ones_
     assert found.to_dict("records") == [{"item": "i0", "least": 0, "most": 0}, {"item": "i1", "least": 1, "most": 1}]
 
 
+@pytest.mark.slow
 def test_after_a_rollback_the_older_release_serves_and_predictions_follow(project: Project) -> None:
     from rich.console import Console
 

@@ -77,6 +77,7 @@ def test_processes_write_their_partitions_side_by_side(tmp_path):
     assert contents(lake.read("t")) == contents(pa.table({"pack": ["a", "b'"], "n": [10, 10]}))
 
 
+@pytest.mark.slow
 def test_a_writer_killed_at_any_moment_leaves_the_old_rows_or_the_new(tmp_path):
     lake = DeltaLake(tmp_path)
     lake.replace("t", numbered(0), Where())

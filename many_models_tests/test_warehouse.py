@@ -37,6 +37,7 @@ def url(folder) -> str:
     return f"sqlite:///{folder}/warehouse.db"
 
 
+@pytest.mark.slow
 def test_a_load_killed_at_any_moment_leaves_the_old_state(tmp_path):
     warehouse = SqlWarehouse(url(tmp_path))
     warehouse.load("0", "f", [part(numbered(0), table="t", key=("at",))])

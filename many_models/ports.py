@@ -341,7 +341,7 @@ class Warehouse(Protocol):
         ...
 
     def read(self, table: str, where: Where | None = None) -> pa.Table:
-        """The rows that `where` names. Raises MissingTableError."""
+        """The rows that `where` names; a −0.0 may come back as 0.0. Raises MissingTableError."""
         ...
 
     def check(self) -> str:

@@ -77,9 +77,8 @@ def build_staging(settings: Settings) -> ports.StagingRegistry:
     from many_models.adapters.registry_mlflow import MlflowStaging
 
     registry = settings.registry
-    return MlflowStaging(
-        settings.url(registry.staging), str(settings.path(registry.staging_artifacts)), registry.prefix
-    )
+    artifacts = registry.artifacts(registry.staging_artifacts, settings.root)
+    return MlflowStaging(settings.url(registry.staging), artifacts, registry.prefix)
 
 
 def build_production(settings: Settings) -> ports.ProductionRegistry:
@@ -87,9 +86,8 @@ def build_production(settings: Settings) -> ports.ProductionRegistry:
     from many_models.adapters.registry_mlflow import MlflowProduction
 
     registry = settings.registry
-    return MlflowProduction(
-        settings.url(registry.production), str(settings.path(registry.production_artifacts)), registry.prefix
-    )
+    artifacts = registry.artifacts(registry.production_artifacts, settings.root)
+    return MlflowProduction(settings.url(registry.production), artifacts, registry.prefix, aliases=registry.aliases)
 
 
 def build_warehouse(settings: Settings) -> ports.Warehouse:

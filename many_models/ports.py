@@ -7,7 +7,7 @@ Names inside are fixed: `series_id` (string), `ds` (timestamp[us], no zone), `y`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -223,6 +223,12 @@ class StagingRegistry(Protocol):
         """The version's files. Raises IntegrityError, naming pack and version, when they are not `version.sha256`."""
         ...
 
+    def prune(self, keep: int, also: Collection[str] = ()) -> Sequence[str]:
+        """Delete versions for good; kept are the newest of every series, the `keep` newest of each pack, and `also`
+        (refs). Returns the deleted refs.
+        """
+        ...
+
     def check(self) -> str:
         """One line that says what is reached. Raises when it is not."""
         ...
@@ -306,6 +312,12 @@ class ProductionRegistry(Protocol):
 
     def files(self, ref: str, sha256: str) -> Mapping[str, bytes]:
         """The files of a production pack version. Raises IntegrityError when they are not `sha256`."""
+        ...
+
+    def prune(self, keep: int) -> Sequence[str]:
+        """Delete releases, and the packs that no kept one names, for good; kept are the live release, the `keep`
+        newest, and what waits for approval. Returns the deleted releases' ids and packs' refs.
+        """
         ...
 
     def check(self) -> str:

@@ -116,13 +116,22 @@ class ComputeSettings(Section):
 
 
 class RegistrySettings(Section):
-    """Two MLflow stores: a tracking URI and an artifact folder each."""
+    """Two MLflow stores: a tracking URI and an artifact folder each ("": the server's own). Credentials come from the
+    environment alone, see docs/registries.md. `aliases` false: where there are none, as in Azure ML.
+    """
 
     staging: str = "sqlite:///var/registry/staging.db"
     staging_artifacts: str = "var/registry/staging"
     production: str = "sqlite:///var/registry/production.db"
     production_artifacts: str = "var/registry/production"
     prefix: str = "many_models"
+    aliases: bool = True
+    keep_releases: Annotated[int, Field(ge=1)] = 30
+    keep_versions: Annotated[int, Field(ge=1)] = 7
+
+    def artifacts(self, folder: str, root: Path) -> str:
+        """An artifact folder as MLflow takes it: a path counted from `root`, a URI as it is, "" for the server's."""
+        return folder if not folder or "://" in folder else str((root / folder).absolute())
 
 
 class WarehouseSettings(Section):

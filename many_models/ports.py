@@ -294,6 +294,10 @@ class ProductionRegistry(Protocol):
         """The live release, or None before the first one."""
         ...
 
+    def live_id(self) -> str:
+        """The live release's id, "" before the first one: cheap enough to be asked every second, as `live` is not."""
+        ...
+
     def releases(self) -> Sequence[Release]:
         """Every kept release, newest first."""
         ...

@@ -119,6 +119,11 @@ class MemoryProduction:
         """See ProductionRegistry."""
         return self._live
 
+    def live_id(self) -> str:
+        """See ProductionRegistry."""
+        live = self._live
+        return live.release_id if live else ""
+
     def releases(self) -> Sequence[Release]:
         """See ProductionRegistry."""
         return list(self._releases.values())[::-1]

@@ -171,6 +171,12 @@ class MlflowProduction:
             found = self._live_version()
             return self._release(found) if found else None
 
+    def live_id(self) -> str:
+        """See ProductionRegistry. One row: no manifest is read."""
+        with self._store.errors("reading the live release's id"):
+            found = self._live_version()
+            return str(found.tags.get(RELEASE_ID, "")) if found else ""
+
     def releases(self) -> Sequence[Release]:
         """See ProductionRegistry."""
         with self._store.errors("reading the releases"):

@@ -289,7 +289,8 @@ class ProductionContract(Contract):
         assert len(make().check().splitlines()) == 1
 
     def test_nothing_is_live_before_the_first_release(self, make):
-        assert make().live() is None
+        production = make()
+        assert (production.live(), production.live_id()) == (None, "")
         assert list(make().releases()) == []
 
     def test_a_release_is_what_was_published(self, make, again):
@@ -309,6 +310,7 @@ class ProductionContract(Contract):
         )
         for reader in (production, again(production)):
             assert reader.live() == release
+            assert reader.live_id() == release.release_id
             assert list(reader.releases()) == [release]
             assert served(reader, release) == {"s1": "0", "s2": "v2", "s3": "v3"}
             assert reader.files(one.ref, one.sha256) == packs[0].files
@@ -369,6 +371,7 @@ class ProductionContract(Contract):
         with pytest.raises(InputError, match=match):
             production.publish(ReleaseDraft(first.release_id, "me", "", packs, rows, removed))
         assert production.live() == first
+        assert production.live_id() == first.release_id
 
     def test_a_promoted_series_must_be_in_a_pack(self, make):
         with pytest.raises(InputError, match="s9"):

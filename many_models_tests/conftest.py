@@ -7,12 +7,13 @@ import os
 import hypothesis
 import pytest
 
+from many_models_tests.azurite import azurite
 from many_models_tests.postgres_server import postgres
 
 hypothesis.settings.register_profile("many_models", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("many_models")
 
-__all__ = ["postgres"]  # a fixture for all
+__all__ = ["azurite", "postgres"]  # fixtures for all
 
 THEIR_OWN = ("MANY_MODELS__", "MANY_MODELS_CONFIG", "DAGSTER_HOME", "DAGSTER_EVENT_BATCH_SIZE", "MLFLOW_")
 

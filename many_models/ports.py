@@ -250,8 +250,17 @@ class Champion:
 
 
 @dataclass(frozen=True, slots=True)
+class Approval:
+    """Who let a proposal go live, why and when (UTC, no zone)."""
+
+    actor: str
+    reason: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Release:
-    """One immutable promoted state of production: every series' champion."""
+    """One immutable promoted state of production: every series' champion; `approval` where a human was asked."""
 
     release_id: str
     created_at: datetime
@@ -259,6 +268,7 @@ class Release:
     reason: str
     previous: str
     champions: Mapping[str, Champion]
+    approval: Approval | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,6 +318,28 @@ class ProductionRegistry(Protocol):
         Raises ConflictError when the live release is not `draft.base` ("" for none) any more; then nothing changed.
         A crash at any point leaves the old release live.
         """
+        ...
+
+    def propose(self, draft: ReleaseDraft) -> Release:
+        """Store and verify as `publish` does, but leave what is live: the release waits for `approve`.
+
+        It takes the place of whatever waited before. Raises ConflictError as `publish` does.
+        """
+        ...
+
+    def waiting(self) -> Release | None:
+        """The newest proposal, when it was made for the release that is live now and nobody has said yes or no."""
+        ...
+
+    def approve(self, release_id: str, actor: str, reason: str) -> Release:
+        """Verify the waiting proposal's packs once more, and make it live with one step; who and why stay with it.
+
+        Where it is live already nothing changes. Raises ConflictError when another proposal waits, or none.
+        """
+        ...
+
+    def reject(self, release_id: str, actor: str, reason: str) -> None:
+        """Have the waiting proposal wait no more. Raises ConflictError when another one waits, or none."""
         ...
 
     def activate(self, release_id: str) -> Release:

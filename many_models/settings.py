@@ -88,7 +88,7 @@ class PartitionSettings(Section):
 
 
 class PromotionSettings(Section):
-    """The rules of promotion; see `many_models.promotion`."""
+    """The rules of promotion, see `many_models.promotion`; `approval`: a release waits for a human."""
 
     min_skill: float = 0.0
     min_accuracy: float | None = None
@@ -96,8 +96,14 @@ class PromotionSettings(Section):
     max_bias: Annotated[float, Field(gt=0)] = 0.5
     max_worse: Annotated[float, Field(gt=0)] = 0.5
     min_history: Annotated[int, Field(ge=0)] = 0
+    min_cover80: Annotated[float, Field(ge=0, le=1)] = 0.0
     pinned: list[str] = []
     excluded: list[str] = []
+    approval: bool = False
+
+    def rules(self) -> dict[str, object]:
+        """What decides: `many_models.promotion.Policy`'s fields."""
+        return self.model_dump(mode="json", exclude={"approval"})
 
 
 class LakeSettings(Section):

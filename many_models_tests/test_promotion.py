@@ -280,5 +280,5 @@ def test_a_better_score_never_loses_what_a_worse_one_won(evidence, policy, share
 def test_the_policy_is_named_as_in_the_settings():
     from many_models.settings import PromotionSettings
 
-    policy = Policy(**PromotionSettings().model_dump())
+    policy = Policy(**PromotionSettings().rules())
     assert policy == Policy(pinned=[], excluded=[])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from many_models.adapters.registry_rules import (
     check_draft,
     check_uploads,
+    check_verdict,
+    check_waiting,
     files_sha256,
     new_release,
     new_release_id,
@@ -16,9 +18,9 @@ from many_models.adapters.registry_rules import (
     utc_now,
     verified,
 )
-from many_models.errors import InputError
+from many_models.errors import ConflictError, InputError
 from many_models.keys import slug
-from many_models.ports import PackVersion
+from many_models.ports import Approval, PackVersion
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -86,10 +88,7 @@ class MemoryStaging:
         return self._versions.files(version.ref, version.sha256)
 
     def prune(self, keep: int, also: Collection[str] = ()) -> Sequence[str]:
-        """Delete versions; kept are the newest of every series, the `keep` newest of each pack, and `also` (refs).
-
-        Returns the deleted refs.
-        """
+        """See StagingRegistry."""
         with self._lock:
             versions = [version for version, _ in self._versions.stored.values()]
             everything = [series_id for version in versions for series_id in version.series]
@@ -111,7 +110,9 @@ class MemoryProduction:
     def __init__(self, prefix: str = "many_models", clock: Callable[[], datetime] = utc_now) -> None:
         self._versions = _Versions(prefix)
         self._releases: dict[str, Release] = {}
+        self._made: list[str] = []
         self._live: Release | None = None
+        self._proposal: Release | None = None
         self._clock = clock
         self._lock = threading.Lock()
 
@@ -126,18 +127,62 @@ class MemoryProduction:
 
     def releases(self) -> Sequence[Release]:
         """See ProductionRegistry."""
-        return list(self._releases.values())[::-1]
+        return [self._releases[name] for name in reversed(self._made) if name in self._releases]
 
     def publish(self, draft: ReleaseDraft) -> Release:
         """See ProductionRegistry."""
         with self._lock:
-            check_draft(self._live, draft)
-            versions = {upload.pack: self._versions.add(upload) for upload in draft.packs}
-            now = self._clock()
-            release = new_release(new_release_id(now), now, self._live, draft, versions)
+            release = self._store(draft)
             self._releases[release.release_id] = release
             self._live = release
             return release
+
+    def _store(self, draft: ReleaseDraft) -> Release:
+        check_draft(self._live, draft)
+        versions = {upload.pack: self._versions.add(upload) for upload in draft.packs}
+        now = self._clock()
+        release = new_release(new_release_id(now), now, self._live, draft, versions)
+        self._made.append(release.release_id)
+        return release
+
+    def propose(self, draft: ReleaseDraft) -> Release:
+        """See ProductionRegistry."""
+        with self._lock:
+            self._proposal = self._store(draft)
+            return self._proposal
+
+    def waiting(self) -> Release | None:
+        """See ProductionRegistry."""
+        live = self._live.release_id if self._live else ""
+        return self._proposal if self._proposal and self._proposal.previous == live else None
+
+    def approve(self, release_id: str, actor: str, reason: str) -> Release:
+        """See ProductionRegistry."""
+        check_verdict(actor, reason)
+        with self._lock:
+            if self._live and self._live.release_id == release_id:
+                return self._live
+            proposal = self._asked_for(release_id)
+            for ref, sha256 in {(c.ref, c.sha256) for c in proposal.champions.values()}:
+                self._versions.files(ref, sha256)
+            self._live = replace(proposal, approval=Approval(actor, reason, self._clock()))
+            self._releases[release_id] = self._live
+            self._proposal = None
+            return self._live
+
+    def reject(self, release_id: str, actor: str, reason: str) -> None:
+        """See ProductionRegistry."""
+        check_verdict(actor, reason)
+        with self._lock:
+            self._asked_for(release_id)
+            self._proposal = None
+
+    def _asked_for(self, release_id: str) -> Release:
+        waiting = self.waiting()
+        check_waiting(release_id, waiting.release_id if waiting else "")
+        if waiting is None:
+            raise ConflictError("no proposal waits")
+        return waiting
 
     def activate(self, release_id: str) -> Release:
         """See ProductionRegistry."""
@@ -152,19 +197,20 @@ class MemoryProduction:
         return self._versions.files(ref, sha256)
 
     def prune(self, keep: int) -> Sequence[str]:
-        """Delete releases and the packs that no kept one names; kept are the live release and the `keep` newest.
-
-        Returns the deleted releases' ids and packs' refs.
-        """
+        """See ProductionRegistry."""
         with self._lock:
-            ids = list(self._releases)
+            ids = [name for name in self._made if name in self._releases]
             kept = set(ids[len(ids) - min(keep, len(ids)) :])
             if self._live:
                 kept.add(self._live.release_id)
             gone = [release_id for release_id in ids if release_id not in kept]
             for release_id in gone:
                 del self._releases[release_id]
-            refs = {c.ref for release in self._releases.values() for c in release.champions.values()}
+                self._made.remove(release_id)
+            if self.waiting() is None:
+                self._proposal = None
+            waiting = [self._proposal] if self._proposal else []
+            refs = {c.ref for release in (*self._releases.values(), *waiting) for c in release.champions.values()}
             return [*gone, *self._versions.delete_others(refs)]
 
     def check(self) -> str:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from dataclasses import replace
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from many_models.adapters.registry_mlflow_folders import pack_files
@@ -11,6 +14,8 @@ from many_models.adapters.registry_rules import (
     OWN_TAGS,
     check_draft,
     check_uploads,
+    check_verdict,
+    check_waiting,
     manifest_bytes,
     new_release,
     new_release_id,
@@ -19,11 +24,11 @@ from many_models.adapters.registry_rules import (
     utc_now,
     verified,
 )
-from many_models.errors import InputError, IntegrityError
+from many_models.errors import ConflictError, InputError, IntegrityError
+from many_models.ports import Approval
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
-    from datetime import datetime
 
     from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
@@ -38,6 +43,9 @@ RELEASE_ID = f"{OWN_TAGS}release_id"
 MANIFEST = "manifest.json"
 MANIFEST_SHA256 = f"{OWN_TAGS}manifest_sha256"
 ALIASES_SET = f"{OWN_TAGS}aliases_set"
+PREVIOUS = f"{OWN_TAGS}previous"
+PROPOSAL, WAITING = f"{OWN_TAGS}proposal", "waiting"
+APPROVED = f"{OWN_TAGS}approved"
 
 
 class MlflowStaging:
@@ -110,9 +118,7 @@ class MlflowStaging:
         return _files(self._store, version.ref, version.sha256)
 
     def prune(self, keep: int, also: Collection[str] = ()) -> Sequence[str]:
-        """Delete versions, files and rows; kept are the newest of every series, the `keep` newest of each pack, and
-        `also` (refs). Returns the deleted refs.
-        """
+        """See StagingRegistry."""
         store = self._store
         with store.writing("pruning"):
             self._retire()
@@ -221,31 +227,98 @@ class MlflowProduction:
         manifest = self._store.read(str(found.source)).get(MANIFEST)
         if manifest is None or MANIFEST_SHA256 not in found.tags:
             raise IntegrityError(f"release {_ref(found)} has lost its manifest: roll back to another release")
-        return release_of(manifest, found.tags[MANIFEST_SHA256], _ref(found))
+        release = release_of(manifest, found.tags[MANIFEST_SHA256], _ref(found))
+        if APPROVED not in found.tags:
+            return release
+        actor, reason, at = json.loads(found.tags[APPROVED])
+        return replace(release, approval=Approval(actor, reason, datetime.fromisoformat(at)))
 
     # --- writing ------------------------------------------------------------------------------------------------
     def publish(self, draft: ReleaseDraft) -> Release:
         """See ProductionRegistry."""
-        store = self._store
-        with store.writing("publishing a release"):
+        with self._store.writing("publishing a release"):
             before = self._live_version()
             base = self._release(before) if before else None
-            check_draft(base, draft)
-            now = self._clock()
-            release_id = new_release_id(now)
-            run = store.start_run(release_id)
-            versions = store.register_packs(run, draft.packs, {"release_id": release_id})
-            self._step("packs_registered")
-            for version in versions.values():
-                verified(pack_files(store.read(str(store.find(version.ref).source))), version.sha256, version.ref)
-            self._step("packs_verified")
-            release = new_release(release_id, now, base, draft, versions)
-            made = self._write_manifest(run, release)
-            self._step("manifest_registered")
+            made, release = self._keep(draft, base)
             self._make_live(made, before)
             self._set_champions(made, release, before, base)
-            store.client.set_terminated(run.info.run_id, "FINISHED")
             return release
+
+    def propose(self, draft: ReleaseDraft) -> Release:
+        """See ProductionRegistry. The proposal is one write: the manifest's version with its tag `mm.proposal`."""
+        with self._store.writing("proposing a release"):
+            before = self._live_version()
+            return self._keep(draft, self._release(before) if before else None, {PROPOSAL: WAITING})[1]
+
+    def _keep(
+        self, draft: ReleaseDraft, base: Release | None, tags: Mapping[str, str] | None = None
+    ) -> tuple[ModelVersion, Release]:
+        """Stores and verifies what `draft` makes of `base`, its manifest last and with `tags`; nothing goes live."""
+        store = self._store
+        check_draft(base, draft)
+        now = self._clock()
+        release_id = new_release_id(now)
+        run = store.start_run(release_id)
+        versions = store.register_packs(run, draft.packs, {"release_id": release_id})
+        self._step("packs_registered")
+        for version in versions.values():
+            _files(store, version.ref, version.sha256)
+        self._step("packs_verified")
+        release = new_release(release_id, now, base, draft, versions)
+        made = self._write_manifest(run, release, tags or {})
+        store.client.set_terminated(run.info.run_id, "FINISHED")
+        self._step("manifest_registered")
+        return made, release
+
+    def waiting(self) -> Release | None:
+        """See ProductionRegistry."""
+        with self._store.errors("reading the waiting proposal"):
+            found = self._waiting_version(self._live_version())
+            return replace(self._release(found), approval=None) if found else None  # a yes may have broken off
+
+    def _waiting_version(self, live: ModelVersion | None) -> ModelVersion | None:
+        """The newest proposal, whatever became of it; None when it waits no more."""
+        found = self._store.search(f"name = '{self._release_model}' AND tags.`{PROPOSAL}` LIKE '%'")
+        newest = max(found, key=lambda v: int(v.version), default=None)
+        if newest is None or newest.tags[PROPOSAL] != WAITING or LIVE in newest.tags:
+            return None
+        if live and live.version == newest.version:
+            return None
+        return newest if newest.tags[PREVIOUS] == (live.tags[RELEASE_ID] if live else "") else None
+
+    def approve(self, release_id: str, actor: str, reason: str) -> Release:
+        """See ProductionRegistry. Who and why are written before the switch: a crash between leaves it waiting."""
+        check_verdict(actor, reason)
+        with self._store.writing(f"approving proposal {release_id!r}"):
+            before = self._live_version()
+            base = self._release_or_none(before)
+            if before and before.tags.get(RELEASE_ID) == release_id:
+                return self._release(before)
+            found = self._asked_for(release_id, before)
+            release = self._release(found)
+            already = {c.ref for c in base.champions.values()} if base else set[str]()
+            for ref, sha256 in {(c.ref, c.sha256) for c in release.champions.values() if c.ref not in already}:
+                _files(self._store, ref, sha256)
+            approval = Approval(actor, reason, self._clock())
+            self._tag(found, APPROVED, json.dumps([actor, reason, approval.at.isoformat()]))
+            self._step("approval_written")
+            self._make_live(found, before)
+            self._set_champions(found, release, before, base)
+            return replace(release, approval=approval)
+
+    def reject(self, release_id: str, actor: str, reason: str) -> None:
+        """See ProductionRegistry."""
+        check_verdict(actor, reason)
+        with self._store.writing(f"rejecting proposal {release_id!r}"):
+            found = self._asked_for(release_id, self._live_version())
+            self._tag(found, PROPOSAL, json.dumps(["rejected", actor, reason, self._clock().isoformat()]))
+
+    def _asked_for(self, release_id: str, live: ModelVersion | None) -> ModelVersion:
+        found = self._waiting_version(live)
+        check_waiting(release_id, found.tags[RELEASE_ID] if found else "")
+        if found is None:
+            raise ConflictError("no proposal waits")
+        return found
 
     def activate(self, release_id: str) -> Release:
         """See ProductionRegistry."""
@@ -267,7 +340,7 @@ class MlflowProduction:
         except IntegrityError:
             return None
 
-    def _write_manifest(self, run: Run, release: Release) -> ModelVersion:
+    def _write_manifest(self, run: Run, release: Release, more: Mapping[str, str]) -> ModelVersion:
         manifest = manifest_bytes(release)
         sha256 = hashlib.sha256(manifest).hexdigest()
         source = self._store.write(run, {"release": {MANIFEST: manifest}})["release"]
@@ -280,7 +353,8 @@ class MlflowProduction:
             f"{OWN_TAGS}created_at": release.created_at.isoformat(),
             f"{OWN_TAGS}actor": release.actor,
             f"{OWN_TAGS}reason": release.reason[:1000],
-            f"{OWN_TAGS}previous": release.previous,
+            PREVIOUS: release.previous,
+            **more,
         }
         return self._store.create_version(self._release_model, source, run, tags)
 
@@ -318,11 +392,7 @@ class MlflowProduction:
         self._store.registry.set_model_version_tag(found.name, str(found.version), key, value)
 
     def prune(self, keep: int) -> Sequence[str]:
-        """Delete releases and the packs that no kept one names, files and rows; kept are the live release and the
-        `keep` newest. What a broken-off publication left goes too. Returns the deleted releases' ids and packs' refs.
-
-        Through a server, see that nobody is publishing from another machine: the lock does not reach there.
-        """
+        """See ProductionRegistry. What a broken-off publication or a superseded proposal left goes too."""
         store = self._store
         with store.writing("pruning"):
             activated = self._kept()
@@ -330,6 +400,8 @@ class MlflowProduction:
             kept = activated[len(activated) - min(keep, len(activated)) :]
             if live and live.version not in {v.version for v in kept}:
                 kept.append(live)
+            if (waiting := self._waiting_version(live)) is not None:
+                kept.append(waiting)
             refs = {_ref(v) for v in kept} | {c.ref for v in kept for c in self._release(v).champions.values()}
             mine = store.mine()
             gone = [v for v in mine if _ref(v) not in refs]

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 OWN_TAGS = "mm."
 """Tags that start so are the registries' own; callers' tags may not."""
 MAX_TAG_KEY, MAX_TAG_VALUE = 250, 100_000  # MLflow's limits
+MAX_ACTOR, MAX_REASON = 250, 5000
 MANIFEST_FORMAT = 1
 _TAG_KEY = re.compile(r"[\w./ -]+", re.ASCII)
 _COLUMNS = [field.name for field in fields(Champion)]
@@ -117,6 +118,24 @@ def check_draft(base: Release | None, draft: ReleaseDraft) -> None:
     _refuse("promoted, but in no pack of the draft", set(promoted) - packed.keys())
     _refuse("in a pack of the draft, but neither promoted nor live", packed.keys() - known)
     _refuse("removed, but in a pack of the draft", packed.keys() & set(draft.removed))
+
+
+def check_verdict(actor: str, reason: str) -> None:
+    """Raises InputError for what could not be written down whole."""
+    if not actor.strip():
+        raise InputError("say who approves or rejects: the name must not be empty")
+    if len(actor) > MAX_ACTOR or len(reason) > MAX_REASON:
+        raise InputError(f"a name has at most {MAX_ACTOR} characters and a reason {MAX_REASON}")
+
+
+def check_waiting(asked: str, waiting: str) -> None:
+    """Raises ConflictError when `asked` is not the proposal that is `waiting` ("" for none)."""
+    if asked != waiting:
+        raise ConflictError(
+            f"proposal {asked!r} does not wait for approval: "
+            + (f"{waiting} does" if waiting else "none does")
+            + "; it was superseded, decided already, or made for another release than the live one"
+        )
 
 
 def _refuse(what: str, series: Iterable[str]) -> None:

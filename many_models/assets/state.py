@@ -196,7 +196,7 @@ def trained_upstream(settings: Settings, dataset: str, pooled: str) -> str:
 
 def promoted_upstream(settings: Settings, trained: str) -> str:
     """What promotion consumes: a trained model, and the rules."""
-    return digest("promote", trained, settings.promotion.model_dump_json())
+    return digest("promote", trained, sorted(settings.promotion.rules().items()))
 
 
 def prediction_upstream(champion: str, dataset: str) -> str:

@@ -7,6 +7,7 @@ import os
 import pickle
 import threading
 from collections import defaultdict
+from dataclasses import replace
 from datetime import datetime
 
 import pytest
@@ -14,7 +15,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from many_models.errors import ConflictError, InputError, IntegrityError
-from many_models.ports import PackUpload, ProductionRegistry, PromotedSeries, Release, ReleaseDraft, StagingRegistry
+from many_models.ports import (
+    Approval,
+    PackUpload,
+    ProductionRegistry,
+    PromotedSeries,
+    Release,
+    ReleaseDraft,
+    StagingRegistry,
+)
 from many_models_tests.contracts import Contract
 
 ODD_PACKS = [
@@ -471,6 +480,117 @@ class ProductionContract(Contract):
         with pytest.raises(InputError, match=releases[1].release_id):
             production.activate(releases[5].release_id)
 
+    def test_a_proposal_changes_nothing_until_somebody_approves_it(self, make, again):
+        production = make()
+        assert production.waiting() is None
+        first = production.publish(draft(None, [upload("a", {"s1": "1", "s2": "1"}), upload("b", {"s3": "1"})]))
+        assert production.waiting() is None
+        proposal = production.propose(draft(first, [upload("a", {"s1": "2", "s2": "1"})], promoted=["s1"]))
+        for reader in (production, again(production)):
+            assert reader.live() == first
+            assert served(reader, reader.live()) == {"s1": "1", "s2": "1", "s3": "1"}
+            assert reader.waiting() == proposal
+            assert served(reader, reader.waiting()) == {"s1": "2", "s2": "1", "s3": "1"}
+            assert list(reader.releases()) == [first]
+        with pytest.raises(InputError):
+            production.activate(proposal.release_id)
+        approved = again(production).approve(proposal.release_id, "Ü. Auditor", "looks 'good'\n\"really\"")
+        assert approved.approval == Approval("Ü. Auditor", "looks 'good'\n\"really\"", NOW)
+        assert replace(approved, approval=None) == proposal
+        for reader in (production, again(production)):
+            assert reader.live() == approved
+            assert reader.waiting() is None
+            assert list(reader.releases()) == [approved, first]
+            assert served(reader, reader.live()) == {"s1": "2", "s2": "1", "s3": "1"}
+        assert production.approve(proposal.release_id, "somebody else", "again") == approved
+        assert production.activate(first.release_id) == first
+        assert production.waiting() is None
+        assert production.activate(proposal.release_id) == approved
+
+    def test_the_first_release_can_wait_too(self, make):
+        production = make()
+        proposal = production.propose(draft(None, [upload("a", {"s1": "1"})]))
+        assert production.live() is None
+        assert production.waiting() == proposal
+        assert production.approve(proposal.release_id, "me", "").champions == proposal.champions
+        assert served(production, production.live()) == {"s1": "1"}
+
+    def test_a_newer_proposal_supersedes_and_the_older_one_cannot_be_approved(self, make):
+        production = make()
+        older = production.propose(draft(None, [upload("a", {"s1": "1"})]))
+        newer = production.propose(draft(None, [upload("a", {"s1": "2"})]))
+        assert production.waiting() == newer
+        for call in (production.approve, production.reject):
+            with pytest.raises(ConflictError, match=newer.release_id):
+                call(older.release_id, "me", "")
+            with pytest.raises(ConflictError, match="'nope'"):
+                call("nope", "me", "")
+        production.reject(newer.release_id, "me", "too bold")
+        assert production.waiting() is None
+        for proposal in (older, newer):
+            with pytest.raises(ConflictError, match="none does"):
+                production.approve(proposal.release_id, "me", "")
+        assert production.live() is None
+
+    def test_a_proposal_for_a_release_that_is_live_no_more_does_not_wait(self, make):
+        production = make()
+        first = production.publish(draft(None, [upload("a", {"s1": "1"})]))
+        proposal = production.propose(draft(first, [upload("a", {"s1": "2"})]))
+        second = production.publish(draft(first, [upload("a", {"s1": "3"})]))
+        assert production.waiting() is None
+        with pytest.raises(ConflictError, match=proposal.release_id):
+            production.approve(proposal.release_id, "me", "")
+        with pytest.raises(ConflictError, match=second.release_id):
+            production.propose(draft(first, [upload("a", {"s1": "4"})]))
+        assert production.live() == second
+
+    def test_an_approval_without_a_name_or_too_long_to_keep_is_refused(self, make):
+        production = make()
+        proposal = production.propose(draft(None, [upload("a", {"s1": "1"})]))
+        for actor, reason in ((" ", ""), ("x" * 251, ""), ("me", "x" * 5001)):
+            for call in (production.approve, production.reject):
+                with pytest.raises(InputError):
+                    call(proposal.release_id, actor, reason)
+        assert production.waiting() == proposal
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_a_proposal_whose_packs_were_damaged_since_does_not_go_live(self, make, stored, kind, tmp_path):
+        production = make()
+        first = production.publish(draft(None, [upload("a", {"s1": "1"})]))
+        proposal = production.propose(draft(first, [upload("b", {"s2": "2"})]))
+        bad = proposal.champions["s2"].ref
+        spoil(stored(production, bad), kind, str(tmp_path / "mark"))
+        with pytest.raises(IntegrityError, match=bad):
+            production.approve(proposal.release_id, "me", "")
+        assert production.live() == first
+        assert not (tmp_path / "mark").exists()
+
+    def test_pruning_keeps_what_waits_and_drops_what_was_superseded(self, make):
+        production = make()
+        first = production.publish(draft(None, [upload("a", {"s1": "1"})]))
+        older = production.propose(draft(first, [upload("a", {"s1": "2"})]))
+        newer = production.propose(draft(first, [upload("a", {"s1": "3"})]))
+        assert older.champions["s1"].ref in production.prune(0)
+        assert production.waiting() == newer
+        production.approve(newer.release_id, "me", "")
+        assert served(production, production.live()) == {"s1": "3"}
+
+    def test_of_two_approvals_at_once_both_say_the_same_or_one_loses_cleanly(self, make):
+        production = make()
+        one = production.propose(draft(None, [upload("a", {"s1": "1"})]))
+        results = []
+
+        def approve(actor: str) -> None:
+            results.append(production.approve(one.release_id, actor, ""))
+
+        threads = [threading.Thread(target=approve, args=(actor,)) for actor in "ab"]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(results) == 2
+        assert results[0] == results[1] == production.live()
+
     @SOME
     @given(data=st.data())
     def test_any_history_of_publications_rollbacks_and_prunings_serves_what_was_published(self, make, again, data):
@@ -478,17 +598,29 @@ class ProductionContract(Contract):
 
 
 def check_production_history(production, again, data, steps: int) -> None:
-    """Publishes, rolls back and prunes at random; what every kept release serves is known from dictionaries."""
+    """Publishes, proposes, approves, rolls back and prunes at random; what each release serves is known from dicts."""
     live: Release | None = None
+    waiting: tuple[Release, dict[str, str]] | None = None  # the newest proposal, whatever it was made for
     kept: dict[str, dict[str, str]] = {}
+    actions = ["publish", "publish", "propose", "approve", "reject", "activate", "prune"]
     for step in range(data.draw(st.integers(1, steps))):
-        match data.draw(st.sampled_from(["publish", "publish", "activate", "prune"])):
+        current = live.release_id if live else ""
+        match data.draw(st.sampled_from(actions)):
+            case "approve" if waiting and waiting[0].previous == current:
+                live = production.approve(waiting[0].release_id, "me", str(step))
+                assert live.approval == Approval("me", str(step), NOW)
+                kept[live.release_id] = waiting[1]
+                waiting = None
+            case "reject" if waiting and waiting[0].previous == current:
+                production.reject(waiting[0].release_id, "me", "")
+                waiting = None
             case "activate" if kept:
                 live = production.activate(list(kept)[data.draw(st.integers(0, len(kept) - 1))])  # ids are random
             case "prune":
                 production.prune(data.draw(st.integers(0, 3)))
+                waiting = waiting if waiting and waiting[0].previous == current else None
                 kept = {release.release_id: kept[release.release_id] for release in production.releases()}
-            case _:
+            case action:
                 fate = {name: data.draw(st.sampled_from(["promoted", "removed", "untouched"])) for name in "abcd"}
                 promoted = [name for name in fate if fate[name] == "promoted"]
                 removed = [name for name in fate if fate[name] == "removed"]
@@ -498,10 +630,18 @@ def check_production_history(production, again, data, steps: int) -> None:
                     p: {n: values[n] for n in names if n in values} for p, names in {"p": "ab", "q": "cd"}.items()
                 }
                 packs = [upload(p, rows) for p, rows in groups.items() if set(rows) & set(promoted)]
-                live = production.publish(draft(live, packs, promoted=promoted, removed=removed))
-                kept[live.release_id] = values
+                made = draft(live, packs, promoted=promoted, removed=removed)
+                if action == "propose":
+                    waiting = production.propose(made), values
+                else:
+                    live = production.publish(made)
+                    kept[live.release_id] = values
         reader = again(production) if data.draw(st.booleans()) else production
         assert reader.live() == live
         if live:
             assert served(reader, live) == kept[live.release_id]
+        waits = waiting if waiting and waiting[0].previous == (live.release_id if live else "") else None
+        assert reader.waiting() == (waits and waits[0])
+        if waits:
+            assert served(reader, waits[0]) == waits[1]
     assert {release.release_id: served(production, release) for release in production.releases()} == kept

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from datetime import date, datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
@@ -101,7 +101,7 @@ class PromotionSettings(Section):
     excluded: list[str] = []
     approval: bool = False
 
-    def rules(self) -> dict[str, object]:
+    def rules(self) -> dict[str, Any]:
         """What decides: `many_models.promotion.Policy`'s fields."""
         return self.model_dump(mode="json", exclude={"approval"})
 

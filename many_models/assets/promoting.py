@@ -100,7 +100,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
 
 def policy_of(settings: Settings) -> Policy:
     """The rules of promotion as the settings give them."""
-    return Policy(**settings.promotion.model_dump())
+    return Policy(**settings.promotion.rules())
 
 
 def _trained(
@@ -150,7 +150,7 @@ def _decided_already(
 
 
 def _policy_version(settings: Settings) -> str:
-    return digest("policy", settings.promotion.model_dump_json())
+    return digest("policy", sorted(settings.promotion.rules().items()))
 
 
 def _serves(live: Release | None, rows: Mapping[str, Mapping[str, object]], winners: set[str]) -> bool:

@@ -1,9 +1,8 @@
 """predictions: every active series scored with its champion, into the lake, by cutoff."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import pairwise
-from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,7 @@ import dagster as dg
 import pyarrow as pa
 
 from many_models import tables
-from many_models.assets import display, state
+from many_models.assets import display, plots, state
 from many_models.assets.chunks import chunks_of, failures_of, follow, good_series, together
 from many_models.assets.spec import spec_of
 from many_models.assets.stage import STORE_ITEMS, Done, KeySet, backfill_policy, begin, finish
@@ -167,15 +166,11 @@ def _plot(name: str, forecast: "DataFrame", lake: Lake) -> dg.MarkdownMetadataVa
     where = Where(among={"series_id": [name], "pack": [forecast["pack"].iloc[0]]})
     history = lake.read(tables.DATASETS.name, where, ["ds", "y"]).to_pandas().sort_values("ds")
     tail = history.tail(display.HISTORY_SHOWN)
-    past = [(x, None if isnan(y) else float(y)) for x, y in zip(_in_days(tail["ds"]), tail["y"], strict=True)]
+    past = list(zip(tail["ds"], tail["y"], strict=True))
     ahead = forecast.sort_values("ds")
     low, high = ("lo80", "hi80") if "lo80" in ahead else ("y_hat", "y_hat")
-    band = list(zip(_in_days(ahead["ds"]), ahead["y_hat"], ahead[low], ahead[high], strict=True))
-    return display.image(display.forecast_plot(past, band, f"{name}: history, forecast and 80 % interval"))
-
-
-def _in_days(stamps: Iterable[datetime]) -> list[float]:
-    return [stamp.timestamp() / 86400 for stamp in stamps]
+    band = list(zip(ahead["ds"], ahead["y_hat"], ahead[low], ahead[high], strict=True))
+    return plots.forecast(past, band, f"{name}: history, forecast and 80 % interval")
 
 
 def _summary(parts: Sequence[pa.Table]) -> display.Metadata:

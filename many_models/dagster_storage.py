@@ -43,7 +43,8 @@ _TABLE = SqlEventLogStorageTable
 BATCH_SIZE_VARIABLE = "DAGSTER_EVENT_BATCH_SIZE"
 
 
-def _is_asset_event(entry: EventLogEntry) -> bool:
+def is_asset_event(entry: EventLogEntry) -> bool:
+    """Whether the event is about an asset, so that the event log indexes it."""
     return entry.is_dagster_event and entry.dagster_event_type in ASSET_EVENTS
 
 
@@ -52,7 +53,7 @@ class BatchedSqliteEventLog(SqliteEventLogStorage):
 
     def store_event_batch(self, events: Sequence[EventLogEntry]) -> None:
         """Store `events` in order; those about assets together, any other (a planned check) by itself."""
-        for about_assets, group in groupby(events, _is_asset_event):
+        for about_assets, group in groupby(events, is_asset_event):
             if about_assets and not private_api_problems():
                 self._store_asset_events(list(group))
             else:
@@ -65,11 +66,11 @@ class BatchedSqliteEventLog(SqliteEventLogStorage):
         try:
             for run_id in dict.fromkeys(event.run_id for event in events):
                 with self.run_connection(run_id) as run_file:
-                    stored[run_id] = _insert(run_file, [row for row in rows if row["run_id"] == run_id])
+                    stored[run_id] = insert(run_file, [row for row in rows if row["run_id"] == run_id])
             with self.index_transaction() as index:
-                ids = _insert(index, rows)
+                ids = insert(index, rows)
                 self._store_asset_event_tags(index, events, ids)
-                for at in _newest_by_asset(rows):
+                for at in newest_by_asset(rows):
                     self._store_asset_event(index, events[at], ids[at])
         except BaseException:
             # Dagster stores the events of a failed batch again, one by one: they must not stand in a run twice
@@ -79,7 +80,7 @@ class BatchedSqliteEventLog(SqliteEventLogStorage):
             raise
 
 
-def _newest_by_asset(rows: Sequence[Mapping[str, object]]) -> Sequence[int]:
+def newest_by_asset(rows: Sequence[Mapping[str, object]]) -> Sequence[int]:
     """Where the newest event of each kind stands for each asset; assets in the order in which they come."""
     newest: dict[object, dict[object, int]] = {}
     for at, row in enumerate(rows):
@@ -87,8 +88,8 @@ def _newest_by_asset(rows: Sequence[Mapping[str, object]]) -> Sequence[int]:
     return [at for kinds in newest.values() for at in sorted(kinds.values())]
 
 
-def _insert(connection: Connection, rows: Sequence[Mapping[str, object]]) -> Sequence[int]:
-    """Insert `rows` in order; their ids, which follow each other because SQLite has one writer at a time."""
+def insert(connection: Connection, rows: Sequence[Mapping[str, object]]) -> Sequence[int]:
+    """Insert `rows` of the event log in order; their ids, ascending."""
     statement = _TABLE.insert().returning(_TABLE.c.id, sort_by_parameter_order=True)
     return connection.execute(statement, rows).scalars().all()
 

@@ -1,7 +1,8 @@
 """Per-series events of a run, in batches: what a run owns, what it recorded, what is due, and which runs died.
 
-With `many_models.dagster_storage` the only user of Dagster's private API, checked by `private_api_problems`. Where a
-new Dagster no longer fits, `record` and `plan` fall back to its public API: slow, and with one warning.
+With `many_models.dagster_storage` and `…_postgres` the only user of Dagster's private API, checked by
+`private_api_problems`. Where a new Dagster no longer fits, `record` and `plan` fall back to its public API: slow, and
+with one warning.
 
 The life of a run over many series, in the body of an asset with `output_required=False`:
 
@@ -13,6 +14,7 @@ The life of a run over many series, in the body of an asset with `output_require
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import json
 import logging
@@ -437,6 +439,20 @@ _SQL = f"{_EVENT_LOG}.sql_event_log:SqlEventLogStorage"
 _SQLITE = f"{_EVENT_LOG}.sqlite.sqlite_event_log:SqliteEventLogStorage"
 _TABLE = f"{_EVENT_LOG}.schema:SqlEventLogStorageTable.c"
 _STORAGE = "dagster._core.storage.sqlite_storage:DagsterSqliteStorage"
+_POSTGRES = "dagster_postgres.event_log:PostgresEventLogStorage"
+_POSTGRES_STORAGE = "dagster_postgres.storage:DagsterPostgresStorage"
+_POSTGRES_API = {  # of the extra `postgres`
+    _POSTGRES: "postgres_url should_autocreate_tables inst_data token_provider",
+    f"{_POSTGRES}.store_event": "self event",
+    f"{_POSTGRES}.index_connection": "self",
+    f"{_POSTGRES}.index_transaction": "self",
+    f"{_POSTGRES}._event_to_row": "self event",
+    f"{_POSTGRES}._store_asset_event_tags": "self conn events event_ids",
+    f"{_POSTGRES}._store_asset_event": "self conn event event_id",
+    _POSTGRES_STORAGE: "postgres_url should_autocreate_tables inst_data token_provider",
+    "dagster_postgres.utils:pg_url_from_config": "config_value",
+    "dagster_postgres.utils:get_token_provider_from_config": "config_value",
+}
 _PRIVATE_API = {  # what is used → the parameters it is used with, or None for what is no function
     f"{_EVENTS}:DagsterEvent": "event_type_value job_name step_handle node_handle step_kind_value logging_tags "
     "event_specific_data message pid",
@@ -469,6 +485,7 @@ _PRIVATE_API = {  # what is used → the parameters it is used with, or None for
     f"{_SQLITE}._event_to_row": "self event",
     f"{_SQLITE}._store_asset_event_tags": "self conn events event_ids",
     f"{_SQLITE}._store_asset_event": "self conn event event_id",
+    **(_POSTGRES_API if importlib.util.find_spec("dagster_postgres") else {}),
     _STORAGE: "base_dir inst_data",
     f"{_STORAGE}.from_local": "base_dir inst_data",
     "dagster._core.storage.local_compute_log_manager:LocalComputeLogManager": "base_dir polling_timeout inst_data",

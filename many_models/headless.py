@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from contextlib import contextmanager
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
 
     from many_models.due import Stage, StageState, Work
     from many_models.ports import Chunk, ChunkResult, Compute, Lake, Source, Task
-    from many_models.settings import Settings
+    from many_models.settings import Settings, Storage
 
+POSTGRES_URL = "DAGSTER_POSTGRES_URL"
 CODE_LOCATION_TAG = ".dagster/repository"  # with it the run is listed on its job's page
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
@@ -69,16 +71,32 @@ class WatchedCompute:
 
 
 @contextmanager
-def open_instance(home: Path) -> Generator[dg.DagsterInstance]:
-    """The Dagster instance of `home`; where it has no dagster.yaml yet, ours is written."""
+def open_instance(home: Path, storage: Storage = "sqlite") -> Generator[dg.DagsterInstance]:
+    """The Dagster instance of `home`; where it has no dagster.yaml yet, ours is written, with that `storage`.
+
+    Raises SettingsError when dagster.yaml wants a URL from the environment that is not there.
+    """
     home.mkdir(parents=True, exist_ok=True)
     file = home / "dagster.yaml"
     if not file.exists():
-        ours = (Path(__file__).parent / "templates" / "dagster.yaml").read_text()
-        file.write_text(re.sub(r"(?<=base_dir: )var/dagster([\w/]*)", lambda m: json.dumps(f"{home}{m[1]}"), ours))
+        file.write_text(_dagster_yaml(home, storage))
+    if POSTGRES_URL in file.read_text() and not os.environ.get(POSTGRES_URL):
+        raise SettingsError(
+            f"{file} keeps Dagster's storage on PostgreSQL, at the URL in {POSTGRES_URL}, which is not set: "
+            f"export {POSTGRES_URL}=postgresql://user:password@host:port/database"
+        )
     with dg.DagsterInstance.from_config(str(home)) as instance:
         events.ensure_pools(instance, due.STAGES)
         yield instance
+
+
+def _dagster_yaml(home: Path, storage: Storage) -> str:
+    templates = Path(__file__).parent / "templates"
+    text = (templates / "dagster.yaml").read_text()
+    if storage == "postgres":
+        ours = (templates / "storage_postgres.yaml").read_text()
+        text = re.sub(r"(?ms)^storage:.*?(?=^compute_logs:)", lambda _: ours, text)
+    return re.sub(r"(?<=base_dir: )var/dagster([\w/]*)", lambda m: json.dumps(f"{home}{m[1]}"), text)
 
 
 @dataclass(slots=True)

@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from many_models.errors import SettingsError
 
 FILE_NAME = "many_models.toml"
+Storage = Literal["sqlite", "postgres"]
 RESERVED = frozenset({"series_id", "ds", "y", "y_hat", "cutoff", "year", "pack", "state", "step"})
 
 
@@ -147,8 +148,9 @@ class WarehouseSettings(Section):
 
 
 class DagsterSettings(Section):
-    """How the assets appear in Dagster."""
+    """How the assets appear in Dagster; `storage` is what a new instance's dagster.yaml is written for."""
 
+    storage: Storage = "sqlite"
     owner: str = "team:forecasting"
     cron: str = "0 6 * * *"
     timezone: str = "UTC"

@@ -59,7 +59,7 @@ def run_day(out: Console, settings: Settings) -> list[StageReport]:
     from many_models.settings import dagster_home
 
     home = dagster_home(settings)
-    with bars(out) as display, open_instance(home) as instance:
+    with bars(out) as display, open_instance(home, settings.dagster.storage) as instance:
         current = list[TaskID]()
 
         def stage(name: str, keys: int) -> None:
@@ -177,7 +177,7 @@ def status_of(settings: Settings) -> dict[str, object]:
 
     lake = build_lake(settings)
     stages = list[dict[str, object]]()
-    with open_instance(dagster_home(settings)) as instance:
+    with open_instance(dagster_home(settings), settings.dagster.storage) as instance:
         for stage in due.STAGES:
             if stage == "raw_sales":
                 found = automation.raw_state(settings, instance, build_source(settings))

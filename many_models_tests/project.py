@@ -43,7 +43,7 @@ class Project:
         return self.root / "dagster"
 
     def run(self, until: date | None = None) -> list[StageReport]:
-        with open_instance(self.home) as instance:
+        with open_instance(self.home, self.settings().dagster.storage) as instance:
             return Day(self.settings(until), instance).run()
 
     def table(self, name: str, where: Where | None = None) -> pd.DataFrame:
@@ -58,7 +58,7 @@ class Project:
             connection.executemany(statement, rows) if rows is not None else connection.execute(statement)
 
     def partitions(self, asset: str) -> set[str]:
-        with open_instance(self.home) as instance:
+        with open_instance(self.home, self.settings().dagster.storage) as instance:
             return set(instance.get_materialized_partitions(dg.AssetKey(asset)))
 
     def contents(self) -> dict[str, pd.DataFrame]:

@@ -6,6 +6,7 @@ ManyModelsError
 │   ├── InputError              a table, column or row that cannot be used
 │   │   ├── MissingTableError   a table that is not there (which is not an empty table)
 │   │   └── SeriesError         one series' data
+│   ├── AccessError             a login or a permission that is refused
 │   ├── IntegrityError          stored bytes that are not what was stored
 │   └── MissingDependencyError  a package of the system or of PyPI that is not installed
 └── TransientError              worth another try
@@ -51,6 +52,10 @@ class SeriesError(InputError):
 
     def __reduce__(self) -> tuple[type[SeriesError], tuple[str, str]]:
         return (type(self), (self.series_id, self.reason))
+
+
+class AccessError(PermanentError):
+    """A login that is refused, or that may not do what was asked."""
 
 
 class IntegrityError(PermanentError):

@@ -372,6 +372,15 @@ class WarehousePart:
     key: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class WarehouseView:
+    """A view for reports: a query in standard SQL, names in double quotes, each of its `tables` written `{table}`."""
+
+    name: str
+    query: str
+    tables: tuple[str, ...]
+
+
 @runtime_checkable
 class Warehouse(Protocol):
     """The SQL warehouse that reports read."""
@@ -380,8 +389,13 @@ class Warehouse(Protocol):
         """Replace all `parts` and record the load, in one transaction; makes and widens tables as needed.
 
         Run twice, or killed half-way and run again, it ends the same. Returns the number of rows written. Raises
-        InputError when a key stands twice in a part or a row is outside its `where`.
+        InputError when a key stands twice in a part, a row is outside its `where`, or the database cannot keep a value
+        (some have no infinite numbers, some no NUL in a text).
         """
+        ...
+
+    def define(self, views: Sequence[WarehouseView]) -> None:
+        """Make these views of tables that are there, or make them anew. Raises InputError when a table is not."""
         ...
 
     def loads(self) -> Mapping[str, str]:
@@ -389,7 +403,7 @@ class Warehouse(Protocol):
         ...
 
     def read(self, table: str, where: Where | None = None) -> pa.Table:
-        """The rows that `where` names; a −0.0 may come back as 0.0. Raises MissingTableError."""
+        """The rows of a table or view that `where` names; a −0.0 may come back as 0.0. Raises MissingTableError."""
         ...
 
     def check(self) -> str:

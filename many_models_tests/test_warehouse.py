@@ -11,7 +11,7 @@ from datetime import datetime
 import pyarrow as pa
 import pytest
 
-from many_models.adapters import warehouse_sql
+from many_models.adapters import warehouse_dialects
 from many_models.adapters.warehouse_memory import MemoryWarehouse
 from many_models.adapters.warehouse_sql import SqlWarehouse
 from many_models.errors import InputError, SettingsError, UnavailableError
@@ -31,6 +31,27 @@ class TestSqlWarehouse(WarehouseContract):
     def make(self, tmp_path):
         numbers = itertools.count()
         return lambda: SqlWarehouse(f"sqlite:///{tmp_path}/new folder/{next(numbers)}.db", clock=lambda: NOON)
+
+
+class TestPostgresWarehouse(WarehouseContract):
+    keeps_nul = False
+    longest_name = 63
+
+    @pytest.fixture
+    def make(self, database):
+        return lambda: SqlWarehouse(database, clock=lambda: NOON, schema=new_schema())
+
+
+@pytest.fixture(scope="module")
+def database(postgres):
+    return postgres.new_database()
+
+
+schemas = itertools.count()
+
+
+def new_schema() -> str:
+    return f"of test {next(schemas)}"
 
 
 def url(folder) -> str:
@@ -66,7 +87,7 @@ def test_a_full_disk_is_said_and_leaves_the_old_state(tmp_path):
 
 
 def test_a_locked_database_is_said_and_may_be_tried_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(warehouse_sql, "LOCK_SECONDS", 0.2)
+    monkeypatch.setattr(warehouse_dialects, "LOCK_SECONDS", 0.2)
     warehouse = SqlWarehouse(url(tmp_path))
     warehouse.load("a", "f", [part(rows(row()))])
     other = sqlite3.connect(tmp_path / "warehouse.db", isolation_level=None)
@@ -117,7 +138,7 @@ def test_a_file_that_is_no_database_is_an_error_not_an_empty_warehouse(tmp_path)
         SqlWarehouse(url(tmp_path)).loads()
 
 
-@pytest.mark.parametrize("wrong", ["postgresql://user:secret@host/db", "mssql+pyodbc://host/db", "warehouse.db"])
+@pytest.mark.parametrize("wrong", ["oracle://user:secret@host/db", "duckdb://user:secret@/file", "warehouse.db"])
 def test_another_database_is_refused_without_its_password(wrong):
     with pytest.raises(SettingsError, match="sqlite:///") as error:
         SqlWarehouse(wrong)

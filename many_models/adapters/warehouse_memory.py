@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
 
-    from many_models.ports import WarehousePart, Where
+    from many_models.ports import WarehousePart, WarehouseView, Where
 
 _LOADS_SCHEMA = pa.schema(
     [("load", pa.string()), ("fingerprint", pa.string()), ("rows", pa.int64()), ("loaded_at", TIMESTAMP)]
@@ -46,6 +46,7 @@ class MemoryWarehouse:
         self._clock = clock
         self._tables: dict[str, _Kept] = {}
         self._loads: dict[str, tuple[str, int, datetime]] = {}
+        self._views: dict[str, WarehouseView] = {}
         self._lock = Lock()
 
     def load(self, load: str, fingerprint: str, parts: Sequence[WarehousePart]) -> int:
@@ -60,12 +61,20 @@ class MemoryWarehouse:
             self._loads[load] = (fingerprint, written, self._clock())
         return written
 
+    def define(self, views: Sequence[WarehouseView]) -> None:
+        """See `Warehouse.define`. A view is computed, by SQLite, when it is read."""
+        for view in views:
+            self._viewed(view)
+        self._views |= {view.name: view for view in views}
+
     def loads(self) -> Mapping[str, str]:
         """See `Warehouse.loads`."""
         return {load: fingerprint for load, (fingerprint, _, _) in sorted(self._loads.items())}
 
     def read(self, table: str, where: Where | None = None) -> pa.Table:
         """See `Warehouse.read`. In no order."""
+        if table in self._views:
+            return self._viewed(self._views[table], where)
         tables = {name: kept.rows for name, kept in self._tables.items()}
         if self._loads:
             records = [(load, *record) for load, record in self._loads.items()]
@@ -75,6 +84,18 @@ class MemoryWarehouse:
             raise MissingTableError(f"the warehouse in memory has no table {table!r}; it has {names}")
         rows = tables[table]
         return rows if where is None else rows.filter(matches(table, rows, where))
+
+    def _viewed(self, view: WarehouseView, where: Where | None = None) -> pa.Table:
+        from many_models.adapters.warehouse_sql import SqlWarehouse
+        from many_models.ports import WarehousePart, Where
+
+        if missing := [name for name in view.tables if name not in self._tables]:
+            raise InputError(f"view {view.name!r}: the warehouse in memory has no table {missing[0]!r}")
+        database = SqlWarehouse("sqlite:///:memory:")
+        kept = {name: self._tables[name] for name in view.tables}
+        database.load("", "", [WarehousePart(name, table.rows, Where(), table.key) for name, table in kept.items()])
+        database.define([view])
+        return database.read(view.name, where)
 
     def check(self) -> str:
         """See `Warehouse.check`."""

@@ -1,53 +1,66 @@
-"""The warehouse in a SQL database, through SQLAlchemy; what is SQLite's own stands in `_Sqlite`."""
+"""The warehouse in a SQL database, through SQLAlchemy: SQLite, PostgreSQL, SQL Server and Azure SQL.
+
+A load is one transaction. What differs from database to database stands in `warehouse_dialects` and `warehouse_tsql`;
+Synapse, where a transaction cannot hold DDL, has a load of its own in `warehouse_synapse`.
+"""
 
 from __future__ import annotations
 
-import json
+import time
 from contextlib import contextmanager
 from decimal import Decimal
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 import sqlalchemy as sa
-from sqlalchemy.event import listens_for
-from sqlalchemy.exc import (
-    ArgumentError,
-    DBAPIError,
-    IntegrityError,
-    NoSuchTableError,
-    OperationalError,
-    SQLAlchemyError,
-)
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from many_models.adapters.rows import LOADS, TIMESTAMP, check_where, clash, conform, require_part, sql_plain, utc_now
-from many_models.errors import InputError, ManyModelsError, MissingTableError, SettingsError, UnavailableError
+from many_models.adapters import databases
+from many_models.adapters.rows import LOADS, check_where, clash, conform, require_part, sql_plain, utc_now
+from many_models.adapters.warehouse_dialects import Dialect, Postgres
+from many_models.errors import InputError, ManyModelsError, MissingTableError, SettingsError, TransientError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping, Sequence
     from datetime import datetime
 
-    from many_models.ports import Scalar, WarehousePart, Where
+    from many_models.ports import WarehousePart, WarehouseView, Where
 
-LOCK_SECONDS = 30.0
+PAUSE_SECONDS = 1.0  # before another attempt; twice as long each time
+NO_LOGIN = databases.Login()
+T = TypeVar("T")
 
 
 class SqlWarehouse:
-    """Tables in the database that a SQLAlchemy `url` names; `clock` tells when a load was recorded.
+    """Tables in the database that a SQLAlchemy `url` names, in `schema` (default: the database's own).
 
-    SQLite so far (`sqlite:///warehouse.db`, made with its folder when it is not there); SettingsError for the rest.
+    `sqlite:///warehouse.db` is made with its folder when it is not there; `postgresql://…`; `mssql+pyodbc://…`.
+    SettingsError for the rest. A server that fails for a passing reason is asked three times: a load is one transaction
+    that ends the same however often it is run. `clock` tells when a load was recorded.
     """
 
-    def __init__(self, url: str, clock: Callable[[], datetime] = utc_now) -> None:
-        parsed = _url(url)
+    def __init__(
+        self,
+        url: str,
+        clock: Callable[[], datetime] = utc_now,
+        *,
+        schema: str = "",
+        login: databases.Login = NO_LOGIN,
+        dialect: Dialect | None = None,
+    ) -> None:
+        self._url, self._login = databases.parse(url, "warehouse"), login
         self._clock = clock
-        self._name = parsed.render_as_string()
-        self._dialect = _Sqlite()
-        self._engine = self._dialect.engine(parsed)
+        self._name = databases.shown(self._url)
+        self._dialect = dialect or _dialect(self._url)
+        self._schema = schema or self._dialect.default_schema
+        self._engine = self._dialect.engine(self._url, login)
 
     def load(self, load: str, fingerprint: str, parts: Sequence[WarehousePart]) -> int:
         """See `Warehouse.load`. Integers are kept as int64, numbers as double, NaN as null, zoned times as UTC."""
-        ready = [(part, sql_plain(part.table, part.rows)) for part in parts]
+        ready = [(part, self._dialect.keep(part.table, sql_plain(part.table, part.rows), part.key)) for part in parts]
+        return self._again(lambda: self._load(load, fingerprint, ready))
+
+    def _load(self, load: str, fingerprint: str, ready: Sequence[tuple[WarehousePart, pa.Table]]) -> int:
         with self._transaction(f"load {load!r}", writes=True) as connection:
             for part, rows in ready:
                 self._replace(connection, part, rows)
@@ -55,31 +68,56 @@ class SqlWarehouse:
             self._record(connection, load, fingerprint, written)
         return written
 
+    def define(self, views: Sequence[WarehouseView]) -> None:
+        """See `Warehouse.define`."""
+
+        def make() -> None:
+            with self._transaction("making its views", writes=True) as connection:
+                there = set(self._dialect.tables(connection, self._schema))
+                for view in views:
+                    if missing := sorted(set(view.tables) - there):
+                        raise MissingTableError(f"view {view.name!r}: the warehouse {self._name} has no {missing}")
+                    self._dialect.define(connection, self._schema, view)
+
+        self._again(make)
+
     def loads(self) -> Mapping[str, str]:
         """See `Warehouse.loads`."""
-        with self._transaction("reading its loads") as connection:
-            if self._reflected(connection, LOADS) is None:
-                return {}
-            columns = sa.column("load"), sa.column("fingerprint")
-            rows = connection.execute(sa.select(*columns).select_from(sa.table(LOADS)).order_by("load"))
-            return {row.load: row.fingerprint for row in rows}
+
+        def look() -> dict[str, str]:
+            with self._transaction("reading its loads") as connection:
+                if self._reflected(connection, LOADS) is None:
+                    return {}
+                columns = sa.column("load"), sa.column("fingerprint")
+                there = sa.table(LOADS, schema=self._schema)
+                rows = connection.execute(sa.select(*columns).select_from(there).order_by(columns[0]))
+                return {row.load: row.fingerprint for row in rows}
+
+        return self._again(look)
 
     def read(self, table: str, where: Where | None = None) -> pa.Table:
         """See `Warehouse.read`. In no order."""
+        return self._again(lambda: self._read(table, where))
+
+    def _read(self, table: str, where: Where | None) -> pa.Table:
         with self._transaction(f"reading table {table!r}") as connection:
             there = self._reflected(connection, table)
             if there is None:
-                names = ", ".join(map(repr, sorted(sa.inspect(connection).get_table_names()))) or "none"
+                names = ", ".join(map(repr, self._dialect.tables(connection, self._schema))) or "none"
                 raise MissingTableError(f"the warehouse {self._name} has no table {table!r}; it has {names}")
-            schema = self._schema(there)
+            schema = self._arrow_schema(there)
             query = sa.select(*there.columns)
             if where is not None:
                 check_where(table, schema, where)
                 query = query.where(self._condition(there, where))
             found = connection.execute(query).fetchall()
         columns = zip(*found, strict=True) if found else [()] * len(schema)
-        arrays = [_arrow(values, field.type) for values, field in zip(columns, schema, strict=True)]
-        return pa.table(arrays, schema=schema)
+        computed = [isinstance(column.type, sa.types.NullType) for column in there.columns]  # in SQLite's views
+        arrays = [
+            _inferred(values) if untyped else _arrow(values, field.type)
+            for values, field, untyped in zip(columns, schema, computed, strict=True)
+        ]
+        return pa.table(arrays, names=schema.names)
 
     def check(self) -> str:
         """See `Warehouse.check`."""
@@ -87,55 +125,61 @@ class SqlWarehouse:
 
     def _replace(self, connection: sa.Connection, part: WarehousePart, rows: pa.Table) -> None:
         there = self._reflected(connection, part.table)
-        known = pa.schema([]) if there is None else self._schema(there)
-        rows = conform(part.table, rows, known)
-        require_part(part, rows, key=None if there is None else [column.name for column in there.primary_key.columns])
+        rows = self._checked(there, part, rows)
         if there is None:
-            there = self._create(connection, part, rows.schema)
-        for field in list(rows.schema)[len(known) :] if len(known) else []:
+            there = self._table(part.table, rows.schema, part.key)
+            self._dialect.create(connection, there)
+        for field in list(rows.schema)[len(there.columns) :]:
             self._widen(connection, there, field)
-        connection.execute(sa.delete(there).where(self._condition(there, part.where)))
         try:
-            self._dialect.insert(connection, there, rows)
-        except IntegrityError as error:
-            raise clash(part, str(error.orig)) from error
+            self._dialect.replace(connection, there, rows, self._condition(there, part.where))
+        except DBAPIError as error:
+            if databases.is_clash(error):
+                raise clash(part, self._said(error)) from error
+            raise
 
-    def _create(self, connection: sa.Connection, part: WarehousePart, schema: pa.Schema) -> sa.Table:
-        columns = {field.name: sa.Column(field.name, self._dialect.sql_type(field.type)) for field in schema}
-        key = sa.PrimaryKeyConstraint(*(columns[name] for name in part.key))
-        table = sa.Table(part.table, sa.MetaData(), *columns.values(), key)
-        table.create(connection)
-        return table
+    def _checked(self, there: sa.Table | None, part: WarehousePart, rows: pa.Table) -> pa.Table:
+        """`rows` as the table `there` takes them. Raises InputError when it cannot."""
+        rows = conform(part.table, rows, pa.schema([]) if there is None else self._arrow_schema(there))
+        require_part(part, rows, key=None if there is None else [column.name for column in there.primary_key.columns])
+        return rows
+
+    def _table(self, name: str, schema: pa.Schema, key: Sequence[str]) -> sa.Table:
+        texts = sum(pa.types.is_string(schema.field(column).type) for column in key)
+        columns = {
+            field.name: sa.Column(
+                field.name,
+                self._dialect.column_type(field.type, texts if field.name in key else 0),
+                nullable=field.name not in key,
+                autoincrement=False,
+            )
+            for field in schema
+        }
+        primary = sa.PrimaryKeyConstraint(*(columns[column] for column in key))
+        return sa.Table(name, sa.MetaData(), *columns.values(), primary, schema=self._schema)
 
     def _widen(self, connection: sa.Connection, table: sa.Table, field: pa.Field) -> None:
-        column = sa.Column(field.name, self._dialect.sql_type(field.type))
+        column = sa.Column[Any](field.name, self._dialect.column_type(field.type))
         table.append_column(column)
-        name = connection.dialect.identifier_preparer.format_table(table)
-        connection.exec_driver_sql(
-            f"ALTER TABLE {name} ADD COLUMN {sa.schema.CreateColumn(column).compile(connection)}"
-        )
+        self._dialect.widen(connection, table, column)
+
+    def _loads(self) -> sa.Table:
+        fields = [("load", pa.string()), ("fingerprint", pa.string()), ("rows", pa.int64())]
+        schema = pa.schema([*fields, ("loaded_at", pa.timestamp("us"))])
+        return self._table(LOADS, schema, ("load",))
 
     def _record(self, connection: sa.Connection, load: str, fingerprint: str, rows: int) -> None:
-        loads = sa.Table(
-            LOADS,
-            sa.MetaData(),
-            sa.Column("load", sa.Unicode, primary_key=True),
-            sa.Column("fingerprint", sa.Unicode, nullable=False),
-            sa.Column("rows", sa.BigInteger, nullable=False),
-            sa.Column("loaded_at", sa.DateTime, nullable=False),
-        )
-        loads.create(connection, checkfirst=True)
+        loads = self._loads()
+        if self._reflected(connection, LOADS) is None:
+            self._dialect.create(connection, loads)
         connection.execute(sa.delete(loads).where(loads.c.load == load))
         record = {"load": load, "fingerprint": fingerprint, "rows": rows, "loaded_at": self._clock()}
         connection.execute(sa.insert(loads).values(record))
 
     def _reflected(self, connection: sa.Connection, table: str) -> sa.Table | None:
-        try:
-            return sa.Table(table, sa.MetaData(), autoload_with=connection)
-        except NoSuchTableError:
-            return None
+        return self._dialect.reflect(connection, self._schema, table)
 
-    def _schema(self, table: sa.Table) -> pa.Schema:
+    def _arrow_schema(self, table: sa.Table) -> pa.Schema:
         return pa.schema([(column.name, self._dialect.arrow_type(column.type)) for column in table.columns])
 
     def _condition(self, table: sa.Table, where: Where) -> sa.ColumnElement[bool]:
@@ -146,99 +190,69 @@ class SqlWarehouse:
             terms.append(table.c[where.column] < where.before)
         return sa.and_(sa.true(), *terms)
 
+    def _again(self, work: Callable[[], T]) -> T:
+        for attempt in range(1, self._dialect.attempts):
+            try:
+                return work()
+            except TransientError:
+                time.sleep(PAUSE_SECONDS * 2 ** (attempt - 1))
+        return work()
+
     @contextmanager
     def _transaction(self, doing: str, *, writes: bool = False) -> Generator[sa.Connection]:
+        with self._errors(doing), self._engine.connect() as connected:
+            connection = connected.execution_options(writes=writes)
+            with connection.begin():
+                if writes:
+                    self._dialect.begin_writing(connection, self._schema)
+                yield connection
+
+    @contextmanager
+    def _errors(self, doing: str) -> Generator[None]:
         what = f"the warehouse {self._name}, {doing}"
         try:
-            with self._engine.connect().execution_options(writes=writes) as connection, connection.begin():
-                yield connection
+            yield
         except ManyModelsError:
             raise
-        except OperationalError as error:
-            raise UnavailableError(f"{what}: {error.orig}; nothing was changed") from error
         except DBAPIError as error:
-            raise InputError(f"{what}: {error.orig}; nothing was changed") from error
+            raise databases.meaning(error, what, f"{self._said(error)}; nothing was changed") from error
         except SQLAlchemyError as error:
-            raise InputError(f"{what}: {error}; nothing was changed") from error
+            raise InputError(f"{what}: {self._said(error)}; nothing was changed") from error
 
-
-class _Sqlite:
-    """What is SQLite's own: its engine, how types are declared and found again, lists of values, inserting in bulk."""
-
-    _types: tuple[tuple[pa.DataType, sa.types.TypeEngine[Any]], ...] = (
-        (pa.string(), sa.Text()),
-        (pa.int64(), sa.BigInteger()),
-        (pa.float64(), sa.Double()),
-        (pa.bool_(), sa.Boolean()),
-        (TIMESTAMP, sa.DateTime()),
-        (pa.date32(), sa.Date()),
-        (pa.binary(), sa.LargeBinary()),
-    )
-
-    def engine(self, url: sa.URL) -> sa.Engine:
-        """An engine whose transactions take the write lock at once and hold DDL too."""
-        if url.database and url.database != ":memory:":
-            Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-        engine = sa.create_engine(url, connect_args={"timeout": LOCK_SECONDS})
-
-        @listens_for(engine, "begin")
-        def begin(connection: sa.Connection) -> None:
-            connection.exec_driver_sql(
-                "BEGIN IMMEDIATE" if connection.get_execution_options().get("writes") else "BEGIN"
-            )
-
-        return engine
-
-    def sql_type(self, kind: pa.DataType) -> sa.types.TypeEngine[Any]:
-        return next(declared for known, declared in self._types if known == kind)
-
-    def arrow_type(self, declared: sa.types.TypeEngine[Any]) -> pa.DataType:
-        """By the type's family, so that tables that others declared are read as well; text for the rest."""
-        families: tuple[tuple[type[sa.types.TypeEngine[Any]], pa.DataType], ...] = (
-            (sa.Boolean, pa.bool_()),
-            (sa.Integer, pa.int64()),
-            (sa.Numeric, pa.float64()),
-            (sa.Float, pa.float64()),
-            (sa.DateTime, TIMESTAMP),
-            (sa.Date, pa.date32()),
-            (sa.LargeBinary, pa.binary()),
-        )
-        return next((kind for family, kind in families if isinstance(declared, family)), pa.string())
-
-    def among(self, column: sa.Column[object], values: Sequence[Scalar]) -> sa.ColumnElement[bool]:
-        """One parameter for any number of values; SQLite cuts a JSON text at a NUL, so that those go one by one."""
-        cut = [value for value in values if isinstance(value, str) and "\0" in value]
-        listed = json.dumps([value for value in values if value not in set(cut)])
-        among = column.in_(sa.select(sa.column("value")).select_from(sa.func.json_each(listed)))
-        return sa.or_(among, column.in_(cut)) if cut else among
-
-    def insert(self, connection: sa.Connection, table: sa.Table, rows: pa.Table) -> None:
-        """Tuples straight to the driver; times as SQLAlchemy spells them, which is how Arrow does."""
-        if not len(rows):
-            return
-        quoted = connection.dialect.identifier_preparer
-        names = ", ".join(quoted.quote_identifier(name) for name in rows.column_names)
-        marks = ", ".join("?" * rows.num_columns)
-        spelt = [column.cast(pa.string()) if pa.types.is_temporal(column.type) else column for column in rows.columns]
-        values = list(zip(*(column.to_pylist() for column in spelt), strict=True))
-        name = quoted.quote_identifier(table.name)
-        connection.exec_driver_sql(f"INSERT INTO {name} ({names}) VALUES ({marks})", values)  # noqa: S608 -- quoted
+    def _said(self, error: SQLAlchemyError) -> str:
+        said = str(error.orig if isinstance(error, DBAPIError) else error)
+        return databases.without_secrets(" ".join(said.split()), self._url, self._login)
 
 
 def _arrow(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
     """Decimals, of tables that others made, as the double that their column is read as."""
     if kind == pa.float64() and any(isinstance(value, Decimal) for value in values):
         values = [None if value is None else float(value) for value in values]
+    if kind == pa.binary():
+        values = [None if value is None else bytes(value) for value in values]
     return pa.array(values, kind)
 
 
-def _url(url: str) -> sa.URL:
+def _inferred(values: Sequence[Any]) -> pa.Array:
+    """As the values are, where the database does not say; text where they differ, or there are none."""
     try:
-        parsed = sa.make_url(url)
-    except ArgumentError as error:
-        raise SettingsError("[warehouse] url is no SQLAlchemy URL; write sqlite:///path/to/warehouse.db") from error
-    if parsed.get_backend_name() != "sqlite":
-        raise SettingsError(
-            f"[warehouse] url names {parsed.render_as_string()}; the warehouse is SQLite so far: write sqlite:///path/to/warehouse.db"
-        )
-    return parsed
+        found = pa.array(values)
+    except pa.ArrowInvalid:
+        found = pa.array([None if value is None else str(value) for value in values])
+    return found.cast(pa.string()) if pa.types.is_null(found.type) else found
+
+
+def _dialect(url: sa.URL) -> Dialect:
+    name = url.get_backend_name()
+    if name == "sqlite":
+        return Dialect()
+    if name == "postgresql":
+        return Postgres()
+    if name == "mssql":
+        from many_models.adapters.warehouse_tsql import SqlServer
+
+        return SqlServer()
+    raise SettingsError(
+        f"[warehouse] url names {databases.shown(url)}; the warehouse is SQLite, PostgreSQL or SQL Server: write "
+        "sqlite:///path/to/warehouse.db, postgresql://user@host/database or mssql+pyodbc://user@host/database?driver=…"
+    )

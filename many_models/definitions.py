@@ -9,7 +9,7 @@ import dagster as dg
 
 from many_models import automation
 from many_models.assets import datasets, pooling, predictions, promoting, raw, training, warehouse
-from many_models.settings import Settings, load_settings
+from many_models.settings import Settings, load_settings, secret
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -58,7 +58,13 @@ def build_lake(settings: Settings) -> ports.Lake:
     """The lake that the settings name."""
     from many_models.adapters.lake_delta import DeltaLake
 
-    return DeltaLake(settings.path(settings.lake.path))
+    lake = settings.lake
+    place = settings.place(lake.path)
+    if not place.startswith(("abfss://", "abfs://")):
+        return DeltaLake(place)
+    from many_models.adapters.azure_storage import AzureStorage
+
+    return DeltaLake(place, AzureStorage(place, lake.credential, secret, lake.client_id, lake.endpoint))
 
 
 def build_compute(settings: Settings) -> ports.Compute:

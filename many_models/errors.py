@@ -11,6 +11,7 @@ ManyModelsError
 │   └── MissingDependencyError  a package of the system or of PyPI that is not installed
 └── TransientError              worth another try
     ├── UnavailableError        a store, database or worker that does not answer
+    ├── AccessError             a store that refuses us, until somebody renews the credential or grants the right
     └── ConflictError           somebody else wrote first
 """
 
@@ -72,6 +73,10 @@ class TransientError(ManyModelsError):
 
 class UnavailableError(TransientError):
     """A store, database or worker that does not answer."""
+
+
+class AccessError(TransientError):
+    """A store refuses the credential or its rights: no fault of the data, and mended outside."""
 
 
 class ConflictError(TransientError):

@@ -142,7 +142,7 @@ class Day:
     def _refuse_another_projects_instance(self, lake: Lake) -> None:
         copied = self.instance.get_materialized_partitions(dg.AssetKey("raw_sales"))
         if copied and lake.version(tables.RAW_VERSIONS.name) is None:
-            where = self.settings.path(self.settings.lake.path)
+            where = self.settings.place(self.settings.lake.path)
             raise SettingsError(
                 f"this Dagster instance ({self.instance.root_directory}) counts {len(copied)} periods of raw_sales as "
                 f"copied, but the lake {where} has none: it belongs to another project. Work in a folder of its own, "

@@ -108,9 +108,15 @@ class PromotionSettings(Section):
 
 
 class LakeSettings(Section):
-    """Where tables live."""
+    """Where tables live: a folder, or `abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/FOLDER`.
+
+    There `credential` says who asks; `key` and `sas` are the secrets AZURE_STORAGE_KEY and AZURE_STORAGE_SAS_TOKEN.
+    """
 
     path: str = "var/lake"
+    credential: Literal["default", "managed_identity", "key", "sas"] = "default"
+    client_id: str = ""
+    endpoint: str = ""
 
 
 class ComputeSettings(Section):
@@ -182,6 +188,10 @@ class Settings(Section):
         """`path`, counted from `root`."""
         return (self.root / path).absolute()
 
+    def place(self, path: str) -> str:
+        """`path` as it is when it is a URL, else counted from `root`."""
+        return path if "://" in path else str(self.path(path))
+
     def url(self, url: str) -> str:
         """`url`, with a relative SQLite path counted from `root`."""
         head = "sqlite:///"
@@ -231,6 +241,25 @@ def load_settings(file: Path | None = None) -> Settings:
     except ValueError as error:  # not TOML
         raise SettingsError(f"{path}: {error}") from error
     return Settings.model_validate(loaded.model_dump())
+
+
+def secret(name: str) -> str:
+    """The secret `name`: that environment variable, else the file that NAME_FILE names (Key Vault mounts such files).
+
+    Raises SettingsError, which never shows a secret.
+    """
+    if value := os.environ.get(name):
+        return value
+    file = os.environ.get(f"{name}_FILE")
+    if not file:
+        raise SettingsError(f"the secret {name} is missing: set it in the environment, or {name}_FILE to its file")
+    try:
+        value = Path(file).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeError) as error:
+        raise SettingsError(f"the secret {name}: the file {file} cannot be read: {type(error).__name__}") from error
+    if not value:
+        raise SettingsError(f"the secret {name}: the file {file} is empty")
+    return value
 
 
 def dagster_home(settings: Settings) -> Path:

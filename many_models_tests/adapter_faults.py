@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from many_models.adapters.azure_storage import AzureStorage
 from many_models.adapters.compute_processes import ProcessCompute
 from many_models.adapters.lake_delta import DeltaLake
 from many_models.adapters.warehouse_sql import SqlWarehouse
@@ -41,6 +42,10 @@ def replace_packs(path: str, pack: str, times: int) -> None:
     lake = DeltaLake(path)
     for n in range(1, times + 1):
         lake.replace("t", pa.table({"pack": [pack], "n": [n]}), Where({"pack": [pack]}))
+
+
+def replace_on_azure(url: str, endpoint: str, key: str) -> None:
+    DeltaLake(url, AzureStorage(url, "key", lambda _: key, endpoint=endpoint)).replace("t", numbered(1), Where())
 
 
 def replace_on_a_full_disk(path: str) -> None:

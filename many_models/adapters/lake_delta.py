@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from many_models.adapters.azure_storage import refusal
 from many_models.adapters.rows import (
     check_where,
     conform,
@@ -28,7 +30,7 @@ from many_models.errors import (
 from many_models.keys import escape_part, unescape_part
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Callable, Generator, Sequence
     from datetime import datetime
 
     from deltalake import DeltaTable
@@ -36,17 +38,18 @@ if TYPE_CHECKING:
     from many_models.ports import Scalar, Where
 
 LONGEST_FOLDER = 200
+LONGEST_SAYING = 400
 ESCAPE = "+"  # for the per cent sign, which delta-rs would decode; no escaped name holds a plus sign
 NO_SPACE = ("No space left", "StorageFull", "File too large", "Disk quota", "FileTooLarge")
 
 
 class DeltaLake:
-    """Delta tables under `path`, a folder or a URL; `storage_options` as (name, value) pairs go to delta-rs."""
+    """Delta tables under `path`, a folder or a URL; `options` are delta-rs' for it, asked for at each use."""
 
-    def __init__(self, path: str | Path, storage_options: Sequence[tuple[str, str]] = ()) -> None:
+    def __init__(self, path: str | Path, options: Callable[[], dict[str, str]] = dict) -> None:
         text = str(path)
         self._path = text.rstrip("/") if "://" in text else str(Path(text).absolute())
-        self._options = dict(storage_options)
+        self._options = options
 
     def replace(self, table: str, rows: pa.Table, where: Where, partition_by: Sequence[str] = ()) -> int:
         """See `Lake.replace`. A partition column holds no empty string: Delta keeps it as null, so it is refused."""
@@ -90,12 +93,25 @@ class DeltaLake:
             return frozenset(
                 unescape_part(name.replace(ESCAPE, "%"))
                 for name in folders
-                if DeltaTable.is_deltatable(f"{self._path}/{name}", self._options)
+                if DeltaTable.is_deltatable(f"{self._path}/{name}", self._options())
             )
 
     def check(self) -> str:
-        """See `Lake.check`."""
+        """See `Lake.check`. At a URL it writes an empty file and deletes it: a right to read is not enough."""
+        if "://" in self._path:
+            with self._errors(""):
+                self._probe()
         return f"Delta lake at {self._path}: {len(self.tables())} tables"
+
+    def _probe(self) -> None:
+        from uuid import uuid4
+
+        from deltalake.fs import DeltaStorageHandler
+
+        handler = DeltaStorageHandler(self._path, self._options())
+        name = f"_check-{uuid4().hex}"
+        handler.open_output_stream(name).close()
+        handler.delete_file(name)
 
     def _uri(self, table: str) -> str:
         folder = escape_part(table).replace("%", ESCAPE)
@@ -111,11 +127,11 @@ class DeltaLake:
         if Path(self._path).is_file():
             raise SettingsError(f"[lake] path {self._path} is a file, no folder; name another one")
         try:
-            handler = DeltaStorageHandler(self._path, self._options)
+            handler = DeltaStorageHandler(self._path, self._options())
             infos = handler.get_file_info_selector(FileSelector("", recursive=False))
         except TableNotFoundError as error:
             if Path(self._path).exists():
-                raise UnavailableError(f"the lake at {self._path} cannot be listed: {_first_line(error)}") from error
+                raise UnavailableError(f"the lake at {self._path} cannot be listed: {_said(error)}") from error
             return []
         return [info.base_name for info in infos if info.type == FileType.Directory]
 
@@ -124,7 +140,7 @@ class DeltaLake:
         from deltalake.exceptions import TableNotFoundError
 
         try:
-            return DeltaTable(self._uri(table), storage_options=self._options or None)
+            return DeltaTable(self._uri(table), storage_options=self._options() or None)
         except TableNotFoundError:
             return None
 
@@ -140,7 +156,7 @@ class DeltaLake:
             mode="error",
             partition_by=list(partition_by) or None,
             name=table,
-            storage_options=self._options or None,
+            storage_options=self._options() or None,
         )
         return 0
 
@@ -163,24 +179,29 @@ class DeltaLake:
         except ManyModelsError:
             raise
         except CommitFailedError as error:
-            raise ConflictError(f"{what}: another commit came first: {_first_line(error)}") from error
+            if (refused := refusal(str(error))) is not None:
+                raise type(refused)(f"{what}: {refused}") from error
+            raise ConflictError(f"{what}: another commit came first: {_said(error)}") from error
         except (DeltaError, OSError, pa.ArrowException) as error:
             text = str(error)
+            if (refused := refusal(text)) is not None:
+                raise type(refused)(f"{what}: {refused}") from error
             if any(sign in text for sign in NO_SPACE):
                 raise UnavailableError(
                     f"{what}: no space left to write; nothing was changed. Make room, then run again"
                 ) from error
             if "already exists" in text:
                 raise ConflictError(f"{what}: somebody else made it first") from error
-            raise UnavailableError(f"{what}: {_first_line(error)}") from error
+            raise UnavailableError(f"{what}: {_said(error)}") from error
 
 
 def _schema(there: DeltaTable) -> pa.Schema:
     return pa.schema([(field.name, plain_type(field.type)) for field in pa.schema(there.schema().to_arrow())])
 
 
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+def _said(error: BaseException) -> str:
+    text = " ".join(re.sub(r"\x1b\[\d*m|↳", "", str(error)).split())
+    return text[:LONGEST_SAYING] or type(error).__name__
 
 
 def _predicate(where: Where) -> str:

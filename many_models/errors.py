@@ -11,7 +11,6 @@ ManyModelsError
 │   └── MissingDependencyError  a package of the system or of PyPI that is not installed
 └── TransientError              worth another try
     ├── UnavailableError        a store, database or worker that does not answer
-    ├── AccessError             a store that refuses us, until somebody renews the credential or grants the right
     └── ConflictError           somebody else wrote first
 """
 
@@ -75,10 +74,6 @@ class UnavailableError(TransientError):
     """A store, database or worker that does not answer."""
 
 
-class AccessError(TransientError):
-    """A store refuses the credential or its rights: no fault of the data, and mended outside."""
-
-
 class ConflictError(TransientError):
     """Somebody else wrote first."""
 
@@ -97,7 +92,7 @@ class SeriesFailure:
 
     @classmethod
     def of(cls, series_id: str, error: BaseException) -> SeriesFailure:
-        """The failure of `series_id` by `error`; only `TransientError` and `OSError` are not permanent."""
-        permanent = not isinstance(error, (TransientError, OSError, MemoryError))
+        """The failure of `series_id` by `error`; permanent unless it is no fault of the series' own."""
+        permanent = not isinstance(error, (TransientError, AccessError, OSError, MemoryError))
         reason = error.reason if isinstance(error, SeriesError) else str(error)
         return cls(series_id, type(error).__name__, reason or type(error).__name__, permanent)

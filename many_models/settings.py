@@ -120,12 +120,13 @@ class LakeSettings(Section):
 
 
 class ComputeSettings(Section):
-    """Where chunks run; `workers` 0: one a core."""
+    """Where chunks run; `workers` 0: one a core. `core_hour_price` is what benchmarks count cost with."""
 
     kind: Literal["processes", "serial"] = "processes"
     workers: Annotated[int, Field(ge=0)] = 0
     chunk: Annotated[int, Field(ge=1)] = 200
     timeout: Annotated[float, Field(gt=0)] = 600.0
+    core_hour_price: Annotated[float, Field(ge=0)] = 0.05
 
 
 class RegistrySettings(Section):

@@ -240,12 +240,36 @@ def status(config: Path | None, *, check: bool, as_json: bool) -> None:
         print(json.dumps(found, default=str))
 
 
+by_option = click.option("--by", default="", help="Who says so [default: this account].")
+why_option = click.option("--why", default="", help="Why; it is kept.")
+
+
+@main.command()
+@click.argument("proposal", default="")
+@config_option
+@by_option
+@why_option
+@click.option("--reject", is_flag=True, help="Say no: the proposal waits no more, what is live stays.")
+@json_option
+def approve(proposal: str, config: Path | None, by: str, why: str, *, reject: bool, as_json: bool) -> None:
+    """Make the release that waits live; with PROPOSAL only if it is that one."""
+    from many_models.settings import load_settings
+    from many_models.show import approve as say_yes_or_no
+    from many_models.show import console
+
+    told = say_yes_or_no(console(quiet=as_json), load_settings(config), proposal, actor=by, reason=why, reject=reject)
+    if as_json:
+        print(json.dumps(told))
+
+
 @main.command()
 @click.argument("release")
 @config_option
-def rollback(release: str, config: Path | None) -> None:
+@by_option
+@why_option
+def rollback(release: str, config: Path | None, by: str, why: str) -> None:
     """Make a kept RELEASE live again, in one step."""
     from many_models.settings import load_settings
     from many_models.show import console, roll_back
 
-    roll_back(console(), load_settings(config), release)
+    roll_back(console(), load_settings(config), release, by, why)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from many_models.due import Stage
     from many_models.headless import StageReport
+    from many_models.ports import ProductionRegistry
     from many_models.settings import Settings
 
 
@@ -157,6 +158,7 @@ def say_next(out: Console, settings: Settings) -> None:
     here = home == type(home).cwd()
     at = f"MANY_MODELS_CONFIG={shown} DAGSTER_HOME={home}"
     dev = "make dev" if here else f"{at} dagster dev -m many_models.definitions"
+    say_waiting(out, waiting_proposal(settings))
     out.print("\nnext:")
     out.print(f"  {dev}   # the UI, on what has just been made")
     out.print(f"  many-models status --config {shown}   # what is live, due, failed, set aside")
@@ -193,7 +195,7 @@ def status_of(settings: Settings) -> dict[str, object]:
             for stage in due.STAGES
             for key, record in state.status_rows(lake, stage).items()
         ]  # fmt: skip
-    return {"stages": stages, "failures": failures, **summary(settings)}
+    return {"stages": stages, "failures": failures, "waiting": waiting_proposal(settings), **summary(settings)}
 
 
 def say_status(out: Console, found: Mapping[str, object]) -> None:
@@ -209,6 +211,17 @@ def say_status(out: Console, found: Mapping[str, object]) -> None:
         out.print(f"  {row['stage']}: {row['series']}: {row['reason']}{aside}")
     if len(rows) > 20:
         out.print(f"  … and {len(rows) - 20} more in the lake's table series_status")
+    say_waiting(out, found["waiting"])
+
+
+def say_waiting(out: Console, waiting: object) -> None:
+    """`waiting_proposal` for people."""
+    if isinstance(waiting, dict) and waiting:
+        out.print(
+            f"[yellow]waits for approval[/yellow]: {waiting['proposal']} of {waiting['made_at']} by "
+            f"{waiting['made_by']}: {waiting['series_changed']} series changed, {waiting['series_leaving']} leave"
+        )
+        out.print(f"  {waiting['approve']}")
 
 
 def check_ports(settings: Settings) -> list[dict[str, object]]:
@@ -232,18 +245,76 @@ def say_checks(out: Console, rows: Sequence[Mapping[str, object]]) -> None:
         out.print(f"{mark} {row['port']:10} {row['says']}")
 
 
-def roll_back(out: Console, settings: Settings, release_id: str) -> None:
-    """Make a kept release live again, and tell the lake, so that what is due follows. Raises InputError."""
-    from many_models import tables
-    from many_models.assets.promoting import champions_table
+def roll_back(out: Console, settings: Settings, release_id: str, actor: str = "", reason: str = "") -> None:
+    """Make a kept release live again, and tell lake and UI, so that what is due follows. Raises InputError."""
+    from datetime import UTC, datetime
+
+    from many_models.assets import approving
     from many_models.definitions import build_lake, build_production
-    from many_models.ports import Where
 
     lake, production = build_lake(settings), build_production(settings)
     release = production.activate(release_id)
-    lake.replace(tables.CHAMPIONS.name, champions_table(lake, release), Where())
+    approving.tell_lake(lake, release)
+    now = datetime.now(UTC).replace(tzinfo=None, microsecond=0)
+    approving.log(lake, release, "rolled back", actor or _account(), reason, now)
+    _report_check(settings, production)
     made, series = f"{release.created_at:%Y-%m-%d %H:%M}", len(release.champions)
     out.print(f"live again: release {release.release_id} of {made}, {series} series")
+
+
+def approve(
+    out: Console, settings: Settings, proposal: str, *, actor: str, reason: str, reject: bool
+) -> dict[str, object]:
+    """Say yes or no to the release that waits; `proposal` "" for whichever does. Raises ConflictError for another."""
+    from datetime import UTC, datetime
+
+    from many_models.assets.approving import Approver, facts_of
+    from many_models.definitions import build_lake, build_production
+
+    production = build_production(settings)
+    approver = Approver(build_lake(settings), production, actor or _account(), reason)
+    live = production.live()
+    proposal = proposal or approver.proposal().release_id
+    facts = facts_of(production.waiting(), live)
+    if reject:
+        approver.reject(proposal, datetime.now(UTC).replace(tzinfo=None, microsecond=0))
+    else:
+        live = approver.approve(proposal)
+    _report_check(settings, production)
+    did = "rejected" if reject else "live"
+    mine = facts.get("proposal") == proposal
+    changed = f": {facts['series_changed']} series changed, {facts['series_leaving']} left" if mine else " already"
+    out.print(f"{did}: {proposal}{changed}; by {approver.actor}")
+    return {"proposal": proposal, "approved": not reject, "actor": approver.actor, "live": live and live.release_id}
+
+
+def _report_check(settings: Settings, production: ProductionRegistry) -> None:
+    from many_models.assets.approving import report_check
+    from many_models.headless import open_instance
+    from many_models.settings import dagster_home
+
+    with open_instance(dagster_home(settings)) as instance:
+        report_check(instance, production.waiting(), production.live())
+
+
+def _account() -> str:
+    import getpass
+
+    return getpass.getuser()
+
+
+def waiting_proposal(settings: Settings) -> dict[str, str | int]:
+    """The release that waits for a human, in plain values. The registry is asked only where the lake's log has one."""
+    from many_models import tables
+    from many_models.assets.approving import facts_of
+    from many_models.definitions import build_lake, build_production
+
+    rows = tables.records(build_lake(settings), tables.RELEASE_LOG, columns=["release_id", "event"])
+    decided = {row["release_id"] for row in rows if row["event"] in {"approved", "rejected"}}
+    if not {row["release_id"] for row in rows if row["event"] == "proposed"} - decided:
+        return {}
+    production = build_production(settings)
+    return facts_of(production.waiting(), production.live())
 
 
 # --- backtest -------------------------------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ TRAINED = LakeTable("trained_models", ("pack",))
 SCORES = LakeTable("candidate_scores", ("pack",))
 CHAMPIONS = LakeTable("champions")
 DECISIONS = LakeTable("decisions", ("cutoff_date",))
+RELEASE_LOG = LakeTable("release_log")
 PREDICTIONS = LakeTable("predictions", ("cutoff_date",))
 SERIES_STATUS = LakeTable("series_status", ("stage",))
 

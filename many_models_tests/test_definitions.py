@@ -33,7 +33,7 @@ ASSETS = {
     "store_item_datasets": ("data", {"deltalake", "table"}, "store_items", {"raw_sales", "raw_covariates"}, set()),
     "pooled_models": ("models", {"lightgbm", "numpy"}, "", {"store_item_datasets"}, set()),
     "trained_models": ("models", {"mlflow", "numpy"}, "store_items", {"store_item_datasets", "pooled_models"}, set()),
-    "promoted_models": ("models", {"mlflow"}, "store_items", {"trained_models"}, set()),
+    "promoted_models": ("models", {"mlflow"}, "store_items", {"trained_models"}, {"approved"}),
     "predictions": (
         "serving",
         {"deltalake", "table"},

@@ -1,10 +1,12 @@
-"""promoted_models: decides per series, and publishes what won as one release of the production registry."""
+"""promoted_models: decides per series, and publishes what won as one release of the production registry, or proposes it
+where a human is asked.
+"""
 
 import getpass
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from math import isfinite
 from typing import TYPE_CHECKING
 
@@ -12,7 +14,7 @@ import dagster as dg
 import pyarrow as pa
 
 from many_models import tables
-from many_models.assets import display, state
+from many_models.assets import approving, display, state
 from many_models.assets.chunks import packs_of
 from many_models.assets.spec import spec_of
 from many_models.assets.stage import STORE_ITEMS, Done, KeySet, backfill_policy, begin, finish
@@ -49,9 +51,11 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         kinds={"mlflow"},
         owners=[settings.dagster.owner],
         pool="promoted_models",
+        check_specs=[approving.check_spec()],
         description=(
             "The promotion decision of every series, with its rule and both scores. What is promoted becomes one "
-            "release in the production registry; readers see the old release or the new one, never a mixture."
+            "release in the production registry; readers see the old release or the new one, never a mixture. Where "
+            "the settings ask for it, the release waits for `many-models approve`."
         ),
     )
     def promoted_models(
@@ -60,7 +64,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         lake: dg.ResourceParam[Lake],
         staging: dg.ResourceParam[StagingRegistry],
         production: dg.ResourceParam[ProductionRegistry],
-    ) -> Iterator[None]:
+    ) -> Iterator[dg.AssetCheckResult]:
         keys = begin(context, config)
         made = state.made_versions(context.instance, "trained_models")
         upstream = {key: state.promoted_upstream(settings, made.get(key, "")) for key in keys}
@@ -71,29 +75,29 @@ def build(settings: Settings) -> dg.AssetsDefinition:
             if made.get(k) == state.INACTIVE
         }
         failures = [SeriesFailure(k, "NoModel", why, permanent=True) for k, why in absent.items() if k not in done]
-        live = production.live()
-        standing = _decided_already(settings, lake, rows, live)
+        live, waiting = production.live(), production.waiting()
+        standing = _decided_already(settings, lake, rows, [r.release_id for r in (live, waiting) if r])
         undecided = {name: row for name, row in rows.items() if name not in standing}
         base = decided_before(production, live, lake)
         decisions = decide(_evidence(undecided, base, lake, spec_of(settings)), policy_of(settings))
-        winners = {decision.series_id for decision in decisions if decision.action == "promote"}
-        release, broken = live, list[SeriesFailure]()
-        leaving = _leaving(settings, lake, live)
-        if _serves(live, rows, winners) and not leaving:
-            context.log.info("a run that was cut off has published this already")
-        elif winners or leaving:
-            drafting = _Drafting(settings, staging, production, live)
-            draft, broken = drafting.draft(rows, winners, leaving, _actor(context))
-            release = production.publish(draft) if draft.packs or draft.removed else live
+        decider = _Decider(settings, lake, staging, production, live, waiting, _actor(context))
+        release, broken = decider.release(undecided, decisions)
         failures += broken
         bad = {failure.series_id for failure in failures}
         decided = [decision for decision in decisions if decision.series_id not in bad]
-        _publish_to_lake(settings, lake, rows, decided, release)
+        _write_decisions(settings, lake, rows, decided, release, decider.actor)
+        waiting, live = decider.waiting, decider.live
+        if live is not None:
+            approving.tell_lake(lake, live)
+        if release is not None:
+            event = "published" if release is live else "proposed"
+            if release.approval is None:
+                approving.log(lake, release, event, release.actor, release.reason, release.created_at)
         decided += standing.values()
         done |= {d.series_id: _done(d, upstream, release) for d in decided}
-        summary = display.promotion_summary(decided, release)
+        yield approving.check_result(waiting, live)
+        summary = display.promotion_summary(decided, release) | approving.facts_of(waiting, live)
         finish(context, lake, keys, done, failures, upstream, summary)
-        yield from ()
 
     return promoted_models
 
@@ -119,8 +123,8 @@ def decided_before(production: ProductionRegistry, live: Release | None, lake: L
     """The release that decisions start from: the live one, but the one before it when a run was cut off between
     publishing it and writing its decisions down.
     """
-    if live is None:
-        return None
+    if live is None or live.approval is not None:  # a proposal's decisions are written down before it is approved
+        return live
     rows = tables.read_if_there(lake, tables.CHAMPIONS, columns=["release_id"])
     told = rows["release_id"][0].as_py() if rows is not None and rows.num_rows else ""
     if live.release_id == told or live.previous != told:
@@ -129,14 +133,14 @@ def decided_before(production: ProductionRegistry, live: Release | None, lake: L
 
 
 def _decided_already(
-    settings: Settings, lake: Lake, rows: Mapping[str, Mapping[str, object]], live: Release | None
+    settings: Settings, lake: Lake, rows: Mapping[str, Mapping[str, object]], releases: Sequence[str]
 ) -> dict[str, Decision]:
     """The decisions that a run wrote down for the same versions under the same rules, when the release that they made
-    is live still: that run was cut off right before its end.
+    is one of `releases`, live still or waiting: that run was cut off right before its end.
     """
     dates = sorted({_iso(row["cutoff"])[:10] for row in rows.values()})
     written = tables.read_if_there(lake, tables.DECISIONS, Where(among={"cutoff_date": dates}))
-    if live is None or written is None:
+    if not releases or written is None:
         return {}
     policy, names = _policy_version(settings), Decision.__dataclass_fields__
     return {
@@ -144,7 +148,7 @@ def _decided_already(
         for row in written.to_pylist()
         if row["series_id"] in rows
         and row["staging"] == rows[row["series_id"]]["staging"]
-        and row["release_id"] == live.release_id
+        and row["release_id"] in releases
         and row["policy"] == policy
     }
 
@@ -153,16 +157,10 @@ def _policy_version(settings: Settings) -> str:
     return digest("policy", sorted(settings.promotion.rules().items()))
 
 
-def _serves(live: Release | None, rows: Mapping[str, Mapping[str, object]], winners: set[str]) -> bool:
-    """Whether the live release serves all winners already with the versions that won."""
-    champions = live.champions if live else {}
-    return bool(winners) and all(n in champions and champions[n].staging == rows[n]["staging"] for n in winners)
-
-
 def _evidence(
     rows: Mapping[str, Mapping[str, object]], live: Release | None, lake: Lake, spec: "Spec"
 ) -> list[Evidence]:
-    recorded = _recorded_scores(lake)
+    recorded = approving.recorded_scores(lake)
     champions = live.champions if live else {}
     return [
         Evidence(
@@ -204,17 +202,68 @@ def _champion(champion: Champion, recorded: Mapping[str, object] | None, spec: "
     )
 
 
-def _recorded_scores(lake: Lake) -> dict[str, dict[str, object]]:
-    return {row["series_id"]: row for row in tables.records(lake, tables.CHAMPIONS)}
-
-
-def _leaving(settings: Settings, lake: Lake, live: Release | None) -> list[str]:
-    """Champions of series that have ended, and of those that the settings exclude."""
-    if live is None:
-        return []
+def _leaving(settings: Settings, lake: Lake, served: Collection[str]) -> list[str]:
+    """Those of `served` that have ended, and those that the settings exclude."""
     rows = tables.records(lake, tables.SERIES, columns=["series_id", "active"])
     ended = {row["series_id"] for row in rows if not row["active"]}
-    return sorted((ended | set(settings.promotion.excluded)) & set(live.champions))
+    return sorted((ended | set(settings.promotion.excluded)) & set(served))
+
+
+@dataclass(slots=True)
+class _Decider:
+    """Turns decisions into what is live, or into what waits for a human. `live` and `waiting` are kept up to date."""
+
+    settings: Settings
+    lake: Lake
+    staging: StagingRegistry
+    production: ProductionRegistry
+    live: Release | None
+    waiting: Release | None
+    actor: str
+
+    def release(
+        self, rows: Mapping[str, Mapping[str, object]], decisions: Sequence[Decision]
+    ) -> tuple[Release | None, list[SeriesFailure]]:
+        """The release that `decisions` about `rows` are part of, made where there is none yet; and what failed in it.
+
+        A proposal that waited is superseded: its winners that are not decided anew are carried over.
+        """
+        winners = {decision.series_id for decision in decisions if decision.action == "promote"}
+        served = {*(self.live.champions if self.live else ()), *(self.waiting.champions if self.waiting else ())}
+        leaving = _leaving(self.settings, self.lake, served)
+        carried = approving.carried_over(self.waiting, self.live, rows.keys(), leaving)
+        gone = [name for name in leaving if self.live and name in self.live.champions]
+        wanted = {name: str(rows[name]["staging"]) for name in winners}
+        wanted |= {name: champion.staging for name, champion in carried.items()} | dict.fromkeys(gone, approving.LEAVES)
+        if not wanted:
+            self._withdraw()
+            return self.live, []
+        if self.waiting is not None and wanted == approving.changes(self.waiting, self.live):
+            return self.waiting, []  # a run that was cut off has proposed this already
+        if self._serves(wanted):
+            return self.live, []
+        drafting = _Drafting(self.settings, self.staging, self.production, self.live, carried)
+        draft, broken = drafting.draft(rows, winners, gone, self.actor)
+        if not draft.packs and not draft.removed:
+            self._withdraw()
+            return self.live, broken
+        if self.settings.promotion.approval:
+            self.waiting = self.production.propose(draft)
+            return self.waiting, broken
+        self.live, self.waiting = self.production.publish(draft), None
+        return self.live, broken
+
+    def _serves(self, wanted: Mapping[str, str]) -> bool:
+        """Whether the live release is what is wanted: a run that was cut off has published it already."""
+        champions = self.live.champions if self.live else {}
+        return bool(wanted) and all(
+            name in champions and champions[name].staging == staging for name, staging in wanted.items()
+        )
+
+    def _withdraw(self) -> None:
+        if self.waiting is not None:
+            self.production.reject(self.waiting.release_id, self.actor, "its series were decided anew: nothing is left")
+            self.waiting = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +274,7 @@ class _Drafting:
     staging: StagingRegistry
     production: ProductionRegistry
     live: Release | None
+    carried: Mapping[str, Champion]
 
     def draft(
         self, rows: Mapping[str, Mapping[str, object]], winners: set[str], leaving: Sequence[str], actor: str
@@ -235,20 +285,26 @@ class _Drafting:
         """
         versions = self.staging.newest(sorted(winners))
         champions = self.live.champions if self.live else {}
-        groups = packs_of(self.settings, sorted({*winners, *leaving, *champions}))
+        groups = packs_of(self.settings, sorted({*winners, *leaving, *champions, *self.carried}))
         packs, promoted, failures = list[PackUpload](), list[PromotedSeries](), list[SeriesFailure]()
         for pack, names in groups.items():
             won = [name for name in names if name in winners]
-            kept = [name for name in names if name in champions and name not in winners and name not in leaving]
-            if not won and len(kept) == len(names):
+            carried = [name for name in names if name in self.carried]
+            stays = {*champions} - {*winners, *leaving, *carried}
+            kept = [name for name in names if name in stays]
+            if not won and not carried and len(kept) == len(names):
                 continue
             try:
-                if won or kept:
-                    packs.append(self._pack(pack, {name: versions[name] for name in won}, kept))
+                if won or carried or kept:
+                    packs.append(self._pack(pack, {name: versions[name] for name in won}, [*carried, *kept]))
                 promoted += [_promoted(rows[name]) for name in won]
+                promoted += [approving.promoted_of(self.carried[name]) for name in carried]
             except ManyModelsError as error:
-                failures += [SeriesFailure.of(name, error) for name in won]
-        reason = f"{len(promoted)} of {len(rows)} series promoted" + (f", {len(leaving)} left" if leaving else "")
+                failures += [SeriesFailure.of(name, error) for name in (*won, *carried)]
+        before = len(self.carried.keys() & {p.series_id for p in promoted})
+        reason = f"{len(promoted) - before} of {len(rows)} series promoted"
+        reason += f", {len(leaving)} left" if leaving else ""
+        reason += f", {before} of the proposal before" if before else ""
         base = self.live.release_id if self.live else ""
         return ReleaseDraft(base, actor, reason, packs, promoted, leaving), failures
 
@@ -259,7 +315,7 @@ class _Drafting:
         for name, version in won.items():
             fresh[version.ref].append(name)
             by_ref[version.ref] = version
-        champions = self.live.champions if self.live else {}
+        champions = {**(self.live.champions if self.live else {}), **self.carried}
         old = defaultdict[tuple[str, str], list[str]](list)
         for name in kept:
             old[champions[name].ref, champions[name].sha256].append(name)
@@ -276,19 +332,20 @@ def _promoted(row: Mapping[str, object]) -> PromotedSeries:
     )
 
 
-def _publish_to_lake(
+def _write_decisions(
     settings: Settings,
     lake: Lake,
     rows: Mapping[str, Mapping[str, object]],
     decisions: Sequence[Decision],
     release: Release | None,
+    actor: str,
 ) -> None:
-    """Write every decision, and the champions with their recipes and scores, which training may read."""
+    """Write down every decision, kept ones too: both scores, rule, versions, when, by whom, for which release."""
     common = {
         "policy": _policy_version(settings),
         "release_id": release.release_id if release else "",
-        "actor": release.actor if release else "",
-        "decided_at": release.created_at.isoformat() if release else "",
+        "actor": actor,
+        "decided_at": datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="seconds"),
     }
     of_cutoff = defaultdict[str, list[Mapping[str, object]]](list)
     for decision in decisions:
@@ -298,40 +355,12 @@ def _publish_to_lake(
         names = [str(row["series_id"]) for row in found]
         table = pa.Table.from_pylist(found, _decision_schema())
         tables.upsert(lake, tables.DECISIONS, table, names, {"cutoff_date": date})
-    if release is not None:
-        lake.replace(tables.CHAMPIONS.name, champions_table(lake, release), Where())
-
-
-def champions_table(lake: Lake, release: Release) -> pa.Table:
-    """The champions of `release` for the lake, with the specs and scores that are known of their staging versions."""
-    known = _recorded_scores(lake)
-    specs = {row["recipe"]: str(row["spec"]) for row in tables.records(lake, tables.RECIPES)}
-    measured = {(row["series_id"], row["staging"]): row for row in tables.records(lake, tables.TRAINED)}
-    found = list[Mapping[str, object]]()
-    for name, champion in sorted(release.champions.items()):
-        before = known.get(name, {})
-        if before.get("staging") != champion.staging:
-            before = dict[str, object]()
-        row = measured.get((name, champion.staging), before)
-        found.append({
-            **asdict(champion), "release_id": release.release_id, "spec": specs.get(champion.recipe, ""),
-            "wape": row.get("wape"), "baseline_wape": row.get("baseline_wape"),
-        })  # fmt: skip
-    return pa.Table.from_pylist(found, _champion_schema())
 
 
 def _decision_schema() -> pa.Schema:
     text = "series_id action rule reason staging previous cutoff cutoff_date release_id actor policy decided_at".split()
-    return _schema(text, {name: pa.float64() for name in ("challenger_score", "champion_score")})
-
-
-def _champion_schema() -> pa.Schema:
-    text = "series_id ref sha256 staging recipe cutoff previous fallback release_id spec".split()
-    return _schema(text, {"row": pa.int64(), "wape": pa.float64(), "baseline_wape": pa.float64()})
-
-
-def _schema(text: Sequence[str], others: Mapping[str, pa.DataType]) -> pa.Schema:
-    return pa.schema([*((name, pa.string()) for name in text), *others.items()])
+    scores = [(name, pa.float64()) for name in ("challenger_score", "champion_score")]
+    return pa.schema([*((name, pa.string()) for name in text), *scores])
 
 
 def _done(decision: Decision, upstream: Mapping[str, str], release: Release | None) -> Done:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
     import pyarrow as pa
 
@@ -100,6 +100,17 @@ class Where:
     column: str = "ds"
 
 
+@dataclass(frozen=True, slots=True)
+class Freed:
+    """What was deleted for good: so many files of so many bytes in all."""
+
+    files: int = 0
+    bytes: int = 0
+
+    def __add__(self, other: Freed) -> Freed:
+        return Freed(self.files + other.files, self.bytes + other.bytes)
+
+
 @runtime_checkable
 class Lake(Protocol):
     """Versioned tables of rows, each changed by one atomic commit at a time. Picklable: workers read from it."""
@@ -123,6 +134,13 @@ class Lake(Protocol):
 
     def tables(self) -> frozenset[str]:
         """The names of the tables."""
+        ...
+
+    def prune(self, older: timedelta) -> Freed:
+        """Put small files together, and delete for good what no version younger than `older` names, of all tables.
+
+        Rows and schemas stay as they are; what a reader or a writer that began within `older` uses is not touched.
+        """
         ...
 
     def check(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import subprocess
 import time
+from datetime import timedelta
 
 import pyarrow as pa
 import pytest
@@ -12,8 +13,9 @@ import pytest
 from many_models.adapters.lake_delta import DeltaLake
 from many_models.adapters.lake_memory import MemoryLake
 from many_models.errors import ConflictError, InputError, SettingsError, UnavailableError
-from many_models.ports import Where
+from many_models.ports import Freed, Where
 from many_models_tests.adapter_faults import ROWS, numbered, start
+from many_models_tests.contracts.lake import DAY as START
 from many_models_tests.contracts.lake import LakeContract, contents, row, rows
 
 
@@ -154,3 +156,47 @@ def test_a_day_is_replaced_and_a_pack_is_read_without_touching_the_rest(tmp_path
     assert lake.read("t", only).num_rows == 100
     lake.replace("t", pa.table({"pack": ["p3"], "n": [7]}), only)
     assert lake.read("t", only).column("n").to_pylist() == [7]
+
+
+# --- History --------------------------------------------------------------------------------------------------------
+def test_pruning_frees_what_is_old_and_leaves_what_readers_and_writers_in_flight_use(tmp_path):
+    from deltalake import DeltaTable
+
+    lake = DeltaLake(tmp_path)
+    for n in range(20):
+        lake.replace("t", rows(row("a", n=n), row("b", n=n)), Where(), ("pack",))
+    reader = DeltaTable(tmp_path / "t", version=18)
+    about_to_be_committed = tmp_path / "t/pack=a/part-00000-of-a-writer.parquet"
+    about_to_be_committed.write_bytes(b"not yet")
+    assert lake.prune(timedelta(hours=1)) == Freed()
+    assert pa.table(reader.to_pyarrow_table()).column("n").to_pylist() == [18, 18]
+    before = sum(path.stat().st_size for path in tmp_path.rglob("*.parquet"))
+    freed = lake.prune(timedelta(0))
+    left = [path for path in tmp_path.rglob("*.parquet") if "_delta_log" not in path.parts]
+    assert len(left) == 2
+    assert freed.files == 19 * 2 + 1
+    assert freed.bytes == before - sum(path.stat().st_size for path in left)
+    assert not about_to_be_committed.exists()
+    assert lake.read("t").column("n").to_pylist() == [19, 19]
+
+
+def test_many_small_files_of_a_partition_become_one_and_rows_keep_their_order(tmp_path):
+    lake = DeltaLake(tmp_path)
+    for day in range(20):
+        since = START + timedelta(day)
+        lake.replace("t", rows(row("a", day=day)), Where(since=since, before=since + timedelta(1)), ("pack",))
+    assert len(list((tmp_path / "t/pack=a").iterdir())) == 20
+    before = lake.read("t")
+    lake.prune(timedelta(0))
+    assert len(list((tmp_path / "t/pack=a").iterdir())) == 1
+    assert contents(lake.read("t")) == contents(before)
+
+
+def test_a_table_that_somebody_else_writes_while_it_is_pruned_is_left_for_the_next_time(tmp_path):
+    lake = DeltaLake(tmp_path)
+    for day in range(20):
+        since = START + timedelta(day)
+        lake.replace("t", rows(row("a", day=day)), Where(since=since, before=since + timedelta(1)), ("pack",))
+    behind = Behind(tmp_path, lambda: lake.replace("t", rows(row("a", y=9.0)), Where()))
+    behind.prune(timedelta(0))
+    assert lake.read("t").column("y").to_pylist() == [9.0]

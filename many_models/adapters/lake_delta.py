@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,11 +31,11 @@ from many_models.keys import escape_part, unescape_part
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
     from deltalake import DeltaTable
 
-    from many_models.ports import Scalar, Where
+    from many_models.ports import Freed, Scalar, Where
 
 LONGEST_FOLDER = 200
 LONGEST_SAYING = 400
@@ -95,6 +95,22 @@ class DeltaLake:
                 for name in folders
                 if DeltaTable.is_deltatable(f"{self._path}/{name}", self._options())
             )
+
+    def prune(self, older: timedelta) -> Freed:
+        """See `Lake.prune`. A table that somebody writes at that moment is left for the next time."""
+        from deltalake.fs import DeltaStorageHandler
+        from pyarrow.fs import PyFileSystem
+
+        from many_models.adapters.lake_delta_history import prune
+        from many_models.ports import Freed
+
+        freed = Freed()
+        for table in sorted(self.tables()):
+            with suppress(ConflictError), self._errors(table):
+                if (there := self._open(table)) is not None:
+                    files = PyFileSystem(DeltaStorageHandler(self._uri(table), self._options()))
+                    freed += prune(there, files, older)
+        return freed
 
     def check(self) -> str:
         """See `Lake.check`. At a URL it writes an empty file and deletes it: a right to read is not enough."""

@@ -11,9 +11,11 @@ import pyarrow.compute as pc
 
 from many_models.adapters.rows import conform, matches, plain, require_columns, require_table, require_within
 from many_models.errors import MissingTableError
+from many_models.ports import Freed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import timedelta
 
     from many_models.ports import Where
 
@@ -73,6 +75,10 @@ class MemoryLake:
     def tables(self) -> frozenset[str]:
         """See `Lake.tables`."""
         return frozenset(self._newest)
+
+    def prune(self, older: timedelta) -> Freed:  # noqa: ARG002  there is no history to be that old
+        """See `Lake.prune`. Only the newest versions are kept anyway."""
+        return Freed()
 
     def check(self) -> str:
         """See `Lake.check`."""

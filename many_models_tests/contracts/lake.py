@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from many_models.errors import ConflictError, InputError, MissingTableError
-from many_models.ports import Lake, Where
+from many_models.ports import Freed, Lake, Where
 from many_models_tests.contracts import Contract
 
 ODD = [
@@ -334,6 +334,27 @@ class LakeContract(Contract):
                 seen = lake.read("t").column("n").to_pylist()
                 assert seen == [seen[0]] * 50
             writing.result()
+
+    @pytest.mark.parametrize("partition_by", [(), ("pack",), ("pack", "n")])
+    def test_pruning_changes_no_row_whatever_the_partitions_are_called(self, make, partition_by):
+        lake = make()
+        names = [text for text in ODD if text]
+        for at, text in enumerate(names):
+            lake.replace("t", rows(row(text)), Where(among={"pack": [text]}), partition_by)
+            lake.replace("t", rows(row(text, y=float(at))), Where(among={"pack": [text]}))
+        for day in range(20):  # as raw_sales grows: a file a day
+            here = Where(among={"pack": names[:1]}, since=DAY + timedelta(day), before=DAY + timedelta(day + 1))
+            lake.replace("t", rows(row(names[0], day=day)), here)
+        lake.replace("none", rows(), Where())
+        before, schema = contents(lake.read("t")), lake.read("t").schema
+        for _ in range(2):
+            lake.prune(timedelta(0))
+            assert contents(lake.read("t")) == before
+        assert lake.read("t").schema == schema
+        assert lake.tables() == {"t", "none"}
+        assert lake.prune(timedelta(0)) == Freed()
+        lake.replace("t", rows(row(names[0])), Where(among={"pack": names[:1]}))
+        assert lake.read("t", Where(among={"pack": names[:1]})).num_rows == 1
 
     def test_any_sequence_of_replaces_ends_like_a_list_of_rows(self, make):
         @settings(max_examples=25, deadline=None)

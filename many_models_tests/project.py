@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import pandas as pd
 
-from many_models.adapters.lake_delta import DeltaLake
+from many_models.definitions import build_lake
 from many_models.due import STAGES
 from many_models.headless import Day, StageReport, open_instance
 from many_models.settings import Settings, load_settings
@@ -47,7 +47,7 @@ class Project:
             return Day(self.settings(until), instance).run()
 
     def table(self, name: str, where: Where | None = None) -> pd.DataFrame:
-        return DeltaLake(self.settings().path("var/lake")).read(name, where).to_pandas()
+        return build_lake(self.settings()).read(name, where).to_pandas()
 
     def warehouse(self, query: str) -> pd.DataFrame:
         with closing(sqlite3.connect(self.root / "var" / "warehouse.db")) as connection:
@@ -63,7 +63,7 @@ class Project:
 
     def contents(self) -> dict[str, pd.DataFrame]:
         """Every table of lake and warehouse without what differs from run to run, rows in a fixed order."""
-        lake = DeltaLake(self.settings().path("var/lake"))
+        lake = build_lake(self.settings())
         found = {f"lake {name}": self.table(name) for name in lake.tables()}
         for name in ("predictions", "decisions", "actuals", "accuracy"):
             found[f"warehouse {name}"] = self.warehouse(f"SELECT * FROM {name}")

@@ -259,7 +259,7 @@ def fit_series(
     states = np.zeros((origins.size, S.size))
     off = np.zeros(T)
     features(y, code, ph, hol, C, x, binary, steps, first, origins, conf, own, decay, P, S, X, w, z, states, off)
-    row = np.empty(p + mm_pack_v1.EXTRA)
+    row = np.empty(p + mm_pack_v1.EXTRA + int(conf[mm_pack_v1.COVARIATES]))
     G = np.zeros((2, p, p))
     g = np.zeros((2, p))
     nc = int(conf[mm_pack_v1.CALENDAR])
@@ -361,7 +361,7 @@ def pooled_moments(
     n = 0
     if keep.size:
         two = np.zeros(2)
-        row = np.empty(p + mm_pack_v1.EXTRA)
+        row = np.empty(rows.shape[1])
         S[:] = 0.0
         for o in range(first, T):
             _advance(S, y[o], code[o], ph[o], hol[o], x[o], binary, conf, own)
@@ -370,12 +370,12 @@ def pooled_moments(
                 if t < T and w[t] > 0.0 and keep[t] != 0 and steps[t] == h:
                     mean = pack_recent_mean(y, code, o, conf)
                     pack_same_phase(y, code, o, t, mean, conf, two)
-                    pack_fill_extra(row, p, S, ph[t], hol[t], h, mean, two[1], conf, own)
                     e = off[t]
                     for j in range(p):
-                        rows[n, j] = X[COUNT, t, j]
+                        row[j] = X[COUNT, t, j]
                         e += X[COUNT, t, j] * beta[j]
-                    for j in range(p, p + mm_pack_v1.EXTRA):
+                    pack_fill_extra(row, p, S, ph[t], hol[t], h, mean, two[1], beta, conf, own)
+                    for j in range(row.size):
                         rows[n, j] = row[j]
                     e = min(max(e, off[t] - 6.0), top)
                     target[n] = max(y[t], 0.0)

@@ -43,7 +43,7 @@ CANDIDATES = (
     "trees",
 )
 LOCAL = 10  # of them, those that need nothing learned from other series
-EXTRA = 8  # features that only trees use
+EXTRA = 9  # features that only trees use, and one more a covariate column
 MISSING, OBSERVED, CLOSED, STOCK_OUT = 0, 1, 2, 3
 
 
@@ -302,9 +302,12 @@ def same_phase(y, code, o, t, mean, conf, out):
     out[1] = s / got if got > 0 else mean
 
 
-def fill_extra(X, p, S, ph, hol, h, mean, phase_mean, conf, own):
-    """What trees see besides the `p` linear features: phase, step, volume, age, plain means, odds, holiday."""
+def fill_extra(X, p, S, ph, hol, h, mean, phase_mean, beta, conf, own):
+    """What trees see besides the `p` linear features: phase, step, volume, age, plain means, odds, holiday, and what
+    the series' own coefficients `beta` make of its season and of each covariate column.
+    """
     m = int(conf[SEASON])
+    nc = int(conf[CALENDAR])
     X[p] = ph
     X[p + 1] = h
     X[p + 2] = math.log(own[UNIT]) + log_mean(S)
@@ -314,6 +317,13 @@ def fill_extra(X, p, S, ph, hol, h, mean, phase_mean, conf, own):
     X[p + 5] = phase_mean / size
     X[p + 6] = S[2 * (4 + m) + 1 + m + 3]
     X[p + 7] = hol
+    X[p + 8] = X[nc + 7] * beta[nc + 7]
+    if m <= 31:
+        for j in range(m - 1):
+            X[p + 8] += X[j] * beta[j]
+    for j in range(int(conf[COVARIATES])):
+        c = nc + DYNAMIC + 3 * j
+        X[p + EXTRA + j] = X[c] * beta[c] + X[c + 1] * beta[c + 1] + X[c + 2] * beta[c + 2]
 
 
 def tree_sum(X, root, feature, threshold, left, right, value):
@@ -334,8 +344,8 @@ def forecast(
 
     `y`, `code` and `P` (running sums) hold the history up to `o` at the same places as `ph`, `hol`, `C` and `x` hold
     the calendar and covariates of past and future. `B` (4 × features) are coefficients of the three ways and of the
-    pooled fit, NaN where not fitted: such a candidate repeats the medium smoothing. `X` has room for one row of
-    features and EXTRA.
+    pooled fit, NaN where not fitted: such a candidate repeats the medium smoothing. Trees stand on the series' own
+    count fit, on the pooled one where there is none. `X` has room for one row of features and of what trees see.
     """
     m = int(conf[SEASON])
     es = 2 * (4 + m) + 1
@@ -356,6 +366,7 @@ def forecast(
         for j in range(3):
             F[3 + j, i] = (S[es + m + j] + w if own[ADDITIVE] != 0.0 else S[es + m + j] * w) * unit
         F[6, i] = S[tsb] * S[tsb + 1] * unit
+        base = 0.0
         for row in range(4):
             way = min(row, COUNT)
             F[7 + row, i] = F[4, i]
@@ -366,10 +377,14 @@ def forecast(
                 for j in range(p):
                     e += X[j] * B[row, j]
                 F[7 + row, i] = back_to_scale(e, way, smear[row] if row < 3 else 1.0, own)
+                if row == COUNT or (row > COUNT and math.isnan(B[COUNT, 0])):
+                    base = e
         F[11, i] = F[10, i]
         if root.size > 0:
-            fill_extra(X, p, S, ph[t], hol[t], i + 1, mean, two[1], conf, own)
-            F[11, i] = F[10, i] * math.exp(min(tree_sum(X, root, feature, threshold, left, right, value), 20.0))
+            mine = COUNT if not math.isnan(B[COUNT, 0]) else COUNT + 1
+            fill_extra(X, p, S, ph[t], hol[t], i + 1, mean, two[1], B[mine], conf, own)
+            base += tree_sum(X, root, feature, threshold, left, right, value)
+            F[11, i] = back_to_scale(base, COUNT, 1.0, own)
         closed = is_closed(S, ph[t], hol[t], x[t], binary, conf)
         for c in range(F.shape[0]):
             v = F[c, i]
@@ -647,7 +662,7 @@ class Pack:
             S, y, code, P, R - 1, np.concatenate([pad, ph]), np.concatenate([pad, hol]),
             np.concatenate([np.zeros((R, C.shape[1]), np.float32), C]), np.concatenate([np.zeros((R, x.shape[1])), x]),
             a["binary"][i].astype(np.int64), B, a["smear"][i].astype(float), a["conf"], own, h, F,
-            np.empty(B.shape[1] + EXTRA), *self.trees(pool),
+            np.empty(B.shape[1] + EXTRA + int(a["conf"][COVARIATES])), *self.trees(pool),
         )  # fmt: skip
         return F, own
 

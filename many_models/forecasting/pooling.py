@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -21,6 +21,7 @@ from many_models.forecasting.fitting import (
     NO_TREES,
     Shared,
     default_prior,
+    fit_panel,
     learned_at,
     nothing_shared,
     own_numbers,
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TREE_ROWS = 100_000
+LEAST_TREE_ROWS = 2_000
+NEWTON_STEPS = 5
 TREE_ROUNDS = 150
 MOST_SERIES = 400
 
@@ -136,7 +139,7 @@ def pool(
         raise InputError(f"no rows to learn from up to {cutoff}")
     rows = rows.filter(pc.is_in(rows["series_id"], pa.array(names, rows.schema.field("series_id").type)))
     end = int(loader.step_number(np.array([cutoff], "datetime64[us]"), spec.frequency)[0])
-    panel = build(rows, layout, cutoff, end - spec.windows * spec.horizon)
+    panel = build(rows, layout, cutoff, end - spec.windows * spec.horizon, ahead=spec.horizon)
     early = learn(panel, layout, spec, panel.periods - 1 - spec.windows * spec.horizon, trees=trees)
     late = learn(panel, layout, spec, panel.periods - 1, trees=trees)
     first = PooledModels(spec, early, late, no_evidence(spec))
@@ -157,12 +160,14 @@ def learn(panel: Panel, layout: Layout, spec: Spec, origin: int, *, trees: bool)
     from threadpoolctl import threadpool_limits
 
     shape = learn_shape(panel, layout, origin)
+    panel.x[:, :, -1] = (layout.shape_features(panel.ds) @ shape)[None, :]
+    sample = _Sample(panel, layout, spec, origin)
     with threadpool_limits(1):  # once: it searches the process for libraries, which takes as long as a series
-        beta, rows = _coefficients(panel, layout, spec, origin, shape)
-    if rows is None or len(rows[0]) < 10 * beta.shape[1]:
+        shared = Shared(panel.number + origin, shape, _coefficients(sample), STRENGTH, NO_TREES)
+    rows = _tree_rows(sample, shared)
+    if rows is None or len(rows[0]) < 10 * shared.beta.shape[1]:
         return nothing_shared(layout)
-    grown = _grow(*rows) if len(rows[0]) >= 2000 and trees else NO_TREES
-    return Shared(panel.number + origin, shape, beta, STRENGTH, grown)
+    return replace(shared, trees=_grow(*rows)) if len(rows[0]) >= LEAST_TREE_ROWS and trees else shared
 
 
 STRENGTH = (100.0, 100.0, 100.0)
@@ -208,54 +213,81 @@ def learn_shape(panel: Panel, layout: Layout, origin: int) -> NDArray[np.float64
 _Rows = tuple["NDArray[np.float32]", "NDArray[np.float64]", "NDArray[np.float64]", "NDArray[np.float64]"]
 
 
-def _coefficients(
-    panel: Panel, layout: Layout, spec: Spec, origin: int, shape: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], _Rows | None]:
-    """Ridge coefficients (3 × features) of all series together, and the trees' rows (features, y, offset, weight)."""
-    from many_models.forecasting.kernels import pooled_moments, solve
+@dataclass(frozen=True)
+class _Sample:
+    """The series to learn from, up to place `origin`, as `pooled_moments` reads them."""
 
-    C, hol, ph = layout.calendar(panel.ds)
-    conf = layout.conf()
-    prior = default_prior(C.shape[1], layout.columns)
+    panel: Panel
+    layout: Layout
+    spec: Spec
+    origin: int
+
+    def ready(self) -> list[int]:
+        """Rows of the series to learn from: logs of what may be negative say nothing of the others."""
+        panel, origin = self.panel, self.origin
+        return [
+            i for i in range(len(panel.series))
+            if panel.first[i] < origin - 2 and panel.y[i, : origin + 1].min() >= 0
+        ]  # fmt: skip
+
+    def moments(
+        self, i: int, beta: NDArray[np.float64], keep: NDArray[np.int8], G: NDArray[np.float64],
+        g: NDArray[np.float64], *, cold: bool,
+    ) -> _Rows:  # fmt: skip
+        """Add series `i`'s moments to `G` and `g`; the trees' rows (features, y, offset, weight) where `keep`."""
+        from many_models.forecasting.kernels import pooled_moments
+
+        panel, layout, origin = self.panel, self.layout, self.origin
+        C, hol, ph = layout.calendar(panel.ds)
+        steps = training_steps(panel.number, len(panel.ds), self.spec.horizon)
+        state = np.zeros(loader.state_size(layout.season, layout.columns, layout.slots))
+        first = int(panel.first[i])
+        own = own_numbers(panel.y[i], panel.code[i], self.spec, first, learned_at(panel, i, np.array([origin, origin])))
+        size = int(keep.sum())
+        wide = np.zeros((size, beta.size + loader.EXTRA + layout.columns), np.float32)
+        rows = (wide, np.zeros(size), np.zeros(size), np.zeros(size))
+        n = pooled_moments(
+            panel.y[i], panel.code[i], ph, hol, C, panel.x[i], panel.encoding.binary[i], steps, first, origin,
+            layout.conf(), own, rhythm(layout.frequency).decay, beta, cold, G, g, state, *rows, keep,
+        )  # fmt: skip
+        return rows[0][:n], rows[1][:n], rows[2][:n], rows[3][:n]
+
+
+def _coefficients(sample: _Sample) -> NDArray[np.float64]:
+    """Ridge coefficients (3 × features) of all series together; the Poisson ones by as many steps of Newton's."""
+    from many_models.forecasting.kernels import solve
+
+    nc = sample.layout.calendar(sample.panel.ds)[0].shape[1]
+    prior = default_prior(nc, sample.layout.columns)
     beta, p = prior.copy(), prior.shape[1]
-    panel.x[:, :, -1] = (layout.shape_features(panel.ds) @ shape)[None, :]
-    steps = training_steps(panel.number, len(panel.ds), spec.horizon)
-    state = np.zeros(loader.state_size(layout.season, layout.columns, layout.slots))
-    decay = rhythm(layout.frequency).decay
-    # logs of what may be negative say nothing of the others
-    ready = [i for i in range(len(panel.series)) if panel.first[i] < origin - 2 and panel.y[i, : origin + 1].min() >= 0]
-    total = sum(origin - int(panel.first[i]) for i in ready)
-    share = min(1.0, TREE_ROWS / max(total, 1))
-    result: _Rows | None = None
-    rounds = 6
-    for r in range(rounds):
+    out = np.empty(p)
+    for step in range(NEWTON_STEPS):
         G, g = np.zeros((3, p, p)), np.zeros((3, p))
-        parts: list[_Rows] = []
-        for i in ready:
-            first = int(panel.first[i])
-            own = own_numbers(panel.y[i], panel.code[i], spec, first, learned_at(panel, i, np.array([origin, origin])))
-            keep = np.zeros(0, np.int8)
-            if r == rounds - 1:
-                seed = int.from_bytes(hashlib.sha256(panel.series[i].encode()).digest()[:4], "big")
-                keep = (np.random.default_rng(seed).random(origin + 1) < share).astype(np.int8)
-            size = int(keep.sum())
-            rows = (np.zeros((size, p + loader.EXTRA), np.float32), np.zeros(size), np.zeros(size), np.zeros(size))
-            n = pooled_moments(
-                panel.y[i], panel.code[i], ph, hol, C, panel.x[i], panel.encoding.binary[i], steps, first, origin,
-                conf, own, decay, beta[loader.COUNT], r == 0, G, g, state, *rows, keep,
-            )  # fmt: skip
-            if n:
-                parts.append((rows[0][:n], rows[1][:n], rows[2][:n], rows[3][:n]))
-        if r == rounds - 1:
-            result = cast("_Rows", tuple(np.concatenate(part) for part in zip(*parts, strict=True))) if parts else None
-            break
-        out = np.empty(p)
-        nc = C.shape[1]
+        for i in sample.ready():
+            sample.moments(i, beta[loader.COUNT], np.zeros(0, np.int8), G, g, cold=step == 0)
         for way in range(3):
-            count = max(G[0, nc, nc], 1.0)
-            if G[way, nc, nc] > 0 and solve(G[way], g[way], prior[way], 50.0, count, out):
+            if G[way, nc, nc] > 0 and solve(G[way], g[way], prior[way], 50.0, max(G[0, nc, nc], 1.0), out):
                 beta[way] = out
-    return beta, result
+    return beta
+
+
+def _tree_rows(sample: _Sample, shared: Shared) -> _Rows | None:
+    """A random share of all series' targets as the trees see them: beside each series' own count fit up to then."""
+    ready = sample.ready()
+    if not ready:
+        return None
+    panel, origin = sample.panel, sample.origin
+    coef = fit_panel(panel, sample.layout, sample.spec, np.array([origin]), shared).coef[:, loader.COUNT]
+    share = min(1.0, TREE_ROWS / max(sum(origin - int(panel.first[i]) for i in ready), 1))
+    p = coef.shape[1]
+    parts: list[_Rows] = []
+    for i in ready:
+        seed = int.from_bytes(hashlib.sha256(panel.series[i].encode()).digest()[:4], "big")
+        keep = (np.random.default_rng(seed).random(origin + 1) < share).astype(np.int8)
+        beta = coef[i] if np.isfinite(coef[i]).all() else shared.beta[loader.COUNT]
+        if keep.any():
+            parts.append(sample.moments(i, beta, keep, np.zeros((3, p, p)), np.zeros((3, p)), cold=False))
+    return cast("_Rows", tuple(np.concatenate(part) for part in zip(*parts, strict=True))) if parts else None
 
 
 def _grow(

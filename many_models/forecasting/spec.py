@@ -9,7 +9,7 @@ from functools import lru_cache
 from many_models.errors import SettingsError
 from many_models.keys import digest
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 
 BUILT_IN: tuple[str, ...] = (
     "seasonal_naive",

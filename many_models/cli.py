@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from many_models.errors import InputError, ManyModelsError
+from many_models.errors import InputError, ManyModelsError, MissingDependencyError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -273,3 +273,28 @@ def rollback(release: str, config: Path | None, by: str, why: str) -> None:
     from many_models.show import console, roll_back
 
     roll_back(console(), load_settings(config), release, by, why)
+
+
+# --- serving --------------------------------------------------------------------------------------------------------
+@main.command()
+@config_option
+@click.option("--host", help="Address to listen on [default: serve.host].")
+@click.option("--port", type=int, help="Port [default: serve.port].")
+@click.option("--no-auth", is_flag=True, help="Ask nobody for a key: on a loopback address only.")
+def serve(config: Path | None, host: str | None, port: int | None, *, no_auth: bool) -> None:
+    """Answer forecasts over HTTP from the live release, loading models on demand."""
+    from many_models.settings import api_keys, load_settings
+
+    try:
+        from many_models.serving.app import build_app
+        from many_models.serving.server import run as run_server
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(f"{error.name} is not installed: pip install 'many_models[serve]'") from error
+    from many_models.definitions import build_lake, build_production
+
+    settings = load_settings(config)
+    given = {"host": host, "port": port, "auth": [] if no_auth else None}
+    changed = {name: value for name, value in given.items() if value is not None}
+    settings = settings.model_copy(update={"serve": settings.serve.model_copy(update=changed)})
+    lake = build_lake(settings) if settings.serve.lake else None
+    run_server(build_app(settings, build_production(settings), lake, api_keys()), settings.serve)

@@ -154,6 +154,31 @@ class WarehouseSettings(Section):
     url: str = "sqlite:///var/warehouse.db"
 
 
+class ServeSettings(Section):
+    """The real-time service. API keys come from a file or the environment, never from here; see docs/serving.md."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    auth: list[Literal["api_key", "entra"]] = ["api_key"]
+    api_keys_file: str = ""
+    entra_tenant: str = ""
+    entra_audience: str = ""
+    entra_roles: list[str] = []
+    entra_keys: str = ""
+    cache: str = "var/cache/serving"
+    memory_mb: Annotated[float, Field(gt=0)] = 256.0
+    disk_mb: Annotated[float, Field(gt=0)] = 4096.0
+    poll_seconds: Annotated[float, Field(gt=0)] = 2.0
+    lake: bool = True
+    max_series: Annotated[int, Field(ge=1)] = 2000
+    max_horizon: Annotated[int, Field(ge=1)] = 366
+    max_body_mb: Annotated[float, Field(gt=0)] = 8.0
+    max_seconds: Annotated[float, Field(gt=0)] = 30.0
+    body_seconds: Annotated[float, Field(gt=0)] = 10.0
+    max_connections: Annotated[int, Field(ge=1)] = 4000
+    drain_seconds: Annotated[float, Field(ge=0)] = 0.0
+
+
 class DagsterSettings(Section):
     """How the assets appear in Dagster; `storage` is what a new instance's dagster.yaml is written for."""
 
@@ -177,6 +202,7 @@ class Settings(Section):
     compute: ComputeSettings = ComputeSettings()
     registry: RegistrySettings = RegistrySettings()
     warehouse: WarehouseSettings = WarehouseSettings()
+    serve: ServeSettings = ServeSettings()
     dagster: DagsterSettings = DagsterSettings()
 
     @model_validator(mode="after")
@@ -261,6 +287,11 @@ def secret(name: str) -> str:
     if not value:
         raise SettingsError(f"the secret {name}: the file {file} is empty")
     return value
+
+
+def api_keys() -> list[str]:
+    """The API keys that the environment has for the real-time service, comma-separated."""
+    return [key for key in os.environ.get("MANY_MODELS_SERVE_API_KEYS", "").split(",") if key.strip()]
 
 
 def dagster_home(settings: Settings) -> Path:

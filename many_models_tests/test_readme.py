@@ -44,6 +44,7 @@ STARTED = {
     "DAGSTER_HOME=$PWD dg dev": ".",
     "DAGSTER_HOME=$PWD/var/dagster dagster dev -m many_models.definitions": "tea",
 }
+SERVED = "many-models serve --no-auth"  # the same, by another test
 RUN = {
     "make demo ARGS='--series 50 --days 200'",
     "source .venv/bin/activate",
@@ -125,7 +126,7 @@ def followed(clone: Clone) -> Clone:
 
 def test_every_command_of_the_docs_is_run_or_said_to_be_tested_otherwise() -> None:
     assert len(COMMANDS) > 15
-    assert set(COMMANDS) == RUN | set(DRY) | set(STARTED)
+    assert set(COMMANDS) == RUN | set(DRY) | set(STARTED) | {SERVED}
 
 
 @pytest.mark.parametrize("command", sorted(DRY))
@@ -230,6 +231,35 @@ def end(process: subprocess.Popen[bytes]) -> None:
             continue
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(2 * PATIENCE)
+def test_the_service_answers_from_what_was_made(followed: Clone) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = (followed.root / f"{port}.log").open("w")
+    script = f"source .venv/bin/activate; exec {SERVED} --port {port}"
+    process = subprocess.Popen(["bash", "-c", script], cwd=followed.root, env=followed.env, stdout=log, stderr=log)
+    try:
+        until = time.monotonic() + 240
+        body = json.dumps({"series": [{"series_id": "s1__i1"}], "observations_from": "lake"}).encode()
+        url = f"http://127.0.0.1:{port}/v1/forecasts"
+        asked = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+        while True:
+            try:
+                with urllib.request.urlopen(asked, timeout=60) as answer:
+                    (forecast,) = json.load(answer)["forecasts"]
+                break
+            except OSError:
+                assert process.poll() is None, Path(log.name).read_text()[-3000:]
+                assert time.monotonic() < until, Path(log.name).read_text()[-3000:]
+                time.sleep(1)
+        assert len(forecast["y_hat"]) == 28, forecast
+    finally:
+        process.terminate()
+        assert process.wait(60) in {0, -signal.SIGTERM}
+
+
 # --- names ----------------------------------------------------------------------------------------------------------
 def section(title: str) -> str:
     """The text under a heading of the README."""
@@ -307,6 +337,7 @@ def test_the_help_lists_the_commands_of_the_readme() -> None:
         ("status", ["--check", "--json"]),
         ("backtest", ["--json", "--horizon", "--windows"]),
         ("rollback", ["RELEASE"]),
+        ("serve", ["--no-auth", "--config"]),
     ],
 )
 def test_commands_take_the_flags_that_the_readme_names(name: str, flags: list[str]) -> None:

@@ -1,0 +1,218 @@
+"""The routes, and the application that is made of them."""
+
+from __future__ import annotations
+
+import gc
+import time
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import FastAPI, Path, Request, Response, Security
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.security import APIKeyHeader, HTTPBearer
+from prometheus_client import generate_latest
+from starlette.exceptions import HTTPException
+
+from many_models.serving.gate import Gate
+from many_models.serving.metrics import Metrics
+from many_models.serving.schemas import (
+    Alive,
+    Failure,
+    ForecastAnswer,
+    ForecastRequest,
+    Health,
+    ModelAnswer,
+    ReleaseAnswer,
+)
+from many_models.serving.security import Guard
+from many_models.serving.service import LimitError, NotReadyError, Service, age_days, require_within_limits
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Sequence
+
+    from many_models.ports import Lake, ProductionRegistry
+    from many_models.settings import Settings
+
+REASONS = {
+    400: "The body is no JSON.",
+    401: "No key or token, or one that does not count.",
+    403: "The token has not the role that is asked for.",
+    404: "The live release does not serve this series.",
+    408: "The body came too slowly.",
+    413: "The body is too large.",
+    422: "The request is not as it should be.",
+    503: "There is no release yet, or the request took too long.",
+}
+WAYS = [Security(APIKeyHeader(name="X-API-Key", auto_error=False)), Security(HTTPBearer(auto_error=False))]
+
+
+def build_app(
+    settings: Settings, production: ProductionRegistry, lake: Lake | None = None, keys: Sequence[str] = ()
+) -> FastAPI:
+    """The service as an ASGI application; `keys` are API keys. Raises SettingsError where it would be left open."""
+    guard, metrics = Guard(settings, keys), Metrics()
+    service = Service(settings, production, lake, metrics.fetched)
+    metrics.watch(service)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
+        await service.start()
+        gc.collect()
+        gc.freeze()  # what is there now stays: looking through it again and again costs requests milliseconds
+        yield
+        await service.stop()
+
+    app = FastAPI(
+        title="many_models",
+        version="1",
+        summary="Forecasts of any store-item, from models that are loaded on demand.",
+        docs_url=None,  # it would load scripts from elsewhere
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+    app.state.service, app.state.metrics = service, metrics
+    _add_forecasts(app, service, metrics)
+    _add_models(app, service)
+    _add_health(app, service, metrics)
+    _add_failures(app)
+    app.add_middleware(Gate, service=service, guard=guard, metrics=metrics)  # pyright: ignore[reportArgumentType]
+    return app
+
+
+def _failing(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": Failure, "description": REASONS[status]} for status in statuses}
+
+
+def _add_forecasts(app: FastAPI, service: Service, metrics: Metrics) -> None:
+    serve = service.settings.serve
+
+    @app.post(
+        "/v1/forecasts",
+        dependencies=WAYS,
+        response_model=ForecastAnswer,
+        responses=_failing(400, 401, 403, 408, 413, 422, 503),
+        summary="Forecasts of many series",
+    )
+    async def forecasts(request: Request, body: ForecastRequest) -> Response:
+        """A forecast for each series, or why there is none: one series' error leaves the others alone."""
+        request.state.series = len(body.series)
+        require_within_limits(serve, body)
+        questions = [series.question() for series in body.series]
+        answer = await service.forecasts(questions, from_lake=body.from_lake)
+        metrics.series.labels("ok").inc(answer.series - sum(answer.failed.values()))
+        for kind, count in answer.failed.items():
+            metrics.series.labels(kind).inc(count)
+        return Response(answer.body, media_type="application/json")
+
+
+def _add_models(app: FastAPI, service: Service) -> None:
+    @app.get(
+        "/v1/models/{series_id}",
+        dependencies=WAYS,
+        responses=_failing(401, 403, 404, 422, 503),
+        summary="The model that serves a series",
+    )
+    async def model(series_id: Annotated[str, Path(max_length=2_000)]) -> ModelAnswer:
+        """What the live release says of it; its `%` has to be written `%25` in the path."""
+        release = service.release
+        (number,) = release.find([series_id])
+        if number < 0:
+            raise HTTPException(404, "the live release does not serve this series")
+        champion = release.champion(number)
+        return ModelAnswer(
+            series_id=series_id,
+            release=release.release_id,
+            model=champion.ref,
+            row=champion.row,
+            sha256=champion.sha256,
+            staging=champion.staging,
+            recipe=champion.recipe,
+            cutoff=champion.cutoff,
+            age_days=age_days(champion.cutoff),
+            previous=champion.previous,
+            fallback=champion.fallback,
+            loaded=service.cache.holds(release.pack(number)),
+        )
+
+    @app.get(
+        "/v1/releases/live", dependencies=WAYS, responses=_failing(401, 403, 503), summary="The release that answers"
+    )
+    async def live() -> ReleaseAnswer:
+        """Who made it live, when and why, and its size."""
+        release = service.release
+        return ReleaseAnswer(
+            release=release.release_id,
+            released_at=release.created_at,
+            actor=release.actor,
+            reason=release.reason,
+            previous=release.previous,
+            series=len(release),
+            packs=len(release.packs),
+        )
+
+
+def _add_health(app: FastAPI, service: Service, metrics: Metrics) -> None:
+    @app.get("/health/live", summary="Whether the process answers")
+    async def alive() -> Alive:
+        """For a liveness probe."""
+        return Alive()
+
+    @app.get("/health/ready", responses={503: {"model": Health}}, summary="Whether it can answer, and how well")
+    async def ready(response: Response) -> Health:
+        """For a readiness probe: 503 before the first release, and while the server is stopping."""
+        health = health_of(service)
+        response.status_code = 503 if health.status in {"not_ready", "draining"} else 200
+        return health
+
+    @app.get("/metrics", response_class=Response, summary="For Prometheus", include_in_schema=False)
+    async def prometheus() -> Response:
+        return Response(generate_latest(metrics.registry), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def health_of(service: Service) -> Health:
+    """How it stands."""
+    contact, current = service.follower.contact, service.follower.current
+    degraded = not contact.reachable or contact.refused or service.shelf.full
+    status = "degraded" if degraded else "ready"
+    if current is None:
+        status = "not_ready"
+    if service.draining:
+        status = "draining"
+    return Health(
+        status=status,
+        release=current.release_id if current else None,
+        registry="reachable" if contact.reachable else "away",
+        registry_seconds=round(time.monotonic() - contact.since, 1),
+        refused_release=contact.refused,
+        disk="full" if service.shelf.full else "ok",
+    )
+
+
+def _add_failures(app: FastAPI) -> None:
+    """Every refusal has the same form, and repeats nothing of what was sent."""
+
+    @app.exception_handler(NotReadyError)
+    async def not_ready(_: Request, error: NotReadyError) -> Response:
+        return _failure(503, "NotReady", str(error), {"retry-after": "1"})
+
+    @app.exception_handler(LimitError)
+    async def too_much(_: Request, error: LimitError) -> Response:
+        return _failure(422, "Limit", str(error))
+
+    @app.exception_handler(HTTPException)
+    async def http(_: Request, error: HTTPException) -> Response:
+        kind = {404: "NotFound", 405: "MethodNotAllowed", 400: "BadRequest"}.get(error.status_code, "Refused")
+        return _failure(error.status_code, kind, str(error.detail), dict(error.headers or {}))
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        if first["type"] == "json_invalid":
+            return _failure(400, "NoJSON", "the body is no JSON")
+        where = ".".join(str(part)[:40] for part in first["loc"][:6])
+        return _failure(422, "Invalid", f"{where}: {first['msg']}"[:500])
+
+
+def _failure(status: int, kind: str, reason: str, headers: dict[str, str] | None = None) -> Response:
+    return JSONResponse({"error": {"kind": kind, "reason": reason}}, status, headers)

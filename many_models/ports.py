@@ -171,6 +171,19 @@ Task = Callable[[Chunk], ChunkResult]
 
 
 @runtime_checkable
+class NarrowingTask(Protocol):
+    """A task that knows what of it a chunk needs, so that no more than that travels to a far worker."""
+
+    def __call__(self, chunk: Chunk) -> ChunkResult:
+        """Do the chunk."""
+        ...
+
+    def narrowed(self, chunk: Chunk) -> Task:
+        """A task that does `chunk` as this one does, and reads no file of this machine."""
+        ...
+
+
+@runtime_checkable
 class Compute(Protocol):
     """Runs a picklable task over chunks of series."""
 

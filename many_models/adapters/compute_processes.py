@@ -18,13 +18,13 @@ import threading
 import weakref
 from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass, field
 from queue import PriorityQueue, SimpleQueue
 from typing import IO, TYPE_CHECKING, Any, Literal, Self
 
 import pyarrow as pa
 
-from many_models.adapters.compute_serial import halves, require_series
+from many_models.adapters.compute_jobs import Job, Trouble, settle
+from many_models.adapters.compute_serial import require_series
 from many_models.errors import InputError, SeriesFailure, UnavailableError
 from many_models.ports import Chunk, ChunkResult
 
@@ -46,7 +46,6 @@ ONE_THREAD = (
 )
 AHEAD = 3  # chunks in flight for each worker: running, waiting, or done before their turn
 START_SECONDS = 120.0  # for a worker to start, and to import what the task needs
-SHORTEST = 0.25  # a part of a split chunk has its share of the timeout, but never less than this share
 
 
 class ProcessCompute:
@@ -113,37 +112,7 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-@dataclass(order=True, slots=True)
-class _Job:
-    """A chunk or a part of one: its place in the order, its share of the chunk, and its result once it is there."""
-
-    order: tuple[int, int]
-    chunk: Chunk = field(compare=False)
-    share: float = field(compare=False, default=1.0)
-    result: ChunkResult | None = field(compare=False, default=None)
-
-    def split(self) -> list[_Job]:
-        """The two halves of its chunk."""
-        place, at = self.order
-        first, second = halves(self.chunk)
-        shares = (len(half.series) / len(self.chunk.series) * self.share for half in (first, second))
-        orders = ((place, at), (place, at + len(first.series)))
-        return [_Job(order, half, share) for order, half, share in zip(orders, (first, second), shares, strict=True)]
-
-
-@dataclass(frozen=True, slots=True)
-class _Trouble:
-    """Why a chunk has no result: a task that raised, or a worker that was lost."""
-
-    kind: str
-    reason: str
-    permanent: bool
-
-    def of(self, series_id: str) -> ChunkResult:
-        return ChunkResult(failures=(SeriesFailure(series_id, self.kind, self.reason, self.permanent),))
-
-
-_Outcome = ChunkResult | _Trouble | Exception
+_Outcome = ChunkResult | Trouble | Exception
 
 
 class _Crew:
@@ -153,8 +122,8 @@ class _Crew:
         self, take: Callable[[], _Worker], give: Callable[[_Worker], None], packed: bytes, workers: int, timeout: float
     ) -> None:
         self._take, self._give, self._packed, self._timeout = take, give, packed, timeout
-        self._todo: PriorityQueue[_Job] = PriorityQueue()
-        self._done: SimpleQueue[tuple[_Job, _Outcome]] = SimpleQueue()
+        self._todo: PriorityQueue[Job] = PriorityQueue()
+        self._done: SimpleQueue[tuple[Job, _Outcome]] = SimpleQueue()
         self._lock = threading.Lock()
         self._busy: set[_Worker | None] = set()
         self._state: Literal["running", "finished", "stopped"] = "running"
@@ -164,8 +133,8 @@ class _Crew:
         """Each chunk's result in order, with a bounded number of chunks in flight."""
         for thread in self._threads:
             thread.start()
-        waiting = deque(_Job((place, 0), chunk) for place, chunk in enumerate(chunks))
-        in_flight: list[_Job] = []
+        waiting = deque(Job((place, 0), chunk) for place, chunk in enumerate(chunks))
+        in_flight: list[Job] = []
         while waiting or in_flight:
             while waiting and len(in_flight) < AHEAD * len(self._threads):
                 in_flight.append(waiting.popleft())
@@ -176,18 +145,11 @@ class _Crew:
             self._settle(in_flight, *self._done.get())
         self._state = "finished"
 
-    def _settle(self, in_flight: list[_Job], job: _Job, outcome: _Outcome) -> None:
+    def _settle(self, in_flight: list[Job], job: Job, outcome: _Outcome) -> None:
         if isinstance(outcome, Exception):
             raise outcome
-        if isinstance(outcome, ChunkResult):
-            job.result = outcome
-        elif len(job.chunk.series) == 1:
-            job.result = outcome.of(job.chunk.series[0])
-        else:
-            at = in_flight.index(job)
-            in_flight[at : at + 1] = parts = job.split()
-            for part in parts:
-                self._todo.put(part)
+        for part in settle(in_flight, job, outcome):
+            self._todo.put(part)
 
     def stop(self) -> None:
         """End the threads; workers in the middle of something are killed, the rest wait for the next run."""
@@ -207,8 +169,7 @@ class _Crew:
         while (job := self._todo.get()) is not _END:
             try:
                 worker = self._hired(worker)
-                seconds = self._timeout * max(job.share, SHORTEST)
-                outcome: _Outcome = worker.do(self._packed, job.chunk, seconds)
+                outcome: _Outcome = worker.do(self._packed, job.chunk, job.seconds(self._timeout))
             except Exception as error:  # noqa: BLE001 -- raised again in the thread that waits
                 outcome = error
             with self._lock:
@@ -230,7 +191,7 @@ class _Crew:
         return worker
 
 
-_END = _Job((-1, 0), Chunk(-1, "", ()))
+_END = Job((-1, 0), Chunk(-1, "", ()))
 
 
 class _Worker:
@@ -285,7 +246,7 @@ class _Worker:
             self.kill()
             return self._lost(seconds)
         what, value = answer
-        return _Trouble(*value) if what == "trouble" else _unpacked(*value)
+        return Trouble(*value) if what == "trouble" else _unpacked(*value)
 
     def _load(self, packed: bytes) -> None:
         answer = self._answer(("task", packed), START_SECONDS)
@@ -316,10 +277,10 @@ class _Worker:
         self._late = True
         self._process.kill()
 
-    def _lost(self, seconds: float) -> _Trouble:
+    def _lost(self, seconds: float) -> Trouble:
         if self._late:
-            return _Trouble("WorkerTimeout", f"took longer than {seconds:g} s, and was stopped", permanent=False)
-        return _Trouble("WorkerLost", f"the worker process died ({self._end()})", permanent=False)
+            return Trouble("WorkerTimeout", f"took longer than {seconds:g} s, and was stopped", permanent=False)
+        return Trouble("WorkerLost", f"the worker process died ({self._end()})", permanent=False)
 
     def _end(self) -> str:
         code = self._process.wait()

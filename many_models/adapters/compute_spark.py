@@ -1,0 +1,333 @@
+"""Chunks over a Spark cluster, or over Spark on this machine.
+
+Chunks go out in waves of one a slot, each wave one Spark job of `mapInArrow` with one chunk a partition; a few waves
+are in flight, so that slots which are done early do not wait for the slowest. (A grouped map would shuffle what is
+grouped already, and its hashing would put two chunks on one slot while another idles.) Series are read by the
+executors; what comes back are Arrow streams and files, a wave at a time.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import pickle
+import platform
+import signal
+import threading
+import uuid
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib import metadata
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from many_models.adapters.compute_jobs import Job, Trouble, narrowed, settle
+from many_models.adapters.compute_serial import SerialCompute, require_series
+from many_models.errors import InputError, SeriesFailure, UnavailableError
+from many_models.ports import Chunk, ChunkResult
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from pyspark.sql import SparkSession
+
+    from many_models.ports import Task
+
+WAVES = 3  # in flight
+SENT = pa.schema([("at", pa.int64()), ("message", pa.binary())])
+ANSWERS = "at long, part int, what string, name string, content binary"
+SEEN = "python string, package string"
+GRACE = 10.0  # seconds between the polite end of a chunk that takes too long and that of its process
+LATE = "WorkerTimeout"
+PACKAGE = "many_models"
+
+Done = list[tuple[Chunk, ChunkResult]]
+Outcome = Done | Trouble
+
+
+class SparkCompute:
+    """Runs tasks on the session that `connect` gives, asked for when it is first needed.
+
+    `slots` is how many chunks run at a time (0: as many as Spark's default parallelism), each for at most `timeout`
+    seconds. A chunk whose task raises is split where it runs. What kills a worker is retried by Spark as often as
+    `spark.task.maxFailures` says (on one machine: not at all), then each chunk of the wave alone, then split.
+    """
+
+    def __init__(self, connect: Callable[[], SparkSession], slots: int = 0, timeout: float = 600.0) -> None:
+        self._connect, self._slots, self._timeout = connect, slots, timeout
+        self._cluster: _Cluster | None = None
+        self._lock = threading.Lock()
+
+    def run(self, task: Task, chunks: Sequence[Chunk]) -> Iterator[tuple[Chunk, ChunkResult]]:
+        """See `Compute.run`.
+
+        Raises InputError when the task cannot be sent or the workers have no matching Python or package, and
+        UnavailableError when Spark is away.
+        """
+        require_series(chunks)
+        if not chunks:
+            return
+        waves = _Waves(self._reached(), task, self._timeout)
+        try:
+            yield from waves.run(chunks)
+        finally:
+            waves.stop()
+
+    def check(self) -> str:
+        """See `Compute.check`. Starts a job."""
+        cluster = self._reached()
+        return f"spark {cluster.session.version}: {cluster.slots} slots, at most {self._timeout:g} s a chunk"
+
+    def _reached(self) -> _Cluster:
+        with self._lock:
+            if self._cluster is None:
+                session = self._connect()
+                found = _look(session)
+                self._cluster = _Cluster(session, self._slots or found)
+            return self._cluster
+
+
+class _Cluster:
+    """A session whose workers were seen to fit."""
+
+    def __init__(self, session: SparkSession, slots: int) -> None:
+        self.session, self.slots = session, slots
+
+
+class _Waves:
+    """The waves of one run: threads that each wait for a Spark job; the run's own thread keeps the order."""
+
+    def __init__(self, cluster: _Cluster, task: Task, timeout: float) -> None:
+        self._cluster, self._task, self._timeout = cluster, task, timeout
+        self._tag = f"{PACKAGE}-{uuid.uuid4().hex}"
+        self._threads = ThreadPoolExecutor(WAVES, thread_name_prefix="spark-wave")
+        self._ended: SimpleQueue[tuple[list[Job], list[Outcome] | Exception]] = SimpleQueue()
+        self._flying = 0
+
+    def run(self, chunks: Sequence[Chunk]) -> Iterator[tuple[Chunk, ChunkResult]]:
+        """Each chunk's result in order, with at most `WAVES` waves begun and not yet taken."""
+        waiting = deque(Job((place, 0), chunk) for place, chunk in enumerate(chunks))
+        in_flight: list[Job] = []
+        slots = self._cluster.slots
+        while waiting or in_flight:
+            while waiting and self._flying < WAVES and len(in_flight) <= (WAVES - 1) * slots:
+                wave = [waiting.popleft() for _ in range(min(slots, len(waiting)))]
+                in_flight += wave
+                self._send(wave)
+            if (result := in_flight[0].result) is not None:
+                yield in_flight.pop(0).chunk, result
+                continue
+            self._settle(in_flight, *self._ended.get())
+
+    def stop(self) -> None:
+        """Cancel what still runs."""
+        if self._flying:
+            self._cluster.session.interruptTag(self._tag)
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def _send(self, wave: list[Job]) -> None:
+        self._flying += 1
+        self._threads.submit(self._do, wave)
+
+    def _settle(self, in_flight: list[Job], wave: list[Job], outcomes: list[Outcome] | Exception) -> None:
+        self._flying -= 1
+        if isinstance(outcomes, Exception):
+            raise outcomes
+        for job, outcome in zip(wave, outcomes, strict=True):
+            if isinstance(outcome, Trouble):
+                alone = [job] if len(wave) > 1 and outcome.kind != LATE else settle(in_flight, job, outcome)
+                for part in alone:
+                    self._send([part])
+            else:
+                at = in_flight.index(job)
+                in_flight[at : at + 1] = _parts(job, outcome)
+
+    def _do(self, wave: list[Job]) -> None:
+        try:
+            self._ended.put((wave, self._outcomes(wave)))
+        except Exception as error:  # noqa: BLE001 -- raised again in the thread that waits
+            self._ended.put((wave, error))
+
+    def _outcomes(self, wave: list[Job]) -> list[Outcome]:
+        from pyspark.errors import PySparkException
+
+        session = self._cluster.session
+        session.addTag(self._tag)  # of this thread
+        messages = [_message(self._task, job.chunk, job.seconds(self._timeout)) for job in wave]
+        sent = pa.table([pa.array(range(len(wave)), pa.int64()), pa.array(messages, pa.binary())], schema=SENT)
+        try:
+            answers = session.createDataFrame(sent).mapInArrow(_work, ANSWERS).toArrow()
+        except PySparkException as error:
+            return [_trouble(error)] * len(wave)
+        except Exception as error:
+            raise UnavailableError(f"Spark is gone in the middle of a run: {_first_line(error)}") from error
+        by_job: list[list[dict[str, Any]]] = [[] for _ in wave]
+        for row in answers.to_pylist():
+            by_job[row["at"]].append(row)
+        return [_outcome(job, rows) for job, rows in zip(wave, by_job, strict=True)]
+
+
+def _parts(job: Job, done: Done) -> list[Job]:
+    parts, after = list[Job](), 0
+    for chunk, result in done:
+        part = job.part(chunk, after)
+        part.result = result
+        parts.append(part)
+        after += len(chunk.series)
+    return parts
+
+
+def _message(task: Task, chunk: Chunk, seconds: float) -> bytes:
+    try:
+        return pickle.dumps((narrowed(task, chunk), chunk, seconds))
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise InputError(f"the task {task!r} cannot be sent to a worker: {error}; define it in a module") from error
+
+
+def _trouble(error: Exception) -> Trouble:
+    """Why a wave has no answers. Raises what no other try would change."""
+    text = str(error)
+    if f"No module named '{PACKAGE}" in text or "Can't get attribute" in text or "ModuleNotFoundError" in text:
+        raise InputError(f"Spark's workers cannot load the task: {_cause(text)}; install it where they run") from error
+    if "UNAVAILABLE" in text or "NO_ACTIVE_SESSION" in text or "SESSION_CLOSED" in text:
+        raise UnavailableError(f"Spark is gone in the middle of a run: {_first_line(error)}") from error
+    return Trouble("WorkerLost", f"Spark gave up its task: {_cause(text)}", permanent=False)
+
+
+def _cause(text: str) -> str:
+    """The line of a long Spark message that says what happened."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    telling = ("Error:", "exited", "crashed", "Lost task", "ExecutorLost", "killed")
+    found = [line for line in lines if any(word in line for word in telling) and not line.startswith("at ")]
+    return (found or lines or ["no reason given"])[-1][:300]
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"
+
+
+def _outcome(job: Job, rows: list[dict[str, Any]]) -> Outcome:
+    """What the rows of one job say: its parts in order, each with tables, files and failures."""
+    if any(row["what"] == "late" for row in rows):
+        return Trouble(LATE, rows[-1]["name"], permanent=False)
+    if not rows:
+        return Trouble("WorkerLost", "Spark returned nothing for its chunk", permanent=False)
+    done: dict[int, tuple[Chunk, dict[str, pa.Table], dict[str, bytes], list[SeriesFailure]]] = {}
+    for row in sorted(rows, key=lambda row: row["part"]):
+        content = row["content"]
+        if row["what"] == "part":
+            chunk = Chunk(job.chunk.number, job.chunk.pack, tuple(json.loads(content)))
+            done[row["part"]] = (chunk, {}, {}, [])
+            continue
+        _, tables, files, failures = done[row["part"]]
+        if row["what"] == "table":
+            tables[row["name"]] = pa.ipc.open_stream(pa.py_buffer(content)).read_all()
+        elif row["what"] == "file":
+            files[row["name"]] = content
+        else:
+            failures += [SeriesFailure(*values) for values in json.loads(content)]
+    return [(chunk, ChunkResult(tables, files, tuple(failed))) for chunk, tables, files, failed in done.values()]
+
+
+# --- What the workers have ------------------------------------------------------------------------------------------
+def _look(session: SparkSession) -> int:
+    """How many partitions Spark makes by default.
+
+    Raises InputError when a worker's Python or package differs from this process's, UnavailableError when the session
+    answers nothing.
+    """
+    from pyspark.errors import PySparkException
+
+    def look(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:  # travels by value: needs no package
+        import importlib.metadata
+        import platform
+        from collections import deque
+
+        import pyarrow as pa
+
+        deque(batches, maxlen=0)
+        try:
+            version = importlib.metadata.version("many_models")
+        except importlib.metadata.PackageNotFoundError:
+            version = ""
+        yield pa.RecordBatch.from_pydict({"python": [platform.python_version()], "package": [version]})
+
+    try:
+        seen = session.range(10_000).mapInArrow(look, SEEN).toArrow().to_pylist()
+    except PySparkException as error:
+        text = str(error)
+        if "PYTHON_VERSION_MISMATCH" in text:
+            raise InputError(
+                f"Spark's workers run another Python than {platform.python_version()} here: {_cause(text)}; "
+                "set PYSPARK_PYTHON for the workers, or run this with theirs"
+            ) from error
+        raise UnavailableError(f"Spark does not answer: {_cause(text)}") from error
+    own = metadata.version(PACKAGE)
+    if any(not row["package"] for row in seen):
+        raise InputError(
+            f"Spark's workers have no {PACKAGE}: install {PACKAGE}=={own} in the cluster's environment "
+            "(on Databricks: a wheel as a cluster library)"
+        )
+    if others := sorted({row["package"] for row in seen} - {own}):
+        raise InputError(f"Spark's workers have {PACKAGE} {', '.join(others)}, needed {own} as here: install the same")
+    return len(seen)
+
+
+# --- In the worker --------------------------------------------------------------------------------------------------
+class _LateError(BaseException):
+    """The chunk's time is over: no task may take it for an error of its own."""
+
+
+def _work(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """What a worker does with its partition: each row is a message, each answer several rows."""
+    names = ["at", "part", "what", "name", "content"]
+    kinds = [pa.int64(), pa.int32(), pa.string(), pa.string(), pa.binary()]
+    for batch in batches:
+        for at, message in zip(batch["at"].to_pylist(), batch["message"].to_pylist(), strict=True):
+            task, chunk, seconds = pickle.loads(message)  # noqa: S301 -- from our own driver
+            for part, what, name, content in _answers(task, chunk, seconds):
+                values = ([at], [part], [what], [name], [content])
+                yield pa.record_batch([pa.array(v, kind) for v, kind in zip(values, kinds, strict=True)], names)
+
+
+def _answers(task: Task, chunk: Chunk, seconds: float) -> list[tuple[int, str, str, bytes]]:
+    rows = list[tuple[int, str, str, bytes]]()
+    try:
+        with _at_most(seconds):
+            for number, (part, result) in enumerate(SerialCompute().run(task, [chunk])):
+                rows.append((number, "part", "", json.dumps(part.series).encode()))
+                rows += [(number, "table", name, _stream(table)) for name, table in result.tables.items()]
+                rows += [(number, "file", name, content) for name, content in result.files.items()]
+                failed = [(f.series_id, f.kind, f.reason, f.permanent) for f in result.failures]
+                rows.append((number, "failures", "", json.dumps(failed).encode()))
+    except _LateError:
+        return [(0, "late", f"took longer than {seconds:g} s, and was stopped", b"")]
+    return rows
+
+
+@contextmanager
+def _at_most(seconds: float) -> Iterator[None]:
+    """Raise `_LateError` in the block after so long; end the process where even that is not heard (in compiled code)."""
+
+    def late(*_: object) -> None:
+        raise _LateError
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    faulthandler.dump_traceback_later(seconds + GRACE, exit=True)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _stream(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    return sink.getvalue().to_pybytes()

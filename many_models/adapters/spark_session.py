@@ -1,0 +1,80 @@
+"""A Spark session: on this machine, or of a cluster that speaks Spark Connect."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from many_models.errors import InputError, UnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from pyspark.sql import SparkSession
+
+JAVA = 17
+QUIET = {"spark.ui.showConsoleProgress": "false", "spark.log.level": "ERROR", "spark.sql.session.timeZone": "UTC"}
+ONE_MACHINE = {
+    "spark.ui.enabled": "false",
+    "spark.driver.host": "127.0.0.1",
+    "spark.driver.bindAddress": "127.0.0.1",
+    # one Python a slot is what fills the cores: more threads inside make every fit slower
+    "spark.executorEnv.OMP_NUM_THREADS": "1",
+    "spark.executorEnv.OPENBLAS_NUM_THREADS": "1",
+    "spark.executorEnv.NUMBA_NUM_THREADS": "1",
+}
+
+
+def connect(
+    build: Callable[[Mapping[str, str]], SparkSession], master: str, remote: str, config: Mapping[str, str]
+) -> SparkSession:
+    """The session that `build` makes of Spark's own settings: over Spark Connect where `remote` is a URL (sc://…).
+
+    Workers on this machine run this Python. Raises UnavailableError when Java or the server is missing, too old, or
+    away, and InputError when pyspark lacks a part.
+    """
+    if remote:
+        settings = {"spark.remote": remote, **config}
+    else:
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # pyspark asks nothing else
+        settings = {"spark.master": master, **QUIET, **(ONE_MACHINE if master.startswith("local") else {}), **config}
+    try:
+        session = build(settings)
+        session.range(1).count()
+    except ImportError as error:
+        raise InputError(f"Spark needs more packages ({error.name}): install many_models[spark]") from error
+    except Exception as error:
+        raise UnavailableError(_why(error, remote, master)) from error
+    return session
+
+
+def _why(error: Exception, remote: str, master: str) -> str:
+    first = (str(error).splitlines() or [""])[0][:200]
+    if remote:
+        place = re.sub(r";.*", "", remote)  # what follows holds tokens
+        return f"no Spark Connect server answers at {place} ({type(error).__name__}): is it up, and is this its address?"
+    if problem := _java_problem():
+        return f"Spark does not start: {problem}"
+    return f"Spark does not start at {master}: {type(error).__name__}: {first}"
+
+
+def _java_problem() -> str:
+    """What is wrong with this machine's Java; "" where nothing is."""
+    home = os.environ.get("JAVA_HOME")
+    java = str(Path(home) / "bin/java") if home else shutil.which("java")
+    advice = f"it needs Java {JAVA} or newer (Debian: openjdk-{JAVA}-jre-headless; JAVA_HOME says which one it takes)"
+    if not java:
+        return f"there is no Java; {advice}"
+    try:
+        said = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=30, check=False).stderr  # noqa: S603 -- Java
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"{java} does not run ({error}); {advice}"
+    found = re.search(r'version "(?:1\.)?(\d+)', said)
+    if not found or int(found[1]) < JAVA:
+        return f"{java} is Java {found[1] if found else 'of an unknown version'}; {advice}"
+    return ""

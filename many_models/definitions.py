@@ -14,8 +14,11 @@ from many_models.settings import Settings, load_settings, secret
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pyspark.sql import SparkSession
+
     from many_models import ports
     from many_models.due import Stage
+    from many_models.settings import ComputeSettings
 
 
 def build(settings: Settings, resources: Mapping[str, object] | None = None) -> dg.Definitions:
@@ -73,9 +76,23 @@ def build_compute(settings: Settings) -> ports.Compute:
         from many_models.adapters.compute_serial import SerialCompute
 
         return SerialCompute()
+    if settings.compute.kind == "spark":
+        return _spark(settings.compute)
     from many_models.adapters.compute_processes import ProcessCompute
 
     return ProcessCompute(settings.compute.workers, settings.compute.timeout)
+
+
+def _spark(compute: ComputeSettings) -> ports.Compute:
+    from dagster_pyspark.resources import spark_session_from_config
+
+    from many_models.adapters.compute_spark import SparkCompute
+    from many_models.adapters.spark_session import connect
+
+    def session() -> SparkSession:
+        return connect(spark_session_from_config, compute.spark_master, compute.spark_remote, compute.spark_config)
+
+    return SparkCompute(session, compute.workers, compute.timeout)
 
 
 def build_staging(settings: Settings) -> ports.StagingRegistry:

@@ -120,13 +120,21 @@ class LakeSettings(Section):
 
 
 class ComputeSettings(Section):
-    """Where chunks run; `workers` 0: one a core. `core_hour_price` is what benchmarks count cost with."""
+    """Where chunks run; `workers` 0: one a core, or as many as Spark has slots.
 
-    kind: Literal["processes", "serial"] = "processes"
+    Spark is that of this machine (`spark_master`), or one that `spark_remote` names: a Spark Connect URL, sc://host:port.
+    A URL that holds a token belongs into the environment: MANY_MODELS__COMPUTE__SPARK_REMOTE.
+    `core_hour_price` is what benchmarks count cost with.
+    """
+
+    kind: Literal["processes", "serial", "spark"] = "processes"
     workers: Annotated[int, Field(ge=0)] = 0
     chunk: Annotated[int, Field(ge=1)] = 200
     timeout: Annotated[float, Field(gt=0)] = 600.0
     core_hour_price: Annotated[float, Field(ge=0)] = 0.05
+    spark_master: str = "local[*]"
+    spark_remote: str = ""
+    spark_config: dict[str, str] = {}
 
 
 class RegistrySettings(Section):

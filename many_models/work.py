@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from many_models.errors import InputError, SeriesFailure
 from many_models.forecasting.spec import Prior, Spec
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from many_models.forecasting import PooledModels, Trained
+
+T = TypeVar("T")
 
 
 def _of_chunk(chunk: Chunk, *, through: datetime | None = None) -> Where:
@@ -107,18 +109,21 @@ class TrainTask:
     priors: Mapping[str, Prior] = field(default_factory=dict[str, Prior])
     pooled: str = ""
 
+    def narrowed(self, chunk: Chunk) -> TrainTask:
+        """See `NarrowingTask.narrowed`: the champions and priors of the chunk's series."""
+        return replace(self, champions=_of(self.champions, chunk), priors=_of(self.priors, chunk))
+
     def __call__(self, chunk: Chunk) -> ChunkResult:
         """Read the chunk's datasets up to the cutoff, and train on them."""
         from many_models.forecasting import train
 
         rows = self.lake.read(DATASETS.name, _of_chunk(chunk, through=self.cutoff))
-        own = set(chunk.series)
         trained = train(
             rows.drop_columns(["pack"]),
             self.spec,
             self.cutoff,
-            champions={name: spec for name, spec in self.champions.items() if name in own},
-            priors={name: prior for name, prior in self.priors.items() if name in own},
+            champions=_of(self.champions, chunk),
+            priors=_of(self.priors, chunk),
             pooled=read_pooled(self.lake, self.pooled, self.spec, self.cutoff),
         )
         absent = _absent(chunk, trained.series, trained.failures)
@@ -132,7 +137,8 @@ class ScoreTask:
     """Forecast a chunk from `cutoff`: table `predictions` of `PackModel.predict`, with `model` and `pack`.
 
     `models` maps a series to the reference of the production pack that serves it and the folder that holds the pack's
-    verified files; a series without one is served by its own seasonal naive (fallback `no_champion`).
+    verified files, or that `packs` has in its place; a series without one is served by its own seasonal naive
+    (fallback `no_champion`).
     """
 
     lake: Lake
@@ -140,6 +146,13 @@ class ScoreTask:
     cutoff: datetime
     keys: tuple[str, ...]
     models: Mapping[str, tuple[str, str]]
+    packs: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict[str, "Mapping[str, bytes]"])
+
+    def narrowed(self, chunk: Chunk) -> ScoreTask:
+        """See `NarrowingTask.narrowed`: the models of the chunk's series, with the files of their packs."""
+        models = _of(self.models, chunk)
+        there = {folder for _, folder in models.values() if Path(folder).is_dir()}
+        return replace(self, models=models, packs={folder: _files(folder) for folder in sorted(there)})
 
     def __call__(self, chunk: Chunk) -> ChunkResult:
         """Read the chunk's datasets up to the cutoff, and forecast what follows."""
@@ -157,7 +170,7 @@ class ScoreTask:
                     parts.append(self._naive(rows, series, future))
                     continue
                 ref, folder = model
-                pack = PackModel.from_files({path.name: path.read_bytes() for path in Path(folder).iterdir()})
+                pack = PackModel.from_files(self.packs[folder] if folder in self.packs else _files(folder))
                 part = pack.predict(rows, self.cutoff, future=future, horizon=self.spec.horizon, series=series)
                 parts.append(part.append_column("model", pa.array([ref] * part.num_rows, pa.string())))
             except ManyModelsError as error:
@@ -177,8 +190,6 @@ class ScoreTask:
         return groups
 
     def _naive(self, rows: pa.Table, series: list[str], future: pa.Table | None) -> pa.Table:
-        from dataclasses import replace
-
         import pyarrow as pa
         import pyarrow.compute as pc
 
@@ -190,6 +201,14 @@ class ScoreTask:
         place = part.column_names.index("fallback")
         part = part.set_column(place, "fallback", pa.array(["no_champion"] * part.num_rows, pa.string()))
         return part.append_column("model", pa.array([""] * part.num_rows, pa.string()))
+
+
+def _of(values: Mapping[str, T], chunk: Chunk) -> dict[str, T]:
+    return {name: values[name] for name in chunk.series if name in values}
+
+
+def _files(folder: str) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
 
 
 def _finite(trained: Trained, horizon: int) -> pa.Array:

@@ -90,7 +90,9 @@ class Harms:
 
     def __call__(self, chunk: Chunk) -> ChunkResult:
         if set(self.bad) & set(chunk.series):
-            if self.how == "hang":
+            if self.how == "deaf":  # as compiled code is to Python's signals
+                signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+            if self.how in {"hang", "deaf"}:
                 time.sleep(1000)
             if self.how == "leave":
                 os._exit(7)

@@ -1,26 +1,119 @@
-"""Chunks on Spark: the contract on this machine and over Spark Connect, and what can happen to workers and clusters."""
+"""Chunks on Spark: the contract on this machine, and what can happen to its workers."""
 
 from __future__ import annotations
 
+import threading
+import time
+
+import pandas as pd
 import pytest
 from dagster_pyspark.resources import spark_session_from_config
 
+from many_models.adapters import spark_session
 from many_models.adapters.compute_spark import SparkCompute
 from many_models.adapters.spark_session import connect
-from many_models_tests.compute_tasks import Harms, KilledOnce, chunked
+from many_models.errors import InputError, UnavailableError
+from many_models_tests.compute_tasks import Harms, KilledOnce, Leaves, Unloadable, chunked
 from many_models_tests.contracts.compute import ComputeContract, done, failures
+from many_models_tests.project import make_project, sales
 
 pytestmark = pytest.mark.slow
+MASTER = "local[2]"
 
 
 @pytest.fixture(scope="module")
-def compute_():
-    session = connect(spark_session_from_config, "local[2]", "", {})
-    yield SparkCompute(lambda: session, timeout=20)
+def session():
+    session = connect(spark_session_from_config, MASTER, "", {})
+    yield session
     session.stop()
+
+
+@pytest.fixture(scope="module")
+def spark(session):
+    return SparkCompute(lambda: session, timeout=2)
 
 
 class TestSparkCompute(ComputeContract):
     @pytest.fixture
-    def compute(self, compute_):
-        return compute_
+    def compute(self, spark):
+        return spark
+
+
+def test_a_slot_a_core_is_found(spark):
+    assert "2 slots" in spark.check()
+
+
+@pytest.mark.parametrize("how", ["kill", "leave"])
+def test_a_killed_worker_costs_only_its_own_series(spark, how):
+    results = list(spark.run(Harms(("s6",), how), chunked(4, 5, 3)))
+    assert done(results) == [f"s{at}" for at in range(12) if at != 6]
+    failure = failures(results)["s6"]
+    assert (failure.kind, failure.permanent) == ("WorkerLost", False)
+    assert "Python worker exited unexpectedly" in failure.reason
+
+
+def test_a_worker_killed_by_chance_costs_no_series(spark, tmp_path):
+    chunks = chunked(4, 5, 3)
+    results = list(spark.run(KilledOnce(str(tmp_path / "mark")), chunks))
+    assert done(results) == [name for chunk in chunks for name in chunk.series]
+    assert failures(results) == {}
+
+
+@pytest.mark.parametrize(("how", "kind"), [("hang", "WorkerTimeout"), ("deaf", "WorkerLost")])
+def test_a_series_that_hangs_costs_only_itself(spark, how, kind):
+    results = list(spark.run(Harms(("s2",), how), chunked(2, 2, 1)))
+    assert done(results) == ["s0", "s1", "s3", "s4"]
+    assert (failures(results)["s2"].kind, failures(results)["s2"].permanent) == (kind, False)
+
+
+def test_a_run_whose_job_is_cancelled_says_so(session, tmp_path):
+    def cancel() -> None:
+        while not list(tmp_path.iterdir()):
+            time.sleep(0.05)
+        session.interruptAll()
+
+    canceller = threading.Thread(target=cancel)
+    canceller.start()
+    with pytest.raises(UnavailableError, match="cancelled"):
+        list(SparkCompute(lambda: session, timeout=60).run(Leaves(str(tmp_path), 30), chunked(1, 1, 1)))
+    canceller.join()
+
+
+def test_a_task_that_workers_cannot_load_is_said_at_once(spark):
+    with pytest.raises(InputError, match="cannot load the task: ImportError: no package of that name"):
+        list(spark.run(Unloadable(), chunked(1)))
+
+
+def test_a_whole_day_on_spark_ends_in_the_tables_of_a_serial_one(session, tmp_path):
+    serial = make_project(tmp_path / "serial", sales())
+    spark = make_project(tmp_path / "spark", sales(), compute={"kind": "spark", "spark_master": MASTER, "chunk": 2})
+    expected, found = (project.run() and project.contents() for project in (serial, spark))
+    assert expected.keys() == found.keys()
+    for name in expected:
+        pd.testing.assert_frame_equal(expected[name], found[name], obj=name)
+
+
+@pytest.mark.parametrize(
+    ("java", "said"),
+    [("", "there is no Java"), ("#!/bin/sh\necho 'openjdk version \"1.8.0_402\"' >&2\n", "is Java 8")],
+)
+def test_java_that_is_missing_or_too_old_is_named(monkeypatch, tmp_path, java, said):
+    def build(_: object):
+        raise RuntimeError("[JAVA_GATEWAY_EXITED] Java gateway process exited before sending its port number.")
+
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    if java:
+        (tmp_path / "java").write_text(java)
+        (tmp_path / "java").chmod(0o755)
+    with pytest.raises(UnavailableError, match=f"{said}.*needs Java {spark_session.JAVA}"):
+        connect(build, MASTER, "", {})
+
+
+def test_a_token_in_the_address_of_a_cluster_is_not_shown():
+    def build(_: object):
+        raise RuntimeError("no route to sc://host:443/;token=geheim")
+
+    with pytest.raises(UnavailableError, match="sc://host:443/ ") as caught:
+        connect(build, MASTER, "sc://host:443/;token=geheim", {})
+    assert "geheim" not in str(caught.value)

@@ -30,7 +30,7 @@ from many_models.errors import InputError, SeriesFailure, UnavailableError
 from many_models.ports import Chunk, ChunkResult
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
     from pyspark.sql import SparkSession
 
@@ -42,6 +42,7 @@ ANSWERS = "at long, part int, what string, name string, content binary"
 SEEN = "python string, package string"
 GRACE = 10.0  # seconds between the polite end of a chunk that takes too long and that of its process
 LATE = "WorkerTimeout"
+GONE = ("UNAVAILABLE", "NO_ACTIVE_SESSION", "SESSION_CLOSED", "SparkContext was shut down")
 PACKAGE = "many_models"
 
 Done = list[tuple[Chunk, ChunkResult]]
@@ -152,6 +153,7 @@ class _Waves:
             self._ended.put((wave, error))
 
     def _outcomes(self, wave: list[Job]) -> list[Outcome]:
+        from py4j.protocol import Py4JJavaError
         from pyspark.errors import PySparkException
 
         session = self._cluster.session
@@ -160,7 +162,7 @@ class _Waves:
         sent = pa.table([pa.array(range(len(wave)), pa.int64()), pa.array(messages, pa.binary())], schema=SENT)
         try:
             answers = session.createDataFrame(sent).mapInArrow(_work, ANSWERS).toArrow()
-        except PySparkException as error:
+        except (PySparkException, Py4JJavaError) as error:
             return [_trouble(error)] * len(wave)
         except Exception as error:
             raise UnavailableError(f"Spark is gone in the middle of a run: {_first_line(error)}") from error
@@ -190,19 +192,24 @@ def _message(task: Task, chunk: Chunk, seconds: float) -> bytes:
 def _trouble(error: Exception) -> Trouble:
     """Why a wave has no answers. Raises what no other try would change."""
     text = str(error)
-    if f"No module named '{PACKAGE}" in text or "Can't get attribute" in text or "ModuleNotFoundError" in text:
-        raise InputError(f"Spark's workers cannot load the task: {_cause(text)}; install it where they run") from error
-    if "UNAVAILABLE" in text or "NO_ACTIVE_SESSION" in text or "SESSION_CLOSED" in text:
-        raise UnavailableError(f"Spark is gone in the middle of a run: {_first_line(error)}") from error
+    if f"No module named '{PACKAGE}" in text:
+        raise InputError(f"Spark's workers have no {PACKAGE}: install the same version there as here") from error
+    if "cancelled" in text or "OPERATION_CANCELED" in text:
+        raise UnavailableError("Spark's job was cancelled in the middle of a run; run it again") from error
+    if any(
+        word in text for word in ("UNAVAILABLE", "NO_ACTIVE_SESSION", "SESSION_CLOSED", "SparkContext was shut down")
+    ):
+        raise UnavailableError(f"Spark is gone in the middle of a run: {_cause(text)}") from error
     return Trouble("WorkerLost", f"Spark gave up its task: {_cause(text)}", permanent=False)
 
 
 def _cause(text: str) -> str:
     """The line of a long Spark message that says what happened."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    telling = ("Error:", "exited", "crashed", "Lost task", "ExecutorLost", "killed")
-    found = [line for line in lines if any(word in line for word in telling) and not line.startswith("at ")]
-    return (found or lines or ["no reason given"])[-1][:300]
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.strip().startswith("at ")]
+    for telling in ("exited unexpectedly", "ExecutorLost", "Error:", "Lost task"):
+        if found := [line for line in lines if telling in line]:
+            return found[-1][:300]
+    return (lines or ["no reason given"])[0][:300]
 
 
 def _first_line(error: Exception) -> str:
@@ -213,6 +220,8 @@ def _outcome(job: Job, rows: list[dict[str, Any]]) -> Outcome:
     """What the rows of one job say: its parts in order, each with tables, files and failures."""
     if any(row["what"] == "late" for row in rows):
         return Trouble(LATE, rows[-1]["name"], permanent=False)
+    if any(row["what"] == "unloadable" for row in rows):
+        raise InputError(f"a worker cannot load the task: {rows[-1]['name']}; install what it needs where workers run")
     if not rows:
         return Trouble("WorkerLost", "Spark returned nothing for its chunk", permanent=False)
     done: dict[int, tuple[Chunk, dict[str, pa.Table], dict[str, bytes], list[SeriesFailure]]] = {}
@@ -243,16 +252,15 @@ def _look(session: SparkSession) -> int:
 
     def look(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:  # travels by value: needs no package
         import importlib.metadata
+        import importlib.util
         import platform
         from collections import deque
 
         import pyarrow as pa
 
         deque(batches, maxlen=0)
-        try:
-            version = importlib.metadata.version("many_models")
-        except importlib.metadata.PackageNotFoundError:
-            version = ""
+        there = importlib.util.find_spec("many_models") is not None
+        version = importlib.metadata.version("many_models") if there else ""
         yield pa.RecordBatch.from_pydict({"python": [platform.python_version()], "package": [version]})
 
     try:
@@ -287,13 +295,16 @@ def _work(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     kinds = [pa.int64(), pa.int32(), pa.string(), pa.string(), pa.binary()]
     for batch in batches:
         for at, message in zip(batch["at"].to_pylist(), batch["message"].to_pylist(), strict=True):
-            task, chunk, seconds = pickle.loads(message)  # noqa: S301 -- from our own driver
-            for part, what, name, content in _answers(task, chunk, seconds):
+            for part, what, name, content in _answers(message):
                 values = ([at], [part], [what], [name], [content])
                 yield pa.record_batch([pa.array(v, kind) for v, kind in zip(values, kinds, strict=True)], names)
 
 
-def _answers(task: Task, chunk: Chunk, seconds: float) -> list[tuple[int, str, str, bytes]]:
+def _answers(message: bytes) -> list[tuple[int, str, str, bytes]]:
+    try:
+        task, chunk, seconds = pickle.loads(message)  # noqa: S301 -- from our own driver
+    except Exception as error:  # noqa: BLE001 -- loading runs what the task's author wrote
+        return [(0, "unloadable", f"{type(error).__name__}: {error}", b"")]
     rows = list[tuple[int, str, str, bytes]]()
     try:
         with _at_most(seconds):
@@ -309,15 +320,15 @@ def _answers(task: Task, chunk: Chunk, seconds: float) -> list[tuple[int, str, s
 
 
 @contextmanager
-def _at_most(seconds: float) -> Iterator[None]:
-    """Raise `_LateError` in the block after so long; end the process where even that is not heard (in compiled code)."""
+def _at_most(seconds: float) -> Generator[None]:
+    """Raise `_LateError` in the block after so long; end the process where that is not heard (in compiled code)."""
 
     def late(*_: object) -> None:
         raise _LateError
 
     before = signal.signal(signal.SIGALRM, late)
     signal.setitimer(signal.ITIMER_REAL, seconds)
-    faulthandler.dump_traceback_later(seconds + GRACE, exit=True)
+    faulthandler.dump_traceback_later(seconds + min(seconds, GRACE), exit=True)
     try:
         yield
     finally:

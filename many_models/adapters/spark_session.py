@@ -57,7 +57,9 @@ def _why(error: Exception, remote: str, master: str) -> str:
     first = (str(error).splitlines() or [""])[0][:200]
     if remote:
         place = re.sub(r";.*", "", remote)  # what follows holds tokens
-        return f"no Spark Connect server answers at {place} ({type(error).__name__}): is it up, and is this its address?"
+        return (
+            f"no Spark Connect server answers at {place} ({type(error).__name__}): is it up, and is this its address?"
+        )
     if problem := _java_problem():
         return f"Spark does not start: {problem}"
     return f"Spark does not start at {master}: {type(error).__name__}: {first}"

@@ -10,6 +10,7 @@ import dagster as dg
 
 from many_models import due, errors, events
 from many_models.assets import raw, state
+from many_models.assets.stage import DUE_TAG
 from many_models.due import STAGES, Stage, StageState, Work
 from many_models.keys import digest
 from many_models.ports import Lake, Source
@@ -38,7 +39,6 @@ SENSORS: Mapping[Stage, str] = {
     "predictions": "promoted_to_predictions",
     "warehouse_predictions": "predicted_to_warehouse",
 }
-DUE_TAG = "many_models/due"
 SENSOR_SECONDS = 15
 
 

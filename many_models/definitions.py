@@ -57,6 +57,22 @@ def build_source(settings: Settings) -> ports.Source:
     return SqlSource(settings.url(settings.source.url))
 
 
+def build_ingestion(settings: Settings) -> ports.Ingestion:
+    """What fills the source, where the settings name a pipeline that does."""
+    wanted = settings.data_factory
+    if not wanted.pipeline:
+        from many_models.adapters.ingestion_none import NoIngestion
+
+        return NoIngestion()
+    from functools import partial
+
+    from many_models.adapters.data_factory import DataFactory, Pipeline, connect
+
+    pipeline = Pipeline(wanted.subscription, wanted.resource_group, wanted.factory, wanted.pipeline, wanted.parameter)
+    client = partial(connect, wanted.subscription, wanted.identity, wanted.client_id)
+    return DataFactory(pipeline, client, wanted.poll, wanted.timeout)
+
+
 def build_lake(settings: Settings) -> ports.Lake:
     """The lake that the settings name."""
     from many_models.adapters.lake_delta import DeltaLake
@@ -122,6 +138,7 @@ def build_warehouse(settings: Settings) -> ports.Warehouse:
 
 BUILDERS = {
     "source": build_source,
+    "ingestion": build_ingestion,
     "lake": build_lake,
     "compute": build_compute,
     "staging": build_staging,

@@ -1,4 +1,4 @@
-"""The five ports: what the product needs of a source, a lake, a compute, a registry and a warehouse.
+"""The ports: what the product needs of a source (and what fills it), a lake, a compute, a registry and a warehouse.
 
 Bulk methods only; Arrow tables in and out. Every method may raise UnavailableError or ConflictError (worth a retry)
 and, where it says so, a PermanentError. A read that failed raises: it never returns an empty table or a default.
@@ -79,6 +79,23 @@ class Source(Protocol):
 
     def read_table(self, table: str, columns: Sequence[str] = ()) -> pa.Table:
         """A small table whole (a table of known covariates). Raises as `days`."""
+        ...
+
+    def check(self) -> str:
+        """One line that says what is reached. Raises when it is not."""
+        ...
+
+
+@runtime_checkable
+class Ingestion(Protocol):
+    """What brings a period's rows to where the source reads them, where that is a pipeline of its own."""
+
+    def bring(self, period: datetime) -> str:
+        """Have the period that starts at `period` brought, wait for it, and say in a line what ran.
+
+        Asked twice at once, it is brought once. Raises InputError or PermanentError when the pipeline cannot do it,
+        SettingsError when it is not there.
+        """
         ...
 
     def check(self) -> str:

@@ -34,6 +34,30 @@ class SourceSettings(Section):
     covariates_table: str = ""
 
 
+class DataFactorySettings(Section):
+    """An existing Azure Data Factory pipeline that fills the source; off without `pipeline`.
+
+    It is started for each period with `parameter` set to the period's first day (2024-06-30), and awaited.
+    """
+
+    subscription: str = ""
+    resource_group: str = ""
+    factory: str = ""
+    pipeline: str = ""
+    parameter: str = "day"
+    identity: Literal["default", "managed_identity"] = "default"
+    client_id: str = ""
+    poll: Annotated[float, Field(gt=0)] = 15.0
+    timeout: Annotated[float, Field(gt=0)] = 3600.0
+
+    @model_validator(mode="after")
+    def _a_pipeline_has_its_place(self) -> DataFactorySettings:
+        place = {"subscription": self.subscription, "resource_group": self.resource_group, "factory": self.factory}
+        if self.pipeline and (missing := [name for name, value in place.items() if not value]):
+            raise ValueError(f"data_factory.pipeline needs {', '.join(missing)}")
+        return self
+
+
 class DataSettings(Section):
     """What the sales table means."""
 
@@ -201,6 +225,7 @@ class Settings(Section):
 
     root: Path = Path()
     source: SourceSettings = SourceSettings()
+    data_factory: DataFactorySettings = DataFactorySettings()
     data: DataSettings = DataSettings()
     forecast: ForecastSettings = ForecastSettings()
     packs: PackSettings = PackSettings()

@@ -10,7 +10,9 @@ import pyarrow as pa
 
 from many_models import events, tables
 from many_models.assets import state
+from many_models.assets.ingestion import bring, require_landed, to_bring
 from many_models.assets.stage import (
+    DUE_TAG,
     UPSTREAM_TAG,
     VERSION_TAG,
     KeySet,
@@ -23,7 +25,7 @@ from many_models.assets.stage import (
 from many_models.errors import InputError
 from many_models.keys import SeriesKey, pack_of
 from many_models.periods import KEY_FORMATS, Grain, end_offset, period_key, period_of_key, period_start, spans
-from many_models.ports import Lake, SalesTable, Source, Where
+from many_models.ports import Ingestion, Lake, SalesTable, Source, Where
 from many_models.row_checks import CheckedRows, Kind
 from many_models.settings import Settings
 
@@ -171,6 +173,7 @@ def build_raw_sales(settings: Settings) -> dg.AssetsDefinition:
         config: KeySet,
         source: dg.ResourceParam[Source],
         lake: dg.ResourceParam[Lake],
+        ingestion: dg.ResourceParam[Ingestion],
     ) -> Iterator[dg.AssetCheckResult]:
         from many_models.row_checks import check_columns
 
@@ -184,6 +187,11 @@ def build_raw_sales(settings: Settings) -> dg.AssetsDefinition:
             raise
         starts = [period_of_key(grain, key) for key in keys]
         wanted = state.source_versions(settings, source, sales, min(starts))
+        if settings.data_factory.pipeline:
+            brought = to_bring(keys, wanted, by_hand=DUE_TAG not in context.run.tags)
+            bring(context, settings, ingestion, brought)
+            wanted = state.source_versions(settings, source, sales, min(starts))
+            require_landed(settings, brought, wanted)
         ingest = Ingest(settings, source, lake, sales, kinds, state.now(settings))
         counts = Counter[str]()
         todo = spans(grain, starts)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from many_models.ports import Lake
 
 Metadata = dict[str, dg.MetadataValue | str | int | float | bool]
+DUE_TAG = "many_models/due"  # on runs that were found due: one that somebody starts by hand has none
 VERSION_TAG = "many_models/version"
 UPSTREAM_TAG = "many_models/upstream"
 STORE_ITEMS = dg.DynamicPartitionsDefinition(name="store_items")

@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 
 from many_models import events, tables
+from many_models.assets.ingestion import awaited
 from many_models.assets.spec import oldest_alive, spec_of
 from many_models.assets.stage import UPSTREAM_TAG, VERSION_TAG, set_aside, status_rows
 from many_models.due import StageState
@@ -84,6 +85,7 @@ def raw_state(settings: Settings, instance: dg.DagsterInstance, source: Source, 
             )
         first = next((key for key, version in wanted.items() if version != digest()), None)
         wanted = {key: version for key, version in wanted.items() if first is not None and key >= first}
+    wanted |= awaited(settings, wanted, now(settings))
     return StageState("raw_sales", wanted, done, busy=_busy(instance, "raw_sales"))
 
 

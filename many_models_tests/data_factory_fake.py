@@ -1,4 +1,4 @@
-"""Data Factory's management endpoint on loopback, as far as the product calls it: it proves the client's wire, no more."""
+"""Data Factory's management endpoint on loopback, as far as the product calls it: it proves the wire, no more."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Run:
 
 @dataclass
 class FakeDataFactory:
-    """`ends` says how a run ends after `looks` looks at it; `status` (if any) is what every request is answered with."""
+    """`ends` says how a run ends after `looks` looks at it; a `status` is what every request is answered with."""
 
     url: str = ""
     looks: int = 2
@@ -126,7 +126,7 @@ def data_factory() -> Generator[FakeDataFactory]:
         do_GET = do_POST = _any  # noqa: N815  http.server's names
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
         thread.start()
         fake.url = f"http://127.0.0.1:{server.server_port}"
         try:

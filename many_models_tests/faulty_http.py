@@ -85,7 +85,7 @@ class _Handler(BaseHTTPRequestHandler):
 def faulty(target: str) -> Generator[FaultyProxy]:
     """A proxy before `target`, until the block ends."""
     with FaultyProxy(target) as proxy:
-        thread = threading.Thread(target=proxy.serve_forever, daemon=True)
+        thread = threading.Thread(target=proxy.serve_forever, args=(0.02,), daemon=True)
         thread.start()
         try:
             yield proxy

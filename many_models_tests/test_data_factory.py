@@ -1,4 +1,4 @@
-"""Data Factory fills the source: the pipeline is started per day, awaited, its end judged, and what landed is checked."""
+"""Data Factory fills the source: the pipeline is started per day, awaited, judged, and what landed is checked."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_cancelled_run_is_not_started_again_by_itself(fake):
 
 def test_a_run_that_takes_too_long_is_cancelled(fake):
     fake.looks = 10_000
-    with pytest.raises(UnavailableError, match="not done after 0.05 s, and cancelled"):
+    with pytest.raises(UnavailableError, match=r"not done after 0\.05 s, and cancelled"):
         factory(fake, timeout=0.05).bring(DAY)
     assert fake.cancelled == ["run-1"]
 
@@ -161,7 +161,7 @@ def test_a_day_that_did_not_land_is_named():
 
 
 # --- Through Dagster ------------------------------------------------------------------------------------------------
-class Stop(Exception):
+class StopError(Exception):
     """Ends a day after raw_sales: the rest is not this file's."""
 
 
@@ -178,12 +178,12 @@ def copied(project: Project, until: date, resources: dict[str, object]) -> list[
 
         def after_raw(report) -> None:
             if report.stage != "raw_sales" or not report.error:
-                raise Stop
+                raise StopError
 
         day.progress.report = after_raw
         try:
             day.run()
-        except Stop:
+        except StopError:
             return []
         except PermanentError as error:
             return [str(error)]
@@ -210,6 +210,7 @@ def test_the_day_that_is_awaited_is_brought_validated_and_copied(fake, project):
     assert (END - timedelta(days=39)).isoformat() in project.partitions("raw_sales")
 
 
+@pytest.mark.slow
 def test_a_day_that_somebody_materializes_is_brought_anew(fake, project):
     key = (END - timedelta(days=1)).isoformat()
     settings = project.settings(END)

@@ -9,11 +9,12 @@ import pytest
 
 from many_models_tests.azurite import azurite
 from many_models_tests.postgres_server import postgres
+from many_models_tests.tds_server import tds
 
 hypothesis.settings.register_profile("many_models", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("many_models")
 
-__all__ = ["azurite", "postgres"]  # fixtures for all
+__all__ = ["azurite", "postgres", "tds"]  # fixtures for all
 
 THEIR_OWN = ("MANY_MODELS__", "MANY_MODELS_CONFIG", "DAGSTER_HOME", "DAGSTER_EVENT_BATCH_SIZE", "MLFLOW_")
 

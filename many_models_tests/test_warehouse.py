@@ -33,27 +33,6 @@ class TestSqlWarehouse(WarehouseContract):
         return lambda: SqlWarehouse(f"sqlite:///{tmp_path}/new folder/{next(numbers)}.db", clock=lambda: NOON)
 
 
-class TestPostgresWarehouse(WarehouseContract):
-    keeps_nul = False
-    longest_name = 63
-
-    @pytest.fixture
-    def make(self, database):
-        return lambda: SqlWarehouse(database, clock=lambda: NOON, schema=new_schema())
-
-
-@pytest.fixture(scope="module")
-def database(postgres):
-    return postgres.new_database()
-
-
-schemas = itertools.count()
-
-
-def new_schema() -> str:
-    return f"of test {next(schemas)}"
-
-
 def url(folder) -> str:
     return f"sqlite:///{folder}/warehouse.db"
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 CONNECT_SECONDS = 15
-POOL: dict[str, Any] = {"pool_size": 1, "pool_pre_ping": True, "pool_recycle": 1800}
+POOL: dict[str, Any] = {"pool_size": 1, "pool_pre_ping": True, "pool_recycle": 1800, "hide_parameters": True}
 ACCESS_TOKEN = 1256  # SQL_COPT_SS_ACCESS_TOKEN of Microsoft's ODBC drivers
 TOKEN_SCOPES = {
     "mssql": "https://database.windows.net/.default",

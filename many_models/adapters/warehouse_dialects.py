@@ -31,6 +31,10 @@ WRITE_LOCK = 7_031_994  # any number, the same for all loaders
 SqlType = sa.types.TypeEngine[Any]
 
 
+class KeyClashError(InputError):
+    """New rows have the key of rows that stay."""
+
+
 class Dialect:
     """SQLite: one file, one writer at a time."""
 
@@ -123,7 +127,9 @@ class Dialect:
     def replace(
         self, connection: sa.Connection, table: sa.Table, rows: pa.Table, condition: sa.ColumnElement[bool]
     ) -> None:
-        """Put `rows` in the place of those under `condition`. An IntegrityError says that a key is there already."""
+        """Put `rows` in the place of those under `condition`. A key that is there already is KeyClashError
+        or the driver's IntegrityError.
+        """
         connection.execute(sa.delete(table).where(condition))
         if len(rows):
             self.insert(connection, table, rows)

@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from many_models.adapters import databases
 from many_models.adapters.rows import LOADS, check_where, clash, conform, require_part, sql_plain, utc_now
-from many_models.adapters.warehouse_dialects import Dialect, Postgres
+from many_models.adapters.warehouse_dialects import Dialect, KeyClashError, Postgres
 from many_models.errors import InputError, ManyModelsError, MissingTableError, SettingsError, TransientError
 
 if TYPE_CHECKING:
@@ -133,6 +133,8 @@ class SqlWarehouse:
             self._widen(connection, there, field)
         try:
             self._dialect.replace(connection, there, rows, self._condition(there, part.where))
+        except KeyClashError as error:
+            raise clash(part, str(error)) from error
         except DBAPIError as error:
             if databases.is_clash(error):
                 raise clash(part, self._said(error)) from error

@@ -19,6 +19,7 @@ from many_models.adapters.rows import TIMESTAMP
 from many_models.adapters.warehouse_dialects import (
     LOCK_SECONDS,
     Dialect,
+    KeyClashError,
     batches,
     insert_statement,
     query_of,
@@ -27,7 +28,7 @@ from many_models.adapters.warehouse_dialects import (
 from many_models.errors import ConflictError, InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from many_models.adapters.warehouse_dialects import SqlType
     from many_models.ports import Scalar, WarehouseView
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 COLLATION = "Latin1_General_100_BIN2"
 LONGEST_TEXT = 4000  # nvarchar's and columnstore's limit without MAX, in UTF-16 units
 LONGEST_KEY = 400  # of all texts in a key together: an index key has at most 900 bytes
+MOST_ROWS, MOST_PARAMETERS = 1000, 2000  # of one INSERT; SQL Server takes 2100 parameters
 STAGING = "many_models_staging"
 _COLUMNS = """
 SELECT c.name, t.name AS kind, COALESCE(k.ordinal, 0) AS ordinal
@@ -79,6 +81,7 @@ class SqlServer(Dialect):
     """SQL Server and Azure SQL: rows in bulk into a staging table, then MERGE."""
 
     attempts = 3
+    _arrays = True
     default_schema: ClassVar[str | None] = "dbo"
     add_column = "ADD"
     types: ClassVar[tuple[tuple[pa.DataType, SqlType], ...]] = (
@@ -92,9 +95,10 @@ class SqlServer(Dialect):
     )
 
     def engine(self, url: sa.URL, login: databases.Login) -> sa.Engine:
-        """An engine whose bulk inserts go in arrays of parameters."""
+        """An engine whose bulk inserts go in arrays of parameters where the driver is Microsoft's: FreeTDS crashes."""
+        self._arrays = "freetds" not in url.render_as_string().lower()
         return databases.server_engine(
-            url, login, "warehouse", fast_executemany=True, ignore_no_transaction_on_rollback=True
+            url, login, "warehouse", fast_executemany=self._arrays, ignore_no_transaction_on_rollback=True
         )
 
     def begin_writing(self, connection: sa.Connection, schema: str | None) -> None:
@@ -154,11 +158,17 @@ class SqlServer(Dialect):
         return super().column_type(kind)
 
     def among(self, column: sa.Column[Any], values: Sequence[Scalar]) -> sa.ColumnElement[bool]:
-        """One JSON parameter for any number of values."""
-        listed = sa.func.OPENJSON(sa.cast(sa.literal(json.dumps(list(values))), sa.UnicodeText()))
+        """Any number of values in JSON parameters that are short enough for every driver; a long text by itself."""
         value = sa.column("value", sa.Unicode())
         found = sa.cast(value, sa.BigInteger()) if isinstance(column.type, sa.Integer) else sa.collate(value, COLLATION)
-        return column.in_(sa.select(found).select_from(listed.alias("listed")))
+        terms: list[sa.ColumnElement[bool]] = []
+        for listed in _json_lists(values):
+            if isinstance(listed, list):
+                rows = sa.func.OPENJSON(sa.literal(f"[{', '.join(listed)}]", sa.Unicode(LONGEST_TEXT))).alias("listed")
+                terms.append(column.in_(sa.select(found).select_from(rows)))
+            else:
+                terms.append(column == listed)
+        return sa.or_(sa.false(), *terms)
 
     def replace(
         self, connection: sa.Connection, table: sa.Table, rows: pa.Table, condition: sa.ColumnElement[bool]
@@ -172,7 +182,7 @@ class SqlServer(Dialect):
         clash = sa.select(sa.func.count()).select_from(table.join(staging, same))
         outside = connection.execute(clash.where(sa.case((condition, 1), else_=0) == 0)).scalar_one()
         if outside:
-            raise InputError(f"{outside} keys of new rows are those of rows that stay")
+            raise KeyClashError(f"{outside} of them")
         staged = sa.exists(sa.select(sa.literal(1)).select_from(staging).where(same))
         connection.execute(sa.delete(table).where(condition, ~staged))
         connection.exec_driver_sql(self.merge(connection, table, staging))
@@ -191,10 +201,20 @@ class SqlServer(Dialect):
         return staging
 
     def insert(self, connection: sa.Connection, table: sa.Table, rows: pa.Table) -> None:
-        """`fast_executemany`, batch by batch."""
+        """`fast_executemany` batch by batch, or as many rows in one INSERT as its parameters allow."""
         statement = insert_statement(connection, table, rows.column_names, "?")
+        at_once = max(1, min(MOST_ROWS, MOST_PARAMETERS // rows.num_columns))
+        _, marks = statement.rsplit(" VALUES ", 1)
         for batch in batches(rows):
-            connection.exec_driver_sql(statement, list(zip(*(c.to_pylist() for c in batch.columns), strict=True)))
+            columns = batch.columns if self._arrays else [_spelt(column) for column in batch.columns]
+            lines = list(zip(*(column.to_pylist() for column in columns), strict=True))
+            if self._arrays:
+                connection.exec_driver_sql(statement, lines)
+                continue
+            for start in range(0, len(lines), at_once):
+                some = lines[start : start + at_once]
+                values = tuple(value for line in some for value in line)
+                connection.exec_driver_sql(statement + f", {marks}" * (len(some) - 1), values)
 
     def merge(self, connection: sa.Connection, table: sa.Table, staging: sa.Table) -> str:
         """MERGE that adds and updates the staged rows."""
@@ -214,6 +234,28 @@ class SqlServer(Dialect):
         """In place, so that grants stay."""
         name = connection.dialect.identifier_preparer.format_table(sa.table(view.name, schema=schema))
         connection.exec_driver_sql(f"CREATE OR ALTER VIEW {name} AS {query_of(connection, schema, view)}")
+
+
+def _spelt(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Moments as text that is exact to the microsecond; FreeTDS takes a datetime to the millisecond."""
+    return pc.strftime(column, "%Y-%m-%dT%H:%M:%S") if pa.types.is_timestamp(column.type) else column
+
+
+def _json_lists(values: Sequence[Scalar]) -> Iterator[list[str] | Scalar]:
+    """The values spelt in JSON, in lists that fit into a parameter; as it is what does not fit."""
+    some, size = list[str](), 0
+    for value in values:
+        spelt = json.dumps(value)
+        if len(spelt) > LONGEST_TEXT - 2:
+            yield value
+            continue
+        if size + len(spelt) + 2 > LONGEST_TEXT - 2:
+            yield some
+            some, size = [], 0
+        some.append(spelt)
+        size += len(spelt) + 2
+    if some:
+        yield some
 
 
 def _longest(column: pa.ChunkedArray) -> int:

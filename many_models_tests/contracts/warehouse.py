@@ -50,6 +50,7 @@ class WarehouseContract(Contract):
     keeps_nul = True
     keeps_infinity = True
     longest_name = 1000
+    examples = 25
 
     @pytest.fixture
     def make(self):
@@ -305,7 +306,7 @@ class WarehouseContract(Contract):
 
     @pytest.mark.slow
     def test_any_sequence_of_loads_ends_like_a_dict_of_rows(self, make):
-        @settings(max_examples=25, deadline=None)
+        @settings(max_examples=self.examples, deadline=None)
         @given(st.data())
         def sequence(data: st.DataObject) -> None:
             warehouse, model, record = make(), {}, {}

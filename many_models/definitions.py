@@ -131,9 +131,13 @@ def build_production(settings: Settings) -> ports.ProductionRegistry:
 
 def build_warehouse(settings: Settings) -> ports.Warehouse:
     """The warehouse that the settings name."""
+    from many_models.adapters.databases import login_of
     from many_models.adapters.warehouse_sql import SqlWarehouse
 
-    return SqlWarehouse(settings.url(settings.warehouse.url))
+    warehouse = settings.warehouse
+    url = settings.url(warehouse.url)
+    login = login_of(url, warehouse.credential, lambda: secret("MANY_MODELS_WAREHOUSE_PASSWORD"), warehouse.client_id)
+    return SqlWarehouse(url, schema=warehouse.tables_in, login=login)
 
 
 BUILDERS = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -27,11 +28,16 @@ class SourceSettings(Section):
     """Where sales come from: `url` is a SQLAlchemy URL (`sqlite:///path` or another), `table` the sales table.
 
     `covariates_table` holds what is known of the future: the timestamp, any of the keys, and the known columns.
+    `changed`: the column that says when a row last changed. `credential` as in the warehouse; the password is the
+    secret MANY_MODELS_SOURCE_PASSWORD.
     """
 
     url: str = "sqlite:///sales.db"
     table: str = "sales"
     covariates_table: str = ""
+    changed: str = ""
+    credential: Literal["url", "password", "default", "managed_identity"] = "url"
+    client_id: str = ""
 
 
 class DataFactorySettings(Section):
@@ -181,9 +187,19 @@ class RegistrySettings(Section):
 
 
 class WarehouseSettings(Section):
-    """The SQL warehouse, as a SQLAlchemy URL."""
+    """The SQL warehouse, as a SQLAlchemy URL; `kind` `synapse` for a dedicated pool, which stages files in `staging`.
 
+    `credential`: as the URL says, the secret MANY_MODELS_WAREHOUSE_PASSWORD, or an identity of Entra ID.
+    """
+
+    kind: Literal["sql", "synapse"] = "sql"
     url: str = "sqlite:///var/warehouse.db"
+    tables_in: str = ""
+    credential: Literal["url", "password", "default", "managed_identity"] = "url"
+    client_id: str = ""
+    staging: str = ""
+    distribution: Literal["hash", "round_robin", "replicate"] = "hash"
+    index: Literal["columnstore", "heap"] = "columnstore"
 
 
 class ServeSettings(Section):
@@ -274,6 +290,9 @@ def load_settings(file: Path | None = None) -> Settings:
     if path is not None and not path.is_file():
         raise SettingsError(f"there is no settings file {path}; `many-models init FILE` writes one")
 
+    if path is not None:
+        _refuse_passwords(path)
+
     class FromFile(Settings, BaseSettings):
         model_config = SettingsConfigDict(
             extra="forbid",
@@ -301,6 +320,17 @@ def load_settings(file: Path | None = None) -> Settings:
     except ValueError as error:  # not TOML
         raise SettingsError(f"{path}: {error}") from error
     return Settings.model_validate(loaded.model_dump())
+
+
+def _refuse_passwords(path: Path) -> None:
+    """Raises SettingsError when a URL in the file carries a password: files are shared, copied and committed."""
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        if re.search(r"://[^/@:\s\"']*:[^@/\s\"']+@", line.split(" #", maxsplit=1)[0]):
+            raise SettingsError(
+                f'{path}, line {number}: a URL with a password; leave it out, set credential = "password" and give the '
+                "secret in the environment (MANY_MODELS_WAREHOUSE_PASSWORD, MANY_MODELS_SOURCE_PASSWORD) or the file "
+                "that this name with _FILE names"
+            )
 
 
 def secret(name: str) -> str:

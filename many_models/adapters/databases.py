@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.event import listens_for
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, OperationalError
 
+from many_models.adapters.azure_identity import token
 from many_models.errors import (
     AccessError,
     ConflictError,
@@ -24,6 +25,8 @@ from many_models.errors import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from many_models.adapters.azure_identity import Identity
 
 CONNECT_SECONDS = 15
 POOL: dict[str, Any] = {"pool_size": 1, "pool_pre_ping": True, "pool_recycle": 1800, "hide_parameters": True}
@@ -48,31 +51,17 @@ class Login:
     token: Callable[[], str] | None = field(default=None, repr=False)
 
 
-def entra(kind: str, client_id: str, scope: str) -> Callable[[], str]:
-    """Tokens for `scope`: of a managed identity (`managed_identity`, `client_id` where there are several), or of
-    whatever DefaultAzureCredential finds (`entra`). azure-identity keeps a token and renews it before it expires.
+def login_of(url: str, credential: str, password: Callable[[], str], client_id: str = "") -> Login:
+    """The login that settings name: `url` (as the URL says), `password` (a secret), or Entra ID's `default` and
+    `managed_identity`.
     """
-    try:
-        from azure.identity import DefaultAzureCredential, ManagedIdentityCredential
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"auth = {kind!r} needs azure-identity: pip install 'many_models[azure]'"
-        ) from error
-    if kind == "managed_identity":
-        credential = ManagedIdentityCredential(client_id=client_id) if client_id else ManagedIdentityCredential()
-    else:
-        named = {"managed_identity_client_id": client_id} if client_id else {}
-        credential = DefaultAzureCredential(**named)
-
-    def token() -> str:
-        from azure.core.exceptions import ClientAuthenticationError
-
-        try:
-            return credential.get_token(scope).token
-        except ClientAuthenticationError as error:
-            raise AccessError(f"auth = {kind!r}: no token for {scope}: {error.message}") from error
-
-    return token
+    if credential == "password":
+        return Login(password=password())
+    if credential in {"default", "managed_identity"}:
+        scope = TOKEN_SCOPES["postgresql" if url.startswith("postgres") else "mssql"]
+        identity: Identity = "managed_identity" if credential == "managed_identity" else "default"
+        return Login(token=lambda: token(scope, identity, client_id))
+    return Login()
 
 
 def parse(url: str, section: str) -> sa.URL:
@@ -111,15 +100,15 @@ def server_engine(url: sa.URL, login: Login, section: str, **options: Any) -> sa
     return engine
 
 
-def _show_token(engine: sa.Engine, token: Callable[[], str]) -> None:
+def _show_token(engine: sa.Engine, shown_token: Callable[[], str]) -> None:
     @listens_for(engine, "do_connect")
     def connect(_dialect: object, _record: object, arguments: list[Any], named: dict[str, Any]) -> None:
         if engine.dialect.name == "mssql":
             arguments[0] = re.sub(r";Trusted_Connection=Yes", "", str(arguments[0]), flags=re.IGNORECASE)
-            encoded = token().encode("utf-16-le")
+            encoded = shown_token().encode("utf-16-le")
             named["attrs_before"] = {ACCESS_TOKEN: struct.pack("<I", len(encoded)) + encoded}
         else:
-            named["password"] = token()
+            named["password"] = shown_token()
 
 
 def shown(url: sa.URL) -> str:

@@ -1,8 +1,8 @@
 """A stand-in for SQL Server and Synapse that speaks TDS, over DuckDB, in a process of its own.
 
 It proves that driver and wire work (pyodbc, FreeTDS, logins, tokens, parameters, transactions, COPY INTO from storage)
-and that our statements do what they should where DuckDB means the same by them. It proves nothing about Synapse's or SQL
-Server's semantics, limits, locking or speed.
+and that our statements do what they should where DuckDB means the same by them. It proves nothing about Synapse's or
+SQL Server's semantics, limits, locking or speed.
 """
 
 from __future__ import annotations

@@ -116,7 +116,7 @@ def _short_value(token: int, data: bytes, size: int, scale: int) -> Any:
     if token == 0x28:
         return _day(data)
     if token == 0x29:
-        return (dt.datetime.min + _clock(data, size)).time()
+        return (dt.datetime(1, 1, 1) + _clock(data, size)).time()
     if token == 0x2A:
         return dt.datetime.combine(_day(data[-3:]), dt.time()) + _clock(data[:-3], size)
     if token == 0x6F and len(data) == 8:

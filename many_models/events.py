@@ -85,7 +85,7 @@ def plan(context: dg.AssetExecutionContext, keys: Sequence[str]) -> int:
         return 0
     from dagster._core.events import AssetMaterializationPlannedData, DagsterEvent
 
-    planned = _planned_partitions(_sql(context.instance), context.asset_key, [context.run.run_id])
+    planned = _planned_partitions(sql_event_log(context.instance), context.asset_key, [context.run.run_id])
     missing = [key for key in dict.fromkeys(keys) if key not in planned]
     step_key = context.get_step_execution_context().step.key
     _store(
@@ -164,7 +164,7 @@ def sibling_keys(context: dg.AssetExecutionContext) -> tuple[str, ...]:
     if not _fits():
         return ()
     runs = _waiting_siblings(context)
-    keys = _planned_by_run(_sql(context.instance), context.asset_key, [run.run_id for run in runs])
+    keys = _planned_by_run(sql_event_log(context.instance), context.asset_key, [run.run_id for run in runs])
     return tuple(dict.fromkeys(key for run in runs for key in keys.get(run.run_id, ())))
 
 
@@ -180,7 +180,7 @@ def settle_siblings(context: dg.AssetExecutionContext, done: Collection[str], fa
     from dagster._core.events import DagsterEvent, DagsterEventType
 
     runs = _waiting_siblings(context)
-    keys_of = _planned_by_run(_sql(context.instance), context.asset_key, [run.run_id for run in runs])
+    keys_of = _planned_by_run(sql_event_log(context.instance), context.asset_key, [run.run_id for run in runs])
     good, bad, settled = set(done), set(failed), 0
     for run in runs:
         keys = set(keys_of.get(run.run_id, ()))
@@ -261,7 +261,7 @@ def latest_tags(
     from dagster._core.events import DagsterEventType
     from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
 
-    storage = _sql(instance)
+    storage = sql_event_log(instance)
     newest = storage._latest_event_ids_by_partition_subquery(  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
         asset_key, [DagsterEventType.ASSET_MATERIALIZATION]
     )
@@ -283,7 +283,9 @@ def failed_partitions(instance: dg.DagsterInstance, asset_key: dg.AssetKey) -> d
     That is: its newest planned event has no materialization after it or in the same run, and the run's status is
     FAILURE.
     """
-    attempts = _sql(instance).get_latest_asset_partition_materialization_attempts_without_materializations(asset_key)
+    attempts = sql_event_log(instance).get_latest_asset_partition_materialization_attempts_without_materializations(
+        asset_key
+    )
     runs = {run_id for run_id, _ in attempts.values()}
     failed = {run.run_id for run in _runs(instance, sorted(runs)) if run.status is dg.DagsterRunStatus.FAILURE}
     return {partition: run_id for partition, (run_id, _) in attempts.items() if run_id in failed}
@@ -312,7 +314,7 @@ def keys_in_flight(instance: dg.DagsterInstance, asset_key: dg.AssetKey) -> froz
         return frozenset()
     op_name = asset_key.to_python_identifier()
     configured = {key for run in runs for key in _configured_keys(run, op_name)}
-    return frozenset(_planned_partitions(_sql(instance), asset_key, [run.run_id for run in runs]) | configured)
+    return frozenset(_planned_partitions(sql_event_log(instance), asset_key, [run.run_id for run in runs]) | configured)
 
 
 def _configured_keys(run: dg.DagsterRun, op_name: str) -> Sequence[str]:
@@ -469,6 +471,8 @@ _PRIVATE_API = {  # what is used → the parameters it is used with, or None for
     f"{_EVENTS}:DagsterEventType.PIPELINE_SUCCESS": None,
     "dagster:DagsterInstance.report_dagster_event": "self dagster_event run_id",
     "dagster:DagsterInstance.report_run_failed": "self dagster_run message",
+    f"{_EVENT_LOG}.schema:AssetEventTagsTable.c.event_id": None,
+    f"{_SQLITE}.path_for_shard": "self run_id",
     f"{_EVENT_LOG}.base:EventLogStorage.store_event_batch": "self events",
     f"{_EVENT_LOG}.base:EventLogStorage.get_pool_limits": "self",
     f"{_EVENT_LOG}.base:EventLogStorage.set_concurrency_slots": "self concurrency_key num",
@@ -476,7 +480,7 @@ _PRIVATE_API = {  # what is used → the parameters it is used with, or None for
     f"{_SQL}.get_latest_asset_partition_materialization_attempts_without_materializations": "self asset_key",
     **{
         f"{_TABLE}.{column}": None
-        for column in ("id", "run_id", "event", "dagster_event_type", "asset_key", "partition")
+        for column in ("id", "run_id", "event", "dagster_event_type", "asset_key", "partition", "timestamp")
     },
     f"{_SQLITE}.store_event": "self event",
     f"{_SQLITE}.run_connection": "self run_id",
@@ -531,7 +535,7 @@ def _warn_once(message: str) -> None:
     warnings.warn(message, stacklevel=4)
 
 
-def _sql(instance: dg.DagsterInstance) -> SqlEventLogStorage:
+def sql_event_log(instance: dg.DagsterInstance) -> SqlEventLogStorage:
     """The instance's event log as SQL. Raises MissingDependencyError when it is none, or no longer the one we know."""
     from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 

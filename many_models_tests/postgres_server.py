@@ -51,11 +51,12 @@ class PostgresServer:
     def url(self, database: str = "postgres") -> str:
         return f"postgresql+psycopg2://{USER}:{self.password}@127.0.0.1:{self.port}/{database}"
 
-    def new_database(self) -> str:
-        """The URL of a database that is empty and nobody else's."""
+    def new_database(self, like: str = "") -> str:
+        """The URL of a database that is nobody else's: empty, or a copy of the one at the URL `like`."""
         self._databases += 1
         name = f"test_{self._databases}"
-        self.execute(f"CREATE DATABASE {name}")
+        template = f" TEMPLATE {like.rpartition('/')[2]}" if like else ""
+        self.execute(f"CREATE DATABASE {name}{template}")
         return self.url(name)
 
     def execute(self, statement: str) -> None:

@@ -240,6 +240,20 @@ def status(config: Path | None, *, check: bool, as_json: bool) -> None:
         print(json.dumps(found, default=str))
 
 
+@main.command()
+@config_option
+@json_option
+def upkeep(config: Path | None, *, as_json: bool) -> None:
+    """Delete what is superseded: old events, old versions of tables and of models. What is live stays."""
+    from many_models.settings import load_settings
+    from many_models.show import console, keep_up
+
+    done = keep_up(console(quiet=as_json), load_settings(config))
+    if as_json:
+        print(json.dumps(asdict(done)))
+    sys.exit(1 if done.errors else 0)
+
+
 by_option = click.option("--by", default="", help="Who says so [default: this account].")
 why_option = click.option("--why", default="", help="Why; it is kept.")
 

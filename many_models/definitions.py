@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from many_models import automation
+from many_models import automation, upkeep
 from many_models.assets import datasets, pooling, predictions, promoting, raw, training, warehouse
 from many_models.settings import Settings, load_settings, secret
 
@@ -26,9 +26,9 @@ def build(settings: Settings, resources: Mapping[str, object] | None = None) -> 
     assets = build_assets(settings)
     return dg.Definitions(
         assets=list(assets.values()),
-        jobs=automation.jobs(),
+        jobs=[*automation.jobs(), upkeep.job(settings)],
         sensors=automation.sensors(settings, assets),
-        schedules=[automation.schedule(settings, assets["raw_sales"])],
+        schedules=[automation.schedule(settings, assets["raw_sales"]), upkeep.schedule(settings)],
         resources={**adapters(settings), **(resources or {})},
         executor=dg.in_process_executor,
     )

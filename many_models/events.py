@@ -366,7 +366,7 @@ def process_tag() -> dict[str, str]:
     return {PROCESS_TAG: _this_process()}
 
 
-def claim_run(context: dg.AssetExecutionContext) -> None:
+def claim_run(context: dg.AssetExecutionContext | dg.OpExecutionContext) -> None:
     """Name this process in the tags of a run that the daemon launched, so that `dead_runs` can tell when it is gone.
 
     Only under the in-process executor: under another one the step's process ends before its run does.

@@ -236,6 +236,17 @@ class DagsterSettings(Section):
     timezone: str = "UTC"
 
 
+class RetentionSettings(Section):
+    """How long what is superseded stays, and when the job `upkeep` deletes it. What is live stays for ever.
+
+    Not in these: `registry.keep_releases` and `keep_versions`.
+    """
+
+    cron: str = "30 4 * * *"
+    events_days: Annotated[int, Field(ge=1)] = 7
+    lake_hours: Annotated[int, Field(ge=1)] = 24
+
+
 class Settings(Section):
     """Everything that can be set. Relative paths count from `root`, the folder of the settings file."""
 
@@ -253,6 +264,7 @@ class Settings(Section):
     warehouse: WarehouseSettings = WarehouseSettings()
     serve: ServeSettings = ServeSettings()
     dagster: DagsterSettings = DagsterSettings()
+    retention: RetentionSettings = RetentionSettings()
 
     @model_validator(mode="after")
     def _packs_are_made_of_keys(self) -> Settings:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from many_models.headless import StageReport
     from many_models.ports import ProductionRegistry
     from many_models.settings import Settings
+    from many_models.upkeep import Upkeep
 
 
 class Given(TypedDict, total=False):
@@ -166,6 +167,22 @@ def say_next(out: Console, settings: Settings) -> None:
         database = os.path.relpath(url.removeprefix("sqlite:///"))
         query = "SELECT * FROM predictions LIMIT 5"
         out.print(f"  sqlite3 {database} '{query}'   # where reports read")
+
+
+def keep_up(out: Console, settings: Settings) -> Upkeep:
+    """Delete what is superseded, and say what went."""
+    from many_models import upkeep
+    from many_models.definitions import build_lake, build_production, build_staging
+    from many_models.headless import open_instance
+    from many_models.settings import dagster_home
+
+    registries = build_staging(settings), build_production(settings)
+    with open_instance(dagster_home(settings), settings.dagster.storage) as instance:
+        done = upkeep.keep_up(settings, instance, build_lake(settings), *registries)
+    out.print(upkeep.in_words(done))
+    for name, error in done.errors.items():
+        out.print(f"[red]{name}[/red]: {error}")
+    return done
 
 
 # --- status ---------------------------------------------------------------------------------------------------------

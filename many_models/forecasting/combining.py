@@ -23,9 +23,9 @@ BELIEF_SPARSE = {
     "pooled": 0.2, "trees": 0.3,
 }  # fmt: skip
 WINDOWS_OF_BELIEF = 3.0  # how many windows of a series' own errors weigh as much as what is believed
-WINDOWS_OF_EVIDENCE = 30.0  # the same where what is believed is the evidence of many series
-SHARE_OF_BELIEF = 0.5  # how much what is believed before any evidence still counts beside it
-TOO_FAR = 1.5  # mean square over the best one's beyond which a candidate takes no part
+WINDOWS_OF_EVIDENCE = 60.0  # the same where what is believed is the evidence of many series
+SHARE_OF_BELIEF = 0.25  # how much what is believed before any evidence still counts beside it
+TOO_FAR = 1.25  # mean square over the best one's beyond which a candidate takes no part
 CLASSES = (0.25, 0.6, 0.9)  # shares of periods with sales that part the classes of series
 
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-TREE_ROWS = 100_000
+TREE_ROWS = 200_000
 LEAST_TREE_ROWS = 2_000
 NEWTON_STEPS = 5
 TREE_ROUNDS = 150
@@ -299,7 +299,7 @@ def _grow(
     if not (y > 0).any():
         return NO_TREES
     options = {
-        "objective": "poisson", "learning_rate": 0.06, "num_leaves": 24, "min_data_in_leaf": 60, "lambda_l2": 2.0,
+        "objective": "poisson", "learning_rate": 0.06, "num_leaves": 40, "min_data_in_leaf": 60, "lambda_l2": 2.0,
         "feature_fraction": 0.6, "bagging_fraction": 0.7, "bagging_freq": 1, "seed": 7, "deterministic": True,
         "force_row_wise": True, "num_threads": 1, "verbosity": -1, "max_bin": 127,
     }  # fmt: skip
@@ -328,7 +328,9 @@ def tree_arrays(model: Mapping[str, object]) -> tuple[NDArray[np.generic], ...]:
     trees = cast("list[Mapping[str, object]]", model["tree_info"])
     root = [add(cast("Mapping[str, object]", tree["tree_structure"])) for tree in trees]
     table = np.array(nodes, float).reshape(-1, 5)
-    columns = [
-        table[:, j].astype(kind) for j, kind in enumerate((np.int32, np.float64, np.int32, np.int32, np.float64))
-    ]
+    kinds = (np.int16, np.float32, np.int32, np.int32, np.float32)
+    columns = [table[:, j].astype(kind) for j, kind in enumerate(kinds)]
+    # a threshold between two values stays below the upper one
+    above = columns[1] > table[:, 1]
+    columns[1][above] = np.nextafter(columns[1][above], np.float32(-np.inf))
     return (np.array(root, np.int32), *columns)

@@ -99,6 +99,7 @@ class ForecastSettings(Section):
     horizon: Annotated[int, Field(ge=1)] = 28
     windows: Annotated[int, Field(ge=1)] = 3
     candidates: list[str] = []
+    objective: Literal["rmsse", "mase", "wape", "pinball"] = "rmsse"
     levels: list[int] = [80, 95]
     trees: bool = True
     pool_series: Annotated[int, Field(ge=1)] = 400

@@ -23,6 +23,7 @@ def spec_of(settings: Settings) -> Spec:
         known=tuple(data.known),
         country=data.country,
         candidates=tuple(forecast.candidates),
+        objective=forecast.objective,
         levels=tuple(forecast.levels),
         nonnegative=data.negatives == "quarantine",
         ended_after=data.ended_after,

@@ -14,17 +14,18 @@ if TYPE_CHECKING:
 # What each candidate is worth before any evidence, by the kind of series; measured on public retail sets, then rounded.
 BELIEF = {
     "seasonal_naive": 0.01, "mean": 0.08, "seasonal_mean": 0.04, "smoothing_slow": 0.08, "smoothing_medium": 0.08,
-    "smoothing_fast": 0.06, "intermittent": 0.05, "ridge_raw": 0.25, "ridge_log": 0.15, "poisson": 0.2,
+    "smoothing_fast": 0.06, "tsb": 0.05, "croston": 0.02, "ridge_raw": 0.25, "ridge_log": 0.15, "poisson": 0.2,
     "pooled": 0.2, "trees": 0.3,
 }  # fmt: skip
 BELIEF_SPARSE = {
     "seasonal_naive": 0.005, "mean": 0.5, "seasonal_mean": 0.02, "smoothing_slow": 0.06, "smoothing_medium": 0.02,
-    "smoothing_fast": 0.01, "intermittent": 0.3, "ridge_raw": 0.05, "ridge_log": 0.03, "poisson": 0.01,
+    "smoothing_fast": 0.01, "tsb": 0.3, "croston": 0.1, "ridge_raw": 0.05, "ridge_log": 0.03, "poisson": 0.01,
     "pooled": 0.2, "trees": 0.3,
 }  # fmt: skip
 WINDOWS_OF_BELIEF = 3.0  # how many windows of a series' own errors weigh as much as what is believed
-WINDOWS_OF_EVIDENCE = 60.0  # the same where what is believed is the evidence of many series
-SHARE_OF_BELIEF = 0.25  # how much what is believed before any evidence still counts beside it
+WINDOWS_OF_EVIDENCE = 40.0  # the same where what is believed is the evidence of many series
+SHARE_OF_BELIEF = (0.5, 0.25)  # how much what is believed before any evidence still counts beside it: no history, rich
+RICH = 30.0  # seasons that make a history rich
 TOO_FAR = 1.25  # mean square over the best one's beyond which a candidate takes no part
 CLASSES = (0.25, 0.6, 0.9)  # shares of periods with sales that part the classes of series
 
@@ -33,25 +34,46 @@ def beliefs(names: Sequence[str], seasons: NDArray[np.float64], sold: NDArray[np
     """Weights before evidence (series × candidates), from seasons of history and the share of periods with sales."""
     dense = np.array([BELIEF.get(name, 0.1) for name in names])
     sparse = np.array([BELIEF_SPARSE.get(name, 0.1) for name in names])
-    rich = np.clip(seasons / 30.0, 0.0, 1.0)[:, None] * np.clip(2.0 * sold[:, None], 0.2, 1.0)
+    rich = np.clip(seasons / RICH, 0.0, 1.0)[:, None] * np.clip(2.0 * sold[:, None], 0.2, 1.0)
     weights = rich * dense + (1.0 - rich) * sparse
     return weights / weights.sum(1, keepdims=True)
 
 
+def share_of_belief(seasons: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What belief still counts beside the evidence of many series: more where few seasons gave that evidence."""
+    none, rich = SHARE_OF_BELIEF
+    return none + (rich - none) * np.clip(seasons / RICH, 0.0, 1.0)
+
+
 def error_moments(
-    F: NDArray[np.float64], Y: NDArray[np.float64], mask: NDArray[np.bool_]
+    F: NDArray[np.float64], Y: NDArray[np.float64], mask: NDArray[np.bool_], objective: str = "rmsse"
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean products of the candidates' errors (series × candidates × candidates) and the windows that count.
 
     `F` series × windows × candidates × steps, `Y` and `mask` series × windows × steps. Each series is in units of
-    its median candidate's mean square, so that series can be pooled.
+    its median candidate's mean square, so that series can be pooled. Objectives of absolute errors weigh each error
+    by the inverse of the median candidate's, which makes the square an absolute value (Weiszfeld's step).
     """
     e = np.where(mask[:, :, None, :], F - Y[:, :, None, :], 0.0)
     e = np.moveaxis(e, 2, 1).reshape(len(F), F.shape[2], F.shape[1] * F.shape[3])
     n = mask.sum((1, 2))
-    M = e @ np.moveaxis(e, 1, 2) / np.maximum(n, 1)[:, None, None]
+    if objective == "rmsse":
+        M = e @ np.moveaxis(e, 1, 2) / np.maximum(n, 1)[:, None, None]
+    else:
+        size = np.median(np.abs(e), axis=1)
+        mean = size.sum(1, keepdims=True) / np.maximum(n, 1)[:, None]
+        v = mean / np.maximum(np.maximum(size, 0.2 * mean), 1e-300)
+        M = (e * v[:, None]) @ np.moveaxis(e, 1, 2) / np.maximum(n, 1)[:, None, None]
     typical = np.median(np.einsum("icc->ic", M), axis=1)
     return M / np.where(typical > 0, typical, 1.0)[:, None, None], mask.any(2).sum(1).astype(float)
+
+
+def importance(Y: NDArray[np.float64], mask: NDArray[np.bool_], objective: str) -> NDArray[np.float64]:
+    """How much each series counts in pooled evidence: alike, but by its volume where WAPE is the objective."""
+    if objective != "wape":
+        return np.ones(len(Y))
+    volume = np.where(mask, np.abs(Y), 0.0).sum((1, 2))
+    return volume / max(volume.mean(), 1e-300)
 
 
 def class_of(y: NDArray[np.float64], seen: NDArray[np.bool_], year: int) -> NDArray[np.int64]:
@@ -63,15 +85,16 @@ def class_of(y: NDArray[np.float64], seen: NDArray[np.bool_], year: int) -> NDAr
 
 
 def pooled_moments(
-    moments: NDArray[np.float64], windows: NDArray[np.float64], classes: NDArray[np.int64]
-) -> NDArray[np.float64]:
+    moments: NDArray[np.float64], windows: NDArray[np.float64], classes: NDArray[np.int64],
+    counts: NDArray[np.float64] | None = None,
+) -> NDArray[np.float64]:  # fmt: skip
     """Mean moments per class (classes × candidates × candidates), shrunk towards all series' by 20 series' worth.
 
-    A series counts by its windows; one that is far off (a level that broke) at most as if every candidate's mean
-    square were four times its median's.
+    A series counts by its windows, times `counts`; one that is far off (a level that broke) at most as if every
+    candidate's mean square were four times its median's.
     """
     size = np.einsum("icc->i", moments) / moments.shape[1]
-    weight = windows / np.maximum(size / 4.0, 1.0)
+    weight = windows * (1.0 if counts is None else counts) / np.maximum(size / 4.0, 1.0)
     everything = np.einsum("i,icd->cd", weight, moments) / max(weight.sum(), 1e-12)
     result = np.zeros((len(CLASSES) + 1, *everything.shape))
     for k in range(len(result)):
@@ -83,13 +106,13 @@ def pooled_moments(
 
 def simplex_weights(
     moments: NDArray[np.float64], windows: NDArray[np.float64], belief: NDArray[np.float64],
-    evidence: NDArray[np.float64] | None = None,
+    evidence: NDArray[np.float64] | None = None, share: NDArray[np.float64] | float = SHARE_OF_BELIEF[0],
 ) -> NDArray[np.float64]:  # fmt: skip
     """Weights (series × candidates) ≥ 0 that sum to 1 and minimise w'Mw, M a series' own moments and what is believed.
 
     What is believed is `evidence` (moments of its class, series × candidates × candidates) where there is some, else
-    independent excess errors whose best mixture is `belief`; it counts as much as so many windows. A
-    candidate that the evidence puts far behind the best takes no part.
+    independent excess errors whose best mixture is `belief`; it counts as much as so many windows, and `share` of it
+    is belief all the same. A candidate that the evidence puts far behind the best takes no part.
     """
     worth = WINDOWS_OF_BELIEF if evidence is None else WINDOWS_OF_EVIDENCE
     excess = 0.02 / np.maximum(belief, 1e-4)
@@ -102,7 +125,8 @@ def simplex_weights(
         seen = trust * moments + (1 - trust) * evidence
         square = np.einsum("icc->ic", seen)
         beaten = square > TOO_FAR * square.min(1, keepdims=True)
-        M = (1 - SHARE_OF_BELIEF * (1 - trust)) * seen + SHARE_OF_BELIEF * (1 - trust) * believed
+        kept = np.broadcast_to(np.asarray(share), windows.shape)[:, None, None] * (1 - trust)
+        M = (1 - kept) * seen + kept * believed
     # a little of the diagonal again keeps near-twins from trading places
     M = M + 0.02 * np.einsum("icc->i", M)[:, None, None] / M.shape[1] * np.eye(M.shape[1])
     M = M + 100.0 * np.einsum("ic,cd->icd", beaten * np.einsum("icc->ic", M).max(1, keepdims=True), np.eye(M.shape[1]))

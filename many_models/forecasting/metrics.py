@@ -77,3 +77,24 @@ def coverage(
     hit = (mask & (low <= Y) & (high >= Y)).sum(axis)
     n = mask.sum(axis)
     return np.where(n > 0, hit / np.maximum(n, 1), np.nan)
+
+
+def poisson_deviation(mean: Floats) -> Floats:
+    """Mean absolute deviation of a Poisson variable from its mean: 2 e^-μ μ^(⌊μ⌋ + 1) / ⌊μ⌋! (De Moivre)."""
+    from scipy.special import gammaln
+
+    mu = np.maximum(mean, 1e-12)
+    whole = np.floor(mu)
+    return 2.0 * np.exp((whole + 1.0) * np.log(mu) - mu - gammaln(whole + 1.0))
+
+
+def noise_floor(F: Floats, Y: Floats, mask: NDArray[np.bool_]) -> Floats:
+    """The WAPE that even the true mean would have, were counts Poisson around forecasts `F`, per series.
+
+    NaN where that says nothing: values that are no counts, or nothing sold. What is above it may be irreducible too
+    (demand is more dispersed than Poisson); what is below it is not to be had.
+    """
+    actual = np.where(mask, np.abs(Y), 0.0).sum((1, 2))
+    counts = np.where(mask, (Y >= 0) & (np.round(Y) == Y), True).all((1, 2))  # noqa: FBT003 - a value, not a switch
+    noise = np.where(mask, poisson_deviation(np.maximum(F, 0.0)), 0.0).sum((1, 2))
+    return np.where(counts & (actual > 0), noise / np.where(actual > 0, actual, 1.0), np.nan)

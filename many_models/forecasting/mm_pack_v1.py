@@ -35,21 +35,22 @@ CANDIDATES = (
     "smoothing_slow",
     "smoothing_medium",
     "smoothing_fast",
-    "intermittent",
+    "tsb",
+    "croston",
     "ridge_raw",
     "ridge_log",
     "poisson",
     "pooled",
     "trees",
 )
-LOCAL = 10  # of them, those that need nothing learned from other series
+LOCAL = 11  # of them, those that need nothing learned from other series
 EXTRA = 9  # features that only trees use, and one more a covariate column
 MISSING, OBSERVED, CLOSED, STOCK_OUT = 0, 1, 2, 3
 
 
 def state_size(m: int, k: int, slots: int) -> int:
     """Length of the state of a series with season `m`, `k` covariate columns and `slots` holidays."""
-    return 2 * (4 + m) + 1 + (m + 3) + 2 + m + k + 4 * k + 2 * slots + 2
+    return 2 * (4 + m) + 1 + (m + 3) + 2 + m + k + 4 * k + 2 * slots + 4
 
 
 def width(nc: int, k: int) -> int:
@@ -152,10 +153,13 @@ def advance(S, y, code, ph, hol, x, binary, conf, own):
             S[es + i] = v
     S[es + ph] += max(conf[GAIN_SEASON], 1.0 / (n // m + 1.0)) * (v - S[es + ph])
     g = max(conf[GAIN_ODDS], 1.0 / (n + 1.0))
+    S[last - 3] += 1.0
     if zero:
         S[tsb] -= g * S[tsb]
     else:
         S[tsb] += g * (1.0 - S[tsb])
+        S[last - 2] += (1.0 if S[last - 2] == 0.0 else conf[GAIN_SIZE]) * (S[last - 3] - S[last - 2])
+        S[last - 3] = 0.0
         S[tsb + 1] += (1.0 if S[tsb + 1] == 0.0 else conf[GAIN_SIZE]) * (v - S[tsb + 1])
     S[last - 1] += (y / own[UNIT] - S[last - 1]) / (n + 1.0)
     S[last] = n + 1.0
@@ -345,7 +349,8 @@ def forecast(
     `y`, `code` and `P` (running sums) hold the history up to `o` at the same places as `ph`, `hol`, `C` and `x` hold
     the calendar and covariates of past and future. `B` (4 × features) are coefficients of the three ways and of the
     pooled fit, NaN where not fitted: such a candidate repeats the medium smoothing. Trees stand on the series' own
-    count fit, on the pooled one where there is none. `X` has room for one row of features and of what trees see.
+    count fit, on the pooled one where there is none. TSB is Teunter, Syntetos & Babai 2011, Croston's method has the
+    correction of Syntetos & Boylan 2005. `X` has room for one row of features and of what trees see.
     """
     m = int(conf[SEASON])
     es = 2 * (4 + m) + 1
@@ -366,25 +371,27 @@ def forecast(
         for j in range(3):
             F[3 + j, i] = (S[es + m + j] + w if own[ADDITIVE] != 0.0 else S[es + m + j] * w) * unit
         F[6, i] = S[tsb] * S[tsb + 1] * unit
+        between = S[S.size - 3]
+        F[7, i] = S[tsb + 1] / between * (1.0 - 0.5 * conf[GAIN_SIZE]) * unit if between > 0.0 else 0.0
         base = 0.0
         for row in range(4):
             way = min(row, COUNT)
-            F[7 + row, i] = F[4, i]
+            F[8 + row, i] = F[4, i]
             if not math.isnan(B[row, 0]):
                 if row < 3 or math.isnan(B[COUNT, 0]):
                     fill(X, S, way, ph[t], i + 1, C[t], x[t], ly, conf, own)
                 e = log_mean(S) if way == COUNT else 0.0
                 for j in range(p):
                     e += X[j] * B[row, j]
-                F[7 + row, i] = back_to_scale(e, way, smear[row] if row < 3 else 1.0, own)
+                F[8 + row, i] = back_to_scale(e, way, smear[row] if row < 3 else 1.0, own)
                 if row == COUNT or (row > COUNT and math.isnan(B[COUNT, 0])):
                     base = e
-        F[11, i] = F[10, i]
+        F[12, i] = F[11, i]
         if root.size > 0:
             mine = COUNT if not math.isnan(B[COUNT, 0]) else COUNT + 1
             fill_extra(X, p, S, ph[t], hol[t], i + 1, mean, two[1], B[mine], conf, own)
             base += tree_sum(X, root, feature, threshold, left, right, value)
-            F[11, i] = back_to_scale(base, COUNT, 1.0, own)
+            F[12, i] = back_to_scale(base, COUNT, 1.0, own)
         closed = is_closed(S, ph[t], hol[t], x[t], binary, conf)
         for c in range(F.shape[0]):
             v = F[c, i]

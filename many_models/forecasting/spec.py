@@ -18,13 +18,18 @@ BUILT_IN: tuple[str, ...] = (
     "smoothing_slow",
     "smoothing_medium",
     "smoothing_fast",
-    "intermittent",
+    "tsb",
+    "croston",
     "ridge_raw",
     "ridge_log",
     "poisson",
     "pooled",
     "trees",
 )
+
+# What weights of candidates minimise: squared errors (the default: right for sums, whatever the share of zeros),
+# absolute ones with series alike, absolute ones by volume, or absolute ones with intervals at equal tails.
+OBJECTIVES: tuple[str, ...] = ("rmsse", "mase", "wape", "pinball")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +83,9 @@ class Spec:
 
     `frequency` a pandas offset alias; `horizon` steps ahead; `windows` backtest windows; `season` steps per season
     (default: by frequency); `known` names of known covariates; `country` an ISO code whose holidays count;
-    `candidates` (empty: all built-in); `levels` of the intervals in per cent; `nonnegative` cuts forecasts at zero;
-    `ended_after` periods without an observation after which a series has ended (default: by frequency).
+    `candidates` (empty: all built-in); `objective` what weights minimise (see `OBJECTIVES`); `levels` of the intervals
+    in per cent; `nonnegative` cuts forecasts at zero; `ended_after` periods without an observation after which a series
+    has ended (default: by frequency).
     """
 
     frequency: str
@@ -89,6 +95,7 @@ class Spec:
     known: tuple[str, ...] = ()
     country: str = ""
     candidates: tuple[str, ...] = ()
+    objective: str = "rmsse"
     levels: tuple[int, ...] = (80, 95)
     nonnegative: bool = True
     ended_after: int | None = None
@@ -101,6 +108,8 @@ class Spec:
             raise SettingsError(f"horizon ({self.horizon}) and windows ({self.windows}) must be at least 1")
         if self.season is not None and self.season < 1:
             raise SettingsError(f"season must be at least 1 step, got {self.season}")
+        if self.objective not in OBJECTIVES:
+            raise SettingsError(f"unknown objective {self.objective!r}: use {', '.join(OBJECTIVES)}")
         if bad := [level for level in self.levels if not 0 < level < 100]:
             raise SettingsError(f"interval levels are per cent between 1 and 99, got {bad}")
         if unknown := [name for name in self.candidates if name not in BUILT_IN]:

@@ -31,7 +31,8 @@ SERIES_COLUMNS = {
     "series_id": pa.string(), "fallback": pa.string(), "candidate": pa.string(), "weights": pa.string(),
     "history": pa.int64(), "windows": pa.int64(), "wape": pa.float64(), "baseline_wape": pa.float64(),
     "mase": pa.float64(), "rmsse": pa.float64(), "bias": pa.float64(), "cover80": pa.float64(),
-    "cover95": pa.float64(), "skill": pa.float64(), "accuracy": pa.float64(), "champion_wape": pa.float64(),
+    "cover95": pa.float64(), "noise_floor": pa.float64(),
+    "skill": pa.float64(), "accuracy": pa.float64(), "champion_wape": pa.float64(),
     "recipe": pa.string(), "cutoff": pa.timestamp("us"),
 }  # fmt: skip
 SCORE_COLUMNS = {
@@ -162,7 +163,7 @@ def candidate_names(spec: Spec, *, pooled: bool) -> tuple[str, ...]:
 
 def _fits_together(pooled: PooledModels, spec: Spec, end: int) -> None:
     """Raise InputError unless `pooled` suits `spec` and saw nothing after the first backtest window's cutoff."""
-    for name in ("frequency", "horizon", "season", "known", "country", "levels"):
+    for name in ("frequency", "horizon", "season", "known", "country", "objective", "levels"):
         if getattr(pooled.spec, name) != getattr(spec, name):
             raise InputError(f"pooled models were learned with {name} {getattr(pooled.spec, name)!r}, the spec has "
                              f"{getattr(spec, name)!r}: learn them again")  # fmt: skip
@@ -177,17 +178,18 @@ def gather_evidence(evaluation: Evaluation) -> Evidence:
     C = len(loader.CANDIDATES)
     spec, classes = evaluation.spec, evaluation.classes
     chosen = np.ix_(*[[loader.CANDIDATES.index(name) for name in evaluation.names]] * 2)
-    moments, windows = combining.error_moments(evaluation.F, evaluation.Y, scored(evaluation))
+    moments, windows = combining.error_moments(evaluation.F, evaluation.Y, scored(evaluation), spec.objective)
     groups = len(combining.CLASSES) + 1
     full = np.tile(10.0 * np.eye(C), (groups, 1, 1))
-    pooled = combining.pooled_moments(moments, windows, classes)
+    counts = combining.importance(evaluation.Y, evaluation.mask, spec.objective)
+    pooled = combining.pooled_moments(moments, windows, classes, counts)
     for k in range(groups):
         full[k][chosen] = pooled[k]
     early = evaluation.pooled.early if evaluation.pooled else nothing_shared(evaluation.layout)
     untried = [name for name, tried in (("pooled", early.anything), ("trees", len(early.trees[0]) > 0)) if not tried]
     for c in [loader.CANDIDATES.index(name) for name in untried]:
         full[:, c, :], full[:, :, c] = 10.0, 10.0
-    plain = Evidence(full, np.ones(groups), np.tile(quantiles(spec, 1), (groups, 1)), np.full(groups, 0.1))
+    plain = Evidence(full, np.ones(groups), np.tile(quantiles(spec, 1), (groups, 1)), np.full(groups, GROWTH))
     evaluation = (
         replace(evaluation, pooled=replace(evaluation.pooled, evidence=plain)) if evaluation.pooled else evaluation
     )
@@ -198,10 +200,34 @@ def gather_evidence(evaluation: Evaluation) -> Evidence:
         factor[k] = calibration(blends, evaluation.Y, mine)
     blends = blends * factor[classes][:, None, None]
     r, zero = standardised(evaluation, blends, spreads)
+    growth = np.array([growth_of(r, evaluation.mask & (classes == k)[:, None, None]) for k in range(groups)])
+    spreads[..., 2] = growth[classes][:, None]
+    r, zero = standardised(evaluation, blends, spreads)
     for k in range(groups):
         mine = evaluation.mask & (classes == k)[:, None, None]
         table[k] = residual_quantiles(r, zero, evaluation.mask, mine, spec)
-    return Evidence(full, factor, table, plain.growth)
+    return Evidence(full, factor, table, growth)
+
+
+GROWTH = 0.1  # how much wider than at the first step an interval is at the last one, before evidence
+STEPS_OF_GROWTH = 2000.0  # errors whose worth that belief is
+
+
+def growth_of(r: NDArray[np.float64], mask: NDArray[np.bool_]) -> float:
+    """Growth of the spread over the horizon, from standardised errors that assumed GROWTH; never shrinking.
+
+    From the ratio of the later half's mean absolute error to the earlier half's: with growth g it is
+    (1 + ¾ g) / (1 + ¼ g).
+    """
+    H = r.shape[-1]
+    size = np.abs(r) * (1.0 + GROWTH * np.arange(H) / H)
+    half = np.arange(H) >= H / 2
+    n, (early, late) = mask.sum(), ((mask & ~half), (mask & half))
+    if H < 2 or not early.any() or not late.any() or size[early].mean() <= 0:
+        return GROWTH
+    q = min(float(size[late].mean() / size[early].mean()), 2.0)
+    found = max((q - 1.0) / (0.75 - 0.25 * q), 0.0)
+    return float((n * found + STEPS_OF_GROWTH * GROWTH) / (n + STEPS_OF_GROWTH))
 
 
 def calibration(F: NDArray[np.float64], Y: NDArray[np.float64], mask: NDArray[np.bool_]) -> float:
@@ -239,21 +265,24 @@ def residual_quantiles(
     result = []
     trust = mine.sum() / (mine.sum() + 500.0)
     for level in spec.levels:
-        overall = np.array(shortest(r[mask], zero[mask], level / 100.0))
-        own = np.array(shortest(r[mine], zero[mine], level / 100.0)) if mine.any() else overall
+        tails = (0.5,) if spec.objective == "pinball" else (0.5, 0.25, 0.0)
+        overall = np.array(shortest(r[mask], zero[mask], level / 100.0, tails))
+        own = np.array(shortest(r[mine], zero[mine], level / 100.0, tails)) if mine.any() else overall
         scarce = np.median(r[mine] - zero[mine]) < 1e-9 if mine.any() else False  # zeros, mostly: no luck to share
         result.extend((1.0 if scarce else WIDER) * (trust * own + (1 - trust) * overall))
     return np.array(result)
 
 
-def shortest(r: NDArray[np.float64], zero: NDArray[np.float64], level: float) -> tuple[float, float]:
+def shortest(
+    r: NDArray[np.float64], zero: NDArray[np.float64], level: float, tails: Sequence[float] = (0.5, 0.25, 0.0)
+) -> tuple[float, float]:
     """Lower and upper bound that hold `level` of the errors `r` when no bound goes below `zero`.
 
-    Of intervals with a half, a quarter or none of the misses below, the shortest, an equal-tailed one unless another
-    is five per cent shorter: where zero is common nothing can be missed below it.
+    Of intervals with these shares (`tails`) of the misses below, the shortest, the first one unless another is five
+    per cent shorter: where zero is common nothing can be missed below it.
     """
     best, best_width = (0.0, 0.0), np.inf
-    for share in (0.5, 0.25, 0.0):
+    for share in tails:
         low = float(np.quantile(r, share * (1.0 - level)))
         above = np.sort(r[r >= np.maximum(low, zero) - 1e-9])
         need = min(int(np.ceil(level * len(r))), len(above))
@@ -301,12 +330,14 @@ def final_weights(evaluation: Evaluation, leave_out: int | None = None) -> NDArr
     mask = scored(evaluation)
     if leave_out is not None:
         mask[:, leave_out] = False
-    moments, windows = combining.error_moments(evaluation.F, evaluation.Y, mask)
+    moments, windows = combining.error_moments(evaluation.F, evaluation.Y, mask, evaluation.spec.objective)
     evidence = None
     if evaluation.pooled is not None and len(evaluation.pooled.evidence.moments):
         chosen = [loader.CANDIDATES.index(name) for name in evaluation.names]
         evidence = evaluation.pooled.evidence.moments[:, chosen][:, :, chosen][evaluation.classes]
-    return combining.simplex_weights(moments, windows, evaluation.belief, evidence)
+    seasons = (evaluation.panel.code != loader.MISSING).sum(1) / evaluation.layout.season
+    share = combining.share_of_belief(seasons)
+    return combining.simplex_weights(moments, windows, evaluation.belief, evidence, share)
 
 
 def factors(evaluation: Evaluation) -> NDArray[np.float64]:
@@ -356,10 +387,10 @@ def spread(evaluation: Evaluation, blends: NDArray[np.float64], mask: NDArray[np
     error = np.where(mask, (blends - evaluation.Y) ** 2, 0).sum((1, 2))
     size = np.where(mask, mu + 0.05 * mu**2, 0).sum((1, 2))
     typical = 14.0 * (level + 0.05 * level**2)
-    return np.stack([(error + before * typical) / (size + typical), floor, np.full(len(n), 0.1)], 1)
-
-
-NORMAL = {50: 0.674, 60: 0.842, 70: 1.036, 80: 1.282, 90: 1.645, 95: 1.960, 98: 2.326, 99: 2.576}
+    growth = np.full(len(n), GROWTH)
+    if evaluation.pooled is not None and len(evaluation.pooled.evidence.growth):
+        growth = evaluation.pooled.evidence.growth[evaluation.classes]
+    return np.stack([(error + before * typical) / (size + typical), floor, growth], 1)
 
 
 def normal_quantile(level: int) -> float:
@@ -482,6 +513,7 @@ def _series(
         "rmsse": _nullable(metrics.mean_over_windows(scores["rmsse"])),
         "cover80": _nullable(cover.get(80, np.full(n, np.nan))),
         "cover95": _nullable(cover.get(95, np.full(n, np.nan))),
+        "noise_floor": _nullable(metrics.noise_floor(blends, evaluation.Y, evaluation.mask)),
         "champion_wape": [champion.get(name) for name in panel.series], "recipe": [spec.recipe] * n,
         "cutoff": [panel.ds[panel.periods - 1].astype(object)] * n,
     }  # fmt: skip

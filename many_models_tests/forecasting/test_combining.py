@@ -1,0 +1,105 @@
+"""Objectives, what a candidate of sparse series says, and what is irreducible, each against an obvious version."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow.compute as pc
+import pytest
+
+from many_models.errors import SettingsError
+from many_models.forecasting import Spec, combining, metrics, train
+from many_models.forecasting import mm_pack_v1 as loader
+from many_models.forecasting.training import GROWTH, growth_of
+from many_models_tests.forecasting.histories import AS_OF, rows_of
+
+
+def sparse(seed: int) -> np.ndarray:
+    """Demand in a third of the periods."""
+    chance = np.random.default_rng(seed)
+    return np.where(chance.random(300) < 0.35, 1.0 + chance.poisson(3.0, 300), 0.0)
+
+
+def croston(y: np.ndarray, gain: float) -> float:
+    """Croston's method with the correction of Syntetos and Boylan, from the first demand on."""
+    size = interval = None
+    since = 0
+    for value in y[np.flatnonzero(y)[0] :]:
+        since += 1
+        if value > 0:
+            size = value if size is None else size + gain * (value - size)
+            interval = since if interval is None else interval + gain * (since - interval)
+            since = 0
+    assert size is not None
+    assert interval is not None
+    return size / interval * (1 - gain / 2)
+
+
+def test_croston_is_what_its_papers_say():
+    histories = {f"s{i}": np.r_[2.0, sparse(i)] for i in range(3)}
+    rows = rows_of(histories)
+    model = train(rows, Spec("D", 7, windows=2), AS_OF).model
+    said = model.candidates()[:, loader.CANDIDATES.index("croston")]
+    for name, forecast in zip(model.series, said, strict=True):
+        there = pc.and_(pc.equal(rows["series_id"], name), pc.not_equal(rows["state"], "stock_out"))
+        np.testing.assert_allclose(forecast, croston(rows.filter(there)["y"].to_numpy(), 0.05), rtol=1e-6)
+
+
+def weights(objective: str, forecasts: np.ndarray, actual: np.ndarray) -> np.ndarray:
+    """Weights of candidates `forecasts` (series × windows × candidates × steps) with no belief that favours any."""
+    mask = np.ones(actual.shape, bool)
+    moments, windows = combining.error_moments(forecasts, actual, mask, objective)
+    counts = combining.importance(actual, mask, objective)
+    pooled = combining.pooled_moments(moments, windows, np.zeros(len(actual), np.int64), counts)
+    belief = np.full((len(actual), forecasts.shape[2]), 1 / forecasts.shape[2])
+    return combining.simplex_weights(moments, windows, belief, np.tile(pooled[:1], (len(actual), 1, 1)), 0.0)
+
+
+def test_squared_errors_choose_the_mean_and_absolute_errors_the_median():
+    actual = np.random.default_rng(0).exponential(10.0, (40, 3, 28))
+    forecasts = np.stack([np.full(actual.shape, actual.mean()), np.full(actual.shape, np.median(actual))], 2)
+    by = {objective: weights(objective, forecasts, actual)[:, 0].mean() for objective in ("rmsse", "mase", "pinball")}
+    assert by["rmsse"] > 0.7
+    assert by["mase"] == by["pinball"] < by["rmsse"] - 0.2
+
+
+def test_wape_listens_to_the_large_series_and_mase_to_the_many():
+    chance = np.random.default_rng(1)
+    size = np.r_[np.full(2, 1000.0), np.full(38, 1.0)][:, None, None]
+    actual = size * chance.gamma(20.0, 0.05, (40, 3, 28))
+    good, bad = size * np.ones(actual.shape), 1.1 * size * np.ones(actual.shape)
+    large = (size > 10) & np.ones(actual.shape, bool)
+    forecasts = np.stack([np.where(large, good, bad), np.where(large, bad, good)], 2)
+    assert weights("wape", forecasts, actual)[-1, 0] > weights("mase", forecasts, actual)[-1, 0] + 0.1
+
+
+def test_an_unknown_objective_is_refused():
+    with pytest.raises(SettingsError, match="objective 'mape'"):
+        Spec("D", 7, objective="mape")
+
+
+@pytest.mark.parametrize("mean", [0.05, 0.9, 3.0, 40.5])
+def test_the_noise_floor_is_the_error_of_the_true_mean(mean):
+    actual = np.random.default_rng(2).poisson(mean, (1, 100, 1000)).astype(float)
+    forecasts, mask = np.full(actual.shape, mean), np.ones(actual.shape, bool)
+    measured = np.abs(actual - mean).sum() / actual.sum()
+    assert metrics.noise_floor(forecasts, actual, mask)[0] == pytest.approx(measured, rel=0.02)
+
+
+def test_there_is_no_noise_floor_of_what_is_no_count():
+    actual = np.array([[[1.5, 2.0]], [[0.0, 0.0]], [[-1.0, 2.0]]])
+    assert np.isnan(metrics.noise_floor(np.ones(actual.shape), actual, np.ones(actual.shape, bool))).all()
+
+
+def test_training_records_the_noise_floor_of_each_series():
+    chance = np.random.default_rng(3)
+    table = train(rows_of({"a": chance.poisson(6.0, 300).astype(float)}), Spec("D", 7, windows=2), AS_OF).series
+    assert table["noise_floor"][0].as_py() == pytest.approx(0.32, abs=0.04)
+
+
+def test_intervals_widen_by_what_the_errors_of_later_steps_say():
+    chance = np.random.default_rng(4)
+    steps, mask = 28, np.ones((500, 3, 28), bool)
+    for growth in (0.0, 0.5, 1.0):
+        errors = chance.normal(size=mask.shape) * (1 + growth * np.arange(steps) / steps)
+        assert growth_of(errors / (1 + GROWTH * np.arange(steps) / steps), mask) == pytest.approx(growth, abs=0.08)
+    assert growth_of(errors[:1, :1], mask[:1, :1]) < 0.3

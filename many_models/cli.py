@@ -312,3 +312,13 @@ def serve(config: Path | None, host: str | None, port: int | None, *, no_auth: b
     settings = settings.model_copy(update={"serve": settings.serve.model_copy(update=changed)})
     lake = build_lake(settings) if settings.serve.lake else None
     run_server(build_app(settings, build_production(settings), lake, api_keys()), settings.serve)
+
+
+@main.command("register-lake")
+@config_option
+def register(config: Path | None) -> None:
+    """Register the lake as an Azure ML datastore, and its tables as data assets."""
+    from many_models.settings import load_settings
+    from many_models.show import console, register_lake
+
+    register_lake(console(), load_settings(config))

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from many_models import automation, upkeep
-from many_models.assets import datasets, pooling, predictions, promoting, raw, training, warehouse
+from many_models.assets import datasets, pooling, power_bi, predictions, promoting, raw, training, warehouse
+from many_models.errors import SettingsError
 from many_models.settings import Settings, load_settings, secret
 
 if TYPE_CHECKING:
@@ -17,19 +18,20 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
     from many_models import ports
+    from many_models.adapters.datastore import LakeDatastore
     from many_models.due import Stage
     from many_models.settings import ComputeSettings
 
 
 def build(settings: Settings, resources: Mapping[str, object] | None = None) -> dg.Definitions:
     """Everything that Dagster shows for `settings`; `resources` replace adapters by name (tests, notebooks)."""
-    assets = build_assets(settings)
+    assets, reports = build_assets(settings), power_bi.build(settings)
     return dg.Definitions(
-        assets=list(assets.values()),
-        jobs=[*automation.jobs(), upkeep.job(settings)],
-        sensors=automation.sensors(settings, assets),
+        assets=[*assets.values(), *reports.assets],
+        jobs=[*automation.jobs(), upkeep.job(settings), *reports.jobs],
+        sensors=[*automation.sensors(settings, assets), *reports.sensors],
         schedules=[automation.schedule(settings, assets["raw_sales"]), upkeep.schedule(settings)],
-        resources={**adapters(settings), **(resources or {})},
+        resources={**adapters(settings), **power_bi_workspace(settings), **(resources or {})},
         executor=dg.in_process_executor,
     )
 
@@ -138,6 +140,38 @@ def build_warehouse(settings: Settings) -> ports.Warehouse:
     url = settings.url(warehouse.url)
     login = login_of(url, warehouse.credential, lambda: secret("MANY_MODELS_WAREHOUSE_PASSWORD"), warehouse.client_id)
     return SqlWarehouse(url, schema=warehouse.tables_in, login=login)
+
+
+def power_bi_workspace(settings: Settings) -> dict[str, dg.ResourceDefinition]:
+    """dagster-powerbi's workspace with Entra ID's tokens, where the settings name one."""
+    wanted = settings.power_bi
+    if not wanted.workspace:
+        return {}
+
+    def connect(_: dg.InitResourceContext) -> object:
+        from dagster_powerbi import PowerBIToken, PowerBIWorkspace
+
+        from many_models.adapters.azure_identity import token
+
+        scope = "https://analysis.windows.net/powerbi/api/.default"
+        login = PowerBIToken(api_token=token(scope, wanted.identity, wanted.client_id))
+        return PowerBIWorkspace(credentials=login, workspace_id=wanted.workspace, refresh_timeout=wanted.timeout)
+
+    return {power_bi.RESOURCE: dg.ResourceDefinition(connect)}
+
+
+def build_datastore(settings: Settings) -> LakeDatastore:
+    """The lake as Azure ML sees it. Raises SettingsError when the settings name no workspace."""
+    from functools import partial
+
+    from many_models.adapters.datastore import LakeDatastore, connect
+
+    wanted = settings.datastore
+    place = (wanted.subscription, wanted.resource_group, wanted.workspace)
+    if not all(place):
+        raise SettingsError("[datastore] needs subscription, resource_group and workspace")
+    client = partial(connect, *place, wanted.identity, wanted.client_id)
+    return LakeDatastore(settings.place(settings.lake.path), wanted.name, client)
 
 
 BUILDERS = {

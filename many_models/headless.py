@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, cast
 import dagster as dg
 
 from many_models import automation, due, events, tables
+from many_models.assets import power_bi
 from many_models.definitions import BUILDERS, build, build_assets
 from many_models.errors import PermanentError, SettingsError, UnavailableError
 from many_models.ports import Where
@@ -135,9 +136,21 @@ class Day:
                 self.progress.report(report)
                 if not report.done:
                     self._raise_if_hopeless(report, tried[mark])
+            self._refresh_power_bi(definitions)
         finally:
             getattr(compute, "close", lambda: None)()
         return self.reports
+
+    def _refresh_power_bi(self, definitions: dg.Definitions) -> None:
+        """What the sensor does after a load, where the settings name a semantic model. Raises UnavailableError."""
+        model = power_bi.build(self.settings).model
+        asked = None if model is None else power_bi.request(self.instance, model)
+        if isinstance(asked, dg.RunRequest):
+            job = definitions.resolve_job_def(power_bi.JOB)
+            result = job.execute_in_process(QUIET, self.instance, tags=asked.tags, raise_on_error=False)
+            if not result.success:
+                why = _first_error(self.instance, result)
+                raise UnavailableError(f"the warehouse is loaded, but Power BI was not refreshed: {why}")
 
     def _refuse_another_projects_instance(self, lake: Lake) -> None:
         copied = self.instance.get_materialized_partitions(dg.AssetKey("raw_sales"))

@@ -228,6 +228,40 @@ class ServeSettings(Section):
     drain_seconds: Annotated[float, Field(ge=0)] = 0.0
 
 
+class PowerBiSettings(Section):
+    """The semantic model that is refreshed after each load of the warehouse; off without `workspace`.
+
+    `reports` name what stands on it, as `NAME=ID`.
+    """
+
+    workspace: str = ""
+    semantic_model: str = ""
+    semantic_model_name: str = "forecasts"
+    reports: list[str] = []
+    identity: Literal["default", "managed_identity"] = "default"
+    client_id: str = ""
+    timeout: Annotated[int, Field(gt=0)] = 1800
+
+    @model_validator(mode="after")
+    def _names_come_with_ids(self) -> PowerBiSettings:
+        if self.workspace and not self.semantic_model:
+            raise ValueError("power_bi.workspace needs semantic_model, its id")
+        if wrong := [report for report in self.reports if not all(report.rpartition("="))]:
+            raise ValueError(f"power_bi.reports are written NAME=ID: {', '.join(wrong)}")
+        return self
+
+
+class DatastoreSettings(Section):
+    """The Azure ML workspace that gets the lake as a datastore (`many-models register-lake`); off without it."""
+
+    subscription: str = ""
+    resource_group: str = ""
+    workspace: str = ""
+    name: str = "many_models"
+    identity: Literal["default", "managed_identity"] = "default"
+    client_id: str = ""
+
+
 class DagsterSettings(Section):
     """How the assets appear in Dagster; `storage` is what a new instance's dagster.yaml is written for."""
 
@@ -264,6 +298,8 @@ class Settings(Section):
     registry: RegistrySettings = RegistrySettings()
     warehouse: WarehouseSettings = WarehouseSettings()
     serve: ServeSettings = ServeSettings()
+    power_bi: PowerBiSettings = PowerBiSettings()
+    datastore: DatastoreSettings = DatastoreSettings()
     dagster: DagsterSettings = DagsterSettings()
     retention: RetentionSettings = RetentionSettings()
 

@@ -242,7 +242,9 @@ def say_waiting(out: Console, waiting: object) -> None:
 
 
 def check_ports(settings: Settings) -> list[dict[str, object]]:
-    """One row per port: whether it answers, and what it says."""
+    """One row per port: whether it answers, and what it says. A port that fails in a way we did not foresee is a row,
+    too: the others are asked all the same.
+    """
     from many_models.definitions import BUILDERS
     from many_models.errors import ManyModelsError
 
@@ -252,7 +254,20 @@ def check_ports(settings: Settings) -> list[dict[str, object]]:
             rows.append({"port": name, "ok": True, "says": make(settings).check()})
         except ManyModelsError as error:
             rows.append({"port": name, "ok": False, "says": str(error)})
+        except Exception as error:  # noqa: BLE001  what is wrong is the answer
+            said = " ".join(str(error).split())[:300]
+            rows.append({"port": name, "ok": False, "says": f"{type(error).__name__}: {said}"})
     return rows
+
+
+def register_lake(out: Console, settings: Settings) -> list[str]:
+    """Register the lake's tables with Azure ML; returns the data assets' names."""
+    from many_models.definitions import build_datastore, build_lake
+
+    datastore = build_datastore(settings)
+    names = datastore.register(build_lake(settings).tables())
+    out.print(f"datastore {settings.datastore.name}: {len(names)} data assets: {', '.join(names)}")
+    return names
 
 
 def say_checks(out: Console, rows: Sequence[Mapping[str, object]]) -> None:

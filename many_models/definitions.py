@@ -139,7 +139,17 @@ def build_warehouse(settings: Settings) -> ports.Warehouse:
     warehouse = settings.warehouse
     url = settings.url(warehouse.url)
     login = login_of(url, warehouse.credential, lambda: secret("MANY_MODELS_WAREHOUSE_PASSWORD"), warehouse.client_id)
-    return SqlWarehouse(url, schema=warehouse.tables_in, login=login)
+    if warehouse.kind == "sql":
+        return SqlWarehouse(url, schema=warehouse.tables_in, login=login)
+    from many_models.adapters.azure_storage import AzureStorage
+    from many_models.adapters.staging_blob import BlobStaging
+    from many_models.adapters.warehouse_synapse import SynapseDialect, SynapseWarehouse
+
+    lake = settings.lake
+    place = warehouse.staging or f"{lake.path.rstrip('/')}/staging"
+    staging = BlobStaging(AzureStorage(place, lake.credential, secret, lake.client_id, lake.endpoint))
+    dialect = SynapseDialect(warehouse.distribution, warehouse.index)
+    return SynapseWarehouse(url, staging, schema=warehouse.tables_in, login=login, dialect=dialect)
 
 
 def power_bi_workspace(settings: Settings) -> dict[str, dg.ResourceDefinition]:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import itertools
+import re
 import traceback
 
+import pyarrow as pa
 import pytest
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
 
+from many_models.adapters import databases, warehouse_sql
 from many_models.adapters.warehouse_sql import SqlWarehouse
+from many_models.adapters.warehouse_synapse import FolderStaging, SynapseWarehouse
 from many_models.definitions import build_warehouse
-from many_models.errors import AccessError, SettingsError
+from many_models.errors import AccessError, InputError, SettingsError, UnavailableError
+from many_models.ports import WarehouseView, Where
 from many_models.settings import load_settings
-from many_models_tests.contracts.warehouse import NOON, WarehouseContract
+from many_models_tests.contracts.warehouse import NOON, WarehouseContract, contents, of_day, part, row, rows
+from many_models_tests.tds_server import PASSWORD, READER, require_freetds, running_tds, unparsed
 
 pytestmark = pytest.mark.slow
 schemas = itertools.count()
@@ -46,6 +54,18 @@ class TestSqlServerWarehouse(WarehouseContract):
     @pytest.fixture
     def make(self, tds):
         return lambda: SqlWarehouse(tds.url(), clock=lambda: NOON, schema=new_schema())
+
+
+class TestSynapseWarehouse(WarehouseContract):
+    """On the stand-in, rows through a folder: driver, wire and our steps, not Synapse's semantics."""
+
+    keeps_infinity = False
+    longest_name = 128
+    examples = 6
+
+    @pytest.fixture
+    def make(self, tds):
+        return lambda: SynapseWarehouse(tds.url(), FolderStaging(), clock=lambda: NOON, schema=new_schema())
 
 
 def test_a_password_in_the_settings_file_is_refused_without_showing_it(tmp_path):
@@ -87,3 +107,135 @@ def test_a_password_in_the_url_is_struck_out_of_every_error(tds):
     with pytest.raises(AccessError, match="Login failed for user 'loader'") as error:
         SqlWarehouse(url).check()
     assert "planted" not in "".join(traceback.format_exception(error.value))
+
+
+def test_synapse_reads_what_was_staged_in_azure_storage_and_leaves_none_of_it(azurite, tmp_path, monkeypatch):
+    require_freetds()
+    root = azurite.container("lake")
+    monkeypatch.setenv("AZURE_STORAGE_KEY", azurite.key)
+    with running_tds(tmp_path, storage=azurite.connection_string) as server:
+        file = tmp_path / "many_models.toml"
+        file.write_text(
+            f'[lake]\npath = "{root}/lake"\ncredential = "key"\nendpoint = "{azurite.endpoint}"\n'
+            f'[warehouse]\nkind = "synapse"\nurl = "{server.url(password="")}"\ncredential = "password"\n'
+        )
+        monkeypatch.setenv("MANY_MODELS_WAREHOUSE_PASSWORD", PASSWORD)
+        warehouse = build_warehouse(load_settings(file))
+        for _ in range(2):
+            assert warehouse.load("a", "f", [part(rows(row("a"), row("ü", step=None)))]) == 2
+        assert contents(warehouse.read("predictions")) == contents(rows(row("a"), row("ü", step=None)))
+        copies = [statement for statement in server.statements() if statement.startswith("COPY INTO")]
+    assert len(copies) == 2
+    assert azurite.endpoint in copies[0]
+    assert azurite.blobs("lake") == []
+
+
+STEPS = ["COPY INTO", "CREATE TABLE .*predictions", "^DELETE", "^INSERT INTO .*predictions", "^MERGE", "^COMMIT"]
+
+
+@pytest.mark.parametrize("kind", ["sql", "synapse"])
+@pytest.mark.parametrize("step", STEPS)
+def test_a_connection_cut_in_the_middle_of_a_load_is_tried_again_and_loads_once(tds, monkeypatch, kind, step):
+    monkeypatch.setattr(warehouse_sql, "PAUSE_SECONDS", 0.01)
+    schema = new_schema()
+    warehouse = (
+        SynapseWarehouse(tds.url(), FolderStaging(), schema=schema)
+        if kind == "synapse"
+        else SqlWarehouse(tds.url(), schema=schema)
+    )
+    tds.cut_at(step)
+    warehouse.load("a", "f", [part(rows(row("a"), row("b")), of_day(0))])
+    (tds.folder / "cut").unlink(missing_ok=True)
+    assert contents(warehouse.read("predictions")) == contents(rows(row("a"), row("b")))
+    assert warehouse.loads() == {"a": "f"}
+    left = [name for name in warehouse._dialect.tables(warehouse._engine.connect(), schema) if "staging" in name]
+    warehouse.load("b", "f", [part(rows(row("c")), of_day(0))])
+    assert contents(warehouse.read("predictions")) == contents(rows(row("c")))
+    assert len(left) <= 1
+
+
+def test_connections_that_the_server_ends_are_opened_again(postgres):
+    warehouse = SqlWarehouse(postgres.new_database())
+    warehouse.load("a", "f", [part(rows(row("a")))])
+    postgres.drop_connections()
+    assert warehouse.load("b", "f", [part(rows(row("b")))]) == 1
+    assert warehouse.loads() == {"a": "f", "b": "f"}
+
+
+def test_a_login_that_may_not_write_is_told_so_at_once_and_nothing_changes(tds, monkeypatch):
+    monkeypatch.setattr(warehouse_sql, "PAUSE_SECONDS", 100)
+    schema = new_schema()
+    SqlWarehouse(tds.url(), schema=schema).load("a", "f", [part(rows(row("a")))])
+    with pytest.raises(AccessError, match=r"permission was denied.*granted"):
+        SqlWarehouse(tds.url(READER), schema=schema).load("b", "f", [part(rows(row("b")))])
+    assert SqlWarehouse(tds.url(READER), schema=schema).loads() == {"a": "f"}
+
+
+def test_postgres_tells_of_a_missing_grant(postgres):
+    url = postgres.new_database()
+    SqlWarehouse(url).load("a", "f", [part(rows(row("a")))])
+    postgres.execute("DROP ROLE IF EXISTS reader")
+    postgres.execute("CREATE ROLE reader LOGIN PASSWORD 'reader'")
+    reader = url.replace(f"many_models:{postgres.password}", "reader:reader")
+    with pytest.raises(AccessError, match="permission denied"):
+        SqlWarehouse(reader).load("b", "f", [part(rows(row("b")))])
+    assert SqlWarehouse(url).loads() == {"a": "f"}
+
+
+def test_a_table_changed_underneath_is_an_error_that_says_what_differs(postgres):
+    url = postgres.new_database()
+    warehouse = SqlWarehouse(url)
+    warehouse.load("a", "f", [part(rows(row("a")))])
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(sa.text("ALTER TABLE predictions ALTER COLUMN y_hat TYPE text"))
+    engine.dispose()
+    with pytest.raises(InputError, match="'y_hat' is string there, the new rows have double"):
+        warehouse.load("b", "f", [part(rows(row("b")))])
+    assert warehouse.loads() == {"a": "f"}
+
+
+class Full(Exception):  # noqa: N818 -- what psycopg2 raises, for the code alone
+    pgcode = "53100"
+
+
+def test_a_full_disk_of_a_server_is_worth_another_try():
+    error = databases.meaning(DBAPIError("COPY", None, Full("no space left")), "load", "no space left")
+    assert isinstance(error, UnavailableError)
+    assert "no room left" in str(error)
+
+
+def test_every_statement_that_the_adapters_send_is_t_sql(tds):
+    before = len(tds.statements())
+    for warehouse in (
+        SqlWarehouse(tds.url(), schema=new_schema()),
+        SynapseWarehouse(tds.url(), FolderStaging(), schema=new_schema()),
+    ):
+        warehouse.load("a", "f", [part(rows(row("a"), row("b")), Where(among={"series_id": ["a", "b"]}))])
+        wider = rows(row("c")).append_column("new column", pa.array([1.5]))
+        warehouse.load("b", "f", [part(wider, of_day(0))])
+        for _ in range(2):
+            warehouse.define([WarehouseView("v", 'SELECT "series_id" FROM {predictions}', ("predictions",))])
+        warehouse.check()
+    sent = sorted(set(tds.statements()[before:]))
+    assert any(statement.startswith("COPY INTO") for statement in sent)
+    assert any(statement.startswith("MERGE") for statement in sent)
+    assert any("DISTRIBUTION = HASH" in statement for statement in sent)
+    kinds = {re.sub(r"of test \d+|staging_\w+|file:\S+|\d+", "x", statement): statement for statement in sent}
+    bad = {statement: wrong for statement in kinds.values() if (wrong := unparsed(statement))}
+    assert bad == {}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "SELEC x FROM t",
+        "MERGE INTO t USING s ON WHEN MATCHED THEN",
+        "COPY INTO t (a FROM 'x' WITH (FILE_TYPE = 'PARQUET'",
+        "CREATE TABLE t (a INT",
+        "SELECT * FROM t WHERE a = = 1",
+        "DELETE FROM WHERE 1 = 1",
+    ],
+)
+def test_what_is_no_t_sql_is_noticed(wrong):
+    assert unparsed(wrong)

@@ -102,11 +102,15 @@ def tds(tmp_path_factory: pytest.TempPathFactory) -> Generator[TdsServer]:
 
 
 def unparsed(statement: str) -> list[str]:
-    """What neither sqlfluff nor sqlglot reads as T-SQL in a statement: empty when one of them reads all of it."""
+    """What neither sqlfluff nor sqlglot reads as T-SQL in a statement: empty when one of them reads all of it.
+
+    Synapse's NOT ENFORCED after a key is taken out first: neither knows it.
+    """
     import sqlfluff
     import sqlglot
     from sqlglot import exp
 
+    statement = statement.replace(") NOT ENFORCED", ")")  # Synapse's own, which neither of them knows
     try:
         parsed = sqlglot.parse(re.sub(r"\?", "@p", statement), read="tsql")
     except sqlglot.errors.ParseError as error:

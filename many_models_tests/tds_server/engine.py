@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import functools
 import re
+import tempfile
 import threading
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -52,7 +54,8 @@ CREATE VIEW sys.index_columns AS
         generate_subscripts(constraint_column_names, 1) AS ordinal FROM duckdb_constraints()
         WHERE constraint_type = 'PRIMARY KEY' UNION ALL SELECT sys_id(s, t), c, ordinal FROM sys.unenforced
     ) AS k JOIN sys.columns AS c ON c.object_id = k.object_id AND c.name = k.name;
-CREATE VIEW sys.system_views AS SELECT '' AS name WHERE false;
+CREATE VIEW sys.system_views AS SELECT 'dm_exec_sessions' AS name;
+CREATE VIEW sys.dm_exec_sessions AS SELECT 'stand-in' AS session_id, 2 AS transaction_isolation_level;
 CREATE MACRO schema_name() AS 'dbo';
 CREATE MACRO serverproperty(name) AS
     CASE upper(name) WHEN 'PRODUCTVERSION' THEN '16.0.1000.6' WHEN 'ENGINEEDITION' THEN '6' END;
@@ -65,7 +68,7 @@ COPY = re.compile(
     r"copy\s+into\s+(?P<table>.+?)\s*\((?P<columns>.+)\)\s*from\s+'(?P<url>[^']+)'\s+with\s*\((?P<options>.+)\)",
     re.IGNORECASE | re.DOTALL,
 )
-PHYSICAL = re.compile(r"\s+WITH\s*\((?:DISTRIBUTION|HEAP|CLUSTERED)[^;]*\)\s*$", re.IGNORECASE | re.DOTALL)
+PHYSICAL = re.compile(r"\s+WITH\s*\((?:DISTRIBUTION|HEAP|CLUSTERED).*\)\s*$", re.IGNORECASE | re.DOTALL)
 UNENFORCED = re.compile(
     r",\s*PRIMARY KEY NONCLUSTERED \((?P<key>.+?)\) NOT ENFORCED(?=\s*\))", re.IGNORECASE | re.DOTALL
 )
@@ -96,10 +99,18 @@ class Engine:
         self.database.execute(CATALOG)
         self.lock = threading.Lock()
         self.storage = storage
-        if storage:
-            import fsspec
 
-            self.database.register_filesystem(fsspec.filesystem("abfs", connection_string=storage))
+    def local(self, url: str, folder: str) -> str:
+        """The path of what COPY's URL names: a file of this machine, or a blob that is fetched into `folder`."""
+        if url.startswith("file://"):
+            return url.removeprefix("file://")
+        from azure.storage.blob import BlobClient
+
+        container, name = re.sub(r"https?://[^/]+/(?:devstoreaccount1/)?", "", url).split("/", maxsplit=1)
+        path = Path(folder) / "blob.parquet"
+        with BlobClient.from_connection_string(self.storage, container, name) as blob:
+            path.write_bytes(blob.download_blob().readall())
+        return str(path)
 
 
 @dataclass
@@ -181,7 +192,7 @@ class Session:
 
     def _without_physical(self, text: str) -> str:
         """CREATE TABLE without Synapse's distribution and index, its unenforced key noted in the catalog."""
-        text = PHYSICAL.sub("", text)
+        text = re.sub(r"^ALTER VIEW\b", "CREATE OR REPLACE VIEW", PHYSICAL.sub("", text))
         key = UNENFORCED.search(text)
         if key is None:
             return text
@@ -204,10 +215,9 @@ class Session:
         columns = sqlglot.parse_one(f"SELECT {copy['columns']}", read="tsql").selects
         assert target is not None
         names = ", ".join(column.sql("duckdb") for column in columns)
-        source = located(copy["url"])
-        found = self.cursor.execute(
-            f"INSERT INTO {target.sql('duckdb')} ({names}) SELECT * FROM read_parquet($path)", {"path": source}
-        ).fetchone()
+        statement = f"INSERT INTO {target.sql('duckdb')} ({names}) SELECT * FROM read_parquet($path)"
+        with tempfile.TemporaryDirectory() as folder:
+            found = self.cursor.execute(statement, {"path": self.engine.local(copy["url"], folder)}).fetchone()
         yield int(found[0]) if found else 0
 
     def add(self, statement: str, lines: list[list[Any]]) -> int:
@@ -237,14 +247,6 @@ class Session:
         found = self.cursor.execute(f"SELECT * FROM {table.sql('duckdb')} LIMIT 0").description or []
         types = {name.lower(): str(kind) for name, kind, *_ in found}
         return [types[column.name.lower()] for column in target.expressions]
-
-
-def located(url: str) -> str:
-    """The path that DuckDB reads for a URL of COPY or OPENROWSET."""
-    if url.startswith("file://"):
-        return url.removeprefix("file://")
-    path = re.sub(r"https?://[^/]+/(?:devstoreaccount1/)?", "", url)
-    return f"abfs://{path}"
 
 
 @functools.lru_cache(4096)

@@ -264,12 +264,21 @@ why_option = click.option("--why", default="", help="Why; it is kept.")
 @by_option
 @why_option
 @click.option("--reject", is_flag=True, help="Say no: the proposal waits no more, what is live stays.")
+@click.option("--show", is_flag=True, help="Only say what waits.")
 @json_option
-def approve(proposal: str, config: Path | None, by: str, why: str, *, reject: bool, as_json: bool) -> None:
+def approve(proposal: str, config: Path | None, by: str, why: str, *, reject: bool, show: bool, as_json: bool) -> None:
     """Make the release that waits live; with PROPOSAL only if it is that one."""
     from many_models.settings import load_settings
     from many_models.show import approve as say_yes_or_no
-    from many_models.show import console
+    from many_models.show import console, say_waiting, waiting_proposal
+
+    if show:
+        waiting = waiting_proposal(load_settings(config))
+        out = console(quiet=as_json)
+        say_waiting(out, waiting) if waiting else out.print("no release waits for approval")
+        if as_json:
+            print(json.dumps({"proposal": "", **waiting}))
+        return
 
     told = say_yes_or_no(console(quiet=as_json), load_settings(config), proposal, actor=by, reason=why, reject=reject)
     if as_json:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
+import subprocess
+import sys
+import zipfile
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import dagster as dg
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from many_models.assets import approving
@@ -18,9 +24,6 @@ from many_models.errors import ConflictError
 from many_models.headless import open_instance
 from many_models.show import status_of
 from many_models_tests.project import END, Project, make_project, sales
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 pytestmark = pytest.mark.slow
 DAY_BEFORE = END - timedelta(days=3)
@@ -224,3 +227,84 @@ def test_nothing_to_approve_is_one_line(project: Project) -> None:
     assert told.exit_code == 1
     assert told.stderr.startswith("error: no proposal waits for approval, nope neither")
     assert len(told.stderr.splitlines()) == 1
+
+
+# --- Azure DevOps ---------------------------------------------------------------------------------------------------
+PIPELINE = Path(__file__).resolve().parents[1] / "deploy" / "azure-pipelines.yml"
+
+
+def stages() -> dict[str, dict[str, object]]:
+    return {stage["stage"]: stage for stage in yaml.safe_load(PIPELINE.read_text())["stages"]}
+
+
+def steps(stage: str) -> list[dict[str, object]]:
+    (job,) = stages()[stage]["jobs"]
+    return job["strategy"]["runOnce"]["deploy"]["steps"] if "deployment" in job else job["steps"]
+
+
+def script(stage: str, word: str) -> dict[str, object]:
+    (found,) = [step for step in steps(stage) if word in str(step.get("script", ""))]
+    return found
+
+
+def bash(step: dict[str, object], cwd: Path, **env: str) -> str:
+    """The output of a step's script where its $(macros) are already in its environment; fails as the agent would."""
+    assert "$(" not in str(step["script"]).replace("$(many-models", "")  # Azure would replace it before bash sees it
+    done = subprocess.run(
+        ["bash", "-e", "-c", str(step["script"])],
+        cwd=cwd,
+        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", **env},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_the_pipeline_has_its_stages_in_order_and_nobody_skips_the_environments_approval() -> None:
+    found = stages()
+    assert list(found) == ["test", "package", "look", "promote"]
+    assert [found[name].get("dependsOn") for name in list(found)[1:]] == ["test", "package", "look"]
+    (job,) = found["promote"]["jobs"]
+    assert job["environment"] == "many-models-production"
+    writers = [name for name in found if any('approve "$PROPOSAL"' in str(step) for step in steps(name))]
+    assert writers == ["promote"]
+    assert "look.waiting.proposal" in str(found["promote"]["condition"])
+    assert script("look", "setvariable")["name"] == "waiting"
+    assert "staging" not in PIPELINE.read_text().lower()  # promotion's credentials alone
+    run = PIPELINE.parents[1] / str(script("test", ".ci")["script"])
+    assert os.access(run, os.X_OK)
+
+
+def test_the_pipelines_wheel_has_the_command_and_the_loader_that_travels_in_packs(tmp_path: Path) -> None:
+    copy = tmp_path / "repository"
+    for name in ("many_models", "pyproject.toml", "README.md", "LICENSE"):
+        source = PIPELINE.parents[1] / name
+        shutil.copytree(source, copy / name) if source.is_dir() else shutil.copy(source, copy / name)
+    bash(script("package", "uv build"), copy)
+    (wheel,) = (copy / "dist").glob("many_models-*.whl")
+    with zipfile.ZipFile(wheel) as packed:
+        names = packed.namelist()
+    assert "many_models/forecasting/mm_pack_v1.py" in names
+    assert "many_models/templates/dagster.yaml" in names
+    assert not [name for name in names if "tests" in name]
+
+
+def test_the_pipelines_commands_approve_what_was_looked_at_and_nothing_newer(project: Project) -> None:
+    env = {"MANY_MODELS_CONFIG": str(project.root / "many_models.toml")}
+    told = bash(script("look", "setvariable"), project.root, **env)
+    variable = re.search(r"##vso\[task.setvariable variable=proposal;isOutput=true\](\S+)", told)
+    assert variable is not None
+    step = script("promote", "approve")
+    assert set(step["env"]) >= {"PROPOSAL", "ASKED_BY", "WHY"}
+    said = {"PROPOSAL": variable[1], "ASKED_BY": "Ada", "WHY": "approved in production, run 7"}
+    with pytest.raises(AssertionError, match="waits for approval, not older"):
+        bash(step, project.root, **env, **{**said, "PROPOSAL": "older"})
+    bash(step, project.root, **env, **said)
+    live = build_production(project.settings()).live()
+    assert live is not None
+    assert live.approval is not None
+    assert (live.release_id, live.approval.actor, live.approval.reason) == (variable[1], "Ada", said["WHY"])
+    assert json.loads(many_models(project, "approve", "--show", "--json")) == {"proposal": ""}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -563,100 +562,6 @@ def test_any_mlflow_client_loads_a_champion_without_this_package(store, tmp_path
     assert found["a inputs"] == ["series_id", "ds", "price", "event"]
     assert [line.partition("==")[0] for line in found["a needs"]] == ["mlflow", "numpy", "pandas"]
     assert all("==" in line for line in found["a needs"])
-
-
-@pytest.mark.slow
-def test_any_mlflow_client_forecasts_as_this_package_does(store, tmp_path):
-    from many_models.forecasting import PackModel, train
-    from many_models_tests.forecasting.histories import AS_OF, SPEC, rows_of, sales
-
-    model = train(rows_of({f"s{i}": sales(400, 5.0 + 10 * i, seed=i) for i in range(3)}), SPEC, AS_OF).model
-    production = MlflowProduction(*store())
-    rows = [PromotedSeries(name, "s/1", SPEC.recipe, str(AS_OF)) for name in model.series]
-    packs = [PackUpload("a", model.files(), model.series)]
-    champion = production.publish(ReleaseDraft("", "me", "", packs, rows)).champions["s1"]
-    ours = PackModel.from_files(production.files(champion.ref, champion.sha256)).predict(None, series=["s1"])
-    stamps = [str(ds) for ds in ours["ds"].to_pylist()]
-    theirs = plain_client(
-        f"""
-        model = mlflow.pyfunc.load_model("models:/{champion.ref.rpartition("/")[0]}@champion")
-        frame = pd.DataFrame({{"series_id": "s1", "ds": pd.to_datetime({stamps!r})}})
-        show(model.predict(frame)[["y_hat", "lo80", "hi80"]].to_dict("list"))
-        """,
-        tmp_path,
-        production._store.uri,
-    )
-    for column, values in theirs.items():
-        assert values == pytest.approx(ours[column].to_pylist(), rel=1e-9), column
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    """An MLflow server on loopback: its URL, and the folder that it keeps artifacts in."""
-    root = tmp_path_factory.mktemp("server")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "server",
-        "--backend-store-uri",
-        f"sqlite:///{root}/m.db",
-        "--workers",
-        "1",
-    ]
-    command += ["--artifacts-destination", str(root / "files"), "--host", "127.0.0.1", "--port", str(port)]
-    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
-    with (root / "log").open("w") as log:
-        process = subprocess.Popen(command, cwd=root, env=environment, stdout=log, stderr=log, start_new_session=True)
-    try:
-        for _ in range(120):
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                break
-            except OSError:
-                assert process.poll() is None, (root / "log").read_text()
-                time.sleep(1)
-        yield f"http://127.0.0.1:{port}", root / "files"
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("aliases", [True, False], ids=["aliases", "tags"])
-def test_through_a_server_everything_is_the_same(server, aliases, capfd):
-    uri, files = server
-    prefix = f"through-{aliases}"
-    staging, production = MlflowStaging(uri, "", prefix), MlflowProduction(uri, "", prefix, aliases=aliases)
-    packs = [upload(p, {f"{p}1": "1", f"{p}2": "1"}, note="x") for p in "abc"]
-    versions = staging.register("one", packs)
-    assert staging.register("one", packs) == versions
-    newer = staging.register("two", [upload("a", {"a1": "2", "a2": "2"})])[0]
-    assert staging.newest(["a1", "b1"]) == {"a1": newer, "b1": versions[1]}
-    assert staging.files(versions[1]) == packs[1].files
-    first = production.publish(draft(None, packs))
-    with pytest.raises(ConflictError):
-        production.publish(draft(None, packs))
-    second = production.publish(draft(first, [upload("a", {"a1": "2", "a2": "2"})]))
-    assert production.live() == second
-    assert served(production, second) == {"a1": "2", "a2": "2"} | dict.fromkeys(["b1", "b2", "c1", "c2"], "1")
-    production.activate(first.release_id)
-    assert production.live() == first
-    assert list(production.releases()) == [second, first]
-    assert staging.prune(0) == [versions[0].ref]
-    assert set(production.prune(0)) == {second.release_id, second.champions["a1"].ref}
-    assert served(production, production.live()) == dict.fromkeys(first.champions, "1")
-    with pytest.raises(InputError, match="pruned"):
-        production.files(second.champions["a1"].ref, second.champions["a1"].sha256)
-    run_id = production._store.find(first.champions["b1"].ref).run_id
-    (stored,) = files.glob(f"*/{run_id}/artifacts/b-*/data/rows.json")
-    stored.write_bytes(b"[]")
-    with pytest.raises(IntegrityError, match=first.champions["b1"].ref):
-        production.files(first.champions["b1"].ref, first.champions["b1"].sha256)
-    assert capfd.readouterr() == ("", "")
 
 
 def test_mlflow_global_state_and_the_working_folder_stay_untouched(store, tmp_path, monkeypatch):

@@ -147,8 +147,8 @@ class MlflowProduction:
     one has the alias `live`, and of all versions the highest number in its tag `mm.live`, which is all there is
     where `aliases` are not to be had. Packs carry the alias `champion` as a courtesy to other clients; it is no truth.
 
-    Publishing, rolling back and pruning hold a lock on the artifact folder. On a server without a common folder run
-    one promoter at a time. `failpoint` is called with the name of each step that publishing has finished.
+    Publishing, approving, rolling back and pruning hold one lock, on a server one that other machines see.
+    `failpoint` is called with the name of each step that publishing has finished.
     """
 
     def __init__(
@@ -210,6 +210,8 @@ class MlflowProduction:
         except MlflowException as error:
             if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND", "INVALID_PARAMETER_VALUE"):
                 return None
+            if error.error_code == "PERMISSION_DENIED" and not self._store.has_model(self._release_model):
+                return None  # a server with users says so of an alias of a model that is not there
             raise
 
     def _activated(self) -> list[ModelVersion]:
@@ -236,10 +238,11 @@ class MlflowProduction:
     # --- writing ------------------------------------------------------------------------------------------------
     def publish(self, draft: ReleaseDraft) -> Release:
         """See ProductionRegistry."""
-        with self._store.writing("publishing a release"):
+        with self._store.writing("publishing a release") as still_locked:
             before = self._live_version()
             base = self._release(before) if before else None
             made, release = self._keep(draft, base)
+            still_locked()
             self._make_live(made, before)
             self._set_champions(made, release, before, base)
             return release
@@ -289,7 +292,7 @@ class MlflowProduction:
     def approve(self, release_id: str, actor: str, reason: str) -> Release:
         """See ProductionRegistry. Who and why are written before the switch: a crash between leaves it waiting."""
         check_verdict(actor, reason)
-        with self._store.writing(f"approving proposal {release_id!r}"):
+        with self._store.writing(f"approving proposal {release_id!r}") as still_locked:
             before = self._live_version()
             base = self._release_or_none(before)
             if before and before.tags.get(RELEASE_ID) == release_id:
@@ -302,6 +305,7 @@ class MlflowProduction:
             approval = Approval(actor, reason, self._clock())
             self._tag(found, APPROVED, json.dumps([actor, reason, approval.at.isoformat()]))
             self._step("approval_written")
+            still_locked()
             self._make_live(found, before)
             self._set_champions(found, release, before, base)
             return replace(release, approval=approval)

@@ -27,6 +27,7 @@ from many_models.adapters.registry_mlflow_folders import (
     series_tags,
     write_folders,
 )
+from many_models.adapters.registry_mlflow_lease import leased
 from many_models.adapters.registry_rules import OWN_TAGS, files_sha256
 from many_models.errors import (
     ConflictError,
@@ -40,7 +41,7 @@ from many_models.keys import digest, slug
 from many_models.ports import PackVersion
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 
     from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
@@ -126,12 +127,18 @@ class MlflowStore:
         return self._clients[1]
 
     @property
+    def _reached(self) -> str:
+        """The URI with this role's own credentials from the environment, where that has any. It stays in here."""
+        return _with_credentials(self.uri, self.role)
+
+    @property
     def _clients(self) -> _Clients:
-        if self.uri not in _CLIENTS:
+        uri = self._reached
+        if uri not in _CLIENTS:
             with self._setup():
-                if self.uri not in _CLIENTS:
-                    _CLIENTS[self.uri] = _new_clients(self.uri)
-        return _CLIENTS[self.uri]
+                if uri not in _CLIENTS:
+                    _CLIENTS[uri] = _new_clients(uri)
+        return _CLIENTS[uri]
 
     @contextmanager
     def _setup(self) -> Generator[None]:
@@ -152,19 +159,19 @@ class MlflowStore:
         except Exception as error:
             if (translated := self._translated(error, doing)) is None:
                 raise
-            raise translated from error
+            raise translated from (error if self._reached == self.uri else None)  # its text may have the password
 
     def _translated(self, error: Exception, doing: str) -> ManyModelsError | None:
         from mlflow.exceptions import MlflowException
         from requests import RequestException
         from sqlalchemy.exc import DBAPIError
 
-        text = (
-            f"{doing} in MLflow at {self.shown}: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
-        )
+        said = _masked(str(error).splitlines()[0]) if str(error) else type(error).__name__
+        text = f"{doing} in MLflow at {self.shown}: {said}"
         if isinstance(error, MlflowException):
             if error.error_code in _REFUSED:
-                return SettingsError(f"{text}; these credentials may not do that")
+                names = f"MANY_MODELS_{self.role.upper()}_USERNAME and _PASSWORD, else MLFLOW_TRACKING_USERNAME …"
+                return SettingsError(f"{text}; the credentials ({names}) may not do that")
             if error.error_code in _CONFLICT:
                 return ConflictError(text)
             return UnavailableError(text) if error.error_code in _OUT_OF_ORDER else InputError(text)
@@ -173,22 +180,26 @@ class MlflowStore:
         return None
 
     @contextmanager
-    def writing(self, doing: str) -> Generator[None]:
-        """`errors` and `lock`, with the store set up before."""
+    def writing(self, doing: str) -> Generator[Callable[[], None]]:
+        """`errors` and `lock`, with the store set up before. Yields a check that the lock is still held."""
         with self.errors(doing):
             self.experiment()
-            with self.lock():
-                yield
+            with self.lock() as check:
+                yield check
 
     @contextmanager
-    def lock(self, seconds: float = LOCK_SECONDS) -> Generator[None]:
-        """Held by one process (and thread) of those that share the artifact folder; a killed one lets go of it.
+    def lock(self, seconds: float = LOCK_SECONDS) -> Generator[Callable[[], None]]:
+        """Held by one process (and thread) of all that write to this store; a killed one lets go of it.
 
-        A SQLite transaction, because that works on every system. Stores without a folder of their own are locked
-        for this machine only: run one promotion at a time there. Raises ConflictError after `seconds`.
+        On SQLite a lock in the artifact folder: a SQLite transaction, because that works on every system. Elsewhere
+        also a lease in the store itself, which other machines see. Raises ConflictError after `seconds`.
         """
         with locked(self._lock_path, seconds, self.shown):
-            yield
+            if _sqlite_path(self.uri):
+                yield _held
+                return
+            with leased(self.registry, f"{self.prefix}-{self.role}-lock", seconds, self.shown) as check:
+                yield check
 
     @property
     def _lock_path(self) -> Path:
@@ -231,7 +242,7 @@ class MlflowStore:
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
         with tempfile.TemporaryDirectory() as folder:
-            repository = get_artifact_repository(source, tracking_uri=self.uri)
+            repository = get_artifact_repository(source, tracking_uri=self._reached)
             repository.download_artifacts("", folder)
             return read_folder(Path(folder))
 
@@ -256,6 +267,18 @@ class MlflowStore:
             if error.error_code not in _CONFLICT:
                 raise
         return create()
+
+    def has_model(self, name: str) -> bool:
+        """Whether the registered model is there. Raises when that may not be known."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.registry.get_registered_model(name)
+        except MlflowException as error:
+            if error.error_code not in _MISSING:
+                raise
+            return False
+        return True
 
     def register_packs(self, run: Run, packs: Sequence[PackUpload], tags: Mapping[str, str]) -> dict[str, PackVersion]:
         """Writes and registers `packs` with `tags` on top of their own; pack → version."""
@@ -341,7 +364,7 @@ class MlflowStore:
         else:
             from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-            get_artifact_repository(source, tracking_uri=self.uri).delete_artifacts()
+            get_artifact_repository(source, tracking_uri=self._reached).delete_artifacts()
 
     def _delete_run(self, run_id: str) -> None:
         root = local_path(str(self.client.get_run(run_id).info.artifact_uri))
@@ -404,8 +427,27 @@ def _new_clients(uri: str) -> _Clients:
         talk.setLevel(level)
 
 
+def _held() -> None:
+    """The check of a lock that cannot be lost."""
+
+
+def _with_credentials(uri: str, role: str) -> str:
+    """`uri` with the name and password that the environment has for this role, unless it has some of its own.
+
+    MLflow itself knows one pair of credentials a process; promotion reads staging and writes production.
+    """
+    from urllib.parse import quote
+
+    scheme, separator, rest = uri.partition("://")
+    user = os.environ.get(f"MANY_MODELS_{role.upper()}_USERNAME", "")
+    if not user or scheme not in {"http", "https"} or "@" in rest.partition("/")[0]:
+        return uri
+    password = os.environ.get(f"MANY_MODELS_{role.upper()}_PASSWORD", "")
+    return f"{scheme}{separator}{quote(user, safe='')}:{quote(password, safe='')}@{rest}"
+
+
 def _masked(uri: str) -> str:
-    return re.sub(r"//([^:/@]*):[^@]*@", r"//\1:***@", uri)
+    return re.sub(r"//([^:/@\s]*):[^@\s]*@", r"//\1:***@", uri)
 
 
 def _sqlite_path(uri: str) -> Path | None:

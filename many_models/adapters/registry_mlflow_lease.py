@@ -1,0 +1,111 @@
+"""A lock that every machine sees, kept in the MLflow store itself: a registered model that only one can make.
+
+Its holder renews it. Whoever finds it unchanged for longer than that takes it away, so that a killed holder blocks the
+others for STALE_SECONDS only. Nobody's clock is compared with another's.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from many_models.errors import ConflictError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from mlflow.tracking._model_registry.client import ModelRegistryClient
+
+STALE_SECONDS = 60.0
+HOLDER, BEAT = "mm.holder", "mm.beat"
+_TAKEN = {"RESOURCE_CONFLICT", "RESOURCE_ALREADY_EXISTS", "ALREADY_EXISTS"}
+_GONE = {"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"}
+
+
+@contextmanager
+def leased(
+    registry: ModelRegistryClient, name: str, seconds: float, what: str, *, stale: float = STALE_SECONDS
+) -> Generator[Callable[[], None]]:
+    """Holds the lock `name` of the store `what`; yields a check that raises ConflictError when it was lost.
+
+    Raises ConflictError when others have held it for `seconds`.
+    """
+    token = secrets.token_hex(8)
+    _take(registry, name, token, time.monotonic() + seconds, what, stale)
+    done = threading.Event()
+    beating = threading.Thread(target=_beat, args=(registry, name, done, stale / 4), daemon=True)
+    beating.start()
+
+    def check() -> None:
+        if _state(registry, name)[0] != token:
+            raise ConflictError(f"another machine has taken over writing to {what}: this one was silent for too long")
+
+    try:
+        yield check
+    finally:
+        done.set()
+        beating.join()
+        with suppress(ConflictError):
+            check()
+            registry.delete_registered_model(name)
+
+
+def _take(registry: ModelRegistryClient, name: str, token: str, until: float, what: str, stale: float) -> None:
+    from mlflow.exceptions import MlflowException
+
+    seen, since = ("", ""), time.monotonic()
+    while True:
+        try:
+            registry.create_registered_model(name, tags={HOLDER: token, BEAT: "0"})
+        except MlflowException as error:
+            if error.error_code not in _TAKEN:
+                raise
+        else:
+            return
+        now, state = time.monotonic(), _state(registry, name)
+        if state != seen:
+            seen, since = state, now
+        elif now - since > stale:
+            _take_away(registry, name, seen)
+            continue
+        if now > until:
+            raise ConflictError(f"another machine has been writing to {what} all the time: try again later")
+        time.sleep(min(1.0, stale / 10))
+
+
+def _take_away(registry: ModelRegistryClient, name: str, seen: tuple[str, str]) -> None:
+    """Renaming is one step: of several that find a lock abandoned, one removes it."""
+    from mlflow.exceptions import MlflowException
+
+    if _state(registry, name) != seen:
+        return
+    aside = f"{name}-{secrets.token_hex(8)}"
+    with suppress(MlflowException):  # somebody was faster: that shows in many ways, and is seen at the next look
+        registry.rename_registered_model(name, aside)
+        registry.delete_registered_model(aside)
+
+
+def _state(registry: ModelRegistryClient, name: str) -> tuple[str, str]:
+    """Who holds the lock, and its last renewal; two empty texts when nobody does."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        tags = registry.get_registered_model(name).tags
+    except MlflowException as error:
+        if error.error_code not in _GONE:
+            raise
+        return "", ""
+    return tags.get(HOLDER, ""), tags.get(BEAT, "")
+
+
+def _beat(registry: ModelRegistryClient, name: str, done: threading.Event, every: float) -> None:
+    from mlflow.exceptions import MlflowException
+
+    beat = 0
+    while not done.wait(every):
+        beat += 1
+        with suppress(MlflowException):  # the check before the switch notices what is lost
+            registry.set_registered_model_tag(name, BEAT, str(beat))

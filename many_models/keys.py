@@ -11,7 +11,7 @@ from urllib.parse import quote, unquote
 from many_models.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 SEPARATOR = "__"
 _READABLE = frozenset(" -._~")
@@ -75,6 +75,16 @@ def slug(name: str, length: int = 40) -> str:
 def digest(*parts: object) -> str:
     """16 hex digits that stand for `parts` (their `repr`s) in version tags."""
     return hashlib.sha256("\x1f".join(map(repr, parts)).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def files_sha256(files: Mapping[str, bytes]) -> str:
+    """64 hex digits over names and contents, in the order of the names; lengths go in, so that nothing can shift."""
+    hasher = hashlib.sha256()
+    for name in sorted(files):
+        for part in (name.encode(), files[name]):
+            hasher.update(len(part).to_bytes(8, "big"))
+            hasher.update(part)
+    return hasher.hexdigest()
 
 
 def pack_of(key: SeriesKey, keys: Sequence[str], by: Sequence[str], buckets: int) -> str:

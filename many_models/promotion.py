@@ -30,7 +30,8 @@ class ChampionEvidence:
     """What is known of the model that serves a series now.
 
     `wape` is the score recorded at its promotion, `baseline_wape` the baseline's at the same cutoffs (None: not
-    recorded); `staging` its staging version (`name/version`), `fallback` not empty when it is no fitted model.
+    recorded); `staging` its staging version (`name/version`), `fallback` not empty when it is no fitted model. `gone`
+    says that its recipe cannot be run any more: a candidate or a covariate of it is not there.
     """
 
     recipe: str
@@ -39,6 +40,7 @@ class ChampionEvidence:
     cutoff: str
     baseline_wape: float | None = None
     fallback: str = ""
+    gone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +237,9 @@ def _compete(e: Evidence, policy: Policy) -> _Verdict:
         return "promote", "first", f"first model: {_score(e)}"
     if champion.fallback:
         return "promote", "outgrew_fallback", f"replaces the fallback {champion.fallback!r}: {_score(e)}"
-    return _refresh(e, champion, policy) if e.recipe == champion.recipe else _challenge(e, policy)
+    if e.recipe == champion.recipe:
+        return _refresh(e, champion, policy)
+    return _replace(e, champion, policy) if champion.gone and e.champion_wape_now is None else _challenge(e, policy)
 
 
 def _fallback(e: Evidence) -> _Verdict:
@@ -252,15 +256,28 @@ def _unmeasured(e: Evidence) -> _Verdict:
 
 
 def _refresh(e: Evidence, champion: ChampionEvidence, policy: Policy) -> _Verdict:
-    """A refresh may be worse than before by `max_worse`, after allowing for times that are harder for the baseline."""
-    if isfinite(champion.wape):
-        harder = 1.0
-        if champion.baseline_wape is not None and isfinite(champion.baseline_wape) and champion.baseline_wape > 0:
-            harder = max(1.0, e.baseline_wape / champion.baseline_wape)
-        if e.wape > champion.wape * harder * (1 + policy.max_worse) + CLOSE:
-            reason = f"WAPE {e.wape:.3f} is more than {policy.max_worse:.0%} above the {champion.wape:.3f} of before"
-            return "keep", "worse_than_before", reason
+    if reason := _worse_than_before(e, champion, policy):
+        return "keep", "worse_than_before", reason
     return "promote", "refresh", f"the champion's recipe on newer data: {_score(e)}"
+
+
+def _replace(e: Evidence, champion: ChampionEvidence, policy: Policy) -> _Verdict:
+    """Nothing can be measured against a recipe that is gone: what a refresh may be is asked of its successor."""
+    if reason := _worse_than_before(e, champion, policy):
+        return "keep", "worse_than_before", reason
+    return "promote", "replaced", f"the champion's recipe cannot be run any more: {_score(e)}"
+
+
+def _worse_than_before(e: Evidence, champion: ChampionEvidence, policy: Policy) -> str:
+    """It may be worse than recorded by `max_worse`, after allowing for times that are harder for the baseline."""
+    if not isfinite(champion.wape):
+        return ""
+    harder = 1.0
+    if champion.baseline_wape is not None and isfinite(champion.baseline_wape) and champion.baseline_wape > 0:
+        harder = max(1.0, e.baseline_wape / champion.baseline_wape)
+    if e.wape <= champion.wape * harder * (1 + policy.max_worse) + CLOSE:
+        return ""
+    return f"WAPE {e.wape:.3f} is more than {policy.max_worse:.0%} above the {champion.wape:.3f} of before"
 
 
 def _challenge(e: Evidence, policy: Policy) -> _Verdict:

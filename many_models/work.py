@@ -170,7 +170,8 @@ class ScoreTask:
                     parts.append(self._naive(rows, series, future))
                     continue
                 ref, folder = model
-                pack = PackModel.from_files(self.packs[folder] if folder in self.packs else _files(folder))
+                files = self.packs[folder] if folder in self.packs else _files(folder)
+                pack = PackModel.from_files(files, f"pack {ref}")
                 part = pack.predict(rows, self.cutoff, future=future, horizon=self.spec.horizon, series=series)
                 parts.append(part.append_column("model", pa.array([ref] * part.num_rows, pa.string())))
             except ManyModelsError as error:

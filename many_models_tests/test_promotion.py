@@ -30,6 +30,7 @@ FIRST = Evidence(
 )
 REFRESH = replace(FIRST, champion=CHAMPION)
 CHALLENGE = replace(REFRESH, recipe="recipe-2", champion_wape_now=0.30)
+GONE = replace(CHALLENGE, champion=replace(CHAMPION, gone=True), champion_wape_now=None)
 FALLBACK = replace(FIRST, fallback="constant", wape=nan, baseline_wape=nan, bias=nan, accuracy=nan, history=3)
 UNMEASURED = replace(FIRST, wape=nan, baseline_wape=nan, bias=nan, accuracy=nan)
 POLICY = Policy()
@@ -143,6 +144,17 @@ TABLE = [
         "keep",
         "not_comparable",
     ),
+    ("the champion's recipe is gone", GONE, POLICY, "promote", "replaced"),
+    ("gone, and its successor is much worse", replace(GONE, wape=0.48), POLICY, "keep", "worse_than_before"),
+    ("gone, in harder times", replace(GONE, wape=0.48, baseline_wape=0.6), POLICY, "promote", "replaced"),
+    ("gone, but scored all the same", replace(GONE, champion_wape_now=0.2), POLICY, "keep", "challenge_lost"),
+    (
+        "gone, and its successor is no better than the baseline",
+        replace(GONE, wape=0.6),
+        POLICY,
+        "keep",
+        "worse_than_baseline",
+    ),
     ("a challenge with NaN", replace(CHALLENGE, wape=nan), POLICY, "keep", "not_finite"),
     (
         "a winner below the accuracy asked for",
@@ -194,6 +206,7 @@ champions = st.none() | st.builds(
     cutoff=st.sampled_from(["2017-01-01", "2017-01-03", ""]),
     baseline_wape=st.none() | scores,
     fallback=st.sampled_from(["", "zeros"]),
+    gone=st.booleans(),
 )
 evidences = st.builds(
     Evidence,

@@ -11,7 +11,6 @@ from many_models.adapters.registry_rules import (
     check_uploads,
     check_verdict,
     check_waiting,
-    files_sha256,
     new_release,
     new_release_id,
     newest_per_series,
@@ -19,7 +18,7 @@ from many_models.adapters.registry_rules import (
     verified,
 )
 from many_models.errors import ConflictError, InputError
-from many_models.keys import slug
+from many_models.keys import files_sha256, slug
 from many_models.ports import Approval, PackVersion
 
 if TYPE_CHECKING:

@@ -384,9 +384,9 @@ class MlflowProduction:
         finished = before is not None and base is not None and ALIASES_SET in before.tags
         was = _pack_versions(base) if base else {}
         now = _pack_versions(release)
-        for name, version in now.items():
-            if not finished or was.get(name) != version:
-                self._store.registry.set_registered_model_alias(name, "champion", version)
+        self._store.set_aliases(
+            "champion", {name: version for name, version in now.items() if not finished or was.get(name) != version}
+        )
         for name in was.keys() - now.keys():
             self._store.registry.delete_registered_model_alias(name, "champion")
         self._tag(found, ALIASES_SET, "true")

@@ -8,8 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from many_models.adapters.registry_rules import files_sha256
-from many_models.keys import digest
+from many_models.keys import digest, files_sha256
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

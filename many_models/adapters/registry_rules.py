@@ -13,6 +13,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from many_models.errors import ConflictError, InputError, IntegrityError
+from many_models.keys import files_sha256
 from many_models.ports import Champion, PackUpload, PackVersion, Release
 
 if TYPE_CHECKING:
@@ -32,16 +33,6 @@ _COLUMNS = [field.name for field in fields(Champion)]
 def utc_now() -> datetime:
     """The wall clock in UTC, without a zone, as times are kept everywhere inside."""
     return datetime.now(UTC).replace(tzinfo=None)
-
-
-def files_sha256(files: Mapping[str, bytes]) -> str:
-    """64 hex digits over names and contents, in the order of the names; lengths go in, so that nothing can shift."""
-    digest = hashlib.sha256()
-    for name in sorted(files):
-        for part in (name.encode(), files[name]):
-            digest.update(len(part).to_bytes(8, "big"))
-            digest.update(part)
-    return digest.hexdigest()
 
 
 def verified(files: Mapping[str, bytes], sha256: str, ref: str) -> Mapping[str, bytes]:

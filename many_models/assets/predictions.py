@@ -1,6 +1,6 @@
 """predictions: every active series scored with its champion, into the lake, by cutoff."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +16,7 @@ from many_models.assets.spec import spec_of
 from many_models.assets.stage import STORE_ITEMS, Done, KeySet, backfill_policy, begin, finish
 from many_models.assets.training import cutoffs_of
 from many_models.errors import ManyModelsError, SeriesFailure
+from many_models.keys import files_sha256
 from many_models.ports import Compute, Lake, ProductionRegistry, Release, Where
 from many_models.settings import Settings
 
@@ -94,8 +95,11 @@ def fetch_models(
     production: ProductionRegistry, release: Release | None, keys: Sequence[str], cache: Path
 ) -> tuple[dict[str, tuple[str, str]], list[SeriesFailure]]:
     """Series → (reference of its production pack, folder with the pack's verified files), and the series whose pack
-    cannot be had. Folders are named by the pack's sha256, and made whole or not at all.
+    cannot be had. Folders are named by the pack's sha256, and made whole or not at all; those that the release does not
+    serve from are removed.
     """
+    if release is not None:
+        _forget(cache, {champion.sha256 for champion in release.champions.values()})
     champions = {key: release.champions[key] for key in keys if release and key in release.champions}
     folders, failures = dict[tuple[str, str], str](), list[SeriesFailure]()
     errors = dict[tuple[str, str], ManyModelsError]()
@@ -119,7 +123,9 @@ def _cached(folder: Path, production: ProductionRegistry, ref: str, sha256: str)
     import tempfile
 
     if folder.is_dir():
-        return folder
+        if files_sha256({path.name: path.read_bytes() for path in folder.iterdir()}) == sha256:
+            return folder
+        shutil.rmtree(folder)  # damaged since it was fetched
     files = production.files(ref, sha256)
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(dir=folder.parent))
@@ -130,6 +136,14 @@ def _cached(folder: Path, production: ProductionRegistry, ref: str, sha256: str)
     except OSError:  # another process was faster
         shutil.rmtree(fresh)
     return folder
+
+
+def _forget(cache: Path, serving: Collection[str]) -> None:
+    import shutil
+
+    for folder in cache.iterdir() if cache.is_dir() else ():
+        if folder.name not in serving:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _only(rows: pa.Table, series: set[str]) -> pa.Table:

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from math import isfinite
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from many_models.assets import approving, display, state
 from many_models.assets.chunks import packs_of
 from many_models.assets.spec import spec_of
 from many_models.assets.stage import STORE_ITEMS, Done, KeySet, backfill_policy, begin, finish
-from many_models.errors import ManyModelsError, SeriesFailure
+from many_models.errors import ManyModelsError, SeriesFailure, SettingsError
 from many_models.keys import digest
 from many_models.ports import (
     Champion,
@@ -199,7 +200,19 @@ def _champion(champion: Champion, recorded: Mapping[str, object] | None, spec: "
         champion.cutoff,
         baseline if isfinite(baseline) else None,
         champion.fallback,
+        gone=recorded is not None and same and _is_gone(str(recorded["spec"] or ""), spec),
     )
+
+
+@lru_cache(maxsize=64)
+def _is_gone(recipe: str, spec: "Spec") -> bool:
+    """Whether training cannot refit a champion's recipe: unknown, or of a candidate or covariate that is gone."""
+    from many_models.forecasting import Spec as SpecOf
+
+    try:
+        return bool(set(SpecOf.from_json(recipe).known) - set(spec.known))
+    except SettingsError:
+        return True
 
 
 def _leaving(settings: Settings, lake: Lake, served: Collection[str]) -> list[str]:
@@ -319,8 +332,14 @@ class _Drafting:
         old = defaultdict[tuple[str, str], list[str]](list)
         for name in kept:
             old[champions[name].ref, champions[name].sha256].append(name)
-        parts = [PackModel.from_files(self.staging.files(by_ref[ref])).select(names) for ref, names in fresh.items()]
-        parts += [PackModel.from_files(self.production.files(*ref)).select(names) for ref, names in old.items()]
+        parts = [
+            PackModel.from_files(self.staging.files(by_ref[ref]), f"pack {ref}").select(names)
+            for ref, names in fresh.items()
+        ]
+        parts += [
+            PackModel.from_files(self.production.files(*ref), f"pack {ref[0]}").select(names)
+            for ref, names in old.items()
+        ]
         model = PackModel.merge(parts).select(sorted([*won, *kept])) if len(parts) > 1 else parts[0]
         tags = dict(next(iter(by_ref.values())).tags) if by_ref else {}
         return PackUpload(pack, model.files(), model.series, tags)

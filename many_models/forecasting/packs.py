@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -53,12 +54,17 @@ class PackModel:
         return dict(sorted(files.items()))
 
     @classmethod
-    def from_files(cls, files: Mapping[str, bytes]) -> PackModel:
-        """The inverse of `files`. Raises IntegrityError that names the file that is missing or damaged."""
+    def from_files(cls, files: Mapping[str, bytes], name: str = "this") -> PackModel:
+        """The inverse of `files`, which errors call `name`. Raises IntegrityError that names the file that is missing
+        or damaged, InputError for the pack of a newer version.
+        """
+        newer = sorted(file for file in files if re.fullmatch(r"mm_pack_v\d+\.py", file) and file != LOADER_FILE)
+        if newer and LOADER_FILE not in files:
+            raise InputError(f"{name} is a pack for the loader {newer[-1]}, this version has {LOADER_FILE}: upgrade")
         try:
             pack = loader.read(files)
         except (ValueError, KeyError, EOFError) as error:
-            raise IntegrityError(f"this is no pack of forecasting models: {error}; fetch it again") from error
+            raise IntegrityError(f"{name} is no pack of forecasting models: {error}; fetch it again") from error
         index = {name: value for name, value in pack.index.items() if name != "sha256"}
         return cls(index, pack.arrays)
 

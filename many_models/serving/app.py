@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from contextlib import asynccontextmanager
+from datetime import UTC
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import FastAPI, Path, Request, Response, Security
@@ -14,7 +15,7 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 from prometheus_client import generate_latest
 from starlette.exceptions import HTTPException
 
-from many_models.serving.gate import Gate
+from many_models.serving.gate import Gate, RefusedError
 from many_models.serving.metrics import Metrics
 from many_models.serving.schemas import (
     Alive,
@@ -143,7 +144,7 @@ def _add_models(app: FastAPI, service: Service) -> None:
         release = service.release
         return ReleaseAnswer(
             release=release.release_id,
-            released_at=release.created_at,
+            released_at=release.created_at.replace(tzinfo=UTC),
             actor=release.actor,
             reason=release.reason,
             previous=release.previous,
@@ -203,6 +204,8 @@ def _add_failures(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http(_: Request, error: HTTPException) -> Response:
         kind = {404: "NotFound", 405: "MethodNotAllowed", 400: "BadRequest"}.get(error.status_code, "Refused")
+        if isinstance(error, RefusedError):
+            kind = error.kind
         return _failure(error.status_code, kind, str(error.detail), dict(error.headers or {}))
 
     @app.exception_handler(RequestValidationError)

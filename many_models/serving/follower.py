@@ -67,7 +67,7 @@ class Follower:
         self._task = asyncio.get_running_loop().create_task(self._follow())
 
     async def stop(self) -> None:
-        """Follow no more."""
+        """Follow no more; does not wait for a registry that hangs."""
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -100,7 +100,8 @@ class Follower:
     async def _off_loop(self, work: Callable[[], _T], seconds: float | None = None) -> _T:
         found = asyncio.get_running_loop().run_in_executor(self._threads, work)
         try:
-            return await asyncio.wait_for(asyncio.shield(found), seconds)
+            async with asyncio.timeout(seconds):  # Python 3.11's wait_for may swallow being cancelled
+                return await asyncio.shield(found)
         except TimeoutError as error:
             found.add_done_callback(lambda done: done.cancelled() or done.exception())
             raise UnavailableError(f"the registry has not answered for {seconds:.0f} s") from error

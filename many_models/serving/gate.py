@@ -9,6 +9,8 @@ import secrets
 import time
 from typing import TYPE_CHECKING, Any
 
+from starlette.exceptions import HTTPException
+
 from many_models.serving.security import DeniedError
 
 if TYPE_CHECKING:
@@ -31,9 +33,12 @@ GUARDED = "/v1/"
 GRACE = 5.0  # seconds beyond the service's own limit after which a request is given up
 
 
-class _RefusedError(Exception):
+class RefusedError(HTTPException):
+    """A request that is not answered. FastAPI lets its kind pass, where any other error of reading is a 400."""
+
     def __init__(self, status: int, kind: str, reason: str) -> None:
-        super().__init__(reason)
+        extra = {408: {"connection": "close"}, 413: {"connection": "close"}, 401: {"www-authenticate": "Bearer"}}
+        super().__init__(status, reason, extra.get(status, {"retry-after": "1"} if status == 503 else None))
         self.status, self.kind, self.reason = status, kind, reason
 
 
@@ -57,12 +62,12 @@ class Gate:
             try:
                 async with asyncio.timeout(self._all_seconds):
                     await self._pass(scope, receive, passage)
-            except _RefusedError as refused:
+            except RefusedError as refused:
                 await passage.refuse(refused)
             except DeniedError as denied:
-                await passage.refuse(_RefusedError(denied.status, "Denied", str(denied)))
+                await passage.refuse(RefusedError(denied.status, "Denied", str(denied)))
             except TimeoutError:
-                await passage.refuse(_RefusedError(503, "TimeLimit", "the request took too long"))
+                await passage.refuse(RefusedError(503, "TimeLimit", "the request took too long"))
         finally:
             self._tell(scope, passage, time.perf_counter() - begun)
 
@@ -75,12 +80,12 @@ class Gate:
             raise self._too_large()
         try:
             await self._app(scope, self._limited(receive), passage.send)
-        except (TimeoutError, asyncio.CancelledError, _RefusedError):
+        except (TimeoutError, asyncio.CancelledError, RefusedError):
             raise
         except Exception as error:
             if not passage.status:
                 log.exception("a request failed for a reason of our own")
-                raise _RefusedError(500, "Internal", f"{type(error).__name__}: this is a bug, see the log") from error
+                raise RefusedError(500, "Internal", f"{type(error).__name__}: this is a bug, see the log") from error
             raise
 
     def _limited(self, receive: Receive) -> Receive:
@@ -92,10 +97,11 @@ class Gate:
             if not more:
                 return await receive()
             try:
-                message = await asyncio.wait_for(receive(), max(until - time.monotonic(), 0.001))
+                async with asyncio.timeout(until - time.monotonic()):
+                    message = await receive()
             except TimeoutError as error:
                 reason = f"the body was not there after {self._body_seconds:g} s"
-                raise _RefusedError(408, "SlowRequest", reason) from error
+                raise RefusedError(408, "SlowRequest", reason) from error
             left -= len(message.get("body", b""))
             more = message["type"] == "http.request" and message.get("more_body", False)
             if left < 0:
@@ -104,8 +110,8 @@ class Gate:
 
         return limited
 
-    def _too_large(self) -> _RefusedError:
-        return _RefusedError(413, "TooLarge", f"a request may have {self._most_bytes} bytes: ask in several")
+    def _too_large(self) -> RefusedError:
+        return RefusedError(413, "TooLarge", f"a request may have {self._most_bytes} bytes: ask in several")
 
     def _tell(self, scope: Scope, passage: _Passage, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "other")
@@ -139,17 +145,12 @@ class _Passage:
         self.bytes += len(message.get("body", b""))
         await self._send(message)
 
-    async def refuse(self, refused: _RefusedError) -> None:
+    async def refuse(self, refused: RefusedError) -> None:
         """Says no, where nothing has been said yet; else the connection is all that is left to end."""
         if self.status:
             raise refused
         body = json.dumps({"error": {"kind": refused.kind, "reason": refused.reason}}).encode()
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-        if refused.status in {408, 413}:
-            headers.append((b"connection", b"close"))  # the rest of the body is not waited for
-        if refused.status == 401:
-            headers.append((b"www-authenticate", b"Bearer"))
-        if refused.status == 503:
-            headers.append((b"retry-after", b"1"))
+        headers += [(name.encode(), value.encode()) for name, value in (refused.headers or {}).items()]
         await self.send({"type": "http.response.start", "status": refused.status, "headers": headers})
         await self.send({"type": "http.response.body", "body": body})

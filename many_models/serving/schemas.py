@@ -14,10 +14,13 @@ LARGEST = 1e15
 
 def _plain(moment: datetime) -> datetime:
     """Times have no zone inside: one that has is turned into UTC."""
-    return moment if moment.tzinfo is None else moment.astimezone(UTC).replace(tzinfo=None)
+    try:
+        return moment if moment.tzinfo is None else moment.astimezone(UTC).replace(tzinfo=None)
+    except OverflowError:  # on the first or last day of all
+        return moment.replace(tzinfo=None)
 
 
-Time = Annotated[datetime, AfterValidator(_plain), Field(ge=datetime(1900, 1, 1), le=datetime(2200, 1, 1))]
+Time = Annotated[datetime, AfterValidator(_plain)]
 Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
 Text = Annotated[str, Field(max_length=1_000)]
 Values = Annotated[dict[Text, bool | Number | Text | None], Field(max_length=200)]
@@ -111,6 +114,9 @@ class Problem(BaseModel):
     permanent: bool
 
 
+Moment = Annotated[str, Field(description="A time of the data, ISO 8601 without a zone.")]
+
+
 class SeriesForecast(BaseModel):
     """One series' forecast: `ds`, `y_hat`, the bounds and `known_repeated` have a value for each step; null is none."""
 
@@ -118,12 +124,12 @@ class SeriesForecast(BaseModel):
 
     series_id: str
     age_days: int = Field(description="Whole days since the last period that training saw.")
-    trained_through: datetime
-    cutoff: datetime = Field(description="The last period that counts as past.")
+    trained_through: Moment
+    cutoff: Moment = Field(description="The last period that counts as past.")
     fresh_periods: int = Field(description="Periods between training and the cutoff.")
     model: str = Field(description="Registered model and version.")
     fallback: str = Field(description='The step of the fallback chain that answers; "" for a fitted model.')
-    ds: list[datetime]
+    ds: list[Moment]
     y_hat: list[float | None]
     lo80: list[float | None] = Field(default=[], description="Bounds exist for the levels that were trained.")
     hi80: list[float | None] = []
@@ -145,7 +151,7 @@ class ForecastAnswer(BaseModel):
             "examples": [
                 {
                     "release": "20240701-060512-a1b2c3",
-                    "released_at": "2024-07-01T06:05:12",
+                    "released_at": "2024-07-01T06:05:12Z",
                     "forecasts": [
                         {
                             "series_id": "store_1__item_1",

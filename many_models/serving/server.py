@@ -12,6 +12,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 if TYPE_CHECKING:
+    import socket
     from types import FrameType
 
     from fastapi import FastAPI
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from many_models.settings import ServeSettings
 
 HEADER_SECONDS = 10.0  # for the first byte of a connection to become a request
+LAST_SECONDS = 0.5  # between the last new connection and the end of idle ones
 WRITE_SECONDS = 30.0  # for a client that does not read its answer
 
 
@@ -72,9 +74,17 @@ class Server(uvicorn.Server):
         self._service.draining = True
         asyncio.get_running_loop().call_later(self._drain_seconds, super().handle_exit, sig, frame)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Nobody new; what has just connected is answered; then everything is finished and closed."""
+        for server in self.servers:
+            server.close()
+        if self._drain_seconds:
+            await asyncio.sleep(min(self._drain_seconds, LAST_SECONDS))
+        await super().shutdown(sockets)
 
-def run(app: FastAPI, serve: ServeSettings) -> None:
-    """Serves until a signal. Raises SettingsError where the address cannot be used."""
+
+def build_server(app: FastAPI, serve: ServeSettings) -> Server:
+    """The server of `app`, not started."""
     config = uvicorn.Config(
         app,
         host=serve.host,
@@ -88,11 +98,16 @@ def run(app: FastAPI, serve: ServeSettings) -> None:
         timeout_keep_alive=75,
         timeout_graceful_shutdown=int(serve.max_seconds) + 5,
     )
+    return Server(config, app, serve.drain_seconds)
+
+
+def run(app: FastAPI, serve: ServeSettings) -> None:
+    """Serves until a signal."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = serve.max_connections + 512
     if soft < needed:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(needed, hard), hard))
-    Server(config, app, serve.drain_seconds).run()
+    build_server(app, serve).run()
 
 
 def _logging() -> dict[str, Any]:

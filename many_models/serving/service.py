@@ -216,7 +216,9 @@ def _outcome(release: Catalogue, asked: _Asked) -> Outcome:
             kind = type(answer).__name__.removesuffix("Error")
             failed[kind] = failed.get(kind, 0) + 1
             parts.append(b'{"series_id":%b,"error":%b}' % (name, json.dumps(_described(answer, kind)).encode()))
-    head = json.dumps({"release": release.release_id, "released_at": release.created_at.isoformat()})[:-1].encode()
+    head = json.dumps({"release": release.release_id, "released_at": f"{release.created_at.isoformat()}Z"})[
+        :-1
+    ].encode()
     return Outcome(b'%b,"forecasts":[%b]}' % (head, b",".join(parts)), len(parts), failed)
 
 

@@ -233,7 +233,7 @@ def check_unmixed(answer: dict[str, Any], state: dict[str, Any], seen: dict[str,
 # --- measuring --------------------------------------------------------------------------------------------------------
 def against_mlflow(folder: Path, model: PackModel, size: Size) -> list[Figure]:
     """Throughput and latency of both, warm; cold against pyfunc.load_model."""
-    served = next((folder / "production").rglob("MLmodel")).parent
+    served = next((folder / "production").rglob("s0000-*/MLmodel")).parent
     mlflow_command = [
         str(Path(sys.executable).with_name("mlflow")), "models", "serve", "-m", str(served), "--env-manager", "local",
         "--host", "127.0.0.1", "--port", "{port}",

@@ -2,20 +2,24 @@
 
 A seeded panel with trends, seasons, prices, promotions, level shifts and stock-outs, whose true mean is known, in a
 log-linear and a non-linear variant; public tables where --sets names a folder of NAME.parquet with NAME.json (keys,
-timestamp, target, known, freq, horizon, windows); peers (statsforecast, scikit-learn per series) with --peers, in an
-environment that is made under benchmarks/out.
+timestamp, target, known, freq, horizon, windows); processes, memory and compilation; peers (statsforecast, mlforecast,
+scikit-learn per series) with --peers, in an environment that is made under benchmarks/out, with a plot there.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import platform
 import resource
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,7 +42,7 @@ SETS = {
     "m5_tiny": {"wape": "at most .450", "mase": "at most .98", "rmsse": "at most .685", "bias": "within .05"},
     "carparts": {"rmsse": "at most .667", "mase": "at most 1.17", "bias": "within .10"},
 }
-PEERS = ("statsforecast==2.1.1", "scikit-learn", "pandas<3", "numpy")
+PEERS = ("statsforecast==2.1.1", "mlforecast==1.1.0", "lightgbm", "scikit-learn", "pandas<3", "numpy", "matplotlib")
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,14 @@ class Figure:
     value: float
     unit: str
     against: str
+
+
+@dataclass(frozen=True)
+class Cost:
+    """ms of CPU per series: of local training alone, and of everything at 10,000 series."""
+
+    local: float
+    whole: float
 
 
 @dataclass(frozen=True)
@@ -137,8 +149,8 @@ def accuracy(y: NDArray[np.float64], f: NDArray[np.float64], past: NDArray[np.fl
     }  # fmt: skip
 
 
-def run_panel(panel: Panel, name: str) -> tuple[list[Figure], NDArray[np.float64], float]:
-    """Figures of one made panel, the forecasts (series × steps), and local training's CPU seconds per series."""
+def run_panel(panel: Panel, name: str) -> tuple[list[Figure], NDArray[np.float64], Cost]:
+    """Figures of one made panel, the forecasts (series × steps), and what they cost."""
     n, T = panel.y.shape  # noqa: N806
     cutoff: datetime = panel.days[T - HORIZON - 1].astype("datetime64[us]").item()
     spec = Spec("D", HORIZON, known=("price", "promo"))
@@ -183,7 +195,7 @@ def run_panel(panel: Panel, name: str) -> tuple[list[Figure], NDArray[np.float64
             Figure(f"all in at 10,000 series, {name}", per_series, "ms CPU per series", "at most 25"),
         ],
         f,
-        local / n,
+        Cost(1000 * local / n, per_series),
     )
 
 
@@ -210,59 +222,104 @@ def run_sets(folder: Path) -> list[Figure]:
     return figures
 
 
-PEER_CODE = """
-import json, sys, time, warnings
-import numpy as np, pandas as pd
-warnings.filterwarnings("ignore")
-d = np.load(sys.argv[1]); y, price, promo, days = (d[k] for k in ("y", "price", "promo", "days"))
-H, n, T = int(sys.argv[2]), *d["y"].shape
-from statsforecast.models import AutoETS
-from sklearn.ensemble import HistGradientBoostingRegressor
-AutoETS(season_length=7).forecast(y=y[0, -728 - H:-H], h=H)
-ets, t0 = np.zeros((n, H)), time.process_time()
-for i in range(n): ets[i] = AutoETS(season_length=7).forecast(y=y[i, -728 - H:-H], h=H)["mean"]
-ets_ms = 1000 * (time.process_time() - t0) / n
-doy = (days - days.astype("datetime64[Y]").astype("datetime64[D]")).astype(int); dow = (days.astype(int) + 3) % 7
-hgb, t0 = np.zeros((n, H)), time.process_time()
-for i in range(n):
-    s = pd.Series(y[i]).shift(H)
-    X = np.column_stack([dow, doy, np.log(price[i]), promo[i], pd.Series(np.log(price[i])).rolling(60, 1).mean(),
-        *[s.rolling(k, 1).mean() for k in (7, 28, 91, 364)], *[pd.Series(y[i]).shift(7 * k) for k in (4, 5, 6, 52)]])
-    model = HistGradientBoostingRegressor(loss="poisson", random_state=0)
-    hgb[i] = model.fit(X[400:T - H], y[i, 400:T - H]).predict(X[T - H:])
-wape = lambda f: float(np.abs(f - y[:, -H:]).sum() / y[:, -H:].sum())
-print(json.dumps({"ets_ms": ets_ms, "hgb_ms": 1000 * (time.process_time() - t0) / n,
-    "ets": wape(ets), "hgb": wape(hgb)}))
-"""
+PEERS_SCRIPT = Path(__file__).parent / "_forecasting_peers.py"
+ONE_CORE = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
 
 
-def run_peers(panel: Panel, f: NDArray[np.float64], name: str, series: int, local: float) -> list[Figure]:
-    """The same series by peers, in an environment of their own."""
-    OUT.mkdir(exist_ok=True)
+def peers_python() -> str:
+    """The interpreter of the peers' environment, which is made if it is not there."""
     python = OUT / "peers" / "bin" / "python"
     if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(OUT / "peers")], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "-q", *PEERS], check=True)
+        OUT.mkdir(exist_ok=True)
+        if uv := shutil.which("uv"):
+            subprocess.run([uv, "venv", "-q", "--python", sys.executable, str(OUT / "peers")], check=True)
+            subprocess.run([uv, "pip", "install", "-q", "--python", str(python), *PEERS], check=True)
+        else:
+            subprocess.run([sys.executable, "-m", "venv", str(OUT / "peers")], check=True)
+            subprocess.run([str(python), "-m", "pip", "install", "-q", *PEERS], check=True)
+    return str(python)
+
+
+def run_peers(panel: Panel, f: NDArray[np.float64], name: str, series: int, cost: Cost) -> list[Figure]:
+    """The same series by peers, in an environment of their own; adds to the plot's data."""
     data = OUT / "panel.npz"
+    python = peers_python()
     np.savez(data, y=panel.y[:series], price=panel.price[:series], promo=panel.promo[:series], days=panel.days)
-    one_core = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [str(python), "-c", PEER_CODE, str(data), str(HORIZON)],
-        capture_output=True,
-        text=True,
-        check=True,
-        env=one_core,
-    )
-    peer = json.loads(done.stdout.splitlines()[-1])
+        [python, str(PEERS_SCRIPT), "fit", str(data), str(HORIZON)],
+        capture_output=True, text=True, check=False, env={**os.environ, **ONE_CORE},
+    )  # fmt: skip
+    if done.returncode:
+        raise SystemExit(f"the peers failed:\n{done.stderr[-2000:]}")
+    peers = json.loads(done.stdout.splitlines()[-1])
     mine = accuracy(panel.y[:series, -HORIZON:], f[:series], panel.y[:series, :-HORIZON])["wape"]
-    bound = f"at most {peer['hgb']:.3f}" if name == "non-linear" else ""
-    return [
-        Figure(f"AutoETS on 728 days, {name}, over local", peer["ets_ms"] / 1000 / local, "× the time", "at least 20"),
-        Figure(f"AutoETS on 728 days, {name}, WAPE", peer["ets"], "", ""),
-        Figure(f"HistGradientBoosting per series, {name}, WAPE", peer["hgb"], "", ""),
-        Figure(f"HistGradientBoosting per series, {name}, time", peer["hgb_ms"], "ms CPU per fit", ""),
-        Figure(f"synthetic, {name}, WAPE on the peers' series", mine, "", bound),
+    hgb = peers["HistGradientBoosting per series"]["wape"]
+    figures = [
+        Figure(f"AutoETS on 728 days, {name}, over local", peers["AutoETS on 728 days"]["ms"] / cost.local,
+               "× the time", "at least 20"),
+        Figure(f"synthetic, {name}, WAPE on the peers' series", mine, "",
+               f"at most {hgb:.3f}" if name == "non-linear" else ""),
     ]  # fmt: skip
+    for peer, found in peers.items():
+        figures.append(Figure(f"{peer}, {name}, WAPE", found["wape"], "", ""))
+        figures.append(Figure(f"{peer}, {name}, time", found["ms"], "ms CPU per series", ""))
+    drawn = OUT / "forecasting.json"
+    kept = json.loads(drawn.read_text()) if drawn.exists() else {}
+    kept[name] = {peer: [found["ms"], found["wape"]] for peer, found in peers.items()}
+    kept[name]["many_models"] = [cost.whole, mine]
+    drawn.write_text(json.dumps(kept))
+    subprocess.run([python, str(PEERS_SCRIPT), "plot", str(drawn), str(OUT / "forecasting.png")], check=True)
+    print(f"plot: {OUT / 'forecasting.png'}", file=sys.stderr)
+    return figures
+
+
+def train_chunk(number: int, series: int, days: int) -> float:
+    """Train one chunk of made series in this process; its peak memory in MB."""
+    panel = make_panel(series, days, number)
+    rows = panel.rows(0, days)
+    cutoff: datetime = panel.days[-1].astype("datetime64[us]").item()
+    spec = Spec("D", HORIZON, known=("price", "promo"))
+    train(prepare(rows, spec, cutoff).rows, spec, cutoff)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def timed_chunks(workers: int, chunks: int, series: int, days: int) -> tuple[float, float]:
+    """Wall seconds of `chunks` chunks on warm `workers`, and the most memory one of them took, in MB."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context) as pool_of_workers:
+        wait([pool_of_workers.submit(train_chunk, i, 2, 400) for i in range(2 * workers)])
+        began = time.perf_counter()
+        parts = [pool_of_workers.submit(train_chunk, i, series, days) for i in range(chunks)]
+        most = max(part.result() for part in parts)
+        return time.perf_counter() - began, most
+
+
+def compile_seconds() -> float:
+    """CPU seconds that a first use takes more than a second one, on an empty cache of compiled code."""
+    with tempfile.TemporaryDirectory() as cache:
+        spent = []
+        for _ in range(2):
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            subprocess.run(
+                [sys.executable, "-m", "many_models.forecasting.warming"], check=True,
+                env={**os.environ, **ONE_CORE, "NUMBA_CACHE_DIR": cache},
+            )  # fmt: skip
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return spent[0] - spent[1]
+
+
+def run_costs(*, small: bool) -> list[Figure]:
+    """Processes, memory and compilation."""
+    series, days, chunks = (40, 1500, 2) if small else (200, 4000, 6)
+    for name, value in ONE_CORE.items():
+        os.environ.setdefault(name, value)
+    (one, memory), (two, _) = (timed_chunks(workers, chunks, series, days) for workers in (1, 2))
+    return [
+        Figure("two processes against one", one / two, "×", "at least 1.8"),
+        Figure(f"memory of a process, chunks of {series} series", memory, "MB", "at most 1024"),
+        Figure("compilation on first use", compile_seconds(), "s CPU", "at most 15"),
+    ]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -275,15 +332,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     figures: list[Figure] = []
     for name, seed in (("log-linear", 0), ("non-linear", 7)):
-        series, days = (60, 1500) if options.small else ((1000, 4000) if seed == 0 else (300, 4000))
+        series, days = (40, 1500) if options.small else ((1000, 4000) if seed == 0 else (300, 4000))
         panel = make_panel(series, days, seed, nonlinear=name == "non-linear")
-        found, f, local = run_panel(panel, name)
+        found, f, cost = run_panel(panel, name)
         figures += found
         if options.peers:
-            figures += run_peers(panel, f, name, 10 if options.small else 60, local)
+            figures += run_peers(panel, f, name, 10 if options.small else 60, cost)
+    figures += run_costs(small=options.small)
     if options.sets:
         figures += run_sets(options.sets)
-    figures.append(Figure("memory", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "MB", ""))
     machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     if options.json:
         print(json.dumps({"machine": machine, "figures": [asdict(figure) for figure in figures]}))

@@ -115,9 +115,9 @@ def plot(figures: str, out: str) -> None:
     figure, axes = plt.subplots(1, len(panels), figsize=(6 * len(panels), 4.5), squeeze=False)
     for axis, (panel, methods) in zip(axes[0], panels.items(), strict=True):
         for method, (spent, wape) in methods.items():
-            axis.scatter([spent], [wape], s=60)
-            axis.annotate(method, (spent, wape), xytext=(6, 4), textcoords="offset points", fontsize=8)
-        axis.set(xscale="log", title=f"{panel} panel", xlabel="ms of CPU per series", ylabel="WAPE")
+            axis.scatter([spent], [wape], s=60, label=method)
+        axis.legend(fontsize=8)
+        axis.set(xscale="log", xlim=(1, 1000), title=f"{panel} panel", xlabel="ms of CPU per series", ylabel="WAPE")
         axis.grid(visible=True, alpha=0.3)
     figure.tight_layout()
     figure.savefig(out, dpi=120)

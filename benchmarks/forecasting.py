@@ -311,7 +311,7 @@ def compile_seconds() -> float:
 
 def run_costs(*, small: bool) -> list[Figure]:
     """Processes, memory and compilation."""
-    series, days, chunks = (40, 1500, 2) if small else (200, 4000, 6)
+    series, days, chunks = (20, 800, 2) if small else (200, 4000, 6)
     for name, value in ONE_CORE.items():
         os.environ.setdefault(name, value)
     (one, memory), (two, _) = (timed_chunks(workers, chunks, series, days) for workers in (1, 2))

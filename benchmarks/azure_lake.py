@@ -1,0 +1,116 @@
+"""A day with the lake on Azure storage's emulator against the same day on local disk: the demo's 500 series.
+`python -m benchmarks.azure_lake [--small] [--json]`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from many_models.adapters.azure_storage import KEY
+from many_models.definitions import build_lake
+from many_models.demo import demo_settings, write_source
+from many_models.headless import Day, open_instance
+from many_models.settings import FILE_NAME, Settings, load_settings
+from many_models_tests.azurite import running
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LAST = date(2024, 6, 30)
+CONTAINER = "benchmark"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured number: what, how much, of what, and what it has to be."""
+
+    name: str
+    value: float
+    unit: str
+    against: str
+
+
+class TimedLake:
+    """A lake that counts the seconds spent in it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._lake = build_lake(settings)
+        self.seconds = 0.0
+
+    def __getattr__(self, name: str) -> Callable[..., object]:
+        method: Callable[..., object] = getattr(self._lake, name)
+
+        def timed(*args: object, **kwargs: object) -> object:
+            began = time.perf_counter()
+            try:
+                return method(*args, **kwargs)
+            finally:
+                self.seconds += time.perf_counter() - began
+
+        return timed
+
+
+def day(root: Path, series: int, days: int, lake: str) -> tuple[float, float]:
+    """Seconds of a first day in `root`, in all and in the lake; `lake` is that section of the settings."""
+    root.mkdir()
+    facts = write_source(root / "sales.db", series=series, days=days, end=LAST, seed=1)
+    text = demo_settings(start=facts.first, url="sqlite:///sales.db")
+    (root / FILE_NAME).write_text(text.replace("[compute]\n", '[compute]\nkind = "serial"\n') + lake)
+    settings = load_settings(root / FILE_NAME)
+    timed = TimedLake(settings)
+    began = time.perf_counter()
+    with open_instance(root / "dagster") as instance:
+        Day(settings, instance, resources={"lake": timed}).run()
+    return time.perf_counter() - began, timed.seconds
+
+
+def measure(series: int, days: int, folder: Path) -> list[Figure]:
+    """Both days, and their ratios; a small one before them compiles and imports what both need."""
+    day(folder / "warm", 10, 60, "")
+    local, local_lake = day(folder / "disk", series, days, "")
+    with running(folder / "azurite") as azurite:
+        os.environ[KEY] = azurite.key
+        place = f"{azurite.container(CONTAINER)}/lake"
+        lake = f'\n[lake]\npath = "{place}"\ncredential = "key"\nendpoint = "{azurite.endpoint}"\n'
+        remote, remote_lake = day(folder / "azure", series, days, lake)
+    size = f"{series} series, {days} days"
+    return [
+        Figure(f"day with the lake on disk, {size}", local, "s", ""),
+        Figure(f"day with the lake on Azurite, {size}", remote, "s", ""),
+        Figure("lake on Azurite, whole day", remote / local, "× local disk", "at most 3"),
+        Figure("time in the lake, on disk", local_lake, "s", ""),
+        Figure("time in the lake, on Azurite", remote_lake, "s", ""),
+        Figure("lake on Azurite, time in the lake alone", remote_lake / local_lake, "× local disk", "at most 3"),
+    ]
+
+
+def main() -> None:
+    """Measures, and prints a table or JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--small", action="store_true", help="20 series and 120 days instead of 500 and 1,095")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    options = parser.parse_args()
+    series, days = (20, 120) if options.small else (500, 1095)
+    with tempfile.TemporaryDirectory() as folder:
+        figures = measure(series, days, Path(folder))
+    machine = f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
+    if options.json:
+        print(json.dumps({"machine": machine, "figures": [asdict(figure) for figure in figures]}))
+        return
+    print(machine)
+    for figure in figures:
+        print(f"{figure.name:66s} {figure.value:12.4g} {figure.unit:16s} {figure.against}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

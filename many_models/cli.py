@@ -323,7 +323,7 @@ def serve(config: Path | None, host: str | None, port: int | None, *, no_auth: b
     run_server(build_app(settings, build_production(settings), lake, api_keys()), settings.serve)
 
 
-@main.command("register-lake")
+@main.command()
 @config_option
 def register(config: Path | None) -> None:
     """Register the lake as an Azure ML datastore, and its tables as data assets."""

@@ -252,7 +252,7 @@ class PowerBiSettings(Section):
 
 
 class DatastoreSettings(Section):
-    """The Azure ML workspace that gets the lake as a datastore (`many-models register-lake`); off without it."""
+    """The Azure ML workspace that gets the lake as a datastore (`many-models register`); off without it."""
 
     subscription: str = ""
     resource_group: str = ""

@@ -195,5 +195,5 @@ def schedule(settings: Settings, asset: dg.AssetsDefinition) -> dg.ScheduleDefin
 
 def raw_state(settings: Settings, instance: dg.DagsterInstance, source: Source) -> StageState:
     """The state of raw_sales, for which the source is asked."""
-    sales = raw.sales_table(settings, list(source.columns(settings.source.table)))
+    sales = raw.sales_of(settings, source)
     return state.raw_state(settings, instance, source, sales)

@@ -24,10 +24,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from dagster._core.events import ASSET_EVENTS
-from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
+from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable, SqlEventLogStorageTable
 from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
 from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
+from dagster_shared.serdes import serialize_value
 
 from many_models.errors import SettingsError
 from many_models.events import BATCH_SIZE, private_api_problems
@@ -59,6 +61,26 @@ class BatchedSqliteEventLog(SqliteEventLogStorage):
             else:
                 for event in group:
                     self.store_event(event)
+
+    def _store_asset_check_evaluation_planned(self, event: EventLogEntry, event_id: int | None) -> None:
+        """The stock rows, one a partition; the event they all hold is spelt once, and no statement holds all values."""
+        with self.index_transaction() as index:
+            index.execute(AssetCheckExecutionsTable.insert(), self._planned_check_rows(event, event_id))
+
+    def _planned_check_rows(self, event: EventLogEntry, event_id: int | None) -> list[dict[str, object]]:
+        assert event.dagster_event is not None
+        planned = event.dagster_event.asset_check_planned_data
+        partitions = planned.partitions_subset.get_partition_keys() if planned.partitions_subset else [None]
+        common = {
+            "asset_key": planned.asset_key.to_string(),
+            "check_name": planned.check_name,
+            "run_id": event.run_id,
+            "execution_status": AssetCheckExecutionRecordStatus.PLANNED.value,
+            "evaluation_event": serialize_value(event),
+            "evaluation_event_timestamp": self._event_insert_timestamp(event),
+            "evaluation_event_storage_id": event_id,
+        }
+        return [{**common, "partition": partition} for partition in partitions]
 
     def _store_asset_events(self, events: Sequence[EventLogEntry]) -> None:
         rows = [self._event_to_row(event) for event in events]

@@ -489,6 +489,8 @@ _PRIVATE_API = {  # what is used → the parameters it is used with, or None for
     f"{_SQLITE}._event_to_row": "self event",
     f"{_SQLITE}._store_asset_event_tags": "self conn events event_ids",
     f"{_SQLITE}._store_asset_event": "self conn event event_id",
+    f"{_SQLITE}._store_asset_check_evaluation_planned": "self event event_id",
+    f"{_SQLITE}._event_insert_timestamp": "self event",
     **(_POSTGRES_API if importlib.util.find_spec("dagster_postgres") else {}),
     _STORAGE: "base_dir inst_data",
     f"{_STORAGE}.from_local": "base_dir inst_data",

@@ -73,6 +73,12 @@ class Source(Protocol):
         """
         ...
 
+    def days_of(self, sales: SalesTable, rows: pa.Table) -> Sequence[DayCount] | None:
+        """The days of `rows`, which `read` has returned for whole days, as `days` would count them: without another
+        look at the source. None where only `days` can tell.
+        """
+        ...
+
     def read_undated(self, sales: SalesTable) -> pa.Table:
         """The rows whose timestamp is null or no date: columns as `read`, but the timestamp as string."""
         ...

@@ -44,6 +44,16 @@ def year_versions(rows: pa.Table) -> pa.Table:
     return pa.Table.from_pandas(result[SCHEMA.names], SCHEMA, preserve_index=False)
 
 
+def with_more(versions: pa.Table, more: pa.Table) -> pa.Table:
+    """`versions` (SCHEMA) after rows have come whose own versions are `more`, and none has gone."""
+    frame = pa.concat_tables([versions.select(SCHEMA.names), more]).to_pandas()
+    groups = frame.groupby(["series_id", "year"], sort=True)
+    result = groups.agg(
+        pack=("pack", "first"), rows=("rows", "sum"), first=("first", "min"), last=("last", "max"), hash=("hash", "sum")
+    ).reset_index()
+    return pa.Table.from_pandas(result[SCHEMA.names], SCHEMA, preserve_index=False)
+
+
 def series_versions(years: pa.Table) -> Mapping[str, tuple[int, int, datetime, datetime]]:
     """Series → (hash over all its years, rows, first ds, last ds)."""
     frame = years.to_pandas()

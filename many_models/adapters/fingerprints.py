@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from many_models.ports import SalesTable
+
 EPOCH = datetime(1970, 1, 1)
 MICROSECONDS_A_DAY = 86_400_000_000
 _EXACT_ROWS = 2**20  # so many 32-bit numbers sum to an exact double
@@ -90,6 +92,19 @@ class DayFingerprints:
         if value not in self._hashes:
             self._hashes[value] = int.from_bytes(hashlib.blake2b(value.encode(), digest_size=8).digest(), "big")
         return self._hashes[value]
+
+
+def days_of(sales: SalesTable, rows: pa.Table) -> list[DayCount] | None:
+    """The days of `rows`, which `read` has returned for whole days, as `days` counts them.
+
+    None where a column is not all numbers: what is read of it does not tell how the source keeps each value.
+    """
+    kinds = [rows.schema.field(name).type for name in (sales.target, *sales.known)]
+    if not all(pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in kinds):
+        return None
+    days = DayFingerprints()
+    days.add(rows[sales.timestamp], [rows[name] for name in (*sales.keys, sales.target, *sales.known)])
+    return days.counted()
 
 
 def _numbers(column: pa.ChunkedArray) -> NDArray[np.uint64]:

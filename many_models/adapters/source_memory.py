@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from many_models.adapters.fingerprints import DayFingerprints
+from many_models.adapters.fingerprints import DayFingerprints, days_of
 from many_models.adapters.rows import TIMESTAMP, between, midnight, plain, plain_type, require_columns
 from many_models.errors import MissingTableError
 
@@ -52,6 +52,10 @@ class MemorySource:
         rows = between(self._sales(sales), sales.timestamp, since, before)
         for start in range(0, len(rows), BATCH_ROWS):
             yield rows.slice(start, BATCH_ROWS)
+
+    def days_of(self, sales: SalesTable, rows: pa.Table) -> Sequence[DayCount] | None:
+        """See `Source.days_of`."""
+        return days_of(sales, rows)
 
     def read_undated(self, sales: SalesTable) -> pa.Table:
         """See `Source.read_undated`."""

@@ -23,7 +23,7 @@ from urllib.parse import quote
 
 import pyarrow as pa
 
-from many_models.adapters.fingerprints import DayFingerprints
+from many_models.adapters.fingerprints import DayFingerprints, days_of
 from many_models.adapters.rows import TIMESTAMP, between, midnight, require_columns
 from many_models.errors import InputError, ManyModelsError, MissingTableError, SettingsError, UnavailableError
 
@@ -47,6 +47,7 @@ class SqlSource:
 
     def __init__(self, url: str) -> None:
         self._path = _sqlite_path(url)
+        self._uniform: dict[tuple[str, str], tuple[object, _Column]] = {}
 
     def columns(self, table: str) -> Mapping[str, str]:
         """See `Source.columns`."""
@@ -88,11 +89,15 @@ class SqlSource:
                 if len(inside := between(rows, f"c{len(sales.keys)}", since, before)):
                     yield inside.rename_columns(list(sales.columns))
 
+    def days_of(self, sales: SalesTable, rows: pa.Table) -> Sequence[DayCount] | None:
+        """See `Source.days_of`."""
+        return days_of(sales, rows)
+
     def read_undated(self, sales: SalesTable) -> pa.Table:
         """See `Source.read_undated`."""
         with self._errors(sales.table):
             declared = self._required(sales.table, sales.columns)
-            undated = f"{_canonical(sales.timestamp)} IS NULL"
+            undated = f"{_canonical(sales.timestamp)} IS NULL" if self._any_undated(sales) else "0"
             found = self._found(sales.table, {name: declared[name] for name in (sales.target, *sales.known)}, undated)
             chosen = [
                 *((_key(key), pa.string()) for key in sales.keys),
@@ -138,15 +143,43 @@ class SqlSource:
 
     def _found(self, table: str, declared: Mapping[str, str], condition: str) -> dict[str, _Column]:
         """What the rows under `condition` hold in each of the `declared` columns."""
-        if not declared:
-            return {}
-        probes = ", ".join(_probe(name, kind) for name, kind in declared.items())
-        (row,) = self._ask(f"SELECT {probes} FROM {_quoted(table)} AS t WHERE {condition}")  # noqa: S608 -- names are quoted
-        found = iter(row)
-        return {
-            name: _Column(name, kind, str(next(found)), str(next(found)), bool(next(found)))
-            for name, kind in declared.items()
-        }
+        rows = f"FROM {_quoted(table)} AS t WHERE {condition}"
+        texts = [name for name, kind in declared.items() if not _dates(kind) and self._any_text(rows, name)]
+        found = {name: _Column(name, declared[name], "text", "text", undated=True) for name in texts}
+        stamp = self._stamp()
+        for name in declared.keys() - found.keys():
+            at, column = self._uniform.get((table, name), (None, None))
+            if column is not None and at == stamp:
+                found[name] = column
+        rest = {name: kind for name, kind in declared.items() if name not in found}
+        if rest:
+            probes = ", ".join(_probe(name, kind) for name, kind in rest.items())
+            (row,) = self._ask(f"SELECT {probes} {rows}")
+            answers = iter(row)
+            found |= {
+                name: _Column(name, kind, str(next(answers)), str(next(answers)), bool(next(answers)))
+                for name, kind in rest.items()
+            }
+        if condition == "1":
+            self._uniform |= {(table, name): (stamp, c) for name, c in found.items() if c.uniform}
+        return {name: found[name] for name in declared}
+
+    def _stamp(self) -> object:
+        """Differs when the file was written to in between."""
+        files = (Path(self._path + suffix) for suffix in ("", "-wal"))
+        return tuple((file.stat().st_mtime_ns, file.stat().st_size) for file in files if file.is_file())
+
+    def _any_text(self, rows: str, name: str) -> bool:
+        """Whether the first value that is there is a text: then the column is one, whatever else it holds."""
+        found = self._ask(f"SELECT typeof({_at(name)}) {rows} AND {_at(name)} IS NOT NULL LIMIT 1")
+        return found == [("text",)]
+
+    def _any_undated(self, sales: SalesTable) -> bool:
+        """Judged by the different timestamps, of which there are few, and which an index serves."""
+        different = f"SELECT DISTINCT {_quoted(sales.timestamp)} FROM {_quoted(sales.table)}"  # noqa: S608 -- names are quoted
+        undated = f"SELECT 1 FROM t WHERE {_canonical(sales.timestamp)} IS NULL"  # noqa: S608 -- the same
+        (batch,) = self._fast(f"WITH t AS MATERIALIZED ({different}) SELECT EXISTS ({undated}) AS found")
+        return bool(batch.column(0)[0].as_py())
 
     def _ask(self, query: str, *values: str) -> list[tuple[str, ...]]:
         with closing(self._connected()) as connection:
@@ -222,6 +255,11 @@ class _Column:
     first: str
     last: str
     undated: bool
+
+    @property
+    def uniform(self) -> bool:
+        """Whether all are numbers of one type, so that any part of the rows holds that type too."""
+        return self.first == self.last and self.last in {"integer", "real"} and not _dates(self.declared)
 
     @property
     def mixed(self) -> bool:
@@ -340,9 +378,9 @@ def _near(name: str, since: datetime | None, before: datetime | None) -> str:
     first, last = since.date() if since else date.min, before.date() if before else date.max
     low = first - _ZONES if first > date.min + _ZONES else date.min
     high = last + _ZONES if last < date.max - _ZONES else date.max
-    spelt = [(f"'{low.isoformat()}'", f"'{high.isoformat()}~'")]
-    spelt += [(f"{mark}{_digits(low)}{mark}", f"{mark}{_digits(high)}{mark}") for mark in ("", "'")]
-    return "(" + " OR ".join(f"{at} BETWEEN {start} AND {end}" for start, end in spelt) + ")"
+    dashed = f"{at} BETWEEN '{low.isoformat()}' AND '{high.isoformat()}~'"
+    compact = [f"{at} BETWEEN {mark}{_digits(low)}{mark} AND {mark}{_digits(high)}{mark}" for mark in ("", "'")]
+    return f"({dashed} OR {' OR '.join(f'({spelt} AND length({at}) = 8)' for spelt in compact)})"
 
 
 def _digits(day: date) -> str:

@@ -1,7 +1,8 @@
 """raw_sales and raw_covariates: what the source holds, checked and copied into the lake period by period."""
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -25,7 +26,7 @@ from many_models.assets.stage import (
 from many_models.errors import InputError
 from many_models.keys import SeriesKey, pack_of
 from many_models.periods import KEY_FORMATS, Grain, end_offset, period_key, period_of_key, period_start, spans
-from many_models.ports import Ingestion, Lake, SalesTable, Source, Where
+from many_models.ports import DayCount, Ingestion, Lake, SalesTable, Source, Where
 from many_models.row_checks import CheckedRows, Kind
 from many_models.settings import Settings
 
@@ -37,6 +38,12 @@ def sales_table(settings: Settings, columns: Sequence[str]) -> SalesTable:
     data = settings.data
     known = tuple(name for name in data.known if name in columns or not settings.source.covariates_table)
     return SalesTable(settings.source.table, tuple(data.keys), data.timestamp, data.target, known)
+
+
+def sales_of(settings: Settings, source: Source) -> SalesTable:
+    """`sales_table`, asking the source for its columns, which is a look at every row, only where they matter."""
+    asked = bool(settings.data.known and settings.source.covariates_table)
+    return sales_table(settings, list(source.columns(settings.source.table)) if asked else [])
 
 
 def with_pack_and_year(rows: pa.Table, settings: Settings) -> pa.Table:
@@ -73,25 +80,40 @@ class Ingest:
             raw, self.sales, now=self.now, negatives=data.negatives, frequency=data.frequency, kinds=self.kinds
         )
 
-    def copy_span(self, since: datetime, before: datetime) -> pa.Table:
-        """Copy since ≤ ds < before into the lake and return its usable rows (ds and series_id among others)."""
-        from many_models.raw_versions import year_versions
-
+    def read_span(self, since: datetime, before: datetime) -> pa.Table | None:
+        """The source's rows with since ≤ ds < before; None when there are none."""
         parts = list(self.source.read(self.sales, since, before))
-        checked = self.checked(pa.concat_tables(parts, promote_options="permissive")) if parts else None
+        return pa.concat_tables(parts, promote_options="permissive") if parts else None
+
+    def copy_span(self, since: datetime, before: datetime, raw: pa.Table | None) -> pa.Table:
+        """Put what `read_span` returned into the lake and return its usable rows (ds and series_id among others)."""
+        checked = self.checked(raw) if raw is not None else None
         years = list(range(since.year, (before - timedelta(microseconds=1)).year + 1))
         rows = with_pack_and_year(checked.rows, self.settings) if checked else self._no_rows()
         where = Where(among={"year": years}, since=since, before=before)
+        there = tables.read_if_there(self.lake, tables.RAW_SALES, where)
         self.lake.replace(tables.RAW_SALES.name, rows, where, tables.RAW_SALES.partition_by)
         self.quarantine("dated", checked, Where(since=since, before=before, column="period"))
         if checked:
             self._new_series(checked.series)
-        whole = self.lake.read(tables.RAW_SALES.name, Where(among={"year": years}))
-        versions = year_versions(whole)
+        versions = self._versions(rows, there, years)
         self.lake.replace(
             tables.RAW_VERSIONS.name, versions, Where(among={"year": years}), tables.RAW_VERSIONS.partition_by
         )
         return rows
+
+    def _versions(self, rows: pa.Table, replaced: pa.Table | None, years: list[int]) -> pa.Table:
+        """The versions of `years` after `rows` have replaced what was there; where nothing was (a new day), what is
+        there already is not read again.
+        """
+        from many_models.raw_versions import with_more, year_versions
+
+        columns = rows.column_names if replaced is None else replaced.column_names
+        if (replaced is not None and replaced.num_rows) or set(columns) != set(rows.column_names):
+            return year_versions(self.lake.read(tables.RAW_SALES.name, Where(among={"year": years})))
+        new = year_versions(rows.select(columns))
+        before = tables.read_if_there(self.lake, tables.RAW_VERSIONS, Where(among={"year": years}))
+        return new if before is None or not before.num_rows else with_more(before, new)
 
     def quarantine(self, origin: str, checked: CheckedRows | None, where: Where) -> None:
         """Put the quarantined rows of one origin (dated, undated, future) in the place of those of an earlier run."""
@@ -186,21 +208,25 @@ def build_raw_sales(settings: Settings) -> dg.AssetsDefinition:
             yield dg.AssetCheckResult(passed=False, check_name="schema", metadata={"problem": str(error)})
             raise
         starts = [period_of_key(grain, key) for key in keys]
-        wanted = state.source_versions(settings, source, sales, min(starts))
         if settings.data_factory.pipeline:
-            brought = to_bring(keys, wanted, by_hand=DUE_TAG not in context.run.tags)
+            there = state.source_versions(settings, source, sales, min(starts))
+            brought = to_bring(keys, there, by_hand=DUE_TAG not in context.run.tags)
             bring(context, settings, ingestion, brought)
-            wanted = state.source_versions(settings, source, sales, min(starts))
-            require_landed(settings, brought, wanted)
+            require_landed(settings, brought, state.source_versions(settings, source, sales, min(starts)))
+        versions_of = state.versions_of_copy(settings, source, sales, starts)
         ingest = Ingest(settings, source, lake, sales, kinds, state.now(settings))
         counts = Counter[str]()
+        seen: list[DayCount] | None = []
         todo = spans(grain, starts)
-        for number, (since, before) in enumerate(todo, 1):
-            rows = ingest.copy_span(since, before)
+        for number, (since, before, raw) in enumerate(_read_ahead(ingest, todo), 1):
+            told = source.days_of(sales, raw) if raw is not None else ()
+            seen = None if told is None or seen is None else [*seen, *told]
+            rows = ingest.copy_span(since, before, raw)
             counts.update(_rows_per_period(grain, rows))
             context.log.info(
                 f"{number} of {len(todo)} spans: {since:%Y-%m-%d} to {before:%Y-%m-%d}, {rows.num_rows:,} rows"
             )
+        wanted = versions_of(seen)
         ingest.quarantine_the_rest()
         if lake.version(tables.SERIES_KEYS.name) is None:
             raise InputError(f"table {sales.table!r}: none of its rows can be used; {_reasons_text(lake)}")
@@ -210,6 +236,20 @@ def build_raw_sales(settings: Settings) -> dg.AssetsDefinition:
         yield from _checks(settings, lake, list(columns))
 
     return raw_sales
+
+
+def _read_ahead(
+    ingest: Ingest, todo: Sequence[tuple[datetime, datetime]]
+) -> Iterator[tuple[datetime, datetime, pa.Table | None]]:
+    """Each span with its rows; the next span is read while one is at work."""
+    with ThreadPoolExecutor(1) as reader:
+        ahead = deque((since, before, reader.submit(ingest.read_span, since, before)) for since, before in todo[:1])
+        for following in (*todo[1:], None):
+            since, before, reading = ahead.popleft()
+            rows = reading.result()
+            if following is not None:
+                ahead.append((*following, reader.submit(ingest.read_span, *following)))
+            yield since, before, rows
 
 
 def _rows_per_period(grain: Grain, rows: pa.Table) -> dict[str, int]:

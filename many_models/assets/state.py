@@ -19,13 +19,14 @@ from many_models.keys import digest
 from many_models.periods import end_offset, last_complete_day, period_key, period_of_key, period_start, period_starts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from many_models.due import Stage
-    from many_models.ports import Lake, SalesTable, Source
+    from many_models.ports import DayCount, Lake, SalesTable, Source
     from many_models.settings import Settings
 
 DATASET_FORMAT = "1"
+RECENT_DAYS = 400  # of the source, in which as_of is looked for
 INACTIVE = "inactive"  # the version of a series that has ended: recorded once, with no model and no forecast
 ALL = ""  # the one key of a stage without partitions
 STAGE_TAG = "many_models/stage"  # on every job of ours, whose runs do not name their assets
@@ -43,14 +44,52 @@ def source_versions(settings: Settings, source: Source, sales: SalesTable, since
     Days are judged by their rows: as_of is the last one that most series have reported for, not after the wall clock
     and not after `data.until`. Periods without rows are there too, so that a closed day makes no gap.
     """
-    data, grain = settings.data, settings.partitions.grain
-    clock = now(settings)
+    opening = _opening(settings, since)
+    days = source.days(sales, opening)
+    return _period_versions(
+        settings, days, last_complete_day(days, settings.data.complete_share, _latest(settings)), opening
+    )
+
+
+def versions_of_copy(
+    settings: Settings, source: Source, sales: SalesTable, starts: Sequence[datetime]
+) -> Callable[[Sequence[DayCount] | None], Mapping[str, str]]:
+    """To be called before the periods that start at `starts` are copied: what then makes their `source_versions` of the
+    days that were copied (None: not known).
+
+    So a change of the source while it is copied is never taken for copied. Where many days are copied, only the newest
+    are counted in the source for it.
+    """
+    opening, recent = _opening(settings, min(starts)), _opening(settings, max(starts) - timedelta(days=RECENT_DAYS))
+    if recent > opening and settings.partitions.grain != "hour":  # an hour has its day's version
+        as_of = last_complete_day(source.days(sales, recent), settings.data.complete_share, _latest(settings))
+        if as_of is not None:
+            return lambda copied: (
+                source_versions(settings, source, sales, min(starts))
+                if copied is None
+                else _period_versions(settings, sorted(copied, key=lambda day: day.day), as_of, opening)
+            )
+    counted = source_versions(settings, source, sales, min(starts))
+    return lambda _: counted
+
+
+def _opening(settings: Settings, since: datetime | None) -> datetime:
+    opening = datetime.combine(settings.data.start, datetime.min.time())
+    return max(since, opening) if since else opening
+
+
+def _latest(settings: Settings) -> datetime:
+    """The latest that a day may be: the wall clock, `data.until`."""
+    clock, grain = now(settings), settings.partitions.grain
     if end_offset(grain) == 0:
         clock = period_start(grain, clock) - timedelta(microseconds=1)
-    latest = clock if data.until is None else min(clock, data.until)
-    opening = datetime.combine(data.start, datetime.min.time())
-    days = source.days(sales, max(since, opening) if since else opening)
-    as_of = last_complete_day(days, data.complete_share, latest)
+    return clock if settings.data.until is None else min(clock, settings.data.until)
+
+
+def _period_versions(
+    settings: Settings, days: Sequence[DayCount], as_of: datetime | None, opening: datetime
+) -> dict[str, str]:
+    grain = settings.partitions.grain
     if as_of is None:
         return {}
     of_period = defaultdict[datetime, list[str]](list)
@@ -59,7 +98,7 @@ def source_versions(settings: Settings, source: Source, sales: SalesTable, since
             of_period[period_start("day" if grain == "hour" else grain, day.day)].append(day.fingerprint)
     end_of_day = as_of + timedelta(hours=23) if grain == "hour" else as_of
     result = dict[str, str]()
-    for start in period_starts(grain, max(since, opening) if since else opening, end_of_day):
+    for start in period_starts(grain, opening, end_of_day):
         held = of_period.get(period_start("day", start) if grain == "hour" else start, [])
         result[period_key(grain, start)] = digest(*held)
     return result

@@ -162,6 +162,15 @@ class SourceContract(Contract):
         assert source.read_undated(SALES).to_pylist() == []
         assert source.read_table("sales").column_names == SCHEMA.names
 
+    def test_rows_that_were_read_tell_their_days_or_nothing(self, make):
+        table = rows(row(), row(day=1, sold=2.5), row(day=1, item="other"))
+        source = make({"sales": table})
+        numbers = SalesTable(SALES.table, SALES.keys, SALES.timestamp, SALES.target)
+        read = pa.concat_tables(source.read(numbers, DAY, DAY + timedelta(days=9)))
+        assert list(source.days_of(numbers, read)) == list(source.days(numbers))
+        with_text = pa.concat_tables(source.read(SALES, DAY, DAY + timedelta(days=9)))
+        assert source.days_of(SALES, with_text) is None
+
     def test_rows_come_with_the_columns_of_the_sales_table(self, make):
         source = make({"sales": rows(row(event="x")).append_column("more", pa.array([1]))})
         (found,) = source.read(SALES, DAY, DAY + timedelta(1))

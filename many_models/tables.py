@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from many_models.ports import Where
@@ -57,20 +57,54 @@ def records(
     return [] if rows is None else rows.to_pylist()
 
 
-def upsert(lake: Lake, table: LakeTable, rows: pa.Table, series: Collection[str], within: Mapping[str, Scalar]) -> None:
-    """Put `rows` in the place of the rows of `series` in one partition of `table` (`within`), in one commit.
+def upsert(
+    lake: Lake, table: LakeTable, rows: pa.Table, series: Collection[str], within: Mapping[str, Sequence[Scalar]]
+) -> None:
+    """Put `rows` in the place of the rows of `series` in some partitions of `table` (`within`), in one commit.
 
-    The partition's other rows stay. One writer at a time, which the assets' pools see to.
+    The partitions' other rows stay. One writer at a time, which the assets' pools see to.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    where = Where(among={column: [value] for column, value in within.items()})
-    there = read_if_there(lake, table, where)
-    if there is not None and there.num_rows:
-        others = there.filter(pc.invert(pc.is_in(there["series_id"], pa.array(list(series), pa.string()))))
+    where = Where(among=within)
+    there = read_if_there(lake, table, where, ["series_id"])
+    if there is not None and not set(pc.unique(there["series_id"]).to_pylist()).issubset(series):
+        before = lake.read(table.name, where)
+        others = before.filter(pc.invert(pc.is_in(before["series_id"], pa.array(list(series), pa.string()))))
         rows = pa.concat_tables([others, rows], promote_options="permissive")
     lake.replace(table.name, rows, where, table.partition_by)
+
+
+@dataclass(slots=True)
+class Gathering:
+    """Rows of one pack after the other, put into `table` (see `upsert`) with one commit for many packs."""
+
+    lake: Lake
+    table: LakeTable
+    packs: list[str] = field(default_factory=list[str])
+    parts: list[pa.Table] = field(default_factory=list["pa.Table"])
+    series: set[str] = field(default_factory=set[str])
+
+    @property
+    def rows(self) -> int:
+        """How many are held."""
+        return sum(part.num_rows for part in self.parts)
+
+    def add(self, pack: str, rows: pa.Table, series: Collection[str]) -> None:
+        """Hold all rows of `series`, which are of one pack."""
+        self.packs.append(pack)
+        self.parts.append(rows)
+        self.series.update(series)
+
+    def write(self) -> None:
+        """Write what is held, and hold nothing."""
+        import pyarrow as pa
+
+        if self.parts:
+            rows = pa.concat_tables(self.parts, promote_options="permissive")
+            upsert(self.lake, self.table, rows, self.series, {"pack": self.packs})
+        self.packs, self.parts, self.series = [], [], set()
 
 
 def counts(rows: pa.Table, column: str) -> dict[str, int]:

@@ -22,11 +22,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def _of_chunk(chunk: Chunk, *, through: datetime | None = None) -> Where:
+def _of_chunk(chunk: Chunk, *, after: datetime | None = None, through: datetime | None = None) -> Where:
     from datetime import timedelta
 
-    before = None if through is None else through + timedelta(microseconds=1)
-    return Where(among={"pack": [chunk.pack], "series_id": chunk.series}, before=before)
+    step = timedelta(microseconds=1)
+    since, before = (None if moment is None else moment + step for moment in (after, through))
+    return Where(among={"pack": [chunk.pack], "series_id": chunk.series}, since=since, before=before)
 
 
 def _covariates(lake: Lake, chunk: Chunk, keys: tuple[str, ...], after: datetime | None = None) -> pa.Table | None:
@@ -155,23 +156,23 @@ class ScoreTask:
         return replace(self, models=models, packs={folder: _files(folder) for folder in sorted(there)})
 
     def __call__(self, chunk: Chunk) -> ChunkResult:
-        """Read the chunk's datasets up to the cutoff, and forecast what follows."""
+        """Read what the chunk's models have not seen of its datasets, and forecast what follows the cutoff."""
         import pyarrow as pa
 
         from many_models.errors import ManyModelsError
         from many_models.forecasting import PackModel
 
-        rows = self.lake.read(DATASETS.name, _of_chunk(chunk, through=self.cutoff)).drop_columns(["pack"])
         future = _covariates(self.lake, chunk, self.keys, after=self.cutoff) if self.spec.known else None
         parts, failures = list["pa.Table"](), list[SeriesFailure]()
         for model, series in self._by_model(chunk).items():
             try:
                 if model is None:
-                    parts.append(self._naive(rows, series, future))
+                    parts.append(self._naive(self._rows(chunk.pack, series), series, future))
                     continue
                 ref, folder = model
                 files = self.packs[folder] if folder in self.packs else _files(folder)
                 pack = PackModel.from_files(files, f"pack {ref}")
+                rows = self._rows(chunk.pack, series, pack.trained_until(series))
                 part = pack.predict(rows, self.cutoff, future=future, horizon=self.spec.horizon, series=series)
                 parts.append(part.append_column("model", pa.array([ref] * part.num_rows, pa.string())))
             except ManyModelsError as error:
@@ -183,6 +184,15 @@ class ScoreTask:
         )
         failures += _absent(chunk, predictions, failures)
         return ChunkResult({"predictions": _with_pack(predictions, chunk.pack)}, failures=failures)
+
+    def _rows(self, pack: str, series: Sequence[str], trained_until: datetime | None = None) -> pa.Table:
+        """The histories of `series` up to the cutoff, or what of them is newer than their models."""
+        import pyarrow as pa
+
+        if trained_until is not None and trained_until >= self.cutoff:
+            return pa.table({"series_id": pa.array([], pa.string())})
+        where = _of_chunk(Chunk(0, pack, tuple(series)), after=trained_until, through=self.cutoff)
+        return self.lake.read(DATASETS.name, where).drop_columns(["pack"])
 
     def _by_model(self, chunk: Chunk) -> dict[tuple[str, str] | None, list[str]]:
         groups = dict[tuple[str, str] | None, list[str]]()

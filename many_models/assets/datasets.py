@@ -14,6 +14,9 @@ from many_models.assets.stage import STORE_ITEMS, Done, KeySet, Metadata, backfi
 from many_models.errors import InputError, SeriesFailure
 from many_models.ports import Compute, Lake
 from many_models.settings import Settings
+from many_models.tables import Gathering
+
+ROWS_A_COMMIT = 1_000_000  # some 100 MB in memory
 
 
 def build(settings: Settings) -> dg.AssetsDefinition:
@@ -51,15 +54,21 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         wanted = state.dataset_versions(settings, lake)
         task = PrepareTask(lake, spec_of(settings), as_of, tuple(settings.data.keys))
         done, failures, rows = dict[str, Done](), list[SeriesFailure](), 0
+        histories, described = Gathering(lake, tables.DATASETS), Gathering(lake, tables.SERIES)
         for pack, results in follow(context, compute, task, chunks_of(settings, keys)):
             failures += failures_of(results)
             if not (good := good_series(results)):
                 continue
-            series, datasets = together(results, "series"), together(results, "rows")
-            tables.upsert(lake, tables.DATASETS, datasets, good, {"pack": pack})
-            tables.upsert(lake, tables.SERIES, with_as_of(series, as_of), good, {"pack": pack})
+            series = with_as_of(together(results, "series"), as_of)
+            histories.add(pack, together(results, "rows"), good)
+            described.add(pack, series, good)
+            rows += histories.parts[-1].num_rows
             done |= {row["series_id"]: _done(row, wanted) for row in series.to_pylist()}
-            rows += datasets.num_rows
+            if histories.rows >= ROWS_A_COMMIT:
+                histories.write()
+                described.write()
+        histories.write()
+        described.write()
         summary = {"as_of": str(as_of), "dagster/row_count": rows}
         finish(context, lake, keys, done, failures, wanted, summary)
         yield from ()

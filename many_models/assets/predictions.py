@@ -82,7 +82,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
             if scored:
                 rows = _dated(scored, cutoff)
                 names = sorted({*rows["series_id"].to_pylist()})
-                tables.upsert(lake, tables.PREDICTIONS, rows, names, {"cutoff_date": f"{cutoff:%Y-%m-%d}"})
+                tables.upsert(lake, tables.PREDICTIONS, rows, names, {"cutoff_date": [f"{cutoff:%Y-%m-%d}"]})
                 parts.append(rows)
                 done |= _dones(rows, upstream, lake if len(names) <= display.SINGLE else None)
         yield from _checks(lake, cutoffs)

@@ -373,7 +373,7 @@ def _write_decisions(
     for date, found in of_cutoff.items():
         names = [str(row["series_id"]) for row in found]
         table = pa.Table.from_pylist(found, _decision_schema())
-        tables.upsert(lake, tables.DECISIONS, table, names, {"cutoff_date": date})
+        tables.upsert(lake, tables.DECISIONS, table, names, {"cutoff_date": [date]})
 
 
 def _decision_schema() -> pa.Schema:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -17,11 +18,13 @@ from many_models.errors import SeriesFailure, SettingsError
 from many_models.keys import digest
 from many_models.ports import Compute, Lake, PackUpload, StagingRegistry, Where
 from many_models.settings import Settings
+from many_models.tables import Gathering
 
 if TYPE_CHECKING:
     from many_models.forecasting import Prior, Spec
 
 PRIOR_SEASONS = 8
+SERIES_A_COMMIT = 2000
 
 
 def build(settings: Settings) -> dg.AssetsDefinition:
@@ -62,20 +65,52 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         champions, priors = champion_specs(lake, spec), priors_of(settings, lake)
         for cutoff, series in sorted(cutoffs.items()):
             task = TrainTask(lake, spec, cutoff, champions, priors, pooled)
+            register = _Registering(lake, staging, context.run.run_id, spec, cutoff, datasets)
             for pack, results in follow(context, compute, task, chunks_of(settings, series)):
                 failures += failures_of(results)
-                if not (good := good_series(results)):
-                    continue
-                version = staging.register(context.run.run_id, [_upload(pack, results, spec, cutoff, datasets)])[0]
-                summary = _with_staging(together(results, "series"), version.ref)
-                tables.upsert(lake, tables.TRAINED, summary, good, {"pack": pack})
-                tables.upsert(lake, tables.SCORES, together(results, "scores"), good, {"pack": pack})
-                summaries.append(summary)
-                done |= {row["series_id"]: _done(row, upstream) for row in summary.to_pylist()}
+                if good_series(results):
+                    summaries += register.add(pack, results)
+            summaries += register.write()
+        done |= {row["series_id"]: _done(row, upstream) for summary in summaries for row in summary.to_pylist()}
         finish(context, lake, keys, done, failures, upstream, display.training_summary(summaries))
         yield from ()
 
     return trained_models
+
+
+@dataclass(slots=True)
+class _Registering:
+    """Trained packs on their way to staging and the lake, many at a time: what a call costs is shared by them."""
+
+    lake: Lake
+    staging: StagingRegistry
+    run_id: str
+    spec: "Spec"
+    cutoff: datetime
+    datasets: Mapping[str, str]
+    held: list[tuple[str, Results]] = field(default_factory=list[tuple[str, Results]])
+
+    def add(self, pack: str, results: Results) -> list[pa.Table]:
+        """Hold a pack's results; when there are many, `write`."""
+        self.held.append((pack, results))
+        many = sum(len(chunk.series) for _, found in self.held for chunk, _ in found) >= SERIES_A_COMMIT
+        return self.write() if many else []
+
+    def write(self) -> list[pa.Table]:
+        """Register what is held and write it down; a summary for each pack, with its staging version."""
+        uploads = [_upload(pack, results, self.spec, self.cutoff, self.datasets) for pack, results in self.held]
+        versions = self.staging.register(self.run_id, uploads) if uploads else []
+        summaries = list[pa.Table]()
+        trained, scores = Gathering(self.lake, tables.TRAINED), Gathering(self.lake, tables.SCORES)
+        for (pack, results), version in zip(self.held, versions, strict=True):
+            good = good_series(results)
+            summaries.append(_with_staging(together(results, "series"), version.ref))
+            trained.add(pack, summaries[-1], good)
+            scores.add(pack, together(results, "scores"), good)
+        trained.write()
+        scores.write()
+        self.held = []
+        return summaries
 
 
 def cutoffs_of(lake: Lake, keys: Sequence[str]) -> tuple[dict[datetime, list[str]], dict[str, str]]:

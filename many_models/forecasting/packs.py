@@ -120,6 +120,14 @@ class PackModel:
         fallback = [step for model in models for step in cast("list[str]", model.index["fallback"])]
         return cls({**head.index, "series": series, "fallback": fallback, "slots": slots, "pools": pools}, arrays)
 
+    def trained_until(self, series: Sequence[str]) -> datetime:
+        """The earliest training cutoff of `series`: `predict` needs no older rows of them."""
+        own = set(series)
+        cutoffs = cast("NDArray[np.int64]", self.arrays["cutoff"])
+        numbers = [int(number) for name, number in zip(self.series, cutoffs, strict=True) if name in own]
+        earliest = min(numbers or cutoffs.tolist())
+        return loader.stamps(np.array([earliest]), str(self.index["frequency"]))[0].astype(object)
+
     def predict(
         self,
         rows: pa.Table | None,

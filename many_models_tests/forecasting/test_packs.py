@@ -95,6 +95,19 @@ def test_rolling_a_state_forward_equals_having_learned_it_in_training(rows):
         assert (codes == b.arrays["tail_code"][i]).all()
 
 
+def test_rows_that_models_have_seen_do_not_move_their_forecasts(model, rows):
+    earlier = train(rows.filter(pc.equal(rows["series_id"], "s3")), SPEC, AS_OF - timedelta(days=20)).model
+    merged = PackModel.merge([model.select(["s0", "s1"]), earlier])
+    assert merged.trained_until(["s0", "s1"]) == AS_OF
+    assert merged.trained_until(["s0", "s3"]) == AS_OF - timedelta(days=20)
+    newer = rows.filter(pc.greater(rows["ds"], merged.trained_until(["s0", "s3"])))
+    assert 0 < newer.num_rows < rows.num_rows
+    both = ["s0", "s3"]
+    assert merged.predict(newer, AS_OF, series=both).equals(merged.predict(rows, AS_OF, series=both))
+    nothing = rows.slice(0, 0).select(["series_id"])
+    assert merged.predict(nothing, AS_OF, series=["s1"]).equals(merged.predict(rows, AS_OF, series=["s1"]))
+
+
 def test_a_cutoff_before_training_and_an_unknown_series_are_refused(model, rows):
     with pytest.raises(InputError, match="before its training cutoff"):
         model.predict(rows, AS_OF - timedelta(days=1))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 MAGIC = b"MMPACKS1"
 ALIGNMENT = 64
-_KINDS = {"<f8", "<f4", "<i8", "<i4", "|i1", "|b1", "|u1"}
+_KINDS = {"|b1", "|i1", "|u1", *(f"<{kind}{size}" for kind in "iu" for size in (2, 4, 8)), "<f2", "<f4", "<f8"}
 _NPY = re.compile(rb"\{'descr': '([<|][a-z]\d)', 'fortran_order': False, 'shape': \(([\d, ]*)\), *\} *\n")
 
 

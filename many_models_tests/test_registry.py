@@ -404,6 +404,36 @@ def test_a_publication_killed_at_any_step_leaves_one_whole_release(store, step, 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="see above")
+@pytest.mark.parametrize("step", ["approval_written", "alias_moved", "live", "champions_set"])
+def test_an_approval_killed_at_any_step_still_waits_or_is_live_whole_and_can_be_given_again(store, step):
+    uri, files = store()
+
+    def propose() -> None:
+        production = MlflowProduction(uri, files)
+        first = production.publish(draft(None, [upload("a", {"s1": "1"}), upload("b", {"s2": "1"})]))
+        production.propose(draft(first, [upload("a", {"s1": "2"}), upload("b", {"s2": "2"})]))
+
+    def approve() -> None:
+        production = MlflowProduction(uri, files, failpoint=kill_self(step))
+        production.approve(production.waiting().release_id, "killed", "")
+
+    assert in_a_fork(propose) == 0
+    assert in_a_fork(approve) == -signal.SIGKILL
+    production = MlflowProduction(uri, files)
+    live, waiting = production.live(), production.waiting()
+    switched = step != "approval_written"
+    assert served(production, live) == dict.fromkeys(["s1", "s2"], "2" if switched else "1")
+    assert (waiting is None) == switched
+    assert waiting is None or waiting.approval is None
+    asked = (waiting or live).release_id
+    again = production.approve(asked, "Ada", "again")
+    assert again == production.live()
+    assert again.approval.actor == ("killed" if switched else "Ada")
+    assert len(production.releases()) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="see above")
 def test_a_publication_killed_at_any_moment_leaves_one_whole_release(store):
     uri, files = store()
 

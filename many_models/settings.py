@@ -8,7 +8,7 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from many_models.errors import SettingsError
@@ -91,6 +91,14 @@ class DataSettings(Section):
         return self
 
 
+class CustomSettings(Section):
+    """A forecaster of the user's own: `use` names a class or a function that makes one, as module:attribute."""
+
+    use: str
+    options: dict[str, JsonValue] = {}
+    seconds: Annotated[float, Field(gt=0)] = 10.0
+
+
 class ForecastSettings(Section):
     """What is forecast, and how candidates compete. Series learn together from `pool_series` of them, anew every
     `pool_every` days of the data, with boosted trees where `trees` says so.
@@ -104,6 +112,7 @@ class ForecastSettings(Section):
     trees: bool = True
     pool_series: Annotated[int, Field(ge=1)] = 400
     pool_every: Annotated[int, Field(ge=1)] = 28
+    custom: dict[str, CustomSettings] = {}
 
 
 class PackSettings(Section):

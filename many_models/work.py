@@ -109,16 +109,18 @@ class TrainTask:
     champions: Mapping[str, Spec] = field(default_factory=dict[str, Spec])
     priors: Mapping[str, Prior] = field(default_factory=dict[str, Prior])
     pooled: str = ""
+    keys: tuple[str, ...] = ()
 
     def narrowed(self, chunk: Chunk) -> TrainTask:
         """See `NarrowingTask.narrowed`: the champions and priors of the chunk's series."""
         return replace(self, champions=_of(self.champions, chunk), priors=_of(self.priors, chunk))
 
     def __call__(self, chunk: Chunk) -> ChunkResult:
-        """Read the chunk's datasets up to the cutoff, and train on them."""
+        """Read the chunk's datasets up to the cutoff, and train on them; custom forecasters see what is known ahead."""
         from many_models.forecasting import train
 
         rows = self.lake.read(DATASETS.name, _of_chunk(chunk, through=self.cutoff))
+        ahead = self.spec.known and self.spec.competing
         trained = train(
             rows.drop_columns(["pack"]),
             self.spec,
@@ -126,6 +128,7 @@ class TrainTask:
             champions=_of(self.champions, chunk),
             priors=_of(self.priors, chunk),
             pooled=read_pooled(self.lake, self.pooled, self.spec, self.cutoff),
+            future=_covariates(self.lake, chunk, self.keys, after=self.cutoff) if ahead else None,
         )
         absent = _absent(chunk, trained.series, trained.failures)
         series = trained.series.append_column("finite", _finite(trained, self.spec.horizon))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
 def spec_of(settings: Settings) -> Spec:
     """What is forecast and how, from the settings' data and forecast sections."""
-    from many_models.forecasting.spec import Spec
+    from many_models.forecasting.spec import Custom, Spec
 
     data, forecast = settings.data, settings.forecast
     return Spec(
@@ -27,6 +28,11 @@ def spec_of(settings: Settings) -> Spec:
         levels=tuple(forecast.levels),
         nonnegative=data.negatives == "quarantine",
         ended_after=data.ended_after,
+        custom=tuple(
+            Custom(name, mine.use, json.dumps(mine.options, sort_keys=True), mine.seconds)
+            for name, mine in forecast.custom.items()
+        ),
+        folder=str(settings.root),
     )
 
 

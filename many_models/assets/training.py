@@ -51,6 +51,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         compute: dg.ResourceParam[Compute],
         staging: dg.ResourceParam[StagingRegistry],
     ) -> Iterator[None]:
+        from many_models.forecasting.custom import check_custom
         from many_models.work import TrainTask
 
         keys = begin(context, config)
@@ -58,13 +59,14 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         datasets = state.made_versions(context.instance, "store_item_datasets")
         pooled = state.tag_of(context.instance, "pooled_models", VERSION_TAG)
         upstream = {key: state.trained_upstream(settings, datasets.get(key, ""), pooled) for key in keys}
+        check_custom(spec)
         remember_recipe(lake, spec)
         cutoffs, inactive = cutoffs_of(lake, keys)
         done = {key: Done(state.INACTIVE, state.INACTIVE, {"inactive": why}) for key, why in inactive.items()}
         failures, summaries = list[SeriesFailure](), list[pa.Table]()
         champions, priors = champion_specs(lake, spec), priors_of(settings, lake)
         for cutoff, series in sorted(cutoffs.items()):
-            task = TrainTask(lake, spec, cutoff, champions, priors, pooled)
+            task = TrainTask(lake, spec, cutoff, champions, priors, pooled, tuple(settings.data.keys))
             register = _Registering(lake, staging, context.run.run_id, spec, cutoff, datasets)
             for pack, results in follow(context, compute, task, chunks_of(settings, series)):
                 failures += failures_of(results)

@@ -164,7 +164,7 @@ def _window(rows: pa.Table, table: pa.Table, spec: Spec, cutoff: datetime, worke
 
 
 def _chunk(past: pa.Table, future: pa.Table, spec: Spec, cutoff: datetime, pooled: PooledModels) -> _Window:
-    model = train(past, spec, cutoff, pooled=pooled).model
+    model = train(past, spec, cutoff, pooled=pooled, future=future).model
     F = model.candidates(future=future)
     forecasts = model.predict(None, future=future).drop_columns(["step", "fallback", "known_repeated"]).to_pandas()
     return _Window(forecasts, list(model.series), F)
@@ -179,7 +179,7 @@ def _report(table: pa.Table, spec: Spec, cutoffs: Sequence[datetime], found: Seq
     origins = panel.periods - 1 - H * np.arange(len(cutoffs), 0, -1)
     seen = panel.code != loader.MISSING
     names = [*candidate_names(spec, pooled=True), "selected"]
-    chosen = [loader.CANDIDATES.index(name) for name in names[:-1]]
+    chosen = [spec.every_candidate.index(name) for name in names[:-1]]
     n = len(panel.series)
     shape = (n, len(cutoffs), H)
     Y, mask = np.zeros(shape), np.zeros(shape, bool)

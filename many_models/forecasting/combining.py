@@ -86,33 +86,40 @@ def class_of(y: NDArray[np.float64], seen: NDArray[np.bool_], year: int) -> NDAr
 
 def pooled_moments(
     moments: NDArray[np.float64], windows: NDArray[np.float64], classes: NDArray[np.int64],
-    counts: NDArray[np.float64] | None = None,
+    there: NDArray[np.bool_], counts: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:  # fmt: skip
     """Mean moments per class (classes × candidates × candidates), shrunk towards all series' by 20 series' worth.
 
     A series counts by its windows, times `counts`; one that is far off (a level that broke) at most as if every
-    candidate's mean square were four times its median's.
+    candidate's mean square were four times its median's. A pair of candidates is judged by the series where both are
+    `there` (series × candidates).
     """
     size = np.einsum("icc->i", moments) / moments.shape[1]
-    weight = windows * (1.0 if counts is None else counts) / np.maximum(size / 4.0, 1.0)
-    everything = np.einsum("i,icd->cd", weight, moments) / max(weight.sum(), 1e-12)
+    both = there[:, :, None] & there[:, None, :]
+    weight = (windows * (1.0 if counts is None else counts) / np.maximum(size / 4.0, 1.0))[:, None, None] * both
+    total = weight.sum(0)
+    # a pair that no series tried: as if the two were independent and bad
+    untried = 10.0 * np.eye(moments.shape[1])
+    everything = np.where(total > 0, (weight * moments).sum(0) / np.maximum(total, 1e-12), untried)
     result = np.zeros((len(CLASSES) + 1, *everything.shape))
     for k in range(len(result)):
-        mine = weight * (classes == k)
+        mine = weight * (classes == k)[:, None, None]
         prior = 20.0 * max(windows.max(initial=0.0), 1.0)
-        result[k] = (np.einsum("i,icd->cd", mine, moments) + prior * everything) / (mine.sum() + prior)
+        result[k] = ((mine * moments).sum(0) + prior * everything) / (mine.sum(0) + prior)
     return result
 
 
 def simplex_weights(
     moments: NDArray[np.float64], windows: NDArray[np.float64], belief: NDArray[np.float64],
     evidence: NDArray[np.float64] | None = None, share: NDArray[np.float64] | float = SHARE_OF_BELIEF[0],
+    there: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.float64]:  # fmt: skip
     """Weights (series × candidates) ≥ 0 that sum to 1 and minimise w'Mw, M a series' own moments and what is believed.
 
     What is believed is `evidence` (moments of its class, series × candidates × candidates) where there is some, else
     independent excess errors whose best mixture is `belief`; it counts as much as so many windows, and `share` of it
-    is belief all the same. A candidate that the evidence puts far behind the best takes no part.
+    is belief all the same. A candidate that the evidence puts far behind the best, or that is not `there`, takes no
+    part.
     """
     worth = WINDOWS_OF_BELIEF if evidence is None else WINDOWS_OF_EVIDENCE
     excess = 0.02 / np.maximum(belief, 1e-4)
@@ -127,6 +134,8 @@ def simplex_weights(
         beaten = square > TOO_FAR * square.min(1, keepdims=True)
         kept = np.broadcast_to(np.asarray(share), windows.shape)[:, None, None] * (1 - trust)
         M = (1 - kept) * seen + kept * believed
+    if there is not None:
+        beaten |= ~there
     # a little of the diagonal again keeps near-twins from trading places
     M = M + 0.02 * np.einsum("icc->i", M)[:, None, None] / M.shape[1] * np.eye(M.shape[1])
     M = M + 100.0 * np.einsum("ic,cd->icd", beaten * np.einsum("icc->ic", M).max(1, keepdims=True), np.eye(M.shape[1]))

@@ -43,6 +43,7 @@ CANDIDATES = (
     "pooled",
     "trees",
 )
+STANDS_IN = 4  # the candidate that is repeated where another has no forecast
 LOCAL = 11  # of them, those that need nothing learned from other series
 EXTRA = 9  # features that only trees use, and one more a covariate column
 MISSING, OBSERVED, CLOSED, STOCK_OUT = 0, 1, 2, 3
@@ -531,7 +532,7 @@ def shape_features(ds: np.ndarray, frequency: str, season: int, days: np.ndarray
 # --- The pack --------------------------------------------------------------------------------------------------------
 PER_SERIES = (
     "cutoff", "state", "tail_y", "tail_code", "coef", "smear", "own", "weights", "factor", "fixed", "center", "scale",
-    "log", "binary", "last_x", "spread", "quantiles", "pool",
+    "log", "binary", "last_x", "spread", "quantiles", "pool", "path",
 )  # fmt: skip
 SHARED = ("conf", "holiday_days", "holiday_slots")
 PER_POOL = ("pool_shape", "pool_beta", "tree_count", "root_count")
@@ -643,6 +644,8 @@ class Pack:
     def candidates(self, i, h, x, fresh=None, without=()):
         """Forecasts (candidates × h) of row `i` for the h periods after its cutoff, or after `fresh` (y, code, x).
 
+        Users' own forecasters come last: what they said at training, the medium smoothing where that does not reach.
+
         `without` names known covariates that stay at their recent mean, or "holiday" for a calendar without holidays.
         """
         f = self.loops
@@ -671,6 +674,12 @@ class Pack:
             a["binary"][i].astype(np.int64), B, a["smear"][i].astype(float), a["conf"], own, h, F,
             np.empty(B.shape[1] + EXTRA + int(a["conf"][COVARIATES])), *self.trees(pool),
         )  # fmt: skip
+        path = a["path"][i].astype(float)[:, len(fresh[0]) :][:, :h]
+        if len(path):
+            mine = np.tile(F[STANDS_IN], (len(path), 1))
+            mine[:, : path.shape[1]] = np.where(np.isfinite(path), path, mine[:, : path.shape[1]])
+            closed = (F == 0.0).all(0)
+            F = np.concatenate([F, np.where(closed, 0.0, np.clip(mine, own[LOW], own[HIGH]))])
         return F, own
 
     def _neutral(self, x, S, without):

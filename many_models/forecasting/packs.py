@@ -93,6 +93,7 @@ class PackModel:
         """
         if not models:
             raise InputError("no packs to merge")
+        models = _same_candidates(models)
         head = models[0]
         own = {"series", "fallback", "slots", "pools"}
         for model in models[1:]:
@@ -180,7 +181,7 @@ class PackModel:
         pack = loader.Pack(self.index, self.arrays, compiled)
         h = horizon or int(cast("int", self.index["horizon"]))
         later = _by_series(future, self.series, pack) if future is not None else {}
-        result = np.zeros((len(self.series), len(loader.CANDIDATES), h))
+        result = np.zeros((len(self.series), len(cast("list[str]", self.index["candidates"])), h))
         for i, name in enumerate(self.series):
             end = int(cast("NDArray[np.int64]", self.arrays["cutoff"])[i])
             result[i], _ = pack.candidates(i, h, pack.encode(i, _known(pack, later.get(name), end, h), h)[0])
@@ -212,6 +213,29 @@ class PackModel:
                 columns["value"] += values.tolist()
         kinds = {"series_id": pa.string(), "ds": pa.timestamp("us"), "part": pa.string(), "value": pa.float64()}
         return pa.table({name: pa.array(columns[name], kind) for name, kind in kinds.items()})
+
+
+def _same_candidates(models: Sequence[PackModel]) -> list[PackModel]:
+    """The models with the candidates of all of them: one that a model lacks has no weight and no path in it."""
+    built_in = list(loader.CANDIDATES)
+    named = {name for model in models for name in cast("list[str]", model.index["candidates"])}
+    everyone = [*built_in, *sorted(named - set(built_in))]
+    result: list[PackModel] = []
+    for model in models:
+        there = cast("list[str]", model.index["candidates"])
+        if there == everyone:
+            result.append(model)
+            continue
+        weights, path = model.arrays["weights"], model.arrays["path"]
+        wide = np.zeros((len(weights), len(everyone)), weights.dtype)
+        long = np.full((len(path), len(everyone) - len(built_in), path.shape[2]), np.nan)
+        for c, name in enumerate(there):
+            wide[:, everyone.index(name)] = weights[:, c]
+            if c >= len(built_in):
+                long[:, everyone.index(name) - len(built_in)] = path[:, c - len(built_in)]
+        arrays = {**model.arrays, "weights": wide, "path": long}
+        result.append(PackModel({**model.index, "candidates": everyone}, arrays))
+    return result
 
 
 def _merge_pools(models: Sequence[PackModel], arrays: dict[str, NDArray[np.generic]]) -> list[str]:

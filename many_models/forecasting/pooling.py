@@ -41,6 +41,7 @@ LEAST_TREE_ROWS = 2_000
 NEWTON_STEPS = 5
 TREE_ROUNDS = 150
 MOST_SERIES = 400
+CUSTOM_SERIES = 40  # of them, on which users' own forecasters are tried: they may take seconds each
 
 
 @dataclass(frozen=True)
@@ -143,13 +144,13 @@ def pool(
     early = learn(panel, layout, spec, panel.periods - 1 - spec.windows * spec.horizon, trees=trees)
     late = learn(panel, layout, spec, panel.periods - 1, trees=trees)
     first = PooledModels(spec, early, late, no_evidence(spec))
-    evidence = gather_evidence(evaluate(rows, spec, cutoff, first))
+    evidence = gather_evidence(evaluate(rows, spec, cutoff, first, custom_series=CUSTOM_SERIES))
     return PooledModels(spec, early, late, evidence)
 
 
 def no_evidence(spec: Spec) -> Evidence:
     """The empty evidence: nothing is pooled."""
-    C = len(loader.CANDIDATES)
+    C = len(spec.every_candidate)
     return Evidence(np.zeros((0, C, C)), np.zeros(0), np.zeros((0, 2 * len(spec.levels))), np.zeros(0))
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+import re
+from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 
 from many_models.errors import SettingsError
@@ -78,14 +79,41 @@ def rhythm(frequency: str) -> Rhythm:
 
 
 @dataclass(frozen=True)
+class Custom:
+    """A user's own forecaster: candidate `name`, `use` as `module:attribute` (a class or a function that makes one),
+    its `options` as JSON object, and how many `seconds` all its fits of one series may take.
+    """
+
+    name: str
+    use: str
+    options: str = "{}"
+    seconds: float = 10.0
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", self.name) or self.name in BUILT_IN:
+            raise SettingsError(f"custom forecaster {self.name!r}: needs a name of letters, digits and _, not built in")
+        if not re.fullmatch(r"[\w.]+:[\w.]+", self.use):
+            raise SettingsError(f"custom forecaster {self.name!r}: use is {self.use!r}, needed module:attribute")
+        try:
+            options = json.loads(self.options)
+        except ValueError as error:
+            raise SettingsError(f"custom forecaster {self.name!r}: options are no JSON: {error}") from error
+        if not isinstance(options, dict):
+            raise SettingsError(f"custom forecaster {self.name!r}: options are {options!r}, needed names and values")
+        if not self.seconds > 0:
+            raise SettingsError(f"custom forecaster {self.name!r}: seconds are {self.seconds}, needed more than 0")
+
+
+@dataclass(frozen=True)
 class Spec:
     """What is forecast, and how candidates compete. Hashable and picklable.
 
     `frequency` a pandas offset alias; `horizon` steps ahead; `windows` backtest windows; `season` steps per season
     (default: by frequency); `known` names of known covariates; `country` an ISO code whose holidays count;
-    `candidates` (empty: all built-in); `objective` what weights minimise (see `OBJECTIVES`); `levels` of the intervals
-    in per cent; `nonnegative` cuts forecasts at zero; `ended_after` periods without an observation after which a series
-    has ended (default: by frequency).
+    `candidates` (empty: all); `objective` what weights minimise (see `OBJECTIVES`); `levels` of the intervals in per
+    cent; `nonnegative` cuts forecasts at zero; `ended_after` periods without an observation after which a series has
+    ended (default: by frequency); `custom` forecasters of the user's; `folder` where their modules are, besides Python's
+    path (no part of the recipe).
     """
 
     frequency: str
@@ -99,10 +127,12 @@ class Spec:
     levels: tuple[int, ...] = (80, 95)
     nonnegative: bool = True
     ended_after: int | None = None
+    custom: tuple[Custom, ...] = ()
+    folder: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         rhythm(self.frequency)
-        for name in ("known", "candidates", "levels"):
+        for name in ("known", "candidates", "levels", "custom"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.horizon < 1 or self.windows < 1:
             raise SettingsError(f"horizon ({self.horizon}) and windows ({self.windows}) must be at least 1")
@@ -112,8 +142,21 @@ class Spec:
             raise SettingsError(f"unknown objective {self.objective!r}: use {', '.join(OBJECTIVES)}")
         if bad := [level for level in self.levels if not 0 < level < 100]:
             raise SettingsError(f"interval levels are per cent between 1 and 99, got {bad}")
-        if unknown := [name for name in self.candidates if name not in BUILT_IN]:
-            raise SettingsError(f"unknown candidates {unknown}: use {', '.join(BUILT_IN)}")
+        custom = [mine.name for mine in self.custom]
+        if twice := sorted({name for name in custom if custom.count(name) > 1}):
+            raise SettingsError(f"custom forecasters named twice: {', '.join(twice)}")
+        if unknown := [name for name in self.candidates if name not in {*BUILT_IN, *custom}]:
+            raise SettingsError(f"unknown candidates {unknown}: use {', '.join([*BUILT_IN, *custom])}")
+
+    @property
+    def competing(self) -> tuple[Custom, ...]:
+        """The custom forecasters that compete."""
+        return tuple(mine for mine in self.custom if not self.candidates or mine.name in self.candidates)
+
+    @property
+    def every_candidate(self) -> tuple[str, ...]:
+        """All built-in candidates, then the custom ones that compete: the order of weights and evidence."""
+        return (*BUILT_IN, *(mine.name for mine in self.competing))
 
     @property
     def steps_per_season(self) -> int:
@@ -127,7 +170,9 @@ class Spec:
 
     def to_json(self) -> str:
         """The spec as one JSON object, keys sorted."""
-        return json.dumps(asdict(self), sort_keys=True)
+        values = asdict(self)
+        del values["folder"]
+        return json.dumps(values, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Spec:
@@ -137,8 +182,9 @@ class Spec:
             known = {field.name for field in fields(cls)}
             if extra := sorted(set(values) - known):
                 raise SettingsError(f"a spec has no {', '.join(extra)}")
+            values["custom"] = tuple(Custom(**mine) for mine in values.get("custom", ()))
             return cls(**values)
-        except (TypeError, ValueError) as error:
+        except (AttributeError, TypeError, ValueError) as error:
             raise SettingsError(f"not a spec: {error}") from error
 
 

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from many_models.errors import InputError, SeriesError, SeriesFailure
 from many_models.forecasting import combining, metrics
 from many_models.forecasting import mm_pack_v1 as loader
+from many_models.forecasting.custom import CustomForecasts, run_custom
 from many_models.forecasting.fitting import Fits, fit_panel, nothing_shared
 from many_models.forecasting.packs import PackModel
 from many_models.forecasting.panel import Layout, Panel, build, holidays_of, layout_of, stamps_us
@@ -38,7 +39,8 @@ SERIES_COLUMNS = {
 SCORE_COLUMNS = {
     "series_id": pa.string(), "candidate": pa.string(), "window": pa.int64(), "cutoff": pa.timestamp("us"),
     "wape": pa.float64(), "mase": pa.float64(), "rmsse": pa.float64(), "bias": pa.float64(),
-    "abs_error": pa.float64(), "abs_actual": pa.float64(), "n": pa.int64(),
+    "abs_error": pa.float64(), "abs_actual": pa.float64(), "n": pa.int64(), "seconds": pa.float64(),
+    "problem": pa.string(),
 }  # fmt: skip
 
 
@@ -69,9 +71,11 @@ class Evaluation:
     belief: NDArray[np.float64]
     classes: NDArray[np.int64]
     pooled: PooledModels | None
+    custom: CustomForecasts
+    there: NDArray[np.bool_]
 
 
-def train(
+def train(  # noqa: PLR0913 - its parameters are what is known besides the rows
     rows: pa.Table,
     spec: Spec,
     cutoff: datetime,
@@ -79,18 +83,21 @@ def train(
     champions: Mapping[str, Spec] | None = None,
     priors: Mapping[str, Prior] | None = None,
     pooled: PooledModels | None = None,
+    future: pa.Table | None = None,
 ) -> Trained:
     """Backtest all candidates of every series in `rows`, fit and combine them as of `cutoff`.
 
     `rows` as `Prepared.rows`; rows after `cutoff` are ignored. A series' result depends on its own rows only.
     `champions` are specs of another recipe to backtest at the same cutoffs (column champion_wape); `priors` help
-    series that are too short; `pooled` is what series learned together, no later than `cutoff`. Raises InputError for
-    missing columns, or pooled models of another layout or from the future.
+    series that are too short; `pooled` is what series learned together, no later than `cutoff`; `future` has known
+    covariates after it (series_id, ds and columns), which custom forecasters forecast with. Raises InputError for
+    missing columns, or pooled models of another layout or from the future, SettingsError for a custom forecaster that
+    cannot be imported or made.
     """
     layout_of(spec, rows)
     rows = rows.filter(pc.less_equal(rows["ds"], pa.scalar(cutoff, pa.timestamp("us"))))
     rows, failures = _usable(rows, spec)
-    evaluation = evaluate(rows, spec, cutoff, pooled)
+    evaluation = evaluate(rows, spec, cutoff, pooled, future=future)
     weights = final_weights(evaluation)
     blends, spreads = leave_one_out(evaluation)
     model = _model(evaluation, weights, blends, priors or {})
@@ -120,12 +127,20 @@ def _usable(rows: pa.Table, spec: Spec) -> tuple[pa.Table, list[SeriesFailure]]:
     return rows.filter(pa.array(keep)), list(failures.values())
 
 
-def evaluate(rows: pa.Table, spec: Spec, cutoff: datetime, pooled: PooledModels | None = None) -> Evaluation:
-    """All candidates of every series over the backtest windows before `cutoff`, and fitted at it."""
+def evaluate(
+    rows: pa.Table, spec: Spec, cutoff: datetime, pooled: PooledModels | None = None, *,
+    future: pa.Table | None = None, custom_series: int | None = None,
+) -> Evaluation:  # fmt: skip
+    """All candidates of every series over the backtest windows before `cutoff`, and fitted at it.
+
+    `future` as in `train`. With `custom_series` custom forecasters try only so many series, and the windows alone.
+    """
     layout = layout_of(spec, rows)
+    future = _later(future, rows, spec, cutoff) if spec.competing else None
     end = int(loader.step_number(np.array([cutoff], "datetime64[us]"), spec.frequency)[0])
     H, m = spec.horizon, spec.steps_per_season
-    panel = build(rows, layout, cutoff, end - spec.windows * H, ahead=H)
+    known = rows if future is None else pa.concat_tables([rows, future], promote_options="permissive")
+    panel = build(known, layout, cutoff, end - spec.windows * H, ahead=H)
     origins = panel.periods - 1 - H * np.arange(spec.windows, -1, -1)
     if pooled is None:
         fits = fit_panel(panel, layout, spec, origins, nothing_shared(layout))
@@ -135,7 +150,7 @@ def evaluate(rows: pa.Table, spec: Spec, cutoff: datetime, pooled: PooledModels 
         F = fit_panel(panel, layout, spec, origins[:-1], pooled.early).F
         fits = fit_panel(panel, layout, spec, origins[-1:], pooled.late, int(origins[0]))
     names = candidate_names(spec, pooled=pooled is not None)
-    chosen = [loader.CANDIDATES.index(name) for name in names]
+    chosen = [loader.CANDIDATES.index(name) for name in names if name in loader.CANDIDATES]
     n = len(panel.series)
     Y, mask = np.zeros((n, spec.windows, H)), np.zeros((n, spec.windows, H), bool)
     seen = panel.code != loader.MISSING
@@ -149,21 +164,50 @@ def evaluate(rows: pa.Table, spec: Spec, cutoff: datetime, pooled: PooledModels 
     if spec.candidates and "seasonal_naive" not in spec.candidates:
         belief[:, 0] = 0.0
         belief /= np.maximum(belief.sum(1, keepdims=True), 1e-12)
+    fallback = _fallbacks(panel, seen, m)
+    asked = np.concatenate([mask.any(2), np.full((n, 1), custom_series is None)], 1)
+    asked &= np.array([not step for step in fallback], bool)[:, None]
+    asked[n if custom_series is None else custom_series :] = False
+    custom = run_custom(rows, future, panel, layout, spec, origins, asked)
+    there = np.concatenate([np.ones((n, len(chosen)), bool), custom.there], 1)
     return Evaluation(
-        spec, layout, panel, fits, names, F[:, :, chosen], Y, mask, metrics.scales(panel.y, seen, origins[:-1], m),
-        _fallbacks(panel, seen, m), belief, combining.class_of(panel.y, seen, int(layout.conf()[loader.YEAR])), pooled,
+        spec, layout, panel, fits, names, np.concatenate([F[:, :, chosen], _like_others(custom, F)], 2), Y, mask,
+        metrics.scales(panel.y, seen, origins[:-1], m), fallback, belief,
+        combining.class_of(panel.y, seen, int(layout.conf()[loader.YEAR])), pooled, custom, there,
     )  # fmt: skip
+
+
+def _later(future: pa.Table | None, rows: pa.Table, spec: Spec, cutoff: datetime) -> pa.Table | None:
+    """The rows of `future` after `cutoff` of the series in `rows`, in the types of `rows`."""
+    if future is None:
+        return None
+    mine = pc.and_(pc.is_in(future["series_id"], pc.unique(rows["series_id"])),
+                   pc.greater(future["ds"], pa.scalar(cutoff, pa.timestamp("us"))))  # fmt: skip
+    names = ["series_id", "ds", *(name for name in spec.known if name in future.column_names)]
+    kept = future.filter(mine).select(names)
+    return kept.cast(pa.schema([rows.schema.field(name) for name in names]))
+
+
+def _like_others(custom: CustomForecasts, F: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Custom forecasts of the windows (series × windows × forecasters × steps): zero where all others are (a closed
+    period), the medium smoothing where there is none.
+    """
+    windows = F.shape[1]
+    own = np.moveaxis(custom.F[:, :, :windows], 1, 2)
+    own = np.where(np.isfinite(own), own, F[:, :, loader.STANDS_IN, None])
+    return np.where((F == 0.0).all(2, keepdims=True), 0.0, own)
 
 
 def candidate_names(spec: Spec, *, pooled: bool) -> tuple[str, ...]:
     """The candidates that compete, the baseline first."""
     there = loader.CANDIDATES if pooled else loader.CANDIDATES[: loader.LOCAL]
-    return tuple(n for n in there if not spec.candidates or n in spec.candidates or n == "seasonal_naive")
+    chosen = [n for n in there if not spec.candidates or n in spec.candidates or n == "seasonal_naive"]
+    return (*chosen, *(mine.name for mine in spec.competing))
 
 
 def _fits_together(pooled: PooledModels, spec: Spec, end: int) -> None:
     """Raise InputError unless `pooled` suits `spec` and saw nothing after the first backtest window's cutoff."""
-    for name in ("frequency", "horizon", "season", "known", "country", "objective", "levels"):
+    for name in ("frequency", "horizon", "season", "known", "country", "objective", "levels", "competing"):
         if getattr(pooled.spec, name) != getattr(spec, name):
             raise InputError(f"pooled models were learned with {name} {getattr(pooled.spec, name)!r}, the spec has "
                              f"{getattr(spec, name)!r}: learn them again")  # fmt: skip
@@ -175,14 +219,14 @@ def gather_evidence(evaluation: Evaluation) -> Evidence:
     """What the backtest of a sample says per class of series."""
     from many_models.forecasting.pooling import Evidence
 
-    C = len(loader.CANDIDATES)
     spec, classes = evaluation.spec, evaluation.classes
-    chosen = np.ix_(*[[loader.CANDIDATES.index(name) for name in evaluation.names]] * 2)
+    C = len(spec.every_candidate)
+    chosen = np.ix_(*[[spec.every_candidate.index(name) for name in evaluation.names]] * 2)
     moments, windows = combining.error_moments(evaluation.F, evaluation.Y, scored(evaluation), spec.objective)
     groups = len(combining.CLASSES) + 1
     full = np.tile(10.0 * np.eye(C), (groups, 1, 1))
     counts = combining.importance(evaluation.Y, evaluation.mask, spec.objective)
-    pooled = combining.pooled_moments(moments, windows, classes, counts)
+    pooled = combining.pooled_moments(moments, windows, classes, evaluation.there, counts)
     for k in range(groups):
         full[k][chosen] = pooled[k]
     early = evaluation.pooled.early if evaluation.pooled else nothing_shared(evaluation.layout)
@@ -333,11 +377,11 @@ def final_weights(evaluation: Evaluation, leave_out: int | None = None) -> NDArr
     moments, windows = combining.error_moments(evaluation.F, evaluation.Y, mask, evaluation.spec.objective)
     evidence = None
     if evaluation.pooled is not None and len(evaluation.pooled.evidence.moments):
-        chosen = [loader.CANDIDATES.index(name) for name in evaluation.names]
+        chosen = [evaluation.spec.every_candidate.index(name) for name in evaluation.names]
         evidence = evaluation.pooled.evidence.moments[:, chosen][:, :, chosen][evaluation.classes]
     seasons = (evaluation.panel.code != loader.MISSING).sum(1) / evaluation.layout.season
     share = combining.share_of_belief(seasons)
-    return combining.simplex_weights(moments, windows, evaluation.belief, evidence, share)
+    return combining.simplex_weights(moments, windows, evaluation.belief, evidence, share, evaluation.there)
 
 
 def factors(evaluation: Evaluation) -> NDArray[np.float64]:
@@ -412,14 +456,15 @@ def _model(
     spec, layout, panel, fits = evaluation.spec, evaluation.layout, evaluation.panel, evaluation.fits
     n = len(panel.series)
     conf = layout.conf()
-    full = np.zeros((n, len(loader.CANDIDATES)))
-    full[:, [loader.CANDIDATES.index(name) for name in evaluation.names]] = weights
+    everyone = spec.every_candidate
+    full = np.zeros((n, len(everyone)))
+    full[:, [everyone.index(name) for name in evaluation.names]] = weights
     fixed = np.full(n, np.nan)
     fallback = list(evaluation.fallback)
     seen = panel.code != loader.MISSING
     for i, step in enumerate(fallback):
         if step:
-            full[i] = np.eye(len(loader.CANDIDATES))[loader.CANDIDATES.index("mean")]
+            full[i] = np.eye(len(everyone))[everyone.index("mean")]
         if step in ("short_history", "zero") and (prior := priors.get(panel.series[i])) is not None:
             count = int(seen[i].sum())
             if count < _least(spec.steps_per_season):
@@ -439,6 +484,7 @@ def _model(
         "binary": panel.encoding.binary.astype(np.int8),
         "last_x": panel.x[:, panel.periods - 1, :-1].astype(np.float32),
         "spread": spread(evaluation, blends, scored(evaluation)), "quantiles": series_quantiles(evaluation),
+        "path": evaluation.custom.F[:, :, -1],
         "conf": conf, "holiday_days": days, "holiday_slots": slots, "pool": np.zeros(n, np.int32),
         **_pool_arrays(evaluation),
     }  # fmt: skip
@@ -449,7 +495,7 @@ def _model(
     index: dict[str, object] = {
         "format": loader.FORMAT, "series": panel.series, "frequency": layout.frequency, "horizon": spec.horizon,
         "known": list(layout.known), "levels_of": list(layout.levels_of), "levels": list(spec.levels),
-        "slots": by_series, "fallback": fallback, "candidates": list(loader.CANDIDATES),
+        "slots": by_series, "fallback": fallback, "candidates": list(everyone),
         "pools": [evaluation.pooled.hash if evaluation.pooled else ""],
     }  # fmt: skip
     return PackModel(index, arrays)
@@ -471,7 +517,8 @@ def _champion_wape(rows: pa.Table, spec: Spec, cutoff: datetime, champions: Mapp
     groups: dict[Spec, list[str]] = {}
     for name, champion in champions.items():
         if champion.recipe != spec.recipe:
-            same = replace(champion, horizon=spec.horizon, windows=spec.windows, frequency=spec.frequency)
+            same = replace(champion, horizon=spec.horizon, windows=spec.windows, frequency=spec.frequency,
+                           folder=spec.folder)  # fmt: skip
             groups.setdefault(same, []).append(name)
     result: dict[str, float] = {}
     for champion, names in groups.items():
@@ -556,7 +603,7 @@ def _scores(evaluation: Evaluation) -> pa.Table:
     for c in range(C):
         found = metrics.window_scores(evaluation.F[:, :, c], evaluation.Y, evaluation.mask, *evaluation.scales)
         for name, values in parts.items():
-            values[:, c] = found[name]
+            values[:, c] = np.where(evaluation.there[:, c, None] | (name == "n"), found[name], np.nan)
     scored = np.broadcast_to(np.asarray(evaluation.mask.any(2))[:, None, :], (n, C, windows)).ravel()
     end = panel.number + panel.periods - 1
     cutoffs = loader.stamps(end - spec.horizon * np.arange(windows, 0, -1), spec.frequency)
@@ -568,6 +615,17 @@ def _scores(evaluation: Evaluation) -> pa.Table:
     for name, values in parts.items():
         flat = values.ravel()[scored]
         columns[name] = flat.astype(np.int64) if name == "n" else pa.array(flat, mask=~np.isfinite(flat))
+    seconds, problem = np.full((n, C), np.nan), np.full((n, C), None, object)
+    custom = evaluation.custom
+    if custom.names:
+        k = len(custom.names)
+        seconds[:, -k:] = custom.seconds
+        problem[:, -k:] = np.array([[text or None for text in texts] for texts in custom.problems], object).reshape(
+            n, k
+        )
+    for name, values in (("seconds", seconds), ("problem", problem)):
+        flat = np.repeat(values.ravel(), windows)[scored]
+        columns[name] = pa.array(flat, SCORE_COLUMNS[name], from_pandas=True)
     return pa.table({name: pa.array(columns[name], kind) if not isinstance(columns[name], pa.Array) else columns[name]
                      for name, kind in SCORE_COLUMNS.items()})  # fmt: skip
 

@@ -1,0 +1,54 @@
+"""The compiled loop that makes one series the rows of features that users' scikit-learn regressors learn from."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from many_models.forecasting.kernels import pack
+from many_models.forecasting.mm_pack_v1 import CALENDAR, COVARIATES, DYNAMIC, EXTRA, HORIZON, OBSERVED, RAW, SEASON
+
+_advance, _prefix, _last_year, _fill = pack.advance, pack.prefix, pack.last_year, pack.fill
+_recent_mean, _same_phase, _fill_extra = pack.recent_mean, pack.same_phase, pack.fill_extra
+
+
+@njit(cache=True, nogil=True)
+def regressor_features(  # noqa: ANN201, PLR0913, PLR0917 - a kernel takes arrays
+    y, code, ph, hol, C, x, binary, steps, first, origins, conf, own, S, X, used, ahead  # noqa: ANN001
+):  # fmt: skip
+    """Write the features of every target to `X` (time × features) and `used`, of what follows each origin to `ahead`.
+
+    The row of a target stands at the target's place, `steps` periods after the state it is seen from; it is used where
+    the target is observed and the state is warm. `ahead` is origins × horizon × features.
+    """
+    H = int(conf[HORIZON])
+    T = origins[origins.size - 1] + 1
+    p = int(conf[CALENDAR]) + DYNAMIC + 3 * int(conf[COVARIATES])
+    warm = min(int(conf[SEASON]), 14)
+    P = np.zeros((T + 1, 3))
+    ly, two, row = np.zeros(3), np.zeros(2), np.zeros(p + EXTRA)
+    S[:] = 0.0
+    _prefix(y[:T], code[:T], own, P)
+    f = 0
+    for o in range(first, T):
+        _advance(S, y[o], code[o], ph[o], hol[o], x[o], binary, conf, own)
+        origin = o == origins[f]
+        if not origin and o - first < warm:
+            continue
+        mean = _recent_mean(y, code, o, conf)
+        for h in range(1, H + 1):
+            t = o + h
+            train = o - first >= warm and t < T and steps[t] == h and code[t] == OBSERVED
+            if not (train or origin):
+                continue
+            _last_year(P, o, t, conf, ly)
+            _same_phase(y, code, o, t, mean, conf, two)
+            _fill(row, S, RAW, ph[t], h, C[t], x[t], ly, conf, own)
+            _fill_extra(row, p, S, ph[t], hol[t], h, mean, two[1], conf, own)
+            if train:
+                used[t] = True
+                X[t] = row
+            if origin:
+                ahead[f, h - 1] = row
+        if origin:
+            f += 1

@@ -16,6 +16,8 @@ from many_models.errors import InputError, ManyModelsError, MissingDependencyErr
 if TYPE_CHECKING:
     import pandas as pd
 
+    from many_models.forecasting.spec import Custom
+
 
 class Main(click.Group):
     """Turns the product's own errors into one line and exit code 1; anything else is a bug and shows itself whole."""
@@ -146,6 +148,8 @@ def run(config: Path | None, until: datetime | None, *, as_json: bool) -> None:
 @click.option("--windows", default=3, show_default=True)
 @click.option("--season", type=int, help="Steps per season [default: by frequency].")
 @click.option("--country", default="", help="ISO code of the country whose holidays count.")
+@click.option("--custom", multiple=True, help="A forecaster of your own: 'NAME=MODULE:ATTRIBUTE {\"option\": 1}'.")
+@click.option("--candidates", default="", help="Forecasters that compete, comma-separated [default: all].")
 @click.option("--workers", default=0, help="Processes [default: one a core].")
 @click.option(
     "--forecasts", type=click.Path(path_type=Path, dir_okay=False), help="Write the forecasts here (Parquet)."
@@ -162,6 +166,8 @@ def backtest(
     windows: int,
     season: int | None,
     country: str,
+    custom: tuple[str, ...],
+    candidates: str,
     workers: int,
     forecasts: Path | None,
     *,
@@ -189,6 +195,9 @@ def backtest(
             windows=windows,
             season=season,
             country=country,
+            candidates=_names(candidates),
+            custom=[_custom(text) for text in custom],
+            folder=str(Path.cwd()),
             workers=workers or len(os.sched_getaffinity(0)),
             progress=lambda step, share: display.update(task, description=step, completed=share * windows),
         )
@@ -196,9 +205,20 @@ def backtest(
         report.forecasts.to_parquet(forecasts, index=False)
     if as_json:
         metrics = report.metrics.to_json(orient="records") or "[]"  # null, not NaN, where there is no number
-        print(json.dumps({"metrics": json.loads(metrics)}))
+        left_out = report.left_out.to_json(orient="records", date_format="iso") or "[]"
+        print(json.dumps({"metrics": json.loads(metrics), "left_out": json.loads(left_out)}))
     else:
         out.print(metrics_table(report.metrics))
+        for row in report.left_out.to_dict("records"):
+            out.print(f"left out: {row['series_id']}: {row['reason']}", highlight=False, markup=False)
+
+
+def _custom(text: str) -> Custom:
+    from many_models.forecasting.spec import Custom
+
+    name, _, rest = text.partition("=")
+    use, _, options = rest.strip().partition(" ")
+    return Custom(name.strip(), use, options.strip() or "{}")
 
 
 def _read(path: Path, columns: list[str]) -> pd.DataFrame:

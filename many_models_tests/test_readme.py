@@ -45,6 +45,10 @@ STARTED = {
     "DAGSTER_HOME=$PWD/var/dagster dagster dev -m many_models.definitions": "tea",
 }
 SERVED = "many-models serve --no-auth"  # the same, by another test
+OWN = (
+    "many-models backtest sales.parquet --keys store,item --timestamp date --target sales --freq D --horizon 7 "
+    '--custom "weekdays=mine:WeekdayMeans {\\"weeks\\": 6}"'
+)
 RUN = {
     "make demo ARGS='--series 50 --days 200'",
     "source .venv/bin/activate",
@@ -57,6 +61,7 @@ RUN = {
     "many-models status",
     "MANY_MODELS__FORECAST__HORIZON=14 many-models status",
     "many-models backtest sales.parquet --keys store,item --timestamp date --target sales --freq D --horizon 7",
+    OWN,
 }
 ABSENT = ("pyodbc", "pyspark", "dagster_pyspark")  # a machine without libodbc and Java
 

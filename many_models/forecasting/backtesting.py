@@ -27,17 +27,24 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from many_models.forecasting.dataset import Prepared
     from many_models.forecasting.pooling import PooledModels
+    from many_models.forecasting.spec import Custom
 
 CHUNK = 200
 
 
 @dataclass(frozen=True)
 class BacktestReport:
-    """`metrics` per candidate, "selected" and the baseline; `forecasts` of the selected one in the table's names."""
+    """`metrics` per candidate, "selected" and the baseline; `forecasts` of the selected one in the table's names.
+
+    `left_out`: the series that could not be used, each with its reason, which names the first bad row (series_id,
+    keys, reason).
+    """
 
     metrics: pd.DataFrame
     forecasts: pd.DataFrame
+    left_out: pd.DataFrame
 
 
 def backtest(  # noqa: PLR0913 - its parameters are its settings
@@ -53,6 +60,8 @@ def backtest(  # noqa: PLR0913 - its parameters are its settings
     country: str = "",
     season: int | None = None,
     candidates: Sequence[str] = (),
+    custom: Sequence[Custom] = (),
+    folder: str = "",
     levels: Sequence[int] = (80, 95),
     negatives: Literal["allow", "zero", "error"] = "allow",
     progress: Callable[[str, float], None] | None = None,
@@ -64,18 +73,23 @@ def backtest(  # noqa: PLR0913 - its parameters are its settings
     series; at each one everything (weights, calibration, pooled models) is learned anew from rows up to it, known
     covariates reach as far as the forecast. `negatives`: take them, cut them at zero, or refuse them. `progress` is
     called with a step's name and the share that is done. `forecasts` has keys, timestamp, cutoff, y_hat and bounds;
-    `metrics` a row per candidate with wape, mase, rmsse, bias, n and, for "selected", coverage and width per level.
-    Raises InputError for what cannot be used, naming column, row or series.
+    `metrics` a row per candidate with wape, mase, rmsse, bias, n and, for "selected", coverage and width per level, for
+    `custom` ones (found in `folder` too) `seconds` a series and how many series `failed`. A series that cannot be used
+    is left out and named. Raises InputError for a table that cannot be used, naming column or row.
     """
     table, names = _table(data, list(keys), timestamp, target, list(known), negatives)
     spec = Spec(
         frequency, horizon, season=season, known=tuple(known), country=country, candidates=tuple(candidates),
-        levels=tuple(levels), nonnegative=pc.min(table["y"]).as_py() >= 0, ended_after=10**9,
+        levels=tuple(levels), nonnegative=not pc.any(pc.less(table["y"], 0.0)).as_py(),
+        ended_after=10**9, custom=tuple(custom), folder=folder,
     )  # fmt: skip
     last = pc.max(table["ds"]).as_py()
     prepared = prepare(table, spec, last)
-    if prepared.failures:
-        raise InputError(str(prepared.failures[0].reason) + f" (series {prepared.failures[0].series_id!r})")
+    left_out = _left_out(prepared, names)
+    if not len(prepared.rows):
+        raise InputError(f"no series can be used, for instance {left_out.iloc[0]['series_id']!r}: "
+                         f"{left_out.iloc[0]['reason']}")  # fmt: skip
+    table = table.filter(pc.invert(pc.is_in(table["series_id"], pa.array(left_out["series_id"], pa.string()))))
     end = int(loader.step_number(np.array([last], "datetime64[us]"), frequency)[0])
     numbers = [end - horizon * k for k in range(windows, 0, -1)]
     cutoffs = [loader.stamps(np.array([number]), frequency)[0].astype(object) for number in numbers]
@@ -89,7 +103,16 @@ def backtest(  # noqa: PLR0913 - its parameters are its settings
     forecasts = pd.concat([window.forecasts for window in found], ignore_index=True)
     forecasts = forecasts.rename(columns={"ds": timestamp}).merge(names, on="series_id").drop(columns="series_id")
     bounds = [f"{side}{level}" for level in levels for side in ("lo", "hi")]
-    return BacktestReport(report, forecasts.loc[:, [*keys, timestamp, "cutoff", "y_hat", *bounds]])
+    return BacktestReport(report, forecasts.loc[:, [*keys, timestamp, "cutoff", "y_hat", *bounds]], left_out)
+
+
+def _left_out(prepared: Prepared, names: pd.DataFrame) -> pd.DataFrame:
+    """The series that cannot be used, each with its reason and keys."""
+    reasons: dict[str, str] = {failure.series_id: failure.reason for failure in prepared.failures}
+    empty = prepared.series.filter(pc.equal(prepared.series["observations"], 0))
+    reasons |= dict(zip(empty["series_id"].to_pylist(), empty["why"].to_pylist(), strict=True))
+    frame = pd.DataFrame({"series_id": pd.Series(list(reasons), dtype=object), "reason": list(reasons.values())})
+    return names.merge(frame, on="series_id")
 
 
 def _silent(_step: str, _share: float) -> None:
@@ -125,6 +148,9 @@ def _table(
     return pa.table(columns), unique
 
 
+_Tried = tuple[str, str, float | None, str]  # series, custom forecaster, seconds, problem
+
+
 @dataclass
 class _Window:
     """One cutoff: forecasts of the selected combination, and of every candidate (series × candidates × steps)."""
@@ -132,6 +158,7 @@ class _Window:
     forecasts: pd.DataFrame
     series: list[str]
     F: NDArray[np.float64]
+    custom: list[_Tried]
 
 
 def _window(rows: pa.Table, table: pa.Table, spec: Spec, cutoff: datetime, workers: int) -> _Window:
@@ -160,14 +187,28 @@ def _window(rows: pa.Table, table: pa.Table, spec: Spec, cutoff: datetime, worke
         pd.concat([part.forecasts for part in parts], ignore_index=True),
         [name for part in parts for name in part.series],
         np.concatenate([part.F for part in parts]),
+        [row for part in parts for row in part.custom],
     )  # fmt: skip
 
 
 def _chunk(past: pa.Table, future: pa.Table, spec: Spec, cutoff: datetime, pooled: PooledModels) -> _Window:
-    model = train(past, spec, cutoff, pooled=pooled, future=future).model
+    trained = train(past, spec, cutoff, pooled=pooled, future=future)
+    model = trained.model
     F = model.candidates(future=future)
     forecasts = model.predict(None, future=future).drop_columns(["step", "fallback", "known_repeated"]).to_pandas()
-    return _Window(forecasts, list(model.series), F)
+    mine = [custom.name for custom in spec.competing]
+    rows = trained.scores.filter(pc.is_in(trained.scores["candidate"], pa.array(mine, pa.string()))).to_pylist()
+    custom = {(r["series_id"], r["candidate"], r["seconds"], r["problem"] or "") for r in rows}
+    return _Window(forecasts, list(model.series), F, sorted(custom, key=lambda row: row[:2]))
+
+
+def _custom_figures(tried: Sequence[_Tried]) -> dict[str, tuple[float, float]]:
+    """Custom forecaster → mean seconds a series, and the number of series on which it failed in any window."""
+    seconds, failed = dict[str, list[float]](), dict[str, set[str]]()
+    for series, name, took, problem in tried:
+        failed.setdefault(name, set()).update({series} if problem else ())
+        seconds.setdefault(name, []).extend([] if took is None else [took])
+    return {name: (sum(took) / max(len(took), 1), float(len(failed[name]))) for name, took in seconds.items()}
 
 
 def _report(table: pa.Table, spec: Spec, cutoffs: Sequence[datetime], found: Sequence[_Window]) -> pd.DataFrame:
@@ -205,6 +246,12 @@ def _report(table: pa.Table, spec: Spec, cutoffs: Sequence[datetime], found: Seq
                 figures[f"width{level}"] = float((high - low)[mask].mean() / max(np.abs(Y[mask]).mean(), 1e-300))
         out.append(figures)
     frame = pd.DataFrame(out)
+    timed: list[str] = []
+    if spec.competing:
+        tried = _custom_figures([row for window in found for row in window.custom])
+        frame["seconds"] = [tried.get(name, (np.nan, np.nan))[0] for name in names]
+        frame["failed"] = [tried.get(name, (np.nan, np.nan))[1] for name in names]
+        timed = ["seconds", "failed"]
     order = [
         "candidate",
         "wape",
@@ -214,5 +261,6 @@ def _report(table: pa.Table, spec: Spec, cutoffs: Sequence[datetime], found: Seq
         *(f"cover{v}" for v in spec.levels),
         *(f"width{v}" for v in spec.levels),
         "n",
+        *timed,
     ]
     return frame.loc[:, order].astype({"n": int})

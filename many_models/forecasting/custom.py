@@ -167,16 +167,16 @@ def regressor_rows(panel: Panel, layout: Layout, spec: Spec, i: int, origins: ND
     """One series as rows of the core's features and targets in units of its mean size (the second result).
 
     A row of a target is seen from a state some steps before it, all steps up to the horizon in turn. Features are the
-    calendar, levels, season and last year in units of the series, known covariates, and what trees see besides.
+    calendar, levels, season and last year in units of the series, known covariates, phase, step, age and holiday.
     """
     from many_models.forecasting.fitting import learned_at, own_numbers, training_steps
-    from many_models.forecasting.regressing import regressor_features
+    from many_models.forecasting.regressing import PLAIN, regressor_features
 
     first, last = int(panel.first[i]), int(origins[-1])
     own = own_numbers(panel.y[i], panel.code[i], spec, first, learned_at(panel, i, origins))
     own[loader.ADDITIVE] = 1.0  # features of a series' own: nothing is scaled by its level
     calendar, hol, ph = layout.calendar(panel.ds)
-    width = loader.width(calendar.shape[1], layout.columns) + loader.EXTRA
+    width = loader.width(calendar.shape[1], layout.columns) + PLAIN
     x = panel.x[i].copy()
     x[:, -1] = 0.0  # the shape that series share may know what comes after a window
     X, ahead = np.zeros((last + 1, width), np.float32), np.zeros((len(origins), spec.horizon, width), np.float32)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numba import njit
 
 from many_models.forecasting.kernels import pack
-from many_models.forecasting.mm_pack_v1 import CALENDAR, COVARIATES, DYNAMIC, EXTRA, HORIZON, OBSERVED, RAW, SEASON
+from many_models.forecasting.mm_pack_v1 import CALENDAR, COVARIATES, DYNAMIC, HORIZON, OBSERVED, RAW, SEASON, UNIT
 
 _advance, _prefix, _last_year, _fill = pack.advance, pack.prefix, pack.last_year, pack.fill
-_recent_mean, _same_phase, _fill_extra = pack.recent_mean, pack.same_phase, pack.fill_extra
+_recent_mean, _same_phase = pack.recent_mean, pack.same_phase
+
+PLAIN = 6  # features besides the linear ones: phase, step, age, recent mean, mean of the phase, holiday
 
 
 @njit(cache=True, nogil=True)
@@ -26,7 +30,7 @@ def regressor_features(  # noqa: ANN201, PLR0913, PLR0917 - a kernel takes array
     p = int(conf[CALENDAR]) + DYNAMIC + 3 * int(conf[COVARIATES])
     warm = min(int(conf[SEASON]), 14)
     P = np.zeros((T + 1, 3))
-    ly, two, row = np.zeros(3), np.zeros(2), np.zeros(p + EXTRA)
+    ly, two, row = np.zeros(3), np.zeros(2), np.zeros(p + PLAIN)
     S[:] = 0.0
     _prefix(y[:T], code[:T], own, P)
     f = 0
@@ -44,7 +48,12 @@ def regressor_features(  # noqa: ANN201, PLR0913, PLR0917 - a kernel takes array
             _last_year(P, o, t, conf, ly)
             _same_phase(y, code, o, t, mean, conf, two)
             _fill(row, S, RAW, ph[t], h, C[t], x[t], ly, conf, own)
-            _fill_extra(row, p, S, ph[t], hol[t], h, mean, two[1], conf, own)
+            row[p] = ph[t]
+            row[p + 1] = h
+            row[p + 2] = math.log1p(S[S.size - 1])
+            row[p + 3] = mean / own[UNIT]
+            row[p + 4] = two[1] / own[UNIT]
+            row[p + 5] = hol[t]
             if train:
                 used[t] = True
                 X[t] = row

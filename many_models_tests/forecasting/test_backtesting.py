@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 from many_models.errors import InputError
 from many_models.forecasting import PooledModels, Spec, backtest, pool
+from many_models.forecasting.spec import Custom
 from many_models_tests.forecasting.histories import AS_OF, SPEC, rows_of, sales, stamps
 
 OPTIONS = {"keys": ["shop", "item"], "timestamp": "day", "target": "sold", "frequency": "D", "horizon": 7, "windows": 2}
@@ -89,15 +91,58 @@ def test_what_comes_after_a_cutoff_changes_no_forecast_made_at_it(report, data):
     [
         (lambda d: d.rename(columns={"sold": "x"}), "no column sold"),
         (lambda d: d.assign(sold=d.sold.astype(str)), "needed a number"),
-        (lambda d: d.assign(day=d.day + pd.Timedelta(hours=3)), "off the frequency"),
-        (lambda d: pd.concat([d, d.head(1)]), "rows for"),
-        (lambda d: d.assign(sold=d.sold.where(d.index != 5, np.inf)), "finite number"),
+        (lambda d: d.assign(day=d.day + pd.Timedelta(hours=3)), "no series can be used.*off the frequency"),
         (lambda d: d.head(0), "no rows"),
     ],
 )
 def test_bad_input_is_named(data, change, says):
     with pytest.raises(InputError, match=says):
         backtest(change(data), **OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda d: d.assign(day=d.day.where(d.index != 5, d.day + pd.Timedelta(hours=3))), "03:00:00.* off the freq"),
+        (lambda d: pd.concat([d, d.iloc[[5]]]), "2 rows for 2023-03-12"),
+        (lambda d: d.assign(sold=d.sold.where(d.index != 5, np.inf)), "y is .*inf.* at 2023-03-12"),
+        (lambda d: d.assign(sold=d.sold.where(d.index != 5, 1e16)), "at 2023-03-12"),
+        (lambda d: d.assign(sold=d.sold.where((d.shop != "a") | (d.item != 1))), "no observation"),
+    ],
+)
+def test_a_bad_series_is_left_out_with_its_name_and_row_and_the_others_are_as_without_it(data, change, says):
+    found = backtest(change(data), **OPTIONS)
+    assert found.left_out[["series_id", "shop", "item"]].to_numpy().tolist() == [["a__1", "a", 1]]
+    assert re.search(says, found.left_out["reason"].iloc[0])
+    without = backtest(data[(data.shop != "a") | (data.item != 1)], **OPTIONS)
+    pd.testing.assert_frame_equal(found.forecasts, without.forecasts)
+    pd.testing.assert_frame_equal(found.metrics, without.metrics)
+
+
+def test_a_series_of_one_row_is_forecast_by_a_fallback(data):
+    lonely = pd.DataFrame({"shop": "c", "item": 9, "day": [data.day.max() - pd.Timedelta(days=20)], "sold": [3.0]})
+    found = backtest(pd.concat([data, lonely]), **OPTIONS)
+    mine = found.forecasts[found.forecasts["shop"] == "c"]
+    assert len(mine) == 14
+    assert np.isfinite(mine[["y_hat", "lo80", "hi95"]].to_numpy()).all()
+    assert found.left_out.empty
+
+
+def test_infinite_covariates_count_as_missing(data):
+    price = np.where(np.arange(len(data)) % 50 == 0, np.inf, 2.0 + np.arange(len(data)) % 3)
+    hole = data.assign(price=np.where(np.isinf(price), np.nan, price))
+    one, two = (backtest(d, known=["price"], **OPTIONS).forecasts for d in (data.assign(price=price), hole))
+    assert np.isfinite(one["y_hat"].to_numpy()).all()
+    pd.testing.assert_frame_equal(one, two)
+
+
+def test_a_custom_forecaster_stands_among_the_candidates_timed(data):
+    custom = Custom("weekdays", "many_models_tests.forecasting.mine:WeekdayMeans")
+    metrics = backtest(data, custom=[custom], **OPTIONS).metrics.set_index("candidate")
+    assert metrics.loc["weekdays", "wape"] < 1.3 * metrics.loc["selected", "wape"]
+    assert 0 < metrics.loc["weekdays", "seconds"] < 5
+    assert metrics.loc["weekdays", "failed"] == 0
+    assert metrics.drop("weekdays")[["seconds", "failed"]].isna().all(axis=None)
 
 
 def test_pooled_models_keep_their_bytes_and_notice_damage():

@@ -75,7 +75,7 @@ def test_a_whole_day_with_it_says_what_it_scored_took_and_why_it_failed(tmp_path
         file.write(custom)
     reports = project.run()
     assert {report.failed for report in reports} == {0}
-    scores = project.table("scores")
+    scores = project.table("candidate_scores")
     mine = scores[scores["candidate"] == "weekdays"]
     assert len(mine) == 4 * 2
     assert (mine["seconds"] > 0).all()
@@ -86,6 +86,6 @@ def test_a_whole_day_with_it_says_what_it_scored_took_and_why_it_failed(tmp_path
     assert scores[~scores["candidate"].isin(["weekdays", "bad"])]["seconds"].isna().all()
     predictions = project.table("predictions")
     assert len(predictions) == 4 * 7
-    weights = project.table("trained").set_index("series_id")["weights"].map(json.loads)
+    weights = project.table("trained_models").set_index("series_id")["weights"].map(json.loads)
     assert "weekdays" in set().union(*weights)
     assert "bad" not in weights["s1__i1"]

@@ -112,7 +112,7 @@ class Spec:
     (default: by frequency); `known` names of known covariates; `country` an ISO code whose holidays count;
     `candidates` (empty: all); `objective` what weights minimise (see `OBJECTIVES`); `levels` of the intervals in per
     cent; `nonnegative` cuts forecasts at zero; `ended_after` periods without an observation after which a series has
-    ended (default: by frequency); `custom` forecasters of the user's; `folder` where their modules are, besides Python's
+    ended (default: by frequency); `custom` forecasters of the user's; `folder` where their modules are besides Python's
     path (no part of the recipe).
     """
 

@@ -76,9 +76,13 @@ class ForecasterContract(Contract):
     def trained(self, spec):
         return trained_of(spec)
 
-    def test_it_takes_part(self, candidate, trained):
-        weights = {row["series_id"]: json.loads(row["weights"]) for row in trained.series.to_pylist()}
-        assert any(shares.get(candidate, 0.0) > 0.1 for shares in weights.values())
+    def test_it_competes_with_the_baseline_alone_and_has_forecasts_of_its_own(self, candidate, trained):
+        shares = [set(json.loads(row["weights"])) for row in trained.series.to_pylist() if not row["fallback"]]
+        assert set().union(*shares) <= {candidate, "seasonal_naive"}
+        wape = {name: [] for name in (candidate, "seasonal_naive")}
+        for row in trained.scores.to_pylist():
+            wape[row["candidate"]].append(row["wape"])
+        assert candidate == "seasonal_naive" or wape[candidate] != wape["seasonal_naive"]
 
     def test_every_odd_series_gets_an_answer_at_the_right_stamps(self, trained):
         assert not trained.failures

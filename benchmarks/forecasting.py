@@ -315,11 +315,13 @@ def run_costs(*, small: bool) -> list[Figure]:
     for name, value in ONE_CORE.items():
         os.environ.setdefault(name, value)
     (one, memory), (two, _) = (timed_chunks(workers, chunks, series, days) for workers in (1, 2))
-    return [
+    figures = [
         Figure("two processes against one", one / two, "×", "at least 1.8"),
         Figure(f"memory of a process, chunks of {series} series", memory, "MB", "at most 1024"),
-        Figure("compilation on first use", compile_seconds(), "s CPU", "at most 15"),
     ]
+    return (
+        figures if small else [*figures, Figure("compilation on first use", compile_seconds(), "s CPU", "at most 15")]
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -54,9 +54,17 @@ def build_assets(settings: Settings) -> dict[Stage, dg.AssetsDefinition]:
 # --- Adapters -------------------------------------------------------------------------------------------------------
 def build_source(settings: Settings) -> ports.Source:
     """The source that the settings name."""
+    source = settings.source
+    url = settings.url(source.url)
+    if url.startswith(("postgresql", "mssql")):
+        from many_models.adapters.databases import login_of
+        from many_models.adapters.source_server import ServerSource
+
+        password = "MANY_MODELS_SOURCE_PASSWORD"  # noqa: S105  the secret's name
+        return ServerSource(url, login=login_of(url, source.credential, lambda: secret(password), source.client_id))
     from many_models.adapters.source_sql import SqlSource
 
-    return SqlSource(settings.url(settings.source.url))
+    return SqlSource(url)
 
 
 def build_ingestion(settings: Settings) -> ports.Ingestion:

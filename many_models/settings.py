@@ -28,14 +28,12 @@ class SourceSettings(Section):
     """Where sales come from: `url` is a SQLAlchemy URL (`sqlite:///path` or another), `table` the sales table.
 
     `covariates_table` holds what is known of the future: the timestamp, any of the keys, and the known columns.
-    `changed`: the column that says when a row last changed. `credential` as in the warehouse; the password is the
-    secret MANY_MODELS_SOURCE_PASSWORD.
+    `credential` as in the warehouse; the password is the secret MANY_MODELS_SOURCE_PASSWORD.
     """
 
     url: str = "sqlite:///sales.db"
     table: str = "sales"
     covariates_table: str = ""
-    changed: str = ""
     credential: Literal["url", "password", "default", "managed_identity"] = "url"
     client_id: str = ""
 

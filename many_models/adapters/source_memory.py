@@ -87,11 +87,12 @@ class MemorySource:
         require_columns(sales.table, rows.column_names, sales.columns)
         rows = rows.select(list(sales.columns))
         for at, name in enumerate(sales.keys):
-            rows = rows.set_column(at, name, _key(rows.column(name)))
-        return rows.set_column(len(sales.keys), sales.timestamp, _moments(rows.column(sales.timestamp)))
+            rows = rows.set_column(at, name, key_texts(rows.column(name)))
+        return rows.set_column(len(sales.keys), sales.timestamp, moments(rows.column(sales.timestamp)))
 
 
-def _key(column: pa.ChunkedArray) -> pa.ChunkedArray:
+def key_texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Key parts as text: a whole number without decimal point, null as ""."""
     if pa.types.is_floating(column.type):
         whole = pc.equal(column, pc.floor(column))
         numbers = pc.if_else(whole, column, pa.scalar(None, column.type)).cast(pa.int64()).cast(pa.string())
@@ -99,7 +100,7 @@ def _key(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.fill_null(column.cast(pa.string()), "")
 
 
-def _moments(column: pa.ChunkedArray) -> pa.ChunkedArray:
+def moments(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Timestamps in UTC, null where `column` is null or no date."""
     if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
         moments = column.cast(pa.timestamp("us", column.type.tz)) if pa.types.is_timestamp(column.type) else column

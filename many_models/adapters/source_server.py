@@ -1,0 +1,179 @@
+"""Sales read from a database server that types its columns: PostgreSQL, SQL Server, and what else SQLAlchemy speaks to.
+
+Rows are streamed, so that memory does not grow with the table. A timestamp that is a text or an integer is read as
+`source_sql` says; a range of dates is left to the server where the column is a date or a timestamp.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from many_models.adapters import databases
+from many_models.adapters.fingerprints import DayFingerprints
+from many_models.adapters.rows import TIMESTAMP, between, midnight, require_columns
+from many_models.adapters.source_memory import key_texts, moments
+from many_models.adapters.warehouse_dialects import Dialect, Postgres
+from many_models.errors import InputError, ManyModelsError, MissingTableError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator, Mapping, Sequence
+    from datetime import datetime
+
+    from many_models.ports import DayCount, SalesTable
+
+BATCH_ROWS = 100_000
+NO_LOGIN = databases.Login()
+
+
+class ServerSource:
+    """Sales in the database that a SQLAlchemy `url` names; tables as `name` or `schema.name`."""
+
+    def __init__(self, url: str, *, login: databases.Login = NO_LOGIN) -> None:
+        self._url, self._login = databases.parse(url, "source"), login
+        self._name = databases.shown(self._url)
+        self._dialect = _dialect(self._url)
+        self._engine = databases.server_engine(self._url, login, "source")
+
+    def columns(self, table: str) -> Mapping[str, str]:
+        """See `Source.columns`."""
+        with self._connection(table) as connection:
+            found = self._table(connection, table)
+        return {column.name: str(self._dialect.arrow_type(column.type)) for column in found.columns}
+
+    def days(self, sales: SalesTable, since: datetime | None = None) -> Sequence[DayCount]:
+        """See `Source.days`; see `DayFingerprints` for what a fingerprint tells. One pass over the rows."""
+        days = DayFingerprints()
+        for rows in self._sales(sales, midnight(since), None):
+            if len(rows):
+                others = [rows.column(name) for name in (*sales.keys, sales.target, *sales.known)]
+                days.add(rows.column(sales.timestamp), others)
+        return days.counted()
+
+    def read(self, sales: SalesTable, since: datetime, before: datetime) -> Iterator[pa.Table]:
+        """See `Source.read`; tables of at most 100,000 rows."""
+        for rows in self._sales(sales, since, before):
+            if len(rows):
+                yield rows
+
+    def read_undated(self, sales: SalesTable) -> pa.Table:
+        """See `Source.read_undated`."""
+        at = sales.columns.index(sales.timestamp)
+        kept: list[pa.Table] = []
+        for rows in self._rows(sales.table, sales.columns):
+            spelt = rows.column(sales.timestamp)
+            undated = pc.is_null(moments(spelt))
+            kept.append(
+                _with_keys(rows, sales).set_column(at, sales.timestamp, spelt.cast(pa.string())).filter(undated)
+            )
+        return pa.concat_tables(kept)
+
+    def read_table(self, table: str, columns: Sequence[str] = ()) -> pa.Table:
+        """See `Source.read_table`."""
+        return pa.concat_tables(list(self._rows(table, columns)))
+
+    def check(self) -> str:
+        """See `Source.check`."""
+        with self._connection("") as connection:
+            names = self._dialect.tables(connection, self._dialect.default_schema)
+        return f"source {self._name}: {len(names)} tables"
+
+    def _sales(self, sales: SalesTable, since: datetime | None, before: datetime | None) -> Iterator[pa.Table]:
+        """Dated rows: keys as text, the timestamp as timestamp[us]."""
+        at = len(sales.keys)
+        for rows in self._rows(sales.table, sales.columns, sales.timestamp, since, before):
+            dated = rows.set_column(at, sales.timestamp, moments(rows.column(sales.timestamp)))
+            yield _with_keys(between(dated, sales.timestamp, since, before), sales)
+
+    def _rows(
+        self,
+        table: str,
+        columns: Sequence[str],
+        timestamp: str = "",
+        since: datetime | None = None,
+        before: datetime | None = None,
+    ) -> Iterator[pa.Table]:
+        """The columns (none: all) in tables of bounded size, at least one; the server leaves out some rows only."""
+        with self._connection(table) as connection:
+            there = self._table(connection, table)
+            names = list(dict.fromkeys(columns)) or [column.name for column in there.columns]
+            require_columns(table, [column.name for column in there.columns], names)
+            kinds = [self._dialect.arrow_type(there.c[name].type) for name in names]
+            query = sa.select(*(_chosen(there.c[name], kind, name) for name, kind in zip(names, kinds, strict=True)))
+            if timestamp and isinstance(there.c[timestamp].type, sa.DateTime | sa.Date):
+                moment = _utc(there.c[timestamp])
+                query = query.where(moment >= midnight(since)) if since else query
+                query = query.where(moment < before) if before else query
+            schema = pa.schema(list(zip(names, kinds, strict=True)))
+            found = connection.execution_options(stream_results=True, max_row_buffer=BATCH_ROWS).execute(query)
+            read = False
+            for lines in found.partitions(BATCH_ROWS):
+                values = zip(*lines, strict=True)
+                yield pa.table([pa.array(v, kind) for v, kind in zip(values, kinds, strict=True)], schema=schema)
+                read = True
+            if not read:
+                yield schema.empty_table()
+
+    def _table(self, connection: sa.Connection, table: str) -> sa.Table:
+        found = self._dialect.reflect(connection, self._dialect.default_schema, table)
+        schema, dot, name = table.partition(".")
+        if found is None and dot:
+            found = self._dialect.reflect(connection, schema, name)
+        if found is None:
+            there = self._dialect.tables(connection, self._dialect.default_schema)
+            names = ", ".join(map(repr, there)) or "none"
+            raise MissingTableError(f"the database {self._name} has no table {table!r}; it has {names}")
+        return found
+
+    @contextmanager
+    def _connection(self, table: str) -> Generator[sa.Connection]:
+        what = f"the database {self._name}" + (f", table {table!r}" if table else "")
+        try:
+            with self._engine.connect() as connection:
+                yield connection
+        except ManyModelsError:
+            raise
+        except DBAPIError as error:
+            raise databases.meaning(error, what, self._said(error)) from error
+        except (SQLAlchemyError, pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise InputError(f"{what}: {self._said(error)}") from error
+
+    def _said(self, error: Exception) -> str:
+        said = str(error.orig if isinstance(error, DBAPIError) else error)
+        return databases.without_secrets(" ".join(said.split()), self._url, self._login)
+
+
+def _with_keys(rows: pa.Table, sales: SalesTable) -> pa.Table:
+    for at, name in enumerate(sales.keys):
+        rows = rows.set_column(at, name, key_texts(rows.column(name)))
+    return rows
+
+
+def _utc(column: sa.Column[Any]) -> sa.ColumnElement[Any]:
+    """A zoned timestamp in UTC without its zone; anything else as it is."""
+    zoned = isinstance(column.type, sa.DateTime) and column.type.timezone
+    return sa.func.timezone("UTC", column) if zoned else sa.type_coerce(column, sa.DateTime())
+
+
+def _chosen(column: sa.Column[Any], kind: pa.DataType, name: str) -> sa.ColumnElement[Any]:
+    """The column, converted by the server to what Arrow takes."""
+    if kind == pa.float64() and not isinstance(column.type, sa.Double):
+        return sa.cast(column, sa.Double()).label(name)
+    if kind == TIMESTAMP and isinstance(column.type, sa.DateTime) and column.type.timezone:
+        return _utc(column).label(name)
+    if kind == pa.string() and not isinstance(column.type, sa.String):
+        return sa.cast(column, sa.Text()).label(name)
+    return column
+
+
+def _dialect(url: sa.URL) -> Dialect:
+    if url.get_backend_name() == "mssql":
+        from many_models.adapters.warehouse_tsql import SqlServer
+
+        return SqlServer()
+    return Postgres()

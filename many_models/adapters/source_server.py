@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from many_models.adapters import databases
-from many_models.adapters.fingerprints import DayFingerprints
+from many_models.adapters.fingerprints import DayFingerprints, days_of
 from many_models.adapters.rows import TIMESTAMP, between, midnight, require_columns
 from many_models.adapters.source_memory import key_texts, moments
 from many_models.adapters.warehouse_dialects import Dialect, Postgres
@@ -60,6 +60,10 @@ class ServerSource:
         for rows in self._sales(sales, since, before):
             if len(rows):
                 yield rows
+
+    def days_of(self, sales: SalesTable, rows: pa.Table) -> Sequence[DayCount] | None:
+        """See `Source.days_of`."""
+        return days_of(sales, rows)
 
     def read_undated(self, sales: SalesTable) -> pa.Table:
         """See `Source.read_undated`."""

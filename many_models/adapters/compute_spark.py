@@ -17,9 +17,9 @@ import threading
 import uuid
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -42,7 +42,14 @@ ANSWERS = "at long, part int, what string, name string, content binary"
 SEEN = "python string, package string"
 GRACE = 10.0  # seconds between the polite end of a chunk that takes too long and that of its process
 LATE = "WorkerTimeout"
-GONE = ("UNAVAILABLE", "NO_ACTIVE_SESSION", "SESSION_CLOSED", "SparkContext was shut down")
+GONE = (
+    "UNAVAILABLE",
+    "RETRIES_EXCEEDED",
+    "failed to connect",
+    "NO_ACTIVE_SESSION",
+    "SESSION_CLOSED",
+    "SparkContext was shut down",
+)
 PACKAGE = "many_models"
 
 Done = list[tuple[Chunk, ChunkResult]]
@@ -107,6 +114,7 @@ class _Waves:
         self._threads = ThreadPoolExecutor(WAVES, thread_name_prefix="spark-wave")
         self._ended: SimpleQueue[tuple[list[Job], list[Outcome] | Exception]] = SimpleQueue()
         self._flying = 0
+        self._stopped = False
 
     def run(self, chunks: Sequence[Chunk]) -> Iterator[tuple[Chunk, ChunkResult]]:
         """Each chunk's result in order, with at most `WAVES` waves begun and not yet taken."""
@@ -124,10 +132,15 @@ class _Waves:
             self._settle(in_flight, *self._ended.get())
 
     def stop(self) -> None:
-        """Cancel what still runs."""
-        if self._flying:
-            self._cluster.session.interruptTag(self._tag)
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        """Cancel what still runs, again and again: a job may be on its way to Spark when it is cancelled."""
+        self._stopped = True
+        while self._flying:
+            with suppress(Exception):  # what is away runs nothing
+                self._cluster.session.interruptTag(self._tag)
+            with suppress(Empty):
+                self._ended.get(timeout=0.5)
+                self._flying -= 1
+        self._threads.shutdown(wait=True)
 
     def _send(self, wave: list[Job]) -> None:
         self._flying += 1
@@ -148,7 +161,7 @@ class _Waves:
 
     def _do(self, wave: list[Job]) -> None:
         try:
-            self._ended.put((wave, self._outcomes(wave)))
+            self._ended.put((wave, [] if self._stopped else self._outcomes(wave)))
         except Exception as error:  # noqa: BLE001 -- raised again in the thread that waits
             self._ended.put((wave, error))
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from many_models.errors import InputError, UnavailableError
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 JAVA = 17
+CONNECT_PORT = 15002
+REACH_SECONDS = 10.0
 QUIET = {"spark.ui.showConsoleProgress": "false", "spark.log.level": "ERROR", "spark.sql.session.timeZone": "UTC"}
 ONE_MACHINE = {
     "spark.ui.enabled": "false",
@@ -39,6 +43,7 @@ def connect(
     away, and InputError when pyspark lacks a part.
     """
     if remote:
+        _require_reachable(remote)
         settings = {"spark.remote": remote, **config}
     else:
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # pyspark asks nothing else
@@ -51,6 +56,15 @@ def connect(
     except Exception as error:
         raise UnavailableError(_why(error, remote, master)) from error
     return session
+
+
+def _require_reachable(remote: str) -> None:
+    """Spark's own client would try for ten minutes before it says that nobody is there."""
+    place = urlsplit(remote)
+    try:
+        socket.create_connection((place.hostname or "", place.port or CONNECT_PORT), REACH_SECONDS).close()
+    except OSError as error:
+        raise UnavailableError(_why(error, remote, "")) from error
 
 
 def _why(error: Exception, remote: str, master: str) -> str:

@@ -28,7 +28,12 @@ def done(results) -> list[str]:
 
 
 class ComputeContract(Contract):
-    """`compute` is one compute, perhaps the same for several tests, stopped after them."""
+    """`compute` is one compute, perhaps the same for several tests, stopped after them.
+
+    `farewell`: seconds until the workers have heard that a run was closed.
+    """
+
+    farewell = 0.0
 
     @pytest.fixture
     def compute(self):
@@ -103,6 +108,7 @@ class ComputeContract(Contract):
         running = compute.run(Leaves(str(tmp_path)), chunked(*[1] * 200))
         next(running)
         running.close()
+        time.sleep(self.farewell)
         begun = len(list(tmp_path.iterdir()))
         time.sleep(0.1)
         assert len(list(tmp_path.iterdir())) == begun < 100

@@ -6,14 +6,17 @@ import socket
 import threading
 import time
 from contextlib import closing
+from pathlib import Path
 
 import pandas as pd
 import pytest
 from dagster_pyspark.resources import spark_session_from_config
 
+import many_models
 from many_models.adapters import spark_session
 from many_models.adapters.compute_spark import SparkCompute
 from many_models.adapters.spark_session import connect
+from many_models.definitions import build_compute
 from many_models.errors import InputError, UnavailableError
 from many_models_tests.compute_tasks import Harms, KilledOnce, Leaves, Unloadable, chunked
 from many_models_tests.contracts.compute import ComputeContract, done, failures
@@ -95,6 +98,14 @@ def test_a_whole_day_on_spark_ends_in_the_tables_of_a_serial_one(session, tmp_pa
     assert expected.keys() == found.keys()
     for name in expected:
         pd.testing.assert_frame_equal(expected[name], found[name], obj=name)
+
+
+def test_the_example_settings_are_spark_s(tmp_path):
+    example = Path(many_models.__file__).parents[1] / "examples/compute_spark.toml"
+    project = make_project(tmp_path / "p", sales(days=10))
+    text = (project.root / "many_models.toml").read_text().replace('kind = "serial"', "").replace("[compute]", "")
+    (project.root / "many_models.toml").write_text(text + example.read_text())
+    assert isinstance(build_compute(project.settings()), SparkCompute)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from many_models import due, errors, events
-from many_models.assets import raw, state
+from many_models.assets import grain, raw, state
 from many_models.assets.stage import DUE_TAG
 from many_models.due import STAGES, Stage, StageState, Work
 from many_models.keys import digest
@@ -71,7 +71,12 @@ def next_due(states: Iterator[StageState]) -> tuple[Work | None, StageState | No
 
 
 def request_of(
-    instance: dg.DagsterInstance, asset: dg.AssetsDefinition, work: Work, current: StageState, tags: Mapping[str, str]
+    settings: Settings,
+    instance: dg.DagsterInstance,
+    asset: dg.AssetsDefinition,
+    work: Work,
+    current: StageState,
+    tags: Mapping[str, str],
 ) -> dg.RunRequest:
     """The run that does `work`. Its tag DUE_TAG stands for the keys and the versions they are due at."""
     versions = digest(work.stage, [(key, current.wanted.get(key)) for key in work.keys])
@@ -82,7 +87,7 @@ def request_of(
     return events.stage_request(
         job_name=JOBS[work.stage],
         asset_key=asset.key,
-        keys=work.keys,
+        keys=list(grain.partitions_of(settings, work.keys)) if work.stage in state.OVER_SERIES else work.keys,
         all_keys=all_keys,
         op_name=asset.op.name,
         run_key=None,
@@ -142,7 +147,7 @@ def _sensor(settings: Settings, stage: Stage, name: str, asset: dg.AssetsDefinit
     def carry_on(context: dg.SensorEvaluationContext, lake: dg.ResourceParam[Lake]) -> dg.RunRequest | dg.SkipReason:
         _tidy(context.instance)
         work, current = next_due(states_before(settings, context.instance, lake, stage))
-        return _decide(context.instance, stage, asset, work, current)
+        return _decide(settings, context.instance, stage, asset, work, current)
 
     return carry_on
 
@@ -153,6 +158,7 @@ def _tidy(instance: dg.DagsterInstance) -> None:
 
 
 def _decide(
+    settings: Settings,
     instance: dg.DagsterInstance,
     stage: Stage,
     asset: dg.AssetsDefinition,
@@ -165,7 +171,7 @@ def _decide(
         return dg.SkipReason(f"{current.stage} is running ({len(current.busy)} keys)")
     if work.stage != stage:
         return dg.SkipReason(f"waiting for {work.stage} ({len(work.keys)} keys are due)")
-    request = request_of(instance, asset, work, current, {})
+    request = request_of(settings, instance, asset, work, current, {})
     if (failed := crashes(instance, request)) >= due.MAX_ATTEMPTS:
         return dg.SkipReason(
             f"{failed} runs for these {len(work.keys)} keys have failed: see them, then start one by hand"
@@ -188,7 +194,7 @@ def schedule(settings: Settings, asset: dg.AssetsDefinition) -> dg.ScheduleDefin
         _tidy(context.instance)
         current = raw_state(settings, context.instance, source)
         work = due.next_work([current])
-        return _decide(context.instance, "raw_sales", asset, work, current if work or current.busy else None)
+        return _decide(settings, context.instance, "raw_sales", asset, work, current if work or current.busy else None)
 
     return daily
 

@@ -48,6 +48,7 @@ RANGE_END_TAG = "dagster/asset_partition_range_end"
 PARTITION_TAG = "dagster/partition"
 BACKFILL_TAG = "dagster/backfill"
 KEYS_FIELD = "keys"
+MEMBERS = "many_models/members"  # of a partition of several series: tag → series → its value, as JSON metadata
 _RUNS_A_QUERY = 500
 _EXECUTORS_IN_PROCESS = frozenset({"in_process", "execute_in_process_executor"})
 _FINISHED = frozenset({dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED})
@@ -257,7 +258,10 @@ def stage_request(  # noqa: PLR0913 - all by name
 def latest_tags(
     instance: dg.DagsterInstance, asset_key: dg.AssetKey, tag_keys: Sequence[str]
 ) -> dict[str, dict[str, str]]:
-    """Every materialized partition → those of `tag_keys` that its newest materialization carries. One query."""
+    """Every materialized partition → those of `tag_keys` that its newest materialization carries. One query.
+
+    A partition of several series (its metadata has MEMBERS) comes as these.
+    """
     from dagster._core.events import DagsterEventType
     from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
 
@@ -268,13 +272,24 @@ def latest_tags(
     table = SqlEventLogStorageTable
     query = select(newest.c.partition, table.c.event).select_from(newest.join(table, table.c.id == newest.c.id))
     with storage.index_connection() as index:
-        rows = index.execute(query).all()
-    return {partition: _tags_in(event, tag_keys) for partition, event in rows}
+        rows = index.execute(query.order_by(newest.c.id)).all()
+    found: dict[str, dict[str, str]] = {}
+    for partition, event in rows:
+        found |= _tags_in(partition, event, tag_keys)
+    return found
 
 
-def _tags_in(event: str, tag_keys: Sequence[str]) -> dict[str, str]:
-    tags = json.loads(event)["dagster_event"]["event_specific_data"]["materialization"].get("tags") or {}
-    return {key: tags[key] for key in tag_keys if key in tags}
+def _tags_in(partition: str, event: str, tag_keys: Sequence[str]) -> dict[str, dict[str, str]]:
+    made = json.loads(event)["dagster_event"]["event_specific_data"]["materialization"]
+    members = [entry["entry_data"]["data"] for entry in made["metadata_entries"] if entry["label"] == MEMBERS]
+    if not members:
+        tags = made.get("tags") or {}
+        return {partition: {key: tags[key] for key in tag_keys if key in tags}}
+    of_series: dict[str, dict[str, str]] = {}
+    for key in tag_keys:
+        for name, value in members[0].get(key, {}).items():
+            of_series.setdefault(name, {})[key] = value
+    return of_series
 
 
 def failed_partitions(instance: dg.DagsterInstance, asset_key: dg.AssetKey) -> dict[str, str]:

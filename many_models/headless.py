@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, cast
 import dagster as dg
 
 from many_models import automation, due, events, tables
-from many_models.assets import power_bi
+from many_models.assets import power_bi, state
+from many_models.assets.stage import status_rows
 from many_models.definitions import BUILDERS, build, build_assets
 from many_models.errors import PermanentError, SettingsError, UnavailableError
 from many_models.ports import Where
@@ -128,10 +129,11 @@ class Day:
         try:
             while (found := self._next(source, lake)) is not None:
                 work, current = found
-                request = automation.request_of(self.instance, assets[work.stage], work, current, events.process_tag())
+                tags = events.process_tag()
+                request = automation.request_of(settings, self.instance, assets[work.stage], work, current, tags)
                 mark = request.tags[automation.DUE_TAG]
                 tried[mark] = tried.get(mark, 0) + 1
-                report = self._run(definitions, work, request)
+                report = self._run(definitions, work, request, lake)
                 self.reports.append(report)
                 self.progress.report(report)
                 if not report.done:
@@ -178,7 +180,7 @@ class Day:
         if report.error and attempts >= due.MAX_ATTEMPTS:
             raise UnavailableError(f"{report.stage} failed {attempts} times: {report.error}")
 
-    def _run(self, definitions: dg.Definitions, work: Work, request: dg.RunRequest) -> StageReport:
+    def _run(self, definitions: dg.Definitions, work: Work, request: dg.RunRequest, lake: Lake) -> StageReport:
         self.progress.stage(work.stage, len(work.keys))
         began = time.monotonic()
         job = definitions.resolve_job_def(automation.JOBS[work.stage])
@@ -189,21 +191,28 @@ class Day:
             tags={**request.tags, CODE_LOCATION_TAG: "__repository__@many_models"},
             raise_on_error=False,
         )
-        done, failed, error = _outcome(self.instance, result, work)
+        done, failed, error = self._outcome(result, work, lake)
         return StageReport(work.stage, len(work.keys), done, failed, time.monotonic() - began, result.run_id, error)
+
+    def _outcome(self, result: dg.ExecuteInProcessResult, work: Work, lake: Lake) -> tuple[int, int, str]:
+        if result.success:
+            return len(work.keys), 0, ""
+        failed = events.failed_partitions(self.instance, dg.AssetKey(work.stage))
+        bad = [key for key in work.keys if failed.get(key) == result.run_id]
+        if work.stage in state.OVER_SERIES and self.settings.partitions.by and _failed_for_series(result):
+            listed = status_rows(lake, work.stage)
+            bad = [key for key in work.keys if key in listed]
+        bad = bad or work.keys  # none: it failed as a whole
+        return len(work.keys) - len(bad), len(bad), _first_error(self.instance, result)
+
+
+def _failed_for_series(result: dg.ExecuteInProcessResult) -> bool:
+    return any(event.step_failure_data.user_failure_data is not None for event in result.get_step_failure_events())
 
 
 def _chain(first: StageState, later: Iterator[StageState]) -> Iterator[StageState]:
     yield first
     yield from later
-
-
-def _outcome(instance: dg.DagsterInstance, result: dg.ExecuteInProcessResult, work: Work) -> tuple[int, int, str]:
-    if result.success:
-        return len(work.keys), 0, ""
-    failed = events.failed_partitions(instance, dg.AssetKey(work.stage))
-    bad = [key for key in work.keys if failed.get(key) == result.run_id] or work.keys  # none: it failed as a whole
-    return len(work.keys) - len(bad), len(bad), _first_error(instance, result)
 
 
 def _first_error(instance: dg.DagsterInstance, result: dg.ExecuteInProcessResult) -> str:

@@ -121,9 +121,10 @@ class PackSettings(Section):
 
 
 class PartitionSettings(Section):
-    """The grain of raw_sales in time."""
+    """The grain of raw_sales in time, and which keys make a partition of series (empty: all, one series each)."""
 
     grain: Literal["hour", "day", "week", "month"] = "day"
+    by: list[str] = []
 
 
 class PromotionSettings(Section):
@@ -311,9 +312,11 @@ class Settings(Section):
     retention: RetentionSettings = RetentionSettings()
 
     @model_validator(mode="after")
-    def _packs_are_made_of_keys(self) -> Settings:
-        if unknown := [name for name in self.packs.by if name not in self.data.keys]:
-            raise ValueError(f"packs.by names {', '.join(unknown)}, but data.keys are {', '.join(self.data.keys)}")
+    def _packs_and_partitions_are_made_of_keys(self) -> Settings:
+        for section, names in (("packs", self.packs.by), ("partitions", self.partitions.by)):
+            if unknown := [name for name in names if name not in self.data.keys]:
+                keys = ", ".join(self.data.keys)
+                raise ValueError(f"{section}.by names {', '.join(unknown)}, but data.keys are {keys}")
         return self
 
     def path(self, path: str) -> Path:

@@ -210,7 +210,8 @@ def test_a_run_cut_off_after_its_proposal_makes_no_second_one(project: Project) 
         from many_models import automation, due
 
         state = due.StageState("promoted_models", dict.fromkeys(keys, "x"), {})
-        request = automation.request_of(instance, asset, due.Work("promoted_models", tuple(keys)), state, {})
+        work = due.Work("promoted_models", tuple(keys))
+        request = automation.request_of(settings, instance, asset, work, state, {})
         job = build(settings).resolve_job_def(automation.JOBS["promoted_models"])
         done = job.execute_in_process(
             run_config=request.run_config, instance=instance, tags=request.tags, raise_on_error=True

@@ -10,7 +10,7 @@ from many_models import tables
 from many_models.assets import state
 from many_models.assets.chunks import chunks_of, failures_of, follow, good_series, together
 from many_models.assets.spec import spec_of
-from many_models.assets.stage import STORE_ITEMS, Done, KeySet, Metadata, backfill_policy, begin, finish
+from many_models.assets.stage import STORE_ITEMS, Done, KeySet, Metadata, backfill_policy, finish
 from many_models.errors import InputError, SeriesFailure
 from many_models.ports import Compute, Lake
 from many_models.settings import Settings
@@ -47,7 +47,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
     ) -> Iterator[None]:
         from many_models.work import PrepareTask
 
-        keys = begin(context, config)
+        keys = state.begin_series(context, config, settings, lake)
         as_of = state.lake_as_of(lake)
         if as_of is None:
             raise InputError("raw_sales has no rows in the lake yet: materialize raw_sales first")
@@ -70,7 +70,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         histories.write()
         described.write()
         summary = {"as_of": str(as_of), "dagster/row_count": rows}
-        finish(context, lake, keys, done, failures, wanted, summary)
+        finish(context, settings, lake, keys, done, failures, wanted, summary)
         yield from ()
 
     return store_item_datasets

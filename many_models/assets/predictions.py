@@ -13,7 +13,7 @@ from many_models import tables
 from many_models.assets import display, plots, state
 from many_models.assets.chunks import chunks_of, failures_of, follow, good_series, together
 from many_models.assets.spec import spec_of
-from many_models.assets.stage import STORE_ITEMS, Done, KeySet, backfill_policy, begin, finish
+from many_models.assets.stage import STORE_ITEMS, Done, KeySet, backfill_policy, finish
 from many_models.assets.training import cutoffs_of
 from many_models.errors import ManyModelsError, SeriesFailure
 from many_models.keys import files_sha256
@@ -60,7 +60,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
     ) -> Iterator[dg.AssetCheckResult]:
         from many_models.work import ScoreTask
 
-        keys = begin(context, config)
+        keys = state.begin_series(context, config, settings, lake)
         spec = spec_of(settings)
         datasets = state.made_versions(context.instance, "store_item_datasets")
         champions = state.champion_versions(lake)
@@ -86,7 +86,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
                 parts.append(rows)
                 done |= _dones(rows, upstream, lake if len(names) <= display.SINGLE else None)
         yield from _checks(lake, cutoffs)
-        finish(context, lake, keys, done, failures, upstream, _summary(parts))
+        finish(context, settings, lake, keys, done, failures, upstream, _summary(parts))
 
     return predictions
 

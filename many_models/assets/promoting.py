@@ -18,7 +18,7 @@ from many_models import tables
 from many_models.assets import approving, display, state
 from many_models.assets.chunks import packs_of
 from many_models.assets.spec import spec_of
-from many_models.assets.stage import STORE_ITEMS, Done, KeySet, backfill_policy, begin, finish
+from many_models.assets.stage import STORE_ITEMS, Done, KeySet, backfill_policy, finish
 from many_models.errors import ManyModelsError, SeriesFailure, SettingsError
 from many_models.keys import digest
 from many_models.ports import (
@@ -66,7 +66,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         staging: dg.ResourceParam[StagingRegistry],
         production: dg.ResourceParam[ProductionRegistry],
     ) -> Iterator[dg.AssetCheckResult]:
-        keys = begin(context, config)
+        keys = state.begin_series(context, config, settings, lake)
         made = state.made_versions(context.instance, "trained_models")
         upstream = {key: state.promoted_upstream(settings, made.get(key, "")) for key in keys}
         rows, absent = _trained(settings, lake, keys)
@@ -98,7 +98,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         done |= {d.series_id: _done(d, upstream, release) for d in decided}
         yield approving.check_result(waiting, live)
         summary = display.promotion_summary(decided, release) | approving.facts_of(waiting, live)
-        finish(context, lake, keys, done, failures, upstream, summary)
+        finish(context, settings, lake, keys, done, failures, upstream, summary)
 
     return promoted_models
 

@@ -10,7 +10,7 @@ import dagster as dg
 import pyarrow as pa
 
 from many_models import events, tables
-from many_models.assets import state
+from many_models.assets import grain, state
 from many_models.assets.ingestion import bring, require_landed, to_bring
 from many_models.assets.stage import (
     DUE_TAG,
@@ -230,7 +230,7 @@ def build_raw_sales(settings: Settings) -> dg.AssetsDefinition:
         ingest.quarantine_the_rest()
         if lake.version(tables.SERIES_KEYS.name) is None:
             raise InputError(f"table {sales.table!r}: none of its rows can be used; {_reasons_text(lake)}")
-        add_store_items(context, lake)
+        add_store_items(context, settings, lake)
         events.record(context, [_period(context, key, wanted.get(key, ""), counts[key]) for key in keys])
         events.settle_siblings(context, keys, ())
         yield from _checks(settings, lake, list(columns))
@@ -267,11 +267,11 @@ def _period(context: dg.AssetExecutionContext, key: str, version: str, rows: int
     return dg.AssetMaterialization(context.asset_key, partition=key, metadata={"dagster/row_count": rows}, tags=tags)
 
 
-def add_store_items(context: dg.AssetExecutionContext, lake: Lake) -> None:
-    """Make a dynamic partition of every series of the lake that is none yet."""
+def add_store_items(context: dg.AssetExecutionContext, settings: Settings, lake: Lake) -> None:
+    """Make a dynamic partition of every series of the lake (or its `partitions.by`) that is none yet."""
     series = lake.read(tables.SERIES_KEYS.name, columns=["series_id"])["series_id"].to_pylist()
     there = set(context.instance.get_dynamic_partitions("store_items"))
-    if new := [name for name in series if name not in there]:
+    if new := [name for name in grain.partitions_of(settings, series) if name not in there]:
         context.instance.add_dynamic_partitions("store_items", new)
         context.log.info(f"{len(new)} new store-items, {len(there) + len(new)} in all")
 

@@ -9,13 +9,15 @@ import dagster as dg
 from pydantic import Field
 
 from many_models import due, events, tables
+from many_models.assets import grain
 from many_models.errors import SeriesFailure
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from many_models.due import FailureRecord, Stage
     from many_models.ports import Lake
+    from many_models.settings import Settings
 
 Metadata = dict[str, dg.MetadataValue | str | int | float | bool]
 DUE_TAG = "many_models/due"  # on runs that were found due: one that somebody starts by hand has none
@@ -110,6 +112,7 @@ def write_status(lake: Lake, stage: Stage, records: Mapping[str, FailureRecord])
 
 def finish(  # noqa: PLR0913, PLR0917  (a run, what it was to do, and what came of it)
     context: dg.AssetExecutionContext,
+    settings: Settings,
     lake: Lake,
     keys: Sequence[str],
     done: Mapping[str, Done],
@@ -129,7 +132,7 @@ def finish(  # noqa: PLR0913, PLR0917  (a run, what it was to do, and what came 
     failed |= {
         key: SeriesFailure(key, "NothingDone", nothing, permanent=True) for key in keys if key not in {*good, *failed}
     }
-    events.record(context, [materialization(context.asset_key, key, result) for key, result in good.items()])
+    finished = _record(context, settings, good, failed)
     before = status_rows(lake, stage)
     standing = {key: record for key, record in before.items() if key not in good}
     for key, failure in failed.items():
@@ -138,7 +141,7 @@ def finish(  # noqa: PLR0913, PLR0917  (a run, what it was to do, and what came 
         )
     if standing != before:
         write_status(lake, stage, standing)
-    events.settle_siblings(context, list(good), list(failed))
+    events.settle_siblings(context, finished, {grain.partition_of(settings, key) for key in failed} - finished)
     context.log_event(
         dg.AssetObservation(context.asset_key, metadata={**summary, "series": len(good), "failed": len(failed)})
     )
@@ -149,6 +152,28 @@ def finish(  # noqa: PLR0913, PLR0917  (a run, what it was to do, and what came 
             metadata={"failed": len(failed), "reasons": failure_table(list(failed.values()))},
             allow_retries=False,
         )
+
+
+def _record(
+    context: dg.AssetExecutionContext, settings: Settings, good: Mapping[str, Done], failed: Collection[str]
+) -> set[str]:
+    """Materialize the partitions of the good series, and return them."""
+    if not settings.partitions.by:
+        events.record(context, [materialization(context.asset_key, key, result) for key, result in good.items()])
+        return set(good)
+    before = events.latest_tags(context.instance, context.asset_key, [UPSTREAM_TAG, VERSION_TAG])
+    after = before | {key: {UPSTREAM_TAG: it.upstream, VERSION_TAG: it.version} for key, it in good.items()}
+    partitions = grain.partitions_of(settings, good)
+    bad = grain.partitions_of(settings, failed)
+    events.record(context, [
+        grain.materialization(
+            context, partition, {tag: {name: after[name][tag] for name in names if tag in after[name]}
+                                 for tag in (UPSTREAM_TAG, VERSION_TAG)}, len(bad.get(partition, ()))
+        )
+        for partition, names in grain.partitions_of(settings, sorted(after)).items()
+        if partition in partitions
+    ])  # fmt: skip
+    return set(partitions)
 
 
 def materialization(asset_key: dg.AssetKey, key: str, result: Done) -> dg.AssetMaterialization:

@@ -10,9 +10,10 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 
 from many_models import events, tables
+from many_models.assets import grain
 from many_models.assets.ingestion import awaited
 from many_models.assets.spec import oldest_alive, spec_of
-from many_models.assets.stage import UPSTREAM_TAG, VERSION_TAG, set_aside, status_rows
+from many_models.assets.stage import DUE_TAG, UPSTREAM_TAG, VERSION_TAG, begin, set_aside, stage_of, status_rows
 from many_models.due import StageState
 from many_models.errors import InputError
 from many_models.keys import digest
@@ -21,12 +22,14 @@ from many_models.periods import end_offset, last_complete_day, period_key, perio
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from many_models.assets.stage import KeySet
     from many_models.due import Stage
     from many_models.ports import DayCount, Lake, SalesTable, Source
     from many_models.settings import Settings
 
 DATASET_FORMAT = "1"
 RECENT_DAYS = 400  # of the source, in which as_of is looked for
+OVER_SERIES: frozenset[Stage] = frozenset({"store_item_datasets", "trained_models", "promoted_models", "predictions"})
 INACTIVE = "inactive"  # the version of a series that has ended: recorded once, with no model and no forecast
 ALL = ""  # the one key of a stage without partitions
 STAGE_TAG = "many_models/stage"  # on every job of ours, whose runs do not name their assets
@@ -205,9 +208,29 @@ def _series_that_are(lake: Lake, *, active: bool) -> frozenset[str]:
 def series_state(settings: Settings, instance: dg.DagsterInstance, lake: Lake, stage: Stage) -> StageState:
     """A stage over series: its upstream's versions against those it has consumed."""
     wanted = _wanted(settings, instance, lake, stage)
-    order = instance.get_dynamic_partitions("store_items")
-    ordered = {key: wanted[key] for key in order if key in wanted}
-    return StageState(stage, ordered, _consumed(instance, stage), status_rows(lake, stage), _busy(instance, stage))
+    held, busy = grain.partitions_of(settings, sorted(wanted)), _busy(instance, stage)
+    order = [key for key in instance.get_dynamic_partitions("store_items") if key in held]
+    ordered = {key: wanted[key] for partition in order for key in held[partition]}
+    running = [key for partition in busy for key in held.get(partition, [partition])]
+    return StageState(stage, ordered, _consumed(instance, stage), status_rows(lake, stage), running)
+
+
+def begin_series(context: dg.AssetExecutionContext, config: KeySet, settings: Settings, lake: Lake) -> tuple[str, ...]:
+    """The series that this run does: those of the partitions that `begin` finds.
+
+    Where a partition holds several, those of them that are due; when somebody asks for the partition, all that have
+    come as far as this stage, and those that are set aside.
+    """
+    series = grain.series_of(settings, lake, begin(context, config))
+    if not settings.partitions.by:
+        return series
+    stage = stage_of(context)
+    wanted = _wanted(settings, context.instance, lake, stage)
+    if DUE_TAG in context.run.tags:
+        chosen = {*StageState(stage, wanted, _consumed(context.instance, stage), status_rows(lake, stage)).due()}
+    else:
+        chosen = {*wanted, *set_aside(lake)}
+    return tuple(name for name in series if name in chosen) or series
 
 
 def _wanted(settings: Settings, instance: dg.DagsterInstance, lake: Lake, stage: Stage) -> Mapping[str, str]:

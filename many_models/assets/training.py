@@ -13,7 +13,7 @@ from many_models import tables
 from many_models.assets import display, state
 from many_models.assets.chunks import Results, chunks_of, failures_of, follow, good_series, together
 from many_models.assets.spec import periods_before, spec_of
-from many_models.assets.stage import STORE_ITEMS, VERSION_TAG, Done, KeySet, backfill_policy, begin, finish
+from many_models.assets.stage import STORE_ITEMS, VERSION_TAG, Done, KeySet, backfill_policy, finish
 from many_models.errors import SeriesFailure, SettingsError
 from many_models.keys import digest
 from many_models.ports import Compute, Lake, PackUpload, StagingRegistry, Where
@@ -54,7 +54,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         from many_models.forecasting.custom import check_custom
         from many_models.work import TrainTask
 
-        keys = begin(context, config)
+        keys = state.begin_series(context, config, settings, lake)
         spec = spec_of(settings)
         datasets = state.made_versions(context.instance, "store_item_datasets")
         pooled = state.tag_of(context.instance, "pooled_models", VERSION_TAG)
@@ -74,7 +74,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
                     summaries += register.add(pack, results)
             summaries += register.write()
         done |= {row["series_id"]: _done(row, upstream) for summary in summaries for row in summary.to_pylist()}
-        finish(context, lake, keys, done, failures, upstream, display.training_summary(summaries))
+        finish(context, settings, lake, keys, done, failures, upstream, display.training_summary(summaries))
         yield from ()
 
     return trained_models

@@ -153,7 +153,7 @@ def run_predictions(settings, instance) -> None:
     keys = tuple(instance.get_dynamic_partitions("store_items"))
     state = due.StageState("predictions", dict.fromkeys(keys, "anew"), {})
     request = automation.request_of(
-        instance, build_assets(settings)["predictions"], due.Work("predictions", keys), state, {}
+        settings, instance, build_assets(settings)["predictions"], due.Work("predictions", keys), state, {}
     )
     job = build(settings).resolve_job_def(automation.JOBS["predictions"])
     job.execute_in_process(run_config=request.run_config, instance=instance, tags=request.tags, raise_on_error=False)

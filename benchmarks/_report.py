@@ -7,7 +7,7 @@ import json
 import os
 import platform
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,21 +24,14 @@ class Figure:
     against: str
 
 
-def machine() -> str:
-    """What ran it, and how busy it was."""
-    processor = next(
-        (
-            line.split(":")[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        platform.processor(),
-    )
-    load = os.getloadavg()[0]
-    return f"{processor}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}, load {load:.1f}"
+def machine(*packages: str) -> str:
+    """What the figures are of: cores, versions, and how busy they were."""
+    versions = "".join(f", {name} {version(name)}" for name in packages)
+    cores = f"{len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f}"
+    return f"{cores}, {platform.system()}, Python {platform.python_version()}{versions}"
 
 
-def options(about: str, small: str) -> argparse.ArgumentParser:
+def flags(about: str, small: str) -> argparse.ArgumentParser:
     """The flags that every benchmark has; `small` says what --small measures."""
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--small", action="store_true", help=small)
@@ -46,11 +39,11 @@ def options(about: str, small: str) -> argparse.ArgumentParser:
     return parser
 
 
-def show(figures: Sequence[Figure], *, as_json: bool) -> None:
-    """Print what was measured."""
+def show(figures: Sequence[Figure], ran_on: str, *, as_json: bool, **more: object) -> None:
+    """Print what was measured, and in JSON what else there is."""
     if as_json:
-        print(json.dumps({"machine": machine(), "figures": [asdict(figure) for figure in figures]}))
+        print(json.dumps({"machine": ran_on, "figures": [asdict(figure) for figure in figures], **more}))
         return
-    print(machine())
+    print(ran_on)
     for figure in figures:
         print(f"{figure.name:66s} {figure.value:12.4g} {figure.unit:16s} {figure.against}")

@@ -4,18 +4,15 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import platform
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks._report import Figure, flags, machine, show
 from many_models.adapters.azure_storage import KEY
 from many_models.definitions import build_lake
 from many_models.demo import demo_settings, write_source
@@ -29,16 +26,6 @@ if TYPE_CHECKING:
 LAST = date(2024, 6, 30)
 CONTAINER = "benchmark"
 DEMO = 500
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One measured number: what, how much, of what, and what it has to be."""
-
-    name: str
-    value: float
-    unit: str
-    against: str
 
 
 class TimedLake:
@@ -99,20 +86,12 @@ def measure(series: int, days: int, folder: Path) -> list[Figure]:
 
 def main() -> None:
     """Measures, and prints a table or JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--small", action="store_true", help="10 series and 60 days instead of 500 and 1,095")
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    parser = flags(__doc__ or "", "10 series and 60 days instead of 500 and 1,095")
     options = parser.parse_args()
     series, days = (10, 60) if options.small else (DEMO, 1095)
     with tempfile.TemporaryDirectory() as folder:
         figures = measure(series, days, Path(folder))
-    machine = f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
-    if options.json:
-        print(json.dumps({"machine": machine, "figures": [asdict(figure) for figure in figures]}))
-        return
-    print(machine)
-    for figure in figures:
-        print(f"{figure.name:66s} {figure.value:12.4g} {figure.unit:16s} {figure.against}")
+    show(figures, machine("deltalake"), as_json=options.json)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import psutil
 import pyarrow as pa
 
 from benchmarks import _reference_way
-from benchmarks._report import Figure, options, show
+from benchmarks._report import Figure, flags, machine, show
 from many_models.adapters.compute_processes import ProcessCompute
 from many_models.adapters.compute_spark import SparkCompute
 from many_models.adapters.lake_delta import DeltaLake
@@ -176,9 +176,10 @@ def reference(size: Size, own: float) -> list[Figure]:
 
 def main() -> None:
     """Measures, and prints a table or JSON."""
-    asked = options(__doc__ or "", "600 series instead of 10,000").parse_args()
+    options = flags(__doc__ or "", "600 series instead of 10,000").parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        show(measure(SMALL if asked.small else FULL, Path(folder)), as_json=asked.json)
+        figures = measure(SMALL if options.small else FULL, Path(folder))
+    show(figures, machine("pyspark"), as_json=options.json)
 
 
 if __name__ == "__main__":

@@ -8,11 +8,9 @@ scikit-learn per series) with --peers, in an environment that is made under benc
 
 from __future__ import annotations
 
-import argparse
 import json
 import multiprocessing
 import os
-import platform
 import resource
 import shutil
 import subprocess
@@ -20,13 +18,14 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor, wait
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
+from benchmarks._report import Figure, flags, machine, show
 from many_models.forecasting import Spec, backtest, pool, prepare, train
 
 if TYPE_CHECKING:
@@ -43,16 +42,6 @@ SETS = {
     "carparts": {"rmsse": "at most .667", "mase": "at most 1.17", "bias": "within .10"},
 }
 PEERS = ("statsforecast==2.1.1", "mlforecast==1.1.0", "lightgbm", "scikit-learn", "pandas<3", "numpy", "matplotlib")
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One measured number: what, how much, of what, and what it has to be."""
-
-    name: str
-    value: float
-    unit: str
-    against: str
 
 
 @dataclass(frozen=True)
@@ -326,9 +315,7 @@ def run_costs(*, small: bool) -> list[Figure]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--small", action="store_true", help="fewer and shorter series")
-    parser.add_argument("--json", action="store_true", help="one object on stdout")
+    parser = flags(__doc__ or "", "fewer and shorter series")
     parser.add_argument("--sets", type=Path, help="a folder of public tables")
     parser.add_argument("--peers", action="store_true", help="peers beside, in an environment of their own")
     options = parser.parse_args(arguments)
@@ -343,13 +330,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     figures += run_costs(small=options.small)
     if options.sets:
         figures += run_sets(options.sets)
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    if options.json:
-        print(json.dumps({"machine": machine, "figures": [asdict(figure) for figure in figures]}))
-        return
-    print(machine)
-    for figure in figures:
-        print(f"{figure.name:58s} {figure.value:10.3f} {figure.unit:18s} {figure.against}")
+    show(figures, machine("numba", "lightgbm"), as_json=options.json)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,8 @@ the reference does it on a sample of series. `--marginal` adds a first day with 
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import platform
 import shutil
 import socket
 import sqlite3
@@ -31,6 +29,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psutil
+
+from benchmarks._report import Figure, flags, machine, show
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -55,16 +55,6 @@ start = {start}
 STATUS = """query($path: [String!]!) { assetNodeOrError(assetKey: {path: $path}) { ... on AssetNode {
   partitionStats { numMaterialized numPartitions numFailed numMaterializing }
   assetPartitionStatuses { ... on DefaultPartitionStatuses { materializedPartitions failedPartitions } } } } }"""
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One measured number: what, how much, of what, and what it has to be."""
-
-    name: str
-    value: float
-    unit: str
-    against: str
 
 
 @dataclass(frozen=True)
@@ -421,19 +411,9 @@ def say(days: list[list[Stage]]) -> None:
             print(f"{line}{stage.memory:>6.2f}{shares}", file=sys.stderr)
 
 
-def machine() -> str:
-    """The machine and the versions that the figures are of."""
-    from importlib.metadata import version
-
-    names = ", ".join(f"{name} {version(name)}" for name in ("dagster", "mlflow", "deltalake", "pyspark"))
-    return f"{len(os.sched_getaffinity(0))} cores, {platform.system()}, Python {platform.python_version()}, {names}"
-
-
 def main() -> None:
     """Measures, and prints a table or JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--small", action="store_true", help=f"{SMALL.series} series of {SMALL.days} days")
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    parser = flags(__doc__ or "", f"{SMALL.series} series of {SMALL.days} days")
     for name in ("stores", "items", "days", "more", "sample", "logged"):
         parser.add_argument(f"--{name}", type=int, default=None)
     parser.add_argument("--marginal", action="store_true", help="a tenth and half of the stores, too")
@@ -447,13 +427,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = (options.folder or Path(temporary)).absolute()
         figures, days = measure(size, folder, marginal=options.marginal, reference=not options.no_reference)
-    if options.json:
-        stages = [[asdict(stage) for stage in day] for day in days]
-        print(json.dumps({"machine": machine(), "figures": [asdict(f) for f in figures], "days": stages}))
-        return
-    print(machine())
-    for figure in figures:
-        print(f"{figure.name:66s} {figure.value:12.4g} {figure.unit:16s} {figure.against}")
+    stages = [[asdict(stage) for stage in day] for day in days]
+    show(figures, machine("dagster", "mlflow", "deltalake", "pyspark"), as_json=options.json, days=stages)
 
 
 if __name__ == "__main__":

@@ -4,21 +4,19 @@ it is usually written. `python -m benchmarks.registry [--small] [--json]`.
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
-import os
-import platform
 import sqlite3
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from benchmarks._report import Figure, flags, machine, show
 from many_models.adapters.registry_mlflow import MlflowProduction, MlflowStaging
 from many_models.ports import PackUpload, PromotedSeries, ReleaseDraft
 from many_models.promotion import Evidence, Policy, decide
@@ -29,16 +27,6 @@ if TYPE_CHECKING:
     from many_models.ports import PackVersion, Release
 
 FLOATS = 128  # parameters of one series
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One measured number: what, how much, of what, and what it has to be."""
-
-    name: str
-    value: float
-    unit: str
-    against: str
 
 
 @dataclass(frozen=True)
@@ -208,29 +196,13 @@ def resolve(production: MlflowProduction, expected: int) -> None:
         raise RuntimeError(f"{found} champions instead of {expected}")
 
 
-def machine() -> str:
-    """The machine and the versions that the figures are of."""
-    from importlib.metadata import version
-
-    return (
-        f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}, mlflow {version('mlflow')}"
-    )
-
-
 def main() -> None:
     """Measures, and prints a table or JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--small", action="store_true", help="1,000 series instead of 10,000")
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    parser = flags(__doc__ or "", "1,000 series instead of 10,000")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         figures = measure(SMALL if options.small else FULL, Path(folder))
-    if options.json:
-        print(json.dumps({"machine": machine(), "figures": [asdict(figure) for figure in figures]}))
-        return
-    print(machine())
-    for figure in figures:
-        print(f"{figure.name:66s} {figure.value:12.4g} {figure.unit:16s} {figure.against}")
+    show(figures, machine("mlflow"), as_json=options.json)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ import numpy as np
 import psutil
 import pyarrow as pa
 
-from benchmarks.registry import Figure, machine
+from benchmarks._report import Figure, flags, machine, show
 from many_models.adapters.registry_mlflow import MlflowProduction
 from many_models.forecasting import PackModel, Spec, prepare, train
 from many_models.ports import PackUpload, PromotedSeries, ReleaseDraft
@@ -51,7 +51,7 @@ class Size:
     cold: int
 
 
-FULL, SMALL = Size(100_000, 300.0, 10.0, 300), Size(20_000, 20.0, 3.0, 60)
+FULL, SMALL = Size(100_000, 300.0, 10.0, 300), Size(5_000, 10.0, 2.0, 40)
 
 
 # --- what is served ---------------------------------------------------------------------------------------------------
@@ -366,9 +366,7 @@ def measure(size: Size, folder: Path) -> list[Figure]:
 
 def main() -> None:
     """Measures, and prints a table or JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--small", action="store_true", help="20,000 series and 20 s instead of 100,000 and 5 minutes")
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    parser = flags(__doc__ or "", "5,000 series and 10 s instead of 100,000 and 5 minutes")
     parser.add_argument("--load", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.load:
@@ -376,12 +374,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         figures = measure(SMALL if options.small else FULL, Path(folder))
-    if options.json:
-        print(json.dumps({"machine": machine(), "figures": [asdict(figure) for figure in figures]}))
-        return
-    print(machine())
-    for figure in figures:
-        print(f"{figure.name:66s} {figure.value:12.4g} {figure.unit:16s} {figure.against}")
+    show(figures, machine("mlflow", "fastapi"), as_json=options.json)
 
 
 if __name__ == "__main__":

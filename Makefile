@@ -69,7 +69,7 @@ fast: install ## The tests that take no longer than a few seconds each
 
 .PHONY: test
 test: install ## All tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 .PHONY: bench
 bench: install ## Every benchmark, small (ARGS=--json)

@@ -32,6 +32,14 @@ LONGEST_FIRST = (
     "test_day.py",
     "test_killed_runs.py",
     "test_real_input.py",
+    "test_warehouse_servers.py",
+    "test_compute_spark.py",
+    "test_compute_spark_connect.py",
+    "test_upkeep.py",
+    "test_grain.py",
+    "test_azure_day.py",
+    "test_approval.py",
+    "test_event_retention.py",
     "test_events.py",
 )
 

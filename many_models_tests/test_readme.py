@@ -172,7 +172,7 @@ def test_things_are_where_the_readme_says(followed: Clone) -> None:
         assert (followed.root / path).with_suffix("").is_dir()
     with closing(sqlite3.connect(var / "warehouse.db")) as database:
         there = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    assert set(re.findall(r"`(\w+)`", rows["warehouse, SQLite"])) == there
+    assert set(re.findall(r"`(\w+)`", rows["warehouse: SQLite, PostgreSQL, SQL Server or Synapse"])) == there
     assert (var / "dagster/history").is_dir()
     assert (followed.root / "tea/var/dagster/dagster.yaml").is_file()
 

@@ -110,7 +110,7 @@ def test_the_lease_of_a_killed_holder_is_taken_over_by_one(registry):
     order = []
 
     def work(name: str) -> None:
-        with leased(registry, "lock", 60, "the store", stale=0.5) as check:
+        with leased(registry, "lock", 60, "the store", stale=3.0) as check:
             order.append((name, "in"))
             check()
             time.sleep(0.1)

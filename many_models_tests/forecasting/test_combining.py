@@ -49,7 +49,8 @@ def weights(objective: str, forecasts: np.ndarray, actual: np.ndarray) -> np.nda
     mask = np.ones(actual.shape, bool)
     moments, windows = combining.error_moments(forecasts, actual, mask, objective)
     counts = combining.importance(actual, mask, objective)
-    pooled = combining.pooled_moments(moments, windows, np.zeros(len(actual), np.int64), counts)
+    there = np.ones(moments.shape[:2], bool)
+    pooled = combining.pooled_moments(moments, windows, np.zeros(len(actual), np.int64), there, counts)
     belief = np.full((len(actual), forecasts.shape[2]), 1 / forecasts.shape[2])
     return combining.simplex_weights(moments, windows, belief, np.tile(pooled[:1], (len(actual), 1, 1)), 0.0)
 

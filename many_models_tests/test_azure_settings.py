@@ -39,6 +39,7 @@ def test_the_map_names_files_that_are_there():
 
 
 @pytest.mark.parametrize(("permission", "ok"), [("racwdl", True), ("rl", False)])
+@pytest.mark.slow
 def test_check_asks_every_port_and_says_what_is_wrong(azurite, tmp_path, monkeypatch, permission, ok):
     name = f"check-{permission}"
     path = f"{azurite.container(name)}/many_models"
@@ -54,6 +55,7 @@ def test_check_asks_every_port_and_says_what_is_wrong(azurite, tmp_path, monkeyp
     assert ok or "Storage Blob Data Contributor" in ports["lake"]["says"]
 
 
+@pytest.mark.slow
 def test_check_goes_on_after_a_port_that_breaks_in_its_own_way(tmp_path, monkeypatch):
     def broken(_settings: object) -> None:
         raise ZeroDivisionError("something nobody foresaw")

@@ -108,6 +108,7 @@ def test_a_new_item_becomes_a_partition_with_a_recorded_fallback_on_its_first_da
     assert rows["y_hat"].notna().all()
 
 
+@pytest.mark.slow
 def test_the_same_days_run_again_from_the_ui_change_no_table(project: Project) -> None:
     before = project.contents()
     with open_instance(project.home) as instance:

@@ -198,6 +198,7 @@ MODULES = sorted(
 )
 
 
+@pytest.mark.slow
 def test_importing_any_module_reads_no_setting_and_opens_nothing() -> None:
     assert len(MODULES) > 40
     done = python("-c", TRAP, *MODULES)

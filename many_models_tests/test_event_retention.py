@@ -118,6 +118,7 @@ def events_kept(instance) -> int:
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(before=RUNS, after=RUNS)
+@pytest.mark.slow
 def test_after_any_history_pruning_leaves_every_answer_as_it_was_and_as_it_would_become(opened, before, after):
     with tempfile.TemporaryDirectory() as folder, opened(Path(folder) / "home") as instance:
         for *run, looked in before:
@@ -172,6 +173,7 @@ def test_events_younger_than_the_limit_and_those_of_running_runs_stay(opened, tm
         assert len(events.keys_in_flight(instance, STAGE)) == 1
 
 
+@pytest.mark.slow
 def test_a_prune_that_was_killed_between_file_and_index_is_finished_by_the_next(opened, tmp_path, monkeypatch):
     with opened(tmp_path / "home") as instance:
         for _ in range(3):

@@ -101,6 +101,7 @@ def test_one_that_fails_gives_no_forecast_for_that_series_and_says_why(how, says
 
 
 @pytest.mark.parametrize("how", ["sleep", "hold"])
+@pytest.mark.slow
 def test_one_that_hangs_is_stopped_at_its_limit_and_the_others_go_on(how):
     begun = time.monotonic()
     result = trained_with(how, 1.0)
@@ -109,6 +110,7 @@ def test_one_that_hangs_is_stopped_at_its_limit_and_the_others_go_on(how):
     assert problems == {"low": None, "other": None, "high": "took longer than 1 s, and was stopped"}
 
 
+@pytest.mark.slow
 def test_one_that_is_lost_on_three_series_in_a_row_is_tried_no_more():
     result = trained_with("die", levels={f"s{i}": sales(100, 500.0, seed=i) for i in range(6)})
     problems = [r["problem"] for r in result.scores.to_pylist() if r["candidate"] == "bad" and r["window"] == 1]

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 counted = itertools.count()
 
 
+pytestmark = pytest.mark.slow
+
+
 @dataclass(frozen=True)
 class Secrets:
     """Secrets from nowhere but here; pickled without them, as the product's are."""

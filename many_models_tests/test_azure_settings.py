@@ -16,6 +16,7 @@ from many_models.definitions import BUILDERS, build_datastore, build_ingestion, 
 from many_models.settings import load_settings
 from many_models_tests.project import make_project
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "deploy" / "azure" / "many_models.toml"
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
 
+pytestmark = pytest.mark.slow
 DAY = datetime(2024, 6, 30)
 PLACE = {"subscription": "sub", "resource_group": "rg", "factory": "adf", "pipeline": "ingest"}
 INGEST = Pipeline("sub", "rg", "adf", "ingest")

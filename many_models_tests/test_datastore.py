@@ -12,6 +12,7 @@ from many_models.definitions import build_datastore
 from many_models.errors import AccessError, SettingsError, UnavailableError
 from many_models.settings import DatastoreSettings, LakeSettings, Settings
 
+pytestmark = pytest.mark.slow
 URL = "abfss://lake@account.dfs.core.windows.net/many models"
 
 

@@ -24,6 +24,7 @@ from many_models_tests.event_assets import STORE_ITEMS, UPSTREAM, VERSION
 from many_models_tests.test_events import STAGE, add, ask, entry, launch, plain, runs_of_a_day, states
 
 PLANNED, MADE = DagsterEventType.ASSET_MATERIALIZATION_PLANNED, DagsterEventType.ASSET_MATERIALIZATION
+pytestmark = pytest.mark.slow
 KEYS = ["a", "b", "ü"]
 STATUSES = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED,
             dg.DagsterRunStatus.STARTED]  # fmt: skip

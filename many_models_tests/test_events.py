@@ -38,6 +38,7 @@ from many_models import dagster_storage, events
 from many_models.errors import InputError, MissingDependencyError, SettingsError
 from many_models_tests.event_assets import STORE_ITEMS, UPSTREAM, VERSION, defs, materialization
 
+pytestmark = pytest.mark.slow
 STAGE = dg.AssetKey("stage")
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -11,6 +11,7 @@ from many_models.assets import power_bi
 from many_models.definitions import build
 from many_models.settings import PowerBiSettings, Settings
 
+pytestmark = pytest.mark.slow
 MODEL = dg.AssetKey(["semantic_model", "forecasts"])
 ON = Settings(power_bi=PowerBiSettings(workspace="w-1", semantic_model="m-1", reports=["Store accuracy=r-1"]))
 

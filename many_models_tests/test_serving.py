@@ -29,6 +29,7 @@ from many_models_tests.serving_parts import ITEMS, Registry, asked, draft, forec
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.slow
 DAY = timedelta(days=1)
 
 

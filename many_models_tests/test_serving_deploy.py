@@ -16,6 +16,7 @@ from many_models.settings import Settings, load_settings
 from many_models_tests.forecasting.histories import AS_OF
 from many_models_tests.serving_parts import draft, pack
 
+pytestmark = pytest.mark.slow
 DEPLOY = Path(__file__).parents[1] / "deploy" / "serving"
 MANIFESTS = list(yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text()))
 ONE = {manifest["kind"]: manifest for manifest in MANIFESTS}

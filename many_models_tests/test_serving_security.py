@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 TENANT, AUDIENCE = "11111111-2222-3333-4444-555555555555", "api://many-models"
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def signing():
     return rsa.generate_private_key(public_exponent=65537, key_size=2048)

@@ -22,6 +22,7 @@ from schemathesis.checks import CHECKS
 from many_models.serving import server as serving_server
 from many_models_tests.serving_parts import Registry, pack, served
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 BODY = json.dumps({"series": [{"series_id": "a__tea"}]}).encode()
 HEAD = b"POST /v1/forecasts HTTP/1.1\r\nHost: s\r\nContent-Type: application/json\r\n"

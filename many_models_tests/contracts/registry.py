@@ -247,6 +247,7 @@ class StagingContract(Contract):
 
     @SOME
     @given(data=st.data())
+    @pytest.mark.slow
     def test_the_newest_version_of_any_series_is_found_after_any_history(self, make, again, data):
         check_staging_history(make(), again, data, steps=5)
 
@@ -593,6 +594,7 @@ class ProductionContract(Contract):
 
     @SOME
     @given(data=st.data())
+    @pytest.mark.slow
     def test_any_history_of_publications_rollbacks_and_prunings_serves_what_was_published(self, make, again, data):
         check_production_history(make(), again, data, steps=6)
 

@@ -18,6 +18,7 @@ from many_models.forecasting.spec import BUILT_IN, Custom
 from many_models_tests.contracts.forecaster import ForecasterContract
 from many_models_tests.forecasting.histories import AS_OF, rows_of, sales
 
+pytestmark = pytest.mark.slow
 MINE = "many_models_tests.forecasting.mine"
 CUSTOM = {
     "ridge": Custom("ridge", "sklearn.linear_model:Ridge", '{"alpha": 3.0}'),

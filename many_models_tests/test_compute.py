@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+pytestmark = pytest.mark.slow
+
+
 class TestSerialCompute(ComputeContract):
     @pytest.fixture
     def compute(self):

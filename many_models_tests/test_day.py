@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
     from many_models import due
 
+pytestmark = pytest.mark.slow
+
+
 DAY_BEFORE = END - timedelta(days=3)
 
 

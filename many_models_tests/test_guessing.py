@@ -29,6 +29,9 @@ from many_models.settings import load_settings
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+pytestmark = pytest.mark.slow
+
+
 REAL_DATA = Path(os.environ.get("MANY_MODELS_REAL_DATA", "")) if os.environ.get("MANY_MODELS_REAL_DATA") else None
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 RNG = np.random.default_rng(5)

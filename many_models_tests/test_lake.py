@@ -19,6 +19,9 @@ from many_models_tests.contracts.lake import DAY as START
 from many_models_tests.contracts.lake import LakeContract, contents, row, rows
 
 
+pytestmark = pytest.mark.slow
+
+
 class TestMemoryLake(LakeContract):
     @pytest.fixture
     def make(self):

@@ -18,7 +18,6 @@ from many_models_tests.adapter_faults import ROWS, numbered, start
 from many_models_tests.contracts.lake import DAY as START
 from many_models_tests.contracts.lake import LakeContract, contents, row, rows
 
-
 pytestmark = pytest.mark.slow
 
 

@@ -18,7 +18,16 @@ from many_models.definitions import build_warehouse
 from many_models.errors import AccessError, InputError, SettingsError, UnavailableError
 from many_models.ports import WarehouseView, Where
 from many_models.settings import load_settings
-from many_models_tests.contracts.warehouse import NOON, WarehouseContract, contents, of_day, part, row, rows
+from many_models_tests.contracts.warehouse import (
+    NOON,
+    WarehouseContract,
+    contents,
+    of_day,
+    part,
+    reported,
+    row,
+    rows,
+)
 from many_models_tests.tds_server import PASSWORD, READER, require_freetds, running_tds, unparsed
 
 pytestmark = pytest.mark.slow
@@ -211,17 +220,19 @@ def test_every_statement_that_the_adapters_send_is_t_sql(tds):
         SqlWarehouse(tds.url(), schema=new_schema()),
         SynapseWarehouse(tds.url(), FolderStaging(), schema=new_schema()),
     ):
-        warehouse.load("a", "f", [part(rows(row("a"), row("b")), Where(among={"series_id": ["a", "b"]}))])
+        warehouse.load("a", "f", [part(rows(row("a"), row("b")), Where(among={"series_id": ["a", "b"]}), "t")])
         wider = rows(row("c")).append_column("new column", pa.array([1.5]))
-        warehouse.load("b", "f", [part(wider, of_day(0))])
+        warehouse.load("b", "f", [part(wider, of_day(0), "t")])
         for _ in range(2):
-            warehouse.define([WarehouseView("v", 'SELECT "series_id" FROM {predictions}', ("predictions",))])
+            warehouse.define([WarehouseView("v", 'SELECT "series_id" FROM {t}', ("t",))])
         warehouse.check()
+        reported(lambda warehouse=warehouse: warehouse)
     sent = sorted(set(tds.statements()[before:]))
     assert any(statement.startswith("COPY INTO") for statement in sent)
     assert any(statement.startswith("MERGE") for statement in sent)
     assert any("DISTRIBUTION = HASH" in statement for statement in sent)
     kinds = {re.sub(r"of test \d+|staging_\w+|file:\S+|\d+", "x", statement): statement for statement in sent}
+    assert sum("NULLIF(SUM(ABS(" in statement for statement in sent) >= 8
     bad = {statement: wrong for statement in kinds.values() if (wrong := unparsed(statement))}
     assert bad == {}
 

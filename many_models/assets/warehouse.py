@@ -13,6 +13,7 @@ from many_models.assets.stage import Done, Metadata, backfill_policy, materializ
 from many_models.errors import InputError
 from many_models.keys import SeriesKey
 from many_models.ports import Lake, Warehouse, WarehousePart, Where
+from many_models.report_views import WEEK, report_views
 from many_models.settings import Settings
 
 CUTOFFS = dg.DynamicPartitionsDefinition(name="cutoffs")
@@ -33,7 +34,8 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         pool="warehouse_predictions",
         description=(
             "The predictions of a cutoff in the SQL warehouse that reports read, with the actuals that have come, the "
-            "promotion decisions, and the realised accuracy of earlier cutoffs; all in one transaction."
+            "promotion decisions, and the realised accuracy of earlier cutoffs; all in one transaction. "
+            "Views for reports stand on them."
         ),
     )
     def warehouse_predictions(
@@ -46,8 +48,14 @@ def build(settings: Settings) -> dg.AssetsDefinition:
             parts = parts_of(settings, lake, date)
             version = wanted.get(date, "earlier")
             written = warehouse.load(f"cutoff {date}", version, parts)
+            views = report_views(settings.data.keys, {part.table: part.rows.column_names for part in parts})
+            warehouse.define(views)
             context.log.info(f"cutoff {date}: {', '.join(f'{part.rows.num_rows:,} {part.table}' for part in parts)}")
-            metadata: Metadata = {"dagster/row_count": parts[0].rows.num_rows, "rows_written": written}
+            metadata: Metadata = {
+                "dagster/row_count": parts[0].rows.num_rows,
+                "rows_written": written,
+                "views": ", ".join(view.name for view in views),
+            }
             events.record(context, [materialization(context.asset_key, date, Done(version, version, metadata))])
         yield from ()
 
@@ -75,7 +83,7 @@ def parts_of(settings: Settings, lake: Lake, date: str) -> list[WarehousePart]:
     recent = Where(among={"year": list(range(since.year, before.year + 1))}, since=since, before=before)
     actuals = lake.read(tables.RAW_SALES.name, recent, ["series_id", "ds", "y"])
     span = Where(since=since, before=before)
-    parts.append(WarehousePart("actuals", with_keys(actuals, keys), span, ("series_id", "ds")))
+    parts.append(WarehousePart("actuals", with_week(with_keys(actuals, keys)), span, ("series_id", "ds")))
     earlier = lake.read(tables.PREDICTIONS.name, Where(since=since, before=before, column="cutoff"))
     scored = realised(earlier, actuals)
     parts.append(
@@ -99,3 +107,10 @@ def with_keys(rows: pa.Table, keys: Sequence[str]) -> pa.Table:
         column = pa.array([part[index] for part in parts], pa.string()).take(ids.indices)
         rows = rows.add_column(index + 1, key, column)
     return rows
+
+
+def with_week(rows: pa.Table) -> pa.Table:
+    """`rows` with the Monday of each `ds`, which reports group by; databases reckon weeks in different ways."""
+    import pyarrow.compute as pc
+
+    return rows.append_column(WEEK, pc.floor_temporal(rows["ds"], unit="week").cast(pa.date32()))

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+import pandas as pd
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from many_models.assets.warehouse import with_week
 from many_models.errors import InputError, MissingTableError
 from many_models.ports import Warehouse, WarehousePart, WarehouseView, Where
+from many_models.report_views import WEEK, report_views
 from many_models_tests.contracts import Contract
 from many_models_tests.contracts.lake import ODD, contents
 
@@ -231,6 +234,66 @@ class WarehouseContract(Contract):
         with pytest.raises(InputError):
             make().define([WarehouseView("v", "SELECT * FROM {nope}", ("nope",))])
 
+    def test_reports_show_the_newest_forecast_of_each_series(self, make):
+        warehouse, loaded = reported(make)
+        frame = loaded["predictions"].to_pandas()
+        newest = frame[frame["cutoff"] == frame.groupby("series_id")["cutoff"].transform("max")]
+        assert set(newest["cutoff"]) == {CUTOFF, CUTOFF + timedelta(days=7)}
+        assert_same(warehouse.read("latest_forecasts"), newest)
+
+    def test_reports_show_each_forecast_with_what_came_of_it(self, make):
+        warehouse, loaded = reported(make)
+        expected = compared(loaded)
+        expected["error"] = expected["y_hat"] - expected["y"]
+        assert expected["y"].isna().any()
+        assert expected["within80"].isna().any()
+        assert_same(warehouse.read("forecasts_and_actuals"), expected)
+
+    @pytest.mark.parametrize(
+        ("view", "by"),
+        [
+            ("accuracy_by_store", ["store"]),
+            ('accuracy_by_it"em', ['it"em']),
+            ("accuracy_by_week", [WEEK]),
+            ("accuracy_by_series_week", ["series_id", "store", 'it"em', WEEK]),
+        ],
+    )
+    def test_reports_count_accuracy_as_it_is_counted_by_hand(self, make, view, by):
+        warehouse, loaded = reported(make)
+        both = compared(loaded).dropna(subset=["y", "y_hat"])
+        expected = []
+        for names, group in both.groupby(by):
+            y, forecast = group["y"], group["y_hat"]
+            gap, size, error = (y - forecast).abs().sum(), y.abs().sum(), (forecast - y).sum()
+            wape = gap / size if size else None
+            expected.append(
+                dict(zip(by, names, strict=True))
+                | {"periods": len(y), "actual": y.sum(), "forecast": forecast.sum(), "abs_error": gap}
+                | {"abs_actual": size, "wape": wape, "accuracy": 1 - wape if size else None}
+                | {"bias": error / size if size else None, "cover80": group["within80"].mean()}
+            )
+        assert len(expected) > 1
+        assert_same(warehouse.read(view), pd.DataFrame(expected))
+
+    def test_reports_show_the_decisions_that_changed_something(self, make):
+        warehouse, loaded = reported(make)
+        frame = loaded["decisions"].to_pandas()
+        assert_same(warehouse.read("promotion_history"), frame[frame["action"] != "keep"])
+
+    def test_reports_follow_what_is_loaded_later(self, make):
+        warehouse, _ = reported(make)
+        views = report_views(REPORT_KEYS, {name: rows.column_names for name, rows in report_tables().items()})
+        for _ in range(2):
+            warehouse.define(views)
+        schema = report_tables()["actuals"].schema
+        last = report_tables()["actuals"].to_pylist()[-1]
+        late = last | {"ds": CUTOFF + timedelta(days=14), "y": 100.0}
+        new = pa.Table.from_pylist([late], schema=schema)
+        where = Where(since=late["ds"], before=late["ds"] + timedelta(days=1))
+        before = sum(warehouse.read("accuracy_by_week").column("periods").to_pylist())
+        warehouse.load("later", "f", [part(new, where, "actuals", ("series_id", "ds"))])
+        assert sum(warehouse.read("accuracy_by_week").column("periods").to_pylist()) == before + 1
+
     def test_types_are_kept_as_their_widest(self, make):
         warehouse = make()
         loaded = pa.table(
@@ -329,6 +392,89 @@ class WarehouseContract(Contract):
                     assert contents(warehouse.read("predictions", asked)) == contents(expected)
 
         sequence()
+
+
+REPORT_KEYS = ("store", 'it"em')
+
+
+def report_tables() -> dict[str, pa.Table]:
+    """Three series of 14 days forecast at two cutoffs: actuals that lack, that are zero, and intervals that lack."""
+    series = {"a__x": ("a", "x"), "a__y": ("a", "y"), "b__x": ("b", "x")}
+    predictions, actuals = [], []
+    for number, (name, keys) in enumerate(series.items()):
+        ids = {"series_id": name, **dict(zip(REPORT_KEYS, keys, strict=True))}
+        for day in range(1, 14 if number else 12):
+            ds = CUTOFF + timedelta(days=day)
+            y = None if day == 3 else 0.0 if number == 2 and day < 9 else float((day * 7 + number) % 5)
+            actuals.append(ids | {"ds": ds, "y": y})
+        for cutoff in (0, 7) if number else (0,):
+            for step in range(1, 8):
+                ds = CUTOFF + timedelta(days=cutoff + step)
+                y_hat = None if number == 1 and step == 2 else 1.0 + (step * 3 + number + cutoff) % 4
+                low = None if y_hat is None or step == 5 else y_hat - 1
+                high = None if low is None else y_hat + 1
+                line = {"ds": ds, "cutoff": CUTOFF + timedelta(days=cutoff), "step": step, "y_hat": y_hat}
+                predictions.append(ids | line | {"lo80": low, "hi80": high})
+    names = [(name, pa.string()) for name in ("series_id", *REPORT_KEYS)]
+    time, number = pa.timestamp("us"), pa.float64()
+    decided = [
+        {"series_id": name, **dict(zip(REPORT_KEYS, keys, strict=True)), "action": action, "cutoff": "c", "score": 0.5}
+        for (name, keys), action in zip(series.items(), ("promote", "keep", "reject"), strict=True)
+    ]
+    shape = [
+        ("ds", time),
+        ("cutoff", time),
+        ("step", pa.int64()),
+        ("y_hat", number),
+        ("lo80", number),
+        ("hi80", number),
+    ]
+    return {
+        "predictions": pa.Table.from_pylist(predictions, pa.schema([*names, *shape])),
+        "actuals": with_week(pa.Table.from_pylist(actuals, pa.schema([*names, ("ds", time), ("y", number)]))),
+        "decisions": pa.Table.from_pylist(
+            decided, pa.schema([*names, ("action", pa.string()), ("cutoff", pa.string()), ("score", number)])
+        ),
+    }
+
+
+def reported(make) -> tuple[Warehouse, dict[str, pa.Table]]:
+    """A warehouse with the report's tables and views, and the tables."""
+    warehouse, loaded = make(), report_tables()
+    keys = {"predictions": ("series_id", "cutoff", "ds"), "actuals": ("series_id", "ds"), "decisions": KEY}
+    warehouse.load("a", "f", [part(rows, table=name, key=keys[name]) for name, rows in loaded.items()])
+    warehouse.define(report_views(REPORT_KEYS, {name: rows.column_names for name, rows in loaded.items()}))
+    return warehouse, loaded
+
+
+def compared(loaded: dict[str, pa.Table]) -> pd.DataFrame:
+    """The oracle: each forecast, looked up in the actuals one by one."""
+    came = {(line["series_id"], line["ds"]): line for line in loaded["actuals"].to_pylist()}
+    found = []
+    for line in loaded["predictions"].to_pylist():
+        actual = came.get((line["series_id"], line["ds"]), {})
+        y, low, high = actual.get("y"), line["lo80"], line["hi80"]
+        within = None if y is None or low is None else float(low <= y <= high)
+        monday = line["ds"].date() - timedelta(days=line["ds"].weekday()) if actual else None
+        found.append(line | {"y": y, WEEK: monday, "within80": within})
+    return pd.DataFrame(found)
+
+
+def assert_same(found: pa.Table, expected: pd.DataFrame) -> None:
+    """Equal but for order and rounding; SQLite has dates and times as text in what a view computes."""
+
+    def plainly(frame: pd.DataFrame) -> pd.DataFrame:
+        frame = frame.copy()
+        for name in frame.columns:
+            if name in {"ds", "cutoff", WEEK} and frame[name].astype(str).str.match(r"\d{4}-|None|NaT|nan").all():
+                frame[name] = pd.to_datetime(frame[name])
+            elif name not in {"ds", "cutoff", WEEK} and frame[name].dtype.kind in "fiu":
+                frame[name] = frame[name].astype(float)
+        frame = frame[sorted(frame.columns)]
+        order = [name for name in ("series_id", *REPORT_KEYS, "cutoff", "ds", WEEK) if name in frame.columns]
+        return frame.sort_values(order, ignore_index=True)
+
+    pd.testing.assert_frame_equal(plainly(found.to_pandas()), plainly(expected), check_dtype=False)
 
 
 names = st.sampled_from(["a", "A", "b'", "ü😀", ""])

@@ -25,6 +25,10 @@ _COMPILED = (
 )  # fmt: skip
 
 
+# divisions are guarded where they can fail: numba's own checks of them would double the time to compile
+compiled = njit(cache=True, nogil=True, error_model="numpy", no_cfunc_wrapper=True)
+
+
 def _compiled_twin() -> ModuleType:
     """A second copy of mm_pack_v1 whose loops are compiled, so that one source serves training and any client."""
     name = "many_models.forecasting._mm_pack_v1_compiled"
@@ -37,7 +41,7 @@ def _compiled_twin() -> ModuleType:
     sys.modules[name] = module
     spec.loader.exec_module(module)
     for function in _COMPILED:
-        setattr(module, function, njit(cache=True, nogil=True)(getattr(module, function)))
+        setattr(module, function, compiled(getattr(module, function)))
     return module
 
 
@@ -57,7 +61,14 @@ UNIT, LOG_UNIT, LOW, HIGH, NONNEGATIVE = (
 )  # fmt: skip
 
 
-@njit(cache=True, nogil=True)
+@compiled
+def _copy(source, target):
+    """`target` = `source`, as a loop: numba takes two seconds to compile an assignment between arrays."""
+    for i in range(source.size):
+        target[i] = source[i]
+
+
+@compiled
 def solve(G, g, prior, strength, n, beta):
     """`beta` = argmin of the quadratic (G, g) plus `strength` observations of belief in `prior`; False if singular.
 
@@ -102,7 +113,7 @@ def solve(G, g, prior, strength, n, beta):
     return True
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _add_gram(X, w, v, a, b, XW, G, g):
     """G += X'wX and g += X'wv over the rows [a, b)."""
     if b <= a:
@@ -120,7 +131,7 @@ def _add_gram(X, w, v, a, b, XW, G, g):
             G[i, j] += A[i, j]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _smear(X, off, y, w, a, b, beta, way, own):
     """Σ y / Σ forecast over the rows [a, b), shrunk towards 1 by ten rows."""
     sy = 0.0
@@ -141,7 +152,7 @@ def _smear(X, off, y, w, a, b, beta, way, own):
     return min(max((sy + extra) / (sf + extra), 0.25), 4.0)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _bounds(y, code, a, b, own):
     """What a forecast may be: what the series has done up to `b`, and as much again."""
     low = math.inf
@@ -157,7 +168,7 @@ def _bounds(y, code, a, b, own):
     own[LOW] = 0.0 if own[NONNEGATIVE] != 0.0 else min(low, 0.0) - 0.5 * spread
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _irls(X, off, y, w0, a, b, beta, prior, strength, rounds, cold, own, XW, w, v):
     """Quasi-Poisson by iteratively reweighted least squares over the rows [a, b); False when it does not converge.
 
@@ -196,7 +207,7 @@ def _irls(X, off, y, w0, a, b, beta, prior, strength, rounds, cold, own, XW, w, 
     return True
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def features(y, code, ph, hol, C, x, binary, steps, first, origins, conf, own, decay, P, S, X, w, z, states, off):
     """One pass over a series' time: linear features X (3 × time × features) of every target, weights w and targets z
     (2 × time: raw and log), offsets `off` of the count scale, and the state after each origin (`states`).
@@ -229,11 +240,11 @@ def features(y, code, ph, hol, C, x, binary, steps, first, origins, conf, own, d
                     z[0, t] = y[t] / own[UNIT]
                     z[1, t] = math.log1p(max(y[t], 0.0) / own[LOG_UNIT])
         if o == origins[f]:
-            states[f] = S
+            _copy(S, states[f])
             f += 1
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def fit_series(
     y, code, ph, hol, C, x, binary, steps, first, origins, conf, own, prior, strength, recent, decay,
     pooled, root, feature, threshold, left, right, value, F, B, smear, S,
@@ -267,7 +278,7 @@ def fit_series(
     warmer = np.empty(p)
     done = first
     glm = False
-    B[3] = pooled
+    _copy(pooled, B[3])
     for f in range(origins.size):
         o = origins[f]
         _bounds(y, code, first, o + 1, own)
@@ -284,41 +295,28 @@ def fit_series(
         if n >= 8:
             for way in range(2):
                 if solve(G[way], g[way], prior[way], strength[way], G[way, nc, nc], beta):
-                    B[way] = beta
+                    _copy(beta, B[way])
             back = max(first, o + 1 - recent)
-            if not math.isnan(B[LOG, 0]):
-                smear[LOG] = _smear(X[LOG], off, y, w, back, o + 1, B[LOG], LOG, own)
             if P[o + 1, 0] > 0.0:
-                beta[:] = warmer if glm else prior[COUNT]
+                _copy(warmer if glm else prior[COUNT], beta)
                 rounds = 1 if glm else 4
                 glm = _irls(
-                    X[COUNT],
-                    off,
-                    y,
-                    w,
-                    back,
-                    o + 1,
-                    beta,
-                    prior[COUNT],
-                    strength[COUNT],
-                    rounds,
-                    not glm,
-                    own,
-                    XW,
-                    ww,
-                    v,
-                )
+                    X[COUNT], off, y, w, back, o + 1, beta, prior[COUNT], strength[COUNT], rounds, not glm, own,
+                    XW, ww, v,
+                )  # fmt: skip
                 if glm:
-                    warmer[:] = beta
-                    B[COUNT] = beta
-                    smear[COUNT] = _smear(X[COUNT], off, y, w, back, o + 1, beta, COUNT, own)
+                    _copy(beta, warmer)
+                    _copy(beta, B[COUNT])
+            for way in range(LOG, COUNT + 1):
+                if not math.isnan(B[way, 0]):
+                    smear[way] = _smear(X[way], off, y, w, back, o + 1, B[way], way, own)
         _forecast(
             states[f], y, code, P, o, ph, hol, C, x, binary, B, smear, conf, own, H, F[f], row,
             root, feature, threshold, left, right, value,
         )  # fmt: skip
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def pooled_moments(
     y, code, ph, hol, C, x, binary, steps, first, origin, conf, own, decay, beta, cold, G, g, S,
     rows, target, offset, weight, keep,
@@ -385,7 +383,7 @@ def pooled_moments(
     return n
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def classify(y, code, ph, hol, x, binary, first, conf, own, longest, S):
     """Mark in `code` the zeros of closed periods and of stock-outs, each judged by nothing later than itself.
 

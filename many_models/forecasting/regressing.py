@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
-from many_models.forecasting.kernels import pack
+from many_models.forecasting.kernels import compiled, pack
 from many_models.forecasting.mm_pack_v1 import CALENDAR, COVARIATES, DYNAMIC, HORIZON, OBSERVED, RAW, SEASON, UNIT
 
 _advance, _prefix, _last_year, _fill = pack.advance, pack.prefix, pack.last_year, pack.fill
@@ -16,7 +15,7 @@ _recent_mean, _same_phase = pack.recent_mean, pack.same_phase
 PLAIN = 6  # features besides the linear ones: phase, step, age, recent mean, mean of the phase, holiday
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def regressor_features(  # noqa: ANN201, PLR0913, PLR0917 - a kernel takes arrays
     y, code, ph, hol, C, x, binary, steps, first, origins, conf, own, S, X, used, ahead  # noqa: ANN001
 ):  # fmt: skip

@@ -322,7 +322,8 @@ def test_the_fallbacks_that_the_readme_names_are_the_codes() -> None:
     named = re.search(r"of its forecast: (.+?)\. A series that has ended", section("What happens each day"))
     assert named is not None
     names = set(re.findall(r"`(\w+)(?::KEY)?`", named[1]))
-    code = "".join((ROOT / "many_models" / file).read_text() for file in ("forecasting/training.py", "work.py"))
+    files = ("forecasting/evaluating.py", "forecasting/training.py", "work.py")
+    code = "".join((ROOT / "many_models" / file).read_text() for file in files)
     assert names == {"short_history", "constant", "zero", "prior", "no_champion"}
     assert [name for name in names if not re.search(rf"\"{name}\"|\"{name}:", code)] == []
 

@@ -15,10 +15,11 @@ from many_models.errors import InputError
 from many_models.forecasting import metrics
 from many_models.forecasting import mm_pack_v1 as loader
 from many_models.forecasting.dataset import prepare
+from many_models.forecasting.evaluating import candidate_names
 from many_models.forecasting.panel import build, layout_of
 from many_models.forecasting.pooling import pool
 from many_models.forecasting.spec import Spec
-from many_models.forecasting.training import candidate_names, train
+from many_models.forecasting.training import train
 from many_models.keys import SeriesKey
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ _COMPILED = (
 
 
 # divisions are guarded where they can fail: numba's own checks of them would double the time to compile
-compiled = njit(cache=True, nogil=True, error_model="numpy", no_cfunc_wrapper=True)
+compiled = njit(cache=True, nogil=True, error_model="numpy")
 
 
 def _compiled_twin() -> ModuleType:

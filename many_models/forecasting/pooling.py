@@ -17,6 +17,8 @@ import pyarrow.compute as pc
 
 from many_models.errors import InputError, IntegrityError
 from many_models.forecasting import mm_pack_v1 as loader
+from many_models.forecasting.calibrating import Evidence, gather_evidence, no_evidence
+from many_models.forecasting.evaluating import evaluate
 from many_models.forecasting.fitting import (
     NO_TREES,
     Shared,
@@ -42,20 +44,6 @@ NEWTON_STEPS = 5
 TREE_ROUNDS = 150
 MOST_SERIES = 400
 CUSTOM_SERIES = 40  # of them, on which users' own forecasters are tried: they may take seconds each
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """How candidates did over the sample's backtest, per class of series (rows).
-
-    `moments` (classes × candidates × candidates) mean products of errors, `factor` actual / forecast, `quantiles`
-    (classes × 2 × levels) of errors in standard deviations, `growth` of the spread with the step.
-    """
-
-    moments: NDArray[np.float64]
-    factor: NDArray[np.float64]
-    quantiles: NDArray[np.float64]
-    growth: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -129,8 +117,6 @@ def pool(
     Rows after `cutoff` are ignored. What judges the backtest windows is learned before the first of them. Raises
     InputError for missing columns or no rows.
     """
-    from many_models.forecasting.training import evaluate, gather_evidence
-
     layout = layout_of(spec, rows)
     rows = rows.filter(pc.less_equal(rows["ds"], pa.scalar(cutoff, pa.timestamp("us"))))
     names = sorted(pc.unique(rows["series_id"]).to_pylist(), key=lambda name: hashlib.sha256(name.encode()).digest())[
@@ -146,12 +132,6 @@ def pool(
     first = PooledModels(spec, early, late, no_evidence(spec))
     evidence = gather_evidence(evaluate(rows, spec, cutoff, first, custom_series=CUSTOM_SERIES))
     return PooledModels(spec, early, late, evidence)
-
-
-def no_evidence(spec: Spec) -> Evidence:
-    """The empty evidence: nothing is pooled."""
-    C = len(spec.every_candidate)
-    return Evidence(np.zeros((0, C, C)), np.zeros(0), np.zeros((0, 2 * len(spec.levels))), np.zeros(0))
 
 
 def learn(panel: Panel, layout: Layout, spec: Spec, origin: int, *, trees: bool) -> Shared:

@@ -9,7 +9,7 @@ import pytest
 from many_models.errors import SettingsError
 from many_models.forecasting import Spec, combining, metrics, train
 from many_models.forecasting import mm_pack_v1 as loader
-from many_models.forecasting.training import GROWTH, growth_of
+from many_models.forecasting.calibrating import GROWTH, growth_of
 from many_models_tests.forecasting.histories import AS_OF, rows_of
 
 

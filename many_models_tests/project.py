@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import pandas as pd
 
-from many_models.definitions import build_lake
+from many_models.definitions import build_lake, build_warehouse
 from many_models.due import STAGES
 from many_models.headless import Day, StageReport, open_instance
 from many_models.settings import Settings, load_settings
@@ -63,10 +63,10 @@ class Project:
 
     def contents(self) -> dict[str, pd.DataFrame]:
         """Every table of lake and warehouse without what differs from run to run, rows in a fixed order."""
-        lake = build_lake(self.settings())
+        lake, warehouse = build_lake(self.settings()), build_warehouse(self.settings())
         found = {f"lake {name}": self.table(name) for name in lake.tables()}
         for name in ("predictions", "decisions", "actuals", "accuracy"):
-            found[f"warehouse {name}"] = self.warehouse(f"SELECT * FROM {name}")
+            found[f"warehouse {name}"] = warehouse.read(name).to_pandas()
         return {name: comparable(frame) for name, frame in sorted(found.items())}
 
 

@@ -1,4 +1,6 @@
-"""The whole day with the lake on Azure storage: the settings file alone differs, what comes out does not."""
+"""The whole day on Azure's stand-ins: a PostgreSQL source, the lake on Azurite, the warehouse by COPY INTO on the TDS
+stand-in. The settings file alone differs from a day on embedded parts, and what comes out does not.
+"""
 
 from __future__ import annotations
 
@@ -6,43 +8,84 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 import pytest
+import sqlalchemy as sa
 from azure.storage.blob import ContainerClient
 
 from many_models.adapters.azure_storage import KEY
+from many_models.definitions import build_warehouse
 from many_models.due import STAGES
 from many_models_tests.project import END, make_project, sales, stages_of
+from many_models_tests.tds_server import PASSWORD, require_freetds, running_tds
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from many_models_tests.azurite import Azurite
+    from many_models_tests.postgres_server import PostgresServer
 
 pytestmark = pytest.mark.slow
 
 QUICK = {"horizon": 7, "windows": 1, "trees": False}
 
 
-def test_a_lake_on_azure_ends_with_what_a_lake_on_disk_ends_with(
-    azurite: Azurite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_day_from_postgres_through_azure_storage_into_synapse_ends_as_a_day_on_embedded_parts_does(
+    azurite: Azurite,
+    postgres: PostgresServer,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv(KEY, azurite.key)
-    place = f"{azurite.container('day')}/many_models"
+    require_freetds()
+    secrets = {
+        KEY: azurite.key,
+        "MANY_MODELS_SOURCE_PASSWORD": postgres.password,
+        "MANY_MODELS_WAREHOUSE_PASSWORD": PASSWORD,
+    }
+    for name, secret in secrets.items():
+        monkeypatch.setenv(name, secret)
     rows = sales(stores=2, items=2, days=100)
-    lake = {"path": place, "credential": "key", "endpoint": azurite.endpoint}
+    source = served_by_postgres(postgres, rows)
+    lake = {"path": f"{azurite.container('day')}/many_models", "credential": "key", "endpoint": azurite.endpoint}
     workers = {"kind": "processes", "workers": 1}
-    remote = make_project(tmp_path / "azure", rows, lake=lake, compute=workers, forecast=QUICK)
     local = make_project(tmp_path / "disk", rows, forecast=QUICK)
+    with running_tds(tmp_path_factory.mktemp("synapse"), storage=azurite.connection_string) as synapse:
+        warehouse = {"kind": "synapse", "url": synapse.url(password=""), "credential": "password"}
+        remote = make_project(
+            tmp_path / "azure", rows, source=source, lake=lake, warehouse=warehouse, compute=workers, forecast=QUICK
+        )
+        (remote.root / "sales.db").unlink()
 
-    assert set(stages_of(remote.run(END))) == set(STAGES)
-    assert remote.run(END) == []
-    assert not (remote.root / "var" / "lake").exists()
-    local.run(END)
-    on_disk, on_azure = local.contents(), remote.contents()
-    assert on_azure.keys() == on_disk.keys()
-    for name, expected in on_disk.items():
-        pd.testing.assert_frame_equal(on_azure[name], expected, obj=name)
-    assert files_with(azurite.key.encode(), tmp_path) == []
-    assert blobs_with(azurite.key.encode(), azurite, "day") == []
+        assert set(stages_of(remote.run(END))) == set(STAGES)
+        assert remote.run(END) == []
+        assert not (remote.root / "var" / "lake").exists()
+        assert not (remote.root / "var" / "warehouse.db").exists()
+        local.run(END)
+        on_disk, on_azure = local.contents(), remote.contents()
+        assert on_azure.keys() == on_disk.keys()
+        for name, expected in on_disk.items():
+            pd.testing.assert_frame_equal(on_azure[name], expected, obj=name)
+        report, expected = (build_warehouse(one.settings()).read("latest_forecasts") for one in (remote, local))
+        assert report.num_rows == 2 * 2 * 7
+        assert report.column_names == expected.column_names
+        copies = [statement for statement in synapse.statements() if statement.startswith("COPY INTO")]
+        assert len(copies) >= 3
+        assert all(f"FROM '{azurite.endpoint}/day/many_models/staging/" in statement for statement in copies)
+        assert not [name for name in azurite.blobs("day") if "/staging/" in name]
+        assert not [
+            statement for statement in synapse.statements() if any(map(statement.__contains__, secrets.values()))
+        ]
+    for secret in secrets.values():
+        assert files_with(secret.encode(), tmp_path) == []
+        assert blobs_with(secret.encode(), azurite, "day") == []
+
+
+def served_by_postgres(postgres: PostgresServer, rows: pd.DataFrame) -> dict[str, object]:
+    """The source's settings, once the rows are in a table of a database of their own, dates as dates."""
+    url = postgres.new_database()
+    engine = sa.create_engine(url, poolclass=sa.pool.NullPool)
+    rows.assign(date=pd.to_datetime(rows["date"])).to_sql("sales", engine, index=False, dtype={"date": sa.Date()})
+    address = url.replace(f":{postgres.password}@", "@").replace("postgresql+psycopg2", "postgresql")
+    return {"url": address, "table": "sales", "credential": "password"}
 
 
 def files_with(planted: bytes, folder: Path) -> list[str]:

@@ -11,6 +11,7 @@ from datetime import datetime
 import pyarrow as pa
 import pytest
 
+from benchmarks.warehouse import extra_memory
 from many_models.adapters import warehouse_dialects
 from many_models.adapters.warehouse_memory import MemoryWarehouse
 from many_models.adapters.warehouse_sql import SqlWarehouse
@@ -137,3 +138,9 @@ def test_a_day_of_ten_thousand_series_is_loaded_in_seconds(tmp_path):
     began = time.process_time()
     warehouse.load("a", "f", [part(lines, key=("series_id", "cutoff", "step"))])
     assert time.process_time() - began < 5
+
+
+@pytest.mark.slow
+def test_the_memory_that_a_load_adds_to_its_rows_does_not_grow_with_them():
+    assert extra_memory(1_000) < 40
+    assert extra_memory(20_000) < 40  # MB; the rows themselves are 80

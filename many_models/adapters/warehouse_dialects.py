@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from many_models.ports import Scalar, WarehouseView
 
 LOCK_SECONDS = 30.0
-BATCH_ROWS = 50_000
+BATCH_ROWS = 10_000
 WRITE_LOCK = 7_031_994  # any number, the same for all loaders
 SqlType = sa.types.TypeEngine[Any]
 

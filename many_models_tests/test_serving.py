@@ -248,7 +248,8 @@ async def test_the_cache_stays_within_its_bytes_whatever_is_asked(tmp_path: Path
         for _ in range(40):
             names = [f"s{i}__{item}" for i in rng.integers(0, 12, 2) for item in ITEMS]
             assert all("error" not in answer for answer in await forecasts(client, *names))
-            assert cache.bytes <= cache.budget
+            # a thread may hold what has just left for a moment longer
+            await until(lambda: cache.bytes <= cache.budget, 2.0)
         assert cache.counts.evictions > 5
         assert registry.calls["files"] == 12  # the disk has what memory has not
         gc.collect()

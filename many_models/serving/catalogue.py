@@ -85,9 +85,17 @@ class Catalogue:
 
     def find(self, names: Sequence[str]) -> list[int]:
         """The number of each series, -1 for one that the release does not serve."""
+        if not len(self):
+            return [-1] * len(names)
         wanted = np.fromiter(map(hash, names), np.int64, len(names))
-        places: list[int] = np.searchsorted(self._hashes, wanted).tolist()
-        return [self._match(name, place) for name, place in zip(names, places, strict=True)]
+        places = np.searchsorted(self._hashes, wanted)
+        likely = self._order[np.minimum(places, len(self) - 1)]
+        spans = np.where(likely > 0, self._ends[likely - 1], 0).tolist(), self._ends[likely].tolist()
+        numbers: list[int] = likely.tolist()
+        for i, (name, start, end) in enumerate(zip(names, *spans, strict=True)):
+            if self._names[start:end] != _bytes(name):
+                numbers[i] = self._match(name, int(places[i]))
+        return numbers
 
     def _match(self, name: str, place: int) -> int:
         """Of the series with the hash of `name`, which begin at `place`, the one with that name."""
@@ -102,6 +110,24 @@ class Catalogue:
     def text(self, column: str, number: int) -> str:
         """What the manifest says of a series in one of the columns staging, recipe, cutoff, previous, fallback."""
         return self._texts[self._arrays[column][number]]
+
+    def rows(self, numbers: Sequence[int]) -> list[int]:
+        """The row in its pack of each series; any for -1."""
+        return self.row_of[numbers].tolist() if len(self) else [0] * len(numbers)
+
+    def codes(self, numbers: Sequence[int]) -> list[int]:
+        """The place in `packs` of the pack that serves each series; -1 for -1."""
+        if not len(self):
+            return [-1] * len(numbers)
+        found: list[int] = np.where(np.asarray(numbers) < 0, -1, self.pack_of[numbers]).tolist()
+        return found
+
+    def cutoffs(self, numbers: Sequence[int]) -> list[str]:
+        """The training cutoff of each series, as the manifest has it; "" for -1."""
+        if not len(self):
+            return [""] * len(numbers)
+        codes: list[int] = self._arrays["cutoff"][numbers].tolist()
+        return ["" if number < 0 else self._texts[code] for number, code in zip(numbers, codes, strict=True)]
 
     def pack(self, number: int) -> PackId:
         """The pack that serves a series."""

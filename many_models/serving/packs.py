@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 DIGITS = 8
 TINY, HUGE = 1e-280, 1e280  # beyond them numbers are rounded as if they were about one
 SMALL_OBJECTS = 24_000  # bytes of Python's own beside the arrays of a pack
+QUICK_STEPS = 60
 KEPT_HORIZONS = 8  # so many times the usual horizon are kept of calendars
 PER_PERIOD = 300  # bytes of a calendar, for each
 PER_SERIES = 300  # and for each of its series
@@ -44,10 +45,10 @@ class Observation:
     known: Mapping[str, Value] = field(default_factory=dict[str, Value])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Question:
     """One series' forecast that is asked for: `horizon` steps after `cutoff` (None: after the last observation, or
-    after training), with what is known of the future by time.
+    after training), with what is known of the future by time. Never changed; not frozen because that takes longer.
     """
 
     series_id: str
@@ -58,7 +59,13 @@ class Question:
 
     def is_plain(self, usual: int) -> bool:
         """Whether the answer depends on the model alone; `usual` is its horizon."""
-        return not self.known and not self.observations and self.cutoff is None and self.horizon in {None, usual}
+        if self.known or self.observations or self.cutoff is not None:
+            return False
+        return self.horizon is None or self.horizon == usual
+
+    def is_quick(self, usual: int) -> bool:
+        """Whether answering takes well under a millisecond, whatever its covariates are."""
+        return not self.observations and self.cutoff is None and (self.horizon or usual) <= QUICK_STEPS
 
 
 class LoadedPack:
@@ -95,9 +102,14 @@ class LoadedPack:
         """The answer to a plain question about a row, where it has been given before."""
         return self._answers.get(row) if question.is_plain(self.horizon) else None
 
+    @property
+    def busy(self) -> bool:
+        """Whether a forecast is being made, which another would have to wait for."""
+        return self._lock.locked()
+
     def answer(self, question: Question, row: int, *, keep: bool = True) -> bytes:
-        """The forecast of a row as the inside of a JSON object, without braces. `keep` says whether there is room to
-        keep it. Raises SeriesError for a question that cannot be answered.
+        """The forecast of a row as a JSON object without its closing brace. `keep` says whether there is room to keep
+        it. Raises SeriesError for a question that cannot be answered.
         """
         name = question.series_id
         if row >= len(self.series) or self.series[row] != name:
@@ -135,7 +147,8 @@ class LoadedPack:
         names = ["y_hat", *(f"{side}{level}" for level in self._model.levels for side in ("lo", "hi"))]
         columns |= zip(names, rounded(np.concatenate([point[:, None], bounds.reshape(h, -1)], 1).T), strict=True)
         columns["known_repeated"] = repeated.tolist()
-        return to_json(columns, inf_nan_mode="null")[1:-1]
+        name = json.dumps(question.series_id).encode()  # to_json refuses half a surrogate pair
+        return b'{"series_id":%b,%b' % (name, to_json(columns, inf_nan_mode="null")[1:-1])
 
     def _times(self, question: Question) -> tuple[list[tuple[int, Observation]], list[tuple[int, Mapping[str, Value]]]]:
         """Observations and known covariates by step number. Raises SeriesError for times off the frequency."""

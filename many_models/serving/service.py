@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from many_models.settings import ServeSettings, Settings
 
 AT_ONCE = 32  # series that are forecast before others get their turn
+INLINE = 2  # quick questions of a request that cost less than handing them to a thread
 FETCHERS = 8
-_quoted = json.encoder.encode_basestring_ascii
 
 
 class NotReadyError(UnavailableError):
@@ -110,28 +110,44 @@ class Service:
         release = self.release
         deadline = time.monotonic() + self.settings.serve.max_seconds
         numbers = release.find([question.series_id for question in questions])
-        asked = _Asked(questions, numbers, release.row_of[numbers].tolist(), [_UNANSWERED] * len(questions))
-        groups: dict[int, list[int]] = {}
-        codes: list[int] = release.pack_of[numbers].tolist()
-        for place, number in enumerate(numbers):
-            if number < 0:
-                name = questions[place].series_id
-                asked.answers[place] = UnknownSeriesError(name, "the live release does not serve it")
-            else:
-                groups.setdefault(codes[place], []).append(place)
+        asked = _Asked(questions, release.rows(numbers), [_UNANSWERED] * len(questions))
         pending = list[asyncio.Task[None]]()
-        for code, places in groups.items():
-            pack = release.packs[code]
+        for pack, places in self._by_pack(release, numbers, asked).items():
             loaded = self.cache.ready(pack)
             left = places
             if loaded is not None and not from_lake:
                 left = asked.fill_in(loaded, places)
+                if left and asked.are_quick(loaded, left):
+                    self._take(loaded, asked, left, _answers(loaded, *asked.of(left), self._has_room))
+                    continue
             if left:
                 work = self._group(pack, loaded, asked, left, from_lake=from_lake)
                 pending.append(asyncio.get_running_loop().create_task(work))
         if pending:
             await self._finish(pending, deadline)
-        return _outcome(release, asked)
+        return _outcome(release, release.cutoffs(numbers), asked)
+
+    def _by_pack(self, release: Catalogue, numbers: Sequence[int], asked: _Asked) -> dict[PackId, list[int]]:
+        """The places of the questions about each pack; series that the release does not serve get their error."""
+        groups: dict[int, list[int]] = {}
+        for place, code in enumerate(release.codes(numbers)):
+            if code < 0:
+                name = asked.questions[place].series_id
+                asked.answers[place] = UnknownSeriesError(name, "the live release does not serve it")
+            else:
+                groups.setdefault(code, []).append(place)
+        return {release.packs[code]: places for code, places in groups.items()}
+
+    @property
+    def _has_room(self) -> bool:
+        return self.cache.bytes < self.cache.budget
+
+    def _take(
+        self, model: LoadedPack, asked: _Asked, places: Sequence[int], found: Sequence[bytes | ManyModelsError]
+    ) -> None:
+        for place, answer in zip(places, found, strict=True):
+            asked.answers[place] = answer
+        self.cache.grown(model)
 
     async def _finish(self, pending: Sequence[asyncio.Task[None]], deadline: float) -> None:
         try:
@@ -157,7 +173,7 @@ class Service:
                 model = await self.cache.get(pack)
                 if not from_lake:  # a thousand may have waited for the same one
                     places = asked.fill_in(model, places)
-            questions, rows = [asked.questions[i] for i in places], [asked.rows[i] for i in places]
+            questions, rows = asked.of(places)
             if from_lake:
                 questions = await loop.run_in_executor(self._fetching, self._fresh, model, questions, rows)
         except ManyModelsError as error:
@@ -166,11 +182,10 @@ class Service:
             return
         for start in range(0, len(places), AT_ONCE):
             part = slice(start, start + AT_ONCE)
-            keep = self.cache.bytes < self.cache.budget
-            found = await loop.run_in_executor(self._computing, _answers, model, questions[part], rows[part], keep)
-            for place, answer in zip(places[part], found, strict=True):
-                asked.answers[place] = answer
-        self.cache.grown(model)
+            found = await loop.run_in_executor(
+                self._computing, _answers, model, questions[part], rows[part], self._has_room
+            )
+            self._take(model, asked, places[part], found)
 
     def _fresh(self, model: LoadedPack, questions: Sequence[Question], rows: Sequence[int]) -> list[Question]:
         from many_models.serving.feedback import with_observations
@@ -185,9 +200,18 @@ class _Asked:
     """The questions of one request, and their answers as they come: forecasts as JSON, or errors."""
 
     questions: Sequence[Question]
-    numbers: Sequence[int]
     rows: Sequence[int]
     answers: list[bytes | ManyModelsError]
+
+    def of(self, places: Sequence[int]) -> tuple[list[Question], list[int]]:
+        """The questions at `places` and their rows."""
+        return [self.questions[i] for i in places], [self.rows[i] for i in places]
+
+    def are_quick(self, loaded: LoadedPack, places: Sequence[int]) -> bool:
+        """Whether answering them here and now keeps nobody waiting."""
+        if len(self.questions) > INLINE or loaded.busy:
+            return False
+        return all(self.questions[i].is_quick(loaded.horizon) for i in places)
 
     def fill_in(self, loaded: LoadedPack, places: Sequence[int]) -> list[int]:
         """Fills in what has been answered before; the places that are left."""
@@ -201,25 +225,21 @@ class _Asked:
         return left
 
 
-def _outcome(release: Catalogue, asked: _Asked) -> Outcome:
-    failed: dict[str, int] = {}
+def _outcome(release: Catalogue, cutoffs: Sequence[str], asked: _Asked) -> Outcome:
     parts: list[bytes] = []
-    ages: dict[str, int] = {}
-    for question, number, answer in zip(asked.questions, asked.numbers, asked.answers, strict=True):
-        name = _quoted(question.series_id).encode()
+    failed: dict[str, int] = {}
+    ends = {cutoff: b',"age_days":%d}' % age_days(cutoff) for cutoff in set(cutoffs)}
+    for question, cutoff, answer in zip(asked.questions, cutoffs, asked.answers, strict=True):
         if isinstance(answer, bytes):
-            cutoff = release.text("cutoff", number)
-            if cutoff not in ages:
-                ages[cutoff] = age_days(cutoff)
-            parts.append(b'{"series_id":%b,"age_days":%d,%b}' % (name, ages[cutoff], answer))
+            parts += (b",", answer, ends[cutoff])
         else:
             kind = type(answer).__name__.removesuffix("Error")
             failed[kind] = failed.get(kind, 0) + 1
-            parts.append(b'{"series_id":%b,"error":%b}' % (name, json.dumps(_described(answer, kind)).encode()))
-    head = json.dumps({"release": release.release_id, "released_at": f"{release.created_at.isoformat()}Z"})[
-        :-1
-    ].encode()
-    return Outcome(b'%b,"forecasts":[%b]}' % (head, b",".join(parts)), len(parts), failed)
+            error = {"series_id": question.series_id, "error": _described(answer, kind)}
+            parts += (b",", json.dumps(error).encode())
+    head = json.dumps({"release": release.release_id, "released_at": f"{release.created_at.isoformat()}Z"})
+    parts[:1] = [b'%b,"forecasts":[' % head[:-1].encode()]  # instead of the first comma
+    return Outcome(b"".join([*parts, b"]}"]), len(asked.questions), failed)
 
 
 class LimitError(InputError):

@@ -340,7 +340,8 @@ def serve(config: Path | None, host: str | None, port: int | None, *, no_auth: b
     changed = {name: value for name, value in given.items() if value is not None}
     settings = settings.model_copy(update={"serve": settings.serve.model_copy(update=changed)})
     lake = build_lake(settings) if settings.serve.lake else None
-    run_server(build_app(settings, build_production(settings), lake, api_keys()), settings.serve)
+    production = build_production(settings, fail_soon=True)
+    run_server(build_app(settings, production, lake, api_keys()), settings.serve)
 
 
 @main.command()

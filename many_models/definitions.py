@@ -130,10 +130,13 @@ def build_staging(settings: Settings) -> ports.StagingRegistry:
     return MlflowStaging(settings.url(registry.staging), artifacts, registry.prefix)
 
 
-def build_production(settings: Settings) -> ports.ProductionRegistry:
-    """The registry that serves."""
+def build_production(settings: Settings, *, fail_soon: bool = False) -> ports.ProductionRegistry:
+    """The registry that serves; with `fail_soon` this process gives up on it within seconds, not minutes."""
     from many_models.adapters.registry_mlflow import MlflowProduction
+    from many_models.adapters.registry_mlflow_store import fail_soon as give_up_soon
 
+    if fail_soon:
+        give_up_soon()
     registry = settings.registry
     artifacts = registry.artifacts(registry.production_artifacts, settings.root)
     return MlflowProduction(settings.url(registry.production), artifacts, registry.prefix, aliases=registry.aliases)

@@ -55,12 +55,12 @@ def started(words: Sequence[str], root: Path, url: str, env: Mapping[str, str]) 
 
 
 @contextmanager
-def mlflow_server(root: Path, *, users: bool = False) -> Generator[str]:
-    """The URL of an MLflow server that keeps its files in `root`/files.
+def mlflow_server(root: Path, *, users: bool = False, port: int = 0) -> Generator[str]:
+    """The URL of an MLflow server that keeps its files in `root`/files, on `port` or a free one; killed at the end.
 
     With `users` it asks for a name and a password; ADMIN makes others. Whoever is known may read.
     """
-    port = free_port()
+    port = port or free_port()
     words = ["-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{root}/m.db", "--workers", "1"]
     words += ["--artifacts-destination", str(root / "files"), "--host", "127.0.0.1", "--port", str(port)]
     env = dict[str, str]()

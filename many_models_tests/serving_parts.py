@@ -15,6 +15,7 @@ import httpx
 import numpy as np
 
 from many_models.adapters.registry_memory import MemoryProduction
+from many_models.adapters.registry_mlflow_store import _SOON
 from many_models.errors import IntegrityError, UnavailableError
 from many_models.forecasting import PackModel, train
 from many_models.ports import PackUpload, PromotedSeries, Release, ReleaseDraft
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    import pytest
     from fastapi import FastAPI
 
 KNOWN = replace(SPEC, known=("price",))
@@ -116,6 +118,13 @@ async def forecasts(client: httpx.AsyncClient, *series: str | dict[str, Any], **
     answer = await client.post("/v1/forecasts", json=body)
     assert answer.status_code == 200, answer.text
     return answer.json()["forecasts"]
+
+
+def confine_fail_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `build_production(…, fail_soon=True)` sets in the process's environment ends with the test."""
+    for name in _SOON:
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
 
 
 async def until(condition, seconds: float = 15.0) -> None:

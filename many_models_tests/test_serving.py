@@ -417,6 +417,22 @@ async def test_a_registry_that_hangs_costs_a_request_its_time_limit_and_no_more(
 
 
 @run
+async def test_a_registry_that_hangs_does_not_hold_up_packs_that_are_on_the_disk(tmp_path: Path) -> None:
+    stores = [f"s{i}" for i in range(20)]
+    registry = Registry(pack("a"), *map(pack, stores))
+    async with asked(registry, tmp_path) as client:
+        await forecasts(client, "a__tea")
+    async with asked(registry, tmp_path, max_seconds=3.0) as client:
+        registry.seconds = 4.0  # more packs than there are fetchers
+        hanging = asyncio.create_task(forecasts(client, *(f"{store}__tea" for store in stores)))
+        await until(lambda: registry.calls["files"] > 2)
+        begun = time.monotonic()
+        assert close((await forecasts(client, "a__tea"))[0], oracle("tea"))
+        assert time.monotonic() - begun < 1.5
+        assert {found["error"]["kind"] for found in await hanging} == {"TimeLimit"}
+
+
+@run
 async def test_a_switch_is_seen_within_seconds_and_no_answer_is_mixed(tmp_path: Path) -> None:
     stores = ("a", "b", "c")
     registry = Registry(*(pack(store) for store in stores))

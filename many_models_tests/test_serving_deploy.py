@@ -14,7 +14,7 @@ import yaml
 
 from many_models.settings import Settings, load_settings
 from many_models_tests.forecasting.histories import AS_OF
-from many_models_tests.serving_parts import draft, pack
+from many_models_tests.serving_parts import confine_fail_soon, draft, pack
 
 pytestmark = pytest.mark.slow
 DEPLOY = Path(__file__).parents[1] / "deploy" / "serving"
@@ -91,6 +91,7 @@ def test_azure_takes_the_endpoint_and_the_deployment() -> None:
 def test_the_scoring_script_answers_from_a_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from many_models.definitions import build_production
 
+    confine_fail_soon(monkeypatch)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MANY_MODELS__SERVE__LAKE", "false")
     assert not [name for name in os.environ if name.startswith("MANY_MODELS_CONFIG")]

@@ -59,6 +59,7 @@ _QUIET = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
+_SOON = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 """MLflow reads these at each call; where a user has set them, they stay."""
 _SQL = re.compile(r"(sqlite|postgresql|mysql|mssql)(\+\w+)?://")
 _REFUSED = {"PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED", "UNAUTHENTICATED"}
@@ -415,6 +416,15 @@ def locked(path: Path, seconds: float, what: str) -> Generator[None]:
         yield
     finally:
         connection.close()
+
+
+def fail_soon() -> None:
+    """In this process, which serves: a server that does not answer is away after seconds.
+
+    MLflow asks again for four minutes; what waits for it would hold up what needs no registry.
+    """
+    for name, value in _SOON.items():
+        os.environ.setdefault(name, value)
 
 
 def _new_clients(uri: str) -> _Clients:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from many_models.errors import InputError, ManyModelsError, TransientError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
     from concurrent.futures import Executor
 
     from many_models.serving.catalogue import PackId
@@ -46,13 +46,18 @@ class Counts:
 
 
 class PackCache:
-    """At most `budget` bytes of packs. `size` says how many bytes a pack needs and may fetch it; `load` opens it.
+    """At most `budget` bytes of packs. `size` says how many bytes a pack needs and may fetch it; `load` opens it, on
+    `threads`.
 
     The second-chance rule chooses who leaves: oldest first, but one that was used since the hand last passed stays.
     """
 
     def __init__(
-        self, budget: int, size: Callable[[PackId], int], load: Callable[[PackId], LoadedPack], threads: Executor
+        self,
+        budget: int,
+        size: Callable[[PackId], Awaitable[int]],
+        load: Callable[[PackId], LoadedPack],
+        threads: Executor,
     ) -> None:
         self.budget, self.counts = budget, Counts()
         self._size, self._load, self._threads = size, load, threads
@@ -108,7 +113,7 @@ class PackCache:
     async def _loaded(self, pack: PackId) -> LoadedPack:
         loop, reserved = asyncio.get_running_loop(), 0
         try:
-            size = await loop.run_in_executor(self._threads, self._size, pack)
+            size = await self._size(pack)
             if size > self.budget:
                 raise InputError(
                     f"pack {pack.ref} needs {size / 1e6:.0f} MB, the cache may hold {self.budget / 1e6:.0f} MB: "

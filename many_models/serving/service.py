@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 AT_ONCE = 32  # series that are forecast before others get their turn
 INLINE = 2  # quick questions of a request that cost less than handing them to a thread
-FETCHERS = 8
+FETCHERS, LOADERS = 8, 4
 
 
 class NotReadyError(UnavailableError):
@@ -57,10 +57,11 @@ class Service:
         self._lake = lake
         self._opened: dict[PackId, tuple[mmap.mmap, dict[str, memoryview]]] = {}
         self._fetching = ThreadPoolExecutor(FETCHERS, "fetch")
+        self._loading = ThreadPoolExecutor(LOADERS, "load")  # a registry that hangs must not hold up what is here
         self._computing = ThreadPoolExecutor(len(os.sched_getaffinity(0)), "compute")
         self._watching = ThreadPoolExecutor(2, "watch")
         self.shelf = Shelf(folder / "packs", production, int(serve.disk_mb * 1e6), fetched)
-        self.cache = PackCache(int(serve.memory_mb * 1e6), self._size, self._load, self._fetching)
+        self.cache = PackCache(int(serve.memory_mb * 1e6), self._size, self._load, self._loading)
         self.follower = Follower(
             production, self.shelf, folder / "release.npz", self._hot, self._watching, serve.poll_seconds
         )
@@ -76,7 +77,7 @@ class Service:
     async def stop(self) -> None:
         """Let everything go; does not wait for what hangs."""
         await self.follower.stop()
-        for threads in (self._fetching, self._computing, self._watching):
+        for threads in (self._fetching, self._loading, self._computing, self._watching):
             threads.shutdown(wait=False, cancel_futures=True)
 
     @property
@@ -87,13 +88,17 @@ class Service:
         return current
 
     # --- loading ------------------------------------------------------------------------------------------------
-    def _size(self, pack: PackId) -> int:
-        if not self.shelf.has(pack):
-            opened = self.shelf.open(pack)
-            if not self.shelf.has(pack):  # the disk is full: it must not be fetched twice
-                self._opened[pack] = opened
-                return len(opened[0])
-        return self.shelf.path(pack).stat().st_size
+    async def _size(self, pack: PackId) -> int:
+        if (size := self.shelf.size(pack)) is not None:
+            return size
+        return await asyncio.get_running_loop().run_in_executor(self._fetching, self._fetched_size, pack)
+
+    def _fetched_size(self, pack: PackId) -> int:
+        opened = self.shelf.open(pack)
+        if (size := self.shelf.size(pack)) is None:  # the disk is full: it must not be fetched twice
+            self._opened[pack] = opened
+            return len(opened[0])
+        return size
 
     def _load(self, pack: PackId) -> LoadedPack:
         return LoadedPack(pack, *(self._opened.pop(pack, None) or self.shelf.open(pack)))
@@ -173,6 +178,9 @@ class Service:
                 model = await self.cache.get(pack)
                 if not from_lake:  # a thousand may have waited for the same one
                     places = asked.fill_in(model, places)
+            if not from_lake and asked.are_quick(model, places):
+                self._take(model, asked, places, _answers(model, *asked.of(places), self._has_room))
+                return
             questions, rows = asked.of(places)
             if from_lake:
                 questions = await loop.run_in_executor(self._fetching, self._fresh, model, questions, rows)

@@ -37,9 +37,10 @@ class Shelf:
         """Where the pack is, or would be."""
         return self._folder / f"{pack.sha256}.pack"
 
-    def has(self, pack: PackId) -> bool:
-        """Whether it is on this disk."""
-        return self.path(pack).is_file()
+    def size(self, pack: PackId) -> int | None:
+        """Its bytes on this disk, None where it is not there."""
+        stat = _stat(self.path(pack))
+        return None if stat is None else stat.st_size
 
     def open(self, pack: PackId) -> tuple[mmap.mmap, dict[str, memoryview]]:
         """The pack, mapped, and its verified files; fetched when it is not here or damaged.

@@ -22,7 +22,7 @@ def init() -> None:
     global _service  # noqa: PLW0603  Azure ML calls the two functions, and keeps nothing between them
     settings = load_settings()
     lake = build_lake(settings) if settings.serve.lake else None
-    _service = Service(settings, build_production(settings), lake)
+    _service = Service(settings, build_production(settings, fail_soon=True), lake)
     threading.Thread(target=_loop.run_forever, daemon=True).start()
     asyncio.run_coroutine_threadsafe(_service.start(), _loop).result()
 

@@ -269,7 +269,9 @@ def train_chunk(number: int, series: int, days: int) -> float:
     cutoff: datetime = panel.days[-1].astype("datetime64[us]").item()
     spec = Spec("D", HORIZON, known=("price", "promo"))
     train(prepare(rows, spec, cutoff).rows, spec, cutoff)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # not ru_maxrss: that of a new process begins with its parent's
+    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(peak.split()[1]) / 1024
 
 
 def timed_chunks(workers: int, chunks: int, series: int, days: int) -> tuple[float, float]:

@@ -208,19 +208,15 @@ def spread(evaluation: Evaluation, blends: NDArray[np.float64], mask: NDArray[np
 
     Two weeks' worth of belief in the history's own variation hold it up where there are few residuals.
     """
-    panel = evaluation.panel
-    seen = panel.code == loader.OBSERVED
-    n = np.maximum(seen.sum(1), 1)
-    mean = np.where(seen, panel.y, 0).sum(1) / n
-    variance = np.where(seen, (panel.y - mean[:, None]) ** 2, 0).sum(1) / n
-    floor = np.maximum(0.2 * np.where(seen, np.abs(panel.y), 0).sum(1) / n, 1e-9)
-    level = np.maximum(np.abs(mean), floor)
-    before = 0.6 * variance / (level + 0.05 * level**2)
+    own = evaluation.variation
+    floor = np.maximum(0.2 * own.size, 1e-9)
+    level = np.maximum(np.abs(own.mean), floor)
+    before = 0.6 * own.variance / (level + 0.05 * level**2)
     mu = np.maximum(np.abs(blends), floor[:, None, None])
     error = np.where(mask, (blends - evaluation.Y) ** 2, 0).sum((1, 2))
     size = np.where(mask, mu + 0.05 * mu**2, 0).sum((1, 2))
     typical = 14.0 * (level + 0.05 * level**2)
-    growth = np.full(len(n), GROWTH)
+    growth = np.full(len(level), GROWTH)
     if evaluation.pooled is not None and len(evaluation.pooled.evidence.growth):
         growth = evaluation.pooled.evidence.growth[evaluation.classes]
     return np.stack([(error + before * typical) / (size + typical), floor, growth], 1)

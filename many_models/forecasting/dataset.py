@@ -12,8 +12,9 @@ import pyarrow.compute as pc
 
 from many_models.errors import InputError, SeriesError, SeriesFailure
 from many_models.forecasting import mm_pack_v1 as pack
+from many_models.forecasting.attributes import values_of
 from many_models.forecasting.fitting import own_numbers
-from many_models.forecasting.panel import STATES, build, layout_of, stamps_us
+from many_models.forecasting.panel import STATES, build, is_number, layout_of, stamps_us
 from many_models.forecasting.spec import rhythm
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ SERIES_SCHEMA = pa.schema(
 class Prepared:
     """Regular histories (`rows`), one row per series (`series`), and the series that cannot be used (`failures`).
 
-    `rows`: series_id, ds, y (null where missing), known covariates, state (observed, missing, closed, stock_out).
+    `rows`: series_id, ds, y (null where missing), known covariates, attributes, state (observed, missing, closed,
+    stock_out).
     `series`: series_id, first, last, observations, active, why, digest.
     """
 
@@ -98,7 +100,7 @@ def prepare(raw: pa.Table, spec: Spec, as_of: datetime) -> Prepared:
 
 
 def _typed(raw: pa.Table, spec: Spec) -> pa.Table:
-    need = ["series_id", "ds", "y", *spec.known]
+    need = ["series_id", "ds", "y", *spec.known, *spec.attributes]
     if absent := [name for name in need if name not in raw.column_names]:
         raise InputError(f"the raw table lacks {', '.join(absent)}; it has {', '.join(raw.column_names)}")
     raw = raw.select(need)
@@ -161,9 +163,18 @@ def _rows(raw: pa.Table, spec: Spec, kept: Sequence[tuple[str, int, int, NDArray
         "ds": pa.array(pack.stamps(number, spec.frequency), pa.timestamp("us")),
         "y": y,
         **{name: raw[name].take(take) for name in spec.known},
+        **{name: _static(raw, name, kept) for name in spec.attributes},
     }
     table = pa.table(columns)
     return table.append_column("state", pa.array(_states(table, spec, kept), pa.string()))
+
+
+def _static(raw: pa.Table, name: str, kept: Sequence[tuple[str, int, int, NDArray[np.int64]]]) -> pa.Array:
+    """An attribute of each series, on all its rows."""
+    values = values_of(raw, name)
+    kind = raw.schema.field(name).type
+    one = pa.array([values.get(k[0]) for k in kept], kind if is_number(kind) else pa.string())
+    return one.take(pa.array(np.repeat(np.arange(len(kept)), [len(k[3]) for k in kept])))
 
 
 def _states(rows: pa.Table, spec: Spec, kept: Sequence[tuple[str, int, int, NDArray[np.int64]]]) -> list[str]:
@@ -199,7 +210,7 @@ def _series_table(
     described: Sequence[tuple[str, int | None, int | None, int, bool, str]],
     rows: pa.Table, kept: Sequence[tuple[str, int, int, NDArray[np.int64]]], spec: Spec,
 ) -> pa.Table:  # fmt: skip
-    shape = repr((spec.frequency, spec.season, spec.known, spec.country, spec.ended_after)).encode()
+    shape = repr((spec.frequency, spec.season, spec.known, spec.country, spec.ended_after, spec.holidays)).encode()
     digests: dict[str, str] = {}
     at = 0
     columns = [rows[name].combine_chunks() for name in rows.column_names if name != "series_id"]

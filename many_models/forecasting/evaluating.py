@@ -13,7 +13,7 @@ from many_models.errors import InputError
 from many_models.forecasting import combining, metrics
 from many_models.forecasting import mm_pack_v1 as loader
 from many_models.forecasting.custom import CustomForecasts, run_custom
-from many_models.forecasting.fitting import Fits, fit_panel, nothing_shared
+from many_models.forecasting.fitting import Fits, Group, fit_panel, nothing_shared
 from many_models.forecasting.panel import Layout, Panel, build, layout_of
 
 if TYPE_CHECKING:
@@ -23,6 +23,15 @@ if TYPE_CHECKING:
 
     from many_models.forecasting.pooling import PooledModels
     from many_models.forecasting.spec import Spec
+
+
+@dataclass(frozen=True)
+class Variation:
+    """Each series' own history in three numbers: mean and variance of its observations, and mean of their sizes."""
+
+    mean: NDArray[np.float64]
+    variance: NDArray[np.float64]
+    size: NDArray[np.float64]
 
 
 @dataclass
@@ -44,6 +53,8 @@ class Evaluation:
     pooled: PooledModels | None
     custom: CustomForecasts
     there: NDArray[np.bool_]
+    static: NDArray[np.float32]
+    variation: Variation
 
 
 def evaluate(
@@ -63,11 +74,17 @@ def evaluate(
     origins = panel.periods - 1 - H * np.arange(spec.windows, -1, -1)
     if pooled is None:
         fits = fit_panel(panel, layout, spec, origins, nothing_shared(layout))
-        F = fits.F[:, :-1]
+        F, static = fits.F[:, :-1], np.zeros((len(panel.series), 0), np.float32)
     else:
         _fits_together(pooled, spec, end)
-        F = fit_panel(panel, layout, spec, origins[:-1], pooled.early).F
-        fits = fit_panel(panel, layout, spec, origins[-1:], pooled.late, int(origins[0]))
+        static = pooled.attributes.encode(rows, panel.series)
+        early, late = (fit_panel(panel, layout, spec, places, pooled.early, static=static, only=Group.nobody())
+                       for places in (origins[:-1], origins[-1:]))  # fmt: skip
+        for _, shared, mine in pooled.fits_of(panel.series):
+            fit_panel(panel, layout, spec, origins[:-1], shared[0], static=static, only=Group(mine, early))
+            fit_panel(panel, layout, spec, origins[-1:], shared[1], first_origin=int(origins[0]), static=static,
+                      only=Group(mine, late))  # fmt: skip
+        F, fits = early.F, late
     names = candidate_names(spec, pooled=pooled is not None)
     chosen = [loader.CANDIDATES.index(name) for name in names if name in loader.CANDIDATES]
     n = len(panel.series)
@@ -92,8 +109,22 @@ def evaluate(
     return Evaluation(
         spec, layout, panel, fits, names, np.concatenate([F[:, :, chosen], _like_others(custom, F)], 2), Y, mask,
         metrics.scales(panel.y, seen, origins[:-1], m), fallback, belief,
-        combining.class_of(panel.y, seen, int(layout.conf()[loader.YEAR])), pooled, custom, there,
+        combining.class_of(panel.y, seen, int(layout.conf()[loader.YEAR])), pooled, custom, there, static,
+        _variation(panel),
     )  # fmt: skip
+
+
+def _variation(panel: Panel) -> Variation:
+    seen = panel.code == loader.OBSERVED
+    n = np.maximum(seen.sum(1), 1)
+    mean = _total(np.where(seen, panel.y, 0)) / n
+    variance = _total(np.where(seen, (panel.y - mean[:, None]) ** 2, 0)) / n
+    return Variation(mean, variance, _total(np.where(seen, np.abs(panel.y), 0)) / n)
+
+
+def _total(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sums of rows, added up in order of time: zeros before a series begins (other series' time) change no bit."""
+    return np.cumsum(values, 1)[:, -1] if values.shape[1] else np.zeros(len(values))
 
 
 def _later(future: pa.Table | None, rows: pa.Table, spec: Spec, cutoff: datetime) -> pa.Table | None:
@@ -126,7 +157,19 @@ def candidate_names(spec: Spec, *, pooled: bool) -> tuple[str, ...]:
 
 def _fits_together(pooled: PooledModels, spec: Spec, end: int) -> None:
     """Raise InputError unless `pooled` suits `spec` and saw nothing after the first backtest window's cutoff."""
-    for name in ("frequency", "horizon", "season", "known", "country", "objective", "levels", "competing"):
+    for name in (
+        "frequency",
+        "horizon",
+        "season",
+        "known",
+        "country",
+        "holidays",
+        "attributes",
+        "pool_by",
+        "objective",
+        "levels",
+        "competing",
+    ):
         if getattr(pooled.spec, name) != getattr(spec, name):
             raise InputError(f"pooled models were learned with {name} {getattr(pooled.spec, name)!r}, the spec has "
                              f"{getattr(spec, name)!r}: learn them again")  # fmt: skip

@@ -67,6 +67,19 @@ class Fits:
     own: NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class Group:
+    """Some series of a panel (`rows`), and the fits of others that theirs are added to."""
+
+    rows: NDArray[np.int64]
+    fits: Fits | None
+
+    @classmethod
+    def nobody(cls) -> Group:
+        """No series: fits that wait for others'."""
+        return cls(np.zeros(0, np.int64), None)
+
+
 def default_prior(nc: int, k: int) -> NDArray[np.float64]:
     """Coefficients (3 × features) to believe in before data: recent level plus season."""
     prior = np.zeros((3, pack.width(nc, k)))
@@ -109,17 +122,21 @@ def recent_rows(layout: Layout) -> int:
     return {"D": 1100, "h": 2200}.get(rhythm(layout.frequency).unit, 100_000)
 
 
-def fit_panel(
+def fit_panel(  # noqa: PLR0913 - what, whom, when and beside what
     panel: Panel,
     layout: Layout,
     spec: Spec,
     origins: NDArray[np.int64],
     shared: Shared,
+    *,
     first_origin: int | None = None,
+    static: NDArray[np.float32] | None = None,
+    only: Group | None = None,
 ) -> Fits:
     """Fit every series of `panel` at `origins` (ascending places; the last one is the final fit).
 
-    A series' unit and scale are learned up to `first_origin` (default: the first of `origins`).
+    A series' unit and scale are learned up to `first_origin` (default: the first of `origins`). `static` (series ×
+    columns) is what trees see of each series; `only` some series are fitted, into the fits of others.
     """
     from threadpoolctl import threadpool_limits
 
@@ -129,25 +146,27 @@ def fit_panel(
     C, hol, ph = layout.calendar(panel.ds)
     m, H = layout.season, spec.horizon
     n, p = len(panel.series), pack.width(C.shape[1], layout.columns)
-    panel.x[:, :, -1] = (layout.shape_features(panel.ds) @ shared.shape)[None, :]
-    fits = Fits(
+    chosen = np.arange(n) if only is None else only.rows
+    panel.x[chosen, :, -1] = (layout.shape_features(panel.ds) @ shared.shape)[None, :]
+    fits = only.fits if only is not None and only.fits is not None else Fits(
         np.zeros((n, len(origins), len(pack.CANDIDATES), H)), np.full((n, 4, p), np.nan), np.ones((n, 3)),
         np.zeros((n, pack.state_size(m, layout.columns, layout.slots))), np.zeros((n, pack.OWN_SIZE)),
     )  # fmt: skip
+    seen = np.zeros((n, 0)) if static is None else static.astype(float)
     steps = training_steps(panel.number, len(panel.ds), H)
     decay, recent, strength = rhythm(layout.frequency).decay, recent_rows(layout), np.array(shared.strength)
     trees = cast("_Trees", shared.trees)
     base = np.array([origins[0] if first_origin is None else first_origin, origins[-1]])
     pooled = shared.beta[pack.COUNT] if shared.anything else np.full(p, np.nan)
     with threadpool_limits(1):
-        for i in range(n):
+        for i in chosen.tolist():
             first = int(panel.first[i])
             own = own_numbers(panel.y[i], panel.code[i], spec, first, learned_at(panel, i, base))
             mine = origins[origins >= first]
             if len(mine):
                 fit_series(
                     panel.y[i], panel.code[i], ph, hol, C, panel.x[i], panel.encoding.binary[i], steps, first, mine,
-                    conf, own, shared.beta, strength, recent, decay, pooled, *trees,
+                    conf, own, shared.beta, strength, recent, decay, pooled, seen[i], *trees,
                     fits.F[i, len(origins) - len(mine) :], fits.coef[i], fits.smear[i], fits.state[i],
                 )  # fmt: skip
             fits.own[i] = own

@@ -247,14 +247,15 @@ def features(y, code, ph, hol, C, x, binary, steps, first, origins, conf, own, d
 @compiled
 def fit_series(
     y, code, ph, hol, C, x, binary, steps, first, origins, conf, own, prior, strength, recent, decay,
-    pooled, root, feature, threshold, left, right, value, F, B, smear, S,
+    pooled, static, root, feature, threshold, left, right, value, F, B, smear, S,
 ):  # fmt: skip
     """One series: state, features and all fits in one pass over time, forecasts at every origin.
 
     `origins` (ascending places of the last period known; the last one is the final fit), `steps` the horizon that
     each target place trains, `prior` (3 × features) what is believed of coefficients with `strength` (3)
     observations, `recent` how many places the Poisson fit looks back, `decay` after how many places an observation
-    counts 1/e, `pooled` coefficients and trees learned elsewhere. Writes F (origins × candidates × horizon), and of
+    counts 1/e, `pooled` coefficients and trees learned elsewhere, `static` what trees see of
+    the series itself. Writes F (origins × candidates × horizon), and of
     the last origin B (4 × features), smear (3) and S.
     """
     H = F.shape[2]
@@ -270,7 +271,9 @@ def fit_series(
     states = np.zeros((origins.size, S.size))
     off = np.zeros(T)
     features(y, code, ph, hol, C, x, binary, steps, first, origins, conf, own, decay, P, S, X, w, z, states, off)
-    row = np.empty(p + mm_pack_v1.EXTRA + int(conf[mm_pack_v1.COVARIATES]))
+    wide = p + mm_pack_v1.EXTRA + int(conf[mm_pack_v1.COVARIATES])
+    row = np.empty(wide + static.size)
+    _copy(static, row[wide:])
     G = np.zeros((2, p, p))
     g = np.zeros((2, p))
     nc = int(conf[mm_pack_v1.CALENDAR])
@@ -319,7 +322,7 @@ def fit_series(
 @compiled
 def pooled_moments(
     y, code, ph, hol, C, x, binary, steps, first, origin, conf, own, decay, beta, cold, G, g, S,
-    rows, target, offset, weight, keep,
+    static, rows, target, offset, weight, keep,
 ):  # fmt: skip
     """Add one series' Gram matrices (3 × features × features) and products to `G`, `g`, up to `origin`.
 
@@ -360,6 +363,7 @@ def pooled_moments(
     if keep.size:
         two = np.zeros(2)
         row = np.empty(rows.shape[1])
+        _copy(static, row[rows.shape[1] - static.size :])
         S[:] = 0.0
         for o in range(first, T):
             _advance(S, y[o], code[o], ph[o], hol[o], x[o], binary, conf, own)

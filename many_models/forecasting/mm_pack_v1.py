@@ -532,7 +532,7 @@ def shape_features(ds: np.ndarray, frequency: str, season: int, days: np.ndarray
 # --- The pack --------------------------------------------------------------------------------------------------------
 PER_SERIES = (
     "cutoff", "state", "tail_y", "tail_code", "coef", "smear", "own", "weights", "factor", "fixed", "center", "scale",
-    "log", "binary", "last_x", "spread", "quantiles", "pool", "path",
+    "log", "binary", "last_x", "spread", "quantiles", "pool", "path", "static",
 )  # fmt: skip
 SHARED = ("conf", "holiday_days", "holiday_slots")
 PER_POOL = ("pool_shape", "pool_beta", "tree_count", "root_count")
@@ -672,7 +672,8 @@ class Pack:
             S, y, code, P, R - 1, np.concatenate([pad, ph]), np.concatenate([pad, hol]),
             np.concatenate([np.zeros((R, C.shape[1]), np.float32), C]), np.concatenate([np.zeros((R, x.shape[1])), x]),
             a["binary"][i].astype(np.int64), B, a["smear"][i].astype(float), a["conf"], own, h, F,
-            np.empty(B.shape[1] + EXTRA + int(a["conf"][COVARIATES])), *self.trees(pool),
+            np.concatenate([np.empty(B.shape[1] + EXTRA + int(a["conf"][COVARIATES])), a["static"][i].astype(float)]),
+            *self.trees(pool),
         )  # fmt: skip
         path = a["path"][i].astype(float)[:, len(fresh[0]) :][:, :h]
         if len(path):
@@ -811,6 +812,9 @@ def read(files, loops=None):
     arrays = {}
     for name in (*PER_SERIES, *SHARED, *PER_POOL, *TREES):
         file = f"{name}.npy"
+        if name == "static" and file not in wanted:  # packs from before there were attributes
+            arrays[name] = np.zeros((len(index["series"]), 0), np.float32)
+            continue
         if file not in files or file not in wanted:
             raise ValueError(f"{file} is missing")
         if hashlib.sha256(files[file]).hexdigest() != wanted[file]:

@@ -82,6 +82,7 @@ class PackModel:
             "series": list(series),
             "fallback": [fallback[i] for i in rows],
             "slots": {name: slots[name] for name in sorted(series) if name in slots},
+            "pools": _gather_pools([PackModel(self.index, arrays)], arrays),
         }
         return PackModel(index, arrays)
 
@@ -110,11 +111,14 @@ class PackModel:
             else []
         ):
             raise InputError(f"series in several packs: {', '.join(twice[:5])}")
+        parts = {name: [model.arrays[name] for model in models] for name in loader.PER_SERIES}
+        widest = max(part.shape[1] for part in parts["static"])
+        parts["static"] = [np.pad(part, ((0, 0), (0, widest - part.shape[1]))) for part in parts["static"]]
         arrays = {
-            name: np.concatenate([model.arrays[name] for model in models]) if name in loader.PER_SERIES else array
+            name: np.concatenate(parts[name]) if name in loader.PER_SERIES else array
             for name, array in head.arrays.items()
         }
-        pools = _merge_pools(models, arrays)
+        pools = _gather_pools(models, arrays)
         slots: dict[str, object] = {}
         for model in models:
             slots.update(cast("dict[str, object]", model.index["slots"]))
@@ -238,8 +242,8 @@ def _same_candidates(models: Sequence[PackModel]) -> list[PackModel]:
     return result
 
 
-def _merge_pools(models: Sequence[PackModel], arrays: dict[str, NDArray[np.generic]]) -> list[str]:
-    """Put each pool of `models` once into `arrays` and point the series' rows at them; the pools' hashes."""
+def _gather_pools(models: Sequence[PackModel], arrays: dict[str, NDArray[np.generic]]) -> list[str]:
+    """Put each pool that series of `models` use once into `arrays` and point their rows at them; the pools' names."""
     place: dict[str, int] = {}
     kept: dict[str, list[NDArray[np.generic]]] = {name: [] for name in (*loader.PER_POOL, *loader.TREES)}
     rows: list[NDArray[np.int32]] = []
@@ -248,7 +252,12 @@ def _merge_pools(models: Sequence[PackModel], arrays: dict[str, NDArray[np.gener
         a = cast("Mapping[str, NDArray[np.int64]]", model.arrays)
         ends = {name: np.cumsum(a[name]) for name in ("root_count", "tree_count")}
         moved: list[int] = []
-        for k, name in enumerate(cast("list[str]", model.index["pools"])):
+        names = cast("list[str]", model.index["pools"])
+        used = set(a["pool"].tolist()) or {0}
+        for k, name in enumerate(names):
+            if k not in used:
+                moved.append(-1)
+                continue
             if name not in place:
                 place[name] = len(place)
                 r = slice(int(ends["root_count"][k] - a["root_count"][k]), int(ends["root_count"][k]))

@@ -15,6 +15,7 @@ from many_models.forecasting import mm_pack_v1 as pack
 from many_models.forecasting.spec import rhythm
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
     from numpy.typing import NDArray
@@ -24,11 +25,14 @@ if TYPE_CHECKING:
 STATES = ("missing", "observed", "closed", "stock_out")
 LEVELS_PER_COVARIATE = 6
 HOLIDAY_YEARS = (1985, 2045)
+MOST_HOLIDAYS = 24  # by name
 
 
 @lru_cache(maxsize=32)
-def holidays_of(country: str) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
-    """Holidays as days since 1970 (sorted), their slot, and the number of slots.
+def holidays_of(
+    country: str, own: tuple[tuple[str, str], ...] = ()
+) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
+    """Holidays as days since 1970 (sorted), their slot, and the number of slots: `own` (ISO date, name) come first.
 
     Days that nearly every shop keeps (25 December, 1 January and their eves) are there without a country. Raises
     SettingsError for a country that the package `holidays` does not know.
@@ -40,7 +44,9 @@ def holidays_of(country: str) -> tuple[NDArray[np.int64], NDArray[np.int64], int
     for year in range(first, last):
         for month_day in ("12-24", "12-25", "12-26", "12-31", "01-01"):
             days.setdefault(int(np.datetime64(f"{year}-{month_day}").astype(np.int64)), month_day)
-    names = sorted(set(days.values()), key=lambda name: (-sum(n == name for n in days.values()), name))[:24]
+    days |= {int(np.datetime64(day).astype(np.int64)): name for day, name in own}
+    mine, words = {name for _, name in own}, list(days.values())
+    names = sorted(set(words), key=lambda name: (name not in mine, -words.count(name), name))[:MOST_HOLIDAYS]
     slot = {name: i for i, name in enumerate(names)}
     kept = sorted(day for day, name in days.items() if name in slot)
     return np.array(kept, np.int64), np.array([slot[days[day]] for day in kept], np.int64), len(names)
@@ -68,6 +74,12 @@ class Layout:
     known: tuple[str, ...]
     levels_of: tuple[int, ...]  # per known covariate: 0 numeric, else number of one-hot columns
     country: str
+    own_holidays: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def holidays(self) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
+        """Days, their slots and the number of slots, see `holidays_of`."""
+        return holidays_of(self.country, self.own_holidays)
 
     @property
     def encoded(self) -> int:
@@ -82,16 +94,16 @@ class Layout:
     @property
     def slots(self) -> int:
         """Holiday slots."""
-        return 0 if rhythm(self.frequency).unit in ("M", "Q", "Y") else holidays_of(self.country)[2]
+        return 0 if rhythm(self.frequency).unit in ("M", "Q", "Y") else self.holidays[2]
 
     def calendar(self, ds: NDArray[np.datetime64]) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
         """Calendar features, holiday slots and phases of stamps."""
-        days, slots, _ = holidays_of(self.country)
+        days, slots, _ = self.holidays
         return pack.calendar(ds, self.frequency, self.season, days, slots, self.slots)
 
     def shape_features(self, ds: NDArray[np.datetime64]) -> NDArray[np.float64]:
         """Calendar features of a shape that series share."""
-        days, slots, _ = holidays_of(self.country)
+        days, slots, _ = self.holidays
         return pack.shape_features(ds, self.frequency, self.season, days, slots, self.slots)
 
     def conf(self) -> NDArray[np.float64]:
@@ -153,6 +165,15 @@ class Panel:
         """Columns of the past."""
         return self.y.shape[1]
 
+    def take(self, rows: Sequence[int]) -> Panel:
+        """The panel of the series at `rows` alone."""
+        at = np.asarray(rows, np.int64)
+        coding = self.encoding
+        names = [self.series[i] for i in at]
+        slots = [{name: levels[name] for name in names if name in levels} for levels in coding.slots]
+        part = Encoding(coding.center[at], coding.scale[at], coding.log[at], coding.binary[at], slots)
+        return Panel(names, self.number, self.y[at], self.code[at], self.x[at], self.first[at], self.ds, part)
+
 
 @dataclass
 class Encoding:
@@ -167,14 +188,15 @@ class Encoding:
 
 def layout_of(spec: Spec, rows: pa.Table) -> Layout:
     """The layout of models of `spec` over `rows`. Raises InputError for a missing column."""
-    need = ["series_id", "ds", "y", *spec.known]
+    need = ["series_id", "ds", "y", *spec.known, *spec.attributes]
     if absent := [name for name in need if name not in rows.column_names]:
         raise InputError(f"rows lack {', '.join(absent)}; they have {', '.join(rows.column_names)}")
-    kinds = tuple(0 if _is_number(rows.schema.field(name).type) else LEVELS_PER_COVARIATE for name in spec.known)
-    return Layout(spec.frequency, spec.steps_per_season, spec.horizon, spec.known, kinds, spec.country)
+    kinds = tuple(0 if is_number(rows.schema.field(name).type) else LEVELS_PER_COVARIATE for name in spec.known)
+    return Layout(spec.frequency, spec.steps_per_season, spec.horizon, spec.known, kinds, spec.country, spec.holidays)
 
 
-def _is_number(kind: pa.DataType) -> bool:
+def is_number(kind: pa.DataType) -> bool:
+    """Whether a column of this type is numeric; flags are."""
     return (
         pa.types.is_integer(kind)
         or pa.types.is_floating(kind)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from many_models.errors import InputError, IntegrityError
 from many_models.forecasting import mm_pack_v1 as loader
+from many_models.forecasting.attributes import Attributes, learn_attributes
 from many_models.forecasting.calibrating import Evidence, gather_evidence, no_evidence
 from many_models.forecasting.evaluating import evaluate
 from many_models.forecasting.fitting import (
@@ -31,9 +32,10 @@ from many_models.forecasting.fitting import (
 )  # fmt: skip
 from many_models.forecasting.panel import Layout, Panel, build, layout_of
 from many_models.forecasting.spec import Spec, rhythm
+from many_models.keys import SeriesKey
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
     from numpy.typing import NDArray
@@ -48,12 +50,25 @@ CUSTOM_SERIES = 40  # of them, on which users' own forecasters are tried: they m
 
 @dataclass(frozen=True)
 class PooledModels:
-    """What was learned together: `early` before the backtest windows, `late` at the cutoff, and the `evidence`."""
+    """What was learned together: `early` before the backtest windows, `late` at the cutoff, and the `evidence`.
+
+    `groups` has early and late of each group that had enough to learn from; others take those of all series.
+    `attributes` says how attributes of series become numbers.
+    """
 
     spec: Spec
     early: Shared
     late: Shared
     evidence: Evidence
+    groups: Mapping[str, tuple[Shared, Shared]] = field(default_factory=dict[str, "tuple[Shared, Shared]"])
+    attributes: Attributes = field(default_factory=Attributes)
+
+    def fits_of(self, series: Sequence[str]) -> list[tuple[str, tuple[Shared, Shared], NDArray[np.int64]]]:
+        """What `series` learned: the group's name ("" for all), its early and late, and the places of its series."""
+        names = [group_of(one, self.spec) for one in series]
+        names = [name if name in self.groups else "" for name in names]
+        places = {name: np.flatnonzero([other == name for other in names]) for name in sorted(set(names))}
+        return [(name, self.groups.get(name, (self.early, self.late)), rows) for name, rows in places.items()]
 
     @property
     def hash(self) -> str:
@@ -71,7 +86,7 @@ class PooledModels:
             "moments": self.evidence.moments, "factor": self.evidence.factor, "quantiles": self.evidence.quantiles,
             "growth": self.evidence.growth,
         }  # fmt: skip
-        for when, shared in (("early", self.early), ("late", self.late)):
+        for when, shared in self._named():
             arrays |= {f"{when}_shape": shared.shape, f"{when}_beta": shared.beta}
             arrays |= {f"{when}_{name}": tree for name, tree in zip(loader.TREES, shared.trees, strict=True)}
         files: dict[str, bytes] = {}
@@ -80,12 +95,23 @@ class PooledModels:
             np.lib.format.write_array(buffer, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
             files[f"{name}.npy"] = buffer.getvalue()
         about = {
-            "spec": self.spec.to_json(), "cutoffs": [self.early.cutoff, self.late.cutoff],
-            "strengths": [list(self.early.strength), list(self.late.strength)],
+            "spec": self.spec.to_json(), "cutoffs": [shared.cutoff for _, shared in self._named()],
+            "strengths": [list(shared.strength) for _, shared in self._named()],
+            "groups": sorted(self.groups), "attributes": self.attributes.levels,
             "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
         }  # fmt: skip
         files["pooled.json"] = json.dumps(about, sort_keys=True).encode()
         return dict(sorted(files.items()))
+
+    def _named(self) -> list[tuple[str, Shared]]:
+        """Everything that was learned, by the heads of its files' names."""
+        own = [self.groups[name] for name in sorted(self.groups)]
+        pairs = [(f"{k:04d}_", pair) for k, pair in enumerate(own)]
+        return [
+            (f"{head}{when}", shared)
+            for head, pair in [("", (self.early, self.late)), *pairs]
+            for when, shared in zip(("early", "late"), pair, strict=True)
+        ]
 
     @classmethod
     def from_files(cls, files: Mapping[str, bytes]) -> PooledModels:
@@ -101,48 +127,103 @@ class PooledModels:
                 Shared(cutoff, cast("NDArray[np.float64]", arrays[f"{when}_shape"]),
                        cast("NDArray[np.float64]", arrays[f"{when}_beta"]), tuple(strength),
                        tuple(arrays[f"{when}_{name}"] for name in loader.TREES))
-                for when, cutoff, strength in zip(("early", "late"), about["cutoffs"], about["strengths"], strict=True)
+                for when, cutoff, strength in zip(
+                    _heads(about["groups"]), about["cutoffs"], about["strengths"], strict=True)
             ]  # fmt: skip
+            groups = dict(zip(about["groups"], pairwise_of(shared[2:]), strict=True))
+            levels = {name: None if words is None else tuple(words) for name, words in about["attributes"].items()}
             parts = [cast("NDArray[np.float64]", arrays[name]) for name in ("moments", "factor", "quantiles", "growth")]
-            return cls(Spec.from_json(about["spec"]), shared[0], shared[1], Evidence(*parts))
+            return cls(
+                Spec.from_json(about["spec"]), shared[0], shared[1], Evidence(*parts), groups, Attributes(levels)
+            )
         except (KeyError, ValueError, TypeError) as error:
             raise IntegrityError(f"pooled models cannot be read: {error}; fetch them again") from error
+
+
+def _heads(groups: Sequence[str]) -> list[str]:
+    return [f"{head}{when}" for head in ["", *(f"{k:04d}_" for k in range(len(groups)))] for when in ("early", "late")]
+
+
+def pairwise_of(shared: Sequence[Shared]) -> list[tuple[Shared, Shared]]:
+    """Early and late, in pairs."""
+    return list(zip(shared[::2], shared[1::2], strict=True))
+
+
+def group_of(series: str, spec: Spec) -> str:
+    """The group that a series learns in: the id of those parts of its key that `spec.pool_by` names."""
+    if not spec.pool_by:
+        return ""
+    parts = SeriesKey.parse(series).parts
+    return SeriesKey(tuple(parts[i] for i in spec.pool_by if i < len(parts))).series_id
+
+
+def sample_of(series: Iterable[str], size: int, spec: Spec) -> list[str]:
+    """At most `size` of `series`, always the same ones: the smallest hashes, of each group in turn."""
+    ranked = sorted(series, key=lambda name: hashlib.sha256(name.encode()).digest())
+    if not spec.pool_by:
+        return ranked[:size]
+    turn: dict[str, int] = {}
+    order: list[tuple[int, int]] = []
+    for place, name in enumerate(ranked):
+        group = group_of(name, spec)
+        order.append((turn.get(group, 0), place))
+        turn[group] = turn.get(group, 0) + 1
+    return [ranked[place] for _, place in sorted(order)[:size]]
 
 
 def pool(
     rows: pa.Table, spec: Spec, cutoff: datetime, *, sample: int = MOST_SERIES, trees: bool = True
 ) -> PooledModels:
-    """Learn together from at most `sample` series of `rows` (as `Prepared.rows`), chosen by their names' hashes.
+    """Learn together from at most `sample` series of `rows` (as `Prepared.rows`), chosen by `sample_of`.
 
-    Rows after `cutoff` are ignored. What judges the backtest windows is learned before the first of them. Raises
+    With `spec.pool_by` each group learns from its own series too, unless these are too few for trees. Rows after
+    `cutoff` are ignored. What judges the backtest windows is learned before the first of them. Raises
     InputError for missing columns or no rows.
     """
     layout = layout_of(spec, rows)
     rows = rows.filter(pc.less_equal(rows["ds"], pa.scalar(cutoff, pa.timestamp("us"))))
-    names = sorted(pc.unique(rows["series_id"]).to_pylist(), key=lambda name: hashlib.sha256(name.encode()).digest())[
-        :sample
-    ]
+    names = sample_of(pc.unique(rows["series_id"]).to_pylist(), sample, spec)
     if not names:
         raise InputError(f"no rows to learn from up to {cutoff}")
     rows = rows.filter(pc.is_in(rows["series_id"], pa.array(names, rows.schema.field("series_id").type)))
     end = int(loader.step_number(np.array([cutoff], "datetime64[us]"), spec.frequency)[0])
     panel = build(rows, layout, cutoff, end - spec.windows * spec.horizon, ahead=spec.horizon)
-    early = learn(panel, layout, spec, panel.periods - 1 - spec.windows * spec.horizon, trees=trees)
-    late = learn(panel, layout, spec, panel.periods - 1, trees=trees)
-    first = PooledModels(spec, early, late, no_evidence(spec))
+    attributes = learn_attributes(rows, spec.attributes)
+    static = attributes.encode(rows, panel.series)
+    origins = (panel.periods - 1 - spec.windows * spec.horizon, panel.periods - 1)
+    everyone = [learn(panel, layout, spec, origin, trees=trees, static=static) for origin in origins]
+    groups: dict[str, tuple[Shared, Shared]] = {}
+    places: dict[str, list[int]] = {}
+    for i, name in enumerate(panel.series if spec.pool_by else ()):
+        places.setdefault(group_of(name, spec), []).append(i)
+    for name in sorted(places):
+        early, late = (
+            learn(panel, layout, spec, origin, trees=trees, static=static, only=places[name]) for origin in origins
+        )
+        if early.anything and (len(early.trees[0]) or not trees):
+            groups[name] = (early, late)
+    first = PooledModels(spec, everyone[0], everyone[1], no_evidence(spec), groups, attributes)
     evidence = gather_evidence(evaluate(rows, spec, cutoff, first, custom_series=CUSTOM_SERIES))
-    return PooledModels(spec, early, late, evidence)
+    return replace(first, evidence=evidence)
 
 
-def learn(panel: Panel, layout: Layout, spec: Spec, origin: int, *, trees: bool) -> Shared:
-    """Shape, coefficients and trees from the periods of `panel` up to place `origin`."""
+def learn(  # noqa: PLR0913 - whom from, when and what
+    panel: Panel, layout: Layout, spec: Spec, origin: int, *, trees: bool, static: NDArray[np.float32],
+    only: Sequence[int] | None = None,
+) -> Shared:  # fmt: skip
+    """Shape, coefficients and trees from the periods of `panel` up to place `origin`, of the series at `only`.
+
+    `static` (series × columns) is what trees see of each series.
+    """
+    if only is not None:
+        panel, static = panel.take(only), static[np.asarray(only)]
     if origin < 2 * min(layout.season, 14) + 2:
         return nothing_shared(layout)
     from threadpoolctl import threadpool_limits
 
     shape = learn_shape(panel, layout, origin)
     panel.x[:, :, -1] = (layout.shape_features(panel.ds) @ shape)[None, :]
-    sample = _Sample(panel, layout, spec, origin)
+    sample = _Sample(panel, layout, spec, origin, static)
     with threadpool_limits(1):  # once: it searches the process for libraries, which takes as long as a series
         shared = Shared(panel.number + origin, shape, _coefficients(sample), STRENGTH, NO_TREES)
     rows = _tree_rows(sample, shared)
@@ -202,6 +283,7 @@ class _Sample:
     layout: Layout
     spec: Spec
     origin: int
+    static: NDArray[np.float32]
 
     def ready(self) -> list[int]:
         """Rows of the series to learn from: logs of what may be negative say nothing of the others."""
@@ -225,11 +307,12 @@ class _Sample:
         first = int(panel.first[i])
         own = own_numbers(panel.y[i], panel.code[i], self.spec, first, learned_at(panel, i, np.array([origin, origin])))
         size = int(keep.sum())
-        wide = np.zeros((size, beta.size + loader.EXTRA + layout.columns), np.float32)
+        static = self.static[i].astype(float)
+        wide = np.zeros((size, beta.size + loader.EXTRA + layout.columns + static.size), np.float32)
         rows = (wide, np.zeros(size), np.zeros(size), np.zeros(size))
         n = pooled_moments(
             panel.y[i], panel.code[i], ph, hol, C, panel.x[i], panel.encoding.binary[i], steps, first, origin,
-            layout.conf(), own, rhythm(layout.frequency).decay, beta, cold, G, g, state, *rows, keep,
+            layout.conf(), own, rhythm(layout.frequency).decay, beta, cold, G, g, state, static, *rows, keep,
         )  # fmt: skip
         return rows[0][:n], rows[1][:n], rows[2][:n], rows[3][:n]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import asdict, dataclass, field, fields
+from datetime import date
 from functools import lru_cache
 
 from many_models.errors import SettingsError
@@ -112,7 +113,9 @@ class Spec:
     (default: by frequency); `known` names of known covariates; `country` an ISO code whose holidays count;
     `candidates` (empty: all); `objective` what weights minimise (see `OBJECTIVES`); `levels` of the intervals in per
     cent; `nonnegative` cuts forecasts at zero; `ended_after` periods without an observation after which a series has
-    ended (default: by frequency); `custom` forecasters of the user's; `folder` where their modules are besides Python's
+    ended (default: by frequency); `custom` forecasters of the user's; `holidays` of the user's own (ISO date, name)
+    beside the country's; `attributes` names of static columns of series, which trees see; `pool_by` which parts of the
+    key make the groups that learn together (none: all do); `folder` where modules of `custom` are besides Python's
     path (no part of the recipe).
     """
 
@@ -128,12 +131,19 @@ class Spec:
     nonnegative: bool = True
     ended_after: int | None = None
     custom: tuple[Custom, ...] = ()
+    holidays: tuple[tuple[str, str], ...] = ()
+    attributes: tuple[str, ...] = ()
+    pool_by: tuple[int, ...] = ()
     folder: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         rhythm(self.frequency)
-        for name in ("known", "candidates", "levels", "custom"):
+        for name in ("known", "candidates", "levels", "custom", "attributes", "pool_by"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        object.__setattr__(self, "holidays", tuple((str(day), str(name)) for day, name in self.holidays))
+        for day, name in self.holidays:
+            if not _is_day(day):
+                raise SettingsError(f"holiday {name!r}: {day!r} is no day, write it as 2024-12-31")
         if self.horizon < 1 or self.windows < 1:
             raise SettingsError(f"horizon ({self.horizon}) and windows ({self.windows}) must be at least 1")
         if self.season is not None and self.season < 1:
@@ -186,6 +196,14 @@ class Spec:
             return cls(**values)
         except (AttributeError, TypeError, ValueError) as error:
             raise SettingsError(f"not a spec: {error}") from error
+
+
+def _is_day(text: str) -> bool:
+    try:
+        date.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from many_models.forecasting.calibrating import factors, final_weights, leave_on
 from many_models.forecasting.evaluating import Evaluation, evaluate, least, scored
 from many_models.forecasting.fitting import nothing_shared
 from many_models.forecasting.packs import PackModel
-from many_models.forecasting.panel import holidays_of, layout_of, stamps_us
+from many_models.forecasting.panel import layout_of, stamps_us
 from many_models.forecasting.reporting import score_table, series_table
 
 if TYPE_CHECKING:
@@ -120,7 +120,8 @@ def _model(
     tail_y, tail_code = np.zeros((n, tail), np.float32), np.zeros((n, tail), np.int8)
     kept = min(tail, panel.periods)
     tail_y[:, tail - kept :], tail_code[:, tail - kept :] = panel.y[:, -kept:], panel.code[:, -kept:]
-    days, slots, _ = holidays_of(spec.country)
+    days, slots, _ = layout.holidays
+    pools, pool_arrays = _pool_arrays(evaluation)
     arrays: dict[str, NDArray[np.generic]] = {
         "cutoff": np.full(n, panel.number + panel.periods - 1, np.int64), "state": fits.state, "tail_y": tail_y,
         "tail_code": tail_code, "coef": fits.coef[:, :3].astype(np.float32), "smear": fits.smear.astype(np.float32),
@@ -129,9 +130,8 @@ def _model(
         "binary": panel.encoding.binary.astype(np.int8),
         "last_x": panel.x[:, panel.periods - 1, :-1].astype(np.float32),
         "spread": spread(evaluation, blends, scored(evaluation)), "quantiles": series_quantiles(evaluation),
-        "path": evaluation.custom.F[:, :, -1],
-        "conf": conf, "holiday_days": days, "holiday_slots": slots, "pool": np.zeros(n, np.int32),
-        **_pool_arrays(evaluation),
+        "path": evaluation.custom.F[:, :, -1], "static": evaluation.static,
+        "conf": conf, "holiday_days": days, "holiday_slots": slots, **pool_arrays,
     }  # fmt: skip
     by_series: dict[str, dict[str, dict[str, int]]] = {}
     for name, mapping in zip(layout.known, panel.encoding.slots, strict=True):
@@ -141,20 +141,40 @@ def _model(
         "format": loader.FORMAT, "series": panel.series, "frequency": layout.frequency, "horizon": spec.horizon,
         "known": list(layout.known), "levels_of": list(layout.levels_of), "levels": list(spec.levels),
         "slots": by_series, "fallback": fallback, "candidates": list(everyone),
-        "pools": [evaluation.pooled.hash if evaluation.pooled else ""],
+        "pools": pools,
     }  # fmt: skip
     return PackModel(index, arrays)
 
 
-def _pool_arrays(evaluation: Evaluation) -> dict[str, NDArray[np.generic]]:
-    """What was learned together, as arrays with a row per pool: here one."""
-    pooled = evaluation.pooled
-    shared = pooled.late if pooled else nothing_shared(evaluation.layout)
-    beta = shared.beta[loader.COUNT] if pooled else np.full(shared.beta.shape[1], np.nan)
-    return {
-        "pool_shape": shared.shape[None], "pool_beta": beta[None], "root_count": np.array([len(shared.trees[0])]),
-        "tree_count": np.array([len(shared.trees[1])]), **dict(zip(loader.TREES, shared.trees, strict=True)),
+def _pool_arrays(evaluation: Evaluation) -> tuple[list[str], dict[str, NDArray[np.generic]]]:
+    """What the series learned together: the names of the pools, arrays with a row per pool, and each series' pool."""
+    pooled, series = evaluation.pooled, evaluation.panel.series
+    if pooled is None:
+        nothing = nothing_shared(evaluation.layout)
+        beta = np.full((1, nothing.beta.shape[1]), np.nan)
+        return [""], {
+            "pool_shape": nothing.shape[None], "pool_beta": beta, "root_count": np.array([0]),
+            "tree_count": np.array([0]), "pool": np.zeros(len(series), np.int32),
+            **dict(zip(loader.TREES, nothing.trees, strict=True)),
+        }  # fmt: skip
+    parts = pooled.fits_of(series) or [("", (pooled.early, pooled.late), np.zeros(0, np.int64))]
+    late = [shared[1] for _, shared, _ in parts]
+    sizes = {name: np.array([len(one.trees[k]) for one in late]) for k, name in ((0, "root_count"), (1, "tree_count"))}
+    shift = np.cumsum(sizes["tree_count"]) - sizes["tree_count"]
+    trees: dict[str, NDArray[np.generic]] = {}
+    for k, name in enumerate(loader.TREES):
+        own = [np.asarray(one.trees[k]) for one in late]
+        if name in {"root", "left", "right"}:  # these point at nodes
+            own = [(nodes.astype(np.int64) + by).astype(nodes.dtype) for nodes, by in zip(own, shift, strict=True)]
+        trees[name] = np.concatenate(own)
+    pool_of = np.zeros(len(series), np.int32)
+    for k, (_, _, rows) in enumerate(parts):
+        pool_of[rows] = k
+    arrays = {
+        "pool_shape": np.stack([one.shape for one in late]),
+        "pool_beta": np.stack([one.beta[loader.COUNT] for one in late]), "pool": pool_of, **sizes, **trees,
     }  # fmt: skip
+    return [f"{pooled.hash}/{name}" if name else pooled.hash for name, _, _ in parts], arrays
 
 
 def _champion_wape(rows: pa.Table, spec: Spec, cutoff: datetime, champions: Mapping[str, Spec]) -> dict[str, float]:

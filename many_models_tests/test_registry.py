@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -11,6 +12,7 @@ import sys
 import textwrap
 import threading
 import time
+import traceback
 from collections.abc import MutableMapping
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from hypothesis import strategies as st
 
 from many_models.adapters.registry_memory import MemoryProduction, MemoryStaging
 from many_models.adapters.registry_mlflow import MlflowProduction, MlflowStaging
+from many_models.adapters.registry_mlflow_store import MlflowStore
 from many_models.errors import (
     ConflictError,
     InputError,
@@ -159,6 +162,12 @@ class TestMlflowProduction(OnMlflow, ProductionContract):
         return lambda production: MlflowProduction(production._store.uri, production._store.artifacts, clock=clock)
 
 
+class TestMlflowStagingThroughItsClient(TestMlflowStaging):
+    @pytest.fixture(autouse=True)
+    def _through_the_client(self, monkeypatch):
+        without_rows(monkeypatch)
+
+
 class TestMlflowProductionWithoutAliases(OnMlflow, ProductionContract):
     @pytest.fixture
     def make(self, store):
@@ -191,7 +200,14 @@ def test_a_tag_that_a_killed_run_left_on_an_old_version_does_no_harm(store):
     assert staging.newest(["s1"]) == {"s1": new}
 
 
-def test_a_batch_killed_between_two_packs_is_completed_by_its_repetition(store):
+def without_rows(monkeypatch) -> None:
+    """Has SQLite be written through MLflow's client alone, as a server is."""
+    monkeypatch.setenv("MLFLOW_ENABLE_WORKSPACES", "false")
+    monkeypatch.setattr(MlflowStore, "_writes_rows", False)
+
+
+def test_a_batch_killed_between_two_packs_is_completed_by_its_repetition(store, monkeypatch):
+    without_rows(monkeypatch)
     staging = MlflowStaging(*store())
     packs = [upload(p, {p: "1"}) for p in "abc"]
     create, made = staging._store.registry.create_model_version, []
@@ -210,6 +226,73 @@ def test_a_batch_killed_between_two_packs_is_completed_by_its_repetition(store):
     assert [v.version for v in versions] == ["1", "1", "1"]
     assert staging.newest(list("abc")) == dict(zip("abc", versions, strict=True))
     assert len(staging._store.client.search_runs([staging._store.experiment()])) == 1
+
+
+def test_a_batch_that_breaks_off_in_its_transaction_leaves_no_version_and_can_be_repeated(store):
+    uri, files = store()
+    staging = MlflowStaging(uri, files)
+    staging.register("before", [upload("a", {"a": "0"})])
+    with sqlite3.connect(uri.removeprefix("sqlite:///")) as connection:
+        connection.execute(
+            "create trigger broken before insert on model_version_tags when new.name like '%-c-%' "
+            "begin select raise(abort, 'disk full'); end"
+        )
+    packs = [upload(p, {p: "1"}) for p in "abc"]
+    with pytest.raises(UnavailableError, match="disk full"):
+        staging.register("batch", packs)
+    assert {name: version.version for name, version in staging.newest(list("abc")).items()} == {"a": "1"}
+    assert len(staging._store.mine()) == 1
+    with sqlite3.connect(uri.removeprefix("sqlite:///")) as connection:
+        connection.execute("drop trigger broken")
+    assert [version.version for version in staging.register("batch", packs)] == ["2", "1", "1"]
+
+
+def test_rows_written_at_once_are_the_ones_that_mlflow_writes(store, monkeypatch):
+    """Column by column, but for names of runs and times: models, versions, tags, aliases."""
+
+    def written(fast: bool) -> dict[str, list[tuple]]:
+        with monkeypatch.context() as patch:
+            if not fast:
+                without_rows(patch)
+            uri, files = store()
+            MlflowStaging(uri, files, clock=clock).register("one", [upload("a", {"a": "1"}), upload("b", {"b": "1"})])
+            production = MlflowProduction(uri, files, clock=clock)
+            first = production.publish(draft(None, [upload("a", {"a": "1"})]))
+            production.publish(draft(first, [upload("a", {"a": "2"}), upload("b", {"b": "1"})]))
+        varies = re.compile(r"(_time|run_id|source|storage_location)$")
+        changes = {"mm.release_id", "mm.manifest_sha256", "mm.previous"}
+        found = {}
+        with sqlite3.connect(uri.removeprefix("sqlite:///")) as connection:
+            for table in ("registered_models", "model_versions", "model_version_tags", "registered_model_aliases"):
+                rows = connection.execute(f"select * from {table}")
+                names = [column[0] for column in rows.description]
+                kept = [dict(zip(names, row, strict=True)) for row in rows]
+                found[table] = sorted(
+                    repr({k: (v is not None) if varies.search(k) or row.get("key") in changes else v
+                          for k, v in row.items()}) for row in kept
+                )  # fmt: skip
+        return found
+
+    assert written(fast=True) == written(fast=False)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks, as below")
+def test_two_processes_that_register_the_same_pack_at_once_get_two_numbers(store):
+    uri, files = store()
+    pids = []
+    for name in ("one", "two"):
+        if (pid := os.fork()) == 0:
+            try:
+                staging = MlflowStaging(uri, files)
+                for turn in range(5):
+                    staging.register(f"{name} {turn}", [upload("a", {"a": name}), upload("b", {"b": name})])
+            finally:
+                traceback.print_exc()
+                os._exit(0 if sys.exc_info()[0] is None else 1)
+        pids.append(pid)
+    assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids] == [0, 0]
+    versions = MlflowStaging(uri, files)._store.mine()
+    assert sorted(int(v.version) for v in versions if "-a-" in v.name) == list(range(1, 11))
 
 
 def test_two_installations_share_a_store_and_do_not_see_each_other(store):

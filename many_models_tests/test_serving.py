@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import hashlib
+import io
 import json
 import logging
 import resource
 import time
+import zipfile
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -17,13 +21,14 @@ import pytest
 
 from many_models.adapters.lake_memory import MemoryLake
 from many_models.errors import IntegrityError
-from many_models.forecasting import PackModel
+from many_models.forecasting import PackModel, train
+from many_models.forecasting.spec import Custom
 from many_models.ports import PackUpload, Where
 from many_models.serving.catalogue import Catalogue
 from many_models.serving.pack_files import joined, parted
 from many_models.serving.packs import rounded
 from many_models.tables import DATASETS, RAW_COVARIATES
-from many_models_tests.forecasting.histories import AS_OF
+from many_models_tests.forecasting.histories import AS_OF, SPEC, rows_of, sales
 from many_models_tests.serving_parts import ITEMS, Registry, asked, draft, forecasts, pack, trained, until
 
 if TYPE_CHECKING:
@@ -347,6 +352,45 @@ def test_what_is_no_pack_is_refused_and_never_unpickled(tmp_path: Path, kind: st
 
     asyncio.run(ask())
     assert not (tmp_path / "mark").exists()
+
+
+def with_a_regressor() -> tuple[PackModel, PackUpload]:
+    """A store whose one series is forecast by a scikit-learn regressor of a user's."""
+    custom = Custom("ridge", "sklearn.linear_model:Ridge", '{"alpha": 3.0}')
+    spec = replace(SPEC, candidates=("ridge",), custom=(custom,))
+    model = train(rows_of({"a__tea": sales(200, 20.0)}, spec), spec, AS_OF).model
+    assert model.fitted
+    return model, PackUpload("a", model.files(), model.series)
+
+
+@run
+async def test_a_users_regressor_is_served_from_fresh_observations_as_the_core_would(tmp_path: Path) -> None:
+    model, upload = with_a_regressor()
+    days = [AS_OF + timedelta(days=1 + day) for day in range(3)]
+    rows = rows_of({"a__tea": np.r_[sales(200, 20.0), [90.0, 80.0, 70.0]]}, last=days[-1])
+    observations = [{"ds": f"{ds:%Y-%m-%d}", "y": y} for ds, y in zip(days, (90.0, 80.0, 70.0), strict=True)]
+    async with asked(Registry(upload), tmp_path) as client:
+        (plain,) = await forecasts(client, "a__tea")
+        (fresh,) = await forecasts(client, {"series_id": "a__tea", "observations": observations})
+    assert plain["y_hat"] == pytest.approx(model.predict(None)["y_hat"].to_pylist())
+    assert fresh["y_hat"] == pytest.approx(model.predict(rows, days[-1])["y_hat"].to_pylist())
+    assert plain["y_hat"] != fresh["y_hat"]
+
+
+@run
+async def test_a_regressor_of_a_type_that_is_not_trusted_is_not_served(tmp_path: Path) -> None:
+    model, upload = with_a_regressor()
+    file = model.fitted["a__tea"]["ridge"][0]
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(model.blobs[file])) as archive, zipfile.ZipFile(buffer, "w") as out:
+        for name in archive.namelist():
+            out.writestr(name, archive.read(name).replace(b'"sklearn.linear_model._ridge"', b'"many_models.planted"'))
+    index = json.loads(upload.files["index.json"])
+    index["sha256"][file] = hashlib.sha256(buffer.getvalue()).hexdigest()
+    files = {**upload.files, file: buffer.getvalue(), "index.json": json.dumps(index).encode()}
+    async with asked(Registry(replace(upload, files=files)), tmp_path) as client:
+        (found,) = await forecasts(client, "a__tea")
+    assert found["error"]["kind"] == "Integrity"
 
 
 @run

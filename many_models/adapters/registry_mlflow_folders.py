@@ -34,7 +34,7 @@ def model_folder(upload: PackUpload, path: str, run_id: str) -> Files:
     loaders = [name for name in upload.files if re.fullmatch(r"mm_pack_v\d+\.py", name)]
     if not loaders:
         return folder
-    requirements = _requirements()
+    requirements = _requirements(with_sklearn=any(name.endswith(".skops") for name in upload.files))
     environment = {"python": _python(), "dependencies": ["-r requirements.txt"]}
     model: dict[str, object] = {
         "artifact_path": path,
@@ -120,12 +120,13 @@ def read_folder(root: Path) -> Files:
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
 
 
-@lru_cache(maxsize=1)
-def _requirements() -> list[str]:
+@lru_cache(maxsize=2)
+def _requirements(*, with_sklearn: bool = False) -> list[str]:
     """What a loader may import, pinned to what is installed here: no guessing, no package index."""
     from importlib.metadata import version
 
-    return [f"{name}=={version(name)}" for name in ("mlflow", "numpy", "pandas")]
+    more = ("scikit-learn", "skops") if with_sklearn else ()
+    return [f"{name}=={version(name)}" for name in ("mlflow", "numpy", "pandas", *more)]
 
 
 @lru_cache(maxsize=1)

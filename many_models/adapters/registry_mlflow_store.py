@@ -28,6 +28,7 @@ from many_models.adapters.registry_mlflow_folders import (
     write_folders,
 )
 from many_models.adapters.registry_mlflow_lease import leased
+from many_models.adapters.registry_mlflow_rows import NewVersion, delete_rows, insert_versions, move_aliases
 from many_models.adapters.registry_rules import OWN_TAGS
 from many_models.errors import (
     ConflictError,
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     _Clients = tuple[MlflowClient, ModelRegistryClient]
 
 LOCK_SECONDS = 600.0
+SEARCHES = 10
 _PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -104,6 +106,13 @@ class MlflowStore:
     def is_database(self) -> bool:
         """Whether the store is a database that is reached without a server."""
         return bool(_SQL.match(self.uri))
+
+    @property
+    def _writes_rows(self) -> bool:
+        """Whether rows are written past MLflow's client; never where a user has turned its workspaces on."""
+        from mlflow.environment_variables import MLFLOW_ENABLE_WORKSPACES
+
+        return self.is_database and not MLFLOW_ENABLE_WORKSPACES.get()
 
     @property
     def shown(self) -> str:
@@ -286,15 +295,19 @@ class MlflowStore:
         sha = {upload.pack: files_sha256(upload.files) for upload in packs}
         folder = {u.pack: f"{slug(u.pack)}-{digest(sha[u.pack], u.series)}" for u in packs}
         sources = self.write(run, {folder[u.pack]: model_folder(u, folder[u.pack], run.info.run_id) for u in packs})
-        versions: dict[str, PackVersion] = {}
+        new: list[NewVersion] = []
         for upload in packs:
             own = {**tags, "owner": self.owner, "pack": upload.pack, "sha256": sha[upload.pack], **series_tags(upload)}
             named = {**upload.tags, **{OWN_TAGS + key: value for key, value in own.items()}}
-            made = self.create_version(self.name(upload.pack), sources[folder[upload.pack]], run, named)
-            versions[upload.pack] = PackVersion(
-                made.name, str(made.version), upload.pack, tuple(upload.series), sha[upload.pack], dict(upload.tags)
-            )
-        return versions
+            new.append(NewVersion(self.name(upload.pack), sources[folder[upload.pack]], named))
+        if self._writes_rows and _sqlite_path(self.uri):
+            made = insert_versions(self.uri, run.info.run_id, new)
+        else:
+            made = [int(self.create_version(v.name, v.source, run, v.tags).version) for v in new]
+        return {
+            u.pack: PackVersion(v.name, str(number), u.pack, tuple(u.series), sha[u.pack], dict(u.tags))
+            for u, v, number in zip(packs, new, made, strict=True)
+        }
 
     def pack_version(self, found: ModelVersion) -> PackVersion:
         """What a registered version says of itself. Raises IntegrityError when its tags contradict its files."""
@@ -326,12 +339,26 @@ class MlflowStore:
 
     def set_aliases(self, alias: str, versions: Mapping[str, str]) -> None:
         """Points `alias` of each registered model at a version; in a database those that have it in one transaction."""
-        moved = _move_aliases(self.uri, alias, versions) if self.is_database and versions else set[str]()
-        for name in versions.keys() - moved:
-            self.registry.set_registered_model_alias(name, alias, versions[name])
+        if self._writes_rows:
+            move_aliases(self.uri, alias, versions)
+            return
+        for name, version in versions.items():
+            self.registry.set_registered_model_alias(name, alias, version)
 
     def search(self, query: str) -> list[ModelVersion]:
-        """All versions that `query` (MLflow's filter language) names, oldest first."""
+        """All versions that `query` (MLflow's filter language) names, oldest first.
+
+        MLflow reads versions, then the tags of what the query names by then: a version that ceased to match in between
+        comes without any, and the search is repeated.
+        """
+        found: list[ModelVersion] = []
+        for _ in range(SEARCHES):
+            found = self._search(query)
+            if all(version.tags for version in found):
+                break
+        return by_age(found)
+
+    def _search(self, query: str) -> list[ModelVersion]:
         found: list[ModelVersion] = []
         token = None
         while True:
@@ -339,7 +366,7 @@ class MlflowStore:
             found.extend(page)
             token = page.token
             if not token:
-                return by_age(found)
+                return found
 
     def mine(self) -> list[ModelVersion]:
         """All versions of this registry, oldest first."""
@@ -353,7 +380,7 @@ class MlflowStore:
         the tags go and a redacted row of each version stays.
         """
         if self.is_database:
-            _delete_rows(self.uri, [(v.name, int(v.version)) for v in versions])
+            delete_rows(self.uri, [(v.name, int(v.version)) for v in versions])
         else:
             for version in versions:
                 for key in version.tags:
@@ -521,41 +548,3 @@ def _hard_delete_run(uri: str, run_id: str) -> None:
 
     store = getattr(utils, "_get_store")(uri)  # noqa: B009
     getattr(store, "_hard_delete_run")(run_id)  # noqa: B009
-
-
-def _move_aliases(uri: str, alias: str, versions: Mapping[str, str]) -> set[str]:
-    """Points existing aliases at other versions; which. MLflow's own way is a transaction and 10 ms for each."""
-    import sqlalchemy as sa
-
-    table = sa.table("registered_model_aliases", sa.column("name"), sa.column("alias"), sa.column("version"))
-    engine = sa.create_engine(uri)
-    try:
-        with engine.begin() as connection:
-            has = set(connection.execute(sa.select(table.c.name).where(table.c.alias == alias)).scalars())
-            rows = [{"n": name, "v": int(version)} for name, version in versions.items() if name in has]
-            if rows:
-                move = sa.update(table).where(table.c.name == sa.bindparam("n"), table.c.alias == alias)
-                connection.execute(move.values(version=sa.bindparam("v")), rows)
-            return has & versions.keys()
-    finally:
-        engine.dispose()
-
-
-def _delete_rows(uri: str, versions: Sequence[tuple[str, int]]) -> None:
-    """Deletes model versions, their tags and aliases in one transaction; MLflow itself would only hide them."""
-    import sqlalchemy as sa
-
-    if not versions:
-        return
-
-    engine = sa.create_engine(uri)
-    try:
-        with engine.begin() as connection:
-            for table in ("model_version_tags", "registered_model_aliases", "model_versions"):
-                columns = sa.table(table, sa.column("name"), sa.column("version"))
-                statement = sa.delete(columns).where(
-                    columns.c.name == sa.bindparam("n"), columns.c.version == sa.bindparam("v")
-                )
-                connection.execute(statement, [{"n": name, "v": version} for name, version in versions])
-    finally:
-        engine.dispose()

@@ -47,6 +47,9 @@ class CustomForecasts:
     seconds: NDArray[np.float64]
     problems: list[list[str]]
     there: NDArray[np.bool_]
+    fitted: dict[str, dict[str, tuple[bytes, float]]] = field(
+        default_factory=dict[str, "dict[str, tuple[bytes, float]]"]
+    )
 
 
 def check_custom(spec: Spec) -> None:
@@ -109,12 +112,15 @@ def _one_series(  # noqa: PLR0913, PLR0917
             else:
                 data, shift, size = history, first, 1.0
             places = (origins[mine] - shift).tolist()
-            asked = Fit(identity(custom), custom.seconds, _seed(custom, series), spec.horizon, places, data)
+            final = len(origins) - 1 in mine
+            asked = Fit(identity(custom), custom.seconds, _seed(custom, series), spec.horizon, places, data, final)
             answer, gone = _CHILD.ask(asked, spec)
             lost[custom.name] = lost[custom.name] + 1 if gone else 0
             for place, forecast in zip(mine, answer.forecasts, strict=False):
                 low, high = _bounds(panel, i, first, int(origins[place]), spec)
                 result.F[i, c, place] = np.clip(forecast * size, low, high)
+            if answer.fitted:
+                result.fitted.setdefault(series, {})[custom.name] = (answer.fitted, size)
         result.seconds[i, c], result.problems[i][c] = answer.seconds, answer.problem
         result.there[i, c] = not answer.problem
 
@@ -170,13 +176,13 @@ def regressor_rows(panel: Panel, layout: Layout, spec: Spec, i: int, origins: ND
     calendar, levels, season and last year in units of the series, known covariates, phase, step, age and holiday.
     """
     from many_models.forecasting.fitting import learned_at, own_numbers, training_steps
-    from many_models.forecasting.regressing import PLAIN, regressor_features
+    from many_models.forecasting.regressing import regressor_features
 
     first, last = int(panel.first[i]), int(origins[-1])
     own = own_numbers(panel.y[i], panel.code[i], spec, first, learned_at(panel, i, origins))
     own[loader.ADDITIVE] = 1.0  # features of a series' own: nothing is scaled by its level
     calendar, hol, ph = layout.calendar(panel.ds)
-    width = loader.width(calendar.shape[1], layout.columns) + PLAIN
+    width = loader.width(calendar.shape[1], layout.columns) + loader.PLAIN
     x = panel.x[i].copy()
     x[:, -1] = 0.0  # the shape that series share may know what comes after a window
     X, ahead = np.zeros((last + 1, width), np.float32), np.zeros((len(origins), spec.horizon, width), np.float32)

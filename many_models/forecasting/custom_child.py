@@ -64,7 +64,10 @@ class History:
 
 @dataclass(frozen=True)
 class Fit:
-    """Fit a forecaster anew for each of `origins` (places of the last period known), and forecast `steps` periods."""
+    """Fit a forecaster anew for each of `origins` (places of the last period known), and forecast `steps` periods.
+
+    `keep` asks for the last fit as a file.
+    """
 
     name: str
     seconds: float
@@ -72,15 +75,19 @@ class Fit:
     steps: int
     origins: Sequence[int]
     data: Rows | History
+    keep: bool = False
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Forecasts (a row per origin), or why there are none; and the seconds it took."""
+    """Forecasts (a row per origin), or why there are none; the seconds it took; and the last fit as a skops file where
+    it was asked for and can travel.
+    """
 
     forecasts: Sequence[NDArray[np.float64]] = ()
     problem: str = ""
     seconds: float = 0.0
+    fitted: bytes = b""
 
 
 def kind_of(model: object) -> Kind:
@@ -101,22 +108,27 @@ def make(maker: Callable[..., object], options: Mapping[str, object], seed: int)
     return model
 
 
-def fit_all(kind: Kind, fresh: Callable[[], Any], request: Fit) -> list[NDArray[np.float64]]:
-    """A forecast for each origin, each by a forecaster of its own that has seen nothing later."""
+def fit_all(kind: Kind, fresh: Callable[[], Any], request: Fit) -> tuple[list[NDArray[np.float64]], bytes]:
+    """A forecast for each origin, each by a forecaster of its own that has seen nothing later; and the last of these as
+    a file, where that is asked for and possible.
+    """
+    from many_models.forecasting.skops_writing import packed
+
     result: list[NDArray[np.float64]] = []
+    model: object = None
     for at, origin in enumerate(request.origins):
         data = request.data
         if isinstance(data, Rows):
             known = data.place <= origin
-            model = fresh()
-            model.fit(data.X[known], data.y[known])
-            forecast = model.predict(data.ahead[at])
+            regressor = model = fresh()
+            regressor.fit(data.X[known], data.y[known])
+            forecast = regressor.predict(data.ahead[at])
         elif kind == "statsforecast":
             forecast = _by_statsforecast(fresh(), data, origin, request.steps)
         else:
             forecast = _by_frames(fresh(), data, origin, request.steps)
         result.append(_checked(forecast, request.steps))
-    return result
+    return result, packed(model) if request.keep and model is not None else b""
 
 
 def _by_statsforecast(model: Any, data: History, origin: int, steps: int) -> object:
@@ -199,12 +211,12 @@ class _Forecasters:
         begun = time.perf_counter()
         faulthandler.dump_traceback_later(request.seconds, exit=True)
         try:
-            found = fit_all(self._kinds[request.name], lambda: make(maker, options, request.seed), request)
+            found, fitted = fit_all(self._kinds[request.name], lambda: make(maker, options, request.seed), request)
         except (Exception, SystemExit) as error:  # noqa: BLE001  whatever a user's code raises
             return Answer(problem=_text(error), seconds=time.perf_counter() - begun)
         finally:
             faulthandler.cancel_dump_traceback_later()
-        return Answer(found, "", time.perf_counter() - begun)
+        return Answer(found, "", time.perf_counter() - begun, fitted)
 
 
 def _text(error: BaseException) -> str:

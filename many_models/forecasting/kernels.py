@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _COMPILED = (
     "season_of", "is_closed", "advance", "prefix", "last_year", "fill", "back_to_scale", "forecast",
-    "log_mean", "recent_mean", "same_phase", "fill_extra", "tree_sum",
+    "log_mean", "recent_mean", "same_phase", "fill_extra", "fill_plain", "tree_sum",
 )  # fmt: skip
 
 

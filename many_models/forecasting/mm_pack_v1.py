@@ -17,6 +17,7 @@ import numpy as np
 
 FORMAT = 1
 LOADER = "mm_pack_v1"
+SKOPS_LOADER = "mm_sklearn_v1"
 
 # Places in `conf`: what a frequency and a spec fix.
 TAU, ALPHA, GAIN_SEASON, GAIN_ODDS, GAIN_SIZE = 0, 4, 7, 8, 9
@@ -46,6 +47,7 @@ CANDIDATES = (
 STANDS_IN = 4  # the candidate that is repeated where another has no forecast
 LOCAL = 11  # of them, those that need nothing learned from other series
 EXTRA = 9  # features that only trees use, and one more a covariate column
+PLAIN = 6  # what users' regressors see besides the linear features: phase, step, age, recent mean, phase's, holiday
 MISSING, OBSERVED, CLOSED, STOCK_OUT = 0, 1, 2, 3
 
 
@@ -331,6 +333,21 @@ def fill_extra(X, p, S, ph, hol, h, mean, phase_mean, beta, conf, own):
         X[p + EXTRA + j] = X[c] * beta[c] + X[c + 1] * beta[c + 1] + X[c + 2] * beta[c + 2]
 
 
+def fill_plain(X, p, S, P, y, code, o, t, h, ph, hol, calendar, x, mean, conf, own, ly, two):
+    """What a user's regressor sees of a target at `t`, `h` steps after the state `S` at `o`: `p` linear features, PLAIN
+    more. `ly` (3) and `two` (2) are room to work in.
+    """
+    last_year(P, o, t, conf, ly)
+    same_phase(y, code, o, t, mean, conf, two)
+    fill(X, S, RAW, ph, h, calendar, x, ly, conf, own)
+    X[p] = ph
+    X[p + 1] = h
+    X[p + 2] = math.log1p(S[S.size - 1])
+    X[p + 3] = mean / own[UNIT]
+    X[p + 4] = two[1] / own[UNIT]
+    X[p + 5] = hol
+
+
 def tree_sum(X, root, feature, threshold, left, right, value):
     """Sum of the leaves that `X` reaches; a negative feature marks a leaf."""
     total = 0.0
@@ -542,12 +559,12 @@ TREES = ("root", "feature", "threshold", "left", "right", "value")
 class Pack:
     """Models of `index["series"]`, row by row in `arrays`; `loops` is this module or a compiled copy of it."""
 
-    def __init__(self, index, arrays, loops=None):
-        self.index, self.arrays = index, arrays
+    def __init__(self, index, arrays, loops=None, blobs=None):
+        self.index, self.arrays, self.blobs = index, arrays, blobs or {}
         self.loops = loops or sys.modules[__name__]
         self.row = {name: i for i, name in enumerate(index["series"])}
         self.levels = [int(level) for level in index["levels"]]
-        self._calendars, self._shapes = {}, {}
+        self._calendars, self._shapes, self._fitted = {}, {}, {}
 
     def cutoff_of(self, i):
         """The training cutoff of row `i`, datetime64[us]."""
@@ -644,7 +661,8 @@ class Pack:
     def candidates(self, i, h, x, fresh=None, without=()):
         """Forecasts (candidates × h) of row `i` for the h periods after its cutoff, or after `fresh` (y, code, x).
 
-        Users' own forecasters come last: what they said at training, the medium smoothing where that does not reach.
+        Users' own forecasters come last: scikit-learn's that travel see the state as it is now, of others there is what
+        they said at training; the medium smoothing where neither reaches.
 
         `without` names known covariates that stay at their recent mean, or "holiday" for a calendar without holidays.
         """
@@ -679,9 +697,50 @@ class Pack:
         if len(path):
             mine = np.tile(F[STANDS_IN], (len(path), 1))
             mine[:, : path.shape[1]] = np.where(np.isfinite(path), path, mine[:, : path.shape[1]])
+            steps = min(h, int(a["conf"][HORIZON]))
+            series = self.index["series"][i]
+            for name, (file, unit) in self.index.get("fitted", {}).get(series, {}).items():
+                rows = self.regressor_rows(unit, steps, S, own, y, code, R - 1, ph, hol, C, x)
+                try:
+                    said = np.asarray(self.regressor(file).predict(rows), float).reshape(steps) * unit
+                except (ValueError, TypeError, IndexError, AttributeError) as error:
+                    raise ValueError(f"{file}, the {name} of series {series!r}, does not forecast: {error}") from error
+                c = self.index["candidates"].index(name) - len(CANDIDATES)
+                mine[c] = F[STANDS_IN]
+                mine[c, :steps] = np.where(np.isfinite(said), said, mine[c, :steps])
             closed = (F == 0.0).all(0)
             F = np.concatenate([F, np.where(closed, 0.0, np.clip(mine, own[LOW], own[HIGH]))])
         return F, own
+
+    def regressor(self, file):
+        """The fitted regressor in one of the pack's skops files, loaded once."""
+        if file not in self._fitted:
+            self._fitted[file] = skops_files().load(bytes(self.blobs[file]))
+        return self._fitted[file]
+
+    def regressor_rows(self, unit, steps, S, own, y, code, o, ph, hol, C, x):
+        """Features (steps × features, float32) of the steps after the state `S` as a regressor trained in `unit` saw
+        such: nothing is scaled by the series' level, and the shape that series share stays away. `y` and `code` end
+        after the history at `o`, what is after it in `ph`, `hol`, `C` and `x` begins at the first step.
+        """
+        conf = self.arrays["conf"]
+        m, k = int(conf[SEASON]), int(conf[COVARIATES])
+        means = 2 * (4 + m) + 1 + (m + 3) + 2 + m
+        own, S, x = own.copy(), S.copy(), x.copy()
+        S[: 4 + m] *= own[UNIT] / unit
+        own[UNIT], own[ADDITIVE] = unit, 1.0
+        x[:, -1], S[means + k - 1] = 0.0, 0.0
+        p = width(int(conf[CALENDAR]), k)
+        P, ly, two = np.zeros((o + 2, 3)), np.zeros(3), np.zeros(2)
+        self.loops.prefix(y[: o + 1], code[: o + 1], own, P)
+        mean = self.loops.recent_mean(y, code, o, conf)
+        rows = np.zeros((steps, p + PLAIN), np.float32)
+        for s in range(steps):
+            self.loops.fill_plain(
+                rows[s], p, S, P, y, code, o, o + 1 + s, s + 1, int(ph[s]), int(hol[s]), C[s], x[s], mean, conf, own,
+                ly, two,
+            )  # fmt: skip
+        return rows
 
     def _neutral(self, x, S, without):
         """`x` with the columns of the covariates `without` at their moving means in the state `S`."""
@@ -822,11 +881,39 @@ def read(files, loops=None):
         arrays[name] = np.load(io.BytesIO(files[file]), allow_pickle=False)
         if name in PER_SERIES and len(arrays[name]) != len(index["series"]):
             raise ValueError(f"{file} has {len(arrays[name])} rows for {len(index['series'])} series")
-    return Pack(index, arrays, loops)
+    return Pack(index, arrays, loops, fitted_files(index, files))
+
+
+def fitted_files(index, files):
+    """The skops files that `index` names, looked through. Raises ValueError that names file and series for one that is
+    missing, not what was stored, or not on our list of trusted types.
+    """
+    blobs = {}
+    for series, models in index.get("fitted", {}).items():
+        for name, (file, _) in models.items():
+            what = f"{file}, the {name} of series {series!r},"
+            if file not in files:
+                raise ValueError(f"{what} is missing")
+            if hashlib.sha256(files[file]).hexdigest() != index["sha256"].get(file):
+                raise ValueError(f"{what} is not what was stored: its sha256 differs from the index")
+            try:
+                skops_files().check(bytes(files[file]))
+            except ValueError as error:
+                raise ValueError(f"{what} {error}") from error
+            blobs[file] = files[file]
+    return blobs
+
+
+def skops_files():
+    """The module beside this one that reads skops files."""
+    import importlib
+
+    home = __name__.rpartition(".")[0]
+    return importlib.import_module(f"{home}.{SKOPS_LOADER}" if home else SKOPS_LOADER)
 
 
 def _load_pyfunc(path):  # pyright: ignore[reportUnusedFunction] - by name
     """What MLflow calls: the pack in folder `path`."""
     folder = pathlib.Path(path)
-    files = {file.name: file.read_bytes() for file in folder.iterdir() if file.suffix in (".npy", ".json")}
+    files = {file.name: file.read_bytes() for file in folder.iterdir() if file.suffix in (".npy", ".json", ".skops")}
     return read(files)

@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from many_models.errors import InputError, IntegrityError
 from many_models.forecasting import mm_pack_v1 as loader
+from many_models.forecasting import mm_sklearn_v1
 from many_models.forecasting.panel import STATES, stamps_us
 
 if TYPE_CHECKING:
@@ -25,15 +26,19 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-LOADER_FILE = f"{loader.LOADER}.py"
+LOADER_FILE, SKOPS_LOADER_FILE = f"{loader.LOADER}.py", f"{loader.SKOPS_LOADER}.py"
+Fitted = dict[str, dict[str, tuple[str, float]]]
 
 
 @dataclass(frozen=True)
 class PackModel:
-    """The fitted models of `series`, in row order: an index (JSON values) and arrays with a row per series."""
+    """The fitted models of `series`, in row order: an index (JSON values), arrays with a row per series, and `blobs`,
+    the skops files of users' scikit-learn regressors, which the index names under `fitted`.
+    """
 
     index: Mapping[str, object]
     arrays: Mapping[str, NDArray[np.generic]]
+    blobs: Mapping[str, bytes] = field(default_factory=dict[str, bytes])
 
     @property
     def series(self) -> tuple[str, ...]:
@@ -41,8 +46,10 @@ class PackModel:
         return tuple(cast("list[str]", self.index["series"]))
 
     def files(self) -> dict[str, bytes]:
-        """The pack as files: index.json, one .npy an array, and the loader; the same bytes for the same content."""
-        files: dict[str, bytes] = {}
+        """The pack as files: index.json, one .npy an array, skops files, and the loader; the same bytes for the same
+        content.
+        """
+        files = dict(self.blobs)
         for name, array in self.arrays.items():
             buffer = io.BytesIO()
             np.lib.format.write_array(buffer, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
@@ -51,6 +58,8 @@ class PackModel:
         index = {**self.index, "sha256": hashes}
         files["index.json"] = json.dumps(index, sort_keys=True, separators=(",", ":")).encode()
         files[LOADER_FILE] = Path(loader.__file__).read_bytes()
+        if self.blobs:
+            files[SKOPS_LOADER_FILE] = Path(mm_sklearn_v1.__file__).read_bytes()
         return dict(sorted(files.items()))
 
     @classmethod
@@ -63,10 +72,15 @@ class PackModel:
             raise InputError(f"{name} is a pack for the loader {newer[-1]}, this version has {LOADER_FILE}: upgrade")
         try:
             pack = loader.read(files)
-        except (ValueError, KeyError, EOFError) as error:
+        except (ValueError, KeyError, EOFError, TypeError, AttributeError) as error:
             raise IntegrityError(f"{name} is no pack of forecasting models: {error}; fetch it again") from error
         index = {name: value for name, value in pack.index.items() if name != "sha256"}
-        return cls(index, pack.arrays)
+        return cls(index, pack.arrays, pack.blobs)
+
+    @property
+    def fitted(self) -> Fitted:
+        """Series → candidate → the skops file of its fitted regressor, and the unit that it forecasts in."""
+        return cast("Fitted", self.index.get("fitted", {}))
 
     def select(self, series: Sequence[str]) -> PackModel:
         """The pack of these series only, in this order. Raises InputError for one that is not in it."""
@@ -84,7 +98,8 @@ class PackModel:
             "slots": {name: slots[name] for name in sorted(series) if name in slots},
             "pools": _gather_pools([PackModel(self.index, arrays)], arrays),
         }
-        return PackModel(index, arrays)
+        fitted = {name: self.fitted[name] for name in sorted(series) if name in self.fitted}
+        return _with_fitted(PackModel(index, arrays, self.blobs), fitted)
 
     @classmethod
     def merge(cls, models: Sequence[PackModel]) -> PackModel:
@@ -96,7 +111,7 @@ class PackModel:
             raise InputError("no packs to merge")
         models = _same_candidates(models)
         head = models[0]
-        own = {"series", "fallback", "slots", "pools"}
+        own = {"series", "fallback", "slots", "pools", "fitted"}
         for model in models[1:]:
             for name in {*head.index, *model.index} - own:
                 if head.index.get(name) != model.index.get(name):
@@ -123,7 +138,10 @@ class PackModel:
         for model in models:
             slots.update(cast("dict[str, object]", model.index["slots"]))
         fallback = [step for model in models for step in cast("list[str]", model.index["fallback"])]
-        return cls({**head.index, "series": series, "fallback": fallback, "slots": slots, "pools": pools}, arrays)
+        index = {**head.index, "series": series, "fallback": fallback, "slots": slots, "pools": pools}
+        blobs = {name: data for model in models for name, data in model.blobs.items()}
+        fitted = {name: own for model in models for name, own in model.fitted.items()}
+        return _with_fitted(cls(index, arrays, blobs), fitted)
 
     def trained_until(self, series: Sequence[str]) -> datetime:
         """The earliest training cutoff of `series`: `predict` needs no older rows of them."""
@@ -151,7 +169,7 @@ class PackModel:
         """
         from many_models.forecasting.kernels import pack as compiled
 
-        pack = loader.Pack(self.index, self.arrays, compiled)
+        pack = loader.Pack(self.index, self.arrays, compiled, self.blobs)
         names = list(self.series if series is None else series)
         if unknown := [name for name in names if name not in pack.row]:
             raise InputError(f"not in this pack: {', '.join(unknown[:5])}; it holds {len(pack.row)} series")
@@ -173,7 +191,10 @@ class PackModel:
             x, repeated = pack.encode(i, _known(pack, later.get(name), end, h), h)
             if fresh is not None and len(fresh[0]) and len(x):
                 x = _repeat_from(pack, fresh[2], x, later.get(name), end, h)
-            point, bound = pack.forecast(i, h, x, fresh)
+            try:
+                point, bound = pack.forecast(i, h, x, fresh)
+            except ValueError as error:
+                raise IntegrityError(f"{error}; train and promote it again") from error
             stamp = loader.stamps(np.array([end]), str(self.index["frequency"]))[0]
             result.append((i, stamp, np.arange(1, h + 1), point, bound, repeated))
         return _table(pack.table(result), pack.levels)
@@ -182,7 +203,7 @@ class PackModel:
         """Forecasts of every candidate (series × candidates × steps) from the stored state; see `predict`."""
         from many_models.forecasting.kernels import pack as compiled
 
-        pack = loader.Pack(self.index, self.arrays, compiled)
+        pack = loader.Pack(self.index, self.arrays, compiled, self.blobs)
         h = horizon or int(cast("int", self.index["horizon"]))
         later = _by_series(future, self.series, pack) if future is not None else {}
         result = np.zeros((len(self.series), len(cast("list[str]", self.index["candidates"])), h))
@@ -198,7 +219,7 @@ class PackModel:
         """
         from many_models.forecasting.kernels import pack as compiled
 
-        pack = loader.Pack(self.index, self.arrays, compiled)
+        pack = loader.Pack(self.index, self.arrays, compiled, self.blobs)
         names = list(self.series if series is None else series)
         if unknown := [name for name in names if name not in pack.row]:
             raise InputError(f"not in this pack: {', '.join(unknown[:5])}; it holds {len(pack.row)} series")
@@ -217,6 +238,14 @@ class PackModel:
                 columns["value"] += values.tolist()
         kinds = {"series_id": pa.string(), "ds": pa.timestamp("us"), "part": pa.string(), "value": pa.float64()}
         return pa.table({name: pa.array(columns[name], kind) for name, kind in kinds.items()})
+
+
+def _with_fitted(model: PackModel, fitted: Fitted) -> PackModel:
+    """The pack with these regressors, and no other files than theirs."""
+    index = {name: value for name, value in model.index.items() if name != "fitted"}
+    used = {file for models in fitted.values() for file, _ in models.values()}
+    blobs = {name: data for name, data in sorted(model.blobs.items()) if name in used}
+    return PackModel({**index, "fitted": fitted} if fitted else index, model.arrays, blobs)
 
 
 def _same_candidates(models: Sequence[PackModel]) -> list[PackModel]:
@@ -238,7 +267,7 @@ def _same_candidates(models: Sequence[PackModel]) -> list[PackModel]:
             if c >= len(built_in):
                 long[:, everyone.index(name) - len(built_in)] = path[:, c - len(built_in)]
         arrays = {**model.arrays, "weights": wide, "path": long}
-        result.append(PackModel({**model.index, "candidates": everyone}, arrays))
+        result.append(PackModel({**model.index, "candidates": everyone}, arrays, model.blobs))
     return result
 
 

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from many_models.forecasting.kernels import compiled, pack
-from many_models.forecasting.mm_pack_v1 import CALENDAR, COVARIATES, DYNAMIC, HORIZON, OBSERVED, RAW, SEASON, UNIT
+from many_models.forecasting.mm_pack_v1 import CALENDAR, COVARIATES, DYNAMIC, HORIZON, OBSERVED, PLAIN, SEASON
 
-_advance, _prefix, _last_year, _fill = pack.advance, pack.prefix, pack.last_year, pack.fill
-_recent_mean, _same_phase = pack.recent_mean, pack.same_phase
-
-PLAIN = 6  # features besides the linear ones: phase, step, age, recent mean, mean of the phase, holiday
+_advance, _prefix, _recent_mean, _fill_plain = pack.advance, pack.prefix, pack.recent_mean, pack.fill_plain
 
 
 @compiled
@@ -44,15 +39,7 @@ def regressor_features(  # noqa: ANN201, PLR0913, PLR0917 - a kernel takes array
             train = o - first >= warm and t < T and steps[t] == h and code[t] == OBSERVED
             if not (train or origin):
                 continue
-            _last_year(P, o, t, conf, ly)
-            _same_phase(y, code, o, t, mean, conf, two)
-            _fill(row, S, RAW, ph[t], h, C[t], x[t], ly, conf, own)
-            row[p] = ph[t]
-            row[p + 1] = h
-            row[p + 2] = math.log1p(S[S.size - 1])
-            row[p + 3] = mean / own[UNIT]
-            row[p + 4] = two[1] / own[UNIT]
-            row[p + 5] = hol[t]
+            _fill_plain(row, p, S, P, y, code, o, t, h, ph[t], hol[t], C[t], x[t], mean, conf, own, ly, two)
             if train:
                 used[t] = True
                 X[t] = row

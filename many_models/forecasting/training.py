@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from many_models.errors import SeriesError, SeriesFailure
-from many_models.forecasting import metrics
+from many_models.forecasting import metrics, mm_sklearn_v1
 from many_models.forecasting import mm_pack_v1 as loader
 from many_models.forecasting.calibrating import factors, final_weights, leave_one_out, series_quantiles, spread
 from many_models.forecasting.evaluating import Evaluation, evaluate, least, scored
@@ -143,7 +144,17 @@ def _model(
         "slots": by_series, "fallback": fallback, "candidates": list(everyone),
         "pools": pools,
     }  # fmt: skip
-    return PackModel(index, arrays)
+    blobs: dict[str, bytes] = {}
+    fitted: dict[str, dict[str, list[object]]] = {}
+    weight = dict(zip(panel.series, full, strict=True))
+    for series, models in sorted(evaluation.custom.fitted.items()):
+        for name, (data, unit) in models.items():
+            if not weight[series][everyone.index(name)]:
+                continue
+            file = f"{hashlib.sha256(data).hexdigest()[:16]}{mm_sklearn_v1.SUFFIX}"
+            blobs[file] = data
+            fitted.setdefault(series, {})[name] = [file, unit]
+    return PackModel({**index, "fitted": fitted} if fitted else index, arrays, dict(sorted(blobs.items())))
 
 
 def _pool_arrays(evaluation: Evaluation) -> tuple[list[str], dict[str, NDArray[np.generic]]]:

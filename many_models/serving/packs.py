@@ -30,6 +30,7 @@ QUICK_STEPS = 60
 KEPT_HORIZONS = 8  # so many times the usual horizon are kept of calendars
 PER_PERIOD = 300  # bytes of a calendar, for each
 PER_SERIES = 300  # and for each of its series
+REGRESSOR_TIMES = 10  # so many times its file is a loaded regressor in memory
 PER_TEXT = 120  # and for each text that is kept
 
 Value = float | int | bool | str | None
@@ -90,13 +91,15 @@ class LoadedPack:
         self.horizon = int(index["horizon"])
         self._frequency = str(index["frequency"])
         self._index = index
-        self._model = _Model(index, found, compiled)
+        blobs = _fitted(index, files, pack.ref)
+        self._model = _Model(index, found, compiled, blobs)
         self._cutoffs = np.asarray(found["cutoff"], np.int64)
         self._lock = threading.Lock()  # the model keeps calendars, and clears them
         self._answers: dict[int, bytes] = {}
         slots = len(json.dumps(index["slots"])) if index["slots"] else 0
         self.cost = len(block) + SMALL_OBJECTS + PER_SERIES * len(series) + 8 * slots
         self.cost += KEPT_HORIZONS * self.horizon * PER_PERIOD
+        self.cost += REGRESSOR_TIMES * sum(map(len, blobs.values()))
 
     def kept(self, question: Question, row: int) -> bytes | None:
         """The answer to a plain question about a row, where it has been given before."""
@@ -135,7 +138,10 @@ class LoadedPack:
         x, repeated = self._model.encode(row, _spread(known, end, h, self.known), h)
         if fresh is not None and len(self.known):
             self._repeat_from(fresh[2], x, known, end, h)
-        point, bounds = self._model.forecast(row, h, x, fresh)
+        try:
+            point, bounds = self._model.forecast(row, h, x, fresh)
+        except ValueError as error:
+            raise SeriesError(question.series_id, f"{error}; train and promote it again") from error
         columns: dict[str, object] = {
             "trained_through": self.trained_through(row),
             "cutoff": self._stamp(end),
@@ -274,5 +280,12 @@ def _index(files: Mapping[str, memoryview], ref: str) -> dict[str, Any]:
     if index["format"] != loader.FORMAT:
         got = index["format"]
         raise IntegrityError(f"pack {ref} has format {got}, this version reads {loader.FORMAT}: upgrade the server")
-    index.pop("sha256", None)
     return index
+
+
+def _fitted(index: dict[str, Any], files: Mapping[str, memoryview], ref: str) -> Mapping[str, memoryview]:
+    """The skops files of users' regressors. Raises IntegrityError, naming series, for one that is not to be trusted."""
+    try:
+        return loader.fitted_files(index, files)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise IntegrityError(f"pack {ref} cannot be served: {error}; train and promote it again") from error

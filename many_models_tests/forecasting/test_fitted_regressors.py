@@ -1,0 +1,253 @@
+"""Users' scikit-learn regressors in packs: as skops files of trusted types, predicting wherever they are loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import io
+import json
+import pickle
+import subprocess
+import sys
+import zipfile
+from datetime import timedelta
+
+import numpy as np
+import pyarrow.compute as pc
+import pytest
+
+from many_models.errors import IntegrityError
+from many_models.forecasting import PackModel, Spec, train
+from many_models.forecasting import mm_pack_v1 as loader
+from many_models.forecasting.mm_sklearn_v1 import REGRESSORS, check, load
+from many_models.forecasting.spec import Custom
+from many_models_tests.contracts.registry import Spy
+from many_models_tests.forecasting import histories
+from many_models_tests.forecasting.histories import AS_OF, rows_of, sales
+
+LONG = {f"s{i}": sales(230, 10.0 + 40 * i, seed=i) for i in range(3)}
+KNOWN = {f"s{i}": y[:200] for i, y in enumerate(LONG.values())}
+RIDGE = Custom("ridge", "sklearn.linear_model:Ridge", '{"alpha": 3.0}')
+TREES = Custom("trees_of_mine", "sklearn.ensemble:ExtraTreesRegressor", '{"n_estimators": 3, "max_depth": 4}')
+SPEC = Spec("D", 7, windows=2, candidates=("ridge", "trees_of_mine"), custom=(RIDGE, TREES))
+
+
+@pytest.fixture(scope="module")
+def model() -> PackModel:
+    return train(rows_of(KNOWN, SPEC), SPEC, AS_OF).model
+
+
+def with_file(model: PackModel, content: bytes) -> dict[str, bytes]:
+    """The pack's files with another regressor in the place of that of s1, hashed as whoever plants it would."""
+    file = model.fitted["s1"]["ridge"][0]
+    files = {**model.files(), file: content}
+    index = json.loads(files["index.json"])
+    index["sha256"][file] = hashlib.sha256(content).hexdigest()
+    return {**files, "index.json": json.dumps(index).encode()}
+
+
+def changed(data: bytes, change) -> bytes:
+    """A skops file whose schema `change` has changed."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    schema = json.loads(parts["schema.json"])
+    change(schema)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, part in {**parts, "schema.json": json.dumps(schema).encode()}.items():
+            archive.writestr(name, part)
+    return buffer.getvalue()
+
+
+# --- what travels ---
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", sorted(REGRESSORS))
+def test_each_regressor_of_the_list_comes_back_and_predicts_the_same(name):
+    from sklearn.linear_model import Lasso, Ridge
+    from sklearn.preprocessing import StandardScaler
+
+    from many_models.forecasting.skops_writing import packed
+
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(80, 4)).astype(np.float32)
+    y = np.abs(x[:, 0] * 2 + x[:, 1] + 5)
+    module, _, attribute = name.rpartition(".")
+    made = getattr(importlib.import_module(module), attribute)
+    options = {
+        "VotingRegressor": {"estimators": [("a", Ridge()), ("b", Lasso())]},
+        "TransformedTargetRegressor": {"regressor": Ridge(), "transformer": StandardScaler()},
+        "Pipeline": {"steps": [("scale", StandardScaler()), ("fit", Ridge())]},
+        "RandomForestRegressor": {"n_estimators": 5},
+        "ExtraTreesRegressor": {"n_estimators": 5},
+        "GradientBoostingRegressor": {"n_estimators": 10},
+    }
+
+    def fit():
+        regressor = made(**options.get(attribute, {}))
+        if "random_state" in regressor.get_params():
+            regressor.set_params(random_state=7)
+        return regressor.fit(x, y)
+
+    fitted = fit()
+    data = packed(fitted)
+    check(data)
+    again = load(data)
+    assert type(again) is type(fitted)
+    assert np.array_equal(again.predict(x), fitted.predict(x))
+    assert packed(fit()) == data
+
+
+def test_what_was_fitted_forecasts_what_it_said_at_training(model):
+    assert set(model.fitted) == set(LONG)
+    assert {name for own in model.fitted.values() for name in own} == {"ridge", "trees_of_mine"}
+    without = PackModel({name: value for name, value in model.index.items() if name != "fitted"}, model.arrays)
+    assert model.predict(None)["y_hat"].to_pylist() == pytest.approx(without.predict(None)["y_hat"].to_pylist())
+
+
+def test_after_fresh_observations_it_sees_what_training_would_have_shown_it(model):
+    """The oracle: the rows of features that training makes, made of the history up to the later cutoff."""
+    from many_models.forecasting.custom import regressor_rows
+    from many_models.forecasting.kernels import pack as compiled
+    from many_models.forecasting.packs import _by_series, _fresh
+    from many_models.forecasting.panel import build, layout_of
+
+    days = 30
+    later = AS_OF + timedelta(days=days)
+    rows = rows_of(LONG, SPEC, later)
+    layout = layout_of(SPEC, rows)
+    end = int(loader.step_number(np.array([later], "datetime64[us]"), "D")[0])
+    panel = build(rows, layout, later, end - days - 14, ahead=7)
+    last = panel.periods - 1
+    pack = loader.Pack(model.index, model.arrays, compiled, model.blobs)
+    blocks = _by_series(rows, model.series, pack)
+    for i, name in enumerate(model.series):
+        shown, unit = regressor_rows(panel, layout, SPEC, i, np.array([last - days - 14, last]))
+        assert unit == model.fitted[name]["ridge"][1]
+        fresh = _fresh(pack, i, blocks[name], end - days, end)
+        state, own, tail, codes = pack.roll(i, *fresh)
+        _, calendar, hol, ph = pack.calendar(end, 7)
+        y, code = np.r_[tail, np.zeros(7)], np.r_[codes, np.zeros(7, np.int8)]
+        seen = pack.regressor_rows(unit, 7, state, own, y, code, len(tail) - 1, ph, hol, calendar, np.zeros((7, 1)))
+        assert seen == pytest.approx(shown.ahead[-1], rel=1e-5, abs=1e-5)
+        said = load(model.blobs[model.fitted[name]["ridge"][0]]).predict(shown.ahead[-1]) * unit
+        candidates, _ = pack.candidates(i, 7, np.zeros((7, 0)), fresh)
+        assert candidates[-2] == pytest.approx(np.clip(said, own[loader.LOW], own[loader.HIGH]), rel=1e-5)
+    old = model.predict(None)["y_hat"].to_numpy()
+    assert not np.allclose(model.predict(rows, later)["y_hat"].to_numpy(), old)
+
+
+def test_beyond_its_horizon_the_medium_smoothing_stands_in(model):
+    pack = loader.Pack(model.index, model.arrays, None, model.blobs)
+    found, _ = pack.candidates(0, 12, np.zeros((12, 0)))
+    assert (found[-2, 7:] == found[loader.STANDS_IN, 7:]).all()
+    assert not np.allclose(found[-2, :7], found[loader.STANDS_IN, :7])
+
+
+def test_selecting_and_merging_take_along_what_is_needed_and_no_more(model):
+    without = train(rows_of({"other": sales(200, 30.0, seed=9)}), histories.SPEC, AS_OF).model
+    merged = PackModel.from_files(PackModel.merge([model.select(["s2"]), without, model.select(["s0"])]).files())
+    assert set(merged.fitted) == {"s0", "s2"}
+    assert set(merged.blobs) == {file for own in merged.fitted.values() for file, _ in own.values()}
+    whole = model.predict(None)
+    for name in ("s0", "s2"):
+        assert merged.predict(None, series=[name]).equals(whole.filter(pc.equal(whole["series_id"], name)))
+    assert "mm_sklearn_v1.py" not in merged.select(["other"]).files()
+
+
+def test_a_regressor_of_a_type_that_nobody_trusts_travels_as_its_forecast():
+    custom = Custom("own", "many_models_tests.forecasting.mine:OwnRidge", '{"alpha": 3.0}')
+    spec = Spec("D", 7, windows=2, candidates=("own",), custom=(custom,))
+    made = train(rows_of({"s0": KNOWN["s0"]}, spec), spec, AS_OF).model
+    assert made.arrays["weights"][0, -1] > 0.5
+    assert not made.fitted
+    assert set(made.files()) & {"mm_sklearn_v1.py"} == set()
+    assert np.isfinite(made.arrays["path"]).all()
+
+
+@pytest.mark.slow
+def test_a_client_with_scikit_learn_and_skops_loads_it_without_our_package(model, tmp_path):
+    for name, content in model.files().items():
+        (tmp_path / name).write_bytes(content)
+    frame = model.predict(None).to_pandas()
+    frame[["series_id", "ds"]].to_pickle(tmp_path / "frame.pkl")
+    code = (
+        "import sys, pandas, json; sys.path = [p for p in sys.path if p]; sys.modules['many_models'] = None\n"
+        "import mm_pack_v1\n"
+        f"pack = mm_pack_v1._load_pyfunc({str(tmp_path)!r})\n"
+        "assert not {'sklearn', 'skops', 'pickle5', 'joblib'} & set(sys.modules)\n"
+        f"print(json.dumps(pack.predict(pandas.read_pickle({str(tmp_path / 'frame.pkl')!r}))['y_hat'].tolist()))"
+    )
+    env = {"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=env, cwd=tmp_path, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == pytest.approx(frame["y_hat"].tolist())
+
+
+# --- what does not ---
+def with_function(schema):
+    schema["content"]["content"]["planted"] = {
+        "__class__": "system", "__module__": "os", "__loader__": "FunctionNode", "__id__": 999, "content": {}
+    }  # fmt: skip
+
+
+def with_class(schema):
+    schema["__module__"], schema["__class__"] = "subprocess", "Popen"
+
+
+def with_trusted_name_in_an_odd_node(schema):
+    schema["__loader__"] = "MethodNode"
+
+
+def with_an_old_protocol(schema):
+    schema["protocol"] = 0
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (with_function, "os.system"),
+        (with_class, "subprocess.Popen"),
+        (with_trusted_name_in_an_odd_node, "MethodNode"),
+        (with_an_old_protocol, "protocol 0"),
+    ],
+)
+def test_a_planted_type_is_refused_by_pack_series_and_type(model, change, says):
+    data = changed(model.blobs[model.fitted["s1"]["ridge"][0]], change)
+    with pytest.raises(IntegrityError) as raised:
+        PackModel.from_files(with_file(model, data), "pack shop/7")
+    for part in ("pack shop/7", "'s1'", "ridge", says):
+        assert part in str(raised.value)
+
+
+def test_a_planted_pickle_is_refused_and_never_loaded(model, tmp_path):
+    mark = tmp_path / "mark"
+    data = pickle.dumps(Spy(str(mark)))
+    with pytest.raises(IntegrityError, match=r"pack shop/7.*'s1'.*no skops file"):
+        PackModel.from_files(with_file(model, data), "pack shop/7")
+    inside = changed(model.blobs[model.fitted["s1"]["ridge"][0]], lambda schema: None)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(inside)) as archive:
+        arrays = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, part in arrays.items():
+            archive.writestr(name, data if name.endswith(".npy") else part)
+    planted = PackModel.from_files(with_file(model, buffer.getvalue()), "pack shop/7")
+    with pytest.raises(IntegrityError, match="'s1'"):
+        planted.predict(None, series=["s1"])
+    assert planted.predict(None, series=["s0"]).equals(model.predict(None, series=["s0"]))
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("how", ["missing", "damaged"])
+def test_a_file_that_is_missing_or_damaged_is_named(model, how):
+    files = model.files()
+    file = model.fitted["s1"]["ridge"][0]
+    if how == "missing":
+        del files[file]
+    else:
+        files[file] = files[file][:-3] + b"xyz"
+    with pytest.raises(IntegrityError, match=rf"{file}.*'s1'"):
+        PackModel.from_files(files)

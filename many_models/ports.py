@@ -24,13 +24,22 @@ Scalar = str | int
 # --- Source ---------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class SalesTable:
-    """Where sales stand in the source, in the user's own names."""
+    """Where sales stand in the source, in the user's own names.
+
+    `changed`: a column that is set whenever a row is written (a moment, or a number that grows), or "".
+    """
 
     table: str
     keys: tuple[str, ...]
     timestamp: str
     target: str
     known: tuple[str, ...] = ()
+    changed: str = ""
+
+    @property
+    def counted(self) -> tuple[str, ...]:
+        """What `Source.days` looks at beside the timestamp."""
+        return (self.changed,) if self.changed else (*self.keys, self.target, *self.known)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -60,6 +69,8 @@ class Source(Protocol):
 
     def days(self, sales: SalesTable, since: datetime | None = None) -> Sequence[DayCount]:
         """Every calendar day from `since` that has rows, in order. Rows whose timestamp is no date are not counted.
+
+        Where `sales.changed` names a column, a day's fingerprint tells of the number of its rows and of that column.
 
         Raises MissingTableError, or InputError that names the missing columns.
         """

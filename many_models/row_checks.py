@@ -69,7 +69,9 @@ def check_columns(columns: Mapping[str, str], sales: SalesTable) -> dict[str, Ki
     A target or covariate of a text type passes: SQLite's columns hold what was put in; `check_rows` looks at values.
     Raises InputError that names every missing or unusable column, what was found and what to do.
     """
-    problems = [_missing(name, columns) for name in sales.columns if name not in columns]
+    problems = [
+        _missing(name, columns) for name in dict.fromkeys([*sales.columns, *sales.counted]) if name not in columns
+    ]
     unusable = (_unusable(name, columns[name], sales) for name in sales.columns if name in columns)
     problems.extend(filter(None, unusable))
     if problems:

@@ -63,7 +63,9 @@ class DataFactorySettings(Section):
 
 
 class DataSettings(Section):
-    """What the sales table means."""
+    """What the sales table means. `changed` names a column that is set whenever a row is written: then rows that come
+    late or are corrected are copied however old they are, and not within `look_back` alone.
+    """
 
     keys: Annotated[list[str], Field(min_length=1)] = ["store", "item"]
     timestamp: str = "date"
@@ -77,6 +79,7 @@ class DataSettings(Section):
     negatives: Literal["allow", "quarantine"] = "quarantine"
     complete_share: Annotated[float, Field(ge=0, le=1)] = 0.5
     look_back: Annotated[int, Field(ge=0)] = 7
+    changed: str = ""
     ended_after: int | None = None
 
     @model_validator(mode="after")

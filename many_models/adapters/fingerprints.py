@@ -97,8 +97,11 @@ class DayFingerprints:
 def days_of(sales: SalesTable, rows: pa.Table) -> list[DayCount] | None:
     """The days of `rows`, which `read` has returned for whole days, as `days` counts them.
 
-    None where a column is not all numbers: what is read of it does not tell how the source keeps each value.
+    None where a column is not all numbers: what is read of it does not tell how the source keeps each value. None, too,
+    where days are told by a column that is not read.
     """
+    if sales.changed:
+        return None
     kinds = [rows.schema.field(name).type for name in (sales.target, *sales.known)]
     if not all(pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in kinds):
         return None

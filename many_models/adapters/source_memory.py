@@ -40,11 +40,15 @@ class MemorySource:
 
     def days(self, sales: SalesTable, since: datetime | None = None) -> Sequence[DayCount]:
         """See `Source.days`; see `DayFingerprints` for what a fingerprint tells."""
-        rows = between(self._sales(sales), sales.timestamp, midnight(since), None)
+        rows = self._sales(sales)
+        if sales.changed:
+            table = self._table(sales.table)
+            require_columns(sales.table, table.column_names, [sales.changed])
+            rows = rows.select([sales.timestamp]).append_column(" changed", table.column(sales.changed))
+        rows = between(rows, sales.timestamp, midnight(since), None)
         days = DayFingerprints()
-        days.add(
-            rows.column(sales.timestamp), [rows.column(name) for name in (*sales.keys, sales.target, *sales.known)]
-        )
+        counted = [" changed"] if sales.changed else sales.counted
+        days.add(rows.column(sales.timestamp), [rows.column(name) for name in counted])
         return days.counted()
 
     def read(self, sales: SalesTable, since: datetime, before: datetime) -> Iterator[pa.Table]:

@@ -7,11 +7,13 @@ Rows are streamed, so that memory does not grow with the table. A timestamp that
 from __future__ import annotations
 
 from contextlib import contextmanager
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import sqlalchemy as sa
+from sqlalchemy.dialects import mssql
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from many_models.adapters import databases
@@ -20,12 +22,13 @@ from many_models.adapters.rows import TIMESTAMP, between, midnight, require_colu
 from many_models.adapters.source_memory import key_texts, moments
 from many_models.adapters.warehouse_dialects import Dialect, Postgres
 from many_models.errors import InputError, ManyModelsError, MissingTableError
+from many_models.keys import digest
+from many_models.ports import DayCount
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping, Sequence
-    from datetime import datetime
 
-    from many_models.ports import DayCount, SalesTable
+    from many_models.ports import SalesTable
 
 BATCH_ROWS = 100_000
 NO_LOGIN = databases.Login()
@@ -47,17 +50,39 @@ class ServerSource:
         return {column.name: str(self._dialect.arrow_type(column.type)) for column in found.columns}
 
     def days(self, sales: SalesTable, since: datetime | None = None) -> Sequence[DayCount]:
-        """See `Source.days`; see `DayFingerprints` for what a fingerprint tells. One pass over the rows."""
+        """See `Source.days`; see `DayFingerprints` for what a fingerprint tells. One pass over the rows, or, where a
+        column tells what has changed and the timestamp is a date to the server, one query that counts there.
+        """
+        if sales.changed and (counted := self._counted(sales, midnight(since))) is not None:
+            return counted
         days = DayFingerprints()
-        for rows in self._sales(sales, midnight(since), None):
+        columns = (sales.timestamp, *sales.counted) if sales.changed else sales.columns
+        for rows in self._sales(sales, columns, midnight(since), None):
             if len(rows):
-                others = [rows.column(name) for name in (*sales.keys, sales.target, *sales.known)]
-                days.add(rows.column(sales.timestamp), others)
+                days.add(rows.column(sales.timestamp), [rows.column(name) for name in sales.counted])
         return days.counted()
+
+    def _counted(self, sales: SalesTable, since: datetime | None) -> list[DayCount] | None:
+        """Each day's rows and the newest of what changed in it; None where the server cannot tell the day of a row."""
+        with self._connection(sales.table) as connection:
+            there = self._table(connection, sales.table)
+            require_columns(sales.table, list(there.c.keys()), [*sales.columns, sales.changed])
+            if not isinstance(there.c[sales.timestamp].type, sa.DateTime | sa.Date):
+                return None
+            moment = _utc(there.c[sales.timestamp])
+            day = sa.cast(moment, sa.Date).label("day")
+            newest = sa.func.max(there.c[sales.changed])
+            query = sa.select(day, sa.func.count(), newest).where(there.c[sales.timestamp].is_not(None)).group_by(day)
+            found = connection.execute(query.where(moment >= self._bound(since)) if since else query).fetchall()
+        counted = [
+            DayCount(datetime(at.year, at.month, at.day), rows, f"{rows:x}-{digest(str(changed))}")
+            for at, rows, changed in found
+        ]
+        return sorted(counted, key=lambda one: one.day)
 
     def read(self, sales: SalesTable, since: datetime, before: datetime) -> Iterator[pa.Table]:
         """See `Source.read`; tables of at most 100,000 rows."""
-        for rows in self._sales(sales, since, before):
+        for rows in self._sales(sales, sales.columns, since, before):
             if len(rows):
                 yield rows
 
@@ -87,10 +112,12 @@ class ServerSource:
             names = self._dialect.tables(connection, self._dialect.default_schema)
         return f"source {self._name}: {len(names)} tables"
 
-    def _sales(self, sales: SalesTable, since: datetime | None, before: datetime | None) -> Iterator[pa.Table]:
+    def _sales(
+        self, sales: SalesTable, columns: Sequence[str], since: datetime | None, before: datetime | None
+    ) -> Iterator[pa.Table]:
         """Dated rows: keys as text, the timestamp as timestamp[us]."""
-        at = len(sales.keys)
-        for rows in self._rows(sales.table, sales.columns, sales.timestamp, since, before):
+        at = columns.index(sales.timestamp)
+        for rows in self._rows(sales.table, columns, sales.timestamp, since, before):
             dated = rows.set_column(at, sales.timestamp, moments(rows.column(sales.timestamp)))
             yield _with_keys(between(dated, sales.timestamp, since, before), sales)
 
@@ -111,8 +138,8 @@ class ServerSource:
             query = sa.select(*(_chosen(there.c[name], kind, name) for name, kind in zip(names, kinds, strict=True)))
             if timestamp and isinstance(there.c[timestamp].type, sa.DateTime | sa.Date):
                 moment = _utc(there.c[timestamp])
-                query = query.where(moment >= midnight(since)) if since else query
-                query = query.where(moment < before) if before else query
+                query = query.where(moment >= self._bound(midnight(since))) if since else query
+                query = query.where(moment < self._bound(before)) if before else query
             schema = pa.schema(list(zip(names, kinds, strict=True)))
             found = connection.execution_options(stream_results=True, max_row_buffer=BATCH_ROWS).execute(query)
             read = False
@@ -122,6 +149,12 @@ class ServerSource:
                 read = True
             if not read:
                 yield schema.empty_table()
+
+    def _bound(self, moment: datetime | None) -> sa.ColumnElement[Any]:
+        """A moment to compare with; for SQL Server as text, since drivers cut its parameters to its old datetime."""
+        if self._url.get_backend_name() != "mssql" or moment is None:
+            return sa.literal(moment, sa.DateTime())
+        return sa.cast(sa.literal(moment.isoformat(timespec="microseconds")), mssql.DATETIME2(6))
 
     def _table(self, connection: sa.Connection, table: str) -> sa.Table:
         found = self._dialect.reflect(connection, self._dialect.default_schema, table)
@@ -153,8 +186,9 @@ class ServerSource:
 
 
 def _with_keys(rows: pa.Table, sales: SalesTable) -> pa.Table:
-    for at, name in enumerate(sales.keys):
-        rows = rows.set_column(at, name, key_texts(rows.column(name)))
+    for at, name in enumerate(rows.column_names):
+        if name in sales.keys:
+            rows = rows.set_column(at, name, key_texts(rows.column(name)))
     return rows
 
 

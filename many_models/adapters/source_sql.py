@@ -59,10 +59,11 @@ class SqlSource:
         """See `Source.days`; see `DayFingerprints` for what a fingerprint tells. One pass over the rows."""
         days = DayFingerprints()
         with self._errors(sales.table):
-            declared = self._required(sales.table, sales.columns)
+            declared = self._required(sales.table, list(dict.fromkeys([*sales.columns, *sales.counted])))
             near = _near(sales.timestamp, since, None)
-            found = self._found(sales.table, {name: declared[name] for name in (sales.target, *sales.known)}, near)
-            chosen = [(_canonical(sales.timestamp), TIMESTAMP), *((_key(key), pa.string()) for key in sales.keys)]
+            keys = () if sales.changed else sales.keys
+            found = self._found(sales.table, {name: declared[name] for name in sales.counted[len(keys) :]}, near)
+            chosen = [(_canonical(sales.timestamp), TIMESTAMP), *((_key(key), pa.string()) for key in keys)]
             for column in found.values():
                 chosen += (
                     [(column.number, pa.float64()), (column.text, pa.string())]
@@ -71,7 +72,7 @@ class SqlSource:
                 )
             for rows in self._rows(sales.table, chosen, near):
                 dated = between(rows, "c0", midnight(since), None)
-                days.add(dated.column(0), _paired(dated.columns[1:], len(sales.keys), list(found.values())))
+                days.add(dated.column(0), _paired(dated.columns[1:], len(keys), list(found.values())))
         return days.counted()
 
     def read(self, sales: SalesTable, since: datetime, before: datetime) -> Iterator[pa.Table]:

@@ -37,7 +37,7 @@ def sales_table(settings: Settings, columns: Sequence[str]) -> SalesTable:
     """The sales table as the settings name it, with those known covariates that stand in it (`columns`)."""
     data = settings.data
     known = tuple(name for name in data.known if name in columns or not settings.source.covariates_table)
-    return SalesTable(settings.source.table, tuple(data.keys), data.timestamp, data.target, known)
+    return SalesTable(settings.source.table, tuple(data.keys), data.timestamp, data.target, known, data.changed)
 
 
 def sales_of(settings: Settings, source: Source) -> SalesTable:

@@ -64,7 +64,8 @@ def versions_of_copy(
     are counted in the source for it.
     """
     opening, recent = _opening(settings, min(starts)), _opening(settings, max(starts) - timedelta(days=RECENT_DAYS))
-    if recent > opening and settings.partitions.grain != "hour":  # an hour has its day's version
+    by_rows = settings.partitions.grain != "hour" and not sales.changed  # an hour has its day's version
+    if recent > opening and by_rows:
         as_of = last_complete_day(source.days(sales, recent), settings.data.complete_share, _latest(settings))
         if as_of is not None:
             return lambda copied: (
@@ -108,14 +109,15 @@ def _period_versions(
 
 
 def raw_state(settings: Settings, instance: dg.DagsterInstance, source: Source, sales: SalesTable) -> StageState:
-    """raw_sales: what the source holds against what was copied, from `look_back` periods before the newest copy.
+    """raw_sales: what the source holds against what was copied, from `look_back` periods before the newest copy, or
+    from the beginning where a column tells what has changed.
 
     Raises InputError when nothing was copied yet and the source has no row to begin with.
     """
     grain = settings.partitions.grain
     done = _consumed(instance, "raw_sales")
     since = None
-    if done:
+    if done and not sales.changed:
         newest = max(period_of_key(grain, key) for key in done)
         since = newest - timedelta(days=settings.data.look_back * {"hour": 1, "day": 1, "week": 7, "month": 31}[grain])
     wanted = source_versions(settings, source, sales, since)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import pairwise
 
@@ -16,6 +17,7 @@ from many_models_tests.contracts import Contract
 
 DAY = datetime(2017, 1, 1)
 SALES = SalesTable("sales", ("store", "item"), "date", "sold", ("price", "event"))
+CHANGED = replace(SALES, changed="changed at")
 SCHEMA = pa.schema(
     [
         ("store", pa.string()),
@@ -363,9 +365,8 @@ class SourceContract(Contract):
         assert before[DAY + timedelta(1)] == after[DAY + timedelta(1)]
 
     def test_a_fingerprint_tells_when_two_rows_swap_their_values(self, make):
-        one = make({"sales": rows(row("a", sold=1), row("b", sold=2))})
-        two = make({"sales": rows(row("a", sold=2), row("b", sold=1))})
-        assert prints(one) != prints(two)
+        one = prints(make({"sales": rows(row("a", sold=1), row("b", sold=2))}))
+        assert one != prints(make({"sales": rows(row("a", sold=2), row("b", sold=1))}))
 
     def test_a_fingerprint_tells_of_a_row_that_came_twice_or_went(self, make):
         tables = [rows(row()), rows(row(), row()), rows(row(), row(), row()), rows(row(), row("b"))]
@@ -377,6 +378,47 @@ class SourceContract(Contract):
             return prints(make({"sales": table}))[DAY]
 
         assert len({of("n/a"), of("?"), of(""), of(None)}) == 4
+
+    @pytest.mark.parametrize("numbered", [False, True])
+    def test_a_column_that_tells_what_changed_tells_of_late_and_corrected_rows_of_any_age(self, make, numbered):
+        def written(*lines: tuple[tuple, int]) -> dict[datetime, str]:
+            at = [day if numbered else DAY + timedelta(days=day, hours=3) for _, day in lines]
+            table = rows(*(line for line, _ in lines)).append_column("changed at", pa.array(at))
+            return prints(make({"sales": table}), sales=CHANGED)
+
+        before = [(row(day=day), day) for day in range(100)]
+        was = written(*before)
+        assert [*was] == [DAY + timedelta(days=day) for day in range(100)]
+        assert written(*before[::-1]) == was
+        corrected = written((row(sold=7.0), 100), *before[1:])
+        late = written(*before, (row(item="late", day=3), 100))
+        gone = written(*before[:5], *before[6:])
+        touched = {
+            name: {day for day in was if new.get(day) != was[day]}
+            for name, new in {"corrected": corrected, "late": late, "gone": gone}.items()
+        }
+        assert touched == {
+            "corrected": {DAY},
+            "late": {DAY + timedelta(days=3)},
+            "gone": {DAY + timedelta(days=5)},
+        }
+
+    def test_a_column_that_tells_what_changed_is_not_read_and_has_to_be_there(self, make):
+        table = rows(row(), row(day=1)).append_column("changed at", pa.array([1, 2]))
+        source = make({"sales": table, "plain": rows(row())})
+        (read,) = source.read(CHANGED, DAY, DAY + timedelta(days=1))
+        assert read.column_names == list(CHANGED.columns)
+        assert source.days_of(CHANGED, read) is None
+        since = source.days(CHANGED, DAY + timedelta(days=1, hours=5))
+        assert [count.day for count in since] == [DAY + timedelta(days=1)]
+        with pytest.raises(InputError, match="'changed at'"):
+            source.days(replace(CHANGED, table="plain"))
+
+    def test_days_that_texts_spell_have_changed_rows_too(self, make):
+        spelt = pa.array(["2017-01-01", "20170102", "no date"])
+        table = rows(row(), row(), row()).set_column(2, "date", spelt).append_column("changed at", pa.array([1, 2, 3]))
+        counted = make({"sales": table}).days(CHANGED)
+        assert [(count.day, count.rows) for count in counted] == [(DAY, 1), (DAY + timedelta(days=1), 1)]
 
     def test_a_fingerprint_does_not_tell_of_the_order_of_rows(self, make):
         lines = [row(f"s{at % 3}", f"i{at % 5}", at % 2, sold=at / 7) for at in range(40)]

@@ -12,14 +12,16 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import dagster as dg
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from many_models.assets import approving
 from many_models.definitions import build_lake, build_production, build_staging
 from many_models.errors import UnavailableError
 from many_models.headless import Day, StageReport, open_instance
-from many_models.ports import PackUpload, PromotedSeries, ReleaseDraft
+from many_models.ports import PackUpload, PromotedSeries, ReleaseDraft, Where
 from many_models_tests.contracts.registry import Spy
 from many_models_tests.project import END, Project, make_project, sales
 
@@ -42,6 +44,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 
 def failures(project: Project, stage: str) -> dict[str, str]:
+    if "series_status" not in build_lake(project.settings()).tables():
+        return {}
     rows = project.table("series_status")
     rows = rows[rows["stage"] == stage]
     return dict(zip(rows["series_id"], rows["reason"], strict=True))
@@ -178,10 +182,80 @@ def test_a_pack_damaged_in_the_cache_is_fetched_again(project: Project, tmp_path
 
 def test_a_production_store_that_is_away_is_an_error_and_not_a_day_without_models(project: Project) -> None:
     settings = project.settings(DAYS[2])
-    away = settings.model_copy(
-        update={"registry": settings.registry.model_copy(update={"production": "http://127.0.0.1:9"})}
-    )
     before = project.table("predictions")
     with open_instance(project.home) as instance, pytest.raises(UnavailableError, match=r"127\.0\.0\.1:9"):
-        Day(away, instance).run()
+        Day(moved_away(settings), instance).run()
     assert len(project.table("predictions")) == len(before)
+
+
+def moved_away(settings):
+    return settings.model_copy(
+        update={"registry": settings.registry.model_copy(update={"production": "http://127.0.0.1:9"})}
+    )
+
+
+def predictions_of(project: Project) -> dict[str, tuple[str, float]]:
+    rows = project.table("predictions")
+    rows = rows[(rows["cutoff_date"] == rows["cutoff_date"].max()) & (rows["step"] == 1)]
+    return {row.series_id: (row.model, row.y_hat) for row in rows.itertuples()}
+
+
+def metadata_of(instance, series: str) -> dict[str, object]:
+    records = instance.fetch_materializations(
+        dg.AssetRecordsFilter(dg.AssetKey("predictions"), asset_partitions=[series]), limit=1
+    )
+    return {name: value.value for name, value in records.records[0].asset_materialization.metadata.items()}
+
+
+def test_while_the_production_store_is_away_the_last_release_scores_and_says_so(tmp_path: Path) -> None:
+    project = make_project(tmp_path / "p", sales(stores=3, items=1))
+    project.run(DAYS[0])
+    settings = project.settings(DAYS[0])
+    before, live = predictions_of(project), build_production(settings).live()
+    assert live is not None
+    assert len(before) == 3
+
+    # everything at hand: the same forecasts, and everybody is told why
+    with open_instance(project.home) as instance:
+        run_predictions(moved_away(settings), instance)
+        told = metadata_of(instance, STORES[0])["registry_away"]
+    assert predictions_of(project) == before
+    assert failures(project, "predictions") == {}
+    assert "127.0.0.1:9" in str(told)
+    assert live.release_id in str(told)
+
+    # one pack is not at hand, one series has been promoted since: these wait, the third is scored
+    packs = project.root / "var" / "cache" / "packs"
+    shutil.rmtree(packs / live.champions[STORES[1]].sha256)
+    table = build_lake(settings).read("champions")
+    staging = ["newer/9" if name == STORES[2] else old for name, old in zip(
+        table["series_id"].to_pylist(), table["staging"].to_pylist(), strict=True)]  # fmt: skip
+    place = table.column_names.index("staging")
+    build_lake(settings).replace("champions", table.set_column(place, "staging", pa.array(staging)), Where())
+    with open_instance(project.home) as instance:
+        run_predictions(moved_away(settings), instance)
+    waiting = failures(project, "predictions")
+    assert set(waiting) == {STORES[1], STORES[2]}
+    assert "127.0.0.1:9" in waiting[STORES[1]]
+    assert "newer champion" in waiting[STORES[2]]
+    status = project.table("series_status")
+    assert not status[status["stage"] == "predictions"]["permanent"].any()
+
+    # back again
+    build_lake(settings).replace("champions", table, Where())
+    with open_instance(project.home) as instance:
+        run_predictions(settings, instance)
+        assert "registry_away" not in metadata_of(instance, STORES[0])
+    assert failures(project, "predictions") == {}
+    assert predictions_of(project) == before
+
+
+@pytest.mark.parametrize("memory", [None, b"", b'{"champions": 3}', b"[]"])
+def test_without_a_release_to_remember_a_store_that_is_away_is_an_error(tmp_path: Path, memory: bytes | None) -> None:
+    from many_models.adapters.registry_mlflow import MlflowProduction
+    from many_models.assets.remembering import live_or_remembered
+
+    if memory is not None:
+        (tmp_path / "release.json").write_bytes(memory)
+    with pytest.raises(UnavailableError, match=r"127\.0\.0\.1:9"):
+        live_or_remembered(MlflowProduction("http://127.0.0.1:9"), tmp_path / "release.json")

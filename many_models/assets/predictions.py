@@ -10,7 +10,7 @@ import dagster as dg
 import pyarrow as pa
 
 from many_models import tables
-from many_models.assets import display, plots, state
+from many_models.assets import display, plots, remembering, state
 from many_models.assets.chunks import chunks_of, failures_of, follow, good_series, together
 from many_models.assets.spec import spec_of
 from many_models.assets.stage import STORE_ITEMS, Done, KeySet, backfill_policy, finish
@@ -67,7 +67,15 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         upstream = {k: state.prediction_upstream(champions.get(k, ""), datasets.get(k, "")) for k in keys}
         cutoffs, inactive = cutoffs_of(lake, keys)
         done = {key: Done(state.INACTIVE, state.INACTIVE, {"inactive": why}) for key, why in inactive.items()}
-        models, failures = fetch_models(production, production.live(), keys, settings.path(CACHE))
+        release, away = remembering.live_or_remembered(production, settings.path(remembering.MEMORY))
+        if away:
+            context.log.warning(away)
+        failures = remembering.promoted_since(release, champions, keys, away)
+        waiting = {failure.series_id for failure in failures}
+        models, unfetched = fetch_models(
+            production, release, [key for key in keys if key not in waiting], settings.path(CACHE)
+        )
+        failures += unfetched
         broken = {failure.series_id for failure in failures}
         context.instance.add_dynamic_partitions("cutoffs", [f"{cutoff:%Y-%m-%d}" for cutoff in cutoffs])
         parts = list[pa.Table]()
@@ -84,9 +92,10 @@ def build(settings: Settings) -> dg.AssetsDefinition:
                 names = sorted({*rows["series_id"].to_pylist()})
                 tables.upsert(lake, tables.PREDICTIONS, rows, names, {"cutoff_date": [f"{cutoff:%Y-%m-%d}"]})
                 parts.append(rows)
-                done |= _dones(rows, upstream, lake if len(names) <= display.SINGLE else None)
+                done |= _dones(rows, upstream, lake if len(names) <= display.SINGLE else None, away)
         yield from _checks(lake, cutoffs)
-        finish(context, settings, lake, keys, done, failures, upstream, _summary(parts))
+        summary = _summary(parts) | display.plain({"registry_away": away})
+        finish(context, settings, lake, keys, done, failures, upstream, summary)
 
     return predictions
 
@@ -157,8 +166,10 @@ def _dated(parts: Sequence[pa.Table], cutoff: datetime) -> pa.Table:
     return rows.append_column("cutoff_date", pa.array([f"{cutoff:%Y-%m-%d}"] * rows.num_rows, pa.string()))
 
 
-def _dones(rows: pa.Table, upstream: Mapping[str, str], lake: Lake | None) -> dict[str, Done]:
-    """What each series' materialization says; with a plot where there are few (`lake` given)."""
+def _dones(rows: pa.Table, upstream: Mapping[str, str], lake: Lake | None, away: str) -> dict[str, Done]:
+    """What each series' materialization says, why the registry was not asked too; with a plot where there are few
+    (`lake` given).
+    """
     frame = rows.to_pandas()
     groups = frame.groupby("series_id", sort=True).agg(
         rows=("y_hat", "size"), total=("y_hat", "sum"), cutoff=("cutoff", "first"), model=("model", "first"),
@@ -169,6 +180,7 @@ def _dones(rows: pa.Table, upstream: Mapping[str, str], lake: Lake | None) -> di
         metadata = display.plain({
             "dagster/row_count": int(row.rows), "total": float(row.total), "cutoff": str(row.cutoff),
             "model": row.model, "fallback": row.fallback, "known_repeated": bool(row.repeated),
+            "registry_away": away,
         })  # fmt: skip
         if lake is not None:
             metadata["plot"] = _plot(str(name), frame[frame["series_id"] == name], lake)

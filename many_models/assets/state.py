@@ -273,7 +273,12 @@ def prediction_upstream(champion: str, dataset: str) -> str:
 def champion_versions(lake: Lake) -> dict[str, str]:
     """Series → the version that is its champion, as promotion published it to the lake."""
     rows = tables.records(lake, tables.CHAMPIONS, columns=["series_id", "staging", "cutoff"])
-    return {row["series_id"]: digest(row["staging"], row["cutoff"]) for row in rows}
+    return {row["series_id"]: version_of(row["staging"], row["cutoff"]) for row in rows}
+
+
+def version_of(staging: str, cutoff: str) -> str:
+    """The version of a champion."""
+    return digest(staging, cutoff)
 
 
 # --- Warehouse ------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import sys
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -148,6 +148,13 @@ def run(config: Path | None, until: datetime | None, *, as_json: bool) -> None:
 @click.option("--windows", default=3, show_default=True)
 @click.option("--season", type=int, help="Steps per season [default: by frequency].")
 @click.option("--country", default="", help="ISO code of the country whose holidays count.")
+@click.option("--holidays", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="CSV: date, name.")
+@click.option("--attributes", default="", help="Columns that do not change within a series, comma-separated.")
+@click.option("--pool-by", default="", help="Keys whose series learn together, comma-separated [default: all do].")
+@click.option(
+    "--missing-known", type=click.Choice(["repeat", "error"]), default="repeat", show_default=True,
+    help="What a missing value of a known covariate is.",
+)  # fmt: skip
 @click.option("--custom", multiple=True, help="A forecaster of your own: 'NAME=MODULE:ATTRIBUTE {\"option\": 1}'.")
 @click.option("--candidates", default="", help="Forecasters that compete, comma-separated [default: all].")
 @click.option("--workers", default=0, help="Processes [default: one a core].")
@@ -166,6 +173,10 @@ def backtest(
     windows: int,
     season: int | None,
     country: str,
+    holidays: Path | None,
+    attributes: str,
+    pool_by: str,
+    missing_known: Literal["repeat", "error"],
     custom: tuple[str, ...],
     candidates: str,
     workers: int,
@@ -176,12 +187,13 @@ def backtest(
     """Measure every candidate and the selected forecast on any Parquet table."""
     import os
 
+    from many_models.covariates import read_holidays
     from many_models.forecasting import backtest as measure
     from many_models.show import bars, console, metrics_table
 
     out = console(quiet=as_json)
     names, covariates = _names(keys), _names(known)
-    frame = _read(data, [*names, timestamp, target, *covariates])
+    frame = _read(data, [*names, timestamp, target, *covariates, *_names(attributes)])
     with bars(out) as display:
         task = display.add_task("backtest", total=windows)
         report = measure(
@@ -195,6 +207,10 @@ def backtest(
             windows=windows,
             season=season,
             country=country,
+            holidays=read_holidays(holidays) if holidays else (),
+            attributes=_names(attributes),
+            pool_by=_names(pool_by),
+            missing_known=missing_known,
             candidates=_names(candidates),
             custom=[_custom(text) for text in custom],
             folder=str(Path.cwd()),

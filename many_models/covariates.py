@@ -1,14 +1,15 @@
-"""Known covariates of the future: from a covariates table in the user's names to rows per series."""
+"""What is known of series besides their sales: covariates of the future, attributes, holidays of the user's own."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from many_models.errors import InputError
+from many_models.errors import InputError, SettingsError
 from many_models.keys import SeriesKey
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     import pyarrow as pa
 
@@ -49,8 +50,78 @@ def _number_or_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column.cast(pa.float64() if numeric or pa.types.is_boolean(kind) else pa.string(), safe=False)
 
 
+def attributes_from_source(raw: pa.Table, keys: Sequence[str], names: Sequence[str]) -> pa.Table:
+    """The attributes table under inner names: those of `keys` that it has (string), and `names`.
+
+    Numbers and flags become double, all else is text. Raises InputError when none of the keys or an attribute is
+    there, or two rows are about the same keys.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    own = [name for name in keys if name in raw.column_names]
+    if missing := [name for name in names if name not in raw.column_names]:
+        raise InputError(f"the attributes table lacks {', '.join(missing)}; it has {', '.join(raw.column_names)}")
+    if not own:
+        raise InputError(f"the attributes table has none of the keys {', '.join(keys)}: add one")
+    for name in (*own, *names):
+        column = raw[name].cast(pa.string()) if name in own else _number_or_text(raw[name])
+        raw = raw.set_column(raw.column_names.index(name), name, column)
+    rows = raw.select([*own, *names])
+    counts = rows.group_by(own).aggregate([([], "count_all")])
+    twice = counts.filter(pc.greater(counts["count_all"], 1))
+    if twice.num_rows:
+        first = ", ".join(str(twice[name][0].as_py()) for name in own)
+        raise InputError(f"the attributes table has several rows about {first}, needed one: make them one")
+    return rows
+
+
+def with_attributes(
+    rows: pa.Table, attributes: pa.Table | None, series: Sequence[str], keys: Sequence[str], names: Sequence[str]
+) -> pa.Table:
+    """`rows` with the columns `names` of `attributes` (as `attributes_from_source` makes them), null where unknown."""
+    import pyarrow as pa
+
+    if attributes is None:
+        for name in names:
+            rows = rows.append_column(name, pa.nulls(rows.num_rows, pa.float64()))
+        return rows
+    return rows.join(_joined(attributes, series, keys).select(["series_id", *names]), "series_id")
+
+
+def read_holidays(path: Path) -> tuple[tuple[str, str], ...]:
+    """Holidays of the user's own as (ISO date, name), from a CSV file with the columns `date` and `name`.
+
+    Raises SettingsError that names the file and its line.
+    """
+    import csv
+    from datetime import date
+
+    if not path.is_file():
+        raise SettingsError(f"there is no table of holidays {path}: data.holidays names a CSV file")
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        if missing := [name for name in ("date", "name") if name not in (reader.fieldnames or [])]:
+            raise SettingsError(f"{path}: no column {', '.join(missing)}, needed date and name")
+        found: list[tuple[str, str]] = []
+        for row in reader:
+            try:
+                found.append((date.fromisoformat(row["date"].strip()).isoformat(), row["name"].strip()))
+            except (ValueError, AttributeError) as error:
+                raise SettingsError(f"{path}, line {reader.line_num}: {row['date']!r} is no day, write it as "
+                                    f"2024-12-31") from error  # fmt: skip
+    return tuple(sorted(set(found)))
+
+
 def of_series(covariates: pa.Table, series: Sequence[str], keys: Sequence[str]) -> pa.Table:
     """The rows of `covariates` (as `from_source` makes them) for each of `series`: series_id, ds and the covariates."""
+    joined = _joined(covariates, series, keys)
+    rest = [name for name in joined.column_names if name not in {"series_id", "ds"}]
+    return joined.select(["series_id", "ds", *rest])
+
+
+def _joined(covariates: pa.Table, series: Sequence[str], keys: Sequence[str]) -> pa.Table:
+    """The rows about each of `series`, by those of the keys that the table has."""
     import pyarrow as pa
 
     own = [name for name in keys if name in covariates.column_names]
@@ -62,13 +133,10 @@ def of_series(covariates: pa.Table, series: Sequence[str], keys: Sequence[str]) 
         }
     )
     if own:
-        joined = covariates.join(named, own, join_type="inner").drop_columns(own)
-    else:
-        everywhere = pa.array([0] * covariates.num_rows), pa.array([0] * named.num_rows)
-        left, right = covariates.append_column("all", everywhere[0]), named.append_column("all", everywhere[1])
-        joined = left.join(right, ["all"], join_type="inner").drop_columns(["all"])
-    rest = [name for name in joined.column_names if name not in {"series_id", "ds"}]
-    return joined.select(["series_id", "ds", *rest])
+        return covariates.join(named, own, join_type="inner").drop_columns(own)
+    everywhere = pa.array([0] * covariates.num_rows), pa.array([0] * named.num_rows)
+    left, right = covariates.append_column("all", everywhere[0]), named.append_column("all", everywhere[1])
+    return left.join(right, ["all"], join_type="inner").drop_columns(["all"])
 
 
 def fill(rows: pa.Table, covariates: pa.Table, known: Sequence[str]) -> pa.Table:

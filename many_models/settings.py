@@ -28,12 +28,14 @@ class SourceSettings(Section):
     """Where sales come from: `url` is a SQLAlchemy URL (`sqlite:///path` or another), `table` the sales table.
 
     `covariates_table` holds what is known of the future: the timestamp, any of the keys, and the known columns.
+    `attributes_table` holds what does not change: any of the keys, and the columns that data.attributes names.
     `credential` as in the warehouse; the password is the secret MANY_MODELS_SOURCE_PASSWORD.
     """
 
     url: str = "sqlite:///sales.db"
     table: str = "sales"
     covariates_table: str = ""
+    attributes_table: str = ""
     credential: Literal["url", "password", "default", "managed_identity"] = "url"
     client_id: str = ""
 
@@ -73,7 +75,10 @@ class DataSettings(Section):
     known: list[str] = []
     frequency: str = "D"
     season: int | None = None
+    attributes: list[str] = []
+    missing_future: Literal["repeat", "error"] = "repeat"
     country: str = ""
+    holidays: str = ""
     start: date = date(2015, 1, 1)
     until: datetime | None = None
     negatives: Literal["allow", "quarantine"] = "quarantine"
@@ -84,10 +89,10 @@ class DataSettings(Section):
 
     @model_validator(mode="after")
     def _names_do_not_collide(self) -> DataSettings:
-        names = [*self.keys, self.timestamp, self.target, *self.known]
+        names = [*self.keys, self.timestamp, self.target, *self.known, *self.attributes]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"columns named twice: {', '.join(twice)}")
-        if taken := sorted(RESERVED & {*self.keys, *self.known}):
+        if taken := sorted(RESERVED & {*self.keys, *self.known, *self.attributes}):
             raise ValueError(f"names the product uses itself: {', '.join(taken)}; rename them in a view of the source")
         return self
 
@@ -102,7 +107,7 @@ class CustomSettings(Section):
 
 class ForecastSettings(Section):
     """What is forecast, and how candidates compete. Series learn together from `pool_series` of them, anew every
-    `pool_every` days of the data, with boosted trees where `trees` says so.
+    `pool_every` days of the data, with boosted trees where `trees` says so; with `pool_by` those of the same keys too.
     """
 
     horizon: Annotated[int, Field(ge=1)] = 28
@@ -113,6 +118,7 @@ class ForecastSettings(Section):
     trees: bool = True
     pool_series: Annotated[int, Field(ge=1)] = 400
     pool_every: Annotated[int, Field(ge=1)] = 28
+    pool_by: list[str] = []
     custom: dict[str, CustomSettings] = {}
 
 
@@ -316,10 +322,18 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _packs_and_partitions_are_made_of_keys(self) -> Settings:
-        for section, names in (("packs", self.packs.by), ("partitions", self.partitions.by)):
+        groups = {
+            "packs.by": self.packs.by,
+            "partitions.by": self.partitions.by,
+            "forecast.pool_by": self.forecast.pool_by,
+        }
+        for setting, names in groups.items():
             if unknown := [name for name in names if name not in self.data.keys]:
                 keys = ", ".join(self.data.keys)
-                raise ValueError(f"{section}.by names {', '.join(unknown)}, but data.keys are {keys}")
+                raise ValueError(f"{setting} names {', '.join(unknown)}, but data.keys are {keys}")
+        if self.data.attributes and not self.source.attributes_table:
+            raise ValueError(f"data.attributes names {', '.join(self.data.attributes)}, but there is no "
+                             f"source.attributes_table to read them from")  # fmt: skip
         return self
 
     def path(self, path: str) -> Path:

@@ -28,6 +28,7 @@ RAW_VERSIONS = LakeTable("raw_versions", ("year",))
 QUARANTINE = LakeTable("quarantine", ("origin",))
 SERIES_KEYS = LakeTable("series_keys")
 RAW_COVARIATES = LakeTable("raw_covariates")
+RAW_ATTRIBUTES = LakeTable("raw_attributes")
 DATASETS = LakeTable("store_item_datasets", ("pack",))
 POOLED = LakeTable("pooled_models")
 NO_POOLED = "nothing"  # the version of pooled models where there was nothing to learn from

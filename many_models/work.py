@@ -6,10 +6,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from many_models.errors import InputError, SeriesFailure
+from many_models.errors import InputError, SeriesError, SeriesFailure
 from many_models.forecasting.spec import Prior, Spec
 from many_models.ports import Chunk, ChunkResult, Lake, Where
-from many_models.tables import DATASETS, NO_POOLED, POOLED, RAW_COVARIATES, RAW_SALES
+from many_models.tables import DATASETS, NO_POOLED, POOLED, RAW_ATTRIBUTES, RAW_COVARIATES, RAW_SALES, read_if_there
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -64,7 +64,7 @@ class PrepareTask:
         """Read the chunk's raw rows up to `as_of`, and prepare them."""
         import pyarrow as pa
 
-        from many_models.covariates import fill
+        from many_models.covariates import fill, with_attributes
         from many_models.forecasting import prepare
 
         columns = ["series_id", "ds", "y", *self.spec.known]
@@ -76,7 +76,10 @@ class PrepareTask:
             for name in self.spec.known:
                 if name not in raw.column_names:
                     raw = raw.append_column(name, pa.nulls(raw.num_rows, pa.float64()))
-        prepared = prepare(raw.select(columns), self.spec, self.as_of)
+        raw = raw.select(columns)
+        if names := self.spec.attributes:
+            raw = with_attributes(raw, read_if_there(self.lake, RAW_ATTRIBUTES), chunk.series, self.keys, names)
+        prepared = prepare(raw, self.spec, self.as_of)
         return ChunkResult(
             {"rows": _with_pack(prepared.rows, chunk.pack), "series": _with_pack(prepared.series, chunk.pack)},
             failures=[*prepared.failures, *_absent(chunk, prepared.series, prepared.failures)],
@@ -142,7 +145,7 @@ class ScoreTask:
 
     `models` maps a series to the reference of the production pack that serves it and the folder that holds the pack's
     verified files, or that `packs` has in its place; a series without one is served by its own seasonal naive
-    (fallback `no_champion`).
+    (fallback `no_champion`). Without `repeat` a series whose model needs a known covariate that is missing fails.
     """
 
     lake: Lake
@@ -151,6 +154,7 @@ class ScoreTask:
     keys: tuple[str, ...]
     models: Mapping[str, tuple[str, str]]
     packs: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict[str, "Mapping[str, bytes]"])
+    repeat: bool = True
 
     def narrowed(self, chunk: Chunk) -> ScoreTask:
         """See `NarrowingTask.narrowed`: the models of the chunk's series, with the files of their packs."""
@@ -177,6 +181,9 @@ class ScoreTask:
                 pack = PackModel.from_files(files, f"pack {ref}")
                 rows = self._rows(chunk.pack, series, pack.trained_until(series))
                 part = pack.predict(rows, self.cutoff, future=future, horizon=self.spec.horizon, series=series)
+                if not self.repeat:
+                    part, lacking = _without_repeated(part, self.spec)
+                    failures += lacking
                 parts.append(part.append_column("model", pa.array([ref] * part.num_rows, pa.string())))
             except ManyModelsError as error:
                 failures += [SeriesFailure.of(name, error) for name in series]
@@ -215,6 +222,23 @@ class ScoreTask:
         place = part.column_names.index("fallback")
         part = part.set_column(place, "fallback", pa.array(["no_champion"] * part.num_rows, pa.string()))
         return part.append_column("model", pa.array([""] * part.num_rows, pa.string()))
+
+
+def _without_repeated(part: pa.Table, spec: Spec) -> tuple[pa.Table, list[SeriesFailure]]:
+    """The forecasts of series whose known covariates reach as far as they, and the other series as failures."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    repeated = part.filter(part["known_repeated"])
+    since = repeated.group_by("series_id").aggregate([("ds", "min")]).sort_by("series_id").to_pylist()
+    why = "of {names} something is missing at {ds}, needed as far as the horizon: fill the covariates table, or set "
+    failures = [
+        SeriesFailure.of(row["series_id"], SeriesError(row["series_id"], why.format(
+            names=", ".join(spec.known), ds=row["ds_min"]) + 'data.missing_future = "repeat"'))
+        for row in since
+    ]  # fmt: skip
+    lacking = pa.array([failure.series_id for failure in failures], pa.string())
+    return part.filter(pc.invert(pc.is_in(part["series_id"], lacking))), failures
 
 
 def _of(values: Mapping[str, T], chunk: Chunk) -> dict[str, T]:

@@ -1,6 +1,5 @@
 """pooled_models: what series learn together, on a deterministic sample of them, for training to refer to by hash."""
 
-import hashlib
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -56,20 +55,17 @@ def build(settings: Settings) -> dg.AssetsDefinition:
 
 def _learn(settings: Settings, lake: Lake) -> "tuple[PooledModels, int, datetime]":
     from many_models.forecasting import pool
+    from many_models.forecasting.pooling import sample_of
 
+    spec = spec_of(settings)
     cutoff = state.lake_as_of(lake)
-    names = sample_of(state.active_series(lake), settings.forecast.pool_series)
+    names = sample_of(state.active_series(lake), settings.forecast.pool_series, spec)
     if cutoff is None or not names:
         raise InputError("no active series has a dataset yet")
     where = Where(among={"pack": list(packs_of(settings, names)), "series_id": names})
     rows = lake.read(tables.DATASETS.name, where).drop_columns(["pack"])
-    learned = pool(rows, spec_of(settings), cutoff, sample=len(names), trees=settings.forecast.trees)
+    learned = pool(rows, spec, cutoff, sample=len(names), trees=settings.forecast.trees)
     return learned, len(names), cutoff
-
-
-def sample_of(series: "frozenset[str]", size: int) -> list[str]:
-    """At most `size` of `series`, always the same ones: those with the smallest hashes."""
-    return sorted(series, key=lambda name: hashlib.sha256(name.encode()).digest())[:size]
 
 
 def write(lake: Lake, learned: "PooledModels") -> None:

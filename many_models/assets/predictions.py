@@ -79,8 +79,9 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         broken = {failure.series_id for failure in failures}
         context.instance.add_dynamic_partitions("cutoffs", [f"{cutoff:%Y-%m-%d}" for cutoff in cutoffs])
         parts = list[pa.Table]()
+        repeat = settings.data.missing_future == "repeat"
         for cutoff, series in sorted(cutoffs.items()):
-            task = ScoreTask(lake, spec, cutoff, tuple(settings.data.keys), models)
+            task = ScoreTask(lake, spec, cutoff, tuple(settings.data.keys), models, repeat=repeat)
             chunks = chunks_of(settings, [name for name in series if name not in broken])
             scored = list[pa.Table]()
             for _, results in follow(context, compute, task, chunks):

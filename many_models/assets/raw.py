@@ -345,6 +345,18 @@ def read_covariates(settings: Settings, source: Source, lake: Lake) -> pa.Table:
     return rows
 
 
+def read_attributes(settings: Settings, source: Source) -> pa.Table | None:
+    """What the attributes table says of the columns that are asked for; None where none are."""
+    from many_models import covariates
+
+    table_name, data = settings.source.attributes_table, settings.data
+    if not data.attributes:
+        return None
+    there = source.columns(table_name)
+    raw = source.read_table(table_name, [name for name in [*data.keys, *data.attributes] if name in there])
+    return covariates.attributes_from_source(raw, data.keys, data.attributes)
+
+
 def build_raw_covariates(settings: Settings) -> dg.AssetsDefinition:
     """The asset raw_covariates."""
 
@@ -355,7 +367,8 @@ def build_raw_covariates(settings: Settings) -> dg.AssetsDefinition:
         pool="raw_covariates",
         description=(
             "What is known of the future: prices, promotions, closures, from the covariates table. Where the future is "
-            "missing, the last value is repeated, which `known_repeated` records on the predictions."
+            "missing, the last value is repeated, which `known_repeated` records on the predictions, or with "
+            "`data.missing_future` the series fails. And attributes of series, from their own table."
         ),
     )
     def raw_covariates(
@@ -366,6 +379,8 @@ def build_raw_covariates(settings: Settings) -> dg.AssetsDefinition:
         refuse_shared_run(context)
         rows = read_covariates(settings, source, lake)
         lake.replace(tables.RAW_COVARIATES.name, rows, Where())
+        if (attributes := read_attributes(settings, source)) is not None:
+            lake.replace(tables.RAW_ATTRIBUTES.name, attributes, Where())
         version = state.covariates_version(settings, lake)
         metadata: Metadata = {"dagster/row_count": rows.num_rows, "until": str(pc.max(rows["ds"]))}
         if not settings.source.covariates_table:

@@ -32,8 +32,17 @@ def spec_of(settings: Settings) -> Spec:
             Custom(name, mine.use, json.dumps(mine.options, sort_keys=True), mine.seconds)
             for name, mine in forecast.custom.items()
         ),
+        holidays=_holidays(settings),
+        attributes=tuple(data.attributes),
+        pool_by=tuple(data.keys.index(name) for name in forecast.pool_by),
         folder=str(settings.root),
     )
+
+
+def _holidays(settings: Settings) -> tuple[tuple[str, str], ...]:
+    from many_models.covariates import read_holidays
+
+    return read_holidays(settings.path(settings.data.holidays)) if settings.data.holidays else ()
 
 
 def oldest_alive(spec: Spec, as_of: datetime) -> datetime:

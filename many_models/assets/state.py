@@ -143,7 +143,9 @@ def lake_as_of(lake: Lake) -> datetime | None:
 
 def covariates_version(settings: Settings, lake: Lake) -> str:
     """What raw_covariates should have consumed: one version for each as_of."""
-    return digest("covariates", settings.source.covariates_table, str(lake_as_of(lake)))
+    source = settings.source
+    return digest("covariates", source.covariates_table, source.attributes_table, settings.data.attributes,
+                  str(lake_as_of(lake)))  # fmt: skip
 
 
 def covariates_state(settings: Settings, instance: dg.DagsterInstance, lake: Lake) -> StageState:
@@ -184,7 +186,8 @@ def dataset_versions(settings: Settings, lake: Lake) -> dict[str, str]:
     if years is None or as_of is None:
         return {}
     spec = spec_of(settings)
-    options = digest(DATASET_FORMAT, spec.frequency, spec.known, spec.country, spec.season, spec.ended_after)
+    options = digest(DATASET_FORMAT, spec.frequency, spec.known, spec.country, spec.season, spec.ended_after,
+                     spec.holidays, spec.attributes)  # fmt: skip
     alive_since = oldest_alive(spec, as_of)
     return {
         series: digest(options, content, rows, str(as_of) if last >= alive_since else "")

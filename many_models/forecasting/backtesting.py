@@ -59,6 +59,10 @@ def backtest(  # noqa: PLR0913 - its parameters are its settings
     horizon: int,
     windows: int = 3,
     country: str = "",
+    holidays: Sequence[tuple[str, str]] = (),
+    attributes: Sequence[str] = (),
+    pool_by: Sequence[str] = (),
+    missing_known: Literal["repeat", "error"] = "repeat",
     season: int | None = None,
     candidates: Sequence[str] = (),
     custom: Sequence[Custom] = (),
@@ -72,18 +76,24 @@ def backtest(  # noqa: PLR0913 - its parameters are its settings
 
     The last cutoff is `horizon` periods before the last timestamp, the others `horizon` apart, the same for all
     series; at each one everything (weights, calibration, pooled models) is learned anew from rows up to it, known
-    covariates reach as far as the forecast. `negatives`: take them, cut them at zero, or refuse them. `progress` is
-    called with a step's name and the share that is done. `forecasts` has keys, timestamp, cutoff, y_hat and bounds;
-    `metrics` a row per candidate with wape, mase, rmsse, bias, n and, for "selected", coverage and width per level, for
+    covariates reach as far as the forecast; where one is missing the value before it counts, or with `missing_known`
+    "error" nothing does. `holidays` are the user's own (ISO date, name) beside those of `country`, `attributes` columns
+    that do not change within a series, `pool_by` those of the `keys` whose series learn together. `negatives`: take
+    them, cut them at zero, or refuse them. `progress` is called with a step's name and the share that is done.
+    `forecasts` has keys, timestamp, cutoff, y_hat and bounds; `metrics` a row per candidate with wape, mase, rmsse,
+    bias, n and, for "selected", coverage and width per level, for
     `custom` ones (found in `folder` too) `seconds` a series and how many series `failed`. A series that cannot be used
     is left out and named. Raises InputError for a table that cannot be used, naming column or row.
     """
-    table, names = _table(data, list(keys), timestamp, target, list(known), negatives)
+    table, names = _table(data, list(keys), timestamp, target, [*known, *attributes], negatives)
     spec = Spec(
         frequency, horizon, season=season, known=tuple(known), country=country, candidates=tuple(candidates),
         levels=tuple(levels), nonnegative=not pc.any(pc.less(table["y"], 0.0)).as_py(),
-        ended_after=10**9, custom=tuple(custom), folder=folder,
+        ended_after=10**9, custom=tuple(custom), folder=folder, holidays=tuple(holidays), attributes=tuple(attributes),
+        pool_by=_places(pool_by, keys),
     )  # fmt: skip
+    if missing_known == "error":
+        _refuse_missing(table, known)
     last = pc.max(table["ds"]).as_py()
     prepared = prepare(table, spec, last)
     left_out = _left_out(prepared, names)
@@ -114,6 +124,24 @@ def _left_out(prepared: Prepared, names: pd.DataFrame) -> pd.DataFrame:
     reasons |= dict(zip(empty["series_id"].to_pylist(), empty["why"].to_pylist(), strict=True))
     frame = pd.DataFrame({"series_id": pd.Series(list(reasons), dtype=object), "reason": list(reasons.values())})
     return names.merge(frame, on="series_id")
+
+
+def _places(names: Sequence[str], keys: Sequence[str]) -> tuple[int, ...]:
+    if unknown := [name for name in names if name not in keys]:
+        raise InputError(f"series learn together by {', '.join(unknown)}, but the keys are {', '.join(keys)}")
+    return tuple(list(keys).index(name) for name in names)
+
+
+def _refuse_missing(table: pa.Table, known: Sequence[str]) -> None:
+    """Raise InputError for the first row, of the first series, in which a known covariate is missing."""
+    for name in known:
+        column = table[name]
+        gone = pc.is_null(column, nan_is_null=pa.types.is_floating(column.type))
+        lacking = table.select(["series_id", "ds"]).filter(gone)
+        if lacking.num_rows:
+            row = lacking.sort_by([("series_id", "ascending"), ("ds", "ascending")]).slice(0, 1).to_pylist()[0]
+            raise InputError(f"{name} is missing in {lacking.num_rows} rows, first in series {row['series_id']!r} at "
+                             f"{row['ds']}: fill it, or let the value before it be repeated")  # fmt: skip
 
 
 def _silent(_step: str, _share: float) -> None:

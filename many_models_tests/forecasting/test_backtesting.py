@@ -189,3 +189,15 @@ def test_accuracy_on_real_tables(name):
         assert abs(row[metric]) <= most, metric
     assert 0.77 <= row["cover80"] <= 0.86
     assert 0.92 <= row["cover95"] <= 0.98
+
+
+def test_missing_covariates_are_an_error_where_they_are_asked_to_be(data):
+    frame = data.assign(price=2.0)
+    frame.loc[frame.index[5], "price"] = np.nan
+    with pytest.raises(InputError, match=r"price is missing in 1 rows, first in series .* at 20\d\d-"):
+        backtest(frame, **OPTIONS, known=["price"], missing_known="error")
+
+
+def test_series_learn_together_by_a_key_only(data):
+    with pytest.raises(InputError, match="learn together by brand, but the keys are"):
+        backtest(data, **OPTIONS, pool_by=["brand"])

@@ -138,9 +138,7 @@ def fit_panel(  # noqa: PLR0913 - what, whom, when and beside what
     A series' unit and scale are learned up to `first_origin` (default: the first of `origins`). `static` (series ×
     columns) is what trees see of each series; `only` some series are fitted, into the fits of others.
     """
-    from threadpoolctl import threadpool_limits
-
-    from many_models.forecasting.kernels import fit_series
+    from many_models.forecasting.kernels import fit_series, on_one_thread
 
     conf = layout.conf()
     C, hol, ph = layout.calendar(panel.ds)
@@ -158,7 +156,7 @@ def fit_panel(  # noqa: PLR0913 - what, whom, when and beside what
     trees = cast("_Trees", shared.trees)
     base = np.array([origins[0] if first_origin is None else first_origin, origins[-1]])
     pooled = shared.beta[pack.COUNT] if shared.anything else np.full(p, np.nan)
-    with threadpool_limits(1):
+    with on_one_thread():
         for i in chosen.tolist():
             first = int(panel.first[i])
             own = own_numbers(panel.y[i], panel.code[i], spec, first, learned_at(panel, i, base))

@@ -12,7 +12,9 @@ import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
+import scipy.linalg.cython_blas  # noqa: F401 - else loaded at the first product, out of reach of on_one_thread
 from numba import njit
+from threadpoolctl import threadpool_limits
 
 from many_models.forecasting import mm_pack_v1
 
@@ -59,6 +61,11 @@ RAW, LOG, COUNT = mm_pack_v1.RAW, mm_pack_v1.LOG, mm_pack_v1.COUNT
 UNIT, LOG_UNIT, LOW, HIGH, NONNEGATIVE = (
     mm_pack_v1.UNIT, mm_pack_v1.LOG_UNIT, mm_pack_v1.LOW, mm_pack_v1.HIGH, mm_pack_v1.NONNEGATIVE,
 )  # fmt: skip
+
+
+def on_one_thread() -> threadpool_limits:
+    """While it lasts, a product runs on one thread: with more its sum depends on how many, and small ones take longer."""
+    return threadpool_limits(1)
 
 
 @compiled
@@ -321,17 +328,14 @@ def fit_series(
 
 @compiled
 def pooled_moments(
-    y, code, ph, hol, C, x, binary, steps, first, origin, conf, own, decay, beta, cold, G, g, S,
-    static, rows, target, offset, weight, keep,
+    y, code, ph, hol, C, x, binary, steps, first, origin, conf, own, decay, S, beta, cold, G, g
 ):  # fmt: skip
     """Add one series' Gram matrices (3 × features × features) and products to `G`, `g`, up to `origin`.
 
-    The Poisson ones are those of an IRLS step at `beta`. Writes a row of tree features for each place where `keep`
-    (their number is returned): `rows`, `target` (y), `offset` (linear predictor plus log unit) and `weight`.
+    The Poisson ones are those of an IRLS step at `beta`; the others do not depend on it and are added when `cold`.
     """
     T = origin + 1
     p = beta.size
-    H = int(conf[mm_pack_v1.HORIZON])
     X = np.zeros((3, T, p), np.float32)
     z = np.zeros((2, T), np.float32)
     w = np.zeros(T, np.float32)
@@ -345,8 +349,9 @@ def pooled_moments(
     ww = np.zeros(T, np.float32)
     v = np.zeros(T, np.float32)
     top = math.log(max(own[HIGH] / own[UNIT], 1e-6)) + 0.7
-    for way in range(2):
-        _add_gram(X[way], w, z[way], first, T, XW, G[way], g[way])
+    if cold:
+        for way in range(2):
+            _add_gram(X[way], w, z[way], first, T, XW, G[way], g[way])
     for t in range(first, T):
         if w[t] > 0.0:
             e = off[t]
@@ -359,31 +364,56 @@ def pooled_moments(
             ww[t] = w[t] * mu / (1.0 + 0.08 * mu * own[UNIT])
             v[t] = e - off[t] + (max(y[t], 0.0) / own[UNIT] - mu) / mu
     _add_gram(X[COUNT], ww, v, first, T, XW, G[COUNT], g[COUNT])
+
+
+@compiled
+def pooled_rows(
+    y, code, ph, hol, C, x, binary, steps, first, origin, conf, own, decay, S, beta,
+    static, rows, target, offset, weight, keep,
+):  # fmt: skip
+    """Write a row of tree features for each target of one series where `keep`, up to `origin`; returns their number.
+
+    `rows`, `target` (y), `offset` (linear predictor at `beta` plus log unit) and `weight`.
+    """
+    T = origin + 1
+    p = beta.size
+    H = int(conf[mm_pack_v1.HORIZON])
+    warm = min(int(conf[mm_pack_v1.SEASON]), 14 if conf[mm_pack_v1.SEASON] != 12.0 else 6)
+    P = np.zeros((T + 1, 3))
+    _prefix(y[:T], code[:T], own, P)
+    _bounds(y, code, first, T, own)
+    top = math.log(max(own[HIGH] / own[UNIT], 1e-6)) + 0.7
+    ly = np.zeros(3)
+    two = np.zeros(2)
+    row = np.empty(rows.shape[1])
+    linear = row[:p]
+    _copy(static, row[rows.shape[1] - static.size :])
     n = 0
-    if keep.size:
-        two = np.zeros(2)
-        row = np.empty(rows.shape[1])
-        _copy(static, row[rows.shape[1] - static.size :])
-        S[:] = 0.0
-        for o in range(first, T):
-            _advance(S, y[o], code[o], ph[o], hol[o], x[o], binary, conf, own)
-            for h in range(1, H + 1):
-                t = o + h
-                if t < T and w[t] > 0.0 and keep[t] != 0 and steps[t] == h:
-                    mean = pack_recent_mean(y, code, o, conf)
-                    pack_same_phase(y, code, o, t, mean, conf, two)
-                    e = off[t]
-                    for j in range(p):
-                        row[j] = X[COUNT, t, j]
-                        e += X[COUNT, t, j] * beta[j]
-                    pack_fill_extra(row, p, S, ph[t], hol[t], h, mean, two[1], beta, conf, own)
-                    for j in range(row.size):
-                        rows[n, j] = row[j]
-                    e = min(max(e, off[t] - 6.0), top)
-                    target[n] = max(y[t], 0.0)
-                    offset[n] = e + math.log(own[UNIT])
-                    weight[n] = w[t] / (1.0 + 0.08 * math.exp(e) * own[UNIT])
-                    n += 1
+    S[:] = 0.0
+    for o in range(first, T):
+        _advance(S, y[o], code[o], ph[o], hol[o], x[o], binary, conf, own)
+        if o - first < warm:
+            continue
+        for h in range(1, H + 1):
+            t = o + h
+            if t < T and steps[t] == h and keep[t] != 0 and code[t] == OBSERVED:
+                _last_year(P, o, t, conf, ly)
+                _fill(linear, S, COUNT, ph[t], h, C[t], x[t], ly, conf, own)
+                log_mean = pack_log_mean(S)
+                e = log_mean
+                for j in range(p):
+                    row[j] = np.float32(row[j])
+                    e += row[j] * beta[j]
+                mean = pack_recent_mean(y, code, o, conf)
+                pack_same_phase(y, code, o, t, mean, conf, two)
+                pack_fill_extra(row, p, S, ph[t], hol[t], h, mean, two[1], beta, conf, own)
+                for j in range(row.size):
+                    rows[n, j] = row[j]
+                e = min(max(e, log_mean - 6.0), top)
+                target[n] = max(y[t], 0.0)
+                offset[n] = e + math.log(own[UNIT])
+                weight[n] = math.exp((t - T) / decay) / (1.0 + 0.08 * math.exp(e) * own[UNIT])
+                n += 1
     return n
 
 

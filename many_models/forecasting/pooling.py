@@ -8,7 +8,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -45,6 +48,7 @@ LEAST_TREE_ROWS = 2_000
 NEWTON_STEPS = 5
 TREE_ROUNDS = 150
 MOST_SERIES = 400
+BLOCK = 10  # series whose moments are summed together: what is learned must not depend on the number of threads
 CUSTOM_SERIES = 40  # of them, on which users' own forecasters are tried: they may take seconds each
 
 
@@ -219,14 +223,15 @@ def learn(  # noqa: PLR0913 - whom from, when and what
         panel, static = panel.take(only), static[np.asarray(only)]
     if origin < 2 * min(layout.season, 14) + 2:
         return nothing_shared(layout)
-    from threadpoolctl import threadpool_limits
+    from many_models.forecasting.kernels import on_one_thread
 
     shape = learn_shape(panel, layout, origin)
     panel.x[:, :, -1] = (layout.shape_features(panel.ds) @ shape)[None, :]
     sample = _Sample(panel, layout, spec, origin, static)
-    with threadpool_limits(1):  # once: it searches the process for libraries, which takes as long as a series
-        shared = Shared(panel.number + origin, shape, _coefficients(sample), STRENGTH, NO_TREES)
-    rows = _tree_rows(sample, shared)
+    # products on one thread: their sums would depend on how many there are; threads take whole series instead
+    with on_one_thread(), ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+        shared = Shared(panel.number + origin, shape, _coefficients(sample, threads), STRENGTH, NO_TREES)
+        rows = _tree_rows(sample, shared, threads)
     if rows is None or len(rows[0]) < 10 * shared.beta.shape[1]:
         return nothing_shared(layout)
     return replace(shared, trees=_grow(*rows)) if len(rows[0]) >= LEAST_TREE_ROWS and trees else shared
@@ -273,11 +278,17 @@ def learn_shape(panel: Panel, layout: Layout, origin: int) -> NDArray[np.float64
 
 
 _Rows = tuple["NDArray[np.float32]", "NDArray[np.float64]", "NDArray[np.float64]", "NDArray[np.float64]"]
+_Series = tuple[
+    "NDArray[np.float64]", "NDArray[np.int8]", "NDArray[np.int64]", "NDArray[np.int64]", "NDArray[np.float32]",
+    "NDArray[np.float64]", "NDArray[np.bool_]", "NDArray[np.int64]", int, int, "NDArray[np.float64]",
+    "NDArray[np.float64]", float, "NDArray[np.float64]",
+]  # fmt: skip
+_Moments = tuple["NDArray[np.float64]", "NDArray[np.float64]"]
 
 
 @dataclass(frozen=True)
 class _Sample:
-    """The series to learn from, up to place `origin`, as `pooled_moments` reads them."""
+    """The series to learn from, up to place `origin`, as `pooled_moments` and `pooled_rows` read them."""
 
     panel: Panel
     layout: Layout
@@ -285,6 +296,7 @@ class _Sample:
     origin: int
     static: NDArray[np.float32]
 
+    @cached_property
     def ready(self) -> list[int]:
         """Rows of the series to learn from: logs of what may be negative say nothing of the others."""
         panel, origin = self.panel, self.origin
@@ -293,65 +305,97 @@ class _Sample:
             if panel.first[i] < origin - 2 and panel.y[i, : origin + 1].min() >= 0
         ]  # fmt: skip
 
-    def moments(
-        self, i: int, beta: NDArray[np.float64], keep: NDArray[np.int8], G: NDArray[np.float64],
-        g: NDArray[np.float64], *, cold: bool,
-    ) -> _Rows:  # fmt: skip
-        """Add series `i`'s moments to `G` and `g`; the trees' rows (features, y, offset, weight) where `keep`."""
+    @cached_property
+    def _calendar(self) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
+        return self.layout.calendar(self.panel.ds)
+
+    @cached_property
+    def calendar_columns(self) -> int:
+        """Number of calendar features."""
+        return self._calendar[0].shape[1]
+
+    @cached_property
+    def _conf(self) -> NDArray[np.float64]:
+        return self.layout.conf()
+
+    @cached_property
+    def _steps(self) -> NDArray[np.int64]:
+        return training_steps(self.panel.number, len(self.panel.ds), self.spec.horizon)
+
+    def moments(self, block: Sequence[int], beta: NDArray[np.float64], *, cold: bool) -> _Moments:
+        """Sums over the series of `block`: Gram matrices (3 × features × features) and products (3 × features)."""
         from many_models.forecasting.kernels import pooled_moments
 
-        panel, layout, origin = self.panel, self.layout, self.origin
-        C, hol, ph = layout.calendar(panel.ds)
-        steps = training_steps(panel.number, len(panel.ds), self.spec.horizon)
-        state = np.zeros(loader.state_size(layout.season, layout.columns, layout.slots))
-        first = int(panel.first[i])
-        own = own_numbers(panel.y[i], panel.code[i], self.spec, first, learned_at(panel, i, np.array([origin, origin])))
+        p = beta.size
+        G, g = np.zeros((3, p, p)), np.zeros((3, p))
+        for i in block:
+            pooled_moments(*self._series(i), beta, cold, G, g)
+        return G, g
+
+    def tree_rows(self, i: int, beta: NDArray[np.float64], keep: NDArray[np.int8]) -> _Rows:
+        """The trees' rows of series `i` where `keep`: features, y, offset, weight."""
+        from many_models.forecasting.kernels import pooled_rows
+
         size = int(keep.sum())
         static = self.static[i].astype(float)
-        wide = np.zeros((size, beta.size + loader.EXTRA + layout.columns + static.size), np.float32)
-        rows = (wide, np.zeros(size), np.zeros(size), np.zeros(size))
-        n = pooled_moments(
-            panel.y[i], panel.code[i], ph, hol, C, panel.x[i], panel.encoding.binary[i], steps, first, origin,
-            layout.conf(), own, rhythm(layout.frequency).decay, beta, cold, G, g, state, static, *rows, keep,
-        )  # fmt: skip
+        width = beta.size + loader.EXTRA + self.layout.columns + static.size
+        rows = (np.zeros((size, width), np.float32),
+                np.zeros(size), np.zeros(size), np.zeros(size))  # fmt: skip
+        n = pooled_rows(*self._series(i), beta, static, *rows, keep)
         return rows[0][:n], rows[1][:n], rows[2][:n], rows[3][:n]
 
+    def _series(self, i: int) -> _Series:
+        panel, layout, origin = self.panel, self.layout, self.origin
+        C, hol, ph = self._calendar
+        first = int(panel.first[i])
+        own = own_numbers(panel.y[i], panel.code[i], self.spec, first, learned_at(panel, i, np.array([origin, origin])))
+        state = np.zeros(loader.state_size(layout.season, layout.columns, layout.slots))
+        return (
+            panel.y[i], panel.code[i], ph, hol, C, panel.x[i], panel.encoding.binary[i], self._steps, first, origin,
+            self._conf, own, rhythm(layout.frequency).decay, state,
+        )  # fmt: skip
 
-def _coefficients(sample: _Sample) -> NDArray[np.float64]:
+
+def _coefficients(sample: _Sample, threads: ThreadPoolExecutor) -> NDArray[np.float64]:
     """Ridge coefficients (3 × features) of all series together; the Poisson ones by as many steps of Newton's."""
     from many_models.forecasting.kernels import solve
 
-    nc = sample.layout.calendar(sample.panel.ds)[0].shape[1]
+    nc = sample.calendar_columns
     prior = default_prior(nc, sample.layout.columns)
     beta, p = prior.copy(), prior.shape[1]
     out = np.empty(p)
+    blocks = [sample.ready[at : at + BLOCK] for at in range(0, len(sample.ready), BLOCK)]
+    rows = 0.0
     for step in range(NEWTON_STEPS):
+        cold = step == 0
         G, g = np.zeros((3, p, p)), np.zeros((3, p))
-        for i in sample.ready():
-            sample.moments(i, beta[loader.COUNT], np.zeros(0, np.int8), G, g, cold=step == 0)
-        for way in range(3):
-            if G[way, nc, nc] > 0 and solve(G[way], g[way], prior[way], 50.0, max(G[0, nc, nc], 1.0), out):
+        for one, other in threads.map(partial(sample.moments, beta=beta[loader.COUNT], cold=cold), blocks):
+            G += one
+            g += other
+        rows = G[0, nc, nc] if cold else rows
+        for way in range(3) if cold else (loader.COUNT,):
+            if G[way, nc, nc] > 0 and solve(G[way], g[way], prior[way], 50.0, max(rows, 1.0), out):
                 beta[way] = out
     return beta
 
 
-def _tree_rows(sample: _Sample, shared: Shared) -> _Rows | None:
+def _tree_rows(sample: _Sample, shared: Shared, threads: ThreadPoolExecutor) -> _Rows | None:
     """A random share of all series' targets as the trees see them: beside each series' own count fit up to then."""
-    ready = sample.ready()
+    ready = sample.ready
     if not ready:
         return None
     panel, origin = sample.panel, sample.origin
     coef = fit_panel(panel, sample.layout, sample.spec, np.array([origin]), shared).coef[:, loader.COUNT]
     share = min(1.0, TREE_ROWS / max(sum(origin - int(panel.first[i]) for i in ready), 1))
-    p = coef.shape[1]
-    parts: list[_Rows] = []
-    for i in ready:
+
+    def rows_of(i: int) -> _Rows:
         seed = int.from_bytes(hashlib.sha256(panel.series[i].encode()).digest()[:4], "big")
         keep = (np.random.default_rng(seed).random(origin + 1) < share).astype(np.int8)
         beta = coef[i] if np.isfinite(coef[i]).all() else shared.beta[loader.COUNT]
-        if keep.any():
-            parts.append(sample.moments(i, beta, keep, np.zeros((3, p, p)), np.zeros((3, p)), cold=False))
-    return cast("_Rows", tuple(np.concatenate(part) for part in zip(*parts, strict=True))) if parts else None
+        return sample.tree_rows(i, beta, keep)
+
+    parts = list(threads.map(rows_of, ready))
+    return cast("_Rows", tuple(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 
 def _grow(

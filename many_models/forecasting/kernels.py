@@ -64,7 +64,7 @@ UNIT, LOG_UNIT, LOW, HIGH, NONNEGATIVE = (
 
 
 def on_one_thread() -> threadpool_limits:
-    """While it lasts, a product runs on one thread: with more its sum depends on how many, and small ones take longer."""
+    """While it lasts, products run on one thread: with more a sum depends on how many, and small ones take longer."""
     return threadpool_limits(1)
 
 

@@ -225,11 +225,11 @@ def learn(  # noqa: PLR0913 - whom from, when and what
         return nothing_shared(layout)
     from many_models.forecasting.kernels import on_one_thread
 
-    shape = learn_shape(panel, layout, origin)
-    panel.x[:, :, -1] = (layout.shape_features(panel.ds) @ shape)[None, :]
-    sample = _Sample(panel, layout, spec, origin, static)
     # products on one thread: their sums would depend on how many there are; threads take whole series instead
     with on_one_thread(), ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+        shape = learn_shape(panel, layout, origin)
+        panel.x[:, :, -1] = (layout.shape_features(panel.ds) @ shape)[None, :]
+        sample = _Sample(panel, layout, spec, origin, static)
         shared = Shared(panel.number + origin, shape, _coefficients(sample, threads), STRENGTH, NO_TREES)
         rows = _tree_rows(sample, shared, threads)
     if rows is None or len(rows[0]) < 10 * shared.beta.shape[1]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from datetime import timedelta
 
 import numpy as np
@@ -139,3 +142,22 @@ def test_a_holiday_of_the_users_own_is_learned_and_forecast():
 def test_a_holiday_that_is_no_day_is_a_settings_error():
     with pytest.raises(SettingsError, match=r"'Ascension': '31\.12\.2024' is no day"):
         Spec("D", 7, holidays=(("31.12.2024", "Ascension"),))
+
+
+LEARN = """
+import os, sys
+os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:int(sys.argv[1])])
+from many_models.forecasting import pool
+from many_models_tests.forecasting.histories import AS_OF, SPEC, rows_of, sales
+rows = rows_of({f"s-{i}": sales(900, 5.0 + i, seed=i) for i in range(25)})
+print(*(pool(rows, SPEC, AS_OF, sample=25).hash for _ in range(2)))
+"""
+
+
+@pytest.mark.slow
+def test_what_is_learned_is_the_same_at_first_and_later_and_on_one_core_or_more():
+    learned = [
+        subprocess.run([sys.executable, "-c", LEARN, cores], capture_output=True, text=True, check=True).stdout.split()
+        for cores in ("1", str(os.cpu_count()))
+    ]
+    assert len({*learned[0], *learned[1]}) == 1, learned

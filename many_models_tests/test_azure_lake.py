@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import pickle
 import re
 import time
@@ -11,11 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import pytest
+from azure.storage.blob import ContainerClient
 
 from many_models.adapters.azure_storage import KEY, SAS, AzureStorage
 from many_models.adapters.lake_delta import DeltaLake
+from many_models.adapters.staging_blob import BlobStaging
 from many_models.definitions import build_lake
 from many_models.errors import AccessError, ConflictError, SettingsError, UnavailableError
 from many_models.ports import Where
@@ -26,6 +28,7 @@ from many_models_tests.faulty_http import CUT, LOSE, faulty
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from many_models_tests.azurite import Azurite
 
@@ -163,16 +166,32 @@ def test_a_location_with_a_secret_or_without_encryption_is_refused(path, endpoin
 
 
 # --- Faults ---------------------------------------------------------------------------------------------------------
-def test_a_store_that_is_busy_for_a_while_is_asked_again(azurite):
+@pytest.mark.slow
+def test_a_store_that_is_busy_for_half_a_minute_is_asked_again(azurite, tmp_path):
+    """By the lake's commit, and by what is staged for Synapse."""
     url = place(azurite)
-    with faulty(azurite.endpoint) as proxy:
+    (tmp_path / "rows.parquet").write_bytes(b"staged")
+    with faulty(azurite.endpoint) as proxy, ThreadPoolExecutor(1) as other:
         lake = lake_at(azurite, url, endpoint=proxy.endpoint)
         lake.replace("t", rows(row()), Where())
-        end = time.monotonic() + float(os.environ.get("MANY_MODELS_TEST_BUSY_SECONDS", "1"))
+        storage = AzureStorage(f"{url}/staging", "key", {KEY: azurite.key}.__getitem__, endpoint=proxy.endpoint)
+        end = time.monotonic() + 30
         proxy.fault = lambda number, *_: (503, 429)[number % 2] if time.monotonic() < end else None
+        staged = other.submit(stage, BlobStaging(storage), tmp_path / "rows.parquet", azurite, url)
         lake.replace("t", rows(row(y=2.0)), Where())
-        assert proxy.faults >= 2
+        assert time.monotonic() > end
+        assert proxy.faults >= 4
         assert contents(lake.read("t")) == contents(rows(row(y=2.0)))
+        assert staged.result() == b"staged"
+
+
+def stage(staging: BlobStaging, file: Path, azurite, url: str) -> bytes:
+    """What lies in the store while the file is staged."""
+    with staging.holding(file, file.name) as address:
+        container = urlsplit(url).username or ""
+        name = address.split(f"/{container}/")[1]
+        with ContainerClient.from_connection_string(azurite.connection_string, container) as client:
+            return client.download_blob(name).readall()
 
 
 @pytest.mark.slow

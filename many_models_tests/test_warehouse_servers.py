@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
+import threading
+import time
 import traceback
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
-from many_models.adapters import databases, warehouse_sql
+from many_models.adapters import azure_identity, databases, warehouse_dialects, warehouse_sql
 from many_models.adapters.warehouse_sql import SqlWarehouse
 from many_models.adapters.warehouse_synapse import FolderStaging, SynapseWarehouse
 from many_models.definitions import build_warehouse
@@ -29,6 +34,9 @@ from many_models_tests.contracts.warehouse import (
     rows,
 )
 from many_models_tests.tds_server import PASSWORD, READER, require_freetds, running_tds, unparsed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 pytestmark = pytest.mark.slow
 schemas = itertools.count()
@@ -161,6 +169,92 @@ def test_a_connection_cut_in_the_middle_of_a_load_is_tried_again_and_loads_once(
     warehouse.load("b", "f", [part(rows(row("c")), of_day(0))])
     assert contents(warehouse.read("predictions")) == contents(rows(row("c")))
     assert len(left) <= 1
+
+
+def test_a_copy_that_postgres_loses_in_the_middle_is_done_again_from_its_beginning(postgres, monkeypatch):
+    url = postgres.new_database()
+    warehouse = SqlWarehouse(url)
+    warehouse.load("a", "f", [part(rows(row("old")))])
+    monkeypatch.setattr(warehouse_sql, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(warehouse_dialects, "BATCH_ROWS", 100)
+    made, breaks = warehouse_dialects.batches, [150, 250]
+
+    def breaking(table: pa.Table) -> Iterator[pa.Table]:
+        for number, batch in enumerate(made(table)):
+            yield batch
+            if breaks and number == breaks[0] // 100:
+                breaks.pop(0)
+                postgres.drop_connections()
+
+    monkeypatch.setattr(warehouse_dialects, "batches", breaking)
+    new = rows(*(row(f"s{at}") for at in range(1_000)))
+    assert warehouse.load("b", "f", [part(new)]) == 1_000
+    assert breaks == []
+    assert contents(warehouse.read("predictions")) == contents(new)
+    assert warehouse.loads() == {"a": "f", "b": "f"}
+
+
+@pytest.fixture
+def token_endpoint(monkeypatch):
+    """A managed identity's endpoint on loopback: it hands out `given[0]`, good for some seconds, or refuses."""
+    given: list[tuple[str, int]] = []
+
+    class Endpoint(BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            asked = bool(given) and self.headers["X-IDENTITY-HEADER"] == "ours" and "ossrdbms-aad" in self.path
+            word, seconds = given[0] if asked else ("", 0)
+            body = {"access_token": word, "expires_on": str(int(time.time()) + seconds), "token_type": "Bearer"}
+            answer = json.dumps(body if asked else {"statusCode": 400, "message": "no identity"}).encode()
+            self.send_response(200 if asked else 400)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Endpoint) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        monkeypatch.setenv("IDENTITY_ENDPOINT", f"http://127.0.0.1:{server.server_port}/token")
+        monkeypatch.setenv("IDENTITY_HEADER", "ours")
+        azure_identity.credential.cache_clear()
+        yield given
+        server.shutdown()
+        azure_identity.credential.cache_clear()
+
+
+def test_a_token_that_has_expired_is_asked_for_anew_and_a_refused_one_is_a_clear_error(
+    postgres, token_endpoint, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(warehouse_sql, "PAUSE_SECONDS", 0.01)
+    database = postgres.new_database()
+    postgres.execute("DROP ROLE IF EXISTS identity")
+    postgres.execute("CREATE ROLE identity LOGIN SUPERUSER PASSWORD 'planted token 1'")
+    file = tmp_path / "many_models.toml"
+    address = f"postgresql://identity@127.0.0.1:{postgres.port}/{database.rpartition('/')[2]}"
+    file.write_text(f'[warehouse]\nurl = "{address}"\ncredential = "managed_identity"\n')
+    warehouse = build_warehouse(load_settings(file))
+    token_endpoint[:] = [("planted token 1", 1)]
+    assert warehouse.load("a", "f", [part(rows(row("a")))]) == 1
+
+    postgres.execute("ALTER ROLE identity PASSWORD 'planted token 2'")
+    token_endpoint[:] = [("planted token 2", 1)]
+    postgres.drop_connections()
+    time.sleep(1.1)
+    assert warehouse.load("b", "f", [part(rows(row("b")), of_day(0))]) == 1
+
+    postgres.execute("ALTER ROLE identity PASSWORD 'another'")
+    postgres.drop_connections()
+    time.sleep(1.1)
+    with pytest.raises(AccessError, match="password authentication failed") as wrong:
+        warehouse.load("c", "f", [part(rows(row("c")))])
+    token_endpoint[:] = []
+    with pytest.raises(AccessError, match=r"no token for .*ossrdbms-aad.*managed identity") as none:
+        warehouse.load("c", "f", [part(rows(row("c")))])
+    for error in (wrong, none):
+        assert "planted" not in "".join(traceback.format_exception(error.value))
+    assert SqlWarehouse(database).loads() == {"a": "f", "b": "f"}
 
 
 def test_connections_that_the_server_ends_are_opened_again(postgres):

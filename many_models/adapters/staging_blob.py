@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -14,7 +15,12 @@ if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
 
+    from azure.storage.blob import BlobClient
+
     from many_models.adapters.azure_storage import AzureStorage
+
+PATIENCE = {"retry_total": 6, "initial_backoff": 1, "increment_base": 2}  # pauses of 3 + 5 + 9 + 17 + 33 + 65 s at most
+THROTTLED, THROTTLED_SECONDS = 429, 120.0
 
 
 class BlobStaging:
@@ -36,11 +42,16 @@ class BlobStaging:
             raise MissingDependencyError("staging in Azure storage needs: pip install 'many_models[azure]'") from error
         path = f"{self._folder}/{name}" if self._folder else name
         where = f"{self._account_url}/{self._container}/{path}"
-        blob = BlobClient(self._account_url, self._container, path, credential=self._credential())
+        blob = BlobClient(
+            self._account_url,
+            self._container,
+            path,
+            credential=self._credential(),
+            **PATIENCE,
+        )
         try:
             with blob:
-                with file.open("rb") as data:
-                    blob.upload_blob(data, overwrite=True, max_concurrency=2)
+                _upload(blob, file)
                 try:
                     yield where
                 finally:
@@ -60,3 +71,20 @@ class BlobStaging:
         if kind == "sas":
             return self._storage.secret(SAS).removeprefix("?")
         return credential(kind, self._storage.client_id)
+
+
+def _upload(blob: BlobClient, file: Path) -> None:
+    """Upload in the place of what is there; asked again while the store throttles, which its client does not do."""
+    from azure.core.exceptions import HttpResponseError
+
+    until = time.monotonic() + THROTTLED_SECONDS
+    while True:
+        try:
+            with file.open("rb") as data:
+                blob.upload_blob(data, overwrite=True, max_concurrency=2)
+        except HttpResponseError as error:
+            if error.status_code != THROTTLED or time.monotonic() > until:
+                raise
+            time.sleep(1)
+        else:
+            return

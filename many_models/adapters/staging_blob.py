@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from many_models.adapters.azure_storage import AzureStorage
 
-PATIENCE = {"retry_total": 6, "initial_backoff": 1, "increment_base": 2}  # pauses of 3 + 5 + 9 + 17 + 33 + 65 s at most
+PATIENCE: dict[str, Any] = {"retry_total": 6, "initial_backoff": 1, "increment_base": 2}  # two minutes
 THROTTLED, THROTTLED_SECONDS = 429, 120.0
 
 
@@ -42,13 +42,7 @@ class BlobStaging:
             raise MissingDependencyError("staging in Azure storage needs: pip install 'many_models[azure]'") from error
         path = f"{self._folder}/{name}" if self._folder else name
         where = f"{self._account_url}/{self._container}/{path}"
-        blob = BlobClient(
-            self._account_url,
-            self._container,
-            path,
-            credential=self._credential(),
-            **PATIENCE,
-        )
+        blob = BlobClient(self._account_url, self._container, path, credential=self._credential(), **PATIENCE)
         try:
             with blob:
                 _upload(blob, file)

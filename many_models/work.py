@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from many_models.errors import InputError, SeriesError, SeriesFailure
+from many_models.errors import InputError, PermanentError, SeriesError, SeriesFailure
 from many_models.forecasting.spec import Prior, Spec
 from many_models.ports import Chunk, ChunkResult, Lake, Where
 from many_models.tables import DATASETS, NO_POOLED, POOLED, RAW_ATTRIBUTES, RAW_COVARIATES, RAW_SALES, read_if_there
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from many_models.forecasting import PooledModels, Trained
+    from many_models.forecasting import PackModel, PooledModels, Trained
 
 T = TypeVar("T")
 
@@ -179,12 +179,9 @@ class ScoreTask:
                 ref, folder = model
                 files = self.packs[folder] if folder in self.packs else _files(folder)
                 pack = PackModel.from_files(files, f"pack {ref}")
-                rows = self._rows(chunk.pack, series, pack.trained_until(series))
-                part = pack.predict(rows, self.cutoff, future=future, horizon=self.spec.horizon, series=series)
-                if not self.repeat:
-                    part, lacking = _without_repeated(part, self.spec)
-                    failures += lacking
-                parts.append(part.append_column("model", pa.array([ref] * part.num_rows, pa.string())))
+                found, broken = self._forecasts(pack, ref, chunk.pack, series, future)
+                parts += found
+                failures += broken
             except ManyModelsError as error:
                 failures += [SeriesFailure.of(name, error) for name in series]
         predictions = (
@@ -194,6 +191,25 @@ class ScoreTask:
         )
         failures += _absent(chunk, predictions, failures)
         return ChunkResult({"predictions": _with_pack(predictions, chunk.pack)}, failures=failures)
+
+    def _forecasts(
+        self, model: PackModel, ref: str, pack: str, series: Sequence[str], future: pa.Table | None
+    ) -> tuple[list[pa.Table], list[SeriesFailure]]:
+        """Forecasts of `series`; where they cannot be had together, of each alone, so that a bad one fails alone."""
+        import pyarrow as pa
+
+        try:
+            rows = self._rows(pack, series, model.trained_until(series))
+            part = model.predict(rows, self.cutoff, future=future, horizon=self.spec.horizon, series=series)
+        except PermanentError as error:
+            if len(series) == 1:
+                failure = SeriesFailure.of(series[0], error)
+                return [], [replace(failure, reason=f"pack {ref}: {failure.reason}")]
+        else:
+            part, lacking = (part, list[SeriesFailure]()) if self.repeat else _without_repeated(part, self.spec)
+            return [part.append_column("model", pa.array([ref] * part.num_rows, pa.string()))], lacking
+        alone = [self._forecasts(model, ref, pack, [name], future) for name in series]
+        return [part for found, _ in alone for part in found], [one for _, broken in alone for one in broken]
 
     def _rows(self, pack: str, series: Sequence[str], trained_until: datetime | None = None) -> pa.Table:
         """The histories of `series` up to the cutoff, or what of them is newer than their models."""

@@ -677,6 +677,41 @@ def test_any_mlflow_client_loads_a_champion_without_this_package(store, tmp_path
     assert all("==" in line for line in found["a needs"])
 
 
+@pytest.mark.slow
+def test_any_mlflow_client_loads_a_users_regressor_without_this_package_or_a_pickle(store, tmp_path):
+    from datetime import timedelta
+
+    from many_models.forecasting import Spec, train
+    from many_models.forecasting.spec import Custom
+    from many_models_tests.forecasting.histories import AS_OF, rows_of, sales
+
+    custom = Custom("gradient", "sklearn.ensemble:HistGradientBoostingRegressor", '{"max_iter": 20}')
+    spec = Spec("D", 7, windows=2, candidates=("gradient",), custom=(custom,))
+    model = train(rows_of({"a1": sales(200, 20.0), "a2": sales(200, 60.0, seed=1)}, spec), spec, AS_OF).model
+    assert set(model.fitted) == {"a1", "a2"}
+    production = MlflowProduction(*store())
+    rows = [PromotedSeries(name, "s/1", spec.recipe, str(AS_OF)) for name in model.series]
+    packs = [PackUpload("a", model.files(), model.series)]
+    release = production.publish(ReleaseDraft("", "me", "", packs, rows))
+    found = plain_client(
+        f"""
+        import pickle
+        def refuse(*a, **k): raise AssertionError("a pickle")
+        model_uri = "models:/{release.champions["a1"].ref.rpartition("/")[0]}@champion"
+        needs = open(mlflow.pyfunc.get_model_dependencies(model_uri)).read().split()
+        pickle.load = pickle.loads = pickle.Unpickler = refuse
+        model = mlflow.pyfunc.load_model(model_uri)
+        ds = pd.date_range({str(AS_OF + timedelta(days=1))!r}, periods=7)
+        frames = [pd.DataFrame({{"series_id": name, "ds": ds}}) for name in ("a1", "a2")]
+        show([needs, *(model.predict(frame)["y_hat"].tolist() for frame in frames)])
+        """,
+        tmp_path,
+        production._store.uri,
+    )
+    assert [line.partition("==")[0] for line in found[0]] == ["mlflow", "numpy", "pandas", "scikit-learn", "skops"]
+    assert [*found[1], *found[2]] == pytest.approx(model.predict(None)["y_hat"].to_pylist())
+
+
 def test_mlflow_global_state_and_the_working_folder_stay_untouched(store, tmp_path, monkeypatch):
     import mlflow
 

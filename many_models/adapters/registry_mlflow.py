@@ -214,9 +214,15 @@ class MlflowProduction:
                 return None  # a server with users says so of an alias of a model that is not there
             raise
 
+    def _with_tag(self, key: str) -> list[ModelVersion]:
+        """The releases' versions that have the tag, oldest first. Read by name: by tag, MLflow looks through the tags of
+        all models, and of releases there are few.
+        """
+        found = self._store.search(f"name = '{self._release_model}'")
+        return sorted((v for v in found if key in v.tags), key=lambda v: int(v.version))
+
     def _activated(self) -> list[ModelVersion]:
-        found = self._store.search(f"name = '{self._release_model}' AND tags.`{LIVE}` LIKE '%'")
-        return sorted(found, key=lambda v: int(v.version))
+        return self._with_tag(LIVE)
 
     def _kept(self) -> list[ModelVersion]:
         """The releases that have been live, oldest first."""
@@ -281,8 +287,7 @@ class MlflowProduction:
 
     def _waiting_version(self, live: ModelVersion | None) -> ModelVersion | None:
         """The newest proposal, whatever became of it; None when it waits no more."""
-        found = self._store.search(f"name = '{self._release_model}' AND tags.`{PROPOSAL}` LIKE '%'")
-        newest = max(found, key=lambda v: int(v.version), default=None)
+        newest = next(reversed(self._with_tag(PROPOSAL)), None)
         if newest is None or newest.tags[PROPOSAL] != WAITING or LIVE in newest.tags:
             return None
         if live and live.version == newest.version:

@@ -241,6 +241,27 @@ def test_a_planted_pickle_is_refused_and_never_loaded(model, tmp_path):
     assert not mark.exists()
 
 
+def test_in_scoring_a_regressor_that_does_not_forecast_fails_its_series_alone(model, tmp_path):
+    from many_models.adapters.lake_memory import MemoryLake
+    from many_models.ports import Chunk
+    from many_models.work import ScoreTask
+
+    def without_coefficients(schema):
+        del schema["content"]["content"]["coef_"]
+
+    data = changed(model.blobs[model.fitted["s1"]["ridge"][0]], without_coefficients)
+    for name, content in with_file(model, data).items():
+        (tmp_path / name).write_bytes(content)
+    models = dict.fromkeys(model.series, ("shop/7", str(tmp_path)))
+    result = ScoreTask(MemoryLake(), SPEC, AS_OF, ("series",), models)(Chunk(0, "shop", model.series))
+    (failure,) = result.failures
+    assert failure.series_id == "s1"
+    assert failure.permanent
+    assert "pack shop/7" in failure.reason
+    assert "ridge" in failure.reason
+    assert set(result.tables["predictions"]["series_id"].to_pylist()) == {"s0", "s2"}
+
+
 @pytest.mark.parametrize("how", ["missing", "damaged"])
 def test_a_file_that_is_missing_or_damaged_is_named(model, how):
     files = model.files()

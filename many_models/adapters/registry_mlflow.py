@@ -215,8 +215,8 @@ class MlflowProduction:
             raise
 
     def _with_tag(self, key: str) -> list[ModelVersion]:
-        """The releases' versions that have the tag, oldest first. Read by name: by tag, MLflow looks through the tags of
-        all models, and of releases there are few.
+        """The releases' versions that have the tag, oldest first. Read by name: by tag, MLflow looks through the tags
+        of all models, and of releases there are few.
         """
         found = self._store.search(f"name = '{self._release_model}'")
         return sorted((v for v in found if key in v.tags), key=lambda v: int(v.version))

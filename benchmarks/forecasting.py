@@ -3,7 +3,8 @@
 A seeded panel with trends, seasons, prices, promotions, level shifts and stock-outs, whose true mean is known, in a
 log-linear and a non-linear variant; public tables where --sets names a folder of NAME.parquet with NAME.json (keys,
 timestamp, target, known, freq, horizon, windows); processes, memory and compilation; peers (statsforecast, mlforecast,
-scikit-learn per series) with --peers, in an environment that is made under benchmarks/out, with a plot there.
+scikit-learn per series) with --peers, in an environment that is made under benchmarks/out, with a plot there. Kinds of
+tables that nothing was tuned on (_forecasting_kinds) beside what AutoETS and boosting per series make of them.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from benchmarks._forecasting_kinds import KINDS, measure
 from benchmarks._report import Figure, flags, machine, show
 from many_models.forecasting import Spec, backtest, pool, prepare, train
 
@@ -262,8 +264,9 @@ def run_peers(panel: Panel, f: NDArray[np.float64], name: str, series: int, cost
     return figures
 
 
-def train_chunk(number: int, series: int, days: int) -> float:
-    """Train one chunk of made series in this process; its peak memory in MB."""
+def train_chunk(number: int, series: int, days: int) -> tuple[float, float]:
+    """Train one chunk of made series in this process; its peak memory in MB, and the CPU seconds of it all."""
+    began = time.process_time()
     panel = make_panel(series, days, number)
     rows = panel.rows(0, days)
     cutoff: datetime = panel.days[-1].astype("datetime64[us]").item()
@@ -271,18 +274,19 @@ def train_chunk(number: int, series: int, days: int) -> float:
     train(prepare(rows, spec, cutoff).rows, spec, cutoff)
     # not ru_maxrss: that of a new process begins with its parent's
     peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(peak.split()[1]) / 1024
+    return int(peak.split()[1]) / 1024, time.process_time() - began
 
 
-def timed_chunks(workers: int, chunks: int, series: int, days: int) -> tuple[float, float]:
-    """Wall seconds of `chunks` chunks on warm `workers`, and the most memory one of them took, in MB."""
+def timed_chunks(workers: int, chunks: int, series: int, days: int) -> tuple[float, float, float]:
+    """Wall seconds of `chunks` chunks on warm `workers`, the most memory one took (MB), and all their CPU seconds."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context) as pool_of_workers:
         wait([pool_of_workers.submit(train_chunk, i, 2, 400) for i in range(2 * workers)])
         began = time.perf_counter()
         parts = [pool_of_workers.submit(train_chunk, i, series, days) for i in range(chunks)]
-        most = max(part.result() for part in parts)
-        return time.perf_counter() - began, most
+        done = [part.result() for part in parts]
+        wall = time.perf_counter() - began
+        return wall, max(memory for memory, _ in done), sum(spent for _, spent in done)
 
 
 def compile_seconds() -> float:
@@ -305,14 +309,31 @@ def run_costs(*, small: bool) -> list[Figure]:
     series, days, chunks = (20, 800, 2) if small else (200, 4000, 6)
     for name, value in ONE_CORE.items():
         os.environ.setdefault(name, value)
-    (one, memory), (two, _) = (timed_chunks(workers, chunks, series, days) for workers in (1, 2))
+    (one, memory, alone), (two, _, beside) = (timed_chunks(workers, chunks, series, days) for workers in (1, 2))
     figures = [
         Figure("two processes against one", one / two, "×", "at least 1.8"),
+        Figure("CPU of a chunk, two at once against one", beside / alone, "×", "1 where they share nothing"),
         Figure(f"memory of a process, chunks of {series} series", memory, "MB", "at most 1024"),
     ]
     return (
         figures if small else [*figures, Figure("compilation on first use", compile_seconds(), "s CPU", "at most 15")]
     )
+
+
+def run_kinds(*, small: bool) -> list[Figure]:
+    """The core on kinds of tables that it was not tuned on, against what else there is."""
+    figures: list[Figure] = []
+    for name, make in KINDS.items():
+        wape, rmse, cover = measure(make(6 if small else 60))
+        mine, mine_rmse = wape.pop("many_models"), rmse.pop("many_models")
+        others = ", ".join(f"{peer} {value:.3f}" for peer, value in wape.items())
+        others_rmse = ", ".join(f"{peer} {value:.4g}" for peer, value in rmse.items())
+        figures += [
+            Figure(f"{name}, WAPE", mine, "", others), Figure(f"{name}, RMSE", mine_rmse, "", others_rmse),
+            Figure(f"{name}, cover80", cover["cover80"], "", ".77 to .86"),
+            Figure(f"{name}, cover95", cover["cover95"], "", ".92 to .98"),
+        ]  # fmt: skip
+    return figures
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -329,6 +350,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         figures += found
         if options.peers:
             figures += run_peers(panel, f, name, 10 if options.small else 60, cost)
+    figures += run_kinds(small=options.small)
     figures += run_costs(small=options.small)
     if options.sets:
         figures += run_sets(options.sets)

@@ -1,0 +1,62 @@
+"""Intervals hold what they promise, for every class of volume, on series whose distribution is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from many_models.forecasting import Spec, combining, pool, train
+from many_models_tests.forecasting.histories import AS_OF, rows_of
+
+RATES = {"rare": 0.15, "some": 0.6, "often": 1.6, "always": 40.0}
+EACH, PERIODS, HORIZON = 36, 500, 28
+SPEC = Spec("D", HORIZON, windows=3, levels=(50, 80, 95))
+
+
+@pytest.fixture(scope="module")
+def covered():
+    """Volume class → level → share of the next HORIZON days inside the interval, and its mean width at each step."""
+    rng = np.random.default_rng(5)
+    week = 1 + 0.4 * np.sin(2 * np.pi * np.arange(PERIODS + HORIZON) / 7)
+    y = {
+        f"{name}{i:02d}": rng.poisson(rate * rng.uniform(0.7, 1.4) * week * rng.gamma(8, 1 / 8, len(week))).astype(
+            float
+        )
+        for name, rate in RATES.items()
+        for i in range(EACH)
+    }
+    rows = rows_of({name: values[:PERIODS] for name, values in y.items()}, SPEC)
+    shared = pool(rows, SPEC, AS_OF, trees=False)
+    forecast = train(rows, SPEC, AS_OF, pooled=shared).model.predict(None).to_pandas()
+    forecast["actual"] = np.concatenate([y[name][PERIODS:] for name in dict.fromkeys(forecast["series_id"])])
+    forecast["volume"] = forecast["series_id"].str[:-2]
+    return forecast
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("volume", RATES)
+def test_each_class_of_volume_is_covered_as_asked_at_any_level(covered, volume):
+    mine = covered[covered["volume"] == volume]
+    assert len(mine) == EACH * HORIZON
+    for level in SPEC.levels:
+        inside = ((mine[f"lo{level}"] <= mine["actual"]) & (mine["actual"] <= mine[f"hi{level}"])).mean()
+        zeros = (mine["actual"] == 0).mean()  # all of them are inside: no interval can leave some out
+        assert inside >= level / 100 - 0.05, level
+        assert inside <= max(level / 100, zeros) + 0.07, level
+
+
+@pytest.mark.slow
+def test_bounds_are_in_order_never_below_zero_and_wider_in_the_last_week(covered):
+    order = ["lo95", "lo80", "lo50", "y_hat", "hi50", "hi80", "hi95"]
+    assert (np.diff(covered[order].to_numpy(), axis=1) >= 0).all()
+    assert (covered["lo95"] >= 0).all()
+    always = covered[covered["volume"] == "always"]
+    width = (always["hi80"] - always["lo80"]).groupby(always["step"]).mean()
+    weeks = width.to_numpy().reshape(4, 7).mean(1)
+    assert weeks[-1] > weeks[0]
+
+
+def test_series_of_different_volume_are_of_different_classes():
+    rng = np.random.default_rng(0)
+    y = np.array([rng.poisson(rate, 400) for rate in RATES.values()], float)
+    assert combining.class_of(y, np.ones(y.shape, bool), 364).tolist() == [0, 1, 2, 3]

@@ -32,20 +32,26 @@ class Kind:
     season: int = 7
 
 
+def _weekday_and_doy(days: pd.DatetimeIndex) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    at = pd.Series(days).dt
+    return at.dayofweek.to_numpy(np.int64), at.dayofyear.to_numpy(np.int64)
+
+
 def closed_stores(series: int) -> Kind:
     """Daily stores that shut on Sundays and holidays, sell more before them, and have promotions every other week."""
     import holidays
 
     rng, days = np.random.default_rng(1), pd.date_range("2021-01-01", periods=900)
+    weekday, doy = _weekday_and_doy(days)
     shut = days.isin(pd.to_datetime(list(holidays.country_holidays("DE", years=range(2021, 2024)))))
     parts = []
     for i in range(series):
-        opened = ~shut & ((days.dayofweek != 6) | (i % 20 == 0))
+        opened = ~shut & ((weekday != 6) | (i % 20 == 0))
         before = np.r_[shut[1:], [False]]
-        promo = ((np.arange(900) // 7 + i) % 2 == 0) & (days.dayofweek < 5) & (rng.random(900) < 0.9)
+        promo = ((np.arange(900) // 7 + i) % 2 == 0) & (weekday < 5) & (rng.random(900) < 0.9)
         level = rng.uniform(5.0, 9.0) + np.cumsum(rng.normal(0, 0.004, 900))
-        week = rng.normal(0, 0.15, 7)[days.dayofweek]
-        year = rng.normal(0, 0.15) * np.sin(2 * np.pi * days.dayofyear / 365.25)
+        week = rng.normal(0, 0.15, 7)[weekday]
+        year = rng.normal(0, 0.15) * np.sin(2 * np.pi * doy / 365.25)
         mean = np.exp(level + week + year + rng.uniform(0.15, 0.45) * promo + 0.25 * before) * opened
         y = np.where(opened, np.round(mean * np.exp(rng.normal(0, 0.08, 900))), 0.0)
         parts.append(pd.DataFrame({"series": f"s{i:03d}", "ds": days, "y": y, "open": opened, "promo": promo}))
@@ -62,9 +68,10 @@ def weekly_departments(series: int) -> Kind:
         if any(word in name for word in ("Thanksgiving", "Christmas", "Labor", "Washington"))
     ])  # fmt: skip
     event = np.array([((special > week - pd.Timedelta(days=7)) & (special <= week)).any() for week in weeks])
+    _, doy = _weekday_and_doy(weeks)
     parts = []
     for i in range(series):
-        angle = 2 * np.pi * weeks.dayofyear / 365.25
+        angle = 2 * np.pi * doy / 365.25
         shape = (
             rng.normal(0, 0.2) * np.sin(angle)
             + rng.normal(0, 0.2) * np.cos(angle)
@@ -86,9 +93,8 @@ def short_series(series: int) -> Kind:
     for i in range(series):
         n = int(rng.integers(35, 85))
         days = pd.date_range(end=end, periods=n)
-        mean = np.exp(
-            rng.normal(2.0, 1.0) + rng.normal(0, 0.3, 7)[days.dayofweek] + rng.normal(0, 0.004) * np.arange(n)
-        )
+        weekday, _ = _weekday_and_doy(days)
+        mean = np.exp(rng.normal(2.0, 1.0) + rng.normal(0, 0.3, 7)[weekday] + rng.normal(0, 0.004) * np.arange(n))
         y = rng.poisson(mean).astype(float)
         if i % 5 == 0:
             y -= rng.poisson(0.3 * mean)
@@ -145,7 +151,8 @@ def _past(kind: Kind, cutoff: pd.Timestamp) -> list[tuple[str, pd.DataFrame, int
     """Series, its rows up to the last step ahead of `cutoff`, and how many of them are past."""
     last = pd.date_range(cutoff, periods=kind.horizon + 1, freq=kind.frequency)[-1]
     rows = kind.table[kind.table["ds"] <= last]
-    return [(str(name), part, int((part["ds"] <= cutoff).sum())) for name, part in rows.groupby("series")]
+    parts = [(str(name), rows.loc[rows["series"] == name, :]) for name in sorted(set(rows["series"]))]
+    return [(name, part, int((part["ds"] <= cutoff).sum())) for name, part in parts]
 
 
 def by_ets(kind: Kind, cutoff: pd.Timestamp) -> pd.DataFrame:
@@ -159,7 +166,7 @@ def by_ets(kind: Kind, cutoff: pd.Timestamp) -> pd.DataFrame:
             continue
         f = model.forecast(y=part["y"].to_numpy(float)[:n][-728:], h=len(part) - n)["mean"]
         parts.append(part.iloc[n:].assign(f=f, series=name))
-    return pd.concat(parts)[["series", "ds", "f"]]
+    return pd.concat(parts).loc[:, ["series", "ds", "f"]]
 
 
 def by_boosting(kind: Kind, cutoff: pd.Timestamp) -> pd.DataFrame:
@@ -172,7 +179,7 @@ def by_boosting(kind: Kind, cutoff: pd.Timestamp) -> pd.DataFrame:
         X = X[:, np.isfinite(X[:n]).any(0)]  # noqa: N806
         model = HistGradientBoostingRegressor(random_state=0, min_samples_leaf=min(20, max(n // 8, 2)))
         parts.append(part.iloc[n:].assign(f=model.fit(X[:n], y[:n]).predict(X[n:]), series=name))
-    return pd.concat(parts)[["series", "ds", "f"]]
+    return pd.concat(parts).loc[:, ["series", "ds", "f"]]
 
 
 def _features(part: pd.DataFrame, kind: Kind) -> NDArray[np.float64]:

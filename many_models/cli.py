@@ -362,6 +362,19 @@ def serve(config: Path | None, host: str | None, port: int | None, *, no_auth: b
 
 @main.command()
 @config_option
+def views(config: Path | None) -> None:
+    """Print the T-SQL that makes the lake's report views in a Synapse serverless SQL pool."""
+    from many_models.definitions import build_lake
+    from many_models.serverless_views import serverless_views
+    from many_models.settings import load_settings
+
+    settings = load_settings(config)
+    for statement in serverless_views(settings.place(settings.lake.path), settings.data.keys, build_lake(settings)):
+        click.echo(f"{statement};\nGO")
+
+
+@main.command()
+@config_option
 def register(config: Path | None) -> None:
     """Register the lake as an Azure ML datastore, and its tables as data assets."""
     from many_models.settings import load_settings

@@ -75,6 +75,11 @@ UNENFORCED = re.compile(
 WRITES = re.compile(r"\s*(insert|update|delete|merge|create|alter|drop|copy|truncate)\b", re.IGNORECASE)
 
 
+OPENROWSET = re.compile(
+    r"OPENROWSET\(BULK '(?P<url>[^']+)', FORMAT = 'DELTA'\) WITH \((?P<columns>.+?)\)(?= AS \w\b)", re.DOTALL
+)
+
+
 class ServerError(Exception):
     """An error as SQL Server numbers them."""
 
@@ -99,6 +104,24 @@ class Engine:
         self.database.execute(CATALOG)
         self.lock = threading.Lock()
         self.storage = storage
+        self.copies = 0
+
+    def delta(self, url: str) -> pa.Table:
+        """The Delta table that OPENROWSET's https URL names, in the storage of this stand-in."""
+        from urllib.parse import unquote
+
+        from deltalake import DeltaTable
+
+        named = dict(part.split("=", maxsplit=1) for part in self.storage.strip(";").split(";"))
+        container, path = re.sub(r"https://[^/]+/", "", unquote(url)).split("/", maxsplit=1)
+        options = {
+            "azure_storage_account_name": named["AccountName"],
+            "azure_storage_account_key": named["AccountKey"],
+            "azure_storage_endpoint": named["BlobEndpoint"],
+            "allow_http": "true",
+        }
+        place = f"abfss://{container}@{named['AccountName']}.dfs.core.windows.net/{path.rstrip('/')}"
+        return DeltaTable(place, storage_options=options).to_pyarrow_table()
 
     def local(self, url: str, folder: str) -> str:
         """The path of what COPY's URL names: a file of this machine, or a blob that is fetched into `folder`."""
@@ -178,8 +201,23 @@ class Session:
             self._holds = self.engine.lock.acquire(timeout=seconds)
         return 0 if self._holds else -1
 
+    def _with_deltas(self, text: str) -> str:
+        """Each OPENROWSET of a Delta table as a table that holds what it held when the statement came."""
+
+        def copied(found: re.Match[str]) -> str:
+            made = sqlglot.parse_one(f"CREATE TABLE t ({found['columns']})", read="tsql")
+            columns = ", ".join(exp.column(one.name, quoted=True).sql("duckdb") for one in made.find_all(exp.ColumnDef))
+            self.engine.copies += 1
+            name = f"openrowset_{self.engine.copies}"
+            self.cursor.register("delta", self.engine.delta(found["url"]))
+            self.cursor.execute(f"CREATE TABLE dbo.{name} AS SELECT {columns} FROM delta")
+            self.cursor.unregister("delta")
+            return f"dbo.{name}"
+
+        return OPENROWSET.sub(copied, text)
+
     def _translated(self, text: str, values: dict[str, Any]) -> Iterator[Rows | int]:
-        for kind, statement in translated(self._without_physical(text)):
+        for kind, statement in translated(self._without_physical(self._with_deltas(text))):
             named = {name: value for name, value in values.items() if re.search(rf"\${name}\b", statement)}
             found = self.cursor.execute(statement, named) if named else self.cursor.execute(statement)
             if kind in {"Insert", "Update", "Delete", "Merge"}:

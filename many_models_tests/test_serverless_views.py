@@ -1,0 +1,106 @@
+"""The report views of a Synapse serverless pool, which read the lake by OPENROWSET: their text, and their numbers."""
+
+from __future__ import annotations
+
+import itertools
+
+import pyarrow as pa
+import pytest
+import sqlalchemy as sa
+from click.testing import CliRunner
+
+from many_models.adapters.azure_storage import KEY, AzureStorage
+from many_models.adapters.lake_delta import DeltaLake
+from many_models.adapters.lake_memory import MemoryLake
+from many_models.adapters.warehouse_memory import MemoryWarehouse
+from many_models.adapters.warehouse_sql import SqlWarehouse
+from many_models.cli import main
+from many_models.errors import InputError, SettingsError
+from many_models.ports import Where
+from many_models.report_views import WEEK
+from many_models.serverless_views import serverless_views
+from many_models_tests.contracts.warehouse import REPORT_KEYS, assert_same, report_tables, reported
+from many_models_tests.tds_server import require_freetds, running_tds, unparsed
+
+PLACE = "abfss://tables@account.dfs.core.windows.net/many models/lake"
+VIEWS = [
+    "latest_forecasts",
+    "forecasts_and_actuals",
+    "accuracy_by_store",
+    'accuracy_by_it"em',
+    "accuracy_by_week",
+    "accuracy_by_series_week",
+    "promotion_history",
+]
+containers = itertools.count()
+
+
+def fill(lake) -> None:
+    """The report's tables as the lake has them: without key parts, which stand in series_keys."""
+    tables = {name: rows.drop_columns(list(REPORT_KEYS)) for name, rows in report_tables().items()}
+    dated = {name: with_date(rows) for name, rows in tables.items() if name != "actuals"}
+    lake.replace("predictions", dated["predictions"], Where(), ["cutoff_date"])
+    lake.replace("decisions", dated["decisions"], Where(), ["cutoff_date"])
+    lake.replace("raw_sales", tables["actuals"].drop_columns([WEEK]), Where())
+    keys = report_tables()["actuals"].select(["series_id", *REPORT_KEYS])
+    lake.replace("series_keys", keys.group_by(keys.column_names).aggregate([]), Where())
+
+
+def with_date(rows: pa.Table) -> pa.Table:
+    return rows.append_column("cutoff_date", pa.array(["2017-01-01"] * len(rows)))
+
+
+def statements(place: str = PLACE) -> list[str]:
+    lake = MemoryLake()
+    fill(lake)
+    return serverless_views(place, REPORT_KEYS, lake)
+
+
+def test_every_statement_is_t_sql_and_reads_the_lake_where_it_is():
+    made = statements()
+    assert len(made) == 3 + len(VIEWS)
+    assert sum("BULK 'https://account.dfs.core.windows.net/tables/many%20models/lake/" in one for one in made) == 3
+    assert {statement: wrong for statement in made if (wrong := unparsed(statement))} == {}
+
+
+@pytest.mark.parametrize(
+    ("good", "bad"),
+    [("FORMAT = 'DELTA') WITH", "FORMAT = ) WITH"), ("INNER JOIN", "INNER JOIN JOIN"), (" FROM ", " FRM FROM FROM ")],
+)
+def test_what_is_no_t_sql_would_be_noticed(good, bad):
+    statement = statements()[0]
+    assert good in statement
+    assert unparsed(statement.replace(good, bad, 1))
+
+
+def test_a_lake_that_a_pool_cannot_read_or_that_is_empty_is_an_error():
+    with pytest.raises(SettingsError, match="abfss://"):
+        statements("var/lake")
+    with pytest.raises(InputError, match="many-models run"):
+        serverless_views(PLACE, REPORT_KEYS, MemoryLake())
+
+
+@pytest.mark.slow
+def test_their_numbers_over_a_lake_on_azure_storage_are_those_of_a_loaded_warehouse(azurite, tmp_path, monkeypatch):
+    require_freetds()
+    monkeypatch.setenv(KEY, azurite.key)
+    place = f"{azurite.container(f'serverless-{next(containers)}')}/many models"
+    fill(DeltaLake(place, AzureStorage(place, "key", {KEY: azurite.key}.__getitem__, endpoint=azurite.endpoint)))
+    file = tmp_path / "many_models.toml"
+    file.write_text(
+        f"[data]\nkeys = ['store', 'it\"em']\n"
+        f'[lake]\npath = "{place}"\ncredential = "key"\nendpoint = "{azurite.endpoint}"\n'
+    )
+    printed = CliRunner().invoke(main, ["views", "--config", str(file)], catch_exceptions=False).output
+    loaded, _ = reported(MemoryWarehouse)
+    with running_tds(tmp_path / "tds", storage=azurite.connection_string) as pool:
+        engine = sa.create_engine(pool.url(), poolclass=sa.pool.NullPool, isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            for batch in printed.split(";\nGO\n")[:-1]:
+                connection.exec_driver_sql(batch)
+        found = SqlWarehouse(pool.url())
+        for view in VIEWS:
+            rows = found.read(view)
+            kept = [name for name in rows.column_names if name != "cutoff_date"]
+            assert rows.num_rows
+            assert_same(rows.select(kept), loaded.read(view).to_pandas())

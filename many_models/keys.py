@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
@@ -15,9 +16,11 @@ if TYPE_CHECKING:
 
 SEPARATOR = "__"
 _READABLE = frozenset(" -._~")
+_MOST_PARTS = 2**16
 _EMPTY = "%"  # quote() never leaves a bare per cent sign
 
 
+@lru_cache(_MOST_PARTS)  # the same few parts make all names
 def escape_part(part: str) -> str:
     """`part` with everything escaped that a partition key, a path or the separator could trip over.
 

@@ -48,6 +48,7 @@ class SqlSource:
     def __init__(self, url: str) -> None:
         self._path = _sqlite_path(url)
         self._uniform: dict[tuple[str, str], tuple[object, _Column]] = {}
+        self._plain: dict[tuple[str, str], tuple[object, bool]] = {}
 
     def columns(self, table: str) -> Mapping[str, str]:
         """See `Source.columns`."""
@@ -60,10 +61,12 @@ class SqlSource:
         days = DayFingerprints()
         with self._errors(sales.table):
             declared = self._required(sales.table, list(dict.fromkeys([*sales.columns, *sales.counted])))
-            near = _near(sales.timestamp, since, None)
+            plain = self._plain_days(sales)
+            near = _near(sales.timestamp, since, None, plain=plain)
             keys = () if sales.changed else sales.keys
             found = self._found(sales.table, {name: declared[name] for name in sales.counted[len(keys) :]}, near)
-            chosen = [(_canonical(sales.timestamp), TIMESTAMP), *((_key(key), pa.string()) for key in keys)]
+            stamp = _at(sales.timestamp) if plain else _canonical(sales.timestamp)
+            chosen = [(stamp, TIMESTAMP), *((_key(key), pa.string()) for key in keys)]
             for column in found.values():
                 chosen += (
                     [(column.number, pa.float64()), (column.text, pa.string())]
@@ -79,11 +82,12 @@ class SqlSource:
         """See `Source.read`; tables of at most 100,000 rows."""
         with self._errors(sales.table):
             declared = self._required(sales.table, sales.columns)
-            near = _near(sales.timestamp, since, before)
+            plain = self._plain_days(sales)
+            near = _near(sales.timestamp, since, before, plain=plain)
             found = self._found(sales.table, {name: declared[name] for name in (sales.target, *sales.known)}, near)
             chosen = [
                 *((_key(key), pa.string()) for key in sales.keys),
-                (_canonical(sales.timestamp), TIMESTAMP),
+                (_at(sales.timestamp) if plain else _canonical(sales.timestamp), TIMESTAMP),
                 *((column.value, column.type) for column in found.values()),
             ]
             for rows in self._rows(sales.table, chosen, near):
@@ -176,10 +180,21 @@ class SqlSource:
         return found == [("text",)]
 
     def _any_undated(self, sales: SalesTable) -> bool:
+        return self._any_timestamp(sales, f"{_canonical(sales.timestamp)} IS NULL")
+
+    def _plain_days(self, sales: SalesTable) -> bool:
+        """Whether every timestamp is a day spelt `2017-01-01`, which then needs no judging row by row."""
+        where, stamp, at = (sales.table, sales.timestamp), self._stamp(), _at(sales.timestamp)
+        if self._plain.get(where, (None, False))[0] != stamp:
+            other = f"typeof({at}) <> 'text' OR length({at}) <> 10 OR {at} < '0002' OR date({at}) IS NOT {at}"
+            self._plain[where] = stamp, not self._any_timestamp(sales, other)
+        return self._plain[where][1]
+
+    def _any_timestamp(self, sales: SalesTable, condition: str) -> bool:
         """Judged by the different timestamps, of which there are few, and which an index serves."""
         different = f"SELECT DISTINCT {_quoted(sales.timestamp)} FROM {_quoted(sales.table)}"  # noqa: S608 -- names are quoted
-        undated = f"SELECT 1 FROM t WHERE {_canonical(sales.timestamp)} IS NULL"  # noqa: S608 -- the same
-        (batch,) = self._fast(f"WITH t AS MATERIALIZED ({different}) SELECT EXISTS ({undated}) AS found")
+        asked = f"SELECT 1 FROM t WHERE {condition}"  # noqa: S608 -- the same
+        (batch,) = self._fast(f"WITH t AS MATERIALIZED ({different}) SELECT EXISTS ({asked}) AS found")
         return bool(batch.column(0)[0].as_py())
 
     def _ask(self, query: str, *values: str) -> list[tuple[str, ...]]:
@@ -371,8 +386,11 @@ def _canonical(name: str) -> str:
     )
 
 
-def _near(name: str, since: datetime | None, before: datetime | None) -> str:
-    """SQL that keeps every dated row from `since` to `before`, and some more: an index serves it, and it is cheap."""
+def _near(name: str, since: datetime | None, before: datetime | None, *, plain: bool) -> str:
+    """SQL that keeps every dated row from `since` to `before`, and some more: an index serves it, and it is cheap.
+
+    With `plain` days there is one spelling to look for.
+    """
     if since is None and before is None:
         return "1"
     at = _at(name)
@@ -380,6 +398,8 @@ def _near(name: str, since: datetime | None, before: datetime | None) -> str:
     low = first - _ZONES if first > date.min + _ZONES else date.min
     high = last + _ZONES if last < date.max - _ZONES else date.max
     dashed = f"{at} BETWEEN '{low.isoformat()}' AND '{high.isoformat()}~'"
+    if plain:
+        return dashed
     compact = [f"{at} BETWEEN {mark}{_digits(low)}{mark} AND {mark}{_digits(high)}{mark}" for mark in ("", "'")]
     return f"({dashed} OR {' OR '.join(f'({spelt} AND length({at}) = 8)' for spelt in compact)})"
 

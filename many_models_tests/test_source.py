@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import sqlite3
 import time
+from contextlib import closing
 from datetime import datetime, timedelta
 
 import pyarrow as pa
@@ -210,12 +211,22 @@ def test_sqlite_and_memory_give_the_same_fingerprints(tmp_path):
     assert list(one.days(SALES)) == list(two.days(SALES))
 
 
-def test_one_day_of_an_indexed_table_does_not_read_the_others(sqlite):
+@pytest.mark.parametrize("plain", [True, False])
+def test_one_day_of_an_indexed_table_does_not_read_the_others(sqlite, plain):
     source = sqlite([("a", "2017-01-01", 1)], index="CREATE INDEX by_date ON sales (date)")
-    condition = source_sql._near("date", DAY, DAY + timedelta(1))
+    condition = source_sql._near("date", DAY, DAY + timedelta(1), plain=plain)
     plan = source._ask(f"EXPLAIN QUERY PLAN SELECT * FROM sales AS t WHERE {condition}")
     assert all("SCAN" not in detail for *_, detail in plan)
     assert any("by_date" in detail for *_, detail in plan)
+
+
+def test_a_day_spelt_otherwise_is_noticed_when_it_comes(sqlite, tmp_path):
+    source = sqlite([("a", "2017-01-01", 1)])
+    assert [day.rows for day in source.days(PLAIN)] == [1]
+    with closing(sqlite3.connect(next(tmp_path.rglob("*.db")))) as connection, connection:
+        connection.execute("INSERT INTO sales VALUES ('a', '20170102', 2), ('a', '2017-01-03 04:05', 3), ('a', 'x', 4)")
+    assert [(day.day.day, day.rows) for day in source.days(PLAIN)] == [(1, 1), (2, 1), (3, 1)]
+    assert source.read_undated(PLAIN).num_rows == 1
 
 
 def test_a_view_is_a_table_too(tmp_path):

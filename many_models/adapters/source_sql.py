@@ -192,9 +192,10 @@ class SqlSource:
 
     def _any_timestamp(self, sales: SalesTable, condition: str) -> bool:
         """Judged by the different timestamps, of which there are few, and which an index serves."""
+        named = _quoted(sales.table + ": timestamps")  # a name that cannot be the table's own
         different = f"SELECT DISTINCT {_quoted(sales.timestamp)} FROM {_quoted(sales.table)}"  # noqa: S608 -- names are quoted
-        asked = f"SELECT 1 FROM t WHERE {condition}"  # noqa: S608 -- the same
-        (batch,) = self._fast(f"WITH t AS MATERIALIZED ({different}) SELECT EXISTS ({asked}) AS found")
+        asked = f"SELECT 1 FROM {named} AS t WHERE {condition}"  # noqa: S608 -- the same
+        (batch,) = self._fast(f"WITH {named} AS MATERIALIZED ({different}) SELECT EXISTS ({asked}) AS found")
         return bool(batch.column(0)[0].as_py())
 
     def _ask(self, query: str, *values: str) -> list[tuple[str, ...]]:

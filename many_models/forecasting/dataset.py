@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pyarrow as pa
@@ -63,12 +63,13 @@ def prepare(raw: pa.Table, spec: Spec, as_of: datetime) -> Prepared:
     """
     raw = _typed(raw, spec)
     raw = raw.filter(pc.less_equal(raw["ds"], pa.scalar(as_of, pa.timestamp("us"))))
-    ids, ds, y = np.asarray(raw["series_id"].to_numpy(), object), stamps_us(raw["ds"]), _floats(raw["y"])
+    names, rank = _ranked(raw["series_id"])
+    ds, y = stamps_us(raw["ds"]), _floats(raw["y"])
     number = pack.step_number(ds, spec.frequency)
-    order = np.lexsort((number, _ranks(ids)))
-    ids, ds, y, number = ids[order], ds[order], y[order], number[order]
-    starts = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]]) if len(ids) else np.zeros(0, np.int64)
-    ends = np.r_[starts[1:], len(ids)] if len(ids) else starts
+    order = np.lexsort((number, rank))
+    ds, y, number = ds[order], y[order], number[order]
+    counts = np.bincount(rank, minlength=len(names))
+    ends = np.cumsum(counts)
     end = int(pack.step_number(np.array([as_of], "datetime64[us]"), spec.frequency)[0])
     if pack.stamps(np.array([end]), spec.frequency)[0] > np.datetime64(as_of, "us"):
         end -= 1
@@ -77,8 +78,7 @@ def prepare(raw: pa.Table, spec: Spec, as_of: datetime) -> Prepared:
     failures: list[SeriesFailure] = []
     kept: list[tuple[str, int, int, NDArray[np.int64]]] = []
     described: list[tuple[str, int | None, int | None, int, bool, str]] = []
-    for a, b in zip(starts, ends, strict=True):
-        name = str(ids[a])
+    for name, a, b in zip(names, ends - counts, ends, strict=True):
         if problem := _problem(ds[a:b], y[a:b], number[a:b], off[a:b], spec.frequency):
             failures.append(SeriesFailure.of(name, SeriesError(name, problem)))
             continue
@@ -120,8 +120,12 @@ def _floats(column: pa.ChunkedArray) -> NDArray[np.float64]:
     return np.asarray(column.to_numpy(), np.float64)
 
 
-def _ranks(ids: NDArray[np.object_]) -> NDArray[np.int64]:
-    return np.unique(ids, return_inverse=True)[1] if len(ids) else np.zeros(0, np.int64)
+def _ranked(ids: pa.ChunkedArray) -> tuple[list[str], NDArray[np.int64]]:
+    """The different names in order, and the place among them of each row's."""
+    encoded = ids.combine_chunks().dictionary_encode()
+    names = cast("list[str]", encoded.dictionary.to_pylist())
+    place = {name: at for at, name in enumerate(sorted(names))}
+    return list(place), np.array([place[name] for name in names], np.int64)[encoded.indices.to_numpy()]
 
 
 def _stamp(number: int, spec: Spec) -> np.datetime64:
@@ -250,6 +254,11 @@ def _bytes(values: pa.Array) -> bytes:
             values if not values.null_count else values.fill_null(False if pa.types.is_boolean(kind) else _zero(kind))
         )
         return valid + np.ascontiguousarray(filled.to_numpy(zero_copy_only=False)).tobytes()
+    if pa.types.is_string(kind) and not values.null_count:
+        _, starts, texts = values.buffers()
+        if len(values) and starts is not None and texts is not None:
+            at = np.frombuffer(starts, np.int32)[values.offset : values.offset + len(values) + 1]
+            return np.diff(at).tobytes() + bytes(memoryview(texts)[at[0] : at[-1]])
     return valid + "\x1f".join(str(value) for value in values.to_pylist()).encode("utf-8", "surrogatepass")
 
 

@@ -19,11 +19,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from many_models.adapters import registry_rules
 from many_models.adapters.lake_memory import MemoryLake
 from many_models.errors import IntegrityError
 from many_models.forecasting import PackModel, train
 from many_models.forecasting.spec import Custom
-from many_models.ports import PackUpload, Where
+from many_models.ports import Champion, PackUpload, Release, Where
 from many_models.serving.catalogue import Catalogue
 from many_models.serving.pack_files import joined, parted
 from many_models.serving.packs import rounded
@@ -570,6 +571,26 @@ def test_a_damaged_catalogue_is_told_from_a_missing_one(tmp_path: Path, cut: int
     path.write_bytes(path.read_bytes()[:cut])
     with pytest.raises(IntegrityError, match="delete it"):
         Catalogue.load(path)
+
+
+def test_a_manifest_is_the_same_whatever_the_pieces_are_that_it_is_read_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["a__tea", "ü😀", '],["', '"champions":[', "x" * 300]
+    champions = {n: Champion(n, f"p/{i}", i, "f" * 64, "s/1", "r", "2024-06-30") for i, n in enumerate(names)}
+    release = Release("r1", datetime(2024, 7, 1), "Ada", 'why: "champions":[[', "", champions)
+    for one in (release, replace(release, champions={})):
+        manifest = registry_rules.manifest_bytes(one)
+        sha256 = hashlib.sha256(manifest).hexdigest()
+        for size in (*range(600, 700), 1_000_000):
+            monkeypatch.setattr(registry_rules, "_ROWS_BYTES", size)
+            assert registry_rules.release_of(manifest, sha256, "here") == one
+
+
+def test_a_manifest_that_ends_early_is_damaged() -> None:
+    release = Release("r1", datetime(2024, 7, 1), "Ada", "why", "", {"a": Champion("a", "p/1", 0, "f", "s", "r", "c")})
+    for cut in (2, 10, 30):
+        manifest = registry_rules.manifest_bytes(release)[:-cut]
+        with pytest.raises(IntegrityError):
+            registry_rules.release_of(manifest, hashlib.sha256(manifest).hexdigest(), "here")
 
 
 def test_series_with_the_same_hash_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,7 +73,9 @@ class Catalogue:
         }
         facts = {name: str(getattr(release, name)) for name in _FACTS}
         facts["created_at"] = release.created_at.isoformat()
-        return cls(facts, list(packs), list(texts), b"".join(encoded), arrays)
+        # copies, all in one place: the manifest's own would keep the memory around them from being given back
+        copied = [PackId(_copy(pack.ref), _copy(pack.sha256)) for pack in packs]
+        return cls(facts, copied, [_copy(text) for text in texts], b"".join(encoded), arrays)
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -165,6 +167,10 @@ class Catalogue:
             raise
         except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
             raise IntegrityError(f"{path} is no stored release: {error}; delete it") from error
+
+
+def _copy(text: str) -> str:
+    return _bytes(text).decode("utf-8", "surrogatepass")
 
 
 def _bytes(name: str) -> bytes:

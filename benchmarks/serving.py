@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import psutil
 import pyarrow as pa
+import uvloop
 
 from benchmarks._report import Figure, flags, machine, show
 from many_models.adapters.registry_mlflow import MlflowProduction
@@ -370,7 +371,7 @@ def main() -> None:
     parser.add_argument("--load", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.load:
-        print(json.dumps(asyncio.run(loaded(Load(**json.loads(options.load))))))
+        print(json.dumps(uvloop.run(loaded(Load(**json.loads(options.load))))))
         return
     with tempfile.TemporaryDirectory() as folder:
         figures = measure(SMALL if options.small else FULL, Path(folder))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from many_models.serving.pack_files import arrays
 
 if TYPE_CHECKING:
     import mmap
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
 
     from numpy.typing import NDArray
@@ -27,6 +28,7 @@ DIGITS = 8
 TINY, HUGE = 1e-280, 1e280  # beyond them numbers are rounded as if they were about one
 SMALL_OBJECTS = 24_000  # bytes of Python's own beside the arrays of a pack
 QUICK_STEPS = 60
+SHARED_PERIODS = 4_000  # of calendars, a few hundred bytes each
 KEPT_HORIZONS = 8  # so many times the usual horizon are kept of calendars
 PER_PERIOD = 300  # bytes of a calendar, for each
 PER_SERIES = 300  # and for each of its series
@@ -236,8 +238,45 @@ CODES = ("missing", "observed", "closed", "stock_out")
 MOST_FRESH = 5_000
 
 
+class _Shared:
+    """Calendars and shapes, which packs have in common; all of them go when there are too many. Threads may race."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[object, ...], Any] = {}
+        self._periods = 0
+
+    def get(self, key: tuple[object, ...], h: int, make: Callable[[], Any]) -> Any:
+        """What `make` made for `key`, of `h` periods. Nobody changes it."""
+        found = self._found.get(key)
+        if found is None:
+            if self._periods > SHARED_PERIODS:
+                self._found, self._periods = {}, 0
+            found = self._found[key] = make()
+            self._periods += h + 1
+        return found
+
+
+_shared = _Shared()
+
+
 class _Model(loader.Pack):
-    """The loader's pack, which forgets calendars when those of odd cutoffs and horizons add up."""
+    """The loader's pack, which shares calendars with others and forgets them when odd cutoffs and horizons add up."""
+
+    def __init__(self, index: dict[str, Any], arrays: Mapping[str, NDArray[Any]], loops: object) -> None:
+        super().__init__(index, arrays, loops)
+        holidays = hashlib.sha256(arrays["holiday_days"].tobytes() + arrays["holiday_slots"].tobytes()).digest()
+        conf = arrays["conf"]
+        self._kind = (index["frequency"], float(conf[loader.SEASON]), float(conf[loader.SLOTS]), holidays)
+
+    def calendar(self, after: int, h: int) -> Any:
+        """See the loader."""
+        key = (self._kind, int(after), int(h))
+        return _shared.get(key, key[2], lambda: super(_Model, self).calendar(after, h))
+
+    def shape(self, pool: int, after: int, h: int) -> Any:
+        """See the loader."""
+        key = (self._kind, int(after), int(h), self.arrays["pool_shape"][pool].tobytes())
+        return _shared.get(key, key[2], lambda: super(_Model, self).shape(pool, after, h))
 
     def forget(self, periods: int) -> None:
         """Keeps calendars of at most so many periods."""

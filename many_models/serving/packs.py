@@ -262,8 +262,8 @@ _shared = _Shared()
 class _Model(loader.Pack):
     """The loader's pack, which shares calendars with others and forgets them when odd cutoffs and horizons add up."""
 
-    def __init__(self, index: dict[str, Any], arrays: Mapping[str, NDArray[Any]], loops: object) -> None:
-        super().__init__(index, arrays, loops)
+    def __init__(self, index: dict[str, Any], arrays: Mapping[str, NDArray[Any]], *more: object) -> None:
+        super().__init__(index, arrays, *more)
         holidays = hashlib.sha256(arrays["holiday_days"].tobytes() + arrays["holiday_slots"].tobytes()).digest()
         conf = arrays["conf"]
         self._kind = (index["frequency"], float(conf[loader.SEASON]), float(conf[loader.SLOTS]), holidays)

@@ -4,11 +4,13 @@ reference's way. `python -m benchmarks.compute [--small] [--json]`.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -33,7 +35,7 @@ from many_models.work import PrepareTask, TrainTask
 from many_models_tests.spark_connect import connect_server
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
     from many_models.ports import Compute, Lake, Task
 
@@ -52,7 +54,7 @@ class Size:
     sample: int
 
 
-FULL, SMALL = Size(10_000, 2_000, 1_000, 40), Size(600, 200, 200, 6)
+FULL, SMALL = Size(10_000, 2_000, 1_000, 40), Size(600, 200, 500, 6)
 
 
 def chunks_of(series: int) -> list[Chunk]:
@@ -128,34 +130,63 @@ def driver_memory() -> Generator[list[float]]:
         thread.join()
 
 
-def measure(size: Size, folder: Path) -> list[Figure]:
-    """All figures."""
+def in_a_process_of_its_own(work: Callable[[Path, Size, datetime], list[Run]], *about: object) -> list[Run]:
+    """What `work` measures: a process can have Spark or Spark Connect, not one after the other."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:
+        return executor.submit(work, *about).result()  # type: ignore[arg-type]
+
+
+def on_processes(folder: Path, size: Size, as_of: datetime) -> list[Run]:
+    """The local pool, warm: some series, then all."""
+    with ProcessCompute() as pool:
+        return runs_of(pool, folder, size, as_of)
+
+
+def on_spark(folder: Path, size: Size, as_of: datetime) -> list[Run]:
+    """Spark on this machine, warm: some series, then all."""
     from dagster_pyspark.resources import spark_session_from_config
 
-    lake, chunks = DeltaLake(folder / "lake"), chunks_of(size.series)
-    task = TrainTask(lake, SPEC, prepare(lake, chunks, size.days))
-    with ProcessCompute() as pool:
-        trained(pool, task, chunks[:2])
-        processes = trained(pool, task, chunks)
+    session = connect(spark_session_from_config, f"local[{len(os.sched_getaffinity(0))}]", "", {})
+    try:
+        return runs_of(SparkCompute(lambda: session), folder, size, as_of)
+    finally:
+        session.stop()
+
+
+def over_connect(folder: Path, size: Size, as_of: datetime) -> list[Run]:
+    """A Spark Connect server on this machine, warm: some series, then all."""
+    from dagster_pyspark.resources import spark_session_from_config
+
     with connect_server(folder) as remote:
         session = connect(spark_session_from_config, "", remote, {})
-        afar = SparkCompute(lambda: session)
-        trained(afar, task, chunks[:4])
-        over_connect = trained(afar, task, chunks)
+        found = runs_of(SparkCompute(lambda: session), folder, size, as_of)
         session.stop()
-    here = connect(spark_session_from_config, f"local[{len(os.sched_getaffinity(0))}]", "", {})
-    spark = SparkCompute(lambda: here)
-    trained(spark, task, chunks[:4])
-    few = trained(spark, task, chunks[: size.few // CHUNK])
-    local = trained(spark, task, chunks)
-    here.stop()
+        return found
+
+
+def runs_of(compute: Compute, folder: Path, size: Size, as_of: datetime) -> list[Run]:
+    """Warm up, then train the few and all."""
+    task, chunks = TrainTask(DeltaLake(folder / "lake"), SPEC, as_of), chunks_of(size.series)
+    trained(compute, task, chunks[:4])
+    return [trained(compute, task, some) for some in (chunks[: size.few // CHUNK], chunks)]
+
+
+def measure(size: Size, folder: Path) -> list[Figure]:
+    """All figures."""
+    as_of = prepare(DeltaLake(folder / "lake"), chunks_of(size.series), size.days)
+    (few_pool, processes), (few, local), (_, connected) = (
+        in_a_process_of_its_own(work, folder, size, as_of) for work in (on_processes, on_spark, over_connect)
+    )
     return [
         Figure(f"processes, {size.series:,} series × {size.days:,} days", processes.seconds, "s", ""),
         Figure("Spark on this machine, warm", local.seconds, "s", ""),
         Figure("Spark against processes", local.seconds / processes.seconds, "times", "at most 1.5"),
-        Figure("Spark Connect against Spark", over_connect.seconds / local.seconds, "times", "at most 1.3"),
-        Figure(f"driver's memory, {size.few:,} series", few.driver, "MiB", ""),
-        Figure(f"driver's memory, {size.series:,} series", local.driver, "MiB", "flat"),
+        Figure("Spark Connect against Spark", connected.seconds / local.seconds, "times", "at most 1.3"),
+        Figure(f"Spark, driver's memory, {size.few:,} series", few.driver, "MiB", ""),
+        Figure(f"Spark, driver's memory, {size.series:,} series", local.driver, "MiB", "flat"),
+        Figure(f"processes, driver's memory, {size.few:,} series", few_pool.driver, "MiB", ""),
+        Figure(f"processes, driver's memory, {size.series:,} series", processes.driver, "MiB", "flat"),
+        Figure("Spark Connect, driver's memory", connected.driver, "MiB", ""),
         *reference(size, local.seconds / size.series),
     ]
 

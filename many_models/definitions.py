@@ -104,6 +104,8 @@ def build_compute(settings: Settings) -> ports.Compute:
         return SerialCompute()
     if settings.compute.kind == "spark":
         return _spark(settings.compute)
+    if settings.compute.kind == "azureml":
+        return _azureml(settings)
     from many_models.adapters.compute_processes import ProcessCompute
 
     return ProcessCompute(settings.compute.workers, settings.compute.timeout)
@@ -119,6 +121,37 @@ def _spark(compute: ComputeSettings) -> ports.Compute:
         return connect(spark_session_from_config, compute.spark_master, compute.spark_remote, compute.spark_config)
 
     return SparkCompute(session, compute.workers, compute.timeout)
+
+
+def _azureml(settings: Settings) -> ports.Compute:
+    from functools import partial
+
+    from many_models.adapters.azure_storage import AzureStorage
+    from many_models.adapters.compute_azureml import AzureMLCompute, JobSettings
+    from many_models.adapters.datastore import connect
+    from many_models.adapters.exchange import BlobExchange
+    from many_models.pipes_azureml import follow_with_pipes
+
+    wanted, lake = settings.azureml, settings.lake
+    place = wanted.exchange or f"{settings.place(lake.path).rstrip('/')}/jobs"
+    if not all((wanted.subscription, wanted.resource_group, wanted.workspace)):
+        raise SettingsError("[azureml] needs subscription, resource_group and workspace")
+    if not (wanted.cluster or wanted.instance_type) or bool(wanted.environment) == bool(wanted.image):
+        raise SettingsError("[azureml] needs cluster or instance_type, and environment (NAME:VERSION) or image")
+    if not lake.path.startswith(("abfss://", "abfs://")):
+        raise SettingsError(
+            f"Azure ML's nodes do not see this machine's folders: lake.path is {lake.path}, not abfss://"
+        )
+    job = JobSettings(
+        wanted.cluster, wanted.instance_type, wanted.instances, wanted.environment, wanted.image,
+        tuple(settings.path(file) for file in wanted.files), wanted.node_client_id, wanted.experiment,
+        settings.compute.workers,
+    )  # fmt: skip
+    client = partial(
+        connect, wanted.subscription, wanted.resource_group, wanted.workspace, wanted.identity, wanted.client_id
+    )
+    exchange = BlobExchange(AzureStorage(place, lake.credential, secret, lake.client_id, lake.endpoint))
+    return AzureMLCompute(client, exchange, job, settings.compute.timeout, follow_with_pipes, wanted.poll)
 
 
 def build_staging(settings: Settings) -> ports.StagingRegistry:

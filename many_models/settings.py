@@ -172,10 +172,10 @@ class ComputeSettings(Section):
 
     Spark is that of this machine (`spark_master`), or one that `spark_remote` names: a Spark Connect URL, sc://host:port.
     A URL that holds a token belongs into the environment: MANY_MODELS__COMPUTE__SPARK_REMOTE.
-    `core_hour_price` is what benchmarks count cost with.
+    `azureml` sends parallel jobs as section azureml says. `core_hour_price` is what benchmarks count cost with.
     """
 
-    kind: Literal["processes", "serial", "spark"] = "processes"
+    kind: Literal["processes", "serial", "spark", "azureml"] = "processes"
     workers: Annotated[int, Field(ge=0)] = 0
     chunk: Annotated[int, Field(ge=1)] = 200
     timeout: Annotated[float, Field(gt=0)] = 600.0
@@ -268,6 +268,31 @@ class PowerBiSettings(Section):
         return self
 
 
+class AzureMlSettings(Section):
+    """Parallel jobs where `compute.kind` is `azureml`: on nodes of `cluster`, or serverless ones of `instance_type`.
+
+    Their environment holds many_models of the same version: one of the workspace's (`environment`, NAME:VERSION), or a
+    container `image`. `files` and folders of the user's travel with a job. `exchange` is where chunks and results
+    pass (default: `jobs` in the lake); `node_client_id` names the managed identity that the nodes take.
+    """
+
+    subscription: str = ""
+    resource_group: str = ""
+    workspace: str = ""
+    identity: Literal["default", "managed_identity"] = "default"
+    client_id: str = ""
+    cluster: str = ""
+    instance_type: str = ""
+    instances: Annotated[int, Field(ge=1)] = 1
+    environment: str = ""
+    image: str = ""
+    files: list[str] = []
+    exchange: str = ""
+    node_client_id: str = ""
+    experiment: str = "many_models"
+    poll: Annotated[float, Field(gt=0)] = 10.0
+
+
 class DatastoreSettings(Section):
     """The Azure ML workspace that gets the lake as a datastore (`many-models register`); off without it."""
 
@@ -312,6 +337,7 @@ class Settings(Section):
     promotion: PromotionSettings = PromotionSettings()
     lake: LakeSettings = LakeSettings()
     compute: ComputeSettings = ComputeSettings()
+    azureml: AzureMlSettings = AzureMlSettings()
     registry: RegistrySettings = RegistrySettings()
     warehouse: WarehouseSettings = WarehouseSettings()
     serve: ServeSettings = ServeSettings()

@@ -82,6 +82,19 @@ class Leaves:
 
 
 @dataclass(frozen=True)
+class SlowFrom:
+    """Is quick until a chunk holds this series, and slow from then on."""
+
+    series: str
+    seconds: float
+
+    def __call__(self, chunk: Chunk) -> ChunkResult:
+        if min(int(name[1:]) for name in chunk.series) >= int(self.series[1:]):
+            time.sleep(self.seconds)
+        return describe(chunk)
+
+
+@dataclass(frozen=True)
 class Harms:
     """Kills or hangs its worker when a chunk holds one of these series."""
 

@@ -18,7 +18,7 @@ from many_models.adapters.compute_spark import SparkCompute
 from many_models.adapters.spark_session import connect
 from many_models.definitions import build_compute
 from many_models.errors import InputError, UnavailableError
-from many_models_tests.compute_tasks import Harms, KilledOnce, Leaves, Unloadable, chunked
+from many_models_tests.compute_tasks import Harms, KilledOnce, Leaves, SlowFrom, Unloadable, chunked
 from many_models_tests.contracts.compute import ComputeContract, done, failures
 from many_models_tests.project import make_project, sales
 
@@ -84,6 +84,20 @@ def test_a_run_whose_job_is_cancelled_says_so(session, tmp_path):
     with pytest.raises(UnavailableError, match="cancelled"):
         list(SparkCompute(lambda: session, timeout=60).run(Leaves(str(tmp_path), 30), chunked(1, 1, 1)))
     canceller.join()
+
+
+def test_a_run_whose_job_is_cancelled_later_keeps_what_is_finished_and_fails_the_rest_for_this_time(session):
+    chunks = chunked(*[1] * 9)
+    running = SparkCompute(lambda: session, timeout=60).run(SlowFrom("s2", 30), chunks)
+    results = [next(running)]
+    session.interruptAll()
+    results += running
+    assert [chunk.series for chunk, _ in results] == [chunk.series for chunk in chunks]
+    assert done(results)[:2] == ["s0", "s1"]
+    assert sorted([*done(results), *failures(results)]) == [f"s{at}" for at in range(9)]
+    failure = failures(results)["s2"]
+    assert (failure.kind, failure.permanent) == ("JobLost", False)
+    assert "cancelled" in failure.reason
 
 
 def test_a_task_that_workers_cannot_load_is_said_at_once(spark):

@@ -61,3 +61,8 @@ def settle(in_flight: list[Job], job: Job, outcome: ChunkResult | Trouble) -> li
 def narrowed(task: Task, chunk: Chunk) -> Task:
     """What of `task` the chunk needs, where the task can tell."""
     return task.narrowed(chunk) if isinstance(task, NarrowingTask) else task
+
+
+def undone(chunk: Chunk, kind: str, reason: str) -> ChunkResult:
+    """The result of a chunk that nobody will do any more in this run: each of its series fails for this time."""
+    return ChunkResult(failures=tuple(SeriesFailure(name, kind, reason, permanent=False) for name in chunk.series))

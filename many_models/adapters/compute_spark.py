@@ -9,7 +9,6 @@ executors; what comes back are Arrow streams and files, a wave at a time.
 from __future__ import annotations
 
 import faulthandler
-import json
 import pickle
 import platform
 import signal
@@ -24,17 +23,17 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from many_models.adapters.compute_jobs import Job, Trouble, narrowed, settle
+from many_models.adapters.compute_answers import Done, Row, done_of, rows_of
+from many_models.adapters.compute_jobs import Job, Trouble, narrowed, settle, undone
 from many_models.adapters.compute_serial import SerialCompute, require_series
-from many_models.errors import InputError, SeriesFailure, UnavailableError
-from many_models.ports import Chunk, ChunkResult
+from many_models.errors import InputError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
 
     from pyspark.sql import SparkSession
 
-    from many_models.ports import Task
+    from many_models.ports import Chunk, ChunkResult, Task
 
 WAVES = 3  # in flight
 SENT = pa.schema([("at", pa.int64()), ("message", pa.binary())])
@@ -52,7 +51,6 @@ GONE = (
 )
 PACKAGE = "many_models"
 
-Done = list[tuple[Chunk, ChunkResult]]
 Outcome = Done | Trouble
 
 
@@ -73,14 +71,22 @@ class SparkCompute:
         """See `Compute.run`.
 
         Raises InputError when the task cannot be sent or the workers have no matching Python or package, and
-        UnavailableError when Spark is away.
+        UnavailableError when Spark is away. Where it goes away, or its job is cancelled, after some chunks were done,
+        those are kept, and the series of the others fail for this time (kind `JobLost`).
         """
         require_series(chunks)
         if not chunks:
             return
         waves = _Waves(self._reached(), task, self._timeout)
+        given = False
         try:
-            yield from waves.run(chunks)
+            for pair in waves.run(chunks):
+                yield pair
+                given = True
+        except UnavailableError as error:
+            if not given:
+                raise
+            yield from waves.left(str(error))
         finally:
             waves.stop()
 
@@ -113,14 +119,14 @@ class _Waves:
         self._tag = f"{PACKAGE}-{uuid.uuid4().hex}"
         self._threads = ThreadPoolExecutor(WAVES, thread_name_prefix="spark-wave")
         self._ended: SimpleQueue[tuple[list[Job], list[Outcome] | Exception]] = SimpleQueue()
+        self._waiting, self._in_flight = deque[Job](), list[Job]()
         self._flying = 0
         self._stopped = False
 
     def run(self, chunks: Sequence[Chunk]) -> Iterator[tuple[Chunk, ChunkResult]]:
         """Each chunk's result in order, with at most `WAVES` waves begun and not yet taken."""
-        waiting = deque(Job((place, 0), chunk) for place, chunk in enumerate(chunks))
-        in_flight: list[Job] = []
-        slots = self._cluster.slots
+        waiting, in_flight, slots = self._waiting, self._in_flight, self._cluster.slots
+        waiting += (Job((place, 0), chunk) for place, chunk in enumerate(chunks))
         while waiting or in_flight:
             while waiting and self._flying < WAVES and len(in_flight) <= (WAVES - 1) * slots:
                 wave = [waiting.popleft() for _ in range(min(slots, len(waiting)))]
@@ -130,6 +136,11 @@ class _Waves:
                 yield in_flight.pop(0).chunk, result
                 continue
             self._settle(in_flight, *self._ended.get())
+
+    def left(self, reason: str) -> Iterator[tuple[Chunk, ChunkResult]]:
+        """What `run` has not given: what is done all the same, and the series that nobody will do."""
+        for job in (*self._in_flight, *self._waiting):
+            yield job.chunk, job.result or undone(job.chunk, "JobLost", reason)
 
     def stop(self) -> None:
         """Cancel what still runs, again and again: a job may be on its way to Spark when it is cancelled."""
@@ -237,21 +248,7 @@ def _outcome(job: Job, rows: list[dict[str, Any]]) -> Outcome:
         raise InputError(f"a worker cannot load the task: {rows[-1]['name']}; install what it needs where workers run")
     if not rows:
         return Trouble("WorkerLost", "Spark returned nothing for its chunk", permanent=False)
-    done: dict[int, tuple[Chunk, dict[str, pa.Table], dict[str, bytes], list[SeriesFailure]]] = {}
-    for row in sorted(rows, key=lambda row: row["part"]):
-        content = row["content"]
-        if row["what"] == "part":
-            chunk = Chunk(job.chunk.number, job.chunk.pack, tuple(json.loads(content)))
-            done[row["part"]] = (chunk, {}, {}, [])
-            continue
-        _, tables, files, failures = done[row["part"]]
-        if row["what"] == "table":
-            tables[row["name"]] = pa.ipc.open_stream(pa.py_buffer(content)).read_all()
-        elif row["what"] == "file":
-            files[row["name"]] = content
-        else:
-            failures += [SeriesFailure(*values) for values in json.loads(content)]
-    return [(chunk, ChunkResult(tables, files, tuple(failed))) for chunk, tables, files, failed in done.values()]
+    return done_of(job.chunk, [(row["part"], row["what"], row["name"], row["content"]) for row in rows])
 
 
 # --- What the workers have ------------------------------------------------------------------------------------------
@@ -313,20 +310,16 @@ def _work(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
                 yield pa.record_batch([pa.array(v, kind) for v, kind in zip(values, kinds, strict=True)], names)
 
 
-def _answers(message: bytes) -> list[tuple[int, str, str, bytes]]:
+def _answers(message: bytes) -> list[Row]:
     try:
         task, chunk, seconds = pickle.loads(message)  # noqa: S301 -- from our own driver
     except Exception as error:  # noqa: BLE001 -- loading runs what the task's author wrote
         return [(0, "unloadable", f"{type(error).__name__}: {error}", b"")]
-    rows = list[tuple[int, str, str, bytes]]()
+    rows = list[Row]()
     try:
         with _at_most(seconds):
             for number, (part, result) in enumerate(SerialCompute().run(task, [chunk])):
-                rows.append((number, "part", "", json.dumps(part.series).encode()))
-                rows += [(number, "table", name, _stream(table)) for name, table in result.tables.items()]
-                rows += [(number, "file", name, content) for name, content in result.files.items()]
-                failed = [(f.series_id, f.kind, f.reason, f.permanent) for f in result.failures]
-                rows.append((number, "failures", "", json.dumps(failed).encode()))
+                rows += rows_of(number, part, result)
     except _LateError:
         return [(0, "late", f"took longer than {seconds:g} s, and was stopped", b"")]
     return rows
@@ -348,10 +341,3 @@ def _at_most(seconds: float) -> Generator[None]:
         faulthandler.cancel_dump_traceback_later()
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-
-
-def _stream(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as stream:
-        stream.write_table(table)
-    return sink.getvalue().to_pybytes()

@@ -30,7 +30,7 @@ def connect(
         from azure.ai.ml import MLClient
     except ImportError as error:
         raise MissingDependencyError(
-            "[datastore] needs the package azure-ai-ml: pip install 'many_models[azureml]'"
+            "an Azure ML workspace needs the package azure-ai-ml: pip install 'many_models[azureml]'"
         ) from error
     return MLClient(credential(identity, client_id), subscription, resource_group, workspace)
 

@@ -42,7 +42,9 @@ class BlobStaging:
             raise MissingDependencyError("staging in Azure storage needs: pip install 'many_models[azure]'") from error
         path = f"{self._folder}/{name}" if self._folder else name
         where = f"{self._account_url}/{self._container}/{path}"
-        blob = BlobClient(self._account_url, self._container, path, credential=self._credential(), **PATIENCE)
+        blob = BlobClient(
+            self._account_url, self._container, path, credential=sdk_credential(self._storage), **PATIENCE
+        )
         try:
             with blob:
                 _upload(blob, file)
@@ -57,14 +59,6 @@ class BlobStaging:
             raise (AccessError(said + advice) if refused else UnavailableError(said)) from error
         except AzureError as error:
             raise UnavailableError(f"staging {where}: {type(error).__name__}") from error
-
-    def _credential(self) -> Any:
-        kind = self._storage.credential
-        if kind == "key":
-            return {"account_name": self._storage.account, "account_key": self._storage.secret(KEY)}
-        if kind == "sas":
-            return self._storage.secret(SAS).removeprefix("?")
-        return credential(kind, self._storage.client_id)
 
 
 def _upload(blob: BlobClient, file: Path) -> None:
@@ -82,3 +76,12 @@ def _upload(blob: BlobClient, file: Path) -> None:
             time.sleep(1)
         else:
             return
+
+
+def sdk_credential(storage: AzureStorage) -> Any:
+    """What azure-storage-blob takes as `credential`. Raises SettingsError when a secret is missing."""
+    if storage.credential == "key":
+        return {"account_name": storage.account, "account_key": storage.secret(KEY)}
+    if storage.credential == "sas":
+        return storage.secret(SAS).removeprefix("?")
+    return credential(storage.credential, storage.client_id)

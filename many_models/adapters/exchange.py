@@ -1,0 +1,150 @@
+"""Where a driver and far workers leave each other files: a folder that both see, or Azure storage. Picklable."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import urlsplit
+
+from many_models.adapters.staging_blob import sdk_credential
+from many_models.errors import AccessError, MissingDependencyError, UnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from many_models.adapters.azure_storage import AzureStorage
+
+
+class Exchange(Protocol):
+    """Files by name (`folder/name`); a file is there whole or not at all."""
+
+    def put(self, name: str, content: bytes) -> None:
+        """Leave a file. Raises AccessError, UnavailableError, as the others do."""
+        ...
+
+    def get(self, name: str) -> bytes:
+        """The file's content."""
+        ...
+
+    def names(self, folder: str) -> list[str]:
+        """The names of the files in `folder`, in order; [] when there is none."""
+        ...
+
+    def remove(self, folder: str) -> None:
+        """Delete `folder` with all that is in it; nothing where there is none."""
+        ...
+
+    def place(self, folder: str) -> str:
+        """The URL or path of `folder`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FolderExchange:
+    """A folder that driver and workers see under the same path."""
+
+    path: str
+
+    def put(self, name: str, content: bytes) -> None:
+        """See `Exchange.put`."""
+        file = Path(self.path, name)
+        with _os_errors(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            half = file.with_name(f".{file.name}.{os.getpid()}")
+            half.write_bytes(content)
+            half.replace(file)
+
+    def get(self, name: str) -> bytes:
+        """See `Exchange.get`."""
+        with _os_errors(file := Path(self.path, name)):
+            return file.read_bytes()
+
+    def names(self, folder: str) -> list[str]:
+        """See `Exchange.names`."""
+        place = Path(self.path, folder)
+        with _os_errors(place):
+            found = sorted(file.name for file in place.iterdir()) if place.is_dir() else []
+        return [f"{folder}/{name}" for name in found if not name.startswith(".")]
+
+    def remove(self, folder: str) -> None:
+        """See `Exchange.remove`."""
+        with _os_errors(place := Path(self.path, folder)):
+            if place.is_dir():
+                shutil.rmtree(place)
+
+    def place(self, folder: str) -> str:
+        """See `Exchange.place`."""
+        return str(Path(self.path, folder))
+
+
+@dataclass(frozen=True, slots=True)
+class BlobExchange:
+    """A folder of Azure storage, `storage.url`."""
+
+    storage: AzureStorage
+
+    def put(self, name: str, content: bytes) -> None:
+        """See `Exchange.put`."""
+        with self._container() as container:
+            container.upload_blob(self._path(name), content, overwrite=True)
+
+    def get(self, name: str) -> bytes:
+        """See `Exchange.get`."""
+        with self._container() as container:
+            return container.download_blob(self._path(name)).readall()
+
+    def names(self, folder: str) -> list[str]:
+        """See `Exchange.names`."""
+        start = self._path("")
+        with self._container() as container:
+            found = sorted(container.list_blob_names(name_starts_with=f"{start}{folder}/"))
+        return [name.removeprefix(start) for name in found]
+
+    def remove(self, folder: str) -> None:
+        """See `Exchange.remove`."""
+        for name in reversed(self.names(folder)):
+            with self._container() as container:
+                container.delete_blob(self._path(name))
+
+    def place(self, folder: str) -> str:
+        """See `Exchange.place`."""
+        return f"{self.storage.url.rstrip('/')}/{folder}"
+
+    def _path(self, name: str) -> str:
+        folder = urlsplit(self.storage.url).path.strip("/")
+        return f"{folder}/{name}" if folder else name
+
+    @contextmanager
+    def _container(self) -> Generator[Any]:
+        try:
+            from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError
+            from azure.storage.blob import ContainerClient
+        except ImportError as error:
+            raise MissingDependencyError("files in Azure storage need: pip install 'many_models[azure]'") from error
+        storage = self.storage
+        account = storage.endpoint or f"https://{storage.account}.blob.core.windows.net"
+        name = str(urlsplit(storage.url).username)
+        try:
+            with ContainerClient(account, name, credential=sdk_credential(storage)) as container:
+                yield container
+        except (ClientAuthenticationError, HttpResponseError) as error:
+            refused = isinstance(error, ClientAuthenticationError) or error.status_code in {401, 403}
+            said = f"{self.storage.url}: {getattr(error, 'error_code', None) or error.status_code}"
+            advice = "; its identity needs Storage Blob Data Contributor on the container"
+            raise (AccessError(said + advice) if refused else UnavailableError(said)) from error
+        except AzureError as error:
+            raise UnavailableError(f"{self.storage.url}: {type(error).__name__}") from error
+
+
+@contextmanager
+def _os_errors(place: Path) -> Generator[None]:
+    try:
+        yield
+    except PermissionError as error:
+        raise AccessError(f"{place}: {error.strerror}") from error
+    except OSError as error:
+        raise UnavailableError(f"{place}: {error.strerror or error}") from error

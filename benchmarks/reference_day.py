@@ -79,7 +79,10 @@ FULL, SMALL = Size(100, 100, 4000, 2, 24, 8), Size(4, 50, 400, 5, 4, 2)
 
 @dataclass
 class Stage:
-    """What one stage of one day took: seconds of wall clock and CPU (deciding what is due included), and of what."""
+    """What one stage of one day took: seconds of wall clock and CPU (deciding what is due included), and of what.
+
+    `driver` are the CPU seconds of the run's own process, which no more workers shorten; `memory` is in GiB.
+    """
 
     name: str
     series: int
@@ -88,6 +91,7 @@ class Stage:
     memory: float = 0.0
     rows: int = 0
     spent: dict[str, float] = field(default_factory=dict[str, float])
+    driver: float = 0.0
 
 
 # --- The source -----------------------------------------------------------------------------------------------------
@@ -177,7 +181,8 @@ def run_day(folder: Path) -> list[Stage]:
         stage = Stage(mark["stage"], mark["series"], mark["at"] - before["at"], mark["cpu"] - before["cpu"])
         within = before["at"], mark["at"]
         stage.memory = max((size for at, size in memory.seen if within[0] < at <= within[1]), default=0) / 2**30
-        stage.spent = spent(stage, mark["driver_cpu"] - before["driver_cpu"], calls, within)
+        stage.driver = mark["driver_cpu"] - before["driver_cpu"]
+        stage.spent = spent(stage, stage.driver, calls, within)
         stages.append(stage)
         before = mark
     rows_into(folder, stages)

@@ -6,17 +6,15 @@ import socket
 import threading
 import time
 from contextlib import closing
-from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 from dagster_pyspark.resources import spark_session_from_config
 
-import many_models
 from many_models.adapters import spark_session
 from many_models.adapters.compute_spark import SparkCompute
 from many_models.adapters.spark_session import connect
-from many_models.definitions import build_compute
 from many_models.errors import InputError, UnavailableError
 from many_models_tests.compute_tasks import Harms, KilledOnce, Leaves, SlowFrom, Unloadable, chunked
 from many_models_tests.contracts.compute import ComputeContract, done, failures
@@ -114,12 +112,12 @@ def test_a_whole_day_on_spark_ends_in_the_tables_of_a_serial_one(session, tmp_pa
         pd.testing.assert_frame_equal(expected[name], found[name], obj=name)
 
 
-def test_the_example_settings_are_spark_s(tmp_path):
-    example = Path(many_models.__file__).parents[1] / "examples/compute_spark.toml"
-    project = make_project(tmp_path / "p", sales(days=10))
-    text = (project.root / "many_models.toml").read_text().replace('kind = "serial"', "").replace("[compute]", "")
-    (project.root / "many_models.toml").write_text(text + example.read_text())
-    assert isinstance(build_compute(project.settings()), SparkCompute)
+def test_spark_that_is_too_old_is_named():
+    def build(_: object):
+        return SimpleNamespace(version="3.5.4", range=lambda _: SimpleNamespace(count=lambda: 1))
+
+    with pytest.raises(InputError, match=r"Spark 3\.5\.4 at local\[2\] is too old: it needs Spark 4"):
+        connect(build, MASTER, "", {})
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from pyspark.sql import SparkSession
 
-JAVA = 17
+JAVA, SPARK = 17, 4  # the oldest that do
 CONNECT_PORT = 15002
 REACH_SECONDS = 10.0
 QUIET = {"spark.ui.showConsoleProgress": "false", "spark.log.level": "ERROR", "spark.sql.session.timeZone": "UTC"}
@@ -40,7 +40,7 @@ def connect(
     """The session that `build` makes of Spark's own settings: over Spark Connect where `remote` is a URL (sc://…).
 
     Workers on this machine run this Python. Raises UnavailableError when Java or the server is missing, too old, or
-    away, and InputError when pyspark lacks a part.
+    away, and InputError when pyspark lacks a part or Spark is too old.
     """
     if remote:
         _require_reachable(remote)
@@ -55,6 +55,9 @@ def connect(
         raise InputError(f"Spark needs more packages ({error.name}): install many_models[spark]") from error
     except Exception as error:
         raise UnavailableError(_why(error, remote, master)) from error
+    if int(session.version.split(".")[0]) < SPARK:
+        where = _place(remote) if remote else master
+        raise InputError(f"Spark {session.version} at {where} is too old: it needs Spark {SPARK} or newer")
     return session
 
 
@@ -67,12 +70,16 @@ def _require_reachable(remote: str) -> None:
         raise UnavailableError(_why(error, remote, "")) from error
 
 
+def _place(remote: str) -> str:
+    return re.sub(r";.*", "", remote)  # what follows holds tokens
+
+
 def _why(error: Exception, remote: str, master: str) -> str:
     first = (str(error).splitlines() or [""])[0][:200]
     if remote:
-        place = re.sub(r";.*", "", remote)  # what follows holds tokens
         return (
-            f"no Spark Connect server answers at {place} ({type(error).__name__}): is it up, and is this its address?"
+            f"no Spark Connect server answers at {_place(remote)} ({type(error).__name__}): is it up, and is this its "
+            "address?"
         )
     if problem := _java_problem():
         return f"Spark does not start: {problem}"

@@ -1,0 +1,155 @@
+"""What a day costs by the number of series: days of 1,000, 3,000 and 10,000 series are measured, lines are fitted, and
+100,000 and a million series follow from them. `python -m benchmarks.scaling [--small] [--json]`.
+
+The lines are value = fixed + each × series. How far they may be trusted is measured, too: the line through the two
+smaller sizes is asked for the largest one. docs/scaling.md has the figures and what would break first.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from benchmarks._report import Figure, flags, machine, show
+from benchmarks.reference_day import END, Size, project, run_day
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from benchmarks.reference_day import Stage
+
+ITEMS, DAYS = 100, 500
+FULL, SMALL = (1_000, 3_000, 10_000), (50, 100, 200)
+FAR = (100_000, 1_000_000)
+FIRST, LATER = "first day", "later day"
+STAGE = "{day}, {stage}: {what}"
+
+
+@dataclass(frozen=True)
+class Line:
+    """value = fixed + each × series, and by how much the line through the smaller sizes missed the largest one."""
+
+    fixed: float
+    each: float
+    missed: float
+
+    @classmethod
+    def through(cls, measured: Mapping[int, float]) -> Line:
+        """The line of least squares of relative error, so that the small sizes count as much as the large one."""
+        sizes = sorted(measured)
+        fixed, each = _fitted(sizes, measured)
+        a, b = _fitted(sizes[:-1], measured)
+        largest = measured[sizes[-1]]
+        return cls(fixed, each, (a + b * sizes[-1]) / largest - 1 if largest else 0.0)
+
+    def at(self, series: int) -> float:
+        """What it says of so many series."""
+        return self.fixed + self.each * series
+
+
+def _fitted(sizes: Sequence[int], measured: Mapping[int, float]) -> tuple[float, float]:
+    values = np.array([measured[size] for size in sizes])
+    weights = 1 / np.maximum(values, 1e-9)
+    columns = np.column_stack([np.ones(len(sizes)), np.array(sizes, float)])
+    fixed, each = np.linalg.lstsq(columns * weights[:, None], values * weights, rcond=None)[0]
+    if fixed < 0 or each < 0:  # neither is: the rest is noise
+        each = float(np.average(values / np.array(sizes)))
+        fixed = 0.0
+    return float(fixed), float(each)
+
+
+def size_of(folder: Path) -> float:
+    """MiB in the files under `folder`."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 2**20
+
+
+def measured_of(series: int, days: int, folder: Path) -> dict[str, float]:
+    """Two days of so many series: what each stage took, and what is on disk afterwards."""
+    size = Size(max(series // ITEMS, 1), min(ITEMS, series), days, 1, 0, 0)
+    sales = project(folder, size.stores, size)
+    found = dict[str, float]()
+    before = 0.0
+    for day in (FIRST, LATER):
+        if day == LATER:
+            sales.add(END + timedelta(days=1), 1)
+        stages = run_day(folder)
+        for stage in stages:
+            for what, value in values_of(stage).items():
+                found[STAGE.format(day=day, stage=stage.name, what=what)] = value
+        found |= {f"{day}, all: {what}": value for what, value in whole(stages).items()}
+        events = size_of(folder / "dagster")
+        found[f"{day}, all: Dagster's storage grows by, MiB"] = events - before
+        before = events
+    found["lake after two days, MiB"] = size_of(folder / "var/lake")
+    found["registries after two days, MiB"] = size_of(folder / "var/registry")
+    return found
+
+
+def values_of(stage: Stage) -> dict[str, float]:
+    """The numbers of a stage that lines are fitted to."""
+    return {"wall s": stage.wall, "CPU s": stage.cpu, "driver CPU s": stage.driver}
+
+
+def whole(stages: list[Stage]) -> dict[str, float]:
+    """The same of all stages, with the most memory that any of them held."""
+    total = {what: sum(values_of(stage)[what] for stage in stages) for what in values_of(stages[0])}
+    return total | {"memory GiB": max(stage.memory for stage in stages)}
+
+
+def figures_of(measured: Mapping[int, Mapping[str, float]]) -> list[Figure]:
+    """Measured, fitted and extrapolated values of all that counts."""
+    figures = list[Figure]()
+    largest = max(measured)
+    for name in measured[largest]:
+        values = {series: found.get(name, 0.0) for series, found in measured.items()}
+        line = Line.through(values)
+        if not name.startswith((f"{FIRST}, all", f"{LATER}, all", "lake", "registries")) and line.at(largest) < 1:
+            continue
+        unit = name.rpartition(" ")[2]
+        figures += [Figure(f"{name}, {series:,} series", value, unit, "") for series, value in values.items()]
+        figures.append(Figure(f"{name}, each 1,000 series", 1000 * line.each, unit, f"fixed: {line.fixed:.3g}"))
+        figures.append(Figure(f"{name}, line of the smaller sizes at {largest:,}", 100 * line.missed, "% off", ""))
+        figures += [Figure(f"{name}, {series:,} series (line)", line.at(series), unit, "") for series in FAR]
+    return figures
+
+
+def table_of(measured: Mapping[int, Mapping[str, float]]) -> str:
+    """The same as a table in Markdown, for docs/scaling.md."""
+    sizes = sorted(measured)
+    rows = ["| | " + " | ".join([*(f"{n:,}" for n in sizes), "missed", *(f"{n:,}" for n in FAR)]) + " |"]
+    rows.append("|---" * (len(sizes) + len(FAR) + 2) + "|")
+    for name in measured[sizes[-1]]:
+        values = {series: found.get(name, 0.0) for series, found in measured.items()}
+        line = Line.through(values)
+        if ", all" not in name and not name.startswith(("lake", "registries")) and line.at(sizes[-1]) < 1:
+            continue
+        cells = [*(f"{values[n]:,.3g}" for n in sizes), f"{100 * line.missed:+.0f} %"]
+        rows.append(f"| {name} | " + " | ".join([*cells, *(f"{line.at(n):,.3g}" for n in FAR)]) + " |")
+    return "\n".join(rows)
+
+
+def main() -> None:
+    """Measures, and prints a table or JSON."""
+    parser = flags(__doc__ or "", "50, 100 and 200 series of 100 days")
+    parser.add_argument("--markdown", action="store_true", help="the table of docs/scaling.md")
+    options = parser.parse_args()
+    measured = dict[int, dict[str, float]]()
+    for series in SMALL if options.small else FULL:
+        with tempfile.TemporaryDirectory() as temporary:
+            measured[series] = measured_of(series, 100 if options.small else DAYS, Path(temporary) / "day")
+            shutil.rmtree(Path(temporary) / "day")
+    if options.markdown:
+        print(f"{machine('dagster', 'mlflow', 'deltalake')}, {os.cpu_count()} cores\n\n{table_of(measured)}")
+        return
+    show(figures_of(measured), machine("dagster", "mlflow", "deltalake"), as_json=options.json)
+
+
+if __name__ == "__main__":
+    main()

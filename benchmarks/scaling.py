@@ -7,8 +7,8 @@ smaller sizes is asked for the largest one. docs/scaling.md has the figures and 
 
 from __future__ import annotations
 
+import json
 import os
-import shutil
 import tempfile
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.optimize import nnls
 
 from benchmarks._report import Figure, flags, machine, show
 from benchmarks.reference_day import END, Size, project, run_day
@@ -58,10 +59,7 @@ def _fitted(sizes: Sequence[int], measured: Mapping[int, float]) -> tuple[float,
     values = np.array([measured[size] for size in sizes])
     weights = 1 / np.maximum(values, 1e-9)
     columns = np.column_stack([np.ones(len(sizes)), np.array(sizes, float)])
-    fixed, each = np.linalg.lstsq(columns * weights[:, None], values * weights, rcond=None)[0]
-    if fixed < 0 or each < 0:  # neither is: the rest is noise
-        each = float(np.average(values / np.array(sizes)))
-        fixed = 0.0
+    (fixed, each), _ = nnls(columns * weights[:, None], values * weights)  # neither is negative
     return float(fixed), float(each)
 
 
@@ -70,13 +68,13 @@ def size_of(folder: Path) -> float:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 2**20
 
 
-def measured_of(series: int, days: int, folder: Path) -> dict[str, float]:
-    """Two days of so many series: what each stage took, and what is on disk afterwards."""
+def measured_of(series: int, days: int, measured: Sequence[str], folder: Path) -> dict[str, float]:
+    """The `measured` days of so many series: what each stage took, and what is on disk afterwards."""
     size = Size(max(series // ITEMS, 1), min(ITEMS, series), days, 1, 0, 0)
     sales = project(folder, size.stores, size)
     found = dict[str, float]()
     before = 0.0
-    for day in (FIRST, LATER):
+    for day in measured:
         if day == LATER:
             sales.add(END + timedelta(days=1), 1)
         stages = run_day(folder)
@@ -87,8 +85,8 @@ def measured_of(series: int, days: int, folder: Path) -> dict[str, float]:
         events = size_of(folder / "dagster")
         found[f"{day}, all: Dagster's storage grows by, MiB"] = events - before
         before = events
-    found["lake after two days, MiB"] = size_of(folder / "var/lake")
-    found["registries after two days, MiB"] = size_of(folder / "var/registry")
+    found["lake afterwards, MiB"] = size_of(folder / "var/lake")
+    found["registries afterwards, MiB"] = size_of(folder / "var/registry")
     return found
 
 
@@ -137,14 +135,22 @@ def table_of(measured: Mapping[int, Mapping[str, float]]) -> str:
 
 def main() -> None:
     """Measures, and prints a table or JSON."""
-    parser = flags(__doc__ or "", "50, 100 and 200 series of 100 days")
+    parser = flags(__doc__ or "", "the first day of 50, 100 and 200 series of 100 days")
     parser.add_argument("--markdown", action="store_true", help="the table of docs/scaling.md")
+    parser.add_argument("--measured", type=Path, help="a file that keeps each size; sizes in it are not measured again")
     options = parser.parse_args()
+    kept: Path | None = options.measured
     measured = dict[int, dict[str, float]]()
+    if kept and kept.exists():
+        measured = {int(series): found for series, found in json.loads(kept.read_text()).items()}
     for series in SMALL if options.small else FULL:
+        if series in measured:
+            continue
         with tempfile.TemporaryDirectory() as temporary:
-            measured[series] = measured_of(series, 100 if options.small else DAYS, Path(temporary) / "day")
-            shutil.rmtree(Path(temporary) / "day")
+            what = (100, (FIRST,)) if options.small else (DAYS, (FIRST, LATER))
+            measured[series] = measured_of(series, *what, Path(temporary) / "day")
+        if kept:
+            kept.write_text(json.dumps(measured))
     if options.markdown:
         print(f"{machine('dagster', 'mlflow', 'deltalake')}, {os.cpu_count()} cores\n\n{table_of(measured)}")
         return

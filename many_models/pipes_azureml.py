@@ -31,7 +31,7 @@ def follow_with_pipes(job: RemoteJob) -> None:
     thread is interrupted, ends `AzureMLCompute.run`, which cancels the job, and the interruption goes on.
     """
     try:
-        context = dg.AssetExecutionContext.get()
+        context = _RecordsItself(dg.AssetExecutionContext.get().op_execution_context)
     except dg.DagsterInvariantViolationError:
         follow(job)  # a notebook or a benchmark: there is no run to tell
         return
@@ -39,6 +39,13 @@ def follow_with_pipes(job: RemoteJob) -> None:
     command: Any = job.step
     pipes = PipesAzureMLClient(client, dg.PipesEnvContextInjector(), NotesReader(job), job.poll)
     pipes.run(context=context, command=command)
+
+
+class _RecordsItself(dg.AssetExecutionContext):
+    """The context of an asset whose body records its materializations, as our stages do: Pipes need not report any."""
+
+    def set_requires_typed_event_stream(self, *, error_message: str | None = None) -> None:
+        """Require nothing."""
 
 
 class NotesReader(dg.PipesMessageReader):
@@ -57,12 +64,11 @@ class NotesReader(dg.PipesMessageReader):
             handler.handle_message({"__dagster_pipes_version": PROTOCOL, "method": method, "params": params})  # type: ignore[typeddict-item]
 
         def tell_new() -> None:
-            for note in self._job.notes():
-                if note not in seen:
-                    if not seen:
-                        tell("opened")
-                    seen.add(note)
-                    tell("log", message=f"[azure ml] {note}", level="info")
+            for name, note in self._job.notes(seen).items():
+                if not seen:
+                    tell("opened")
+                seen.add(name)
+                tell("log", message=f"[azure ml] {note}", level="info")
 
         def read() -> None:
             while not over.wait(self._job.poll):

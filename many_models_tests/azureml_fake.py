@@ -22,6 +22,7 @@ from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 if TYPE_CHECKING:
     from azure.ai.ml.entities import PipelineJob
 
+ROOT = Path(__file__).parents[1]
 NODE = """
 import importlib.util, json, os, sys
 out = os.fdopen(os.dup(1), "w")
@@ -152,7 +153,7 @@ class Workspace:
         if made.node is not None and made.node.poll() is None:
             return True
         environment = {**os.environ, **step.environment_variables}
-        environment["PYTHONPATH"] = environment.get("PYTHONPATH", "") if self.path is None else self.path
+        environment["PYTHONPATH"] = str(ROOT) if self.path is None else self.path
         words = [self.python, "-c", NODE]
         if made.node is not None:
             made.node.stdin.close()
@@ -162,6 +163,7 @@ class Workspace:
                 [*words[:2], NODE.replace("sys.argv[0]", repr(str(made.folder / "code" / step.task.entry_script))),
                  *shlex.split(step.task.program_arguments)],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=environment, text=True,
+                cwd=made.folder,
             )  # fmt: skip
         return made.node.stdout.readline() == "ready\n"
 

@@ -78,7 +78,7 @@ def test_the_job_is_one_parallel_step_as_the_settings_say(workspace, tmp_path):
     assert (step.resources.instance_type, step.resources.instance_count) == ("Standard_NC4as_T4_v3", 3)
     assert step.task.environment.image == "registry.example.com/many-models:1"
     assert step.identity.client_id == "nodes"
-    assert (step.mini_batch_size, step.max_concurrency_per_instance) == ("2", 1)
+    assert (step.mini_batch_size, step.max_concurrency_per_instance) == (2, 1)
     assert (step.error_threshold, step.mini_batch_error_threshold) == (-1, -1)
     assert not step.component.is_deterministic
     sent = sorted(str(p.relative_to(made.folder / "code")) for p in (made.folder / "code").rglob("*") if p.is_file())
@@ -123,6 +123,7 @@ class KillsItsNode:
         marks = [Path(self.folder) / f"mark{at}" for at in range(self.times)]
         if self.bad in chunk.series and (unused := [mark for mark in marks if not mark.exists()]):
             unused[0].touch()
+            time.sleep(0.3)
             os.kill(os.getppid(), signal.SIGKILL)
             time.sleep(60)
         (Path(self.folder) / f"{chunk.number}-{time.time_ns()}").touch()
@@ -237,7 +238,7 @@ def test_a_run_that_is_closed_cancels_its_job_and_waits_for_its_end(workspace, t
 
 def asset_over(compute, chunks, seen):
     @dg.asset
-    def trained(context: dg.AssetExecutionContext):
+    def trained(context):
         for _, result in compute.run(describe, chunks):
             seen.append(result)
 
@@ -273,7 +274,7 @@ folder = Path(sys.argv[1])
 workspace = Workspace(folder / "workspace")
 
 @dg.asset
-def trained(context: dg.AssetExecutionContext):
+def trained(context):
     for _ in on(workspace, followed=follow_with_pipes).run(Leaves(str(folder / "left"), 0.3), chunked(*[1] * 400)):
         (folder / "begun").touch()
 

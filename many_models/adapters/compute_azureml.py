@@ -38,7 +38,7 @@ from many_models.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from azure.ai.ml import MLClient
     from azure.ai.ml.entities import Job, Parallel
@@ -81,8 +81,10 @@ class RemoteJob:
     `create_or_update`, `jobs.get(…).status` and `jobs.begin_cancel`.
     """
 
-    def __init__(self, client: MLClient, step: Parallel, make: Callable[[Parallel], Job], read: Callable[[], list[str]],
-                 poll: float) -> None:  # fmt: skip
+    def __init__(
+        self, client: MLClient, step: Parallel, make: Callable[[Parallel], Job],
+        read: Callable[[Collection[str]], Mapping[str, str]], poll: float,
+    ) -> None:  # fmt: skip
         self.step, self.poll, self.notes = step, poll, read
         self.name, self.status, self.url = "", "", ""
         self._client: Any = client
@@ -278,10 +280,10 @@ class _Run:
             )
         return done_of(chunk, rows)
 
-    def _notes(self) -> list[str]:
-        """What the workers have said so far, in the order of their names."""
-        names = self._exchange.names(f"{self._folder}/notes")
-        return [json.loads(self._exchange.get(name))["message"] for name in names]
+    def _notes(self, seen: Collection[str] = ()) -> dict[str, str]:
+        """What the workers have said so far, by name, but for what was `seen`."""
+        names = [name for name in self._exchange.names(f"{self._folder}/notes") if name not in seen]
+        return {name: json.loads(self._exchange.get(name)) for name in names}
 
     def _why_not(self, *, nothing: bool) -> tuple[str, str]:
         """Kind and reason of the failures of what the job left undone; raises where it did `nothing` at all."""
@@ -291,7 +293,7 @@ class _Run:
             raise error if isinstance(error, ManyModelsError) else UnavailableError(f"no Azure ML job: {error}")
         said = f"Azure ML job {job.name}" + (f" ({job.url})" if job.url else "")
         if job.status == "Completed":
-            problems = [text for text in self._notes() if "Error" in text][-1:]
+            problems = [text for text in self._notes().values() if "Error" in text][-1:]
             why = f": {problems[0]}" if problems else ": its process or node was lost each time (memory, pre-emption)"
             return "WorkerLost", f"its mini-batch failed {TRIES} times in {said}{why}"
         if job.status == "Canceled":

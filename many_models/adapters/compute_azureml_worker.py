@@ -14,13 +14,13 @@ import pickle
 import platform
 import socket
 import time
+from collections import Counter
 from dataclasses import dataclass
 from importlib import metadata
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from many_models.adapters.compute_answers import packed, rows_of
+from many_models.adapters.compute_answers import Row, packed, rows_of
 from many_models.adapters.compute_processes import ProcessCompute
 from many_models.errors import InputError
 
@@ -86,7 +86,7 @@ class Worker:
             try:
                 self._do(left)
             except Exception as error:
-                self._note(left[0], f"{where}: {type(error).__name__}: {error}", problem=True)
+                self._note(left[0], f"{where}: {type(error).__name__}: {error}")
                 raise
             series = sum(len(message.chunk.series) for message in left)
             self._note(left[0], f"{where}: {len(left)} chunks, {series} series, {time.monotonic() - began:.1f} s")
@@ -105,15 +105,19 @@ class Worker:
         if not tasks:
             return
         self._pool = self._pool or ProcessCompute(messages[0].workers, messages[0].seconds)
+        rows, series = dict[int, list[Row]](), Counter[int]()
         parts = self._pool.run(_EachItsOwn(tasks), [message.chunk for message in by_number.values()])
-        for number, group in groupby(parts, lambda pair: pair[0].number):
-            rows = [row for at, (part, result) in enumerate(group) for row in rows_of(at, part, result)]
-            by_number[number].exchange.put(by_number[number].result, packed(rows))
+        for at, (part, result) in enumerate(parts):
+            message = by_number[part.number]
+            rows.setdefault(part.number, []).extend(rows_of(at, part, result))
+            series[part.number] += len(part.series)
+            if series[part.number] == len(message.chunk.series):  # the last part of its chunk
+                message.exchange.put(message.result, packed(rows.pop(part.number)))
 
-    def _note(self, message: Message, text: str, *, problem: bool = False) -> None:
+    def _note(self, message: Message, text: str) -> None:
         self._notes += 1
         name = f"{message.notes}/{socket.gethostname()}-{os.getpid()}-{self._notes:06d}.json"
-        message.exchange.put(name, json.dumps({"message": text, "problem": problem}).encode())
+        message.exchange.put(name, json.dumps(text).encode())
 
 
 @dataclass(frozen=True, slots=True)

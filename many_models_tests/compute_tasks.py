@@ -126,6 +126,41 @@ class KilledOnce:
         return ChunkResult(files=names(chunk))
 
 
+@dataclass(frozen=True)
+class UsesMine:
+    """Takes a module that is no part of any package."""
+
+    def __call__(self, chunk: Chunk) -> ChunkResult:
+        import mine_for_azureml
+
+        return ChunkResult(files={**names(chunk), "said": mine_for_azureml.SAID})
+
+
+@dataclass(frozen=True)
+class KillsItsNode:
+    """Kills the entry script's process, which is the parent of the one that it runs in: `times` times, and not before
+    the `earlier` file is there.
+    """
+
+    folder: str
+    bad: str
+    times: int
+    earlier: str
+
+    def __call__(self, chunk: Chunk) -> ChunkResult:
+        marks = [Path(self.folder) / f"mark{at}" for at in range(self.times)]
+        if self.bad in chunk.series and (unused := [mark for mark in marks if not mark.exists()]):
+            unused[0].touch()
+            folder, _, pattern = self.earlier.partition("|")
+            end = time.monotonic() + 30
+            while not list(Path(folder).glob(pattern)) and time.monotonic() < end:
+                time.sleep(0.01)
+            os.kill(os.getppid(), signal.SIGKILL)
+            time.sleep(60)
+        (Path(self.folder) / f"{chunk.number}-{time.time_ns()}").touch()
+        return ChunkResult(files=names(chunk))
+
+
 def about_me(chunk: Chunk) -> ChunkResult:
     threads = {name: os.environ.get(name) for name in ONE_THREAD}
     return ChunkResult(files={"pid": str(os.getpid()).encode(), "threads": repr(threads).encode()})

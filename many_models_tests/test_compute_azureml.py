@@ -8,7 +8,6 @@ import subprocess
 import sys
 import sysconfig
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import dagster as dg
@@ -24,9 +23,8 @@ from many_models.adapters.exchange import FolderExchange
 from many_models.errors import AccessError, InputError, SettingsError, UnavailableError
 from many_models.headless import Day, open_instance
 from many_models.pipes_azureml import follow_with_pipes
-from many_models.ports import Chunk, ChunkResult
 from many_models_tests.azureml_fake import Workspace
-from many_models_tests.compute_tasks import Harms, Leaves, Unloadable, chunked, describe, names
+from many_models_tests.compute_tasks import Harms, KillsItsNode, Leaves, Unloadable, UsesMine, chunked, describe
 from many_models_tests.contracts.compute import ComputeContract, done, failures, plainly
 from many_models_tests.project import make_project, sales
 
@@ -86,14 +84,6 @@ def test_the_job_is_one_parallel_step_as_the_settings_say(workspace, tmp_path):
     assert left_behind(workspace) == []
 
 
-@dataclass(frozen=True)
-class UsesMine:
-    def __call__(self, chunk: Chunk) -> ChunkResult:
-        import mine_for_azureml
-
-        return ChunkResult(files={**names(chunk), "said": mine_for_azureml.SAID})
-
-
 def test_a_module_of_the_users_travels_with_the_job(workspace, tmp_path):
     (tmp_path / "mine_for_azureml.py").write_text("SAID = b'from my own file'\n")
     job = JobSettings(cluster="cpu", environment="many-models:1", files=(tmp_path / "mine_for_azureml.py",), workers=1)
@@ -111,35 +101,20 @@ def test_a_series_that_kills_or_hangs_its_process_costs_only_itself(workspace, h
     assert set(only(workspace).tries.values()) == {1}
 
 
-@dataclass(frozen=True)
-class KillsItsNode:
-    """Kills the entry script's process, which is the parent of the one that it runs in: `times` times."""
-
-    folder: str
-    bad: str
-    times: int
-
-    def __call__(self, chunk: Chunk) -> ChunkResult:
-        marks = [Path(self.folder) / f"mark{at}" for at in range(self.times)]
-        if self.bad in chunk.series and (unused := [mark for mark in marks if not mark.exists()]):
-            unused[0].touch()
-            time.sleep(0.3)
-            os.kill(os.getppid(), signal.SIGKILL)
-            time.sleep(60)
-        (Path(self.folder) / f"{chunk.number}-{time.time_ns()}").touch()
-        return ChunkResult(files=names(chunk))
+def kills_its_node(workspace: Workspace, folder: Path, times: int) -> KillsItsNode:
+    return KillsItsNode(str(folder), "s2", times, f"{workspace.folder / 'exchange'}|run-*/results/000000")
 
 
 def test_a_lost_node_costs_a_retry_of_what_it_had_not_finished(workspace, tmp_path):
     chunks = chunked(*[2] * 8)  # two in a mini-batch
-    results = list(on(workspace).run(KillsItsNode(str(tmp_path), "s2", 2), chunks))
+    results = list(on(workspace).run(kills_its_node(workspace, tmp_path, 2), chunks))
     assert done(results) == [name for chunk in chunks for name in chunk.series]
     assert sorted(only(workspace).tries.values()) == [1, 1, 1, 3]
     assert len(list(tmp_path.glob("[0-9]-*"))) == 8  # no chunk was done twice
 
 
 def test_a_mini_batch_that_fails_three_times_fails_its_unfinished_chunks_and_no_others(workspace, tmp_path):
-    results = list(on(workspace).run(KillsItsNode(str(tmp_path), "s2", 3), chunked(*[2] * 8)))
+    results = list(on(workspace).run(kills_its_node(workspace, tmp_path, 3), chunked(*[2] * 8)))
     assert failures(results).keys() == {"s2", "s3"}
     failure = failures(results)["s2"]
     assert (failure.kind, failure.permanent) == ("WorkerLost", False)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
-from many_models.adapters.staging_blob import sdk_credential
+from many_models.adapters.staging_blob import PATIENCE, sdk_credential
 from many_models.errors import AccessError, MissingDependencyError, UnavailableError
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class BlobExchange:
         account = storage.endpoint or f"https://{storage.account}.blob.core.windows.net"
         name = str(urlsplit(storage.url).username)
         try:
-            with ContainerClient(account, name, credential=sdk_credential(storage)) as container:
+            with ContainerClient(account, name, credential=sdk_credential(storage), **PATIENCE) as container:
                 yield container
         except (ClientAuthenticationError, HttpResponseError) as error:
             refused = isinstance(error, ClientAuthenticationError) or error.status_code in {401, 403}

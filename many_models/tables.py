@@ -26,6 +26,7 @@ class LakeTable:
 RAW_SALES = LakeTable("raw_sales", ("year",))
 RAW_VERSIONS = LakeTable("raw_versions", ("year",))
 QUARANTINE = LakeTable("quarantine", ("origin",))
+SOURCE_COLUMNS = LakeTable("source_columns")
 SERIES_KEYS = LakeTable("series_keys")
 RAW_COVARIATES = LakeTable("raw_covariates")
 RAW_ATTRIBUTES = LakeTable("raw_attributes")

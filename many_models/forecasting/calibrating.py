@@ -99,11 +99,11 @@ def growth_of(r: NDArray[np.float64], mask: NDArray[np.bool_]) -> float:
 
 
 def calibration(F: NDArray[np.float64], Y: NDArray[np.float64], mask: NDArray[np.bool_]) -> float:
-    """Actual over forecast, a third of the way from 1: the windows share their luck."""
+    """Actual over forecast, half of the way from 1: the windows share their luck."""
     actual, forecast = np.where(mask, Y, 0.0).sum(), np.where(mask, F, 0.0).sum()
     if actual <= 0 or forecast <= 0:
         return 1.0
-    return float(np.clip((3.0 * actual) / (2.0 * actual + forecast), 0.8, 1.25))
+    return float(np.clip((2.0 * actual) / (actual + forecast), 0.8, 1.25))
 
 
 def standardised(

@@ -53,7 +53,7 @@ def test_series_that_raise_hang_exhaust_memory_or_kill_their_worker_cost_only_th
     listed = day.table("series_status")
     failed = listed[listed["stage"] == "trained_models"].set_index("series_id")
     assert set(failed.index) == set(faults)
-    assert "too odd" in failed.loc["s0__i1", "message"]
+    assert "too odd" in failed.loc["s0__i1", "reason"]
     assert failed["kind"].to_dict() == {
         "s0__i1": "ValueError", "s0__i4": "WorkerTimeout", "s1__i0": "MemoryError", "s1__i3": "WorkerLost",
     }  # fmt: skip

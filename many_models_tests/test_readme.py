@@ -271,10 +271,20 @@ def section(title: str) -> str:
     return README.split(f"\n## {title}\n")[1].split("\n## ")[0]
 
 
-def test_every_file_that_the_docs_link_to_exists() -> None:
+def leads_somewhere(folder: Path, link: str) -> bool:
+    """Whether the file is there, and the heading in it."""
+    name, _, anchor = link.partition("#")
+    if not (folder / name).exists():
+        return False
+    headings = re.findall(r"^#+ (.+)$", (folder / name).read_text(), re.MULTILINE) if anchor else []
+    return not anchor or anchor in {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in headings}
+
+
+def test_every_file_and_heading_that_the_docs_link_to_exists() -> None:
+    assert not leads_somewhere(ROOT, "README.md#no-such-heading")
     for page, text in PAGES.items():
         links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith("http")]
-        assert [link for link in links if not (ROOT / page).parent.joinpath(link).exists()] == []
+        assert [link for link in links if not leads_somewhere((ROOT / page).parent, link)] == []
     for name in ("docs/lineage.png", "docs/settings.md", "LICENSE", "CHANGELOG.md", "examples"):
         assert f"({name}" in README
 

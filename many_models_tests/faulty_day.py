@@ -59,15 +59,19 @@ class Faulty:
         return self.task(chunk)
 
 
-@dataclass(frozen=True)
+@dataclass
 class FaultyTraining:
-    """A compute on which the training of some series goes wrong."""
+    """A compute on which the training of some series goes wrong, the first time with `faults`, then with `later`."""
 
     compute: Compute
     faults: Mapping[str, str]
+    later: Mapping[str, str]
 
     def run(self, task: Task, chunks: Sequence[Chunk]) -> Iterator[tuple[Chunk, ChunkResult]]:
-        return self.compute.run(Faulty(task, self.faults) if isinstance(task, TrainTask) else task, chunks)
+        if not isinstance(task, TrainTask):
+            return self.compute.run(task, chunks)
+        faults, self.faults = self.faults, self.later
+        return self.compute.run(Faulty(task, faults), chunks)
 
     def check(self) -> str:
         return self.compute.check()

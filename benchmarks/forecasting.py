@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from benchmarks._forecasting_kinds import KINDS, measure
 from benchmarks._report import Figure, flags, machine, show
@@ -264,12 +265,22 @@ def run_peers(panel: Panel, f: NDArray[np.float64], name: str, series: int, cost
     return figures
 
 
-def train_chunk(number: int, series: int, days: int) -> tuple[float, float]:
-    """Train one chunk of made series in this process; its peak memory in MB, and the CPU seconds of it all."""
+def make_chunk(number: int, series: int, days: int, folder: Path) -> Path:
+    """The rows of one chunk of made series, in a file, as a lake would have them."""
+    path = folder / f"{number}.arrow"
+    with pa.OSFile(str(path), "wb") as file:
+        rows = make_panel(series, days, number).rows(0, days)
+        with pa.ipc.new_file(file, rows.schema) as writer:
+            writer.write_table(rows)
+    return path
+
+
+def train_chunk(path: Path) -> tuple[float, float]:
+    """Prepare and train a chunk in this process; its peak memory in MB, and the CPU seconds of it all."""
     began = time.process_time()
-    panel = make_panel(series, days, number)
-    rows = panel.rows(0, days)
-    cutoff: datetime = panel.days[-1].astype("datetime64[us]").item()
+    with pa.OSFile(str(path)) as file:
+        rows = pa.ipc.open_file(file).read_all()
+    cutoff: datetime = pc.max(rows["ds"]).as_py()
     spec = Spec("D", HORIZON, known=("price", "promo"))
     train(prepare(rows, spec, cutoff).rows, spec, cutoff)
     # not ru_maxrss: that of a new process begins with its parent's
@@ -277,13 +288,13 @@ def train_chunk(number: int, series: int, days: int) -> tuple[float, float]:
     return int(peak.split()[1]) / 1024, time.process_time() - began
 
 
-def timed_chunks(workers: int, chunks: int, series: int, days: int) -> tuple[float, float, float]:
-    """Wall seconds of `chunks` chunks on warm `workers`, the most memory one took (MB), and all their CPU seconds."""
+def timed_chunks(workers: int, chunks: list[Path], small: Path) -> tuple[float, float, float]:
+    """Wall seconds of `chunks` on workers warmed by `small`, the most memory one took (MB), and all CPU seconds."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context) as pool_of_workers:
-        wait([pool_of_workers.submit(train_chunk, i, 2, 400) for i in range(2 * workers)])
+        wait([pool_of_workers.submit(train_chunk, small) for _ in range(2 * workers)])
         began = time.perf_counter()
-        parts = [pool_of_workers.submit(train_chunk, i, series, days) for i in range(chunks)]
+        parts = [pool_of_workers.submit(train_chunk, path) for path in chunks]
         done = [part.result() for part in parts]
         wall = time.perf_counter() - began
         return wall, max(memory for memory, _ in done), sum(spent for _, spent in done)
@@ -306,10 +317,13 @@ def compile_seconds() -> float:
 
 def run_costs(*, small: bool) -> list[Figure]:
     """Processes, memory and compilation."""
-    series, days, chunks = (20, 800, 2) if small else (200, 4000, 6)
+    series, days, chunks = (20, 800, 2) if small else (200, 4000, 12)
     for name, value in ONE_CORE.items():
         os.environ.setdefault(name, value)
-    (one, memory, alone), (two, _, beside) = (timed_chunks(workers, chunks, series, days) for workers in (1, 2))
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [make_chunk(i, series, days, Path(folder)) for i in range(chunks)]
+        tiny = make_chunk(chunks, 2, 400, Path(folder))
+        (one, memory, alone), (two, _, beside) = (timed_chunks(workers, paths, tiny) for workers in (1, 2))
     figures = [
         Figure("two processes against one", one / two, "×", "at least 1.8"),
         Figure("CPU of a chunk, two at once against one", beside / alone, "×", "1 where they share nothing"),

@@ -19,12 +19,14 @@ Private API of Dagster, as `many_models.events`; `many_models.events.private_api
 from __future__ import annotations
 
 import os
+from abc import abstractmethod
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from dagster._core.events import ASSET_EVENTS
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
+from dagster._core.storage.event_log.base import EventLogStorage
 from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable, SqlEventLogStorageTable
 from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
 from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
@@ -50,8 +52,8 @@ def is_asset_event(entry: EventLogEntry) -> bool:
     return entry.is_dagster_event and entry.dagster_event_type in ASSET_EVENTS
 
 
-class BatchedSqliteEventLog(SqliteEventLogStorage):
-    """An event log whose batches leave exactly what the stock log's single events leave."""
+class InBatches(EventLogStorage):
+    """An event log that stores a batch's events about assets together."""
 
     def store_event_batch(self, events: Sequence[EventLogEntry]) -> None:
         """Store `events` in order; those about assets together, any other (a planned check) by itself."""
@@ -61,6 +63,14 @@ class BatchedSqliteEventLog(SqliteEventLogStorage):
             else:
                 for event in group:
                     self.store_event(event)
+
+    @abstractmethod
+    def _store_asset_events(self, events: Sequence[EventLogEntry]) -> None:
+        """Store events that are all about assets, whole or not at all."""
+
+
+class BatchedSqliteEventLog(InBatches, SqliteEventLogStorage):
+    """An event log whose batches leave exactly what the stock log's single events leave."""
 
     def _store_asset_check_evaluation_planned(self, event: EventLogEntry, event_id: int | None) -> None:
         """The stock rows, one a partition; the event they all hold is spelt once, and no statement holds all values."""

@@ -16,14 +16,13 @@ Private API of Dagster, as `many_models.events`; `many_models.events.private_api
 from __future__ import annotations
 
 import os
-from itertools import groupby
 from typing import TYPE_CHECKING, Any, Self
 
 from sqlalchemy import make_url
 
-from many_models.dagster_storage import BATCH_SIZE_VARIABLE, insert, is_asset_event, newest_by_asset
+from many_models.dagster_storage import BATCH_SIZE_VARIABLE, InBatches, insert, newest_by_asset
 from many_models.errors import MissingDependencyError, UnavailableError
-from many_models.events import BATCH_SIZE, private_api_problems
+from many_models.events import BATCH_SIZE
 
 try:
     from dagster_postgres.event_log import PostgresEventLogStorage
@@ -42,17 +41,8 @@ if TYPE_CHECKING:
     from dagster_postgres.auth import PgTokenProvider
 
 
-class BatchedPostgresEventLog(PostgresEventLogStorage):
+class BatchedPostgresEventLog(InBatches, PostgresEventLogStorage):
     """An event log whose batches leave exactly what the stock log's single events leave, or nothing."""
-
-    def store_event_batch(self, events: Sequence[EventLogEntry]) -> None:
-        """Store `events` in order; those about assets together, any other (a planned check) by itself."""
-        for about_assets, group in groupby(events, is_asset_event):
-            if about_assets and not private_api_problems():
-                self._store_asset_events(list(group))
-            else:
-                for event in group:
-                    self.store_event(event)
 
     def _store_asset_events(self, events: Sequence[EventLogEntry]) -> None:
         rows = [self._event_to_row(event) for event in events]

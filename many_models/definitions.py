@@ -126,9 +126,9 @@ def _spark(compute: ComputeSettings) -> ports.Compute:
 def _azureml(settings: Settings) -> ports.Compute:
     from functools import partial
 
+    from many_models.adapters.azure_ml import connect
     from many_models.adapters.azure_storage import AzureStorage
     from many_models.adapters.compute_azureml import AzureMLCompute, JobSettings
-    from many_models.adapters.datastore import connect
     from many_models.adapters.exchange import BlobExchange
     from many_models.pipes_azureml import follow_with_pipes
 
@@ -218,7 +218,8 @@ def build_datastore(settings: Settings) -> LakeDatastore:
     """The lake as Azure ML sees it. Raises SettingsError when the settings name no workspace."""
     from functools import partial
 
-    from many_models.adapters.datastore import LakeDatastore, connect
+    from many_models.adapters.azure_ml import connect
+    from many_models.adapters.datastore import LakeDatastore
 
     wanted = settings.datastore
     place = (wanted.subscription, wanted.resource_group, wanted.workspace)

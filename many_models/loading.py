@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from many_models.errors import InputError, UnavailableError
 from many_models.reading import is_empty, open_file, parse
+from many_models.sql_names import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -58,8 +59,8 @@ def load_file(
                 rows += batch.num_rows
                 if progress:
                     progress(rows, guess.rows if guess.complete else 0)
-            index = _quoted(f"{guess.table.value}_by_{guess.timestamp.value}")
-            table, time = _quoted(guess.table.value), _quoted(guess.timestamp.value)
+            index = quoted(f"{guess.table.value}_by_{guess.timestamp.value}")
+            table, time = quoted(guess.table.value), quoted(guess.timestamp.value)
             connection.execute(f"CREATE INDEX IF NOT EXISTS {index} ON {table} ({time})")
             connection.execute("COMMIT")
     except sqlite3.OperationalError as error:
@@ -94,16 +95,12 @@ class _Target:
 
 def _make_table(connection: sqlite3.Connection, guess: Guess, columns: Sequence[_Target]) -> str:
     """Make the table, and return the statement that inserts into it."""
-    table = _quoted(guess.table.value)
-    declared = [f"{_quoted(column.name)} {column.declared}" for column in columns]
-    declared += [f"{_quoted(guess.added_key)} TEXT"] if guess.added_key else []
+    table = quoted(guess.table.value)
+    declared = [f"{quoted(column.name)} {column.declared}" for column in columns]
+    declared += [f"{quoted(guess.added_key)} TEXT"] if guess.added_key else []
     connection.execute(f"DROP TABLE IF EXISTS {table}")
     connection.execute(f"CREATE TABLE {table} ({', '.join(declared)})")
     return f"INSERT INTO {table} VALUES ({', '.join('?' * len(declared))})"  # noqa: S608
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
 
 
 def _rows(batch: pa.Table, columns: Sequence[_Target], series: str) -> Iterator[tuple[object, ...]]:

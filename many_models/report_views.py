@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from many_models.keys import slug
 from many_models.ports import WarehouseView
+from many_models.sql_names import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -43,7 +44,7 @@ def report_views(keys: Sequence[str], columns: Mapping[str, Sequence[str]]) -> l
         ]
     if "decisions" in columns:
         listed = _listed(columns["decisions"])
-        query = f"SELECT {listed} FROM {{decisions}} WHERE {_quoted('action')} <> 'keep'"  # noqa: S608 -- quoted
+        query = f"SELECT {listed} FROM {{decisions}} WHERE {quoted('action')} <> 'keep'"  # noqa: S608 -- quoted
         views.append(WarehouseView("promotion_history", query, ("decisions",)))
     return views
 
@@ -103,8 +104,4 @@ def _within(level: str) -> str:
 
 
 def _listed(columns: Sequence[str], table: str = "") -> str:
-    return ", ".join(f"{table}{_quoted(name)}" for name in columns)
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
+    return ", ".join(f"{table}{quoted(name)}" for name in columns)

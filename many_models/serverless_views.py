@@ -11,6 +11,7 @@ from many_models import tables
 from many_models.errors import InputError, SettingsError
 from many_models.ports import Where
 from many_models.report_views import WEEK, report_views
+from many_models.sql_names import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,12 +37,12 @@ def serverless_views(place: str, keys: Sequence[str], lake: Lake) -> list[str]:
     bases["actuals"] = _base(place, tables.RAW_SALES.name, names, actuals, {WEEK: MONDAY})
     if (decisions := tables.read_if_there(lake, tables.DECISIONS, none)) is not None:
         bases["decisions"] = _base(place, tables.DECISIONS.name, names, decisions)
-    made = [f"CREATE OR ALTER VIEW dbo.{_quoted(name)} AS {query}" for name, (query, _) in bases.items()]
+    made = [f"CREATE OR ALTER VIEW dbo.{quoted(name)} AS {query}" for name, (query, _) in bases.items()]
     for view in report_views(keys, {name: columns for name, (_, columns) in bases.items()}):
         query = view.query
         for name in view.tables:
-            query = query.replace(f"{{{name}}}", f"dbo.{_quoted(name)}")
-        made.append(f"CREATE OR ALTER VIEW dbo.{_quoted(view.name)} AS {query}")
+            query = query.replace(f"{{{name}}}", f"dbo.{quoted(name)}")
+        made.append(f"CREATE OR ALTER VIEW dbo.{quoted(view.name)} AS {query}")
     return made
 
 
@@ -51,10 +52,10 @@ def _base(
     """The query that reads `table`, typed as `rows` are, with the key parts of its series; and its columns."""
     kinds = {field.name: _sql_type(field.type) for field in rows.schema}
     series = dict.fromkeys(("series_id", *keys), TEXT)
-    chosen = [f"r.{_quoted(name)}" for name in kinds]
-    chosen[1:1] = [f"k.{_quoted(key)}" for key in keys]
+    chosen = [f"r.{quoted(name)}" for name in kinds]
+    chosen[1:1] = [f"k.{quoted(key)}" for key in keys]
     computed = more or {}
-    chosen += [f"{value} AS {_quoted(name)}" for name, value in computed.items()]
+    chosen += [f"{value} AS {quoted(name)}" for name, value in computed.items()]
     query = (
         f"SELECT {', '.join(chosen)} FROM {_openrowset(place, table, kinds)} AS r "  # noqa: S608 -- quoted
         f"INNER JOIN {_openrowset(place, tables.SERIES_KEYS.name, series)} AS k "
@@ -64,7 +65,7 @@ def _base(
 
 
 def _openrowset(place: str, table: str, kinds: Mapping[str, str]) -> str:
-    columns = ", ".join(f"{_quoted(name)} {kind}" for name, kind in kinds.items())
+    columns = ", ".join(f"{quoted(name)} {kind}" for name, kind in kinds.items())
     return f"OPENROWSET(BULK '{_address(place)}/{table}/', FORMAT = 'DELTA') WITH ({columns})"
 
 
@@ -91,7 +92,3 @@ def _sql_type(kind: pa.DataType) -> str:
     if pa.types.is_timestamp(kind):
         return "DATETIME2(6)"
     return "DATE" if pa.types.is_date(kind) else TEXT
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

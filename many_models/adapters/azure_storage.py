@@ -1,20 +1,26 @@
-"""Azure Data Lake Storage: what delta-rs is told of it, by the kind of credential, and what its refusals mean."""
+"""Azure Data Lake Storage: what delta-rs and the blob client are told of it, by the kind of credential, and what its
+refusals mean.
+"""
 
 from __future__ import annotations
 
 import re
+import time
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from many_models.adapters.azure_identity import token
-from many_models.errors import AccessError, SettingsError
+from many_models.adapters.azure_identity import credential, token
+from many_models.errors import AccessError, MissingDependencyError, SettingsError, UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
     from many_models.errors import ManyModelsError
 
+T = TypeVar("T")
 Credential = Literal["default", "managed_identity", "key", "sas"]
 KEY, SAS = "AZURE_STORAGE_KEY", "AZURE_STORAGE_SAS_TOKEN"
 SCOPE = "https://storage.azure.com/.default"
@@ -26,6 +32,8 @@ PATIENCE = {  # 503 (server busy) and 429 (throttled) are asked again for two mi
     "backoff_config.max_backoff": "5s",
     "backoff_config.base": "2",
 }
+THROTTLED, THROTTLED_SECONDS = 429, 120.0
+BLOB_PATIENCE: dict[str, Any] = {"retry_total": 6, "initial_backoff": 1, "increment_base": 2}  # two minutes
 CODE = re.compile(r"<Code>(\w+)</Code>")
 STATUS = re.compile(r"\b(40[13]) (?:Unauthorized|Forbidden)")
 
@@ -59,6 +67,33 @@ class AzureStorage:
         """The storage account's name."""
         return (urlsplit(self.url).hostname or "").partition(".")[0]
 
+    @property
+    def container(self) -> str:
+        """The container's name."""
+        return urlsplit(self.url).username or ""
+
+    @property
+    def folder(self) -> str:
+        """The folder within the container, without slashes around it."""
+        return urlsplit(self.url).path.strip("/")
+
+    @property
+    def blob_address(self) -> str:
+        """The https address of the account's blob service."""
+        return self.endpoint or f"https://{self.account}.blob.core.windows.net"
+
+    def blob_credential(self) -> Any:
+        """What azure-storage-blob takes as `credential`. Raises SettingsError when a secret is missing."""
+        if self.credential == "key":
+            return {"account_name": self.account, "account_key": self.secret(KEY)}
+        if self.credential == "sas":
+            return self.secret(SAS).removeprefix("?")
+        return credential(self.credential, self.client_id)
+
+    def path(self, name: str) -> str:
+        """The path of `name`, which counts from the folder, within the container."""
+        return f"{self.folder}/{name}" if self.folder else name
+
     def __call__(self) -> dict[str, str]:
         """The options, with a token that is good now. Raises AccessError, or SettingsError when a secret is missing."""
         options = {**PATIENCE, "azure_storage_account_name": self.account}
@@ -72,6 +107,41 @@ class AzureStorage:
         else:
             options["azure_storage_token"] = token(SCOPE, self.credential, self.client_id)
         return options
+
+
+@contextmanager
+def blob_errors(where: str) -> Generator[None]:
+    """What azure-storage-blob raises, as AccessError or UnavailableError; MissingDependencyError without it."""
+    try:
+        import_module("azure.storage.blob")  # asked for here, so that nobody else has to
+        from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError
+    except ImportError as error:
+        raise MissingDependencyError("files in Azure storage need: pip install 'many_models[azure]'") from error
+    try:
+        yield
+    except (ClientAuthenticationError, HttpResponseError) as error:
+        code = getattr(error, "error_code", None) or error.status_code
+        refused = isinstance(error, ClientAuthenticationError) or error.status_code in {401, 403}
+        if refused or code == "ContainerNotFound":
+            advice = "its identity needs Storage Blob Data Contributor, and the container has to be there"
+            raise AccessError(f"{where}: {code}; {advice}") from error
+        raise UnavailableError(f"{where}: {code}") from error
+    except AzureError as error:
+        raise UnavailableError(f"{where}: {type(error).__name__}") from error
+
+
+def while_throttled(work: Callable[[], T]) -> T:
+    """What `work` returns, asked again for two minutes while the store throttles, which its client does not do."""
+    from azure.core.exceptions import HttpResponseError
+
+    until = time.monotonic() + THROTTLED_SECONDS
+    while True:
+        try:
+            return work()
+        except HttpResponseError as error:
+            if error.status_code != THROTTLED or time.monotonic() > until:
+                raise
+            time.sleep(1)
 
 
 def refusal(text: str) -> ManyModelsError | None:

@@ -24,12 +24,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from many_models.adapters.azure_ml import azure_ml_error
 from many_models.adapters.compute_answers import Done, done_of, unpacked
 from many_models.adapters.compute_azureml_worker import PACKAGE, UNLOADABLE, Message
 from many_models.adapters.compute_jobs import narrowed, undone
 from many_models.adapters.compute_serial import require_series
 from many_models.errors import (
-    AccessError,
     InputError,
     ManyModelsError,
     MissingDependencyError,
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from many_models.ports import Chunk, ChunkResult, Task
 
 ENTRY = Path(__file__).parents[1] / "templates/azureml_entry.py"
+SECTION = "azureml"
 OVER = {"Completed", "Canceled", "Failed"}
 TRIES = 3  # of a mini-batch whose process or node is lost
 A_NODE = 4  # mini-batches that each node gets at least, so that all of them end at about the same time
@@ -105,7 +106,7 @@ class RemoteJob:
             try:
                 made = self._client.jobs.create_or_update(self._make(step))
             except Exception as error:
-                raise azure_error(error, "Azure ML does not take the job") from error
+                raise azure_ml_error(error, "Azure ML does not take the job", SECTION) from error
             self.name, self.status = str(made.name), str(made.status)
             self.url = str(getattr(made, "studio_url", "") or "")
         return self
@@ -117,7 +118,7 @@ class RemoteJob:
             try:
                 self.status = str(self._client.jobs.get(name).status)
             except Exception as error:
-                raised = azure_error(error, f"Azure ML says nothing of job {name}")
+                raised = azure_ml_error(error, f"Azure ML says nothing of job {name}", SECTION)
                 if not isinstance(raised, UnavailableError) or time.monotonic() > away:
                     raise raised from error
                 time.sleep(self.poll)
@@ -197,7 +198,7 @@ class AzureMLCompute:
             else:
                 client.workspaces.get(client.workspace_name)
         except Exception as error:
-            raise azure_error(error, f"Azure ML, cluster {wanted.cluster!r}") from error
+            raise azure_ml_error(error, f"Azure ML, cluster {wanted.cluster!r}", SECTION) from error
         where = f"cluster {wanted.cluster}" if wanted.cluster else f"serverless {wanted.instance_type}"
         return f"azure ml: {where}, {wanted.instances} nodes, environment {wanted.environment or wanted.image}"
 
@@ -372,18 +373,3 @@ class _Run:
         cluster = wanted.cluster or "serverless"
         name = f"{PACKAGE}-{self._folder}"
         return PipelineJob(name=name, experiment_name=wanted.experiment, jobs={"chunks": step}, compute=cluster)
-
-
-def azure_error(error: Exception, what: str) -> ManyModelsError:
-    """What an error of azure-ai-ml means: a login, a setting, or a service that is away."""
-    from azure.core.exceptions import ClientAuthenticationError, HttpResponseError
-
-    if isinstance(error, ManyModelsError):
-        return error
-    said = f"{what}: {next(iter(str(error).splitlines()), type(error).__name__)[:300]}"
-    status = error.status_code if isinstance(error, HttpResponseError) else None
-    if isinstance(error, ClientAuthenticationError) or status in {401, 403}:
-        return AccessError(f"{said}; the identity needs the role AzureML Data Scientist on the workspace")
-    if status in {400, 404} or type(error).__name__ == "ValidationException":
-        return SettingsError(f"{said}; mend [azureml]")
-    return UnavailableError(said)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
-from many_models.errors import AccessError, MissingDependencyError, SettingsError, UnavailableError
+from many_models.adapters.azure_ml import azure_ml_error
+from many_models.errors import SettingsError
 from many_models.keys import escape_part
 
 if TYPE_CHECKING:
@@ -15,24 +16,7 @@ if TYPE_CHECKING:
 
     from azure.ai.ml import MLClient
 
-    from many_models.adapters.azure_identity import Identity
-
 VERSION = "1"  # a data asset names a folder, whose Delta log has the versions
-
-
-def connect(
-    subscription: str, resource_group: str, workspace: str, identity: Identity = "default", client_id: str = ""
-) -> MLClient:
-    """The workspace's client. Raises MissingDependencyError without the extra `azureml`."""
-    from many_models.adapters.azure_identity import credential
-
-    try:
-        from azure.ai.ml import MLClient
-    except ImportError as error:
-        raise MissingDependencyError(
-            "an Azure ML workspace needs the package azure-ai-ml: pip install 'many_models[azureml]'"
-        ) from error
-    return MLClient(credential(identity, client_id), subscription, resource_group, workspace)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,18 +65,9 @@ class LakeDatastore:
 
     @contextmanager
     def _errors(self) -> Generator[None]:
-        from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError
+        from azure.core.exceptions import AzureError
 
         try:
             yield
-        except (ClientAuthenticationError, HttpResponseError) as error:
-            status = getattr(error, "status_code", None)
-            said = next(iter(str(error).splitlines()), type(error).__name__)
-            if isinstance(error, ClientAuthenticationError) or status in {401, 403}:
-                raise AccessError(
-                    f"Azure ML refuses to register datastore {self.name!r}: {said}; the identity needs the role "
-                    "AzureML Data Scientist on the workspace"
-                ) from error
-            raise UnavailableError(f"Azure ML, datastore {self.name!r}: {said}") from error
         except AzureError as error:
-            raise UnavailableError(f"Azure ML, datastore {self.name!r}: {error}") from error
+            raise azure_ml_error(error, f"Azure ML, datastore {self.name!r}", "datastore") from error

@@ -7,14 +7,15 @@ import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Protocol
 
-from many_models.adapters.staging_blob import PATIENCE, sdk_credential
-from many_models.errors import AccessError, MissingDependencyError, UnavailableError
+from many_models.adapters.azure_storage import BLOB_PATIENCE, blob_errors, while_throttled
+from many_models.errors import AccessError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+
+    from azure.storage.blob import ContainerClient
 
     from many_models.adapters.azure_storage import AzureStorage
 
@@ -90,54 +91,43 @@ class BlobExchange:
     def put(self, name: str, content: bytes) -> None:
         """See `Exchange.put`."""
         with self._container() as container:
-            container.upload_blob(self._path(name), content, overwrite=True)
+            while_throttled(lambda: container.upload_blob(self.storage.path(name), content, overwrite=True))
 
     def get(self, name: str) -> bytes:
         """See `Exchange.get`."""
         with self._container() as container:
-            return container.download_blob(self._path(name)).readall()
+            return while_throttled(lambda: container.download_blob(self.storage.path(name)).readall())
 
     def names(self, folder: str) -> list[str]:
         """See `Exchange.names`."""
-        start = self._path("")
+        start = self.storage.path("")
         with self._container() as container:
-            found = sorted(container.list_blob_names(name_starts_with=f"{start}{folder}/"))
+            found = while_throttled(
+                lambda: sorted(container.list_blob_names(name_starts_with=f"{start}{folder}/")),
+            )
         return [name.removeprefix(start) for name in found]
 
     def remove(self, folder: str) -> None:
         """See `Exchange.remove`."""
         for name in reversed(self.names(folder)):
             with self._container() as container:
-                container.delete_blob(self._path(name))
+                container.delete_blob(self.storage.path(name))
 
     def place(self, folder: str) -> str:
         """See `Exchange.place`."""
         return f"{self.storage.url.rstrip('/')}/{folder}"
 
-    def _path(self, name: str) -> str:
-        folder = urlsplit(self.storage.url).path.strip("/")
-        return f"{folder}/{name}" if folder else name
-
     @contextmanager
-    def _container(self) -> Generator[Any]:
-        try:
-            from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError
-            from azure.storage.blob import ContainerClient
-        except ImportError as error:
-            raise MissingDependencyError("files in Azure storage need: pip install 'many_models[azure]'") from error
+    def _container(self) -> Generator[ContainerClient]:
         storage = self.storage
-        account = storage.endpoint or f"https://{storage.account}.blob.core.windows.net"
-        name = str(urlsplit(storage.url).username)
-        try:
-            with ContainerClient(account, name, credential=sdk_credential(storage), **PATIENCE) as container:
+        with blob_errors(storage.url):
+            from azure.storage.blob import ContainerClient
+
+            credential = storage.blob_credential()
+            with ContainerClient(
+                storage.blob_address, storage.container, credential=credential, **BLOB_PATIENCE
+            ) as container:
                 yield container
-        except (ClientAuthenticationError, HttpResponseError) as error:
-            refused = isinstance(error, ClientAuthenticationError) or error.status_code in {401, 403}
-            said = f"{self.storage.url}: {getattr(error, 'error_code', None) or error.status_code}"
-            advice = "; its identity needs Storage Blob Data Contributor on the container"
-            raise (AccessError(said + advice) if refused else UnavailableError(said)) from error
-        except AzureError as error:
-            raise UnavailableError(f"{self.storage.url}: {type(error).__name__}") from error
 
 
 @contextmanager

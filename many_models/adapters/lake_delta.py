@@ -28,6 +28,7 @@ from many_models.errors import (
     UnavailableError,
 )
 from many_models.keys import escape_part, unescape_part
+from many_models.sql_names import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -223,19 +224,15 @@ def _said(error: BaseException) -> str:
 def _predicate(where: Where) -> str:
     terms = [_among(name, values) for name, values in where.among.items()]
     if where.since is not None:
-        terms.append(f"{_quoted(where.column)} >= {_time(where.since)}")
+        terms.append(f"{quoted(where.column)} >= {_time(where.since)}")
     if where.before is not None:
-        terms.append(f"{_quoted(where.column)} < {_time(where.before)}")
+        terms.append(f"{quoted(where.column)} < {_time(where.before)}")
     return " AND ".join(terms) or "TRUE"
 
 
 def _among(name: str, values: Sequence[Scalar]) -> str:
     literals = [str(value) if isinstance(value, int) else "'" + value.replace("'", "''") + "'" for value in values]
-    return f"{_quoted(name)} IN ({', '.join(literals)})" if literals else "FALSE"
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
+    return f"{quoted(name)} IN ({', '.join(literals)})" if literals else "FALSE"
 
 
 def _time(value: datetime) -> str:

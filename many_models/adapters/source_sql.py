@@ -26,6 +26,7 @@ import pyarrow as pa
 from many_models.adapters.fingerprints import DayFingerprints, days_of
 from many_models.adapters.rows import TIMESTAMP, between, midnight, require_columns
 from many_models.errors import InputError, ManyModelsError, MissingTableError, SettingsError, UnavailableError
+from many_models.sql_names import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -148,7 +149,7 @@ class SqlSource:
 
     def _found(self, table: str, declared: Mapping[str, str], condition: str) -> dict[str, _Column]:
         """What the rows under `condition` hold in each of the `declared` columns."""
-        rows = f"FROM {_quoted(table)} AS t WHERE {condition}"
+        rows = f"FROM {quoted(table)} AS t WHERE {condition}"
         texts = [name for name, kind in declared.items() if not _dates(kind) and self._any_text(rows, name)]
         found = {name: _Column(name, declared[name], "text", "text", undated=True) for name in texts}
         stamp = self._stamp()
@@ -192,8 +193,8 @@ class SqlSource:
 
     def _any_timestamp(self, sales: SalesTable, condition: str) -> bool:
         """Judged by the different timestamps, of which there are few, and which an index serves."""
-        named = _quoted(sales.table + ": timestamps")  # a name that cannot be the table's own
-        different = f"SELECT DISTINCT {_quoted(sales.timestamp)} FROM {_quoted(sales.table)}"  # noqa: S608 -- names are quoted
+        named = quoted(sales.table + ": timestamps")  # a name that cannot be the table's own
+        different = f"SELECT DISTINCT {quoted(sales.timestamp)} FROM {quoted(sales.table)}"  # noqa: S608 -- names are quoted
         asked = f"SELECT 1 FROM {named} AS t WHERE {condition}"  # noqa: S608 -- the same
         (batch,) = self._fast(f"WITH {named} AS MATERIALIZED ({different}) SELECT EXISTS ({asked}) AS found")
         return bool(batch.column(0)[0].as_py())
@@ -214,7 +215,7 @@ class SqlSource:
         schema = pa.schema([(f"c{at}", kind) for at, (_, kind) in enumerate(chosen)])
         constants = ", ".join(f"{_SENTINELS[field.type]} AS {field.name}" for field in schema)
         values = ", ".join(expression for expression, _ in chosen)
-        rows = f"SELECT {values} FROM {_quoted(table)} AS t WHERE {condition}"  # noqa: S608 -- names are quoted
+        rows = f"SELECT {values} FROM {quoted(table)} AS t WHERE {condition}"  # noqa: S608 -- names are quoted
         done = 0
         try:
             for batch in self._fast(f"SELECT {constants} UNION ALL {rows}"):
@@ -335,13 +336,9 @@ def _sqlite_path(url: str) -> str:
     return str(Path(parsed.database).absolute())
 
 
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
 def _at(name: str) -> str:
     """The column; without `t.`, SQLite reads the name of a missing column as a text."""
-    return f"t.{_quoted(name)}"
+    return f"t.{quoted(name)}"
 
 
 def _dates(declared: str) -> bool:

@@ -121,6 +121,18 @@ def solve(G, g, prior, strength, n, beta):
 
 
 @compiled
+def _warm(conf):
+    """Periods of a series that only warm up its state."""
+    return min(int(conf[mm_pack_v1.SEASON]), 14 if conf[mm_pack_v1.SEASON] != 12.0 else 6)
+
+
+@compiled
+def _top(own):
+    """The largest linear predictor of a count: twice what the series may sell, as a log of its unit."""
+    return math.log(max(own[HIGH] / own[UNIT], 1e-6)) + 0.7
+
+
+@compiled
 def _add_gram(X, w, v, a, b, XW, G, g):
     """G += X'wX and g += X'wv over the rows [a, b)."""
     if b <= a:
@@ -183,7 +195,7 @@ def _irls(X, off, y, w0, a, b, beta, prior, strength, rounds, cold, own, XW, w, 
     first mean halfway between each value and its offset, from where Newton's steps do not overshoot.
     """
     p = beta.size
-    top = math.log(max(own[HIGH] / own[UNIT], 1e-6)) + 0.7
+    top = _top(own)
     new = np.empty(p)
     G = np.empty((p, p))
     g = np.empty(p)
@@ -225,7 +237,7 @@ def features(y, code, ph, hol, C, x, binary, steps, first, origins, conf, own, d
     H = int(conf[mm_pack_v1.HORIZON])
     T = origins[origins.size - 1] + 1
     p = X.shape[2]
-    warm = min(int(conf[mm_pack_v1.SEASON]), 14 if conf[mm_pack_v1.SEASON] != 12.0 else 6)
+    warm = _warm(conf)
     ly = np.zeros(3)
     xs = np.empty(p)
     S[:] = 0.0
@@ -348,7 +360,7 @@ def pooled_moments(
     XW = np.empty((T, p), np.float32)
     ww = np.zeros(T, np.float32)
     v = np.zeros(T, np.float32)
-    top = math.log(max(own[HIGH] / own[UNIT], 1e-6)) + 0.7
+    top = _top(own)
     if cold:
         for way in range(2):
             _add_gram(X[way], w, z[way], first, T, XW, G[way], g[way])
@@ -378,11 +390,11 @@ def pooled_rows(
     T = origin + 1
     p = beta.size
     H = int(conf[mm_pack_v1.HORIZON])
-    warm = min(int(conf[mm_pack_v1.SEASON]), 14 if conf[mm_pack_v1.SEASON] != 12.0 else 6)
+    warm = _warm(conf)
     P = np.zeros((T + 1, 3))
     _prefix(y[:T], code[:T], own, P)
     _bounds(y, code, first, T, own)
-    top = math.log(max(own[HIGH] / own[UNIT], 1e-6)) + 0.7
+    top = _top(own)
     ly = np.zeros(3)
     two = np.zeros(2)
     row = np.empty(rows.shape[1])

@@ -14,6 +14,7 @@ from many_models.errors import SeriesError, SeriesFailure
 from many_models.forecasting import metrics, mm_sklearn_v1
 from many_models.forecasting import mm_pack_v1 as loader
 from many_models.forecasting.calibrating import factors, final_weights, leave_one_out, series_quantiles, spread
+from many_models.forecasting.dataset import LARGEST
 from many_models.forecasting.evaluating import Evaluation, evaluate, least, scored
 from many_models.forecasting.fitting import nothing_shared
 from many_models.forecasting.packs import PackModel
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
     from many_models.forecasting.pooling import PooledModels
     from many_models.forecasting.spec import Prior, Spec
-
-LARGEST = 1e15
 
 
 @dataclass(frozen=True)

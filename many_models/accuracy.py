@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import pyarrow as pa
 
-if TYPE_CHECKING:
-    import pyarrow as pa
+NOTHING = pa.schema([
+    ("series_id", pa.string()), ("cutoff", pa.timestamp("us")), ("periods", pa.int64()),
+    *((name, pa.float64()) for name in ("actual", "forecast", "wape", "bias", "cover80", "cover95")),
+]).empty_table()  # fmt: skip
 
 
 def realised(predictions: pa.Table, actuals: pa.Table) -> pa.Table:
@@ -18,7 +20,6 @@ def realised(predictions: pa.Table, actuals: pa.Table) -> pa.Table:
     """
     import numpy as np
     import pandas as pd
-    import pyarrow as pa
 
     forecast, sales = predictions.to_pandas(), actuals.select(["series_id", "ds", "y"]).to_pandas()
     both = forecast.merge(sales.dropna(subset=["y"]), on=["series_id", "ds"], validate="many_to_one")
@@ -37,11 +38,7 @@ def realised(predictions: pa.Table, actuals: pa.Table) -> pa.Table:
     ).reset_index()  # fmt: skip
     size = result["size"].where(result["size"] > 0)
     result["wape"], result["bias"] = result["abs_error"] / size, result["error"] / size
-    schema = pa.schema([
-        ("series_id", pa.string()), ("cutoff", pa.timestamp("us")), ("periods", pa.int64()),
-        *((name, pa.float64()) for name in ("actual", "forecast", "wape", "bias", "cover80", "cover95")),
-    ])  # fmt: skip
     if result.empty:
-        return schema.empty_table()
+        return NOTHING
     result["cutoff"] = pd.to_datetime(result["cutoff"])
-    return pa.Table.from_pandas(result[schema.names], schema, preserve_index=False)
+    return pa.Table.from_pandas(result[NOTHING.column_names], NOTHING.schema, preserve_index=False)

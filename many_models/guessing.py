@@ -31,7 +31,7 @@ from many_models.choosing import (
 )
 from many_models.errors import InputError
 from many_models.reading import SqlTable, head, open_file, parse, require_table, sql_tables, understand
-from many_models.settings import RESERVED
+from many_models.settings import RESERVED, kept_from_keys
 from many_models.table_facts import Facts, codes_of, speaks_of
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ def guess(  # noqa: PLR0913  (each flag of the command that overrules a guess)
     names, added = (found_keys.value, "") if found_keys.value else ((ONLY_SERIES,), ONLY_SERIES)
     if added and url:
         raise InputError(f"{origin} holds one series and no column to name it: make a view with a constant key column")
-    renamed = _renamed(rows.column_names, {*names, *found_known.value}, added)
+    renamed = _renamed(rows.column_names, names, found_known.value, added)
     if renamed and url:
         raise InputError(f"columns {', '.join(renamed)} have names that the product uses itself: rename them in a view")
     unit = unit_of(found_frequency.value)
@@ -255,12 +255,12 @@ def _as_url(location: str) -> tuple[str, str]:
     return "", ""
 
 
-def _renamed(names: Sequence[str], used: set[str], added: str) -> dict[str, str]:
+def _renamed(names: Sequence[str], keys: Sequence[str], known: Sequence[str], added: str) -> dict[str, str]:
     """New names for used columns whose names the product keeps for itself."""
     taken = {name.casefold() for name in (*names, added)}
     renamed: dict[str, str] = {}
     for name in names:
-        if name in used and name in RESERVED:
+        if (name in keys and kept_from_keys(name)) or (name in known and name in RESERVED):
             new = next(f"{name}{'_' * n}" for n in range(1, 99) if f"{name}{'_' * n}".casefold() not in taken)
             renamed[name] = new
     return renamed

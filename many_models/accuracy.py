@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-NOTHING = pa.schema([
+SCHEMA = pa.schema([
     ("series_id", pa.string()), ("cutoff", pa.timestamp("us")), ("periods", pa.int64()),
     *((name, pa.float64()) for name in ("actual", "forecast", "wape", "bias", "cover80", "cover95")),
-]).empty_table()  # fmt: skip
+])  # fmt: skip
 
 
 def realised(predictions: pa.Table, actuals: pa.Table) -> pa.Table:
@@ -39,6 +39,6 @@ def realised(predictions: pa.Table, actuals: pa.Table) -> pa.Table:
     size = result["size"].where(result["size"] > 0)
     result["wape"], result["bias"] = result["abs_error"] / size, result["error"] / size
     if result.empty:
-        return NOTHING
+        return SCHEMA.empty_table()
     result["cutoff"] = pd.to_datetime(result["cutoff"])
-    return pa.Table.from_pandas(result[NOTHING.column_names], NOTHING.schema, preserve_index=False)
+    return pa.Table.from_pandas(result[SCHEMA.names], SCHEMA, preserve_index=False)

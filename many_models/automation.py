@@ -199,6 +199,45 @@ def schedule(settings: Settings, asset: dg.AssetsDefinition) -> dg.ScheduleDefin
     return daily
 
 
+def covariates_schedules(settings: Settings, asset: dg.AssetsDefinition) -> list[dg.ScheduleDefinition]:
+    """The daily look at the tables beside the sales, where there are any: the sensor starts raw_covariates for every
+    new day, the schedule when a table has changed since.
+    """
+    if not has_known_tables(settings):
+        return []
+
+    @dg.schedule(
+        name="daily_covariates",
+        cron_schedule=settings.dagster.cron,
+        job_name=JOBS["raw_covariates"],
+        execution_timezone=settings.dagster.timezone,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Copies covariates and attributes when they have changed; the sensors carry it on.",
+    )
+    def daily_covariates(
+        context: dg.ScheduleEvaluationContext, source: dg.ResourceParam[Source], lake: dg.ResourceParam[Lake]
+    ) -> dg.RunRequest | dg.SkipReason:
+        current = covariates_state(settings, context.instance, source, lake)
+        work = due.next_work([current])
+        found = current if work or current.busy else None
+        return _decide(settings, context.instance, "raw_covariates", asset, work, found)
+
+    return [daily_covariates]
+
+
+def has_known_tables(settings: Settings) -> bool:
+    """Whether the source has a table of covariates or attributes."""
+    return bool(settings.source.covariates_table or settings.source.attributes_table)
+
+
+def covariates_state(settings: Settings, instance: dg.DagsterInstance, source: Source, lake: Lake) -> StageState:
+    """The state of raw_covariates, for which the source is asked."""
+    if state.lake_as_of(lake) is None or not has_known_tables(settings):
+        return state.covariates_state(settings, instance, lake)
+    *_, content = raw.read_known(settings, source, lake)
+    return state.covariates_state(settings, instance, lake, content)
+
+
 def raw_state(settings: Settings, instance: dg.DagsterInstance, source: Source) -> StageState:
     """The state of raw_sales, for which the source is asked."""
     sales = raw.sales_of(settings, source)

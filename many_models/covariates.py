@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from many_models.errors import InputError, SettingsError
-from many_models.keys import SeriesKey
+from many_models.keys import SeriesKey, digest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
     from pathlib import Path
 
     import pyarrow as pa
@@ -38,6 +39,29 @@ def from_source(raw: pa.Table, keys: Sequence[str], timestamp: str, known: Seque
     types = {name: raw.schema.field(name).type for name in (*own, *known)}
     fields = [*((name, types[name]) for name in own), ("ds", pa.timestamp("us")), *((n, types[n]) for n in known)]
     return pa.Table.from_pandas(frame, pa.schema(fields), preserve_index=False, safe=False)
+
+
+def versions(covariates: pa.Table, attributes: pa.Table | None, as_of: datetime | None) -> dict[str, str]:
+    """What stands for the content of the covariates table (as `from_source` makes it) and of the attributes table.
+
+    `past`: what datasets are made of, which is the covariates up to `as_of` and the attributes; `ahead`: the covariates
+    after it. Neither depends on the order of rows.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    later = pc.greater(covariates["ds"], pa.scalar(as_of, pa.timestamp("us")))
+    past = covariates.filter(pc.invert(later)) if as_of is not None else covariates.slice(0, 0)
+    ahead = covariates.filter(later) if as_of is not None else covariates
+    own = "" if attributes is None else _content(attributes)
+    return {"past": digest(_content(past), own), "ahead": _content(ahead)}
+
+
+def _content(rows: pa.Table) -> str:
+    from pandas.core.util.hashing import hash_pandas_object
+
+    hashes = hash_pandas_object(rows.to_pandas(), index=False).to_numpy() if rows.num_rows else None
+    return digest(rows.schema.to_string(), rows.num_rows, 0 if hashes is None else int(hashes.sum()))
 
 
 def _number_or_text(column: pa.ChunkedArray) -> pa.ChunkedArray:

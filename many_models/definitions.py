@@ -30,7 +30,11 @@ def build(settings: Settings, resources: Mapping[str, object] | None = None) -> 
         assets=[*assets.values(), *reports.assets],
         jobs=[*automation.jobs(), upkeep.job(settings), *reports.jobs],
         sensors=[*automation.sensors(settings, assets), *reports.sensors],
-        schedules=[automation.schedule(settings, assets["raw_sales"]), upkeep.schedule(settings)],
+        schedules=[
+            automation.schedule(settings, assets["raw_sales"]),
+            *automation.covariates_schedules(settings, assets["raw_covariates"]),
+            upkeep.schedule(settings),
+        ],
         resources={**adapters(settings), **power_bi_workspace(settings), **(resources or {})},
         executor=dg.in_process_executor,
     )

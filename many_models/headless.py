@@ -110,6 +110,7 @@ class Day:
     progress: Progress = field(default_factory=Progress)
     resources: Mapping[str, object] = field(default_factory=dict[str, object])
     reports: list[StageReport] = field(default_factory=list[StageReport])
+    _covariates_seen: bool = False
 
     def run(self) -> list[StageReport]:
         """Run what is due.
@@ -165,13 +166,23 @@ class Day:
             )
 
     def _next(self, source: Source, lake: Lake) -> tuple[Work, StageState] | None:
-        first = automation.raw_state(self.settings, self.instance, source)
-        later = automation.states_before(self.settings, self.instance, lake, "warehouse_predictions")
-        next(later)
-        work, current = automation.next_due(_chain(first, later))
+        work, current = automation.next_due(self._states(source, lake))
         if work is None and current is not None:
             raise UnavailableError(f"{current.stage} is running elsewhere ({len(current.busy)} keys): wait for it")
         return None if work is None or current is None else (work, current)
+
+    def _states(self, source: Source, lake: Lake) -> Iterator[StageState]:
+        """All states, one by one as they are needed; the tables beside the sales are read once."""
+        yield automation.raw_state(self.settings, self.instance, source)
+        found = state.covariates_state(self.settings, self.instance, lake)
+        copied = any(report.stage == "raw_covariates" and report.done for report in self.reports)
+        if not found.due() and not copied and not self._covariates_seen:
+            found = automation.covariates_state(self.settings, self.instance, source, lake)
+            self._covariates_seen = not found.due()
+        yield found
+        later = automation.states_before(self.settings, self.instance, lake, "warehouse_predictions")
+        next(later)
+        yield from later
 
     def _raise_if_hopeless(self, report: StageReport, attempts: int) -> None:
         cause = automation.cause_of(self.instance, report.run_id)
@@ -208,11 +219,6 @@ class Day:
 
 def _failed_for_series(result: dg.ExecuteInProcessResult) -> bool:
     return any(event.step_failure_data.user_failure_data is not None for event in result.get_step_failure_events())
-
-
-def _chain(first: StageState, later: Iterator[StageState]) -> Iterator[StageState]:
-    yield first
-    yield from later
 
 
 def _first_error(instance: dg.DagsterInstance, result: dg.ExecuteInProcessResult) -> str:

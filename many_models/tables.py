@@ -30,6 +30,7 @@ SOURCE_COLUMNS = LakeTable("source_columns")
 SERIES_KEYS = LakeTable("series_keys")
 RAW_COVARIATES = LakeTable("raw_covariates")
 RAW_ATTRIBUTES = LakeTable("raw_attributes")
+COVARIATE_VERSIONS = LakeTable("covariate_versions")
 DATASETS = LakeTable("store_item_datasets", ("pack",))
 POOLED = LakeTable("pooled_models")
 NO_POOLED = "nothing"  # the version of pooled models where there was nothing to learn from

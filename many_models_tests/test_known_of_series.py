@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+import dagster as dg
 import pandas as pd
 import pyarrow as pa
 import pytest
 
-from many_models.covariates import attributes_from_source, read_holidays, with_attributes
+from many_models.covariates import attributes_from_source, read_holidays, versions, with_attributes
+from many_models.definitions import build, build_lake, build_source
 from many_models.errors import InputError, SettingsError
+from many_models.headless import open_instance
 from many_models.settings import Settings, load_settings
-from many_models_tests.project import END, make_project, sales, settings_text
+from many_models_tests.project import END, Project, make_project, sales, settings_text
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 KEYS = ("store", "item")
+END_OF_DAY = datetime.combine(END, datetime.min.time())
 
 
 def test_attributes_are_joined_by_the_keys_that_their_table_has() -> None:
@@ -103,3 +107,97 @@ def test_a_day_with_all_of_it(tmp_path: Path) -> None:
     assert set(reasons) == {"s0__i1", "s1__i1"}
     missing = pd.Timestamp(END + timedelta(days=5))
     assert all(f"of price something is missing at {missing}" in reason for reason in reasons.values())
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project whose prices stand in a table beside the sales: those of the past, too. Its day is done."""
+    project = make_project(
+        tmp_path_factory.mktemp("planned") / "p",
+        sales(stores=1, items=2, days=90),
+        source={"covariates_table": "plans", "attributes_table": "items"},
+        data={"known": ["price"], "attributes": ["kind"]},
+        forecast={"windows": 1, "trees": False},
+    )
+    project.source("CREATE TABLE items (item TEXT, kind TEXT)")
+    project.source("INSERT INTO items VALUES (?, ?)", [("i0", "fresh"), ("i1", "dry")])
+    project.source("CREATE TABLE plans (item TEXT, date TEXT, price REAL)")
+    days = [(END - timedelta(days=back)).isoformat() for back in range(-7, 90)]
+    prices = [(item, day, 2.0 + (at % 5) / 4) for item in ("i0", "i1") for at, day in enumerate(days)]
+    project.source("INSERT INTO plans VALUES (?, ?, ?)", prices)
+    project.run(END)
+    assert project.run(END) == []
+    return project
+
+
+def done(project: Project) -> dict[str, int]:
+    return {report.stage: report.done for report in project.run(END)}
+
+
+def tick(project: Project) -> object:
+    """What the schedule for the tables beside the sales decides."""
+    settings = project.settings(END)
+    definitions = build(settings)
+    schedule = definitions.resolve_schedule_def("daily_covariates")
+    with (
+        open_instance(project.home) as instance,
+        dg.build_schedule_context(
+            instance,
+            resources={"source": build_source(settings), "lake": build_lake(settings)},
+            repository_def=definitions.get_repository_def(),
+        ) as context,
+    ):
+        return schedule(context)
+
+
+@pytest.mark.slow
+def test_a_future_that_changes_refreshes_the_predictions_of_the_same_cutoff_and_nothing_else(planned: Project) -> None:
+    assert isinstance(tick(planned), dg.SkipReason)
+    planned.source("UPDATE plans SET price = 1.0 WHERE date > ?", [(END.isoformat(),)])
+    asked = tick(planned)
+    assert isinstance(asked, dg.RunRequest)
+    assert asked.job_name == "ingest_covariates"
+    assert done(planned) == {"raw_covariates": 1, "predictions": 2, "warehouse_predictions": 1}
+    assert set(planned.table("raw_covariates").query("ds > @END_OF_DAY")["price"]) == {1.0}
+    assert isinstance(tick(planned), dg.SkipReason)
+    planned.source("UPDATE plans SET price = price")
+    assert done(planned) == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "change",
+    ["UPDATE plans SET price = 9 WHERE date = '2024-06-20'", "UPDATE items SET kind = 'new' WHERE item = 'i1'"],
+)
+def test_a_past_or_an_attribute_that_changes_makes_new_datasets_and_models(planned: Project, change: str) -> None:
+    planned.source(change)
+    stages = done(planned)
+    assert {name: stages[name] for name in ("raw_covariates", "store_item_datasets", "trained_models")} == {
+        "raw_covariates": 1,
+        "store_item_datasets": 2,
+        "trained_models": 2,
+    }
+    assert done(planned) == {}
+
+
+def test_the_version_of_what_is_known_ahead_tells_of_its_content_alone() -> None:
+    def of(*lines: tuple[str, int, float | None]) -> dict[str, str]:
+        names = ["item", "ds", "price"]
+        table = pa.Table.from_pylist(
+            [
+                dict(zip(names, (item, END_OF_DAY + timedelta(days=day), price), strict=True))
+                for item, day, price in lines
+            ],
+            pa.schema([("item", pa.string()), ("ds", pa.timestamp("us")), ("price", pa.float64())]),
+        )
+        return versions(table, None, END_OF_DAY)
+
+    first = of(("a", 0, 1.0), ("a", 1, 1.0), ("b", 1, None))
+    assert of(("b", 1, None), ("a", 1, 1.0), ("a", 0, 1.0)) == first
+    past, ahead = of(("a", 0, 1.5), ("a", 1, 1.0), ("b", 1, None)), of(("a", 0, 1.0), ("a", 1, 1.5), ("b", 1, None))
+    assert (past["ahead"], ahead["past"]) == (first["ahead"], first["past"])
+    assert past["past"] != first["past"]
+    assert ahead["ahead"] != first["ahead"]
+    attributes = pa.table({"item": ["a"], "kind": ["x"]})
+    empty = pa.schema([("ds", pa.timestamp("us"))]).empty_table()
+    assert versions(empty, attributes, END_OF_DAY)["past"] != versions(empty, None, END_OF_DAY)["past"]

@@ -4,10 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from many_models import tables
-from many_models.accuracy import NOTHING, realised
+from many_models.accuracy import SCHEMA, realised
 from many_models.assets import state
 from many_models.errors import MissingTableError
 from many_models.keys import SeriesKey
@@ -59,7 +58,9 @@ def actual_parts(
     for since, before in joined(_whole_days(since - reach, before) for since, before in [*seen, (cutoff, cutoff)]):
         actuals = _actuals(lake, since, min(before + reach, recent[1]))
         dates = [date for date in cutoff_dates if f"{since:%Y-%m-%d}" <= date < f"{before:%Y-%m-%d}"]
-        scored = pa.concat_tables([NOTHING, *(_scored(lake, date, actuals, reach) for date in sorted(dates))])
+        scored = pa.concat_tables(
+            [SCHEMA.empty_table(), *(_scored(lake, date, actuals, reach) for date in sorted(dates))]
+        )
         where = Where(since=since, before=before, column="cutoff")
         parts.append(WarehousePart("accuracy", with_keys(scored, keys), where, ("series_id", "cutoff")))
     rows = pa.table({"period": [period_key(grain, start) for start in starts]}, pa.schema([("period", pa.string())]))
@@ -93,6 +94,8 @@ def _actuals(lake: Lake, since: datetime, before: datetime) -> pa.Table:
 
 def _scored(lake: Lake, date: str, actuals: pa.Table, reach: timedelta) -> pa.Table:
     """The accuracy of one cutoff date: one at a time, so that memory does not grow with them."""
+    import pyarrow.compute as pc
+
     forecasts = lake.read(tables.PREDICTIONS.name, Where(among={"cutoff_date": [date]}))
     first = datetime.fromisoformat(date)
     last = pa.scalar(first + reach + timedelta(days=1), pa.timestamp("us"))
@@ -114,4 +117,6 @@ def with_keys(rows: pa.Table, keys: Sequence[str]) -> pa.Table:
 
 def with_week(rows: pa.Table) -> pa.Table:
     """`rows` with the Monday of each `ds`, which reports group by; databases reckon weeks in different ways."""
+    import pyarrow.compute as pc
+
     return rows.append_column(WEEK, pc.floor_temporal(rows["ds"], unit="week").cast(pa.date32()))

@@ -63,8 +63,8 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         keys = state.begin_series(context, config, settings, lake)
         spec = spec_of(settings)
         datasets = state.made_versions(context.instance, "store_item_datasets")
-        champions = state.champion_versions(lake)
-        upstream = {k: state.prediction_upstream(champions.get(k, ""), datasets.get(k, "")) for k in keys}
+        champions, ahead = state.champion_versions(lake), state.covariate_versions(lake)["ahead"]
+        upstream = {k: state.prediction_upstream(champions.get(k, ""), datasets.get(k, ""), ahead) for k in keys}
         cutoffs, inactive = cutoffs_of(lake, keys)
         done = {key: Done(state.INACTIVE, state.INACTIVE, {"inactive": why}) for key, why in inactive.items()}
         release, away = remembering.live_or_remembered(production, settings.path(remembering.MEMORY))

@@ -356,6 +356,18 @@ def read_attributes(settings: Settings, source: Source) -> pa.Table | None:
     return covariates.attributes_from_source(raw, data.keys, data.attributes)
 
 
+def read_known(settings: Settings, source: Source, lake: Lake) -> tuple[pa.Table, pa.Table | None, dict[str, str]]:
+    """Covariates, attributes, and what stands for their content (see `covariates.versions`).
+
+    The content is written down after what it stands for: who reads in between redoes work, and never takes the old rows
+    for the new.
+    """
+    from many_models.covariates import versions
+
+    rows, attributes = read_covariates(settings, source, lake), read_attributes(settings, source)
+    return rows, attributes, versions(rows, attributes, state.lake_as_of(lake))
+
+
 def build_raw_covariates(settings: Settings) -> dg.AssetsDefinition:
     """The asset raw_covariates."""
 
@@ -376,11 +388,12 @@ def build_raw_covariates(settings: Settings) -> dg.AssetsDefinition:
         import pyarrow.compute as pc
 
         refuse_shared_run(context)
-        rows = read_covariates(settings, source, lake)
+        rows, attributes, content = read_known(settings, source, lake)
         lake.replace(tables.RAW_COVARIATES.name, rows, Where())
-        if (attributes := read_attributes(settings, source)) is not None:
+        if attributes is not None:
             lake.replace(tables.RAW_ATTRIBUTES.name, attributes, Where())
-        version = state.covariates_version(settings, lake)
+        lake.replace(tables.COVARIATE_VERSIONS.name, pa.Table.from_pylist([content]), Where())  # last: see read_known
+        version = state.covariates_version(settings, lake, content)
         metadata: Metadata = {"dagster/row_count": rows.num_rows, "until": str(pc.max(rows["ds"]))}
         if not settings.source.covariates_table:
             metadata["note"] = "no source.covariates_table in the settings: the last known values are repeated"

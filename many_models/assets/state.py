@@ -141,16 +141,24 @@ def lake_as_of(lake: Lake) -> datetime | None:
     return None if versions is None or not versions.num_rows else pc.max(versions["last"]).as_py()
 
 
-def covariates_version(settings: Settings, lake: Lake) -> str:
-    """What raw_covariates should have consumed: one version for each as_of."""
+def covariate_versions(lake: Lake) -> Mapping[str, str]:
+    """What `covariates.versions` said of what was last copied; empty texts before the first time."""
+    return next(iter(tables.records(lake, tables.COVARIATE_VERSIONS)), {"past": "", "ahead": ""})
+
+
+def covariates_version(settings: Settings, lake: Lake, content: Mapping[str, str]) -> str:
+    """What raw_covariates should have consumed: these tables at this as_of, with this `content`."""
     source = settings.source
     return digest("covariates", source.covariates_table, source.attributes_table, settings.data.attributes,
-                  str(lake_as_of(lake)))  # fmt: skip
+                  str(lake_as_of(lake)), content["past"], content["ahead"])  # fmt: skip
 
 
-def covariates_state(settings: Settings, instance: dg.DagsterInstance, lake: Lake) -> StageState:
-    """raw_covariates, which has one key."""
-    wanted = {ALL: covariates_version(settings, lake)} if lake_as_of(lake) else {}
+def covariates_state(
+    settings: Settings, instance: dg.DagsterInstance, lake: Lake, content: Mapping[str, str] | None = None
+) -> StageState:
+    """raw_covariates, which has one key; `content` is what the source has now, where it was asked."""
+    content = covariate_versions(lake) if content is None else content
+    wanted = {ALL: covariates_version(settings, lake, content)} if lake_as_of(lake) else {}
     done = {ALL: tag_of(instance, "raw_covariates", UPSTREAM_TAG)}
     return StageState("raw_covariates", wanted, done, busy=_busy(instance, "raw_covariates"))
 
@@ -178,7 +186,9 @@ def tag_of(instance: dg.DagsterInstance, stage: Stage, tag: str) -> str:
 
 # --- Series ---------------------------------------------------------------------------------------------------------
 def dataset_versions(settings: Settings, lake: Lake) -> dict[str, str]:
-    """Series → the version its dataset should have: its own raw rows, and as_of while it has not ended."""
+    """Series → the version its dataset should have: its own raw rows, and while it has not ended as_of and what the
+    covariates and attributes say up to it.
+    """
     from many_models.raw_versions import series_versions
 
     years = tables.read_if_there(lake, tables.RAW_VERSIONS)
@@ -188,9 +198,9 @@ def dataset_versions(settings: Settings, lake: Lake) -> dict[str, str]:
     spec = spec_of(settings)
     options = digest(DATASET_FORMAT, spec.frequency, spec.known, spec.country, spec.season, spec.ended_after,
                      spec.holidays, spec.attributes)  # fmt: skip
-    alive_since = oldest_alive(spec, as_of)
+    alive_since, now_known = oldest_alive(spec, as_of), f"{as_of} {covariate_versions(lake)['past']}"
     return {
-        series: digest(options, content, rows, str(as_of) if last >= alive_since else "")
+        series: digest(options, content, rows, now_known if last >= alive_since else "")
         for series, (content, rows, _, last) in series_versions(years).items()
     }
 
@@ -250,17 +260,25 @@ def _wanted(settings: Settings, instance: dg.DagsterInstance, lake: Lake, stage:
     datasets = made_versions(instance, "store_item_datasets")
     wanted = {key: INACTIVE for key in ended if key in datasets}
     if stage == "trained_models":
-        pooled = tag_of(instance, "pooled_models", VERSION_TAG)
-        return wanted | {key: trained_upstream(settings, datasets[key], pooled) for key in active if key in datasets}
-    champions = champion_versions(lake)
+        pooled, ahead = tag_of(instance, "pooled_models", VERSION_TAG), known_to_training(settings, lake)
+        return wanted | {key: trained_upstream(settings, datasets[key], pooled, ahead) for key in active & {*datasets}}
+    champions, ahead = champion_versions(lake), covariate_versions(lake)["ahead"]
     return wanted | {
-        key: prediction_upstream(champions.get(key, ""), datasets[key]) for key in active if key in datasets
+        key: prediction_upstream(champions.get(key, ""), datasets[key], ahead) for key in active if key in datasets
     }
 
 
-def trained_upstream(settings: Settings, dataset: str, pooled: str) -> str:
-    """What training consumes: a dataset, what series learned together, and how it is to be trained."""
-    return digest("train", dataset, pooled, spec_of(settings).recipe, settings.packs.by, settings.packs.buckets)
+def known_to_training(settings: Settings, lake: Lake) -> str:
+    """The version of what is known of the future, where training looks at it: only forecasters of the user's own do."""
+    spec = spec_of(settings)
+    return covariate_versions(lake)["ahead"] if spec.known and spec.competing else ""
+
+
+def trained_upstream(settings: Settings, dataset: str, pooled: str, ahead: str) -> str:
+    """What training consumes: a dataset, what series learned together, what is known ahead, and how it is to be
+    trained.
+    """
+    return digest("train", dataset, pooled, ahead, spec_of(settings).recipe, settings.packs.by, settings.packs.buckets)
 
 
 def promoted_upstream(settings: Settings, trained: str) -> str:
@@ -268,9 +286,9 @@ def promoted_upstream(settings: Settings, trained: str) -> str:
     return digest("promote", trained, sorted(settings.promotion.rules().items()))
 
 
-def prediction_upstream(champion: str, dataset: str) -> str:
-    """What a prediction consumes: a champion ("" for none), and the history it forecasts from."""
-    return digest("predict", champion, dataset)
+def prediction_upstream(champion: str, dataset: str, ahead: str) -> str:
+    """What a prediction consumes: a champion ("" for none), the history it forecasts from, what is known ahead."""
+    return digest("predict", champion, dataset, ahead)
 
 
 def champion_versions(lake: Lake) -> dict[str, str]:

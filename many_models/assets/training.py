@@ -58,7 +58,8 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         spec = spec_of(settings)
         datasets = state.made_versions(context.instance, "store_item_datasets")
         pooled = state.tag_of(context.instance, "pooled_models", VERSION_TAG)
-        upstream = {key: state.trained_upstream(settings, datasets.get(key, ""), pooled) for key in keys}
+        ahead = state.known_to_training(settings, lake)
+        upstream = {key: state.trained_upstream(settings, datasets.get(key, ""), pooled, ahead) for key in keys}
         check_custom(spec)
         remember_recipe(lake, spec)
         cutoffs, inactive = cutoffs_of(lake, keys)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
-from zoneinfo import ZoneInfo
 
 import dagster as dg
 
@@ -37,6 +36,8 @@ STAGE_TAG = "many_models/stage"  # on every job of ours, whose runs do not name 
 
 def now(settings: Settings) -> datetime:
     """The wall clock in the settings' time zone, without the zone, as the data's stamps are."""
+    from zoneinfo import ZoneInfo
+
     return datetime.now(ZoneInfo(settings.dagster.timezone)).replace(tzinfo=None)
 
 

@@ -141,8 +141,9 @@ def say_summary(out: Console, settings: Settings) -> None:
     aside = found.get("set_aside")
     if isinstance(aside, Sequence) and aside:
         out.print(f"[yellow]set aside[/yellow]: {len(aside)} series; materialize their partition to bring them back")
+    as_of = str(found.get("as_of")).removesuffix("T00:00:00")
     out.print(
-        f"as of {found.get('as_of')}: {found.get('active_series', 0)} of {found.get('series', 0)} series active, "
+        f"as of {as_of}: {found.get('active_series', 0)} of {found.get('series', 0)} series active, "
         f"{found.get('prediction_rows', 0):,} predictions"
     )
 

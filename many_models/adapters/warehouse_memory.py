@@ -99,7 +99,7 @@ class MemoryWarehouse:
 
     def check(self) -> str:
         """See `Warehouse.check`."""
-        return f"warehouse in memory: {len(self._loads)} loads"
+        return f"warehouse in memory, loads: {len(self._loads)}"
 
 
 def _replaced(there: _Kept | None, part: WarehousePart, rows: pa.Table) -> _Kept:

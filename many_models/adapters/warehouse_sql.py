@@ -121,7 +121,7 @@ class SqlWarehouse:
 
     def check(self) -> str:
         """See `Warehouse.check`."""
-        return f"warehouse {self._name}: {len(self.loads())} loads"
+        return f"warehouse {self._name}, loads: {len(self.loads())}"
 
     def _replace(self, connection: sa.Connection, part: WarehousePart, rows: pa.Table) -> None:
         there = self._reflected(connection, part.table)

@@ -108,7 +108,7 @@ def test_a_password_comes_from_the_environment_or_a_file_and_is_shown_nowhere(
 
     give(postgres.password)
     warehouse = build_warehouse(load_settings(file))
-    assert "0 loads" in warehouse.check()
+    assert "loads: 0" in warehouse.check()
     give("planted wrong")
     with pytest.raises(AccessError, match="password authentication failed") as error:
         build_warehouse(load_settings(file)).check()

@@ -65,7 +65,7 @@ class WarehouseContract(Contract):
     def test_an_empty_warehouse_has_no_loads_and_says_so(self, make):
         warehouse = make()
         assert warehouse.loads() == {}
-        assert "0 loads" in warehouse.check()
+        assert "loads: 0" in warehouse.check()
 
     def test_a_missing_table_is_not_an_empty_one(self, make):
         warehouse = make()

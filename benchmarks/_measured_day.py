@@ -1,7 +1,8 @@
 """One day of a project in a process of its own, as a scheduler starts it, with what each port took written down.
 
-`main` runs what is due in the folder that is the process's one argument, and prints one JSON object: a mark after each
-stage. Calls of ports, in workers too, are lines in the folder's `ports`, a file for each process.
+`main` runs what is due in the folder that is the process's first argument, up to and with the stage that is its second
+(if any), and prints one JSON object: a mark after each stage. Calls of ports, in workers too, are lines in the folder's
+`ports`, a file for each process.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,13 +94,17 @@ def tree_cpu() -> float:
     return total
 
 
+class Enough(Exception):  # noqa: N818 -- no error: the last stage that is asked for has run
+    """What is asked for has been measured."""
+
+
 def main() -> None:
     """Run the day and print its marks."""
     from many_models.definitions import BUILDERS
     from many_models.headless import Day, Progress, open_instance
     from many_models.settings import load_settings
 
-    folder = Path(sys.argv[1])
+    folder, through = Path(sys.argv[1]), sys.argv[2]
     ports = folder / "ports"
     ports.mkdir(exist_ok=True)
     settings = load_settings(folder / "many_models.toml")
@@ -108,8 +114,10 @@ def main() -> None:
         cpu, driver = tree_cpu(), time.process_time()
         marks.append(Mark(report.stage, report.done, report.failed, report.seconds, time.time(), cpu, driver))
         print(f"{report.stage}: {report.done} done, {report.failed} failed, {report.seconds:.1f} s", file=sys.stderr)
+        if report.stage == through:
+            raise Enough
 
     timed = {name: Timed(make(settings), name, str(ports)) for name, make in BUILDERS.items()}
-    with open_instance(folder / "dagster") as instance:
+    with open_instance(folder / "dagster") as instance, suppress(Enough):
         Day(settings, instance, Progress(report=mark), timed).run()
     print(json.dumps({"driver": os.getpid(), "marks": [asdict(found) for found in marks]}))

@@ -3,6 +3,7 @@
 `python -m benchmarks.reference_day [--stores 100 --items 100 --days 4000] [--more 2] [--small] [--json]` makes the
 source, runs day 1 and `--more` days after it, each in a process of its own with worker processes, and times the way
 the reference does it on a sample of series. `--marginal` adds a first day with a tenth and one with half of the stores.
+`--only-ingest` measures the first copy of all rows into the lake, and nothing after it.
 """
 
 from __future__ import annotations
@@ -162,10 +163,10 @@ class Memory(threading.Thread):
             time.sleep(SAMPLE_SECONDS)
 
 
-def run_day(folder: Path) -> list[Stage]:
-    """Everything that is due, in a process of its own."""
+def run_day(folder: Path, through: str = "") -> list[Stage]:
+    """Everything that is due (`through` a stage), in a process of its own."""
     shutil.rmtree(folder / "ports", ignore_errors=True)
-    command = [sys.executable, "-c", "from benchmarks._measured_day import main; main()", str(folder)]
+    command = [sys.executable, "-c", "from benchmarks._measured_day import main; main()", str(folder), through]
     began = time.time()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         memory = Memory(process.pid)
@@ -345,6 +346,27 @@ def measure(size: Size, folder: Path, *, marginal: bool, reference: bool) -> tup
     return figures, days
 
 
+def measure_ingest(size: Size, folder: Path) -> tuple[list[Figure], list[list[Stage]]]:
+    """The figures of the first copy of all rows; connectorx alone is timed before and after it."""
+    root = folder / "day"
+    sales = project(root, size.stores, size)
+    before = sales.connectorx_seconds()
+    stages = run_day(root, "raw_sales")
+    say([stages])
+    memory = Figure("peak memory", max(stage.memory for stage in stages), "GiB, resident", "at most 5.6")
+    connectorx = (before + sales.connectorx_seconds()) / 2
+    return [*ingest_figures(stages[0], size.series * size.days, connectorx), memory], [stages]
+
+
+def ingest_figures(ingest: Stage, rows: int, connectorx: float) -> list[Figure]:
+    """What the first copy of `rows` took."""
+    return [
+        Figure(f"ingest of {rows:,} rows, checked", ingest.wall, "s", ""),
+        Figure("connectorx alone for the same rows", connectorx, "s", ""),
+        Figure("ingest against connectorx", ingest.wall / connectorx, "times", "at most 4"),
+    ]
+
+
 def day_figures(size: Size, days: list[list[Stage]], connectorx: float, price: float) -> list[Figure]:
     """What the days took."""
     ingest = next(stage for stage in days[0] if stage.name == "raw_sales")
@@ -355,9 +377,7 @@ def day_figures(size: Size, days: list[list[Stage]], connectorx: float, price: f
         Figure(f"day 1 of {size.series:,} series, {rows:,} rows in the lake", wall, "s", "at most 300 at full size"),
         Figure("orchestration, registries and lake", 1000 * overhead(days[0]) / size.series, "CPU ms a series", "12"),
         Figure("peak memory", max(s.memory for day in days for s in day), "GiB, resident", "at most 5.6"),
-        Figure("ingest, checked", ingest.wall, "s", ""),
-        Figure("connectorx alone for the same rows", connectorx, "s", ""),
-        Figure("ingest against connectorx", ingest.wall / connectorx, "times", "at most 4"),
+        *ingest_figures(ingest, rows, connectorx),
         Figure("models trained and registered", size.series / training.wall, "a second", ""),
         Figure("core-hours of day 1", cpu / 3600, "core-hours", ""),
         Figure("core-hours of training", training.cpu / 3600, "core-hours", f"reference: {REFERENCE_CORE_HOURS:g}"),
@@ -422,6 +442,7 @@ def main() -> None:
     for name in ("stores", "items", "days", "more", "sample", "logged"):
         parser.add_argument(f"--{name}", type=int, default=None)
     parser.add_argument("--marginal", action="store_true", help="a tenth and half of the stores, too")
+    parser.add_argument("--only-ingest", action="store_true", help="the first copy of all rows, and no more")
     parser.add_argument("--no-reference", action="store_true", help="without Spark and log_model")
     parser.add_argument("--folder", type=Path, help="where to work; kept")
     options = parser.parse_args()
@@ -431,7 +452,10 @@ def main() -> None:
     size = Size(**{**asdict(SMALL if options.small else FULL), **given})
     with tempfile.TemporaryDirectory() as temporary:
         folder = (options.folder or Path(temporary)).absolute()
-        figures, days = measure(size, folder, marginal=options.marginal, reference=not options.no_reference)
+        if options.only_ingest:
+            figures, days = measure_ingest(size, folder)
+        else:
+            figures, days = measure(size, folder, marginal=options.marginal, reference=not options.no_reference)
     stages = [[asdict(stage) for stage in day] for day in days]
     show(figures, machine("dagster", "mlflow", "deltalake", "pyspark"), as_json=options.json, days=stages)
 

@@ -76,6 +76,12 @@ class Source(Protocol):
         """
         ...
 
+    def span(self, sales: SalesTable, since: datetime, until: datetime) -> tuple[datetime, datetime] | None:
+        """The first and the last of the calendar days from that of `since` to that of `until` that have rows; None
+        where none has. An index on the timestamp answers it, without a look at every row. Raises as `days`.
+        """
+        ...
+
     def read(self, sales: SalesTable, since: datetime, before: datetime) -> Iterator[pa.Table]:
         """The rows with since ≤ timestamp < before, in tables of bounded size, columns as `sales.columns`.
 

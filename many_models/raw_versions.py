@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 from pandas.core.util.hashing import hash_pandas_object  # `pandas.util` has it too, but without its types
 
@@ -28,20 +27,26 @@ def year_versions(rows: pa.Table) -> pa.Table:
         return SCHEMA.empty_table()
     content = rows.select([name for name in rows.column_names if name not in {"series_id", "pack", "year"}])
     hashes = hash_pandas_object(content.to_pandas(), index=False).to_numpy()
-    frame = pd.DataFrame(
-        {
-            "series_id": rows["series_id"].combine_chunks().dictionary_encode().to_pandas(),
-            "year": rows["year"].to_numpy(),
-            "pack": rows["pack"].combine_chunks().dictionary_encode().to_pandas(),
-            "ds": rows["ds"].to_numpy(),
-            "hash": hashes.view(np.int64),
-        }
-    )
-    groups = frame.groupby(["series_id", "year"], observed=True, sort=True)
-    result = groups.agg(
-        pack=("pack", "first"), rows=("ds", "size"), first=("ds", "min"), last=("ds", "max"), hash=("hash", "sum")
-    ).reset_index()
-    return pa.Table.from_pandas(result[SCHEMA.names], SCHEMA, preserve_index=False)
+    series = rows["series_id"].combine_chunks().dictionary_encode()
+    years, ds = rows["year"].to_numpy().astype(np.int64), rows["ds"].to_numpy()
+    groups = series.indices.to_numpy().astype(np.int64) * (years.max() + 1 - years.min()) + years - years.min()
+    if (groups[1:] < groups[:-1]).any():
+        order = np.argsort(groups, kind="stable")
+        groups, ds, hashes = groups[order], ds[order], hashes[order]
+    else:
+        order = np.arange(len(groups))
+    starts = np.flatnonzero(np.concatenate([[True], groups[1:] != groups[:-1]]))
+    of_group = rows.select(["series_id", "pack", "year"]).take(pa.array(order[starts]))
+    stamps = ds.view(np.int64)
+    summed = {
+        "rows": np.diff(starts, append=len(groups)),
+        "first": np.minimum.reduceat(stamps, starts),
+        "last": np.maximum.reduceat(stamps, starts),
+        "hash": np.add.reduceat(hashes.view(np.int64), starts),
+    }
+    for name, values in summed.items():
+        of_group = of_group.append_column(name, pa.array(values).cast(SCHEMA.field(name).type))
+    return of_group.select(SCHEMA.names).cast(SCHEMA).sort_by([("series_id", "ascending"), ("year", "ascending")])
 
 
 def with_more(versions: pa.Table, more: pa.Table) -> pa.Table:

@@ -37,6 +37,7 @@ EARLIEST = datetime(1900, 1, 2)  # 1900-01-01, 1899-12-30 and 0001-01-01 are wha
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 _INFINITY = r"(?i)^[+-]?inf(inity)?$"
 _GOOD = -1
+_SPREAD = 8  # a byte for each pair of a series and a time, of which so many may be without a row
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,10 +252,12 @@ def _duplicates(
     firsts = np.full(len(good), -1, np.int64)
     if not len(rows):
         return repeated, firsts
-    days = pa.array(ds[rows].view(np.int64)).dictionary_encode()
-    pairs = pa.array(codes[rows] * len(days.dictionary) + days.indices.to_numpy()).dictionary_encode()
-    if len(pairs.dictionary) == len(rows):
+    everything = len(rows) == len(good)
+    days = pa.array((ds if everything else ds[rows]).view(np.int64)).dictionary_encode()
+    numbers = (codes if everything else codes[rows]) * len(days.dictionary) + days.indices.to_numpy()
+    if _all_different(numbers):
         return repeated, firsts
+    pairs = pa.array(numbers).dictionary_encode()
     order = pairs.indices.to_numpy()  # numbered by first appearance: a row is the first exactly where the maximum grows
     before = np.concatenate([[-1], np.maximum.accumulate(order)[:-1]])
     first_of = rows[order > before]
@@ -262,6 +265,16 @@ def _duplicates(
     repeated[rows[again]] = True
     firsts[rows[again]] = first_of[order[again]]
     return repeated, firsts
+
+
+def _all_different(numbers: NDArray[np.int64]) -> bool:
+    """Whether no number stands twice, where that is quick to say: they are not spread too far from 0 up."""
+    most = int(numbers.max()) + 1
+    if most > _SPREAD * len(numbers) + _SPREAD:
+        return False
+    seen = np.zeros(most, np.bool_)
+    seen[numbers] = True
+    return int(np.count_nonzero(seen)) == len(numbers)
 
 
 def _known(

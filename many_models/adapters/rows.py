@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -137,12 +137,25 @@ def between(rows: pa.Table, name: str, since: datetime | None, before: datetime 
         inside = pc.and_(inside, pc.greater_equal(times, pa.scalar(since, TIMESTAMP)))
     if before is not None:
         inside = pc.and_(inside, pc.less(times, pa.scalar(before, TIMESTAMP)))
-    return rows.filter(inside)
+    return rows if not inside.null_count and pc.all(inside).as_py() else rows.filter(inside)
 
 
 def midnight(moment: datetime | None) -> datetime | None:
     """The beginning of the day of `moment`."""
     return moment and moment.replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def day_after(moment: datetime) -> datetime | None:
+    """The beginning of the day after that of `moment`; None after the last day that there is."""
+    start = datetime(moment.year, moment.month, moment.day)
+    return start + timedelta(days=1) if start.date() < date.max else None
+
+
+def first_and_last_day(times: pa.ChunkedArray) -> tuple[datetime, datetime] | None:
+    """The days of the earliest and of the latest of `times` (timestamp[us]); None where there is none."""
+    ends = pc.min_max(times).as_py()
+    first, last = midnight(ends["min"]), midnight(ends["max"])
+    return None if first is None or last is None else (first, last)
 
 
 def require_columns(table: str, there: Sequence[str], asked: Sequence[str]) -> None:

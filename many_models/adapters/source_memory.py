@@ -13,7 +13,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from many_models.adapters.fingerprints import DayFingerprints, days_of
-from many_models.adapters.rows import TIMESTAMP, between, midnight, plain, plain_type, require_columns
+from many_models.adapters.rows import (
+    TIMESTAMP,
+    between,
+    day_after,
+    first_and_last_day,
+    midnight,
+    plain,
+    plain_type,
+    require_columns,
+)
 from many_models.errors import MissingTableError
 
 if TYPE_CHECKING:
@@ -50,6 +59,11 @@ class MemorySource:
         counted = [" changed"] if sales.changed else sales.counted
         days.add(rows.column(sales.timestamp), [rows.column(name) for name in counted])
         return days.counted()
+
+    def span(self, sales: SalesTable, since: datetime, until: datetime) -> tuple[datetime, datetime] | None:
+        """See `Source.span`."""
+        rows = between(self._sales(sales), sales.timestamp, midnight(since), day_after(until))
+        return first_and_last_day(rows.column(sales.timestamp))
 
     def read(self, sales: SalesTable, since: datetime, before: datetime) -> Iterator[pa.Table]:
         """See `Source.read`; tables of at most 100,000 rows."""

@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from many_models.adapters import databases
 from many_models.adapters.fingerprints import DayFingerprints, days_of
-from many_models.adapters.rows import TIMESTAMP, between, midnight, require_columns
+from many_models.adapters.rows import TIMESTAMP, between, day_after, first_and_last_day, midnight, require_columns
 from many_models.adapters.source_memory import key_texts, moments
 from many_models.adapters.warehouse_dialects import Dialect, Postgres
 from many_models.errors import InputError, ManyModelsError, MissingTableError
@@ -79,6 +79,21 @@ class ServerSource:
             for at, rows, changed in found
         ]
         return sorted(counted, key=lambda one: one.day)
+
+    def span(self, sales: SalesTable, since: datetime, until: datetime) -> tuple[datetime, datetime] | None:
+        """See `Source.span`. Where the timestamp is a text to the server, that column is read whole."""
+        start, end = midnight(since), day_after(until)
+        with self._connection(sales.table) as connection:
+            there = self._table(connection, sales.table)
+            require_columns(sales.table, list(there.c.keys()), sales.columns)
+            if isinstance(there.c[sales.timestamp].type, sa.DateTime | sa.Date):
+                moment = _utc(there.c[sales.timestamp])
+                query = sa.select(sa.func.min(moment), sa.func.max(moment)).where(moment >= self._bound(start))
+                found = connection.execute(query.where(moment < self._bound(end)) if end else query).one()
+                return first_and_last_day(pa.chunked_array([pa.array(list(found), TIMESTAMP)]))
+        columns = self._sales(sales, (sales.timestamp,), start, end)
+        ends = [ends for rows in columns if (ends := first_and_last_day(rows.column(0))) is not None]
+        return (min(first for first, _ in ends), max(last for _, last in ends)) if ends else None
 
     def read(self, sales: SalesTable, since: datetime, before: datetime) -> Iterator[pa.Table]:
         """See `Source.read`; tables of at most 100,000 rows."""

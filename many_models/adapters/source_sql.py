@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from many_models.ports import DayCount, SalesTable
 
 BATCH_ROWS = 100_000
+FETCHED_ROWS = 2_000  # while connectorx fetches so many, no other thread of Python runs
 LOCK_SECONDS = 30.0
 _ZONES = timedelta(days=2)  # more than a zone can shift a timestamp
 _SENTINELS = {pa.string(): "''", pa.int64(): "0", pa.float64(): "0.0", TIMESTAMP: "''"}
@@ -79,6 +80,21 @@ class SqlSource:
                 days.add(dated.column(0), _paired(dated.columns[1:], len(keys), list(found.values())))
         return days.counted()
 
+    def span(self, sales: SalesTable, since: datetime, until: datetime) -> tuple[datetime, datetime] | None:
+        """See `Source.span`."""
+        with self._errors(sales.table):
+            self._required(sales.table, sales.columns)
+            at, different = (
+                (_at(sales.timestamp), quoted(sales.table))
+                if self._plain_days(sales)
+                else (f"substr({_canonical(sales.timestamp)}, 1, 10)", f"({_different(sales)})")
+            )
+            within = f"FROM {different} AS t WHERE {at} BETWEEN '{since.date()}' AND '{until.date()}'"
+            ends = (f"coalesce((SELECT {end}({at}) {within}), '')" for end in ("min", "max"))  # each served by an index
+            (batch,) = self._fast("SELECT {} AS first, {} AS last".format(*ends))
+            first, last = (str(column[0].as_py()) for column in batch.columns)
+        return (datetime.fromisoformat(first), datetime.fromisoformat(last)) if first else None
+
     def read(self, sales: SalesTable, since: datetime, before: datetime) -> Iterator[pa.Table]:
         """See `Source.read`; tables of at most 100,000 rows."""
         with self._errors(sales.table):
@@ -103,7 +119,8 @@ class SqlSource:
         """See `Source.read_undated`."""
         with self._errors(sales.table):
             declared = self._required(sales.table, sales.columns)
-            undated = f"{_canonical(sales.timestamp)} IS NULL" if self._any_undated(sales) else "0"
+            dated = self._plain_days(sales) or not self._any_undated(sales)
+            undated = "0" if dated else f"{_canonical(sales.timestamp)} IS NULL"
             found = self._found(sales.table, {name: declared[name] for name in (sales.target, *sales.known)}, undated)
             chosen = [
                 *((_key(key), pa.string()) for key in sales.keys),
@@ -150,12 +167,12 @@ class SqlSource:
     def _found(self, table: str, declared: Mapping[str, str], condition: str) -> dict[str, _Column]:
         """What the rows under `condition` hold in each of the `declared` columns."""
         rows = f"FROM {quoted(table)} AS t WHERE {condition}"
-        texts = [name for name, kind in declared.items() if not _dates(kind) and self._any_text(rows, name)]
-        found = {name: _Column(name, declared[name], "text", "text", undated=True) for name in texts}
-        stamp = self._stamp()
-        for name in declared.keys() - found.keys():
+        found, stamp = dict[str, _Column](), self._stamp()
+        for name, kind in declared.items():
             at, column = self._uniform.get((table, name), (None, None))
-            if column is not None and at == stamp:
+            if column is None or at != stamp:
+                column = None if _dates(kind) else self._at_sight(rows, name, kind)
+            if column is not None:
                 found[name] = column
         rest = {name: kind for name, kind in declared.items() if name not in found}
         if rest:
@@ -175,10 +192,16 @@ class SqlSource:
         files = (Path(self._path + suffix) for suffix in ("", "-wal"))
         return tuple((file.stat().st_mtime_ns, file.stat().st_size) for file in files if file.is_file())
 
-    def _any_text(self, rows: str, name: str) -> bool:
-        """Whether the first value that is there is a text: then the column is one, whatever else it holds."""
+    def _at_sight(self, rows: str, name: str, declared: str) -> _Column | None:
+        """What a column holds, as its first value tells: a text makes it one of texts, whatever else it holds; numbers
+        when all of it is of that type. None where only a closer look tells.
+        """
         found = self._ask(f"SELECT typeof({_at(name)}) {rows} AND {_at(name)} IS NOT NULL LIMIT 1")
-        return found == [("text",)]
+        kind = found[0][0] if found else ""
+        numbers = kind in {"integer", "real"} and not self._ask(
+            f"SELECT 1 {rows} AND typeof({_at(name)}) <> '{kind}' LIMIT 1"
+        )
+        return _Column(name, declared, kind, kind, undated=True) if numbers or kind == "text" else None
 
     def _any_undated(self, sales: SalesTable) -> bool:
         return self._any_timestamp(sales, f"{_canonical(sales.timestamp)} IS NULL")
@@ -194,9 +217,8 @@ class SqlSource:
     def _any_timestamp(self, sales: SalesTable, condition: str) -> bool:
         """Judged by the different timestamps, of which there are few, and which an index serves."""
         named = quoted(sales.table + ": timestamps")  # a name that cannot be the table's own
-        different = f"SELECT DISTINCT {quoted(sales.timestamp)} FROM {quoted(sales.table)}"  # noqa: S608 -- names are quoted
         asked = f"SELECT 1 FROM {named} AS t WHERE {condition}"  # noqa: S608 -- the same
-        (batch,) = self._fast(f"WITH {named} AS MATERIALIZED ({different}) SELECT EXISTS ({asked}) AS found")
+        (batch,) = self._fast(f"WITH {named} AS MATERIALIZED ({_different(sales)}) SELECT EXISTS ({asked}) AS found")
         return bool(batch.column(0)[0].as_py())
 
     def _ask(self, query: str, *values: str) -> list[tuple[str, ...]]:
@@ -218,9 +240,10 @@ class SqlSource:
         rows = f"SELECT {values} FROM {quoted(table)} AS t WHERE {condition}"  # noqa: S608 -- names are quoted
         done = 0
         try:
-            for batch in self._fast(f"SELECT {constants} UNION ALL {rows}"):
-                yield pa.Table.from_batches([batch.slice(0 if done else 1)]).cast(schema)
-                done += len(batch)
+            for batches in _gathered(self._fast(f"SELECT {constants} UNION ALL {rows}")):
+                read = pa.Table.from_batches(batches)
+                yield read.slice(0 if done else 1).combine_chunks().cast(schema)
+                done += len(read)
         except BaseException as error:
             if type(error).__name__ != "PanicException" or "Utf8Error" not in str(error):
                 raise
@@ -232,7 +255,7 @@ class SqlSource:
         import connectorx
 
         address = "sqlite://" + quote(self._path)
-        yield from connectorx.read_sql(address, query, return_type="arrow_stream", batch_size=BATCH_ROWS)
+        yield from connectorx.read_sql(address, query, return_type="arrow_stream", batch_size=FETCHED_ROWS)
 
     def _lenient(self, query: str, schema: pa.Schema) -> Iterator[pa.Table]:
         r"""Rows whose text may be no UTF-8: such bytes come as `\xff`."""
@@ -336,9 +359,25 @@ def _sqlite_path(url: str) -> str:
     return str(Path(parsed.database).absolute())
 
 
+def _different(sales: SalesTable) -> str:
+    return f"SELECT DISTINCT {quoted(sales.timestamp)} FROM {quoted(sales.table)}"  # noqa: S608 -- names are quoted
+
+
 def _at(name: str) -> str:
     """The column; without `t.`, SQLite reads the name of a missing column as a text."""
     return f"t.{quoted(name)}"
+
+
+def _gathered(batches: Iterator[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]:
+    """`batches` in lists of at most BATCH_ROWS."""
+    held = list[pa.RecordBatch]()
+    for batch in batches:
+        held.append(batch)
+        if len(held) == BATCH_ROWS // FETCHED_ROWS:
+            yield held
+            held = []
+    if held:
+        yield held
 
 
 def _dates(declared: str) -> bool:

@@ -31,6 +31,7 @@ from many_models.ports import DayCount, Ingestion, Lake, SalesTable, Source, Whe
 from many_models.row_checks import CheckedRows, Kind
 from many_models.settings import Settings
 
+_SORTED_QUICKLY = 2**16  # numbers of 16 bits are sorted by counting
 FAR_FUTURE = datetime(9999, 1, 1)
 
 
@@ -49,16 +50,24 @@ def sales_of(settings: Settings, source: Source) -> SalesTable:
 
 def with_pack_and_year(rows: pa.Table, settings: Settings) -> pa.Table:
     """`rows` with their `pack` and `year`, sorted so that one pack's rows lie together in a file."""
+    import numpy as np
     import pyarrow.compute as pc
 
     ids = rows["series_id"].combine_chunks().dictionary_encode()
-    packs = [
-        pack_of(SeriesKey.parse(name), settings.data.keys, settings.packs.by, settings.packs.buckets)
-        for name in ids.dictionary.to_pylist()
-    ]
-    rows = rows.append_column("pack", pa.array(packs, pa.string()).take(ids.indices))
-    rows = rows.append_column("year", pc.year(rows["ds"]).cast(pa.int32()))
-    return rows.sort_by([("pack", "ascending"), ("series_id", "ascending"), ("ds", "ascending")])
+    names = ids.dictionary.to_pylist()
+    keys = [SeriesKey.parse(name) for name in names]
+    packs = [pack_of(key, settings.data.keys, settings.packs.by, settings.packs.buckets) for key in keys]
+    places = sorted(range(len(names)), key=lambda at: (packs[at], names[at]))
+    rank = np.empty(len(names), np.uint16 if len(names) < _SORTED_QUICKLY else np.int64)
+    rank[places] = np.arange(len(names))
+    ds = rows["ds"].to_numpy()
+    order = np.argsort(ds, kind="stable") if (ds[1:] < ds[:-1]).any() else np.arange(len(ds))
+    order = order[np.argsort(rank[ids.indices.to_numpy()][order], kind="stable")]
+    series = pa.array(ids.indices.to_numpy()[order])
+    rest = rows.drop_columns(["series_id"]).take(pa.array(order))
+    sorted_rows = rest.add_column(rows.column_names.index("series_id"), "series_id", ids.dictionary.take(series))
+    sorted_rows = sorted_rows.append_column("pack", pa.array(packs, pa.string()).take(series))
+    return sorted_rows.append_column("year", pc.year(sorted_rows["ds"]).cast(pa.int32()))
 
 
 @dataclass(slots=True)

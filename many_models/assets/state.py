@@ -16,7 +16,15 @@ from many_models.assets.stage import DUE_TAG, UPSTREAM_TAG, VERSION_TAG, begin, 
 from many_models.due import StageState
 from many_models.errors import InputError
 from many_models.keys import digest
-from many_models.periods import end_offset, last_complete_day, period_key, period_of_key, period_start, period_starts
+from many_models.periods import (
+    COMPLETE_OVER,
+    end_offset,
+    last_complete_day,
+    period_key,
+    period_of_key,
+    period_start,
+    period_starts,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +35,8 @@ if TYPE_CHECKING:
     from many_models.settings import Settings
 
 DATASET_FORMAT = "1"
-RECENT_DAYS = 400  # of the source, in which as_of is looked for
+RECENT_DAYS = (60, 400)  # of the source, in which as_of is looked for: first in few, then in more, at last in all
+NOT_COPIED = digest("not copied")  # the version of a period that is wanted whatever the source holds of it
 OVER_SERIES: frozenset[Stage] = frozenset({"store_item_datasets", "trained_models", "promoted_models", "predictions"})
 INACTIVE = "inactive"  # the version of a series that has ended: recorded once, with no model and no forecast
 ALL = ""  # the one key of a stage without partitions
@@ -64,10 +73,10 @@ def versions_of_copy(
     So a change of the source while it is copied is never taken for copied. Where many days are copied, only the newest
     are counted in the source for it.
     """
-    opening, recent = _opening(settings, min(starts)), _opening(settings, max(starts) - timedelta(days=RECENT_DAYS))
+    opening = _opening(settings, min(starts))
     by_rows = settings.partitions.grain != "hour" and not sales.changed  # an hour has its day's version
-    if recent > opening and by_rows:
-        as_of = last_complete_day(source.days(sales, recent), settings.data.complete_share, _latest(settings))
+    if by_rows and max(starts) - opening > timedelta(days=RECENT_DAYS[0]):
+        as_of = _as_of_near(settings, source, sales, opening, max(starts))
         if as_of is not None:
             return lambda copied: (
                 source_versions(settings, source, sales, min(starts))
@@ -76,6 +85,19 @@ def versions_of_copy(
             )
     counted = source_versions(settings, source, sales, min(starts))
     return lambda _: counted
+
+
+def _as_of_near(
+    settings: Settings, source: Source, sales: SalesTable, opening: datetime, last: datetime
+) -> datetime | None:
+    """The last complete day of the source from `opening` on, looked for in the days around `last` before in all."""
+    windows = [last - timedelta(days=days) for days in RECENT_DAYS if last - timedelta(days=days) > opening]
+    for since in (*windows, opening):
+        days = source.days(sales, since)
+        as_of = last_complete_day(days, settings.data.complete_share, _latest(settings))
+        if since == opening or (as_of is not None and sum(day.day < as_of for day in days) >= COMPLETE_OVER):
+            return as_of
+    return None
 
 
 def _opening(settings: Settings, since: datetime | None) -> datetime:
@@ -121,17 +143,22 @@ def raw_state(settings: Settings, instance: dg.DagsterInstance, source: Source, 
     if done and not sales.changed:
         newest = max(period_of_key(grain, key) for key in done)
         since = newest - timedelta(days=settings.data.look_back * {"hour": 1, "day": 1, "week": 7, "month": 31}[grain])
-    wanted = source_versions(settings, source, sales, since)
-    if not done:  # nothing before the first row
-        if not wanted:
-            start, table = settings.data.start, settings.source.table
-            raise InputError(
-                f"table {table!r} has no row dated from {start} (data.start) until now: nothing to forecast"
-            )
-        first = next((key for key, version in wanted.items() if version != digest()), None)
-        wanted = {key: version for key, version in wanted.items() if first is not None and key >= first}
+    wanted = source_versions(settings, source, sales, since) if done else _first_periods(settings, source, sales)
     wanted |= awaited(settings, wanted, now(settings))
     return StageState("raw_sales", wanted, done, busy=_busy(instance, "raw_sales"))
+
+
+def _first_periods(settings: Settings, source: Source, sales: SalesTable) -> dict[str, str]:
+    """Every period from the source's first row to its last complete one, which all are to be copied: what they hold is
+    counted when they are, since a look at every row takes as long as copying it.
+    """
+    opening = _opening(settings, None)
+    span = source.span(sales, opening, _latest(settings))
+    as_of = None if span is None else _as_of_near(settings, source, sales, span[0], span[1])
+    if span is None or as_of is None:
+        start, table = settings.data.start, settings.source.table
+        raise InputError(f"table {table!r} has no row dated from {start} (data.start) until now: nothing to forecast")
+    return dict.fromkeys(_period_versions(settings, (), as_of, span[0]), NOT_COPIED)
 
 
 def lake_as_of(lake: Lake) -> datetime | None:

@@ -142,6 +142,7 @@ class SourceContract(Contract):
             lambda: source.days(SALES),
             lambda: list(source.read(SALES, DAY, DAY)),
             lambda: source.read_undated(SALES),
+            lambda: source.span(SALES, DAY, DAY),
             lambda: source.read_table("sales"),
         ):
             with pytest.raises(MissingTableError, match=r"'sales'.*'other'"):
@@ -248,6 +249,21 @@ class SourceContract(Contract):
         every = list(source.days(SALES))
         assert list(source.days(SALES, DAY + timedelta(days=3, hours=15))) == every[3:]
         assert list(source.days(SALES, DAY + timedelta(days=30))) == []
+
+    def test_a_span_is_the_first_and_the_last_day_with_rows_within_some_days(self, make):
+        source = make({"sales": rows(*(row(day=day) for day in (5.9, 0.5, -800, 12)))})
+        days = [DAY + timedelta(days=at) for at in (-800, 0, 5, 12)]
+        noon, long_ago, far = DAY + timedelta(hours=12), datetime(1, 1, 1), datetime(9999, 12, 31, 23)
+        assert source.span(SALES, long_ago, far) == (days[0], days[3])
+        assert source.span(SALES, noon, noon + timedelta(days=5)) == (days[1], days[2])
+        assert source.span(SALES, noon + timedelta(days=13), far) is None
+        assert make({"sales": rows()}).span(SALES, long_ago, far) is None
+
+    def test_a_span_of_days_that_texts_spell_leaves_out_what_is_no_date(self, make):
+        spelt = pa.array(["2017-01-03 23:59:59", "20170102", "no date", "", None])
+        table = rows(row(), row(), row(), row(), row()).set_column(2, "date", spelt)
+        found = make({"sales": table}).span(SALES, datetime(1, 1, 1), datetime(9999, 1, 1))
+        assert found == (DAY + timedelta(days=1), DAY + timedelta(days=2))
 
     def test_ranges_are_half_open_to_the_microsecond(self, make):
         tick = 1 / 86_400_000_000

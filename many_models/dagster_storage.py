@@ -24,14 +24,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from dagster._core.events import ASSET_EVENTS
-from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 from dagster._core.storage.event_log.base import EventLogStorage
-from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable, SqlEventLogStorageTable
+from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
 from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
 from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
-from dagster_shared.serdes import serialize_value
 
 from many_models.errors import SettingsError
 from many_models.events import BATCH_SIZE, private_api_problems
@@ -49,6 +46,8 @@ BATCH_SIZE_VARIABLE = "DAGSTER_EVENT_BATCH_SIZE"
 
 def is_asset_event(entry: EventLogEntry) -> bool:
     """Whether the event is about an asset, so that the event log indexes it."""
+    from dagster._core.events import ASSET_EVENTS
+
     return entry.is_dagster_event and entry.dagster_event_type in ASSET_EVENTS
 
 
@@ -57,8 +56,12 @@ class InBatches(EventLogStorage):
 
     def store_event_batch(self, events: Sequence[EventLogEntry]) -> None:
         """Store `events` in order; those about assets together, any other (a planned check) by itself."""
+        if private_api_problems():
+            for event in events:
+                self.store_event(event)
+            return
         for about_assets, group in groupby(events, is_asset_event):
-            if about_assets and not private_api_problems():
+            if about_assets:
                 self._store_asset_events(list(group))
             else:
                 for event in group:
@@ -74,10 +77,18 @@ class BatchedSqliteEventLog(InBatches, SqliteEventLogStorage):
 
     def _store_asset_check_evaluation_planned(self, event: EventLogEntry, event_id: int | None) -> None:
         """The stock rows, one a partition; the event they all hold is spelt once, and no statement holds all values."""
+        if private_api_problems():
+            super()._store_asset_check_evaluation_planned(event, event_id)
+            return
+        from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable
+
         with self.index_transaction() as index:
             index.execute(AssetCheckExecutionsTable.insert(), self._planned_check_rows(event, event_id))
 
     def _planned_check_rows(self, event: EventLogEntry, event_id: int | None) -> list[dict[str, object]]:
+        from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
+        from dagster_shared.serdes import serialize_value
+
         assert event.dagster_event is not None
         planned = event.dagster_event.asset_check_planned_data
         partitions = planned.partitions_subset.get_partition_keys() if planned.partitions_subset else [None]

@@ -18,7 +18,7 @@ from dagster._core.storage.event_log.schema import AssetEventTagsTable, SqlEvent
 from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
 from sqlalchemy import and_, delete, func, select, text
 
-from many_models.events import runs_in_flight, sql_event_log
+from many_models.events import require_private_api, runs_in_flight, sql_event_log
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,15 +43,17 @@ class PrunedEvents:
     bytes: int = 0
 
 
-def prune_events(instance: dg.DagsterInstance, before: datetime) -> PrunedEvents:
+def prune_events(instance: dg.DagsterInstance, before: datetime, own_run: str = "") -> PrunedEvents:
     """Delete the events of partitions that newer ones of the same kind have superseded.
 
-    Only those recorded before `before` (with a zone), and none of a run in flight. A crash leaves some of them for the
-    next time. Raises MissingDependencyError when the event log is not SQL.
+    Only those recorded before `before` (with a zone), and none of a run in flight. While no run but `own_run`, which
+    does the pruning, is in flight, the room that they leave in a SQLite file is given back. A crash leaves some of them
+    for the next time. Raises MissingDependencyError when the event log is not SQL, or of a Dagster that we do not know.
     """
+    require_private_api("pruning of events")
     storage = sql_event_log(instance)
     size = _size(storage)
-    busy = [run.run_id for run in runs_in_flight(instance)]
+    busy = [run.run_id for run in runs_in_flight(instance) if run.run_id != own_run]
     events, runs = 0, set[str]()
     while found := _superseded(storage, before.astimezone(UTC).replace(tzinfo=None), busy):
         of_run = defaultdict[str, list[int]](list)

@@ -1,8 +1,8 @@
 """Per-series events of a run, in batches: what a run owns, what it recorded, what is due, and which runs died.
 
 With `many_models.dagster_storage` and `…_postgres` the only user of Dagster's private API, checked by
-`private_api_problems`. Where a new Dagster no longer fits, `record` and `plan` fall back to its public API: slow, and
-with one warning.
+`private_api_problems`. Where a new Dagster no longer fits, everything here falls back to its public API
+(`many_models.public_events`): slow, and with one warning.
 
 The life of a run over many series, in the body of an asset with `output_required=False`:
 
@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from sqlalchemy import select
 
+from many_models import public_events
 from many_models.errors import InputError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -262,6 +263,11 @@ def latest_tags(
 
     A partition of several series (its metadata has MEMBERS) comes as these.
     """
+    found: dict[str, dict[str, str]] = {}
+    if not _fits():
+        for partition, entry in public_events.newest_materializations(instance, asset_key).items():
+            found |= _tags_of(partition, entry.asset_materialization, tag_keys)
+        return found
     from dagster._core.events import DagsterEventType
     from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
 
@@ -273,21 +279,29 @@ def latest_tags(
     query = select(newest.c.partition, table.c.event).select_from(newest.join(table, table.c.id == newest.c.id))
     with storage.index_connection() as index:
         rows = index.execute(query.order_by(newest.c.id)).all()
-    found: dict[str, dict[str, str]] = {}
     for partition, event in rows:
-        found |= _tags_in(partition, event, tag_keys)
+        made = json.loads(event)["dagster_event"]["event_specific_data"]["materialization"]
+        members = [entry["entry_data"]["data"] for entry in made["metadata_entries"] if entry["label"] == MEMBERS]
+        found |= _tags_in(partition, made.get("tags") or {}, members[0] if members else None, tag_keys)
     return found
 
 
-def _tags_in(partition: str, event: str, tag_keys: Sequence[str]) -> dict[str, dict[str, str]]:
-    made = json.loads(event)["dagster_event"]["event_specific_data"]["materialization"]
-    members = [entry["entry_data"]["data"] for entry in made["metadata_entries"] if entry["label"] == MEMBERS]
+def _tags_of(
+    partition: str, made: dg.AssetMaterialization | None, tag_keys: Sequence[str]
+) -> dict[str, dict[str, str]]:
+    members = made.metadata.get(MEMBERS) if made else None
+    held = members.data if isinstance(members, dg.JsonMetadataValue) else None
+    return _tags_in(partition, (made.tags if made else None) or {}, held if isinstance(held, dict) else None, tag_keys)
+
+
+def _tags_in(
+    partition: str, tags: Mapping[str, str], members: Mapping[str, Mapping[str, str]] | None, tag_keys: Sequence[str]
+) -> dict[str, dict[str, str]]:
     if not members:
-        tags = made.get("tags") or {}
         return {partition: {key: tags[key] for key in tag_keys if key in tags}}
     of_series: dict[str, dict[str, str]] = {}
     for key in tag_keys:
-        for name, value in members[0].get(key, {}).items():
+        for name, value in members.get(key, {}).items():
             of_series.setdefault(name, {})[key] = value
     return of_series
 
@@ -298,6 +312,8 @@ def failed_partitions(instance: dg.DagsterInstance, asset_key: dg.AssetKey) -> d
     That is: its newest planned event has no materialization after it or in the same run, and the run's status is
     FAILURE.
     """
+    if not _fits():
+        return public_events.failed(instance, asset_key)
     attempts = sql_event_log(instance).get_latest_asset_partition_materialization_attempts_without_materializations(
         asset_key
     )
@@ -329,7 +345,11 @@ def keys_in_flight(instance: dg.DagsterInstance, asset_key: dg.AssetKey) -> froz
         return frozenset()
     op_name = asset_key.to_python_identifier()
     configured = {key for run in runs for key in _configured_keys(run, op_name)}
-    return frozenset(_planned_partitions(sql_event_log(instance), asset_key, [run.run_id for run in runs]) | configured)
+    run_ids = [run.run_id for run in runs]
+    if not _fits():
+        planned = public_events.planned(instance, asset_key, run_ids).values()
+        return frozenset({key for keys in planned for key in keys} | configured)
+    return frozenset(_planned_partitions(sql_event_log(instance), asset_key, run_ids) | configured)
 
 
 def _configured_keys(run: dg.DagsterRun, op_name: str) -> Sequence[str]:
@@ -370,9 +390,13 @@ def ensure_pools(instance: dg.DagsterInstance, pools: Collection[str], limit: in
     The default limit of dagster.yaml alone comes too late: Dagster notices a new pool only after the first runs that
     name it have been launched, all at once.
     """
-    known = {pool.name for pool in instance.event_log_storage.get_pool_limits()}
+    log = instance.event_log_storage
+    if not all(hasattr(log, name) for name in ("get_pool_limits", "set_concurrency_slots")):
+        _fits()  # says what is gone
+        return
+    known = {pool.name for pool in log.get_pool_limits()}
     for pool in sorted(set(pools) - known):
-        instance.event_log_storage.set_concurrency_slots(pool, limit)
+        log.set_concurrency_slots(pool, limit)
 
 
 # --- Runs whose process is gone -------------------------------------------------------------------------------------
@@ -505,6 +529,9 @@ _PRIVATE_API = {  # what is used → the parameters it is used with, or None for
     f"{_SQLITE}._store_asset_event_tags": "self conn events event_ids",
     f"{_SQLITE}._store_asset_event": "self conn event event_id",
     f"{_SQLITE}._store_asset_check_evaluation_planned": "self event event_id",
+    f"{_EVENT_LOG}.schema:AssetCheckExecutionsTable": None,
+    "dagster._core.storage.asset_check_execution_record:AssetCheckExecutionRecordStatus.PLANNED": None,
+    "dagster_shared.serdes:serialize_value": None,
     f"{_SQLITE}._event_insert_timestamp": "self event",
     **(_POSTGRES_API if importlib.util.find_spec("dagster_postgres") else {}),
     _STORAGE: "base_dir inst_data",
@@ -542,7 +569,7 @@ def _fits() -> bool:
             f"Dagster {dg.__version__} has changed what many_models records events with ({'; '.join(problems)}). "
             "Falling back to its public API: each series is stored by itself, about 60 ms each; series outside a run's "
             "own partition range do not show as in progress or failed; each contiguous range of a backfill takes a run "
-            "of its own. Install the Dagster that pyproject.toml names."
+            "of its own; old events are not pruned. Install the Dagster that pyproject.toml names."
         )
     return not problems
 
@@ -550,6 +577,14 @@ def _fits() -> bool:
 @cache
 def _warn_once(message: str) -> None:
     warnings.warn(message, stacklevel=4)
+
+
+def require_private_api(what: str) -> None:
+    """Raises MissingDependencyError when this Dagster is one whose events `what` cannot be done to."""
+    if problems := private_api_problems():
+        raise MissingDependencyError(
+            f"{what} needs the Dagster that pyproject.toml names; of Dagster {dg.__version__}, {'; '.join(problems)}"
+        )
 
 
 def sql_event_log(instance: dg.DagsterInstance) -> SqlEventLogStorage:

@@ -210,7 +210,8 @@ class Day:
             return len(work.keys), 0, ""
         failed = events.failed_partitions(self.instance, dg.AssetKey(work.stage))
         bad = [key for key in work.keys if failed.get(key) == result.run_id]
-        if work.stage in state.OVER_SERIES and self.settings.partitions.by and _failed_for_series(result):
+        listed_only = bool(self.settings.partitions.by) or not bad  # Dagster knows of partitions, if of anything
+        if work.stage in state.OVER_SERIES and listed_only and _failed_for_series(result):
             listed = status_rows(lake, work.stage)
             bad = [key for key in work.keys if key in listed]
         bad = bad or work.keys  # none: it failed as a whole

@@ -33,14 +33,18 @@ def keep_up(
     lake: Lake,
     staging: StagingRegistry,
     production: ProductionRegistry,
+    own_run: str = "",
 ) -> Upkeep:
-    """Prune events, lake and registries as the settings' `retention` and `registry` say; what fails is listed."""
+    """Prune events, lake and registries as the settings' `retention` and `registry` say; what fails is listed.
+
+    `own_run` is the run that does this, if one does.
+    """
     deleted, freed, failed = dict[str, int](), dict[str, int](), dict[str, str]()
 
     def events_part() -> None:
         from many_models.event_retention import prune_events
 
-        pruned = prune_events(instance, datetime.now(UTC) - timedelta(days=settings.retention.events_days))
+        pruned = prune_events(instance, datetime.now(UTC) - timedelta(days=settings.retention.events_days), own_run)
         deleted["events"], freed["events"] = pruned.events, pruned.bytes
 
     def lake_part() -> None:
@@ -82,7 +86,7 @@ def job(settings: Settings) -> dg.JobDefinition:
         production: dg.ResourceParam[ProductionRegistry],
     ) -> None:
         events.claim_run(context)
-        done = keep_up(settings, context.instance, lake, staging, production)
+        done = keep_up(settings, context.instance, lake, staging, production, context.run_id)
         context.add_output_metadata({
             **{f"{name} deleted": count for name, count in done.deleted.items()},
             **{f"{name} bytes freed": count for name, count in done.bytes.items()},

@@ -29,8 +29,10 @@ def test_the_job_deletes_what_is_superseded_and_the_next_day_runs_as_ever(three_
     project, settings = three_days, three_days.settings(END)
     prune, lake_prune = event_retention.prune_events, type(build_lake(settings)).prune
     in_a_month = datetime.now(UTC) + timedelta(days=30)
-    monkeypatch.setattr(event_retention, "prune_events", lambda instance, _: prune(instance, in_a_month))
+    monkeypatch.setattr(event_retention, "prune_events", lambda instance, _, own: prune(instance, in_a_month, own))
     monkeypatch.setattr(type(build_lake(settings)), "prune", lambda lake, _: lake_prune(lake, timedelta(0)))
+    vacuum, vacuumed = event_retention._vacuum_file, list[str]()
+    monkeypatch.setattr(event_retention, "_vacuum_file", lambda log, name: (vacuumed.append(name), vacuum(log, name)))
     before, live = project.contents(), build_production(settings).live()
     with open_instance(project.home) as instance:
         result = build(settings).resolve_job_def(upkeep.JOB).execute_in_process(instance=instance)
@@ -38,6 +40,7 @@ def test_the_job_deletes_what_is_superseded_and_the_next_day_runs_as_ever(three_
         (shown,) = [event.event_specific_data.metadata for event in result.all_events if event.is_successful_output]
         for part in ("events", "lake", "production", "staging"):
             assert shown[f"{part} deleted"].value > 0, part
+    assert "index" in vacuumed  # the run that prunes is in flight itself
     after = project.contents()
     assert all(frame.equals(after[name]) for name, frame in before.items())
     assert build_production(settings).live() == live

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from many_models.assets.warehouse import with_week
+from many_models.assets.actuals import with_week
 from many_models.errors import InputError, MissingTableError
 from many_models.ports import Warehouse, WarehousePart, WarehouseView, Where
 from many_models.report_views import WEEK, report_views

@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,9 @@ from many_models.adapters.compute_processes import ONE_THREAD
 from many_models.errors import SeriesError, SeriesFailure, UnavailableError
 from many_models.ports import Chunk, ChunkResult
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 
 def chunked(*sizes: int) -> list[Chunk]:
     starts = [sum(sizes[:at]) for at in range(len(sizes))]
@@ -23,6 +27,14 @@ def chunked(*sizes: int) -> list[Chunk]:
         Chunk(number, f"pack{number}", tuple(f"s{at}" for at in range(start, start + size)))
         for number, (start, size) in enumerate(zip(starts, sizes, strict=True))
     ]
+
+
+def wait_for(there: Callable[[], object], what: str, seconds: float = 120.0) -> None:
+    """Until `there` says so; an AssertionError that names `what` when it never does."""
+    end = time.monotonic() + seconds
+    while not there():
+        assert time.monotonic() < end, f"waited {seconds:g} s for {what}"
+        time.sleep(0.02)
 
 
 def names(chunk: Chunk) -> dict[str, bytes]:
@@ -83,13 +95,16 @@ class Leaves:
 
 @dataclass(frozen=True)
 class SlowFrom:
-    """Is quick until a chunk holds this series, and slow from then on."""
+    """Is quick until a chunk holds this series, and slow from then on; leaves a file named as each slow series."""
 
     series: str
     seconds: float
+    folder: str
 
     def __call__(self, chunk: Chunk) -> ChunkResult:
         if min(int(name[1:]) for name in chunk.series) >= int(self.series[1:]):
+            for name in chunk.series:
+                (Path(self.folder) / name).touch()
             time.sleep(self.seconds)
         return describe(chunk)
 

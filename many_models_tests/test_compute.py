@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
 
 import psutil
 import pytest
@@ -28,11 +27,7 @@ from many_models_tests.compute_tasks import (
     describe,
     slices,
 )
-from many_models_tests.contracts.compute import ComputeContract, done, failures, plainly
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
+from many_models_tests.contracts.compute import ComputeContract, done, failures, interrupted_when, plainly
 
 pytestmark = pytest.mark.slow
 
@@ -83,15 +78,15 @@ def test_a_worker_killed_by_chance_costs_no_series(pool, tmp_path):
 
 @pytest.mark.slow
 def test_a_series_that_hangs_costs_only_itself():
-    with ProcessCompute(workers=2, timeout=2) as pool:
+    with ProcessCompute(workers=2, timeout=4) as pool:
         began = time.monotonic()
         results = list(pool.run(Harms(("s6",), "hang"), chunked(4, 8, 3)))
         took = time.monotonic() - began
     assert done(results) == [f"s{at}" for at in range(15) if at != 6]
     failure = failures(results)["s6"]
     assert (failure.kind, failure.permanent) == ("WorkerTimeout", False)
-    assert "0.5 s" in failure.reason
-    assert took < 8
+    assert "than 1 s" in failure.reason
+    assert took < 30
 
 
 def test_every_worker_may_be_killed_again_and_again(pool):
@@ -139,25 +134,9 @@ def test_no_more_workers_start_than_there_are_chunks():
 def test_closing_the_iterator_kills_workers_in_the_middle_of_a_chunk(pool, tmp_path):
     before = workers()
     running = pool.run(Leaves(str(tmp_path), seconds=100), [*chunked(1), *chunked(1, 1)])
-    with pytest.raises(RuntimeError, match="interrupted"):
-        interrupt(running, tmp_path)
-    assert workers() <= before
-
-
-def interrupt(running, folder: Path) -> None:
-    """What an interruption does to a run that waits: an exception in the consumer's thread."""
-
-    def stop(*_: object) -> None:
-        raise RuntimeError("interrupted")
-
-    old = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, 1.5)
-    try:
+    with pytest.raises(KeyboardInterrupt), interrupted_when(lambda: len(list(tmp_path.iterdir())) == 2):
         next(running)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, old)
-        assert len(list(folder.iterdir())) == 2
+    assert workers() <= before
 
 
 def test_two_runs_of_one_pool_do_not_disturb_each_other(pool):
@@ -211,6 +190,6 @@ def test_no_worker_outlives_a_parent_that_is_killed(tmp_path, sent):
         left = psutil.Process(parent.pid).children(recursive=True)
         assert len(left) == 2
         parent.send_signal(sent)
-    gone, alive = psutil.wait_procs(left, timeout=5)
+    gone, alive = psutil.wait_procs(left, timeout=60)
     assert alive == []
     assert len(gone) == 2

@@ -45,6 +45,7 @@ def on(workspace: Workspace, job: JobSettings = JOB, timeout: float = 60.0, foll
 
 class TestAzureMLCompute(ComputeContract):
     ahead = 100  # results wait in storage, not in the driver's memory
+    farewell, each = 1.0, 0.1
     examples = 5  # each is a job with processes of its own
 
     @pytest.fixture
@@ -93,9 +94,9 @@ def test_a_module_of_the_users_travels_with_the_job(workspace, tmp_path):
     assert {f.kind for f in (*result.failures, *second.failures)} == {"ModuleNotFoundError"}
 
 
-@pytest.mark.parametrize(("how", "kind"), [("kill", "WorkerLost"), ("hang", "WorkerTimeout")])
-def test_a_series_that_kills_or_hangs_its_process_costs_only_itself(workspace, how, kind):
-    results = list(on(workspace, timeout=0.5).run(Harms(("s2",), how), chunked(2, 2, 1)))
+@pytest.mark.parametrize(("how", "kind", "timeout"), [("kill", "WorkerLost", 60), ("hang", "WorkerTimeout", 4)])
+def test_a_series_that_kills_or_hangs_its_process_costs_only_itself(workspace, how, kind, timeout):
+    results = list(on(workspace, timeout=timeout).run(Harms(("s2",), how), chunked(2, 2, 1)))
     assert done(results) == ["s0", "s1", "s3", "s4"]
     assert (failures(results)["s2"].kind, failures(results)["s2"].permanent) == (kind, False)
     assert set(only(workspace).tries.values()) == {1}
@@ -203,7 +204,7 @@ def test_a_cluster_that_is_not_there_is_a_setting_to_mend(workspace):
 
 
 def test_a_run_that_is_closed_cancels_its_job_and_waits_for_its_end(workspace, tmp_path):
-    running = on(workspace).run(Leaves(str(tmp_path / "."), 0.2), chunked(*[1] * 40))
+    running = on(workspace).run(Leaves(str(tmp_path), 0.2), chunked(*[1] * 400))
     next(running)
     running.close()
     assert workspace.cancelled == [only(workspace).name]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import socket
 import threading
-import time
 from contextlib import closing
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import pytest
@@ -16,9 +16,12 @@ from many_models.adapters import spark_session
 from many_models.adapters.compute_spark import SparkCompute
 from many_models.adapters.spark_session import connect
 from many_models.errors import InputError, UnavailableError
-from many_models_tests.compute_tasks import Harms, KilledOnce, Leaves, SlowFrom, Unloadable, chunked
+from many_models_tests.compute_tasks import Harms, KilledOnce, Leaves, SlowFrom, Unloadable, chunked, wait_for
 from many_models_tests.contracts.compute import ComputeContract, done, failures
 from many_models_tests.project import make_project, sales
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 pytestmark = pytest.mark.slow
 MASTER = "local[2]"
@@ -33,7 +36,7 @@ def session():
 
 @pytest.fixture(scope="module")
 def spark(session):
-    return SparkCompute(lambda: session, timeout=2)
+    return SparkCompute(lambda: session, timeout=60)
 
 
 class TestSparkCompute(ComputeContract):
@@ -65,37 +68,44 @@ def test_a_worker_killed_by_chance_costs_no_series(spark, tmp_path):
 
 
 @pytest.mark.parametrize(("how", "kind"), [("hang", "WorkerTimeout"), ("deaf", "WorkerLost")])
-def test_a_series_that_hangs_costs_only_itself(spark, how, kind):
-    results = list(spark.run(Harms(("s2",), how), chunked(2, 2, 1)))
+def test_a_series_that_hangs_costs_only_itself(session, how, kind):
+    results = list(SparkCompute(lambda: session, timeout=4).run(Harms(("s2",), how), chunked(2, 2, 1)))
     assert done(results) == ["s0", "s1", "s3", "s4"]
     assert (failures(results)["s2"].kind, failures(results)["s2"].permanent) == (kind, False)
 
 
-def test_a_run_whose_job_is_cancelled_says_so(session, tmp_path):
+def cancelled_when_begun(session, folder: Path) -> threading.Thread:
+    """Cancels all jobs as soon as a chunk has left its mark: what Spark does not know of yet it does not cancel."""
+
     def cancel() -> None:
-        while not list(tmp_path.iterdir()):
-            time.sleep(0.05)
+        wait_for(lambda: list(folder.iterdir()), "a chunk that has begun")
         session.interruptAll()
 
-    canceller = threading.Thread(target=cancel)
+    canceller = threading.Thread(target=cancel, daemon=True)
     canceller.start()
+    return canceller
+
+
+def test_a_run_whose_job_is_cancelled_says_so(session, tmp_path):
+    canceller = cancelled_when_begun(session, tmp_path)
     with pytest.raises(UnavailableError, match="cancelled"):
-        list(SparkCompute(lambda: session, timeout=60).run(Leaves(str(tmp_path), 30), chunked(1, 1, 1)))
+        list(SparkCompute(lambda: session, timeout=600).run(Leaves(str(tmp_path), 600), chunked(1, 1, 1)))
     canceller.join()
 
 
-def test_a_run_whose_job_is_cancelled_later_keeps_what_is_finished_and_fails_the_rest_for_this_time(session):
-    chunks = chunked(*[1] * 9)
-    running = SparkCompute(lambda: session, timeout=60).run(SlowFrom("s2", 30), chunks)
-    results = [next(running)]
-    session.interruptAll()
-    results += running
+def test_a_run_whose_job_is_cancelled_later_keeps_what_is_finished_and_fails_the_rest_for_this_time(session, tmp_path):
+    chunks = chunked(*[1] * 12)
+    canceller = cancelled_when_begun(session, tmp_path)
+    # s6 is sent when s0 and s1 were given, and Spark may be at s2 to s5 before, after or beside it
+    results = list(SparkCompute(lambda: session, slots=2, timeout=600).run(SlowFrom("s6", 600, str(tmp_path)), chunks))
+    canceller.join()
     assert [chunk.series for chunk, _ in results] == [chunk.series for chunk in chunks]
+    lost = failures(results)
     assert done(results)[:2] == ["s0", "s1"]
-    assert sorted([*done(results), *failures(results)]) == [f"s{at}" for at in range(9)]
-    failure = failures(results)["s2"]
-    assert (failure.kind, failure.permanent) == ("JobLost", False)
-    assert "cancelled" in failure.reason
+    assert sorted([*done(results), *lost]) == sorted(f"s{at}" for at in range(12))
+    assert lost.keys() >= {f"s{at}" for at in range(6, 12)}
+    assert {(failure.kind, failure.permanent) for failure in lost.values()} == {("JobLost", False)}
+    assert all("cancelled" in failure.reason for failure in lost.values())
 
 
 def test_a_task_that_workers_cannot_load_is_said_at_once(spark):

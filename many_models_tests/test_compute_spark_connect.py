@@ -17,7 +17,7 @@ import many_models
 from many_models.adapters.compute_spark import SparkCompute
 from many_models.adapters.spark_session import connect
 from many_models.errors import InputError, UnavailableError
-from many_models_tests.compute_tasks import chunked, describe
+from many_models_tests.compute_tasks import chunked, describe, wait_for
 from many_models_tests.contracts.compute import ComputeContract, plainly
 from many_models_tests.spark_connect import connect_server
 
@@ -66,10 +66,15 @@ def installed(bare, server):
         if "pyspark.daemon" in (process.info["cmdline"] or ()) and str(bare.parents[2]) in process.info["cmdline"][0]:
             process.kill()
             process.wait()
-    with suppress(UnavailableError):  # the server first has to notice that its workers are gone
-        SparkCompute(lambda: session).check()
+    wait_for(lambda: answers(session), "the server to notice that its workers are gone")
     yield session
     session.stop()
+
+
+def answers(session) -> bool:
+    with suppress(UnavailableError):
+        return bool(SparkCompute(lambda: session).check())
+    return False
 
 
 class TestSparkConnect(ComputeContract):

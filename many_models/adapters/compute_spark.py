@@ -110,6 +110,20 @@ class _Cluster:
     def __init__(self, session: SparkSession, slots: int) -> None:
         self.session, self.slots = session, slots
 
+    def tag(self, tag: str) -> None:
+        """Have the jobs that this thread starts carry `tag`."""
+        self.session.addTag(tag) if self._far else self.session.sparkContext.addJobTag(tag)
+
+    def cancel(self, tag: str) -> None:
+        """Cancel the jobs with `tag`; a session's own interruptTag finds them over Connect only."""
+        self.session.interruptTag(tag) if self._far else self.session.sparkContext.cancelJobsWithTag(tag)
+
+    @property
+    def _far(self) -> bool:
+        from pyspark.sql import SparkSession
+
+        return not isinstance(self.session, SparkSession)  # pyright: ignore[reportUnnecessaryIsInstance]
+
 
 class _Waves:
     """The waves of one run: threads that each wait for a Spark job; the run's own thread keeps the order."""
@@ -147,7 +161,7 @@ class _Waves:
         self._stopped = True
         while self._flying:
             with suppress(Exception):  # what is away runs nothing
-                self._cluster.session.interruptTag(self._tag)
+                self._cluster.cancel(self._tag)
             with suppress(Empty):
                 self._ended.get(timeout=0.5)
                 self._flying -= 1
@@ -181,7 +195,7 @@ class _Waves:
         from pyspark.errors import PySparkException
 
         session = self._cluster.session
-        session.addTag(self._tag)  # of this thread
+        self._cluster.tag(self._tag)
         messages = [_message(self._task, job.chunk, job.seconds(self._timeout)) for job in wave]
         sent = pa.table([pa.array(range(len(wave)), pa.int64()), pa.array(messages, pa.binary())], schema=SENT)
         try:

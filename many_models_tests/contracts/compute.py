@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
@@ -10,8 +15,11 @@ from hypothesis import strategies as st
 
 from many_models.errors import InputError, SeriesFailure
 from many_models.ports import Compute
-from many_models_tests.compute_tasks import Leaves, Raises, chunked, describe, own_failures
+from many_models_tests.compute_tasks import Leaves, Raises, chunked, describe, own_failures, wait_for
 from many_models_tests.contracts import Contract
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
 
 
 def plainly(task, chunks):
@@ -27,14 +35,37 @@ def done(results) -> list[str]:
     return [name for _, result in results for name in result.files.get("names", b"").decode().split()]
 
 
+@contextmanager
+def interrupted_when(there: Callable[[], object]) -> Generator[None]:
+    """What an interruption does to a run that waits: an exception in this thread, as soon as it is `there`."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def send() -> None:
+        wait_for(there, "what is to be interrupted")
+        os.kill(os.getpid(), signal.SIGALRM)
+
+    old = signal.signal(signal.SIGALRM, stop)
+    sender = threading.Thread(target=send, daemon=True)
+    sender.start()
+    try:
+        yield
+    finally:
+        sender.join()
+        signal.signal(signal.SIGALRM, old)
+
+
 class ComputeContract(Contract):
     """`compute` is one compute, perhaps the same for several tests, stopped after them.
 
-    `farewell`: seconds until the workers have heard that a run was closed. `ahead`: chunks that may be begun before
-    anybody takes their results, `examples` how many runs a property is tried on.
+    `farewell`: seconds in which workers that have not heard that a run was closed begin something. `each`: seconds
+    that a chunk takes where chunks do not wait for whoever takes their results. `ahead`: chunks that may be begun
+    before anybody takes their results, `examples` how many runs a property is tried on.
     """
 
-    farewell = 0.0
+    farewell = 0.1
+    each = 0.0
     ahead = 14
     examples = 15
 
@@ -108,13 +139,18 @@ class ComputeContract(Contract):
         run()
 
     def test_closing_the_iterator_begins_nothing_more(self, compute, tmp_path):
-        running = compute.run(Leaves(str(tmp_path)), chunked(*[1] * 200))
+        running = compute.run(Leaves(str(tmp_path), self.each), chunked(*[1] * 200))
         next(running)
         running.close()
-        time.sleep(self.farewell)
-        begun = len(list(tmp_path.iterdir()))
-        time.sleep(0.1)
-        assert len(list(tmp_path.iterdir())) == begun < 100
+        begun = -1
+        while begun < (begun := len(list(tmp_path.iterdir()))):  # what was on its way to a far worker may still begin
+            time.sleep(self.farewell)
+        assert begun < 100
+
+    def test_an_interruption_stops_workers_in_the_middle_of_their_chunks_and_is_raised(self, compute, tmp_path):
+        with pytest.raises(KeyboardInterrupt), interrupted_when(lambda: list(tmp_path.iterdir())):
+            list(compute.run(Leaves(str(tmp_path), 3600), chunked(*[1] * 10)))
+        assert list(compute.run(describe, chunked(1, 1))) == plainly(describe, chunked(1, 1))
 
     def test_a_slow_consumer_finds_a_bounded_number_of_chunks_begun(self, compute, tmp_path):
         running = compute.run(Leaves(str(tmp_path)), chunked(*[1] * 100))

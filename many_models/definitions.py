@@ -65,7 +65,8 @@ def build_source(settings: Settings) -> ports.Source:
         from many_models.adapters.source_server import ServerSource
 
         password = "MANY_MODELS_SOURCE_PASSWORD"  # noqa: S105  the secret's name
-        return ServerSource(url, login=login_of(url, source.credential, lambda: secret(password), source.client_id))
+        login = login_of(url, source.credential, lambda: secret(password), source.client_id)
+        return ServerSource(url, login=login, reader=source.reader)
     from many_models.adapters.source_sql import SqlSource
 
     return SqlSource(url)

@@ -40,7 +40,8 @@ class SourceSettings(Section):
 
     `covariates_table` holds what is known of the future: the timestamp, any of the keys, and the known columns.
     `attributes_table` holds what does not change: any of the keys, and the columns that data.attributes names.
-    `credential` as in the warehouse; the password is the secret MANY_MODELS_SOURCE_PASSWORD.
+    `credential` as in the warehouse; the password is the secret MANY_MODELS_SOURCE_PASSWORD. `reader` "auto" reads
+    through connectorx where it can, "stream" as the database's driver hands out rows, which is slower.
     """
 
     url: str = "sqlite:///sales.db"
@@ -49,6 +50,7 @@ class SourceSettings(Section):
     attributes_table: str = ""
     credential: Literal["url", "password", "default", "managed_identity"] = "url"
     client_id: str = ""
+    reader: Literal["auto", "stream"] = "auto"
 
 
 class DataFactorySettings(Section):

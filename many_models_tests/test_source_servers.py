@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import traceback
+from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
 import sqlalchemy as sa
 from pyarrow import parquet
 
+from many_models.adapters import databases, source_fast
 from many_models.adapters.databases import Login
-from many_models.adapters.source_server import ServerSource
+from many_models.adapters.source_server import Reader, ServerSource
 from many_models.adapters.warehouse_dialects import Dialect, Postgres
 from many_models.adapters.warehouse_tsql import SqlServer
 from many_models.definitions import build_source
-from many_models.errors import AccessError
+from many_models.errors import AccessError, UnavailableError
+from many_models.ports import SalesTable
 from many_models.settings import load_settings
 from many_models_tests.contracts.source import DAY, SALES, SourceContract, whole
 from many_models_tests.tds_server import require_freetds, running_tds
@@ -54,18 +61,38 @@ def copy_into(engine: sa.Engine, table: str, rows: pa.Table) -> None:
         )
 
 
+@pytest.fixture(scope="module")
+def database(postgres) -> str:
+    return postgres.new_database()
+
+
 class TestPostgresSource(SourceContract):
+    """Through connectorx. One database: a source ends when one is made."""
+
     keeps_nul = False
     examples = 5
+    reader: Reader = "auto"
 
     @pytest.fixture
-    def make(self, postgres):
-        def made(tables) -> ServerSource:
-            url = postgres.new_database()
-            store(url, tables, Postgres())
-            return ServerSource(url)
+    def make(self, database):
+        made: list[ServerSource] = []
 
-        return made
+        def make(tables) -> ServerSource:
+            store(database, tables, Postgres())
+            made.append(ServerSource(database, reader=self.reader))
+            return made[-1]
+
+        yield make
+        assert {source._reader for source in made} <= {self.reader}  # connectorx has read all of it, or none
+        for source in made:
+            source._engine.dispose()
+
+
+class TestPostgresSourceStreamed(TestPostgresSource):
+    """As the driver hands out rows."""
+
+    examples = 2
+    reader: Reader = "stream"
 
 
 class TestSqlServerSource(SourceContract):
@@ -94,7 +121,8 @@ def tds_of_sources(tmp_path_factory):
         yield server
 
 
-def test_zones_numbers_and_other_types_of_postgres_come_as_the_port_says(postgres):
+@pytest.mark.parametrize("reader", ["auto", "stream"])
+def test_zones_numbers_and_other_types_of_postgres_come_as_the_port_says(postgres, reader):
     url = postgres.new_database()
     engine = sa.create_engine(url, poolclass=sa.pool.NullPool)
     with engine.begin() as connection:
@@ -102,11 +130,28 @@ def test_zones_numbers_and_other_types_of_postgres_come_as_the_port_says(postgre
             "CREATE TABLE sales (store uuid, item smallint, date timestamptz, sold numeric(10, 2), "
             "price real, event jsonb)"
         )
+        connection.exec_driver_sql("CREATE TYPE kind AS ENUM ('fresh', 'dry')")
+        connection.exec_driver_sql(
+            "CREATE TABLE items (a kind, b varchar(5), c char(3), d date, e bytea, f boolean, g time, h text[], "
+            "i money, j integer, k timestamp)"
+        )
+        connection.exec_driver_sql(
+            "INSERT INTO items VALUES ('dry', 'x', 'y', '2017-01-01', 'z', true, '10:00', '{a}', 1.5, 7, '2017-01-01'),"
+            "(NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 'infinity'),"
+            "(NULL, NULL, NULL, 'infinity', NULL, NULL, NULL, NULL, NULL, NULL, '0044-03-15 BC')"
+        )
         connection.exec_driver_sql(
             "INSERT INTO sales VALUES ('" + NAME + "', 7, '2017-01-01 02:00+02', 1.25, 0.5, '{}'),"
             "(NULL, NULL, NULL, NULL, NULL, NULL)"
         )
-    source = ServerSource(url)
+    source = ServerSource(url, reader=reader)
+    first, *others = source.read_table("items").to_pylist()
+    assert first == {
+        "a": "dry", "b": "x", "c": "y  ", "d": DAY.date(), "e": b"z", "f": True, "g": "10:00:00", "h": "{a}",
+        "i": "$1.50", "j": 7, "k": DAY,
+    }  # fmt: skip
+    assert others == [dict.fromkeys(first), dict.fromkeys(first)]
+    assert source._reader == reader
     assert whole(source) == [
         {
             "store": "00000000-0000-0000-0000-000000000001",
@@ -134,3 +179,84 @@ def test_the_settings_name_a_server_and_the_environment_its_password(postgres, m
     with pytest.raises(AccessError) as error:
         build_source(load_settings(file)).check()
     assert "planted" not in str(error.value)
+
+
+MANY = SalesTable("sales", ("k",), "date", "y")
+READ = """
+import resource, sys
+from datetime import datetime
+from many_models.adapters.source_server import Reader, ServerSource
+from many_models.ports import SalesTable
+source = ServerSource(sys.argv[1], reader=sys.argv[2])
+sales = SalesTable("sales", ("k",), "date", "y")
+for days in (1, 30):
+    rows = sum(len(rows) for rows in source.read(sales, datetime(2017, 1, 1), datetime(2017, 1, 1 + days)))
+    assert rows == days * 50_000, rows
+    print(source._reader, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+@pytest.fixture(scope="module")
+def many(postgres) -> str:
+    """A database with 50,000 rows a day for 30 days: 60 MB in Arrow."""
+    url = postgres.new_database()
+    engine = sa.create_engine(url, poolclass=sa.pool.NullPool)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            "CREATE TABLE sales AS SELECT 'item ' || g / 300 AS k, timestamp '2017-01-01' "
+            "+ g * interval '1 day' / 50000 AS date, g::float8 AS y FROM generate_series(0, 1499999) AS g"
+        )
+    return url
+
+
+@pytest.mark.parametrize(("reader", "most"), [("auto", 40), ("stream", 150)])
+def test_memory_does_not_grow_with_the_rows_that_are_read(many, reader, most):
+    done = subprocess.run(
+        [sys.executable, "-c", READ, many, reader], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    (one, before), (two, after) = (line.split() for line in done.stdout.splitlines())
+    assert one == two == reader
+    assert int(after) - int(before) < most, f"{before} MiB for 50,000 rows, {after} for 1,500,000"
+
+
+def test_a_connection_that_is_lost_while_connectorx_reads_is_an_error_without_the_password(many, postgres):
+    source = ServerSource(many)
+    reading = source.read(MANY, datetime(2017, 1, 1), datetime(2018, 1, 1))
+    next(reading)
+    postgres.drop_connections()
+    with pytest.raises(UnavailableError, match="table 'sales'") as error:
+        list(reading)
+    assert postgres.password not in "".join(traceback.format_exception(error.value))
+    assert sum(len(rows) for rows in source.read(MANY, datetime(2017, 1, 1), datetime(2018, 1, 1))) == 1_500_000
+
+
+def test_what_connectorx_does_not_know_is_left_to_the_driver(many, monkeypatch):
+    named = ServerSource(many + "?application_name=ours")
+    monkeypatch.setattr(source_fast, "spelt", lambda _: "SELECT no_such_column")
+    broken = ServerSource(many)
+    for source in (named, broken):
+        rows = pa.concat_tables(source.read(MANY, datetime(2017, 1, 1), datetime(2017, 1, 2)))
+        assert sorted(rows["y"].to_pylist()) == list(range(50_000))
+    assert (named._reader, broken._reader) == ("auto", "stream")
+
+
+@pytest.mark.parametrize(
+    ("query", "encrypted", "address"),
+    [
+        ("", False, "postgresql://me:pl%40nted@host/db"),
+        ("", True, "postgresql://me:pl%40nted@host/db?sslmode=require"),
+        ("?sslmode=require", True, "postgresql://me:pl%40nted@host/db?sslmode=require"),
+        ("?sslmode=disable", False, "postgresql://me:pl%40nted@host/db?sslmode=disable"),
+        ("?sslmode=verify-full", True, None),
+        ("?sslmode=require&sslrootcert=ca.pem", True, None),
+        ("?host=/var/run/postgresql", False, None),
+    ],
+)
+def test_connectorx_connects_as_safely_as_the_driver_or_not_at_all(query, encrypted, address):
+    driver = SimpleNamespace(info=SimpleNamespace(ssl_in_use=encrypted))
+    connection = SimpleNamespace(connection=SimpleNamespace(driver_connection=driver))
+    url = databases.parse(f"postgresql://me@host/db{query}", "source")
+    for login in (Login(password="pl@nted"), Login(token=lambda: "pl@nted")):
+        assert source_fast.address_of(url, login, connection) == address
+    assert source_fast.address_of(sa.make_url("mssql+pyodbc://me@host/db"), Login(), connection) is None

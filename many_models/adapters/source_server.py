@@ -1,14 +1,16 @@
 """Sales read from a database server that types its columns: PostgreSQL, SQL Server, and what else SQLAlchemy speaks to.
 
-Rows are streamed, so that memory does not grow with the table. A timestamp that is a text or an integer is read as
+Rows come through connectorx where it can (PostgreSQL), else as the driver streams them: the same rows either way, and
+memory does not grow with the table. A timestamp that is a text or an integer is read as
 `source_sql` says; a range of dates is left to the server where the column is a date or a timestamp.
 """
 
 from __future__ import annotations
 
+import logging
 from contextlib import contextmanager
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,12 +18,12 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mssql
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from many_models.adapters import databases
+from many_models.adapters import databases, source_fast
 from many_models.adapters.fingerprints import DayFingerprints, days_of
 from many_models.adapters.rows import TIMESTAMP, between, day_after, first_and_last_day, midnight, require_columns
 from many_models.adapters.source_memory import key_texts, moments
 from many_models.adapters.warehouse_dialects import Dialect, Postgres
-from many_models.errors import InputError, ManyModelsError, MissingTableError
+from many_models.errors import InputError, ManyModelsError, MissingTableError, UnavailableError
 from many_models.keys import digest
 from many_models.ports import DayCount
 
@@ -30,15 +32,20 @@ if TYPE_CHECKING:
 
     from many_models.ports import SalesTable
 
+Reader = Literal["auto", "stream"]
 BATCH_ROWS = 100_000
 NO_LOGIN = databases.Login()
+_LOG = logging.getLogger(__name__)
 
 
 class ServerSource:
-    """Sales in the database that a SQLAlchemy `url` names; tables as `name` or `schema.name`."""
+    """Sales in the database that a SQLAlchemy `url` names; tables as `name` or `schema.name`.
 
-    def __init__(self, url: str, *, login: databases.Login = NO_LOGIN) -> None:
-        self._url, self._login = databases.parse(url, "source"), login
+    With `reader` "stream" connectorx is not tried; it is not tried again where it could not begin once.
+    """
+
+    def __init__(self, url: str, *, login: databases.Login = NO_LOGIN, reader: Reader = "auto") -> None:
+        self._url, self._login, self._reader = databases.parse(url, "source"), login, reader
         self._name = databases.shown(self._url)
         self._dialect = _dialect(self._url)
         self._engine = databases.server_engine(self._url, login, "source")
@@ -72,7 +79,8 @@ class ServerSource:
             moment = _utc(there.c[sales.timestamp])
             day = sa.cast(moment, sa.Date).label("day")
             newest = sa.func.max(there.c[sales.changed])
-            query = sa.select(day, sa.func.count(), newest).where(there.c[sales.timestamp].is_not(None)).group_by(day)
+            dated = self._dated(there.c[sales.timestamp], moment)
+            query = sa.select(day, sa.func.count(), newest).where(dated.is_not(None)).group_by(day)
             found = connection.execute(query.where(moment >= self._bound(since)) if since else query).fetchall()
         counted = [
             DayCount(datetime(at.year, at.month, at.day), rows, f"{rows:x}-{digest(str(changed))}")
@@ -88,7 +96,8 @@ class ServerSource:
             require_columns(sales.table, list(there.c.keys()), sales.columns)
             if isinstance(there.c[sales.timestamp].type, sa.DateTime | sa.Date):
                 moment = _utc(there.c[sales.timestamp])
-                query = sa.select(sa.func.min(moment), sa.func.max(moment)).where(moment >= self._bound(start))
+                dated = self._dated(there.c[sales.timestamp], moment)
+                query = sa.select(sa.func.min(dated), sa.func.max(dated)).where(moment >= self._bound(start))
                 found = connection.execute(query.where(moment < self._bound(end)) if end else query).one()
                 return first_and_last_day(pa.chunked_array([pa.array(list(found), TIMESTAMP)]))
         columns = self._sales(sales, (sales.timestamp,), start, end)
@@ -150,20 +159,71 @@ class ServerSource:
             names = list(dict.fromkeys(columns)) or [column.name for column in there.columns]
             require_columns(table, [column.name for column in there.columns], names)
             kinds = [self._dialect.arrow_type(there.c[name].type) for name in names]
-            query = sa.select(*(_chosen(there.c[name], kind, name) for name, kind in zip(names, kinds, strict=True)))
+            query = sa.select(*(self._chosen(there.c[name], kind) for name, kind in zip(names, kinds, strict=True)))
             if timestamp and isinstance(there.c[timestamp].type, sa.DateTime | sa.Date):
                 moment = _utc(there.c[timestamp])
                 query = query.where(moment >= self._bound(midnight(since))) if since else query
                 query = query.where(moment < self._bound(before)) if before else query
             schema = pa.schema(list(zip(names, kinds, strict=True)))
+            address = source_fast.address_of(self._url, self._login, connection) if self._reader == "auto" else None
+        read = False
+        for rows in self._fast(table, address, query, schema) or self._streamed(table, query, schema):
+            yield rows
+            read = True
+        if not read:
+            yield schema.empty_table()
+
+    def _streamed(self, table: str, query: sa.Select[Any], schema: pa.Schema) -> Iterator[pa.Table]:
+        with self._connection(table) as connection:
             found = connection.execution_options(stream_results=True, max_row_buffer=BATCH_ROWS).execute(query)
-            read = False
             for lines in found.partitions(BATCH_ROWS):
                 values = zip(*lines, strict=True)
-                yield pa.table([pa.array(v, kind) for v, kind in zip(values, kinds, strict=True)], schema=schema)
-                read = True
-            if not read:
-                yield schema.empty_table()
+                columns = [pa.array(some, kind) for some, kind in zip(values, schema.types, strict=True)]
+                yield pa.table(columns, schema=schema)
+
+    def _fast(
+        self, table: str, address: str | None, query: sa.Select[Any], schema: pa.Schema
+    ) -> Iterator[pa.Table] | None:
+        if address is None:
+            return None
+        begun = source_fast.begun(address, source_fast.spelt(query), schema, BATCH_ROWS)
+        if begun is None:
+            self._reader = "stream"
+            _LOG.warning("connectorx cannot read %s, which its driver then does, more slowly; set [source] reader = "
+                         '"stream" to spare the try', self._name)  # fmt: skip
+            return None
+        return self._guarded(table, begun)
+
+    def _guarded(self, table: str, rows: Iterator[pa.Table]) -> Iterator[pa.Table]:
+        what = f"the database {self._name}, table {table!r}"
+        try:
+            yield from rows
+        except source_fast.LostError as error:
+            raise UnavailableError(f"{what}: {self._said(error)}") from None
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise InputError(f"{what}: {self._said(error)}") from error
+
+    def _chosen(self, column: sa.Column[Any], kind: pa.DataType) -> sa.ColumnElement[Any]:
+        """The column, converted by the server to what Arrow takes."""
+        if kind == pa.float64() and not isinstance(column.type, sa.Double):
+            return sa.cast(column, sa.Double()).label(column.name)
+        if isinstance(column.type, sa.DateTime | sa.Date):
+            zoned = isinstance(column.type, sa.DateTime) and column.type.timezone
+            return self._dated(column, _utc(column) if zoned else column).label(column.name)
+        if kind == pa.string() and (not isinstance(column.type, sa.String) or isinstance(column.type, sa.Enum)):
+            return sa.cast(column, sa.Text()).label(column.name)
+        return column
+
+    def _dated(self, column: sa.Column[Any], moment: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+        """The moment, null where it is no date: PostgreSQL has infinite ones, and years before the first."""
+        if self._url.get_backend_name() != "postgresql":
+            return moment
+        first, last = datetime(2, 1, 1), datetime(9999, 12, 31, 23, 59, 59, 999999)
+        if isinstance(column.type, sa.DateTime):
+            low, high = sa.literal(first, sa.DateTime()), sa.literal(last, sa.DateTime())
+        else:
+            low, high = sa.literal(first.date(), sa.Date()), sa.literal(last.date(), sa.Date())
+        return sa.case((sa.and_(moment >= low, moment <= high), moment))
 
     def _bound(self, moment: datetime | None) -> sa.ColumnElement[Any]:
         """A moment to compare with; for SQL Server as text, since drivers cut its parameters to its old datetime."""
@@ -211,17 +271,6 @@ def _utc(column: sa.Column[Any]) -> sa.ColumnElement[Any]:
     """A zoned timestamp in UTC without its zone; anything else as it is."""
     zoned = isinstance(column.type, sa.DateTime) and column.type.timezone
     return sa.func.timezone("UTC", column) if zoned else sa.type_coerce(column, sa.DateTime())
-
-
-def _chosen(column: sa.Column[Any], kind: pa.DataType, name: str) -> sa.ColumnElement[Any]:
-    """The column, converted by the server to what Arrow takes."""
-    if kind == pa.float64() and not isinstance(column.type, sa.Double):
-        return sa.cast(column, sa.Double()).label(name)
-    if kind == TIMESTAMP and isinstance(column.type, sa.DateTime) and column.type.timezone:
-        return _utc(column).label(name)
-    if kind == pa.string() and not isinstance(column.type, sa.String):
-        return sa.cast(column, sa.Text()).label(name)
-    return column
 
 
 def _dialect(url: sa.URL) -> Dialect:

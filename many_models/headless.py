@@ -67,6 +67,10 @@ class WatchedCompute:
             self.advance(len(chunk.series))
             yield chunk, result
 
+    def slots(self) -> int:
+        """See `Compute.slots`."""
+        return self.compute.slots()
+
     def check(self) -> str:
         """See `Compute.check`."""
         return self.compute.check()

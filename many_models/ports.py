@@ -237,6 +237,10 @@ class Compute(Protocol):
         """
         ...
 
+    def slots(self) -> int:
+        """How many chunks it does at a time, as far as it knows."""
+        ...
+
     def check(self) -> str:
         """One line that says what is reached. Raises when it is not."""
         ...

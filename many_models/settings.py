@@ -185,7 +185,7 @@ class LakeSettings(Section):
 
 
 class ComputeSettings(Section):
-    """Where chunks run; `workers` 0: one a core, or as many as Spark has slots.
+    """Where chunks run; `workers` 0: one a core, or as many as Spark has slots. `chunk` 0: by the number of both.
 
     Spark is that of this machine (`spark_master`), or one that `spark_remote` names: a Spark Connect URL, sc://host:port.
     A URL that holds a token belongs into the environment: MANY_MODELS__COMPUTE__SPARK_REMOTE.
@@ -194,7 +194,7 @@ class ComputeSettings(Section):
 
     kind: Literal["processes", "serial", "spark", "azureml"] = "processes"
     workers: Annotated[int, Field(ge=0)] = 0
-    chunk: Annotated[int, Field(ge=1)] = 200
+    chunk: Annotated[int, Field(ge=0)] = 0
     timeout: Annotated[float, Field(gt=0)] = 600.0
     core_hour_price: Annotated[float, Field(ge=0)] = 0.05
     spark_master: str = "local[*]"

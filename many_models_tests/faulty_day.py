@@ -73,6 +73,9 @@ class FaultyTraining:
         faults, self.faults = self.faults, self.later
         return self.compute.run(Faulty(task, faults), chunks)
 
+    def slots(self) -> int:
+        return self.compute.slots()
+
     def check(self) -> str:
         return self.compute.check()
 

@@ -33,6 +33,8 @@ pytestmark = pytest.mark.slow
 
 
 class TestSerialCompute(ComputeContract):
+    slots = 1
+
     @pytest.fixture
     def compute(self):
         return SerialCompute()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import sysconfig
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import dagster as dg
@@ -47,6 +48,7 @@ class TestAzureMLCompute(ComputeContract):
     ahead = 100  # results wait in storage, not in the driver's memory
     farewell, each = 1.0, 0.1
     examples = 5  # each is a job with processes of its own
+    slots = 1
 
     @pytest.fixture
     def compute(self, workspace):
@@ -71,6 +73,7 @@ def test_the_job_is_one_parallel_step_as_the_settings_say(workspace, tmp_path):
         files=(tmp_path / "mine.py", tmp_path / "parts"), client_id="nodes", experiment="night",
     )  # fmt: skip
     assert list(on(workspace, job).run(describe, chunked(*[1] * 30))) == plainly(describe, chunked(*[1] * 30))
+    assert on(workspace, replace(job, workers=0)).slots() == 24
     made = only(workspace)
     step = made.entity.jobs["chunks"]
     assert (made.entity.compute, made.entity.experiment_name) == ("serverless", "night")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 import threading
 from contextlib import closing
 from types import SimpleNamespace
@@ -49,6 +51,26 @@ class TestSparkCompute(ComputeContract):
 
 def test_a_slot_a_core_is_found(spark):
     assert "2 slots" in spark.check()
+
+
+TWO_CORES_A_TASK = """
+from dagster_pyspark.resources import spark_session_from_config
+from many_models.adapters.compute_spark import SparkCompute
+from many_models.adapters.spark_session import connect
+from many_models_tests.compute_tasks import about_me, chunked
+
+session = connect(spark_session_from_config, "local[4]", "", {"spark.task.cpus": "2"})
+compute = SparkCompute(lambda: session)
+((_, result),) = compute.run(about_me, chunked(1))
+threads = eval(result.files["threads"])
+print(compute.slots(), threads["OMP_NUM_THREADS"], threads["NUMBA_NUM_THREADS"])
+"""
+
+
+def test_a_slot_has_the_cores_that_spark_task_cpus_says_and_as_many_threads():
+    words = [sys.executable, "-W", "ignore", "-c", TWO_CORES_A_TASK]
+    said = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True, timeout=300).stdout
+    assert said.splitlines()[-1] == "2 2 2"
 
 
 @pytest.mark.parametrize("how", ["kill", "leave"])

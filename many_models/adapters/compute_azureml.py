@@ -51,6 +51,7 @@ SECTION = "azureml"
 OVER = {"Completed", "Canceled", "Failed"}
 TRIES = 3  # of a mini-batch whose process or node is lost
 A_NODE = 4  # mini-batches that each node gets at least, so that all of them end at about the same time
+CORES = 8
 LARGEST = 64  # chunks in a mini-batch
 PATIENCE = 600.0  # seconds that the workspace may be away while a job runs
 LONGEST = 259_200  # seconds that Azure ML lets a mini-batch take
@@ -187,6 +188,10 @@ class AzureMLCompute:
             yield from running.results(chunks)
         finally:
             running.stop()
+
+    def slots(self) -> int:
+        """See `Compute.slots`. A node's cores are not asked for: they count as `CORES` where no `workers` are named."""
+        return self._settings.instances * (self._settings.workers or CORES)
 
     def check(self) -> str:
         """See `Compute.check`."""

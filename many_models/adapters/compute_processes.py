@@ -89,6 +89,10 @@ class ProcessCompute:
         finally:
             crew.stop()
 
+    def slots(self) -> int:
+        """See `Compute.slots`."""
+        return self._workers
+
     def check(self) -> str:
         """See `Compute.check`. Starts a worker."""
         worker = self._take()

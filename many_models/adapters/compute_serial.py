@@ -32,6 +32,10 @@ class SerialCompute:
                 result = ChunkResult(failures=tuple(SeriesFailure.of(name, error) for name in chunk.series))
             yield chunk, result
 
+    def slots(self) -> int:
+        """See `Compute.slots`."""
+        return 1
+
     def check(self) -> str:
         """See `Compute.check`."""
         return "serial: one chunk at a time in this process"

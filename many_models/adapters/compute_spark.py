@@ -57,9 +57,10 @@ Outcome = Done | Trouble
 class SparkCompute:
     """Runs tasks on the session that `connect` gives, asked for when it is first needed.
 
-    `slots` is how many chunks run at a time (0: as many as Spark's default parallelism), each for at most `timeout`
-    seconds. A chunk whose task raises is split where it runs. What kills a worker is retried by Spark as often as
-    `spark.task.maxFailures` says (on one machine: not at all), then each chunk of the wave alone, then split.
+    `slots` is how many chunks run at a time (0: as many as the cluster has cores by Spark's default parallelism, for
+    `spark.task.cpus` of them a chunk), each for at most `timeout` seconds. A chunk whose task raises is split where it
+    runs. What kills a worker is retried by Spark as often as `spark.task.maxFailures` says (on one machine: not at
+    all), then each chunk of the wave alone, then split.
     """
 
     def __init__(self, connect: Callable[[], SparkSession], slots: int = 0, timeout: float = 600.0) -> None:
@@ -90,6 +91,10 @@ class SparkCompute:
         finally:
             waves.stop()
 
+    def slots(self) -> int:
+        """See `Compute.slots`."""
+        return self._reached().slots
+
     def check(self) -> str:
         """See `Compute.check`. Starts a job."""
         cluster = self._reached()
@@ -100,7 +105,7 @@ class SparkCompute:
             if self._cluster is None:
                 session = self._connect()
                 found = _look(session)
-                self._cluster = _Cluster(session, self._slots or found)
+                self._cluster = _Cluster(session, self._slots or max(1, found // _task_cpus(session)))
             return self._cluster
 
 
@@ -263,6 +268,10 @@ def _outcome(job: Job, rows: list[dict[str, Any]]) -> Outcome:
     if not rows:
         return Trouble("WorkerLost", "Spark returned nothing for its chunk", permanent=False)
     return done_of(job.chunk, [(row["part"], row["what"], row["name"], row["content"]) for row in rows])
+
+
+def _task_cpus(session: SparkSession) -> int:
+    return int(session.conf.get("spark.task.cpus", "1") or 1)
 
 
 # --- What the workers have ------------------------------------------------------------------------------------------

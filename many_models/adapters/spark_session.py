@@ -27,11 +27,9 @@ ONE_MACHINE = {
     "spark.ui.enabled": "false",
     "spark.driver.host": "127.0.0.1",
     "spark.driver.bindAddress": "127.0.0.1",
-    # one Python a slot is what fills the cores: more threads inside make every fit slower
-    "spark.executorEnv.OMP_NUM_THREADS": "1",
-    "spark.executorEnv.OPENBLAS_NUM_THREADS": "1",
-    "spark.executorEnv.NUMBA_NUM_THREADS": "1",
 }
+TASK_CPUS = "spark.task.cpus"
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
 def connect(
@@ -47,7 +45,8 @@ def connect(
         settings = {"spark.remote": remote, **config}
     else:
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # pyspark asks nothing else
-        settings = {"spark.master": master, **QUIET, **(ONE_MACHINE if master.startswith("local") else {}), **config}
+        here = ONE_MACHINE if master.startswith("local") else {}
+        settings = {"spark.master": master, **QUIET, **here, **_threads(config), **config}
     try:
         session = build(settings)
         session.range(1).count()
@@ -59,6 +58,13 @@ def connect(
         where = _place(remote) if remote else master
         raise InputError(f"Spark {session.version} at {where} is too old: it needs Spark {SPARK} or newer")
     return session
+
+
+def _threads(config: Mapping[str, str]) -> dict[str, str]:
+    """As many threads in a worker as its chunk has cores: one, unless `spark.task.cpus` says more (a forecaster of the
+    user's with threads of its own). One Python a core fills the cores; more threads inside make every fit slower.
+    """
+    return {f"spark.executorEnv.{name}": config.get(TASK_CPUS, "1") for name in THREADS}
 
 
 def _require_reachable(remote: str) -> None:

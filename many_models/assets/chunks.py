@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from many_models.settings import Settings
 
 PROGRESS_SECONDS = 5.0
+A_SLOT, SMALLEST, LARGEST = 4, 25, 200
 
 
 def packs_of(settings: Settings, series: Sequence[str]) -> dict[str, list[str]]:
@@ -32,15 +33,22 @@ def packs_of(settings: Settings, series: Sequence[str]) -> dict[str, list[str]]:
     return dict(packs)
 
 
-def chunks_of(settings: Settings, series: Sequence[str]) -> list[Chunk]:
-    """`series` in chunks of one pack and at most `compute.chunk` series each."""
-    size = settings.compute.chunk
+def chunks_of(settings: Settings, series: Sequence[str], compute: Compute) -> list[Chunk]:
+    """`series` in chunks of one pack and at most `compute.chunk` series each, else of what fills the slots evenly."""
+    size = settings.compute.chunk or chunk_size(len(series), compute.slots())
     parts = [
         (pack, tuple(names[start : start + size]))
         for pack, names in packs_of(settings, series).items()
         for start in range(0, len(names), size)
     ]
     return [Chunk(number, pack, names) for number, (pack, names) in enumerate(parts)]
+
+
+def chunk_size(series: int, slots: int) -> int:
+    """So many series that each slot gets `A_SLOT` chunks, so that all end at about the same time; but neither so few
+    that reading them costs more than fitting them, nor more than a worker should hold or lose.
+    """
+    return min(LARGEST, max(SMALLEST, -(-series // (slots * A_SLOT))))
 
 
 Results = list[tuple[Chunk, "ChunkResult"]]

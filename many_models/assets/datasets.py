@@ -55,7 +55,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         task = PrepareTask(lake, spec_of(settings), as_of, tuple(settings.data.keys))
         done, failures, rows = dict[str, Done](), list[SeriesFailure](), 0
         histories, described = Gathering(lake, tables.DATASETS), Gathering(lake, tables.SERIES)
-        for pack, results in follow(context, compute, task, chunks_of(settings, keys)):
+        for pack, results in follow(context, compute, task, chunks_of(settings, keys, compute)):
             failures += failures_of(results)
             if not (good := good_series(results)):
                 continue

@@ -82,7 +82,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         repeat = settings.data.missing_future == "repeat"
         for cutoff, series in sorted(cutoffs.items()):
             task = ScoreTask(lake, spec, cutoff, tuple(settings.data.keys), models, repeat=repeat)
-            chunks = chunks_of(settings, [name for name in series if name not in broken])
+            chunks = chunks_of(settings, [name for name in series if name not in broken], compute)
             scored = list[pa.Table]()
             for _, results in follow(context, compute, task, chunks):
                 failures += failures_of(results)

@@ -69,7 +69,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         for cutoff, series in sorted(cutoffs.items()):
             task = TrainTask(lake, spec, cutoff, champions, priors, pooled, tuple(settings.data.keys))
             register = _Registering(lake, staging, context.run.run_id, spec, cutoff, datasets)
-            for pack, results in follow(context, compute, task, chunks_of(settings, series)):
+            for pack, results in follow(context, compute, task, chunks_of(settings, series, compute)):
                 failures += failures_of(results)
                 if good_series(results):
                     summaries += register.add(pack, results)

@@ -61,13 +61,14 @@ class ComputeContract(Contract):
 
     `farewell`: seconds in which workers that have not heard that a run was closed begin something. `each`: seconds
     that a chunk takes where chunks do not wait for whoever takes their results. `ahead`: chunks that may be begun
-    before anybody takes their results, `examples` how many runs a property is tried on.
+    before anybody takes their results, `examples` how many runs a property is tried on, `slots` what it says itself.
     """
 
     farewell = 0.1
     each = 0.0
     ahead = 14
     examples = 15
+    slots = 2
 
     @pytest.fixture
     def compute(self):
@@ -75,6 +76,9 @@ class ComputeContract(Contract):
 
     def test_it_is_a_compute(self, compute):
         assert isinstance(compute, Compute)
+
+    def test_it_says_how_many_chunks_it_does_at_a_time(self, compute):
+        assert compute.slots() == self.slots
 
     def test_it_says_what_it_is(self, compute):
         assert len(compute.check().splitlines()) == 1

@@ -23,6 +23,8 @@ from many_models_tests.azurite import running
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from many_models_tests.azurite import Azurite
+
 LAST = date(2024, 6, 30)
 CONTAINER = "benchmark"
 DEMO = 500
@@ -64,23 +66,32 @@ def day(root: Path, series: int, days: int, lake: str) -> tuple[float, float]:
     return time.perf_counter() - began, timed.seconds
 
 
+def remote_lake(azurite: Azurite, turn: int) -> str:
+    """The section of the settings for a lake on Azurite, in a container of its own."""
+    place = f"{azurite.container(f'{CONTAINER}{turn}')}/lake"
+    return f'\n[lake]\npath = "{place}"\ncredential = "key"\nendpoint = "{azurite.endpoint}"\n'
+
+
 def measure(series: int, days: int, folder: Path) -> list[Figure]:
-    """Both days, and their ratios; a small one before them compiles and imports what both need."""
+    """Both days, twice in turn (the quicker of each counts), and their ratios; a small day warms up what both need."""
     day(folder / "warm", 10, 60, "")
-    local, local_lake = day(folder / "disk", series, days, "")
     with running(folder / "azurite") as azurite:
         os.environ[KEY] = azurite.key
-        place = f"{azurite.container(CONTAINER)}/lake"
-        lake = f'\n[lake]\npath = "{place}"\ncredential = "key"\nendpoint = "{azurite.endpoint}"\n'
-        remote, remote_lake = day(folder / "azure", series, days, lake)
+        found = [
+            day(folder / f"{place}_{turn}", series, days, section)
+            for turn in range(2)
+            for place, section in (("disk", ""), ("azure", remote_lake(azurite, turn)))
+        ]
+    local, local_lake = min(found[0::2])
+    remote, azurite_lake = min(found[1::2])
     size = f"{series} series, {days} days"
     return [
         Figure(f"day with the lake on disk, {size}", local, "s", ""),
         Figure(f"day with the lake on Azurite, {size}", remote, "s", ""),
         Figure("lake on Azurite, whole day", remote / local, "× local disk", "at most 3"),
         Figure("time in the lake, on disk", local_lake, "s", ""),
-        Figure("time in the lake, on Azurite", remote_lake, "s", ""),
-        Figure("lake on Azurite, time in the lake alone", remote_lake / local_lake, "× local disk", "at most 3"),
+        Figure("time in the lake, on Azurite", azurite_lake, "s", ""),
+        Figure("lake on Azurite, time in the lake alone", azurite_lake / local_lake, "× local disk", "at most 3"),
     ]
 
 

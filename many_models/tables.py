@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from many_models.ports import Where
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     import pyarrow as pa
 
@@ -43,6 +43,33 @@ DECISIONS = LakeTable("decisions", ("cutoff_date",))
 RELEASE_LOG = LakeTable("release_log")
 PREDICTIONS = LakeTable("predictions", ("cutoff_date",))
 SERIES_STATUS = LakeTable("series_status", ("stage",))
+
+
+@dataclass(frozen=True, slots=True)
+class _ReadOnce:
+    """Fetches each table's version, and the rows asked for, once."""
+
+    lake: Lake
+    seen: dict[tuple[object, ...], Any] = field(default_factory=dict[tuple[object, ...], Any])
+
+    def version(self, table: str) -> int | None:
+        """See `Lake.version`."""
+        return self._once(("version", table), lambda: self.lake.version(table))
+
+    def read(self, table: str, where: Where | None = None, columns: Sequence[str] = ()) -> pa.Table:
+        """See `Lake.read`."""
+        asked = ("rows", table, repr(where), tuple(columns))
+        return self._once(asked, lambda: self.lake.read(table, where, columns))
+
+    def _once(self, asked: tuple[object, ...], fetch: Callable[[], Any]) -> Any:
+        if asked not in self.seen:
+            self.seen[asked] = fetch()
+        return self.seen[asked]
+
+
+def read_once(lake: Lake) -> Lake:
+    """`lake`, for reading only, each of its tables as it was when it was first looked at."""
+    return cast("Lake", _ReadOnce(lake))
 
 
 def read_if_there(

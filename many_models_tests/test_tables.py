@@ -1,4 +1,4 @@
-"""Rows of many packs written with one commit."""
+"""Rows of many packs written with one commit; tables that are looked at once."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from many_models.adapters.lake_memory import MemoryLake
 from many_models.ports import Where
-from many_models.tables import DATASETS, Gathering
+from many_models.tables import DATASETS, Gathering, read_once
 
 
 def rows(**values: float) -> pa.Table:
@@ -28,3 +28,15 @@ def test_packs_that_are_gathered_replace_their_series_in_one_commit_and_leave_th
     assert lake.version(DATASETS.name) == 1
     gathering.write()
     assert lake.version(DATASETS.name) == 1
+
+
+def test_a_look_fetches_each_table_once_and_sees_it_as_it_was() -> None:
+    lake = MemoryLake()
+    lake.replace("t", rows(a_1=1.0), Where())
+    look = read_once(lake)
+    seen = [look.version("t"), look.version("none"), look.read("t"), look.read("t", columns=["y"])]
+    lake.replace("t", rows(a_1=2.0), Where())
+    lake.replace("none", rows(), Where())
+    again = [look.version("t"), look.version("none"), look.read("t"), look.read("t", columns=["y"])]
+    assert all(one is other for one, other in zip(seen, again, strict=True))
+    assert look.read("t", Where(among={"pack": ["a"]}))["y"].to_pylist() == [2.0]

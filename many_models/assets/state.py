@@ -346,6 +346,7 @@ def warehouse_state(instance: dg.DagsterInstance, lake: Lake) -> StageState:
 # --- All ------------------------------------------------------------------------------------------------------------
 def stage_state(settings: Settings, instance: dg.DagsterInstance, lake: Lake, stage: Stage) -> StageState:
     """The state of any stage after raw_sales, from instance and lake alone."""
+    lake = tables.read_once(lake)
     if stage == "raw_covariates":
         return covariates_state(settings, instance, lake)
     if stage == "pooled_models":

@@ -36,7 +36,7 @@ def test_a_look_fetches_each_table_once_and_sees_it_as_it_was() -> None:
     look = read_once(lake)
     seen = [look.version("t"), look.version("none"), look.read("t"), look.read("t", columns=["y"])]
     lake.replace("t", rows(a_1=2.0), Where())
-    lake.replace("none", rows(), Where())
+    lake.replace("none", rows(a_1=3.0), Where())
     again = [look.version("t"), look.version("none"), look.read("t"), look.read("t", columns=["y"])]
     assert all(one is other for one, other in zip(seen, again, strict=True))
     assert look.read("t", Where(among={"pack": ["a"]}))["y"].to_pylist() == [2.0]

@@ -30,6 +30,11 @@ def credential(identity: Identity = "default", client_id: str = "") -> TokenCred
     return DefaultAzureCredential(managed_identity_client_id=client_id or None)
 
 
+def forget() -> None:
+    """Have tokens asked for anew: a service says that one has expired which this process takes for good."""
+    credential.cache_clear()
+
+
 def token(scope: str, identity: Identity = "default", client_id: str = "") -> str:
     """A token for `scope` (`https://storage.azure.com/.default` and the like) that is good for minutes at least.
 

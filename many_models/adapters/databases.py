@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.event import listens_for
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, OperationalError
 
-from many_models.adapters.azure_identity import token
+from many_models.adapters.azure_identity import forget, token
 from many_models.errors import (
     AccessError,
     ConflictError,
@@ -36,10 +36,12 @@ TOKEN_SCOPES = {
     "postgresql": "https://ossrdbms-aad.database.windows.net/.default",
 }
 _DRIVERS = {"postgresql": "postgresql+psycopg2", "mssql": "mssql+pyodbc"}
+_EXPIRED = re.compile(r"token (is|has) expired", re.IGNORECASE)
 _REFUSED = {"28000", "28P01", "42501", "0P000"}
 _REFUSED_NUMBERS = {229, 230, 262, 297, 300, 916, 15247, 15151, 18456, 18470, 105215}
 _BUSY_NUMBERS = {1204, 1205, 1222, 3960, 3961}
 _AWAY_NUMBERS = {4060, 40197, 40501, 40613, 49918, 49919, 49920, 10928, 10929, 10053, 10054, 10060, 11001, 64, 233}
+_AWAY_CLASSES = {"08", "53", "57", "58", "XX"}  # of SQLSTATE; XX: the server's own fault
 _FULL_NUMBERS = {1101, 1105, 9002, 40544}
 
 
@@ -101,14 +103,27 @@ def server_engine(url: sa.URL, login: Login, section: str, **options: Any) -> sa
 
 
 def _show_token(engine: sa.Engine, shown_token: Callable[[], str]) -> None:
-    @listens_for(engine, "do_connect")
-    def connect(_dialect: object, _record: object, arguments: list[Any], named: dict[str, Any]) -> None:
+    """Shows a token at every connect; one that the server says has expired is fetched anew, and shown once more."""
+
+    def show(arguments: list[Any], named: dict[str, Any]) -> None:
         if engine.dialect.name == "mssql":
             arguments[0] = re.sub(r";Trusted_Connection=Yes", "", str(arguments[0]), flags=re.IGNORECASE)
             encoded = shown_token().encode("utf-16-le")
             named["attrs_before"] = {ACCESS_TOKEN: struct.pack("<I", len(encoded)) + encoded}
         else:
             named["password"] = shown_token()
+
+    @listens_for(engine, "do_connect")
+    def connect(dialect: sa.Dialect, _record: object, arguments: list[Any], named: dict[str, Any]) -> object:
+        show(arguments, named)
+        try:
+            return dialect.connect(*arguments, **named)
+        except dialect.loaded_dbapi.Error as error:
+            if not _EXPIRED.search(str(error)):
+                raise
+        forget()
+        show(arguments, named)
+        return dialect.connect(*arguments, **named)
 
 
 def shown(url: sa.URL) -> str:
@@ -139,11 +154,15 @@ def meaning(error: DBAPIError, what: str, text: str) -> ManyModelsError:
         return AccessError(f"{said}; check the login and what it is granted")
     if state in {"40001", "40P01", "55P03"} or number in _BUSY_NUMBERS:
         return ConflictError(f"{said}; somebody else was writing, try again")
-    if state == "53100" or number in _FULL_NUMBERS:
+    if (
+        state == "53100" or number in _FULL_NUMBERS or "could not extend file" in text
+    ):  # a quota has no state of its own
         return UnavailableError(f"{said}; the server has no room left")
     if state == "3D000":
         return SettingsError(f"{said}; the url names a database that is not there")
-    away = state[:2] in {"08", "53", "57", "58"} or state in {"HYT00", "HYT01", "01002"} or number in _AWAY_NUMBERS
+    away = (
+        state[:2] in {"08", "53", "57", "58", "XX"} or state in {"HYT00", "HYT01", "01002"} or number in _AWAY_NUMBERS
+    )
     if error.connection_invalidated or away:
         return UnavailableError(said)
     if state and state != "HY000":

@@ -20,7 +20,7 @@ from typing import Any
 import sqlglot
 from sqlglot import exp
 
-from many_models_tests.tds_server import wire
+from many_models_tests.tds_server import IDENTITY, wire
 from many_models_tests.tds_server.engine import Engine, Rows, ServerError, Session
 from many_models_tests.tds_server.wire import DONE, DONE_IN_PROCEDURE, DONE_PROCEDURE, Reader
 
@@ -80,6 +80,8 @@ class Server(socketserver.ThreadingTCPServer):
                 raise ServerError(
                     18456, 14, "Login failed for user '<token-identified principal>'. The token is expired."
                 )
+        elif user == IDENTITY:
+            self.admit("", "", password)
         elif self.settings["logins"].get(user) != password:
             raise ServerError(18456, 14, f"Login failed for user '{user}'.")
 

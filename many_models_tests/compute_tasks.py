@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import psutil
 import pyarrow as pa
 
 from many_models.adapters.compute_processes import ONE_THREAD
@@ -138,6 +139,23 @@ class KilledOnce:
         if "s4" in chunk.series and not Path(self.mark).exists():
             Path(self.mark).touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        return ChunkResult(files=names(chunk))
+
+
+@dataclass(frozen=True)
+class KillsItsExecutor:
+    """Kills the JVM that its worker belongs to, once, when it has been given this series."""
+
+    mark: str
+    series: str
+
+    def __call__(self, chunk: Chunk) -> ChunkResult:
+        if self.series in chunk.series and not Path(self.mark).exists():
+            Path(self.mark).touch()
+            executor = psutil.Process().parents()[1]  # a worker is a child of pyspark's daemon, that of the executor
+            assert executor.name() == "java"
+            executor.kill()
+            time.sleep(600)
         return ChunkResult(files=names(chunk))
 
 

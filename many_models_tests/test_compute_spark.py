@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
 import threading
 from contextlib import closing
+from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
 
 import pandas as pd
 import pytest
@@ -21,9 +22,6 @@ from many_models.errors import InputError, UnavailableError
 from many_models_tests.compute_tasks import Harms, KilledOnce, Leaves, SlowFrom, Unloadable, chunked, wait_for
 from many_models_tests.contracts.compute import ComputeContract, done, failures
 from many_models_tests.project import make_project, sales
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 pytestmark = pytest.mark.slow
 MASTER = "local[2]"
@@ -130,6 +128,34 @@ def test_a_run_whose_job_is_cancelled_later_keeps_what_is_finished_and_fails_the
     assert all("cancelled" in failure.reason for failure in lost.values())
 
 
+EXECUTORS = """
+import sys
+from dagster_pyspark.resources import spark_session_from_config
+from many_models.adapters.compute_spark import SparkCompute
+from many_models.adapters.spark_session import connect
+from many_models_tests.compute_tasks import KillsItsExecutor, chunked
+from many_models_tests.contracts.compute import done, failures
+
+session = connect(spark_session_from_config, "local-cluster[2,1,1024]", "", {})
+compute = SparkCompute(lambda: session, slots=2, timeout=120)
+results = list(compute.run(KillsItsExecutor(sys.argv[1], "s5"), chunked(2, 2, 2, 2)))
+print(*done(results), dict(failures(results)))
+"""
+
+
+def test_a_lost_executor_costs_a_retry_of_its_chunks_and_no_series(tmp_path):
+    words = [sys.executable, "-W", "ignore", "-c", EXECUTORS, str(tmp_path / "mark")]
+    found = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True, timeout=500, cwd=tmp_path).stdout
+    assert (tmp_path / "mark").exists()
+    assert found.splitlines()[-1] == "s0 s1 s2 s3 s4 s5 s6 s7 {}"
+
+
+def test_workers_of_another_python_are_named_with_what_to_set(session, monkeypatch):
+    monkeypatch.setattr(session.sparkContext, "pythonVer", "3.9")  # as a driver of that Python says of itself
+    with pytest.raises(InputError, match=r"Spark's workers run another Python than .*set PYSPARK_PYTHON"):
+        SparkCompute(lambda: session).check()
+
+
 def test_a_task_that_workers_cannot_load_is_said_at_once(spark):
     with pytest.raises(InputError, match="cannot load the task: ImportError: no package of that name"):
         list(spark.run(Unloadable(), chunked(1)))
@@ -152,21 +178,41 @@ def test_spark_that_is_too_old_is_named():
         connect(build, MASTER, "", {})
 
 
-@pytest.mark.parametrize(
-    ("java", "said"),
-    [("", "there is no Java"), ("#!/bin/sh\necho 'openjdk version \"1.8.0_402\"' >&2\n", "is Java 8")],
-)
-def test_java_that_is_missing_or_too_old_is_named(monkeypatch, tmp_path, java, said):
-    def build(_: object):
-        raise RuntimeError("[JAVA_GATEWAY_EXITED] Java gateway process exited before sending its port number.")
+WITHOUT_JAVA = """
+from dagster_pyspark.resources import spark_session_from_config
+from many_models.adapters.spark_session import connect
 
-    monkeypatch.delenv("JAVA_HOME", raising=False)
-    monkeypatch.setenv("PATH", str(tmp_path))
+try:
+    connect(spark_session_from_config, "local[2]", "", {})
+except Exception as error:
+    print(f"{type(error).__name__}: {error}")
+"""
+OLD_JAVA = """#!/bin/sh
+[ "$1" = -version ] && echo 'openjdk version "1.8.0_402"' >&2 && exit
+echo 'java.lang.UnsupportedClassVersionError: org/apache/spark/launcher/Main was compiled by a newer version' >&2
+exit 1
+"""
+
+
+@pytest.mark.parametrize(("java", "said"), [("", "there is no Java"), (OLD_JAVA, "bin/java is Java 8")])
+def test_java_that_is_missing_or_too_old_is_named(tmp_path, java, said):
+    (tmp_path / "bin").mkdir()
+    for folder in ("/usr/bin", "/bin"):
+        for program in Path(folder).iterdir():
+            if program.name != "java" and not (tmp_path / "bin" / program.name).exists():
+                (tmp_path / "bin" / program.name).symlink_to(program)
+    environment = {**os.environ, "PATH": str(tmp_path / "bin")}
+    environment.pop("JAVA_HOME", None)
     if java:
-        (tmp_path / "java").write_text(java)
-        (tmp_path / "java").chmod(0o755)
-    with pytest.raises(UnavailableError, match=f"{said}.*needs Java {spark_session.JAVA}"):
-        connect(build, MASTER, "", {})
+        (tmp_path / "jdk/bin").mkdir(parents=True)
+        (tmp_path / "jdk/bin/java").write_text(java)
+        (tmp_path / "jdk/bin/java").chmod(0o755)
+        environment["JAVA_HOME"] = str(tmp_path / "jdk")
+    words = [sys.executable, "-W", "ignore", "-c", WITHOUT_JAVA]
+    printed = subprocess.run(words, env=environment, capture_output=True, text=True, check=True, timeout=300).stdout
+    assert printed.startswith("UnavailableError: Spark does not start: ")
+    assert said in printed
+    assert f"it needs Java {spark_session.JAVA} or newer (Debian: openjdk-17-jre-headless" in printed
 
 
 def test_a_cluster_that_does_not_answer_is_named_without_its_token():

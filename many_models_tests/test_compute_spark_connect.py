@@ -55,17 +55,31 @@ def server(bare, tmp_path_factory):
             yield url
 
 
-@pytest.fixture(scope="module")
-def installed(bare, server):
-    """A session on the cluster: first without the package, which is said, then with it."""
-    session = connect(spark_session_from_config, "", server, {})
-    with pytest.raises(InputError, match="have no many_models: install many_models=="):
-        SparkCompute(lambda: session).check()
-    (bare / "many_models.pth").write_text(f"{ROOT}\n")
+def restart_workers(bare: Path) -> None:
     for process in psutil.process_iter(["cmdline"]):
         if "pyspark.daemon" in (process.info["cmdline"] or ()) and str(bare.parents[2]) in process.info["cmdline"][0]:
             process.kill()
             process.wait()
+
+
+@pytest.fixture(scope="module")
+def installed(bare, server):
+    """A session on the cluster: first without the package, then with another version, both of which is said, then
+    with the right one.
+    """
+    session = connect(spark_session_from_config, "", server, {})
+    with pytest.raises(InputError, match="have no many_models: install many_models=="):
+        SparkCompute(lambda: session).check()
+    (bare / "many_models.pth").write_text(f"{ROOT}\n")
+    other = bare / "many_models-99.1.dist-info/METADATA"
+    other.parent.mkdir()
+    other.write_text("Metadata-Version: 2.1\nName: many_models\nVersion: 99.1\n")
+    restart_workers(bare)
+    with pytest.raises(InputError, match=r"have many_models 99\.1, needed \S+ as here: install the same"):
+        wait_for(lambda: answers(session), "the server to notice that its workers are gone")
+    other.unlink()
+    other.parent.rmdir()
+    restart_workers(bare)
     wait_for(lambda: answers(session), "the server to notice that its workers are gone")
     yield session
     session.stop()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,24 +12,40 @@ import sysconfig
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dagster as dg
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from azure.core.exceptions import ClientAuthenticationError, HttpResponseError
 
 import many_models
-from many_models.adapters import compute_azureml
+from many_models.adapters import azure_ml, compute_azureml, exchange
 from many_models.adapters.compute_azureml import AzureMLCompute, JobSettings
 from many_models.adapters.compute_azureml_worker import require_same
+from many_models.adapters.compute_serial import SerialCompute
 from many_models.adapters.exchange import FolderExchange
+from many_models.adapters.lake_delta import DeltaLake
+from many_models.definitions import build_compute
 from many_models.errors import AccessError, InputError, SettingsError, UnavailableError
+from many_models.forecasting.spec import Custom, Spec
 from many_models.headless import Day, open_instance
 from many_models.pipes_azureml import follow_with_pipes
+from many_models.ports import Where
+from many_models.settings import load_settings
+from many_models.tables import DATASETS, RAW_SALES
+from many_models.work import PrepareTask, TrainTask
 from many_models_tests.azureml_fake import Workspace
 from many_models_tests.compute_tasks import Harms, KillsItsNode, Leaves, Unloadable, UsesMine, chunked, describe
 from many_models_tests.contracts.compute import ComputeContract, done, failures, plainly
 from many_models_tests.project import make_project, sales
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from many_models.ports import Chunk
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::Warning:marshmallow", "ignore::Warning:azure")]
 JOB = JobSettings(cluster="cpu", environment="many-models:1", workers=1)
@@ -40,8 +58,8 @@ def workspace(tmp_path_factory):
 
 
 def on(workspace: Workspace, job: JobSettings = JOB, timeout: float = 60.0, followed=compute_azureml.follow):
-    exchange = FolderExchange(str(workspace.folder / "exchange"))
-    return AzureMLCompute(workspace.client, exchange, job, timeout, followed, poll=0.02)
+    folder = FolderExchange(str(workspace.folder / "exchange"))
+    return AzureMLCompute(workspace.client, folder, job, timeout, followed, poll=0.02)
 
 
 class TestAzureMLCompute(ComputeContract):
@@ -95,6 +113,69 @@ def test_a_module_of_the_users_travels_with_the_job(workspace, tmp_path):
     assert result.files["said"] == b"from my own file"
     ((_, result), (_, second)) = on(Workspace(tmp_path / "other")).run(UsesMine(), chunked(2))
     assert {f.kind for f in (*result.failures, *second.failures)} == {"ModuleNotFoundError"}
+
+
+TRAINER = """
+import json
+from pathlib import Path
+
+import numpy as np
+
+FACTOR = json.loads((Path(__file__).parent / "parts/factor.json").read_text())
+
+
+class OfMine:
+    def fit(self, history):
+        self.mean = history["y"].mean()
+
+    def predict(self, future):
+        return np.full(len(future), FACTOR * self.mean)
+"""
+
+
+def datasets_of(lake: DeltaLake, chunks: list[Chunk], spec: Spec) -> datetime:
+    """Datasets of series that are 8 and 12 in turn, as raw rows make them; their newest day."""
+    days = pd.date_range("2024-01-01", periods=200)
+    for chunk in chunks:
+        names = np.repeat(chunk.series, 200)
+        y = np.tile([8.0, 12.0], 100 * len(chunk.series))
+        frame = pd.DataFrame({"series_id": names, "ds": np.tile(days, len(chunk.series)), "y": y})
+        frame["ds"] = frame["ds"].astype("datetime64[us]")
+        raw = pa.Table.from_pandas(frame.assign(pack=chunk.pack, year=2024), preserve_index=False)
+        lake.replace(RAW_SALES.name, raw, Where(among={"pack": [chunk.pack]}), ("pack",))
+    for chunk, result in SerialCompute().run(PrepareTask(lake, spec, days[-1].to_pydatetime(), ("item",)), chunks):
+        rows = result.tables["rows"]
+        lake.replace(DATASETS.name, rows, Where(among={"pack": [chunk.pack]}), DATASETS.partition_by)
+    return days[-1].to_pydatetime()
+
+
+def test_a_trainer_of_the_users_is_fitted_on_the_gpu_nodes_that_the_settings_name(workspace, tmp_path, monkeypatch):
+    (tmp_path / "trainer_of_mine.py").write_text(TRAINER)
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts/factor.json").write_text("1.5")
+    text = (ROOT / "deploy/compute/azureml.toml").read_text()
+    text = re.sub(r'cluster = "CLUSTER".*', 'instance_type = "Standard_NC4as_T4_v3"\npoll = 0.1', text)
+    text = text.replace("files = []", 'files = ["trainer_of_mine.py", "parts"]').replace("workers = 0 ", "workers = 1 ")
+    (tmp_path / "many_models.toml").write_text(text)
+    monkeypatch.setattr(azure_ml, "connect", lambda *_: workspace.client())
+    monkeypatch.setattr(exchange, "BlobExchange", lambda _: FolderExchange(str(workspace.folder / "exchange")))
+    compute = build_compute(load_settings(tmp_path / "many_models.toml"))
+
+    custom = (Custom("of_mine", "trainer_of_mine:OfMine"),)
+    spec = Spec(frequency="D", horizon=7, windows=2, custom=custom)
+    lake, chunks = DeltaLake(tmp_path / "lake"), chunked(2, 2, 1)
+    as_of = datasets_of(lake, chunks, spec)
+    results = list(compute.run(TrainTask(lake, spec, as_of), chunks))
+    assert failures(results) == {}
+    scores = pa.concat_tables([result.tables["scores"] for _, result in results]).to_pandas()
+    mine = scores[scores["candidate"] == "of_mine"]
+    assert sorted(set(mine["series_id"])) == ["s0", "s1", "s2", "s3", "s4"]
+    assert mine["problem"].isna().all()
+    assert mine["wape"].to_numpy() == pytest.approx(0.5, abs=0.06)  # 15 for what is 10 in the mean
+    step = only(workspace).entity.jobs["chunks"]
+    assert step.resources.instance_type == "Standard_NC4as_T4_v3"
+    with pytest.raises(ModuleNotFoundError):  # it is nowhere but in the job
+        importlib.import_module("trainer_of_mine")
 
 
 @pytest.mark.parametrize(("how", "kind", "timeout"), [("kill", "WorkerLost", 60), ("hang", "WorkerTimeout", 4)])
@@ -245,6 +326,10 @@ import sys, threading, time
 from pathlib import Path
 import dagster as dg
 from many_models.pipes_azureml import follow_with_pipes
+from many_models.ports import Where
+from many_models.settings import load_settings
+from many_models.tables import DATASETS, RAW_SALES
+from many_models.work import PrepareTask, TrainTask
 from many_models_tests.azureml_fake import Workspace
 from many_models_tests.compute_tasks import Leaves, chunked
 from many_models_tests.test_compute_azureml import on

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
     from many_models import ports
+    from many_models.adapters.databases import Login
     from many_models.adapters.datastore import LakeDatastore
     from many_models.due import Stage
     from many_models.settings import ComputeSettings
@@ -190,6 +191,8 @@ def build_warehouse(settings: Settings) -> ports.Warehouse:
     login = login_of(url, warehouse.credential, lambda: secret("MANY_MODELS_WAREHOUSE_PASSWORD"), warehouse.client_id)
     if warehouse.kind == "sql":
         return SqlWarehouse(url, schema=warehouse.tables_in, login=login)
+    if warehouse.kind == "serverless":
+        return _serverless(settings, url, login)
     from many_models.adapters.azure_storage import AzureStorage
     from many_models.adapters.staging_blob import BlobStaging
     from many_models.adapters.warehouse_synapse import SynapseDialect, SynapseWarehouse
@@ -199,6 +202,14 @@ def build_warehouse(settings: Settings) -> ports.Warehouse:
     staging = BlobStaging(AzureStorage(place, lake.credential, secret, lake.client_id, lake.endpoint))
     dialect = SynapseDialect(warehouse.distribution, warehouse.index)
     return SynapseWarehouse(url, staging, schema=warehouse.tables_in, login=login, dialect=dialect)
+
+
+def _serverless(settings: Settings, url: str, login: Login) -> ports.Warehouse:
+    from many_models.adapters.warehouse_serverless import ServerlessWarehouse
+    from many_models.serverless_views import serverless_views
+
+    lake, place = build_lake(settings), settings.place(settings.lake.path)
+    return ServerlessWarehouse(url, lambda: serverless_views(place, settings.data.keys, lake), login=login)
 
 
 def power_bi_workspace(settings: Settings) -> dict[str, dg.ResourceDefinition]:

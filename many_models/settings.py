@@ -222,12 +222,13 @@ class RegistrySettings(Section):
 
 
 class WarehouseSettings(Section):
-    """The SQL warehouse, as a SQLAlchemy URL; `kind` `synapse` for a dedicated pool, which stages files in `staging`.
+    """The SQL warehouse, as a SQLAlchemy URL; `kind` `synapse` for a dedicated pool, which stages files in `staging`,
+    `serverless` for a serverless pool, whose views read the lake.
 
     `credential`: as the URL says, the secret MANY_MODELS_WAREHOUSE_PASSWORD, or an identity of Entra ID.
     """
 
-    kind: Literal["sql", "synapse"] = "sql"
+    kind: Literal["sql", "synapse", "serverless"] = "sql"
     url: str = "sqlite:///var/warehouse.db"
     tables_in: str = ""
     credential: Literal["url", "password", "default", "managed_identity"] = "url"

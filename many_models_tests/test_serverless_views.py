@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import pyarrow as pa
 import pytest
@@ -15,12 +16,14 @@ from many_models.adapters.lake_memory import MemoryLake
 from many_models.adapters.warehouse_memory import MemoryWarehouse
 from many_models.adapters.warehouse_sql import SqlWarehouse
 from many_models.cli import main
+from many_models.definitions import build_warehouse
 from many_models.errors import InputError, SettingsError
-from many_models.ports import Where
+from many_models.ports import Warehouse, Where
 from many_models.report_views import WEEK
 from many_models.serverless_views import serverless_views
-from many_models_tests.contracts.warehouse import REPORT_KEYS, assert_same, report_tables, reported
-from many_models_tests.tds_server import require_freetds, running_tds, unparsed
+from many_models.settings import load_settings
+from many_models_tests.contracts.warehouse import REPORT_KEYS, assert_same, part, report_tables, reported, row, rows
+from many_models_tests.tds_server import PASSWORD, require_freetds, running_tds, unparsed
 
 PLACE = "abfss://tables@account.dfs.core.windows.net/many models/lake"
 VIEWS = [
@@ -37,8 +40,8 @@ containers = itertools.count()
 
 def fill(lake) -> None:
     """The report's tables as the lake has them: without key parts, which stand in series_keys."""
-    tables = {name: rows.drop_columns(list(REPORT_KEYS)) for name, rows in report_tables().items()}
-    dated = {name: with_date(rows) for name, rows in tables.items() if name != "actuals"}
+    tables = {name: full.drop_columns(list(REPORT_KEYS)) for name, full in report_tables().items()}
+    dated = {name: with_date(plain) for name, plain in tables.items() if name != "actuals"}
     lake.replace("predictions", dated["predictions"], Where(), ["cutoff_date"])
     lake.replace("decisions", dated["decisions"], Where(), ["cutoff_date"])
     lake.replace("raw_sales", tables["actuals"].drop_columns([WEEK]), Where())
@@ -46,8 +49,8 @@ def fill(lake) -> None:
     lake.replace("series_keys", keys.group_by(keys.column_names).aggregate([]), Where())
 
 
-def with_date(rows: pa.Table) -> pa.Table:
-    return rows.append_column("cutoff_date", pa.array(["2017-01-01"] * len(rows)))
+def with_date(plain: pa.Table) -> pa.Table:
+    return plain.append_column("cutoff_date", pa.array(["2017-01-01"] * len(plain)))
 
 
 def statements(place: str = PLACE) -> list[str]:
@@ -81,7 +84,10 @@ def test_a_lake_that_a_pool_cannot_read_or_that_is_empty_is_an_error():
 
 
 @pytest.mark.slow
-def test_their_numbers_over_a_lake_on_azure_storage_are_those_of_a_loaded_warehouse(azurite, tmp_path, monkeypatch):
+@pytest.mark.parametrize("how", ["printed", "by setting"])
+def test_their_numbers_over_a_lake_on_azure_storage_are_those_of_a_loaded_warehouse(
+    azurite, tmp_path, monkeypatch, how
+):
     require_freetds()
     monkeypatch.setenv(KEY, azurite.key)
     place = f"{azurite.container(f'serverless-{next(containers)}')}/many models"
@@ -91,16 +97,31 @@ def test_their_numbers_over_a_lake_on_azure_storage_are_those_of_a_loaded_wareho
         f"[data]\nkeys = ['store', 'it\"em']\n"
         f'[lake]\npath = "{place}"\ncredential = "key"\nendpoint = "{azurite.endpoint}"\n'
     )
-    printed = CliRunner().invoke(main, ["views", "--config", str(file)], catch_exceptions=False).output
     loaded, _ = reported(MemoryWarehouse)
     with running_tds(tmp_path / "tds", storage=azurite.connection_string) as pool:
-        engine = sa.create_engine(pool.url(), poolclass=sa.pool.NullPool, isolation_level="AUTOCOMMIT")
-        with engine.connect() as connection:
-            for batch in printed.split(";\nGO\n")[:-1]:
-                connection.exec_driver_sql(batch)
-        found = SqlWarehouse(pool.url())
+        if how == "printed":
+            found = SqlWarehouse(pool.url())
+            printed = CliRunner().invoke(main, ["views", "--config", str(file)], catch_exceptions=False).output
+            engine = sa.create_engine(pool.url(), poolclass=sa.pool.NullPool, isolation_level="AUTOCOMMIT")
+            with engine.connect() as connection:
+                for batch in printed.split(";\nGO\n")[:-1]:
+                    connection.exec_driver_sql(batch)
+        else:
+            address = pool.url(password="")
+            text = f'[warehouse]\nkind = "serverless"\nurl = "{address}"\ncredential = "password"\n'
+            file.write_text(file.read_text() + text)
+            monkeypatch.setenv("MANY_MODELS_WAREHOUSE_PASSWORD", PASSWORD)
+            found = build_warehouse(load_settings(file))
+            assert isinstance(found, Warehouse)
+            assert "serverless" in found.check()
+            for _ in range(2):  # a load of every day
+                assert found.load("a", "f", [part(rows(row()))]) == 0
+                found.define([])
+            assert found.loads() == {}
+            writing = re.compile(r"\s*(INSERT|MERGE|COPY|DELETE|UPDATE|(CREATE|ALTER|DROP) TABLE)\b", re.IGNORECASE)
+            assert not [one for one in pool.statements() if writing.match(one)]
         for view in VIEWS:
-            rows = found.read(view)
-            kept = [name for name in rows.column_names if name != "cutoff_date"]
-            assert rows.num_rows
-            assert_same(rows.select(kept), loaded.read(view).to_pandas())
+            told = found.read(view)
+            kept = [name for name in told.column_names if name != "cutoff_date"]
+            assert told.num_rows
+            assert_same(told.select(kept), loaded.read(view).to_pandas())

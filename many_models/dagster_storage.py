@@ -20,6 +20,8 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
+from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -34,13 +36,14 @@ from many_models.errors import SettingsError
 from many_models.events import BATCH_SIZE, private_api_problems
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Generator, Mapping, Sequence
 
     from dagster._core.events.log import EventLogEntry
     from dagster._serdes import ConfigurableClassData
     from sqlalchemy import Connection
 
 _TABLE = SqlEventLogStorageTable
+_HOME = ContextVar[Path | None]("home", default=None)
 BATCH_SIZE_VARIABLE = "DAGSTER_EVENT_BATCH_SIZE"
 
 
@@ -167,6 +170,16 @@ class ComputeLogs(LocalComputeLogManager):
         return cls(**_at_home(config_value), inst_data=inst_data)
 
 
+@contextmanager
+def counting_from(home: Path) -> Generator[None]:
+    """Within it relative folders count from `home`, which is the folder of the dagster.yaml that is read."""
+    before = _HOME.set(home)
+    try:
+        yield
+    finally:
+        _HOME.reset(before)
+
+
 def _at_home(config: Mapping[str, Any]) -> dict[str, Any]:
     folder = Path(config["base_dir"])
     if not folder.is_absolute():
@@ -175,6 +188,8 @@ def _at_home(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _home(folder: Path) -> Path:
+    if (given := _HOME.get()) is not None:
+        return given
     if named := os.environ.get("DAGSTER_HOME"):
         return Path(named)
     here = Path.cwd()

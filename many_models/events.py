@@ -18,6 +18,7 @@ import importlib.util
 import inspect
 import json
 import logging
+import math
 import os
 import pkgutil
 import platform
@@ -51,6 +52,7 @@ BACKFILL_TAG = "dagster/backfill"
 KEYS_FIELD = "keys"
 MEMBERS = "many_models/members"  # of a partition of several series: tag → series → its value, as JSON metadata
 _RUNS_A_QUERY = 500
+_APART = 0.001  # seconds
 _EXECUTORS_IN_PROCESS = frozenset({"in_process", "execute_in_process_executor"})
 _FINISHED = frozenset({dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED})
 
@@ -105,7 +107,8 @@ def plan(context: dg.AssetExecutionContext, keys: Sequence[str]) -> int:
 def record(context: dg.AssetExecutionContext, materializations: Sequence[dg.AssetMaterialization]) -> None:
     """Record the running step's materializations, thousands in a second or two.
 
-    They are what `context.log_event` would record one by one, less a line each in the run's console.
+    They are what `context.log_event` would record one by one, less a line each in the run's console. Their times are a
+    millisecond apart, up to now: the UI pages through an asset's events by the millisecond, and would skip others.
     """
     if not _fits():
         for materialization in materializations:
@@ -130,26 +133,31 @@ def record(context: dg.AssetExecutionContext, materializations: Sequence[dg.Asse
             )
             for materialization in materializations
         ),
+        len(materializations) * _APART,
     )
 
 
-def _store(context: dg.AssetExecutionContext, events: Iterable[DagsterEvent]) -> None:
-    """Store `events` of the running step in batches, whether or not Dagster's own batching is on in this process."""
+def _store(context: dg.AssetExecutionContext, events: Iterable[DagsterEvent], seconds: float = 0.0) -> None:
+    """Store `events` of the running step in batches, whether or not Dagster's own batching is on in this process.
+
+    `seconds`: over how many, up to now, their times are spread.
+    """
     from dagster._core.events.log import EventLogEntry
 
     run_id = context.run.run_id
+    first = math.floor((time.time() - seconds) / _APART) * _APART + _APART / 2  # in the middle of its millisecond
     entries = (
         EventLogEntry(
             error_info=None,
             level=logging.DEBUG,
             user_message="" if event.pid is None else event.message or "",  # as Dagster, outside and inside a step
             run_id=run_id,
-            timestamp=time.time(),
+            timestamp=first + at * _APART if seconds else time.time(),
             step_key=event.step_key,
             job_name=event.job_name,
             dagster_event=event,
         )
-        for event in events
+        for at, event in enumerate(events, 1)
     )
     while batch := list(islice(entries, BATCH_SIZE)):
         context.instance.event_log_storage.store_event_batch(batch)

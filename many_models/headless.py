@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import time
@@ -82,27 +81,32 @@ def open_instance(home: Path, storage: Storage = "sqlite") -> Generator[dg.Dagst
 
     Raises SettingsError when dagster.yaml wants a URL from the environment that is not there.
     """
+    from many_models.dagster_storage import counting_from
+
     home.mkdir(parents=True, exist_ok=True)
     file = home / "dagster.yaml"
     if not file.exists():
-        file.write_text(_dagster_yaml(home, storage))
+        file.write_text(_dagster_yaml(storage))
     if POSTGRES_URL in file.read_text() and not os.environ.get(POSTGRES_URL):
         raise SettingsError(
             f"{file} keeps Dagster's storage on PostgreSQL, at the URL in {POSTGRES_URL}, which is not set: "
             f"export {POSTGRES_URL}=postgresql://user:password@host:port/database"
         )
-    with dg.DagsterInstance.from_config(str(home)) as instance:
+    with counting_from(home.absolute()):
+        opened = dg.DagsterInstance.from_config(str(home))
+        opened.compute_log_manager  # noqa: B018 -- made at its first use
+    with opened as instance:
         events.ensure_pools(instance, due.STAGES)
         yield instance
 
 
-def _dagster_yaml(home: Path, storage: Storage) -> str:
+def _dagster_yaml(storage: Storage) -> str:
     templates = Path(__file__).parent / "templates"
     text = (templates / "dagster.yaml").read_text()
     if storage == "postgres":
         ours = (templates / "storage_postgres.yaml").read_text()
         text = re.sub(r"(?ms)^storage:.*?(?=^compute_logs:)", lambda _: ours, text)
-    return re.sub(r"(?<=base_dir: )var/dagster([\w/]*)", lambda m: json.dumps(f"{home}{m[1]}"), text)
+    return re.sub(r"(?<=base_dir: )var/dagster/?(\w*)", lambda m: m[1] or ".", text)  # the folder may be moved
 
 
 @dataclass(slots=True)

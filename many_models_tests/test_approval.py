@@ -41,9 +41,6 @@ def first_day(tmp_path_factory: pytest.TempPathFactory) -> Project:
 @pytest.fixture
 def project(first_day: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     shutil.copytree(first_day.root, tmp_path / "p")
-    for name in ("dagster/dagster.yaml",):
-        file = tmp_path / "p" / name
-        file.write_text(file.read_text().replace(str(first_day.root), str(tmp_path / "p")))
     moved = Project(tmp_path / "p")
     move_files(moved, str(first_day.root))
     monkeypatch.setenv("DAGSTER_HOME", str(moved.home))

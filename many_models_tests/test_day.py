@@ -35,10 +35,7 @@ def first_day(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 @pytest.fixture
 def project(first_day: Project, tmp_path: Path) -> Project:
-    shutil.copytree(first_day.root, tmp_path / "p")
-    home = tmp_path / "p" / "dagster" / "dagster.yaml"
-    home.write_text(home.read_text().replace(str(first_day.root), str(tmp_path / "p")))
-    return Project(tmp_path / "p")
+    return Project(shutil.copytree(first_day.root, tmp_path / "p"))
 
 
 def test_the_first_day_carries_every_series_from_the_source_to_the_warehouse(first_day: Project) -> None:
@@ -198,10 +195,7 @@ def test_a_permanent_failure_starts_no_run_again_at_the_same_version(odd_series:
 
 @pytest.mark.slow
 def test_odd_series_get_a_recorded_fallback_and_ended_ones_no_forecast(odd_series: Project, tmp_path: Path) -> None:
-    shutil.copytree(odd_series.root, tmp_path / "p")
-    project = Project(tmp_path / "p")
-    home = project.home / "dagster.yaml"
-    home.write_text(home.read_text().replace(str(odd_series.root), str(project.root)))
+    project = Project(shutil.copytree(odd_series.root, tmp_path / "p"))
     reports = project.run()
     assert {report.stage: report.failed for report in reports}["store_item_datasets"] == 1
     rows = project.warehouse("SELECT * FROM predictions WHERE cutoff_date = '2024-06-30'")
@@ -223,10 +217,7 @@ def test_odd_series_get_a_recorded_fallback_and_ended_ones_no_forecast(odd_serie
 
 @pytest.mark.slow
 def test_materializing_a_series_that_was_set_aside_brings_it_back(odd_series: Project, tmp_path: Path) -> None:
-    shutil.copytree(odd_series.root, tmp_path / "p")
-    project = Project(tmp_path / "p")
-    home = project.home / "dagster.yaml"
-    home.write_text(home.read_text().replace(str(odd_series.root), str(project.root)))
+    project = Project(shutil.copytree(odd_series.root, tmp_path / "p"))
     project.run()
     assert project.table("series_status")["set_aside"].tolist() == [True]
     project.source("DELETE FROM sales WHERE item = 'off_grid'")

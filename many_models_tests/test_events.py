@@ -34,7 +34,7 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from many_models import dagster_storage, events
+from many_models import dagster_storage, events, headless
 from many_models.errors import InputError, MissingDependencyError, SettingsError
 from many_models_tests.event_assets import STORE_ITEMS, UPSTREAM, VERSION, defs, materialization
 
@@ -274,13 +274,14 @@ QUESTIONS = (
 )
 
 
-def ask(instance):
+def ask(instance, *questions, **variables):
     from dagster._core.test_utils import in_process_test_workspace
     from dagster_graphql.test.utils import execute_dagster_graphql
 
     origin = LoadableTargetOrigin(executable_path=sys.executable, module_name="many_models_tests.event_assets")
     with in_process_test_workspace(instance, origin) as workspace:
-        return [execute_dagster_graphql(workspace, question).data for question in QUESTIONS]
+        asked = questions or QUESTIONS
+        return [execute_dagster_graphql(workspace, question, variables).data for question in asked]
 
 
 @pytest.mark.slow
@@ -322,6 +323,19 @@ def test_a_relative_folder_counts_from_dagster_home_wherever_the_process_stands(
     assert list(elsewhere.iterdir()) == []
     assert {path.name for path in home.iterdir()} == {"dagster.yaml", "var"}
     assert (home / "var/dagster/history/runs/index.db").exists()
+
+
+def test_an_instance_moves_with_its_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "elsewhere"))
+    before, after = tmp_path / "before/dagster", tmp_path / "after/dagster"
+    with headless.open_instance(before) as instance:
+        instance.add_dynamic_partitions("store_items", ["a"])
+    before.parent.rename(after.parent)
+    with headless.open_instance(after) as instance:
+        assert instance.get_dynamic_partitions("store_items") == ["a"]
+        instance.add_dynamic_partitions("store_items", ["b"])
+        assert str(after) in instance.compute_log_manager._base_dir
+    assert [folder.name for folder in tmp_path.iterdir()] == ["after"]
 
 
 def test_a_relative_folder_without_dagster_home_needs_the_folder_of_dagster_yaml(tmp_path, monkeypatch):
@@ -370,6 +384,21 @@ def test_a_failed_series_that_succeeds_is_failed_no_more(instance):
     launch(instance, [keys[1]], keys, version="v2")
     assert states(instance).failed == {keys[3]}
     assert set(events.failed_partitions(instance, STAGE)) == {keys[3]}
+
+
+PAGE = """query($before: String) { assetOrError(assetKey: {path: ["stage"]}) { ... on Asset {
+  assetMaterializations(limit: 7, beforeTimestampMillis: $before) { partition timestamp } } } }"""
+
+
+@pytest.mark.slow
+def test_the_ui_that_pages_through_an_assets_events_sees_every_one(instance):
+    keys = add(instance, 40)
+    launch(instance, keys, keys)
+    seen, before = [], None
+    while page := ask(instance, PAGE, before=before)[0]["assetOrError"]["assetMaterializations"]:
+        seen += [event["partition"] for event in page]
+        before = page[-1]["timestamp"]
+    assert sorted(seen) == keys
 
 
 def test_planning_twice_plans_nothing_more(instance):

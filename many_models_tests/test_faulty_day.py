@@ -69,8 +69,8 @@ def test_series_that_raise_hang_exhaust_memory_or_kill_their_worker_cost_only_th
 
 
 def copied(project: Project, root: Path) -> Project:
-    """A copy with a Dagster instance of its own: dagster.yaml names the folder that it was made in."""
-    return Project(shutil.copytree(project.root, root, ignore=shutil.ignore_patterns("dagster.yaml")))
+    """A copy, with a Dagster instance of its own."""
+    return Project(shutil.copytree(project.root, root))
 
 
 @pytest.fixture(scope="module")

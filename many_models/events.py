@@ -537,7 +537,10 @@ _PRIVATE_API = {  # what is used → the parameters it is used with, or None for
     f"{_SQLITE}._store_asset_event_tags": "self conn events event_ids",
     f"{_SQLITE}._store_asset_event": "self conn event event_id",
     f"{_SQLITE}._store_asset_check_evaluation_planned": "self event event_id",
-    f"{_EVENT_LOG}.schema:AssetCheckExecutionsTable": None,
+    **{
+        f"{_EVENT_LOG}.schema:AssetCheckExecutionsTable.c.{column}": None
+        for column in "id asset_key check_name partition run_id execution_status evaluation_event_timestamp".split()
+    },
     "dagster._core.storage.asset_check_execution_record:AssetCheckExecutionRecordStatus.PLANNED": None,
     "dagster_shared.serdes:serialize_value": None,
     f"{_SQLITE}._event_insert_timestamp": "self event",

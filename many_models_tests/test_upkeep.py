@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
+import dagster as dg
 import pytest
 
 from many_models import event_retention, upkeep
@@ -25,6 +28,18 @@ def three_days(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return project
 
 
+def checks_of(project: Project) -> tuple[dict[str, object], int]:
+    """What the checks of raw_sales said last, and how many of their plans stand for a partition."""
+    keys = [dg.AssetCheckKey(dg.AssetKey("raw_sales"), name) for name in ("quarantine", "volume", "schema")]
+    with open_instance(project.home) as instance:
+        said = instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
+    with closing(sqlite3.connect(project.home / "history/runs/index.db")) as index:
+        (planned,) = index.execute(
+            "SELECT count(*) FROM asset_check_executions WHERE execution_status = 'PLANNED' AND partition IS NOT NULL"
+        ).fetchone()
+    return {key.name: (found.status, found.run_id) for key, found in said.items()}, planned
+
+
 def test_the_job_deletes_what_is_superseded_and_the_next_day_runs_as_ever(three_days: Project, monkeypatch) -> None:
     project, settings = three_days, three_days.settings(END)
     prune, lake_prune = event_retention.prune_events, type(build_lake(settings)).prune
@@ -34,12 +49,15 @@ def test_the_job_deletes_what_is_superseded_and_the_next_day_runs_as_ever(three_
     vacuum, vacuumed = event_retention._vacuum_file, list[str]()
     monkeypatch.setattr(event_retention, "_vacuum_file", lambda log, name: (vacuumed.append(name), vacuum(log, name)))
     before, live = project.contents(), build_production(settings).live()
+    shown_before, planned_before = checks_of(project)
+    assert planned_before == 5 * 60
     with open_instance(project.home) as instance:
         result = build(settings).resolve_job_def(upkeep.JOB).execute_in_process(instance=instance)
         assert result.success
         (shown,) = [event.event_specific_data.metadata for event in result.all_events if event.is_successful_output]
         for part in ("events", "lake", "production", "staging"):
             assert shown[f"{part} deleted"].value > 0, part
+    assert checks_of(project) == (shown_before, 0)
     assert "index" in vacuumed  # the run that prunes is in flight itself
     after = project.contents()
     assert all(frame.equals(after[name]) for name, frame in before.items())

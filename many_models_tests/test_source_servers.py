@@ -5,7 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 import traceback
-from datetime import datetime
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
@@ -179,6 +180,24 @@ def test_the_settings_name_a_server_and_the_environment_its_password(postgres, m
     with pytest.raises(AccessError) as error:
         build_source(load_settings(file)).check()
     assert "planted" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["date", "timestamp", "timestamptz", "text"])
+def test_a_day_is_a_day_whatever_the_server_declares_it(postgres, kind):
+    url = postgres.new_database()
+    engine = sa.create_engine(url, poolclass=sa.pool.NullPool)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"CREATE TABLE sales (k text, date {kind}, y float, at integer)")
+        connection.exec_driver_sql("INSERT INTO sales VALUES ('a', '2017-01-01', 1, 1), ('a', '2017-01-03', 2, 2)")
+    days = [DAY, DAY + timedelta(days=2)]
+    for sales in (MANY, replace(MANY, changed="at")):
+        source = ServerSource(url)
+        assert [count.day for count in source.days(sales)] == days
+        assert [count.day for count in source.days(sales, days[1])] == days[1:]
+        assert source.span(sales, days[0], days[1]) == (days[0], days[1])
+        assert source.span(sales, days[1] + timedelta(days=1), days[1] + timedelta(days=9)) is None
+        (rows,) = source.read(sales, days[1], days[1] + timedelta(days=1))
+        assert rows.to_pylist() == [{"k": "a", "date": days[1], "y": 2.0}]
 
 
 MANY = SalesTable("sales", ("k",), "date", "y")

@@ -99,7 +99,8 @@ class ServerSource:
                 dated = self._dated(there.c[sales.timestamp], moment)
                 query = sa.select(sa.func.min(dated), sa.func.max(dated)).where(moment >= self._bound(start))
                 found = connection.execute(query.where(moment < self._bound(end)) if end else query).one()
-                return first_and_last_day(pa.chunked_array([pa.array(list(found), TIMESTAMP)]))
+                days = [None if at is None else datetime(at.year, at.month, at.day) for at in found]  # a date, or more
+                return first_and_last_day(pa.chunked_array([pa.array(days, TIMESTAMP)]))
         columns = self._sales(sales, (sales.timestamp,), start, end)
         ends = [ends for rows in columns if (ends := first_and_last_day(rows.column(0))) is not None]
         return (min(first for first, _ in ends), max(last for _, last in ends)) if ends else None

@@ -1,4 +1,4 @@
-"""How many series are sent to a worker at a time."""
+"""How many series are sent to a worker at a time, and what is said while their results come."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from types import SimpleNamespace
 import pytest
 
 from many_models.adapters.compute_serial import SerialCompute
-from many_models.assets.chunks import chunk_size, chunks_of
+from many_models.assets import chunks as module
+from many_models.assets.chunks import chunk_size, chunks_of, follow
 from many_models.settings import Settings
+from many_models_tests.compute_tasks import Raises, chunked
 
 
 @pytest.mark.parametrize(
@@ -46,3 +48,18 @@ def test_a_compute_is_not_asked_where_a_setting_says(tmp_path):
             raise AssertionError("nobody asked")
 
     assert len(chunks_of(settings(1, tmp_path), ["a__1", "a__2"], Away())) == 2
+
+
+def test_a_stage_says_how_far_it_is_while_results_come(monkeypatch):
+    said = list[str]()
+    context = SimpleNamespace(log=SimpleNamespace(info=said.append))
+    monkeypatch.setattr(module, "PROGRESS_SECONDS", 0.0)
+    seen = list[list[str]]()
+    for _, _ in follow(context, SerialCompute(), Raises(("s3",)), chunked(3, 3)):
+        seen.append([line.rpartition(",")[0] for line in said])
+    expected = [
+        "3 of 6 series, 0 failed",
+        "4 of 6 series, 1 failed",  # what is left of the second chunk once it was split
+        "6 of 6 series, 1 failed",
+    ]
+    assert seen == [expected[:1], expected]

@@ -114,20 +114,20 @@ def test_a_new_daemon_ends_the_day_of_one_that_was_killed_in_the_middle_of_train
         begun = wait_for("training", lambda: waits_again(project, 0), PATIENCE)
         os.killpg(first.pid, signal.SIGKILL)  # the daemon, its code server, and the run with its workers
         first.wait()
-        (killed,) = events.runs_in_flight(instance)
+        (killed,) = events.runs_in_flight(instance, ["train_models"])
         assert events.keys_in_flight(instance, TRAINED) == {"s0__i0", "s0__i1", "s0__i2"}
 
         second = start()
         wait_for("the second training", lambda: waits_again(project, begun), PATIENCE)
         second.kill()  # the daemon alone: the run goes on
         second.wait()
-        (orphan,) = events.runs_in_flight(instance)
+        (orphan,) = events.runs_in_flight(instance, ["train_models"])
         assert instance.get_run_by_id(killed.run_id).status is dg.DagsterRunStatus.FAILURE
 
         start()
         tick = time.time()
         wait_for("a tick of the third daemon", lambda: ticked_since(instance, tick), PATIENCE)
-        assert [run.run_id for run in events.runs_in_flight(instance)] == [orphan.run_id]
+        assert [run.run_id for run in events.runs_in_flight(instance, ["train_models"])] == [orphan.run_id]
         (project.root / "go").touch()
         wait_for("the load into the warehouse", lambda: loaded_and_idle(instance), PATIENCE)
 
@@ -155,7 +155,7 @@ def ticked_since(instance: dg.DagsterInstance, moment: float) -> bool:
 def loaded_and_idle(instance: dg.DagsterInstance) -> bool:
     """Whether the warehouse is loaded and nothing runs."""
     loaded = instance.get_latest_materialization_event(dg.AssetKey("warehouse_predictions"))
-    return loaded is not None and not events.runs_in_flight(instance)
+    return loaded is not None and not events.runs_in_flight(instance, ["train_models"])
 
 
 def assert_as_clean(project: Project, root: Path) -> None:

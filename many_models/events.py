@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 
 BATCH_SIZE = 1000
-PROCESS_TAG = "many_models/process"
+PROCESS_TAG = ".dagster/many_models_process"  # a prefix that the UI does not show
 RANGE_START_TAG = "dagster/asset_partition_range_start"
 RANGE_END_TAG = "dagster/asset_partition_range_end"
 PARTITION_TAG = "dagster/partition"

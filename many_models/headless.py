@@ -92,10 +92,8 @@ def open_instance(home: Path, storage: Storage = "sqlite") -> Generator[dg.Dagst
             f"{file} keeps Dagster's storage on PostgreSQL, at the URL in {POSTGRES_URL}, which is not set: "
             f"export {POSTGRES_URL}=postgresql://user:password@host:port/database"
         )
-    with counting_from(home.absolute()):
-        opened = dg.DagsterInstance.from_config(str(home))
-        opened.compute_log_manager  # noqa: B018 -- made at its first use
-    with opened as instance:
+    with counting_from(home.absolute()), dg.DagsterInstance.from_config(str(home)) as instance:
+        instance.compute_log_manager  # noqa: B018 -- made at its first use, which may be in another thread
         events.ensure_pools(instance, due.STAGES)
         yield instance
 

@@ -335,6 +335,8 @@ def test_an_instance_moves_with_its_folder(tmp_path, monkeypatch):
         assert instance.get_dynamic_partitions("store_items") == ["a"]
         instance.add_dynamic_partitions("store_items", ["b"])
         assert str(after) in instance.compute_log_manager._base_dir
+        with dg.DagsterInstance.from_ref(instance.get_ref()) as same:
+            assert same.get_dynamic_partitions("store_items") == ["a", "b"]
     assert [folder.name for folder in tmp_path.iterdir()] == ["after"]
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from many_models.adapters import registry_mlflow_lease as lease
 from many_models.adapters.registry_mlflow import MlflowProduction, MlflowStaging
 from many_models.adapters.registry_mlflow_lease import HOLDER, leased
 from many_models.errors import ConflictError, InputError, IntegrityError, SettingsError
@@ -113,7 +114,7 @@ def test_the_lease_of_a_killed_holder_is_taken_over_by_one(registry):
         with leased(registry, "lock", 60, "the store", stale=3.0) as check:
             order.append((name, "in"))
             check()
-            time.sleep(0.1)
+            time.sleep(1.0)
             order.append((name, "out"))
 
     threads = [threading.Thread(target=work, args=(name,)) for name in "abc"]
@@ -123,6 +124,17 @@ def test_the_lease_of_a_killed_holder_is_taken_over_by_one(registry):
         thread.join()
     assert len(order) == 6
     assert all(order[i][0] == order[i + 1][0] for i in (0, 2, 4)), order
+    assert list(registry.search_registered_models()) == []
+
+
+def test_who_finds_a_lock_abandoned_a_moment_late_does_not_move_the_next_ones(registry, monkeypatch):
+    registry.create_registered_model("lock", tags={HOLDER: "killed", "mm.beat": "0"})
+    seen = lease._state(registry, "lock")
+    with leased(registry, "lock", 60, "the store", stale=0.5) as check:  # has taken it over
+        monkeypatch.setattr(lease, "_state", lambda *_: seen)  # what the late one saw before that
+        lease._take_away(registry, "lock", seen)
+        monkeypatch.undo()
+        check()
     assert list(registry.search_registered_models()) == []
 
 

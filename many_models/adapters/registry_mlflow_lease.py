@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from many_models.errors import ConflictError
+from many_models.keys import digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from mlflow.tracking._model_registry.client import ModelRegistryClient
 
 STALE_SECONDS = 60.0
+ASIDE = ".gone-"
 HOLDER, BEAT = "mm.holder", "mm.beat"
 _TAKEN = {"RESOURCE_CONFLICT", "RESOURCE_ALREADY_EXISTS", "ALREADY_EXISTS"}
 _GONE = {"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"}
@@ -51,6 +53,7 @@ def leased(
         with suppress(ConflictError):
             check()
             registry.delete_registered_model(name)
+            _sweep(registry, name)
 
 
 def _take(registry: ModelRegistryClient, name: str, token: str, until: float, what: str, stale: float) -> None:
@@ -77,15 +80,26 @@ def _take(registry: ModelRegistryClient, name: str, token: str, until: float, wh
 
 
 def _take_away(registry: ModelRegistryClient, name: str, seen: tuple[str, str]) -> None:
-    """Renaming is one step: of several that find a lock abandoned, one removes it."""
+    """Renaming is one step: of several that find a lock abandoned, one moves it aside.
+
+    The new name follows from the holder that is gone, and stays taken until the next one is done: who was a moment late
+    would else move the lock of the one who was faster.
+    """
     from mlflow.exceptions import MlflowException
 
     if _state(registry, name) != seen:
         return
-    aside = f"{name}-{secrets.token_hex(8)}"
     with suppress(MlflowException):  # somebody was faster: that shows in many ways, and is seen at the next look
-        registry.rename_registered_model(name, aside)
-        registry.delete_registered_model(aside)
+        registry.rename_registered_model(name, f"{name}{ASIDE}{digest(seen[0])}")
+
+
+def _sweep(registry: ModelRegistryClient, name: str) -> None:
+    """Delete the abandoned locks that were moved aside."""
+    from mlflow.exceptions import MlflowException
+
+    with suppress(MlflowException):  # the next one is at it, too, or will be
+        for aside in registry.search_registered_models(f"name LIKE '{name}{ASIDE}%'"):
+            registry.delete_registered_model(aside.name)
 
 
 def _state(registry: ModelRegistryClient, name: str) -> tuple[str, str]:

@@ -23,12 +23,12 @@ import numpy as np
 
 from benchmarks._report import Figure, flags, machine, show
 from benchmarks.reference_day import END, FULL, Sales, Size, project, run_day
+from many_models.event_retention import WORTH_A_VACUUM, prune_events
 from many_models.settings import load_settings
 
 STORES, LATER_DAYS, TARGET_SERIES, YEAR = (1, 3), 4, 10_000, 365
 SMALL = Size(1, 20, 200, 3, 0, 0)
 PARTS = ("events and runs", "history of the lake", "staging registry", "production registry")
-MOST_FREE = 0.3  # of a SQLite file, before the job `upkeep` gives it back
 MEGA, GIGA = 1e6, 1e9
 
 
@@ -88,7 +88,6 @@ def _live(lake: Path) -> int:
 def delete_all(folder: Path) -> None:
     """What the job `upkeep` does once everything superseded is old enough."""
     from many_models.definitions import build_lake, build_production, build_staging
-    from many_models.event_retention import prune_events
     from many_models.headless import open_instance
     from many_models.upkeep import staging_in_use
 
@@ -114,7 +113,7 @@ def measured(size: Size, folder: Path) -> dict[str, Left]:
         delete_all(folder)
         kept.append(sizes(folder))
     days = np.arange(len(kept))
-    room = {part: 1 / (1 - MOST_FREE) if part == "events and runs" else 1.0 for part in PARTS}
+    room = {part: 1 / (1 - WORTH_A_VACUUM) if part == "events and runs" else 1.0 for part in PARTS}
     return {
         part: Left(
             room[part] * kept[-1][part],

@@ -16,7 +16,7 @@ from many_models.keys import digest
 from many_models.ports import Lake, Source
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from many_models.settings import Settings
 
@@ -179,22 +179,27 @@ def _decide(
     return request
 
 
+def _daily(
+    settings: Settings, name: str, stage: Stage, description: str
+) -> Callable[[Callable[..., dg.RunRequest | dg.SkipReason]], dg.ScheduleDefinition]:
+    return dg.schedule(
+        name=name,
+        cron_schedule=settings.dagster.cron,
+        job_name=JOBS[stage],
+        execution_timezone=settings.dagster.timezone,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description=description,
+    )
+
+
 def schedule(settings: Settings, asset: dg.AssetsDefinition) -> dg.ScheduleDefinition:
     """The daily start of everything: raw_sales for the periods in which the source has what the lake has not."""
 
-    @dg.schedule(
-        name="daily",
-        cron_schedule=settings.dagster.cron,
-        job_name=JOBS["raw_sales"],
-        execution_timezone=settings.dagster.timezone,
-        default_status=dg.DefaultScheduleStatus.RUNNING,
-        description="Copies what is new in the source; the sensors carry it on to the warehouse.",
-    )
+    @_daily(settings, "daily", "raw_sales", "Copies what is new in the source; the sensors carry it on.")
     def daily(context: dg.ScheduleEvaluationContext, source: dg.ResourceParam[Source]) -> dg.RunRequest | dg.SkipReason:
         _tidy(context.instance)
-        current = raw_state(settings, context.instance, source)
-        work = due.next_work([current])
-        return _decide(settings, context.instance, "raw_sales", asset, work, current if work or current.busy else None)
+        found = next_due(iter([raw_state(settings, context.instance, source)]))
+        return _decide(settings, context.instance, "raw_sales", asset, *found)
 
     return daily
 
@@ -206,21 +211,17 @@ def covariates_schedules(settings: Settings, asset: dg.AssetsDefinition) -> list
     if not has_known_tables(settings):
         return []
 
-    @dg.schedule(
-        name="daily_covariates",
-        cron_schedule=settings.dagster.cron,
-        job_name=JOBS["raw_covariates"],
-        execution_timezone=settings.dagster.timezone,
-        default_status=dg.DefaultScheduleStatus.RUNNING,
-        description="Copies covariates and attributes when they have changed; the sensors carry it on.",
+    @_daily(
+        settings,
+        "daily_covariates",
+        "raw_covariates",
+        "Copies covariates and attributes when they have changed; the sensors carry it on.",
     )
     def daily_covariates(
         context: dg.ScheduleEvaluationContext, source: dg.ResourceParam[Source], lake: dg.ResourceParam[Lake]
     ) -> dg.RunRequest | dg.SkipReason:
-        current = covariates_state(settings, context.instance, source, lake)
-        work = due.next_work([current])
-        found = current if work or current.busy else None
-        return _decide(settings, context.instance, "raw_covariates", asset, work, found)
+        found = next_due(iter([covariates_state(settings, context.instance, source, lake)]))
+        return _decide(settings, context.instance, "raw_covariates", asset, *found)
 
     return [daily_covariates]
 

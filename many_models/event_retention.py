@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 _AT_A_TIME = 200_000  # events that are held in memory
 _A_STATEMENT = 5_000  # events that one statement names
-_WORTH_A_VACUUM = 0.3  # the share of a SQLite file that must be free
+WORTH_A_VACUUM = 0.3  # the share of a SQLite file that must be free
 _KINDS = (DagsterEventType.ASSET_MATERIALIZATION.value, DagsterEventType.ASSET_MATERIALIZATION_PLANNED.value)
 _TABLE = SqlEventLogStorageTable
 
@@ -166,7 +166,7 @@ def _vacuum_file(storage: SqliteEventLogStorage, shard: str) -> None:
 
     with closing(sqlite3.connect(storage.path_for_shard(shard), timeout=60, isolation_level=None)) as file:
         free, pages = (file.execute(f"PRAGMA {name}").fetchone()[0] for name in ("freelist_count", "page_count"))
-        if free > _WORTH_A_VACUUM * pages:
+        if free > WORTH_A_VACUUM * pages:
             file.execute("VACUUM")
             file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 

@@ -186,9 +186,8 @@ class Day:
             found = automation.covariates_state(self.settings, self.instance, source, lake)
             self._covariates_seen = not found.due()
         yield found
-        later = automation.states_before(self.settings, self.instance, lake, "warehouse_predictions")
-        next(later)
-        yield from later
+        for stage in due.STAGES[2:]:
+            yield state.stage_state(self.settings, self.instance, lake, stage)
 
     def _raise_if_hopeless(self, report: StageReport, attempts: int) -> None:
         cause = automation.cause_of(self.instance, report.run_id)

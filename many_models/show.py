@@ -195,12 +195,14 @@ def status_of(settings: Settings) -> dict[str, object]:
     from many_models.headless import open_instance
     from many_models.settings import dagster_home
 
-    lake = build_lake(settings)
+    lake, source = build_lake(settings), build_source(settings)
     stages = list[dict[str, object]]()
     with open_instance(dagster_home(settings), settings.dagster.storage) as instance:
         for stage in due.STAGES:
             if stage == "raw_sales":
-                found = automation.raw_state(settings, instance, build_source(settings))
+                found = automation.raw_state(settings, instance, source)
+            elif stage == "raw_covariates":
+                found = automation.covariates_state(settings, instance, source, lake)
             else:
                 found = state.stage_state(settings, instance, lake, stage)
             stages.append({

@@ -16,25 +16,13 @@ from many_models.assets.raw import with_pack_and_year
 from many_models.headless import open_instance
 from many_models.periods import last_complete_day
 from many_models.ports import DayCount, SalesTable
-from many_models.settings import Settings, load_settings
+from many_models.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
 FIRST = datetime(2020, 1, 1)
 SALES = SalesTable("sales", ("store", "item"), "date", "sales")
-SETTINGS = """[source]
-url = "sqlite:///sales.db"
-table = "sales"
-
-[data]
-keys = ["store", "item"]
-timestamp = "date"
-target = "sales"
-frequency = "D"
-start = 2020-01-01
-"""
 
 
 class Counted:
@@ -53,10 +41,15 @@ class Counted:
         return (min(within), max(within)) if within else None
 
 
+def settings_until(until: datetime | None = None) -> Settings:
+    keys = {"keys": ["store", "item"], "timestamp": "date", "target": "sales", "frequency": "D"}
+    data = {**keys, "start": FIRST.date(), "until": until}
+    return Settings.model_validate({"source": {"url": "sqlite:///sales.db", "table": "sales"}, "data": data})
+
+
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    (tmp_path / "many_models.toml").write_text(SETTINGS)
-    return load_settings(tmp_path / "many_models.toml")
+def settings() -> Settings:
+    return settings_until()
 
 
 def test_every_period_from_the_first_row_is_due_after_a_look_at_the_newest_days_only(tmp_path, settings):
@@ -75,13 +68,7 @@ def test_the_last_complete_day_is_the_one_that_a_look_at_all_days_finds(steps, s
     for gap, rows in steps:
         days[at] = rows
         at += timedelta(days=gap)
-    settings = Settings.model_validate(
-        {
-            "source": {"url": "sqlite:///sales.db", "table": "sales"},
-            "data": {"keys": ["k"], "timestamp": "date", "target": "y", "frequency": "D", "start": FIRST.date(),
-                     "until": max(days) - timedelta(days=spare)},
-        }
-    )  # fmt: skip
+    settings = settings_until(max(days) - timedelta(days=spare))
     source, share = Counted(days), settings.data.complete_share
     latest = state._latest(settings)
     whole = last_complete_day(source.days(SALES), share, latest)

@@ -15,6 +15,7 @@ from many_models.definitions import build, build_lake, build_source
 from many_models.errors import InputError, SettingsError
 from many_models.headless import open_instance
 from many_models.settings import Settings, load_settings
+from many_models.show import status_of
 from many_models_tests.project import END, Project, make_project, sales, settings_text
 
 if TYPE_CHECKING:
@@ -151,12 +152,17 @@ def tick(project: Project) -> object:
 
 
 @pytest.mark.slow
-def test_a_future_that_changes_refreshes_the_predictions_of_the_same_cutoff_and_nothing_else(planned: Project) -> None:
+def test_a_future_that_changes_refreshes_the_predictions_of_the_same_cutoff_and_nothing_else(
+    planned: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(planned.home))
     assert isinstance(tick(planned), dg.SkipReason)
     planned.source("UPDATE plans SET price = 1.0 WHERE date > ?", [(END.isoformat(),)])
     asked = tick(planned)
     assert isinstance(asked, dg.RunRequest)
     assert asked.job_name == "ingest_covariates"
+    rows = status_of(planned.settings(END))["stages"]
+    assert [row["stage"] for row in rows if row["due"]] == ["raw_covariates"]
     assert done(planned) == {"raw_covariates": 1, "predictions": 2, "warehouse_predictions": 1}
     assert set(planned.table("raw_covariates").query("ds > @END_OF_DAY")["price"]) == {1.0}
     assert isinstance(tick(planned), dg.SkipReason)

@@ -160,9 +160,7 @@ def meaning(error: DBAPIError, what: str, text: str) -> ManyModelsError:
         return UnavailableError(f"{said}; the server has no room left")
     if state == "3D000":
         return SettingsError(f"{said}; the url names a database that is not there")
-    away = (
-        state[:2] in {"08", "53", "57", "58", "XX"} or state in {"HYT00", "HYT01", "01002"} or number in _AWAY_NUMBERS
-    )
+    away = state[:2] in _AWAY_CLASSES or state in {"HYT00", "HYT01", "01002"} or number in _AWAY_NUMBERS
     if error.connection_invalidated or away:
         return UnavailableError(said)
     if state and state != "HY000":

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -32,8 +32,17 @@ PATIENCE = {  # 503 (server busy) and 429 (throttled) are asked again for two mi
     "backoff_config.max_backoff": "5s",
     "backoff_config.base": "2",
 }
-THROTTLED, THROTTLED_SECONDS = 429, 120.0
-BLOB_PATIENCE: dict[str, Any] = {"retry_total": 6, "initial_backoff": 1, "increment_base": 2}  # two minutes
+BUSY, BUSY_SECONDS, BUSY_PAUSE_SECONDS = {429, 500, 502, 503, 504}, 120.0, 5.0
+# The blob client's own tries, a minute of them, are for lines that are cut. It knows no 429, and it counts answers apart
+# from its total, three by default: `while_busy` asks those again.
+BLOB_PATIENCE: dict[str, Any] = {
+    "retry_total": 6,
+    "retry_connect": 6,
+    "retry_read": 6,
+    "retry_status": 0,
+    "initial_backoff": 1,
+    "increment_base": 2,
+}
 CODE = re.compile(r"<Code>(\w+)</Code>")
 STATUS = re.compile(r"\b(40[13]) (?:Unauthorized|Forbidden)")
 
@@ -130,18 +139,29 @@ def blob_errors(where: str) -> Generator[None]:
         raise UnavailableError(f"{where}: {type(error).__name__}") from error
 
 
-def while_throttled(work: Callable[[], T]) -> T:
-    """What `work` returns, asked again for two minutes while the store throttles, which its client does not do."""
+def while_busy(work: Callable[[], T]) -> T:
+    """What `work` returns, asked again for two minutes while the store is busy (429, 5xx)."""
     from azure.core.exceptions import HttpResponseError
 
-    until = time.monotonic() + THROTTLED_SECONDS
+    until, pause = time.monotonic() + BUSY_SECONDS, 0.5
     while True:
         try:
             return work()
         except HttpResponseError as error:
-            if error.status_code != THROTTLED or time.monotonic() > until:
+            if error.status_code not in BUSY or time.monotonic() > until:
                 raise
-            time.sleep(1)
+            time.sleep(pause)
+            pause = min(2 * pause, BUSY_PAUSE_SECONDS)
+
+
+def delete(blob: Callable[[], None]) -> None:
+    """Calls the client's deletion `blob`, as `while_busy` does; a blob that is gone, by a try whose answer was lost, is
+    deleted.
+    """
+    from azure.core.exceptions import ResourceNotFoundError
+
+    with suppress(ResourceNotFoundError):
+        while_busy(blob)
 
 
 def refusal(text: str) -> ManyModelsError | None:

@@ -6,10 +6,11 @@ import os
 import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from many_models.adapters.azure_storage import BLOB_PATIENCE, blob_errors, while_throttled
+from many_models.adapters.azure_storage import BLOB_PATIENCE, blob_errors, delete, while_busy
 from many_models.errors import AccessError, UnavailableError
 
 if TYPE_CHECKING:
@@ -91,18 +92,18 @@ class BlobExchange:
     def put(self, name: str, content: bytes) -> None:
         """See `Exchange.put`."""
         with self._container() as container:
-            while_throttled(lambda: container.upload_blob(self.storage.path(name), content, overwrite=True))
+            while_busy(lambda: container.upload_blob(self.storage.path(name), content, overwrite=True))
 
     def get(self, name: str) -> bytes:
         """See `Exchange.get`."""
         with self._container() as container:
-            return while_throttled(lambda: container.download_blob(self.storage.path(name)).readall())
+            return while_busy(lambda: container.download_blob(self.storage.path(name)).readall())
 
     def names(self, folder: str) -> list[str]:
         """See `Exchange.names`."""
         start = self.storage.path("")
         with self._container() as container:
-            found = while_throttled(
+            found = while_busy(
                 lambda: sorted(container.list_blob_names(name_starts_with=f"{start}{folder}/")),
             )
         return [name.removeprefix(start) for name in found]
@@ -111,7 +112,7 @@ class BlobExchange:
         """See `Exchange.remove`."""
         for name in reversed(self.names(folder)):
             with self._container() as container:
-                container.delete_blob(self.storage.path(name))
+                delete(partial(container.delete_blob, self.storage.path(name)))
 
     def place(self, folder: str) -> str:
         """See `Exchange.place`."""

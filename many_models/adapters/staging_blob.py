@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from many_models.adapters.azure_storage import BLOB_PATIENCE, blob_errors, while_throttled
+from many_models.adapters.azure_storage import BLOB_PATIENCE, blob_errors, delete, while_busy
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -38,8 +38,8 @@ class BlobStaging:
                     blob.upload_blob(data, overwrite=True, max_concurrency=2)
 
             with blob:
-                while_throttled(upload)
+                while_busy(upload)
                 try:
                     yield where
                 finally:
-                    blob.delete_blob()
+                    delete(blob.delete_blob)

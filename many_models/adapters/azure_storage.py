@@ -33,8 +33,8 @@ PATIENCE = {  # 503 (server busy) and 429 (throttled) are asked again for two mi
     "backoff_config.base": "2",
 }
 BUSY, BUSY_SECONDS, BUSY_PAUSE_SECONDS = {429, 500, 502, 503, 504}, 120.0, 5.0
-# The blob client's own tries, a minute of them, are for lines that are cut. It knows no 429, and it counts answers apart
-# from its total, three by default: `while_busy` asks those again.
+# The blob client's own tries, a minute of them, are for lines that are cut. Answers it counts apart, three by default,
+# and 429 not at all: `while_busy` asks those again.
 BLOB_PATIENCE: dict[str, Any] = {
     "retry_total": 6,
     "retry_connect": 6,

@@ -14,9 +14,11 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 from dagster_pyspark.resources import spark_session_from_config
+from hypothesis import given
+from hypothesis import strategies as st
 
 from many_models.adapters import spark_session
-from many_models.adapters.compute_spark import SparkCompute
+from many_models.adapters.compute_spark import MOST_IN_WAVE, WAVE_SECONDS, Pace, SparkCompute
 from many_models.adapters.spark_session import connect
 from many_models.errors import InputError, UnavailableError
 from many_models_tests.compute_tasks import Harms, KilledOnce, Leaves, SlowFrom, Unloadable, chunked, wait_for
@@ -51,9 +53,39 @@ def test_a_slot_a_core_is_found(spark):
     assert "2 slots" in spark.check()
 
 
+def waves(chunks: int, slots: int, seconds_a_chunk: float) -> list[int]:
+    """The sizes of waves that each take as long as the chunks of one slot."""
+    pace, sizes = Pace(slots), list[int]()
+    while chunks:
+        sizes.append(size := pace.chunks(chunks))
+        pace.learn(size, seconds_a_chunk * -(-size // slots))
+        chunks -= size
+    return sizes
+
+
+def test_waves_of_quick_chunks_grow_and_the_last_ones_are_small():
+    sizes = waves(200, slots=2, seconds_a_chunk=0.1)
+    assert sum(sizes) == 200
+    assert sizes[:4] == [2, 4, 8, 16]
+    assert max(sizes) <= MOST_IN_WAVE
+    assert sizes[-1] <= 2
+
+
+def test_waves_of_slow_chunks_and_of_many_slots_are_one_chunk_a_slot():
+    assert waves(10, slots=2, seconds_a_chunk=WAVE_SECONDS) == [2] * 5
+    assert waves(300, slots=100, seconds_a_chunk=0.1) == [100] * 3
+
+
+@given(chunks=st.integers(1, 500), slots=st.integers(1, 90), seconds=st.floats(0.01, 20))
+def test_waves_hold_every_chunk_and_none_is_empty(chunks: int, slots: int, seconds: float):
+    sizes = waves(chunks, slots, seconds)
+    assert sum(sizes) == chunks
+    assert min(sizes) > 0
+
+
 TWO_CORES_A_TASK = """
 from dagster_pyspark.resources import spark_session_from_config
-from many_models.adapters.compute_spark import SparkCompute
+from many_models.adapters.compute_spark import MOST_IN_WAVE, WAVE_SECONDS, Pace, SparkCompute
 from many_models.adapters.spark_session import connect
 from many_models_tests.compute_tasks import about_me, chunked
 
@@ -131,7 +163,7 @@ def test_a_run_whose_job_is_cancelled_later_keeps_what_is_finished_and_fails_the
 EXECUTORS = """
 import sys
 from dagster_pyspark.resources import spark_session_from_config
-from many_models.adapters.compute_spark import SparkCompute
+from many_models.adapters.compute_spark import MOST_IN_WAVE, WAVE_SECONDS, Pace, SparkCompute
 from many_models.adapters.spark_session import connect
 from many_models_tests.compute_tasks import KillsItsExecutor, chunked
 from many_models_tests.contracts.compute import done, failures

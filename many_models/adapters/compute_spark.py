@@ -1,9 +1,10 @@
 """Chunks over a Spark cluster, or over Spark on this machine.
 
-Chunks go out in waves of one a slot, each wave one Spark job of `mapInArrow` with one chunk a partition; a few waves
-are in flight, so that slots which are done early do not wait for the slowest. (A grouped map would shuffle what is
-grouped already, and its hashing would put two chunks on one slot while another idles.) Series are read by the
-executors; what comes back are Arrow streams and files, a wave at a time.
+Chunks go out in waves, each wave one Spark job of `mapInArrow` with a partition a slot: at first of one chunk a slot,
+then of as many as take seconds, since a job costs Spark as much as fitting dozens of series. A few waves are in
+flight, so that slots which are done early do not wait for the slowest. (A grouped map would shuffle what is grouped
+already, and its hashing would put two chunks on one slot while another idles.) Series are read by the executors; what
+comes back are Arrow streams and files, a wave at a time.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ import pickle
 import platform
 import signal
 import threading
+import time
 import uuid
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from importlib import metadata
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
     from many_models.ports import Chunk, ChunkResult, Task
 
 WAVES = 3  # in flight
+WAVE_SECONDS = 5.0  # a wave that is quicker, from its start to its answers, is followed by larger ones
+MOST_IN_WAVE = 64  # chunks that are lost together, where a wave is more than one a slot
 SENT = pa.schema([("at", pa.int64()), ("message", pa.binary())])
 ANSWERS = "at long, part int, what string, name string, content binary"
 SEEN = "python string, package string"
@@ -130,6 +135,24 @@ class _Cluster:
         return not isinstance(self.session, SparkSession)  # pyright: ignore[reportUnnecessaryIsInstance]
 
 
+@dataclass
+class Pace:
+    """How many chunks go into a wave: `each` a slot, fewer towards the end, so that no slot is left with the rest."""
+
+    slots: int
+    each: int = 1
+
+    def chunks(self, waiting: int) -> int:
+        """The size of the next wave of `waiting` chunks."""
+        return min(waiting, self.slots * min(self.each, max(1, waiting // (2 * self.slots))))
+
+    def learn(self, chunks: int, seconds: float) -> None:
+        """A wave of so many chunks took so long."""
+        full = chunks == self.slots * self.each
+        if full and seconds < WAVE_SECONDS and 2 * chunks <= MOST_IN_WAVE:
+            self.each *= 2
+
+
 class _Waves:
     """The waves of one run: threads that each wait for a Spark job; the run's own thread keeps the order."""
 
@@ -137,18 +160,19 @@ class _Waves:
         self._cluster, self._task, self._timeout = cluster, task, timeout
         self._tag = f"{PACKAGE}-{uuid.uuid4().hex}"
         self._threads = ThreadPoolExecutor(WAVES, thread_name_prefix="spark-wave")
-        self._ended: SimpleQueue[tuple[list[Job], list[Outcome] | Exception]] = SimpleQueue()
+        self._ended: SimpleQueue[tuple[list[Job], list[Outcome] | Exception, float]] = SimpleQueue()
+        self._pace = Pace(cluster.slots)
         self._waiting, self._in_flight = deque[Job](), list[Job]()
         self._flying = 0
         self._stopped = False
 
     def run(self, chunks: Sequence[Chunk]) -> Iterator[tuple[Chunk, ChunkResult]]:
         """Each chunk's result in order, with at most `WAVES` waves begun and not yet taken."""
-        waiting, in_flight, slots = self._waiting, self._in_flight, self._cluster.slots
+        waiting, in_flight, pace = self._waiting, self._in_flight, self._pace
         waiting += (Job((place, 0), chunk) for place, chunk in enumerate(chunks))
         while waiting or in_flight:
-            while waiting and self._flying < WAVES and len(in_flight) <= (WAVES - 1) * slots:
-                wave = [waiting.popleft() for _ in range(min(slots, len(waiting)))]
+            while waiting and self._flying < WAVES and len(in_flight) <= (WAVES - 1) * pace.slots * pace.each:
+                wave = [waiting.popleft() for _ in range(pace.chunks(len(waiting)))]
                 in_flight += wave
                 self._send(wave)
             if (result := in_flight[0].result) is not None:
@@ -176,10 +200,13 @@ class _Waves:
         self._flying += 1
         self._threads.submit(self._do, wave)
 
-    def _settle(self, in_flight: list[Job], wave: list[Job], outcomes: list[Outcome] | Exception) -> None:
+    def _settle(
+        self, in_flight: list[Job], wave: list[Job], outcomes: list[Outcome] | Exception, seconds: float
+    ) -> None:
         self._flying -= 1
         if isinstance(outcomes, Exception):
             raise outcomes
+        self._pace.learn(len(wave), seconds)
         for job, outcome in zip(wave, outcomes, strict=True):
             if isinstance(outcome, Trouble):
                 alone = [job] if len(wave) > 1 and outcome.kind != LATE else settle(in_flight, job, outcome)
@@ -190,10 +217,13 @@ class _Waves:
                 in_flight[at : at + 1] = _parts(job, outcome)
 
     def _do(self, wave: list[Job]) -> None:
+        began = time.monotonic()
+        outcomes: list[Outcome] | Exception = []
         try:
-            self._ended.put((wave, [] if self._stopped else self._outcomes(wave)))
+            outcomes = [] if self._stopped else self._outcomes(wave)
         except Exception as error:  # noqa: BLE001 -- raised again in the thread that waits
-            self._ended.put((wave, error))
+            outcomes = error
+        self._ended.put((wave, outcomes, time.monotonic() - began))
 
     def _outcomes(self, wave: list[Job]) -> list[Outcome]:
         from py4j.protocol import Py4JJavaError

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
 
 from many_models.ports import Where
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
+    from datetime import datetime
 
     import pyarrow as pa
 
@@ -33,6 +35,7 @@ RAW_ATTRIBUTES = LakeTable("raw_attributes")
 COVARIATE_VERSIONS = LakeTable("covariate_versions")
 DATASETS = LakeTable("store_item_datasets", ("pack",))
 POOLED = LakeTable("pooled_models")
+AFTER = timedelta(microseconds=1)
 NO_POOLED = "nothing"  # the version of pooled models where there was nothing to learn from
 SERIES = LakeTable("series", ("pack",))
 RECIPES = LakeTable("recipes")
@@ -88,22 +91,60 @@ def records(
 
 
 def upsert(
-    lake: Lake, table: LakeTable, rows: pa.Table, series: Collection[str], within: Mapping[str, Sequence[Scalar]]
+    lake: Lake,
+    table: LakeTable,
+    rows: pa.Table,
+    series: Collection[str],
+    within: Mapping[str, Sequence[Scalar]],
+    since: Mapping[str, datetime] | None = None,
 ) -> None:
     """Put `rows` in the place of the rows of `series` in some partitions of `table` (`within`), in one commit.
 
-    The partitions' other rows stay. One writer at a time, which the assets' pools see to.
+    Of a series that `since` has, only the rows after that time are replaced. The partitions' other rows stay. One
+    writer at a time, which the assets' pools see to.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    where = Where(among=within)
-    there = read_if_there(lake, table, where, ["series_id"])
-    if there is not None and not set(pc.unique(there["series_id"]).to_pylist()).issubset(series):
+    since = since or {}
+    begin = min(since[name] for name in series) + AFTER if series and set(series) <= set(since) else None
+    where = Where(among=within, since=begin)
+    looked_at = ["series_id", where.column] if since else ["series_id"]
+    there = read_if_there(lake, table, where, looked_at)
+    if there is not None and not pc.all(_replaced(there, series, since, where.column)).as_py():
         before = lake.read(table.name, where)
-        others = before.filter(pc.invert(pc.is_in(before["series_id"], pa.array(list(series), pa.string()))))
+        others = before.filter(pc.invert(_replaced(before, series, since, where.column)))
         rows = pa.concat_tables([others, rows], promote_options="permissive")
     lake.replace(table.name, rows, where, table.partition_by)
+
+
+def _replaced(rows: pa.Table, series: Collection[str], since: Mapping[str, datetime], column: str) -> pa.ChunkedArray:
+    """Which of `rows` are of `series`, and later than what `since` says of theirs."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    names = pa.array(list(series), pa.string())
+    own = pc.is_in(rows["series_id"], names)
+    if not since:
+        return own
+    first = pa.array([since.get(name) for name in names.to_pylist()], pa.timestamp("us"))
+    later = pc.greater(rows[column], first.take(pc.index_in(rows["series_id"], names)))
+    return pc.and_kleene(own, pc.fill_null(later, fill_value=True))
+
+
+@dataclass(frozen=True, slots=True)
+class _Gathered:
+    """All rows of some series of one pack; of those that `since` has, all after that time."""
+
+    pack: str
+    rows: pa.Table
+    series: Collection[str]
+    since: Mapping[str, datetime]
+
+    @property
+    def extends(self) -> bool:
+        """Whether nothing of the pack that is older has to be written again."""
+        return set(self.series) <= set(self.since)
 
 
 @dataclass(slots=True)
@@ -112,29 +153,30 @@ class Gathering:
 
     lake: Lake
     table: LakeTable
-    packs: list[str] = field(default_factory=list[str])
-    parts: list[pa.Table] = field(default_factory=list["pa.Table"])
-    series: set[str] = field(default_factory=set[str])
+    parts: list[_Gathered] = field(default_factory=list[_Gathered])
 
     @property
     def rows(self) -> int:
         """How many are held."""
-        return sum(part.num_rows for part in self.parts)
+        return sum(part.rows.num_rows for part in self.parts)
 
-    def add(self, pack: str, rows: pa.Table, series: Collection[str]) -> None:
-        """Hold all rows of `series`, which are of one pack."""
-        self.packs.append(pack)
-        self.parts.append(rows)
-        self.series.update(series)
+    def add(
+        self, pack: str, rows: pa.Table, series: Collection[str], since: Mapping[str, datetime] | None = None
+    ) -> None:
+        """Hold all rows of `series`, which are of one pack; of those that `since` has, all after that time."""
+        self.parts.append(_Gathered(pack, rows, series, since or {}))
 
     def write(self) -> None:
-        """Write what is held, and hold nothing."""
+        """Write what is held, and hold nothing; packs that are only extended have a commit of their own."""
         import pyarrow as pa
 
-        if self.parts:
-            rows = pa.concat_tables(self.parts, promote_options="permissive")
-            upsert(self.lake, self.table, rows, self.series, {"pack": self.packs})
-        self.packs, self.parts, self.series = [], [], set()
+        for extends in (False, True):
+            if parts := [part for part in self.parts if part.extends == extends]:
+                rows = pa.concat_tables([part.rows for part in parts], promote_options="permissive")
+                series = {name for part in parts for name in part.series}
+                since = {name: time for part in parts for name, time in part.since.items()}
+                upsert(self.lake, self.table, rows, series, {"pack": [part.pack for part in parts]}, since)
+        self.parts = []
 
 
 def counts(rows: pa.Table, column: str) -> dict[str, int]:

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, TypeVar
 from many_models.errors import InputError, PermanentError, SeriesError, SeriesFailure
 from many_models.forecasting.spec import Prior, Spec
 from many_models.ports import Chunk, ChunkResult, Lake, Where
-from many_models.tables import DATASETS, NO_POOLED, POOLED, RAW_ATTRIBUTES, RAW_COVARIATES, RAW_SALES, read_if_there
+from many_models.tables import (
+    DATASETS,
+    NO_POOLED,
+    POOLED,
+    RAW_ATTRIBUTES,
+    RAW_COVARIATES,
+    RAW_SALES,
+    SERIES,
+    read_if_there,
+    records,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -17,7 +27,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from many_models.forecasting import PackModel, PooledModels, Trained
+    from many_models.forecasting import Held, PackModel, PooledModels, Trained
 
 T = TypeVar("T")
 
@@ -51,14 +61,27 @@ def _covariates(lake: Lake, chunk: Chunk, keys: tuple[str, ...], after: datetime
     return of_series(rows, chunk.series, keys)
 
 
+def _held(lake: Lake, chunk: Chunk) -> dict[str, Held]:
+    """The histories that the lake holds of a chunk's series."""
+    from many_models.forecasting import Held
+
+    rows = records(lake, SERIES, Where(among={"pack": [chunk.pack], "series_id": chunk.series}))
+    return {row["series_id"]: Held(row["until"], row["digest"]) for row in rows if row.get("until") and row["digest"]}
+
+
 @dataclass(frozen=True)
 class PrepareTask:
-    """Make the datasets of a chunk: tables `rows` and `series` of `forecasting.prepare`, each with its `pack`."""
+    """Make the datasets of a chunk: tables `rows` and `series` of `forecasting.prepare`, each with its `pack`.
+
+    `series` says in `since` after which period `rows` begin, where a series only goes on from what the lake holds of
+    it; null where `rows` are its whole history, as all are with `whole`.
+    """
 
     lake: Lake
     spec: Spec
     as_of: datetime
     keys: tuple[str, ...]
+    whole: bool = False
 
     def __call__(self, chunk: Chunk) -> ChunkResult:
         """Read the chunk's raw rows up to `as_of`, and prepare them."""
@@ -79,9 +102,12 @@ class PrepareTask:
         raw = raw.select(columns)
         if names := self.spec.attributes:
             raw = with_attributes(raw, read_if_there(self.lake, RAW_ATTRIBUTES), chunk.series, self.keys, names)
-        prepared = prepare(raw, self.spec, self.as_of)
+        prepared = prepare(raw, self.spec, self.as_of, {} if self.whole else _held(self.lake, chunk))
+        names = prepared.series["series_id"].to_pylist()
+        since = pa.array([prepared.since.get(name) for name in names], pa.timestamp("us"))
+        series = _with_pack(prepared.series, chunk.pack).append_column("since", since)
         return ChunkResult(
-            {"rows": _with_pack(prepared.rows, chunk.pack), "series": _with_pack(prepared.series, chunk.pack)},
+            {"rows": _with_pack(prepared.rows, chunk.pack), "series": series},
             failures=[*prepared.failures, *_absent(chunk, prepared.series, prepared.failures)],
         )
 

@@ -119,12 +119,14 @@ def test_the_same_days_run_again_from_the_ui_change_no_table(project: Project) -
         pd.testing.assert_frame_equal(frame, before[name], obj=name)
 
 
-def rerun(project: Project, instance: dg.DagsterInstance, stage: due.Stage, keys: list[str]) -> None:
+def rerun(
+    project: Project, instance: dg.DagsterInstance, stage: due.Stage, keys: list[str], until: date = DAY_BEFORE
+) -> None:
     from many_models.automation import JOBS
     from many_models.definitions import build
 
     tags = {"dagster/asset_partition_range_start": keys[0], "dagster/asset_partition_range_end": keys[-1]}
-    job = build(project.settings(DAY_BEFORE)).resolve_job_def(JOBS[stage])
+    job = build(project.settings(until)).resolve_job_def(JOBS[stage])
     assert job.execute_in_process(instance=instance, tags=tags, raise_on_error=False).success
 
 

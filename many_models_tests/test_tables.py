@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import pyarrow as pa
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from many_models.adapters.lake_memory import MemoryLake
 from many_models.ports import Where
@@ -40,3 +44,38 @@ def test_a_look_fetches_each_table_once_and_sees_it_as_it_was() -> None:
     again = [look.version("t"), look.version("none"), look.read("t"), look.read("t", columns=["y"])]
     assert all(one is other for one, other in zip(seen, again, strict=True))
     assert look.read("t", Where(among={"pack": ["a"]}))["y"].to_pylist() == [2.0]
+
+
+def dated(cells: list[tuple[str, int, int]]) -> pa.Table:
+    """Rows of (series, day of January, y)."""
+    return pa.table({
+        "series_id": pa.array([name for name, _, _ in cells], pa.string()),
+        "ds": pa.array([datetime(2024, 1, day) for _, day, _ in cells], pa.timestamp("us")),
+        "y": pa.array([y for _, _, y in cells], pa.int64()),
+        "pack": pa.array([name[0] for name, _, _ in cells], pa.string()),
+    })  # fmt: skip
+
+
+NAMES = ["a1", "a2", "b1", "b2"]
+CELLS = st.lists(st.tuples(st.sampled_from(NAMES), st.integers(1, 9)), unique=True, max_size=20)
+
+
+@settings(deadline=None, max_examples=60)
+@given(before=CELLS, more=CELLS, written=st.sets(st.sampled_from(NAMES)), since=st.dictionaries(st.sampled_from(NAMES),
+       st.integers(1, 9)))  # fmt: skip
+def test_rows_are_replaced_from_where_their_series_goes_on_and_nothing_else_is_touched(before, more, written, since):
+    lake = MemoryLake()
+    lake.replace(DATASETS.name, dated([(name, day, 0) for name, day in before]), Where(), DATASETS.partition_by)
+    fresh = [(n, day) for n, day in more if n in written and day > since.get(n, 0)]
+    gathering = Gathering(lake, DATASETS)
+    for pack in ("a", "b"):
+        if own := sorted(name for name in written if name[0] == pack):
+            rows = dated([(name, day, 1) for name, day in fresh if name in own])
+            starts = {name: datetime(2024, 1, since[name]) for name in own if name in since}
+            gathering.add(pack, rows, own, starts)
+    gathering.write()
+    stays = [(name, day) for name, day in before if name not in written or day <= since.get(name, 0)]
+    found = lake.read(DATASETS.name).to_pylist()
+    assert sorted((row["series_id"], row["ds"].day, row["y"]) for row in found) == sorted(
+        [(name, day, 0) for name, day in stays] + [(name, day, 1) for name, day in fresh]
+    )

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from many_models.forecasting.backtesting import BacktestReport, backtest
-from many_models.forecasting.dataset import Prepared, prepare
+from many_models.forecasting.dataset import Held, Prepared, prepare
 from many_models.forecasting.packs import PackModel
 from many_models.forecasting.pooling import PooledModels, pool
 from many_models.forecasting.spec import Prior, Spec
@@ -15,6 +15,7 @@ from many_models.forecasting.training import Trained, train
 
 __all__ = [
     "BacktestReport",
+    "Held",
     "PackModel",
     "PooledModels",
     "Prepared",

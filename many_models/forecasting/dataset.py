@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -18,7 +18,7 @@ from many_models.forecasting.panel import STATES, build, is_number, layout_of, s
 from many_models.forecasting.spec import rhythm
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
     from numpy.typing import NDArray
@@ -32,6 +32,8 @@ SERIES_SCHEMA = pa.schema(
         ("series_id", pa.string()),
         ("first", pa.timestamp("us")),
         ("last", pa.timestamp("us")),
+        ("until", pa.timestamp("us")),
+        ("rows", pa.int64()),
         ("observations", pa.int64()),
         ("active", pa.bool_()),
         ("why", pa.string()),
@@ -40,26 +42,39 @@ SERIES_SCHEMA = pa.schema(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A history that was made before: it reached to `until`, and `digest` was over all of it."""
+
+    until: datetime
+    digest: str
+
+
 @dataclass(frozen=True)
 class Prepared:
     """Regular histories (`rows`), one row per series (`series`), and the series that cannot be used (`failures`).
 
     `rows`: series_id, ds, y (null where missing), known covariates, attributes, state (observed, missing, closed,
     stock_out).
-    `series`: series_id, first, last, observations, active, why, digest.
+    `series`: series_id, first and last observation, until (the history's last period), rows (periods from
+    first to until), observations, active, why,
+    digest (over the whole history).
+    `since`: of these series `rows` has only what comes after that period; up to it nothing has changed.
     """
 
     rows: pa.Table
     series: pa.Table
     failures: Sequence[SeriesFailure]
+    since: Mapping[str, datetime] = field(default_factory=dict[str, "datetime"])
 
 
-def prepare(raw: pa.Table, spec: Spec, as_of: datetime) -> Prepared:
+def prepare(raw: pa.Table, spec: Spec, as_of: datetime, held: Mapping[str, Held] | None = None) -> Prepared:
     """Regular histories of `raw` (series_id, ds, y, known columns; any order) as of `as_of`; later rows do not count.
 
-    One row per period from a series' first observation to `as_of`, or to its last one for a series that has ended.
-    A series with timestamps off the frequency, two rows for one period or values that are infinite or beyond 1e15
-    becomes a failure. Raises InputError for missing columns or a target that is not numeric.
+    One row per period from a series' first observation to `as_of`, or to its last one for a series that has ended;
+    where it goes on from a history that is `held`, only the rows after that. A series with timestamps off the
+    frequency, two rows for one period or values that are infinite or beyond 1e15 becomes a failure. Raises InputError
+    for missing columns or a target that is not numeric.
     """
     raw = _typed(raw, spec)
     raw = raw.filter(pc.less_equal(raw["ds"], pa.scalar(as_of, pa.timestamp("us"))))
@@ -96,7 +111,9 @@ def prepare(raw: pa.Table, spec: Spec, as_of: datetime) -> Prepared:
         source[number[a:b][inside] - first] = order[a:b][inside]
         kept.append((name, first, stop, source))
     rows = _rows(raw, spec, kept)
-    return Prepared(rows, _series_table(described, rows, kept, spec), failures)
+    digests, skipped = _digests(rows, kept, spec, held or {})
+    since = {k[0]: _stamp(k[1] + skip - 1, spec).astype(object) for k, skip in zip(kept, skipped, strict=True) if skip}
+    return Prepared(_after(rows, kept, skipped), _series_table(described, digests, kept, spec), failures, since)
 
 
 def _typed(raw: pa.Table, spec: Spec) -> pa.Table:
@@ -210,34 +227,70 @@ def _states(rows: pa.Table, spec: Spec, kept: Sequence[tuple[str, int, int, NDAr
     return out
 
 
+def _digests(
+    rows: pa.Table,
+    kept: Sequence[tuple[str, int, int, NDArray[np.int64]]],
+    spec: Spec,
+    held: Mapping[str, Held],
+) -> tuple[dict[str, str], list[int]]:
+    """Series → digest of its rows; and of each of `kept`, how many rows are those of the history that is held."""
+    shape = (
+        spec.frequency, spec.season, spec.known, spec.attributes, spec.country, spec.ended_after, spec.holidays,
+    )  # fmt: skip
+    columns = [rows[name].combine_chunks() for name in rows.column_names if name != "series_id"]
+
+    def digest(name: str, first: int, at: int, size: int) -> str:
+        content = hashlib.sha256(repr((shape, first, size)).encode())
+        content.update(name.encode("utf-8", "surrogatepass"))
+        for column in columns:
+            content.update(_bytes(column.slice(at, size)))
+        return content.hexdigest()[:16]
+
+    digests, skipped, at = dict[str, str](), list[int](), 0
+    for name, first, stop, _source in kept:
+        size = stop - first + 1
+        digests[name] = digest(name, first, at, size)
+        before, skip = held.get(name), 0
+        if before is not None:
+            until = int(pack.step_number(np.array([before.until], "datetime64[us]"), spec.frequency)[0])
+            if first <= until <= stop and digest(name, first, at, until - first + 1) == before.digest:
+                skip = until - first + 1
+        skipped.append(skip)
+        at += size
+    return digests, skipped
+
+
+def _after(rows: pa.Table, kept: Sequence[tuple[str, int, int, NDArray[np.int64]]], skipped: Sequence[int]) -> pa.Table:
+    """`rows` without the first `skipped` ones of each series."""
+    if not any(skipped):
+        return rows
+    wanted = np.ones(rows.num_rows, np.bool_)
+    at = 0
+    for (_, first, stop, _source), skip in zip(kept, skipped, strict=True):
+        wanted[at : at + skip] = False
+        at += stop - first + 1
+    return rows.filter(pa.array(wanted))
+
+
 def _series_table(
     described: Sequence[tuple[str, int | None, int | None, int, bool, str]],
-    rows: pa.Table, kept: Sequence[tuple[str, int, int, NDArray[np.int64]]], spec: Spec,
-) -> pa.Table:  # fmt: skip
-    shape = repr((spec.frequency, spec.season, spec.known, spec.country, spec.ended_after, spec.holidays)).encode()
-    digests: dict[str, str] = {}
-    at = 0
-    columns = [rows[name].combine_chunks() for name in rows.column_names if name != "series_id"]
-    for name, first, stop, source in kept:
-        content = hashlib.sha256(shape)
-        content.update(name.encode("utf-8", "surrogatepass"))
-        content.update(repr((first, stop)).encode())
-        for column in columns:
-            content.update(_bytes(column.slice(at, len(source))))
-        digests[name] = content.hexdigest()[:16]
-        at += len(source)
+    digests: Mapping[str, str],
+    kept: Sequence[tuple[str, int, int, NDArray[np.int64]]],
+    spec: Spec,
+) -> pa.Table:
+    kept_of = {name: (stop, len(source)) for name, _first, stop, source in kept}
 
     def stamp(number: int | None) -> object:
         return None if number is None else _stamp(number, spec).astype(object)
 
-    return pa.Table.from_pylist(
-        [
-            {"series_id": name, "first": stamp(first), "last": stamp(last), "observations": n, "active": active,
-             "why": why, "digest": digests.get(name, "")}
-            for name, first, last, n, active, why in described
-        ],
-        SERIES_SCHEMA,
-    )  # fmt: skip
+    table = list[dict[str, object]]()
+    for name, first, last, seen, active, why in described:
+        stop, size = kept_of.get(name, (None, 0))
+        table.append({
+            "series_id": name, "first": stamp(first), "last": stamp(last), "until": stamp(stop), "rows": size,
+            "observations": seen, "active": active, "why": why, "digest": digests.get(name, ""),
+        })  # fmt: skip
+    return pa.Table.from_pylist(table, SERIES_SCHEMA)
 
 
 def _bytes(values: pa.Array) -> bytes:

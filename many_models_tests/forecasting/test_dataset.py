@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from many_models.errors import InputError
-from many_models.forecasting import Spec, prepare
+from many_models.forecasting import Held, Prepared, Spec, prepare
 from many_models.forecasting import mm_pack_v1 as loader
-from many_models_tests.forecasting.histories import AS_OF, SPEC, sales, stamps, table
+from many_models_tests.forecasting.histories import AS_OF, ODD, SPEC, sales, stamps, table
+
+ORDER = [("series_id", "ascending"), ("ds", "ascending")]
 
 
 def column(rows: pa.Table, series: str, name: str) -> list[object]:
@@ -134,3 +138,66 @@ def test_step_numbers_and_stamps_are_inverse_and_agree_with_pandas(frequency, nu
 def test_nothing_prepared_of_no_rows():
     prepared = prepare(table({"a": sales(5)}).slice(0, 0), SPEC, AS_OF)
     assert (prepared.rows.num_rows, prepared.series.num_rows) == (0, 0)
+
+
+# --- Histories that go on from what is held -------------------------------------------------------------------------
+KINDS = st.sampled_from(sorted(ODD))
+
+
+def held(series: pa.Table) -> dict[str, Held]:
+    return {row["series_id"]: Held(row["until"], row["digest"]) for row in series.to_pylist() if row["digest"]}
+
+
+def go_on(before: Prepared, now: Prepared) -> pa.Table:
+    """The histories of `before`, each replaced from where `now` says."""
+    names = before.rows["series_id"].to_pylist()
+    stay = [
+        name in now.since and ds <= now.since[name]
+        for name, ds in zip(names, before.rows["ds"].to_pylist(), strict=True)
+    ]
+    return pa.concat_tables([before.rows.filter(pa.array(stay, pa.bool_())), now.rows]).sort_by(ORDER)
+
+
+@settings(max_examples=60, deadline=None)
+@given(kinds=st.lists(KINDS, min_size=1, max_size=4, unique=True), later=st.integers(0, 40), promo=st.booleans())
+def test_histories_that_go_on_are_those_that_are_made_anew(kinds, later, promo):
+    spec = Spec("D", horizon=7, windows=2, known=("promo",) if promo else (), country="DE")
+    known = {"promo": np.random.default_rng(1).integers(0, 2, 400).astype(float)} if promo else {}
+    raw = table({kind: ODD[kind] for kind in kinds}, **known)
+    before = prepare(raw, spec, AS_OF - timedelta(days=later))
+    now, anew = prepare(raw, spec, AS_OF, held(before.series)), prepare(raw, spec, AS_OF)
+    assert now.series.equals(anew.series)
+    assert go_on(before, now).equals(anew.rows.sort_by(ORDER))
+    assert anew.since == {}
+    alive = {row["series_id"] for row in anew.series.to_pylist() if row["active"]}
+    assert alive & {*before.rows["series_id"].to_pylist()} <= {*now.since}
+    assert now.rows.num_rows <= later * len(kinds) + sum(
+        row["rows"] for row in anew.series.to_pylist() if row["series_id"] not in now.since
+    )
+
+
+@pytest.mark.parametrize(
+    "change", [lambda y: np.r_[y[:50], y[50] + 1, y[51:]], lambda y: np.r_[y[:50], np.nan, y[51:]], lambda y: y[1:]]
+)
+def test_a_history_whose_past_has_changed_is_made_anew_and_the_others_go_on(change):
+    one, other = sales(200), sales(180, seed=1)
+    before = prepare(table({"a": one, "b": other}), SPEC, AS_OF - timedelta(days=3))
+    raw = table({"a": change(one), "b": other})
+    now = prepare(raw, SPEC, AS_OF, held(before.series))
+    assert set(now.since) == {"b"}
+    assert now.rows.filter(pc.equal(now.rows["series_id"], "b")).num_rows == 3
+    assert go_on(before, now).equals(prepare(raw, SPEC, AS_OF).rows.sort_by(ORDER))
+
+
+def test_a_series_that_has_ended_meanwhile_is_made_anew_since_its_history_got_shorter():
+    raw = table({"a": np.r_[sales(100), np.full(120, np.nan)], "b": sales(220)})
+    before = prepare(raw, SPEC, AS_OF - timedelta(days=110))
+    now = prepare(raw, SPEC, AS_OF, held(before.series))
+    assert set(now.since) == {"b"}
+    assert go_on(before, now).equals(prepare(raw, SPEC, AS_OF).rows.sort_by(ORDER))
+
+
+def test_other_settings_make_every_history_anew():
+    raw = table({"a": sales(200)})
+    before = prepare(raw, SPEC, AS_OF - timedelta(days=3))
+    assert prepare(raw, replace(SPEC, country="DE"), AS_OF, held(before.series)).since == {}

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ import pytest
 from many_models.assets.state import STAGE_TAG
 from many_models.events import PROCESS_TAG
 from many_models.headless import open_instance
+from many_models_tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 SERIES, CHOSEN, PATIENCE = 110, 50, 900
@@ -49,9 +49,7 @@ class Day:
 
     def __init__(self, home: Path) -> None:
         self.home = home
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         config = home / "demo/many_models.toml"
         self.environment = os.environ | {"DAGSTER_HOME": str(home), "MANY_MODELS_CONFIG": str(config)}
 
@@ -181,7 +179,7 @@ def day(tmp_path):
 @pytest.mark.timeout(3 * PATIENCE)
 def test_a_backfill_of_50_scattered_series_from_the_ui_is_carried_on_to_the_warehouse_by_the_sensors(day):
     with day.services():
-        wait_for("webserver, code location and daemon", day.ready, 180)
+        wait_for("webserver, code location and daemon", day.ready)
         before = {stage: newest(day.asset(stage)) for stage in STAGES}
         loaded_before = day.ask(LOADED)["assetNodeOrError"]["assetMaterializations"][0]["runId"]
         keys = sorted(day.asset("trained_models")["assetPartitionStatuses"]["materializedPartitions"])

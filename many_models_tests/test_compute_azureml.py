@@ -169,7 +169,7 @@ def test_a_trainer_of_the_users_is_fitted_on_the_gpu_nodes_that_the_settings_nam
     monkeypatch.setattr(exchange, "BlobExchange", lambda _: FolderExchange(str(workspace.folder / "exchange")))
     compute = build_compute(load_settings(tmp_path / "many_models.toml"))
 
-    custom = (Custom("of_mine", "trainer_of_mine:OfMine"),)
+    custom = (Custom("of_mine", "trainer_of_mine:OfMine", seconds=120.0),)
     spec = Spec(frequency="D", horizon=7, windows=2, custom=custom)
     lake, chunks = DeltaLake(tmp_path / "lake"), chunked(2, 2, 1)
     as_of = datasets_of(lake, chunks, spec)

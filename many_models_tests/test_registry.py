@@ -689,7 +689,7 @@ def test_any_mlflow_client_loads_a_users_regressor_without_this_package_or_a_pic
     from many_models.forecasting.spec import Custom
     from many_models_tests.forecasting.histories import AS_OF, rows_of, sales
 
-    custom = Custom("gradient", "sklearn.ensemble:HistGradientBoostingRegressor", '{"max_iter": 20}')
+    custom = Custom("gradient", "sklearn.ensemble:HistGradientBoostingRegressor", '{"max_iter": 20}', 120.0)
     spec = Spec("D", 7, windows=2, candidates=("gradient",), custom=(custom,))
     model = train(rows_of({"a1": sales(200, 20.0), "a2": sales(200, 60.0, seed=1)}, spec), spec, AS_OF).model
     assert set(model.fitted) == {"a1", "a2"}

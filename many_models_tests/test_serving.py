@@ -361,7 +361,7 @@ def test_what_is_no_pack_is_refused_and_never_unpickled(tmp_path: Path, kind: st
 
 def with_a_regressor() -> tuple[PackModel, PackUpload]:
     """A store whose one series is forecast by a scikit-learn regressor of a user's."""
-    custom = Custom("ridge", "sklearn.linear_model:Ridge", '{"alpha": 3.0}')
+    custom = Custom("ridge", "sklearn.linear_model:Ridge", '{"alpha": 3.0}', 120.0)
     spec = replace(SPEC, candidates=("ridge",), custom=(custom,))
     model = train(rows_of({"a__tea": sales(200, 20.0)}, spec), spec, AS_OF).model
     assert model.fitted

@@ -20,11 +20,13 @@ from many_models_tests.forecasting.histories import AS_OF, rows_of, sales
 
 pytestmark = pytest.mark.slow
 MINE = "many_models_tests.forecasting.mine"
+FOREST = '{"n_estimators": 5, "max_depth": 6}'
+LONG = 120.0  # seconds, for fits that take a moment: the machine may be slow
 CUSTOM = {
-    "ridge": Custom("ridge", "sklearn.linear_model:Ridge", '{"alpha": 3.0}'),
-    "forest": Custom("forest", "sklearn.ensemble:ExtraTreesRegressor", '{"n_estimators": 5, "max_depth": 6}'),
-    "weekdays": Custom("weekdays", f"{MINE}:WeekdayMeans"),
-    "noisy": Custom("noisy", f"{MINE}:Noisy"),
+    "ridge": Custom("ridge", "sklearn.linear_model:Ridge", '{"alpha": 3.0}', LONG),
+    "forest": Custom("forest", "sklearn.ensemble:ExtraTreesRegressor", FOREST, LONG),
+    "weekdays": Custom("weekdays", f"{MINE}:WeekdayMeans", seconds=LONG),
+    "noisy": Custom("noisy", f"{MINE}:Noisy", seconds=LONG),
 }
 
 
@@ -56,7 +58,7 @@ class TestStatsforecast(ForecasterContract):
 
     @pytest.fixture
     def custom(self):
-        return (Custom("theta", "statsforecast.models:DynamicOptimizedTheta", '{"season_length": 7}', 60.0),)
+        return (Custom("theta", "statsforecast.models:DynamicOptimizedTheta", '{"season_length": 7}', LONG),)
 
 
 def test_the_names_of_spec_and_loader_are_the_same():
@@ -120,7 +122,7 @@ def test_one_that_is_lost_on_three_series_in_a_row_is_tried_no_more():
 
 
 def test_what_a_forecaster_prints_is_no_answer():
-    talks = Spec("D", 7, windows=2, custom=(Custom("talks", f"{MINE}:Talks"),))
+    talks = Spec("D", 7, windows=2, custom=(Custom("talks", f"{MINE}:Talks", seconds=LONG),))
     scores = train(rows_of(LEVELS), talks, AS_OF).scores
     assert set(scores.filter(pc.equal(scores["candidate"], "talks"))["problem"].to_pylist()) == {None}
 
@@ -158,7 +160,7 @@ def test_a_custom_forecaster_that_is_written_wrong_is_a_settings_error(values, s
 
 def test_a_function_may_make_the_forecaster_and_a_folder_may_hold_it(tmp_path):
     (tmp_path / "somebodys.py").write_text(f"from {MINE} import made\n")
-    custom = Custom("mine", "somebodys:made", '{"weeks": 2}')
+    custom = Custom("mine", "somebodys:made", '{"weeks": 2}', LONG)
     spec = Spec("D", 7, windows=2, candidates=("mine",), custom=(custom,), folder=str(tmp_path))
     scores = train(rows_of({"a": sales()}), spec, AS_OF).scores
     assert scores.filter(pc.equal(scores["candidate"], "mine"))["problem"].to_pylist() == [None, None]
@@ -187,7 +189,7 @@ def test_known_covariates_reach_it_as_they_are_past_and_future():
     rng = np.random.default_rng(0)
     on = (rng.random(407) < 0.3).astype(int)
     y = rng.poisson(np.where(on, 60.0, 15.0)).astype(float)[:400]
-    custom = Custom("promo", f"{MINE}:FollowsPromotion")
+    custom = Custom("promo", f"{MINE}:FollowsPromotion", seconds=LONG)
     spec = Spec("D", 7, windows=2, known=("promo",), candidates=("promo",), custom=(custom,))
     ds = [AS_OF + timedelta(days=k) for k in range(1, 8)]
     future = pa.table({"series_id": ["a"] * 7, "ds": pa.array(ds, pa.timestamp("us")), "promo": pa.array(on[400:])})

@@ -120,7 +120,8 @@ class Workspace:
 
     def _run(self, made: Made) -> None:
         try:
-            made.status = "Running"
+            if made.status == "NotStarted":  # it may have been cancelled by now
+                made.status = "Running"
             status = self._mini_batches(made)
         except Exception as error:  # noqa: BLE001
             (made.folder / "logs/fake.txt").write_text(f"Error: {error!r}\n")

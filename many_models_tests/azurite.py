@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
-from many_models_tests.postgres_server import free_port
+from many_models_tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 VERSION = "3.37.0"
 ACCOUNT = "devstoreaccount1"
 KEY = base64.b64encode(b"a key that only the tests' own emulator knows, of 64 bytes......").decode()
-START_SECONDS = 60
+START_SECONDS = 300
 
 
 @dataclass(frozen=True)

@@ -185,11 +185,9 @@ class KillsItsNode:
         if self.bad in chunk.series and (unused := [mark for mark in marks if not mark.exists()]):
             unused[0].touch()
             folder, _, pattern = self.earlier.partition("|")
-            end = time.monotonic() + 30
-            while not list(Path(folder).glob(pattern)) and time.monotonic() < end:
-                time.sleep(0.01)
+            wait_for(lambda: list(Path(folder).glob(pattern)), "an earlier chunk's result", 300.0)
             os.kill(os.getppid(), signal.SIGKILL)
-            time.sleep(60)
+            time.sleep(600)
         (Path(self.folder) / f"{chunk.number}-{time.time_ns()}").touch()
         return ChunkResult(files=names(chunk))
 

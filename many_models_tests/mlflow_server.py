@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,18 +11,14 @@ import urllib.request
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from many_models_tests.ports import free_port
+
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
     from pathlib import Path
 
 ADMIN, ADMIN_PASSWORD = "admin", "only-for-this-test"
-PATIENCE = 180
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+PATIENCE = 500
 
 
 @contextmanager

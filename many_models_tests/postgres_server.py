@@ -6,7 +6,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -17,11 +16,13 @@ from typing import TYPE_CHECKING
 import psycopg2
 import pytest
 
+from many_models_tests.ports import free_port
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 USER = "many_models"
-PATIENCE = 60
+PATIENCE = 300
 
 
 class PostgresServer:
@@ -112,12 +113,6 @@ class PostgresServer:
             self._process.send_signal(signal.SIGINT)  # a fast shutdown: sessions are ended, data is kept
             self._process.wait(PATIENCE)
             self._process = None
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 def programs() -> Path | None:

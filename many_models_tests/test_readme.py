@@ -8,7 +8,6 @@ import re
 import resource
 import shutil
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from many_models import tables
 from many_models.automation import SENSORS
 from many_models.due import STAGES
 from many_models.settings import Settings
+from many_models_tests.ports import free_port
 from many_models_tests.project import sales
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -141,7 +141,7 @@ def test_make_would_do_what_the_readme_says(clone: Clone, command: str) -> None:
         cwd=clone.root,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -182,9 +182,7 @@ def test_things_are_where_the_readme_says(followed: Clone) -> None:
 @pytest.mark.timeout(2 * PATIENCE)
 @pytest.mark.parametrize(("command", "folder"), STARTED.items())
 def test_the_ui_shows_what_was_made(followed: Clone, command: str, folder: str) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     address = f"--host 127.0.0.1 --port {port}"
     line = command.replace("make dev", f"make --old-file=.venv/.installed dev ARGS='{address}'")
     line = f"{line} {address}" if line == command else line
@@ -206,7 +204,7 @@ def test_the_ui_shows_what_was_made(followed: Clone, command: str, folder: str) 
 def materialized(port: int, process: subprocess.Popen[bytes]) -> dict[str, str]:
     """The assets that the UI at `port` shows with a materialization; empty when it does not come up."""
     query = "{assetNodes {assetKey {path} assetMaterializations(limit: 1) {assetKey {path}}}}"
-    until = time.monotonic() + 240
+    until = time.monotonic() + PATIENCE
     while time.monotonic() < until and process.poll() is None:
         body = json.dumps({"query": query}).encode()
         asked = urllib.request.Request(f"http://127.0.0.1:{port}/graphql", body, {"Content-Type": "application/json"})
@@ -240,14 +238,12 @@ def end(process: subprocess.Popen[bytes]) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(2 * PATIENCE)
 def test_the_service_answers_from_what_was_made(followed: Clone) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     log = (followed.root / f"{port}.log").open("w")
     script = f"source .venv/bin/activate; exec {SERVED} --port {port}"
     process = subprocess.Popen(["bash", "-c", script], cwd=followed.root, env=followed.env, stdout=log, stderr=log)
     try:
-        until = time.monotonic() + 240
+        until = time.monotonic() + PATIENCE
         body = json.dumps({"series": [{"series_id": "s1__i1"}], "observations_from": "lake"}).encode()
         url = f"http://127.0.0.1:{port}/v1/forecasts"
         asked = urllib.request.Request(url, body, {"Content-Type": "application/json"})
@@ -263,7 +259,7 @@ def test_the_service_answers_from_what_was_made(followed: Clone) -> None:
         assert len(forecast["y_hat"]) == 28, forecast
     finally:
         process.terminate()
-        assert process.wait(60) in {0, -signal.SIGTERM}
+        assert process.wait(PATIENCE) in {0, -signal.SIGTERM}
 
 
 # --- names ----------------------------------------------------------------------------------------------------------
@@ -375,7 +371,7 @@ def test_help_takes_less_than_a_second() -> None:
 def command(*words: str) -> str:
     script = "from many_models.cli import main; main(prog_name='many-models')"
     done = subprocess.run(
-        [sys.executable, "-c", script, *words], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", script, *words], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

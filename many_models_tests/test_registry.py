@@ -527,16 +527,20 @@ def test_a_publication_killed_at_any_moment_leaves_one_whole_release(store):
         production.publish(draft(live, [upload(p, {f"s{i}": value}) for i, p in enumerate("abcdef")]))
 
     assert in_a_fork(publish) == 0
-    killed = 0
-    for attempt in range(8):
+    began = time.monotonic()
+    assert in_a_fork(publish) == 0
+    whole, killed = time.monotonic() - began, 0
+    for attempt in range(60):
         pid = os.fork()
         if pid == 0:
             publish()
             os._exit(0)
-        time.sleep(0.04 + 0.03 * attempt)
+        time.sleep(whole * (1 + attempt % 8) / 9)
         os.kill(pid, signal.SIGKILL)
         killed += os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
         assert in_a_fork(lambda: check_whole(uri, files)) == 0
+        if attempt >= 7 and killed >= 3:
+            break
     assert killed >= 3
     assert in_a_fork(publish) == 0
     check_whole(uri, files)
@@ -575,11 +579,11 @@ def test_a_lock_that_is_held_too_long_is_a_conflict(store):
     def hold() -> None:
         with production._store.lock():
             held.set()
-            done.wait(10)
+            done.wait(300)
 
     thread = threading.Thread(target=hold)
     thread.start()
-    held.wait(10)
+    assert held.wait(300)
     with pytest.raises(ConflictError, match="another process"), production._store.lock(seconds=0.2):
         pass
     done.set()
@@ -630,7 +634,7 @@ def plain_client(code: str, tmp_path: Path, uri: str) -> dict:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -685,7 +689,7 @@ def test_any_mlflow_client_loads_a_users_regressor_without_this_package_or_a_pic
     from many_models.forecasting.spec import Custom
     from many_models_tests.forecasting.histories import AS_OF, rows_of, sales
 
-    custom = Custom("gradient", "sklearn.ensemble:HistGradientBoostingRegressor", '{"max_iter": 20}')
+    custom = Custom("gradient", "sklearn.ensemble:HistGradientBoostingRegressor", '{"max_iter": 20}', 120.0)
     spec = Spec("D", 7, windows=2, candidates=("gradient",), custom=(custom,))
     model = train(rows_of({"a1": sales(200, 20.0), "a2": sales(200, 60.0, seed=1)}, spec), spec, AS_OF).model
     assert set(model.fitted) == {"a1", "a2"}
@@ -753,7 +757,7 @@ def test_importing_the_registries_does_not_import_mlflow_and_using_them_calls_no
         capture_output=True,
         text=True,
         env=environment,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert done.stdout == "good\n", done.stderr
@@ -773,7 +777,7 @@ def test_two_processes_that_find_no_database_make_it_once(tmp_path):
         for _ in range(2)
     ]
     for process in running:
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=300)
         assert out == "{}\n", err
 
 
@@ -797,7 +801,7 @@ def test_a_store_that_cannot_be_reached_says_so_at_once(kind, tmp_path):
         with pytest.raises(UnavailableError) as raised:
             call()
         assert "secret" not in str(raised.value)
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 90  # MLflow alone tries for minutes, at each of the calls
 
 
 def test_a_store_that_breaks_later_says_so_and_does_not_look_empty(store):

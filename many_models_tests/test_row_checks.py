@@ -331,7 +331,7 @@ def test_a_million_rows_take_about_a_second() -> None:
         item=np.tile(np.repeat(np.arange(100), days), 10).astype(str),
         date=np.tile(dates, series),
     )
-    started = time.perf_counter()
+    started = time.process_time()
     out = checked(raw)
     assert out.rows.num_rows == days * series
-    assert time.perf_counter() - started < 5  # 0.5 s on an idle core
+    assert time.process_time() - started < 5  # 0.5 s on an idle core

@@ -28,12 +28,16 @@ from many_models.ports import Champion, PackUpload, Release, Where
 from many_models.serving.catalogue import Catalogue
 from many_models.serving.pack_files import joined, parted
 from many_models.serving.packs import rounded
+from many_models.serving.service import FETCHERS
+from many_models.settings import ServeSettings
 from many_models.tables import DATASETS, RAW_COVARIATES
 from many_models_tests.forecasting.histories import AS_OF, SPEC, rows_of, sales
 from many_models_tests.serving_parts import ITEMS, Registry, asked, draft, forecasts, pack, trained, until
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import httpx
 
 pytestmark = pytest.mark.slow
 DAY = timedelta(days=1)
@@ -255,11 +259,11 @@ async def test_the_cache_stays_within_its_bytes_whatever_is_asked(tmp_path: Path
             names = [f"s{i}__{item}" for i in rng.integers(0, 12, 2) for item in ITEMS]
             assert all("error" not in answer for answer in await forecasts(client, *names))
             # a thread may hold what has just left for a moment longer
-            await until(lambda: cache.bytes <= cache.budget, 2.0)
+            await until(lambda: cache.bytes <= cache.budget)
         assert cache.counts.evictions > 5
         assert registry.calls["files"] == 12  # the disk has what memory has not
         gc.collect()
-        assert cache.bytes == sum(loaded.cost for loaded in cache)
+        await until(lambda: cache.bytes == sum(loaded.cost for loaded in cache))
 
 
 @run
@@ -357,7 +361,7 @@ def test_what_is_no_pack_is_refused_and_never_unpickled(tmp_path: Path, kind: st
 
 def with_a_regressor() -> tuple[PackModel, PackUpload]:
     """A store whose one series is forecast by a scikit-learn regressor of a user's."""
-    custom = Custom("ridge", "sklearn.linear_model:Ridge", '{"alpha": 3.0}')
+    custom = Custom("ridge", "sklearn.linear_model:Ridge", '{"alpha": 3.0}', 120.0)
     spec = replace(SPEC, candidates=("ridge",), custom=(custom,))
     model = train(rows_of({"a__tea": sales(200, 20.0)}, spec), spec, AS_OF).model
     assert model.fitted
@@ -448,37 +452,49 @@ async def test_without_a_registry_later_what_is_cached_is_served_even_after_a_re
         assert "error" not in (await forecasts(client, "b__tea"))[0]
 
 
+async def answered(client: httpx.AsyncClient, name: str) -> dict:
+    """The forecast of a series, asked for until it is there: on a slow machine the first ones may come too late."""
+    for _ in range(100):
+        (found,) = await forecasts(client, name)
+        if "error" not in found:
+            return found
+        assert found["error"]["kind"] == "TimeLimit"
+    raise AssertionError("never in time")
+
+
 @run
 async def test_a_registry_that_hangs_costs_a_request_its_time_limit_and_no_more(tmp_path: Path) -> None:
     registry = Registry(pack("a"), pack("b"))
-    async with asked(registry, tmp_path, max_seconds=0.5) as client:
-        await forecasts(client, "a__tea")
-        registry.seconds = 3.0
-        begun = time.monotonic()
-        good, late = await forecasts(client, "a__tea", "b__tea")
-        assert time.monotonic() - begun < 2.0
+    async with asked(registry, tmp_path, max_seconds=1.0) as client:
+        await answered(client, "a__tea")
+        with registry.hanging():
+            begun = time.monotonic()
+            good, late = await forecasts(client, "a__tea", "b__tea")
+            took = time.monotonic() - begun
         assert close(good, oracle("tea"))
         assert (late["error"]["kind"], late["error"]["permanent"]) == ("TimeLimit", False)
+        assert 1.0 <= took + 0.01 < ServeSettings().max_seconds
 
 
 @run
 async def test_a_registry_that_hangs_does_not_hold_up_packs_that_are_on_the_disk(tmp_path: Path) -> None:
-    stores = [f"s{i}" for i in range(20)]
-    registry = Registry(pack("a"), *map(pack, stores))
+    stores = [f"s{i}" for i in range(20)]  # more than there are fetchers
+    registry = Registry(pack("a"), pack("z"), *map(pack, stores))
     async with asked(registry, tmp_path) as client:
-        await forecasts(client, "a__tea")
+        await forecasts(client, "a__tea", "z__tea")
     async with asked(registry, tmp_path, max_seconds=3.0) as client:
-        registry.seconds = 4.0  # more packs than there are fetchers
-        hanging = asyncio.create_task(forecasts(client, *(f"{store}__tea" for store in stores)))
-        await until(lambda: registry.calls["files"] > 2)
-        begun = time.monotonic()
-        assert close((await forecasts(client, "a__tea"))[0], oracle("tea"))
-        assert time.monotonic() - begun < 1.5
-        assert {found["error"]["kind"] for found in await hanging} == {"TimeLimit"}
+        assert not client.service.cache.holds(client.service.release.pack(*client.service.release.find(["z__tea"])))
+        fetched = registry.calls["files"]
+        with registry.hanging():
+            hanging = asyncio.create_task(forecasts(client, *(f"{store}__tea" for store in stores)))
+            await until(lambda: registry.calls["files"] == fetched + FETCHERS)
+            assert close(await answered(client, "z__tea"), oracle("tea"))
+            assert {found["error"]["kind"] for found in await hanging} == {"TimeLimit"}
+            assert registry.calls["files"] == fetched + FETCHERS
 
 
 @run
-async def test_a_switch_is_seen_within_seconds_and_no_answer_is_mixed(tmp_path: Path) -> None:
+async def test_a_switch_is_seen_at_the_next_look_and_no_answer_is_mixed(tmp_path: Path) -> None:
     stores = ("a", "b", "c")
     registry = Registry(*(pack(store) for store in stores))
     names = [f"{store}__{item}" for store in stores for item in ITEMS]
@@ -499,13 +515,15 @@ async def test_a_switch_is_seen_within_seconds_and_no_answer_is_mixed(tmp_path: 
         stop = asyncio.Event()
         asking = [asyncio.create_task(ask(stop)) for _ in range(4)]
         releases = {registry.production.live().release_id: {1.0}}
+        await until(lambda: seen)
         for factor in (1.5, 0.5, 1.25):
             published = registry.publish(*(pack(store, factor) for store in stores))
             releases[published.release_id] = {factor}
-            begun = time.monotonic()
+            looks = client.service.follower.contact.asked
             await until(lambda published=published: client.service.follower.current.release_id == published.release_id)
-            assert time.monotonic() - begun < 5
-            await asyncio.sleep(0.2)
+            # the look that was on its way may have come too early, the next one finds it
+            assert client.service.follower.contact.asked <= looks + 2
+            await until(lambda: set(seen) == set(releases))
         stop.set()
         await asyncio.gather(*asking)
     assert seen == releases

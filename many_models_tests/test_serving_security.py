@@ -178,9 +178,7 @@ def test_unknown_signing_keys_are_asked_for_rarely_and_a_new_one_is_taken(
 def test_without_entras_keys_it_says_so_and_with_old_ones_it_goes_on(tmp_path: Path, signing, published) -> None:
     url, _, _ = published
     away = entra(tmp_path, "http://127.0.0.1:9/keys")
-    begun = time.monotonic()
     assert [bearer(away, token(signing)) for _ in range(3)] == [503] * 3
-    assert time.monotonic() - begun < 10
     guard = entra(tmp_path, url)
     assert bearer(guard, token(signing)) == 200
     guard._entra._url = "http://127.0.0.1:9/keys"

@@ -5,14 +5,17 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given
@@ -20,10 +23,13 @@ from hypothesis import settings as hypothesis_settings
 from schemathesis.checks import CHECKS
 
 from many_models.serving import server as serving_server
+from many_models_tests.compute_tasks import wait_for
+from many_models_tests.ports import free_port
 from many_models_tests.serving_parts import Registry, pack, served
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
+PATIENCE = 60  # seconds for what comes at once or never; uvicorn lets an idle connection go after 75
 BODY = json.dumps({"series": [{"series_id": "a__tea"}]}).encode()
 HEAD = b"POST /v1/forecasts HTTP/1.1\r\nHost: s\r\nContent-Type: application/json\r\n"
 
@@ -32,15 +38,15 @@ HEAD = b"POST /v1/forecasts HTTP/1.1\r\nHost: s\r\nContent-Type: application/jso
 def wire(tmp_path_factory):
     """A running service with short patience: its port."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(serving_server, "HEADER_SECONDS", 0.5)
+        patch.setattr(serving_server, "HEADER_SECONDS", 2.0)  # time enough for those who are not slow on purpose
         patch.setattr(serving_server, "WRITE_SECONDS", 0.5)
-        limits = {"body_seconds": 0.5, "max_body_mb": 1, "max_series": 20_000, "max_connections": 60, "max_seconds": 20}
+        limits = {"body_seconds": 2.0, "max_body_mb": 1, "max_series": 20_000, "max_connections": 60}
         with served(Registry(pack("a")), tmp_path_factory.mktemp("wire"), **limits) as (port, _):
             yield port
 
 
 def connect(port: int) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", port), timeout=20)
+    return socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
 
 
 def answer_of(connection: socket.socket) -> tuple[int, dict]:
@@ -61,28 +67,25 @@ def ask(port: int) -> dict:
     return answer
 
 
-def closed_after(connection: socket.socket) -> float:
-    begun = time.monotonic()
+def require_closed(connection: socket.socket) -> None:
+    """A TimeoutError when the service does not end the connection."""
     while connection.recv(65536):
         pass
-    return time.monotonic() - begun
 
 
 def test_a_client_that_says_nothing_or_half_a_header_is_let_go(wire: int) -> None:
     for said in (b"", HEAD):
         with connect(wire) as connection:
             connection.sendall(said)
-            assert closed_after(connection) < 10
+            require_closed(connection)
     assert "y_hat" in ask(wire)["forecasts"][0]
 
 
 def test_a_body_that_comes_too_slowly_ends_in_408(wire: int) -> None:
     with connect(wire) as connection:
         connection.sendall(HEAD + b"Content-Length: 1000\r\n\r\n{")
-        begun = time.monotonic()
         assert answer_of(connection)[0] == 408
-        assert time.monotonic() - begun < 10
-        assert closed_after(connection) < 10
+        require_closed(connection)
 
 
 @pytest.mark.parametrize("chunked", [False, True])
@@ -105,7 +108,7 @@ def test_a_body_that_is_too_large_is_not_read(wire: int, chunked: bool) -> None:
 def test_what_is_no_http_is_refused(wire: int, said: bytes) -> None:
     with connect(wire) as connection:
         connection.sendall(said)
-        assert closed_after(connection) < 10
+        require_closed(connection)
     assert "y_hat" in ask(wire)["forecasts"][0]
 
 
@@ -116,23 +119,32 @@ def test_a_client_that_does_not_read_is_let_go_and_holds_up_nobody(wire: int) ->
         lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         lazy.connect(("127.0.0.1", wire))
         lazy.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
-        time.sleep(0.3)
-        assert "y_hat" in ask(wire)["forecasts"][0]
-        time.sleep(3.0)
-        lazy.settimeout(10)
-        received = 0
-        try:
+        assert is_held(wire, lazy)
+        end = time.monotonic() + 240
+        while is_held(wire, lazy):
+            assert "y_hat" in ask(wire)["forecasts"][0]
+            assert time.monotonic() < end
+        lazy.settimeout(PATIENCE)
+        received = b""
+        with suppress(ConnectionResetError):
             while got := lazy.recv(1 << 20):
-                received += len(got)
-        except ConnectionResetError:
-            pass
-        assert received < 20_000 * 400  # cut off, not sent whole
+                received += got
+    head, _, answer = received.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 ")
+    (length,) = re.findall(rb"content-length: (\d+)", head)
+    assert len(answer) < int(length)  # cut off, not sent whole
 
 
-def test_beyond_the_connections_that_are_allowed_there_is_503_and_then_it_goes_on(wire: int) -> None:
+def is_held(port: int, connection: socket.socket) -> bool:
+    """Whether the service, in this process, has its end of a connection open."""
+    client = connection.getsockname()
+    return any(c.laddr.port == port and c.raddr == client for c in psutil.Process().net_connections("tcp4"))
+
+
+def test_beyond_the_connections_that_are_allowed_there_is_503_and_then_it_goes_on(wire: int, monkeypatch) -> None:
+    monkeypatch.setattr(serving_server, "HEADER_SECONDS", 600.0)  # they are held for as long as we take
     held = [connect(wire) for _ in range(80)]
     try:
-        time.sleep(0.1)
         with connect(wire) as connection:
             connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY)
             answer = http.client.HTTPResponse(connection)
@@ -141,7 +153,7 @@ def test_beyond_the_connections_that_are_allowed_there_is_503_and_then_it_goes_o
     finally:
         for connection in held:
             connection.close()
-    end = time.monotonic() + 20
+    end = time.monotonic() + PATIENCE
     while (found := question(wire)[0]) == 503 and time.monotonic() < end:
         time.sleep(0.05)
     assert found == 200
@@ -152,10 +164,12 @@ import sys
 from pathlib import Path
 from many_models.serving.app import build_app
 from many_models.serving.server import run
+from many_models_tests.compute_tasks import wait_for
+from many_models_tests.ports import free_port
 from many_models_tests.serving_parts import Registry, pack, settings_for
-settings = settings_for(Path(sys.argv[1]), port=int(sys.argv[2]), drain_seconds=3.0)
+settings = settings_for(Path(sys.argv[1]), port=int(sys.argv[2]), drain_seconds=DRAIN)
 run(build_app(settings, Registry(pack("a"))), settings.serve)
-"""
+""".replace("DRAIN", "8.0")
 
 
 class Client(threading.Thread):
@@ -167,7 +181,7 @@ class Client(threading.Thread):
 
     def run(self) -> None:
         while True:
-            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
             try:
                 connection.connect()
             except ConnectionRefusedError:
@@ -178,7 +192,8 @@ class Client(threading.Thread):
                     pass
             except (OSError, http.client.HTTPException) as error:
                 # one that was still in the listening socket's queue when that closed was never accepted
-                if not self.told or len(self.answered) > before or not isinstance(error, ConnectionResetError):
+                never_accepted = isinstance(error, ConnectionResetError | BrokenPipeError)
+                if not self.told or len(self.answered) > before or not never_accepted:
                     self.failures.append(repr(error))
                 return
             connection.close()
@@ -197,9 +212,7 @@ class Client(threading.Thread):
 
 @pytest.mark.slow
 def test_sigterm_under_load_answers_everything_that_was_asked(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-W", "ignore", "-c", SCRIPT, str(tmp_path), str(port)]
     process = subprocess.Popen(command, env=environment, cwd=ROOT)
@@ -208,28 +221,34 @@ def test_sigterm_under_load_answers_everything_that_was_asked(tmp_path: Path) ->
         until_it_answers(port, process)
         for client in clients:
             client.start()
-        time.sleep(0.5)
+        wait_for(lambda: all(len(client.answered) > 10 for client in clients), "clients that have been answered")
         process.send_signal(signal.SIGTERM)
-        told = time.monotonic()
-        time.sleep(0.3)
-        readiness = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
-        readiness.request("GET", "/health/ready")
-        answer = readiness.getresponse()
-        assert (answer.status, json.loads(answer.read())["status"]) == (503, "draining")
+        wait_for(lambda: readiness(port) == (503, "draining"), "a service that says that it ends")
+        draining = time.monotonic()
         for client in clients:
-            client.join(60)
-        assert process.wait(60) in {0, -signal.SIGTERM}
+            client.join(120)
+        assert process.wait(120) in {0, -signal.SIGTERM}
     finally:
         process.kill()
         process.wait()
     assert [failure for client in clients for failure in client.failures] == []
     assert all(client.told for client in clients)
-    assert sum(len(client.answered) for client in clients) > 50
-    assert max(max(client.answered) for client in clients) > told + 0.5
+    assert max(max(client.answered) for client in clients) > draining
+
+
+def readiness(port: int) -> tuple[int, str]:
+    """A ConnectionRefusedError when nobody listens any more."""
+    asked = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    try:
+        asked.request("GET", "/health/ready")
+        answer = asked.getresponse()
+        return answer.status, json.loads(answer.read())["status"]
+    finally:
+        asked.close()
 
 
 def until_it_answers(port: int, process: subprocess.Popen) -> None:
-    end = time.monotonic() + 120
+    end = time.monotonic() + 300
     while True:
         assert process.poll() is None
         assert time.monotonic() < end
@@ -246,7 +265,7 @@ def until_it_answers(port: int, process: subprocess.Popen) -> None:
 def schema(tmp_path_factory):
     """The OpenAPI document of an application that is running."""
     with served(Registry(pack("a")), tmp_path_factory.mktemp("served"), max_series=50) as (port, _):
-        yield schemathesis.openapi.from_url(f"http://127.0.0.1:{port}/openapi.json")
+        yield schemathesis.openapi.from_url(f"http://127.0.0.1:{port}/openapi.json", timeout=PATIENCE)
 
 
 def test_the_document_has_every_route_with_examples(schema) -> None:
@@ -273,7 +292,7 @@ def test_whatever_is_sent_the_answer_is_as_documented(schema, path: str) -> None
     def check(case) -> None:
         nonlocal calls
         calls += 1
-        case.call_and_validate(excluded_checks=left_out)
+        case.call_and_validate(excluded_checks=left_out, timeout=PATIENCE)
 
     check()
     assert calls > 0

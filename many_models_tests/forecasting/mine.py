@@ -65,7 +65,7 @@ class Bad(WeekdayMeans):
             case "exit":
                 raise SystemExit(3)
             case "sleep":
-                time.sleep(60)
+                time.sleep(3600)
             case "hold":  # minutes in C, with the interpreter's lock held
                 re.match(r"(a+)+$", "a" * 40 + "b")
             case "die":

@@ -27,8 +27,8 @@ from many_models_tests.forecasting.histories import AS_OF, rows_of, sales
 
 LONG = {f"s{i}": sales(230, 10.0 + 40 * i, seed=i) for i in range(3)}
 KNOWN = {f"s{i}": y[:200] for i, y in enumerate(LONG.values())}
-RIDGE = Custom("ridge", "sklearn.linear_model:Ridge", '{"alpha": 3.0}')
-TREES = Custom("trees_of_mine", "sklearn.ensemble:ExtraTreesRegressor", '{"n_estimators": 3, "max_depth": 4}')
+RIDGE = Custom("ridge", "sklearn.linear_model:Ridge", '{"alpha": 3.0}', 120.0)
+TREES = Custom("trees_of_mine", "sklearn.ensemble:ExtraTreesRegressor", '{"n_estimators": 3, "max_depth": 4}', 120.0)
 SPEC = Spec("D", 7, windows=2, candidates=("ridge", "trees_of_mine"), custom=(RIDGE, TREES))
 
 
@@ -156,7 +156,7 @@ def test_selecting_and_merging_take_along_what_is_needed_and_no_more(model):
 
 
 def test_a_regressor_of_a_type_that_nobody_trusts_travels_as_its_forecast():
-    custom = Custom("own", "many_models_tests.forecasting.mine:OwnRidge", '{"alpha": 3.0}')
+    custom = Custom("own", "many_models_tests.forecasting.mine:OwnRidge", '{"alpha": 3.0}', 120.0)
     spec = Spec("D", 7, windows=2, candidates=("own",), custom=(custom,))
     made = train(rows_of({"s0": KNOWN["s0"]}, spec), spec, AS_OF).model
     assert made.arrays["weights"][0, -1] > 0.5

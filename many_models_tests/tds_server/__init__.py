@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 USER, READER, PASSWORD = "loader", "reader", "pass:word/ü"
 TOKEN = "header.payload.signature"
 IDENTITY = "identity"  # who shows a token as a password: FreeTDS knows no other way
-START_SECONDS = 60
+START_SECONDS = 300
 
 
 @dataclass(frozen=True)

@@ -184,12 +184,16 @@ def test_a_worker_that_does_not_start_is_one_error_not_a_failure_of_each_series(
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_no_worker_outlives_a_parent_that_is_killed(tmp_path, sent):
     with start(f"run_for_ever({str(tmp_path)!r})", stderr=subprocess.DEVNULL) as parent:
-        while len(list(tmp_path.iterdir())) < 2:
-            assert parent.poll() is None
-            time.sleep(0.01)
-        left = psutil.Process(parent.pid).children(recursive=True)
-        assert len(left) == 2
-        parent.send_signal(sent)
+        try:
+            while len(list(tmp_path.iterdir())) < 2:
+                assert parent.poll() is None
+                time.sleep(0.01)
+            left = psutil.Process(parent.pid).children(recursive=True)
+            assert len(left) == 2
+            parent.send_signal(sent)
+            parent.wait(timeout=120)
+        finally:
+            parent.kill()
     gone, alive = psutil.wait_procs(left, timeout=60)
     assert alive == []
     assert len(gone) == 2

@@ -1,4 +1,4 @@
-"""Kill -9 of the daemon, with and without the run that it has started: a new daemon ends the day all the same."""
+"""Kill -9 of the daemon at every stage, with and without the run that it has started: a new daemon ends the day."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ import pandas as pd
 import pytest
 
 from many_models import events
+from many_models.automation import JOBS
+from many_models.due import STAGES
 from many_models.headless import Day, Progress, open_instance
 from many_models_tests.project import Project, make_project, sales
 from many_models_tests.test_ui_day import end_session, wait_for
@@ -23,9 +25,10 @@ from many_models_tests.test_ui_day import end_session, wait_for
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
+    from many_models.due import Stage
+
 ROOT = Path(__file__).resolve().parents[1]
 TRAINED = dg.AssetKey("trained_models")
-STAGES = ("trained_models", "promoted_models", "predictions", "warehouse_predictions")
 PATIENCE = 600
 WAITING = """
 import time
@@ -55,9 +58,14 @@ class StopError(Exception):
     """The stages before training are done."""
 
 
+def small(root: Path, **sections: dict[str, object]) -> Project:
+    """A project of three series."""
+    return make_project(root, sales(stores=1, items=3, days=60), forecast={"windows": 1, "trees": False}, **sections)
+
+
 def project_at(root: Path) -> Project:
     """A project that waits with its training until the file `go` is there; the stages before it are done."""
-    project = make_project(root, sales(stores=1, items=3, days=60), forecast={"windows": 1, "trees": False})
+    project = small(root)
     (root / "waiting.py").write_text(WAITING)
     with (root / "many_models.toml").open("a") as file:
         file.write(CUSTOM)
@@ -74,8 +82,10 @@ def project_at(root: Path) -> Project:
 
 
 @contextmanager
-def daemons(project: Project) -> Generator[Callable[[], subprocess.Popen[bytes]]]:
-    """A way to start a daemon, in a session of its own; at the end all their sessions are ended."""
+def daemons(
+    project: Project, module: str = "many_models.definitions"
+) -> Generator[Callable[[], subprocess.Popen[bytes]]]:
+    """A way to start a daemon on `module`, in a session of its own; at the end all their sessions are ended."""
     environment = os.environ | {
         "DAGSTER_HOME": str(project.home), "MANY_MODELS_CONFIG": str(project.root / "many_models.toml"),
         "PYTHONPATH": f"{ROOT}{os.pathsep}{project.root}",
@@ -83,7 +93,7 @@ def daemons(project: Project) -> Generator[Callable[[], subprocess.Popen[bytes]]
     started = list[subprocess.Popen[bytes]]()
 
     def start() -> subprocess.Popen[bytes]:
-        words = [sys.executable, "-m", "dagster._daemon", "run", "-m", "many_models.definitions"]
+        words = [sys.executable, "-m", "dagster._daemon", "run", "-m", module]
         with (project.root / f"daemon-{len(started)}.log").open("w") as log:
             process = subprocess.Popen(
                 words, cwd=project.root, env=environment, stdout=log, stderr=log, start_new_session=True
@@ -112,9 +122,7 @@ def test_a_new_daemon_ends_the_day_of_one_that_was_killed_in_the_middle_of_train
     with daemons(project) as start, open_instance(project.home) as instance:
         first = start()
         begun = wait_for("training", lambda: waits_again(project, 0), PATIENCE)
-        os.killpg(first.pid, signal.SIGKILL)  # the daemon, its code server, and the run with its workers
-        first.wait()
-        (killed,) = events.runs_in_flight(instance, ["train_models"])
+        killed = kill_in_the_middle_of(instance, "trained_models", first)
         assert events.keys_in_flight(instance, TRAINED) == {"s0__i0", "s0__i1", "s0__i2"}
 
         second = start()
@@ -122,7 +130,7 @@ def test_a_new_daemon_ends_the_day_of_one_that_was_killed_in_the_middle_of_train
         second.kill()  # the daemon alone: the run goes on
         second.wait()
         (orphan,) = events.runs_in_flight(instance, ["train_models"])
-        assert instance.get_run_by_id(killed.run_id).status is dg.DagsterRunStatus.FAILURE
+        assert instance.get_run_by_id(killed).status is dg.DagsterRunStatus.FAILURE
 
         start()
         tick = time.time()
@@ -131,15 +139,62 @@ def test_a_new_daemon_ends_the_day_of_one_that_was_killed_in_the_middle_of_train
         (project.root / "go").touch()
         wait_for("the load into the warehouse", lambda: loaded_and_idle(instance), PATIENCE)
 
-        statuses = {run.run_id: run.status for run in instance.get_runs(dg.RunsFilter(job_name="train_models"))}
-        of_training = {killed.run_id: dg.DagsterRunStatus.FAILURE, orphan.run_id: dg.DagsterRunStatus.SUCCESS}
-        assert {run_id: statuses[run_id] for run_id in of_training} == of_training
-        assert len(statuses) == 2
-        for stage in STAGES[:3]:  # nothing twice
-            made = instance.fetch_materializations(dg.AssetKey(stage), limit=100).records
-            assert sorted(record.partition_key for record in made) == ["s0__i0", "s0__i1", "s0__i2"]
+        assert the_run_after(instance, "trained_models", killed) == orphan.run_id
+        for stage in ("trained_models", "promoted_models", "predictions"):
+            assert made_once(instance, stage) == {"s0__i0", "s0__i1", "s0__i2"}
     assert project.run() == []
-    assert_as_clean(project, tmp_path / "clean")
+    clean = project_at(tmp_path / "clean")
+    (clean.root / "go").touch()
+    clean.run()
+    assert_as_clean(project, clean)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3 * PATIENCE)
+def test_a_day_whose_daemon_is_killed_in_the_middle_of_every_stage_ends_as_an_undisturbed_one(tmp_path):
+    project, clean = small(tmp_path / "beaten", dagster={"cron": "* * * * *"}), small(tmp_path / "clean")
+    killed = dict["Stage", str]()
+    with daemons(project, "many_models_tests.waiting_day") as start, open_instance(project.home) as instance:
+        for stage in STAGES:
+            daemon = start()
+            if not killed:
+                clean.run()  # while the schedule waits for the next minute
+            wait_for(f"the middle of {stage}", (project.root / f"waiting-{stage}").exists, PATIENCE, 0.2)
+            killed[stage] = kill_in_the_middle_of(instance, stage, daemon)
+            (project.root / f"go-{stage}").touch()
+        start()
+        wait_for("the load into the warehouse", lambda: loaded_and_idle(instance), PATIENCE)
+        for stage in STAGES:
+            the_run_after(instance, stage, killed[stage])
+            assert made_once(instance, stage) == (clean.partitions(stage) or {None})
+    assert project.run() == []
+    assert_as_clean(project, clean)
+
+
+def kill_in_the_middle_of(instance: dg.DagsterInstance, stage: Stage, daemon: subprocess.Popen[bytes]) -> str:
+    """Kill the daemon, its code server, and the run of `stage` with its workers; the run, which is left as running."""
+    os.killpg(daemon.pid, signal.SIGKILL)
+    daemon.wait()
+    (run,) = events.runs_in_flight(instance, list(JOBS.values()))
+    assert (run.job_name, run.status) == (JOBS[stage], dg.DagsterRunStatus.STARTED)
+    return run.run_id
+
+
+def the_run_after(instance: dg.DagsterInstance, stage: Stage, killed: str) -> str:
+    """The run that has done what the killed one did not; there is no other."""
+    statuses = {run.run_id: run.status for run in instance.get_runs(dg.RunsFilter(job_name=JOBS[stage]))}
+    assert statuses.pop(killed) is dg.DagsterRunStatus.FAILURE
+    ((run_id, status),) = statuses.items()
+    assert status is dg.DagsterRunStatus.SUCCESS
+    return run_id
+
+
+def made_once(instance: dg.DagsterInstance, stage: Stage) -> set[str | None]:
+    """The partitions of `stage` that were materialized (None: it has none), each of them once."""
+    made = instance.fetch_materializations(dg.AssetKey(stage), limit=1000).records
+    found = {record.partition_key for record in made}
+    assert len(made) == len(found), stage
+    return found
 
 
 def ticked_since(instance: dg.DagsterInstance, moment: float) -> bool:
@@ -155,14 +210,11 @@ def ticked_since(instance: dg.DagsterInstance, moment: float) -> bool:
 def loaded_and_idle(instance: dg.DagsterInstance) -> bool:
     """Whether the warehouse is loaded and nothing runs."""
     loaded = instance.get_latest_materialization_event(dg.AssetKey("warehouse_predictions"))
-    return loaded is not None and not events.runs_in_flight(instance, ["train_models"])
+    return loaded is not None and not events.runs_in_flight(instance, list(JOBS.values()))
 
 
-def assert_as_clean(project: Project, root: Path) -> None:
-    """Lake and warehouse hold what a project holds whose day nobody has disturbed."""
-    clean = project_at(root)
-    (root / "go").touch()
-    clean.run()
+def assert_as_clean(project: Project, clean: Project) -> None:
+    """Lake and warehouse hold what those of `clean` hold, whose day nobody has disturbed."""
     expected, found = clean.contents(), project.contents()
     assert set(found) == set(expected)
     for name, frame in expected.items():

@@ -145,11 +145,11 @@ def end_session(process: subprocess.Popen) -> None:
         return
 
 
-def wait_for(what, condition, patience=PATIENCE):
+def wait_for(what, condition, patience=PATIENCE, pause=2.0):
     until = time.monotonic() + patience
     while not (found := condition()):
         assert time.monotonic() < until, f"{what}: not within {patience} s"
-        time.sleep(2)
+        time.sleep(pause)
     return found
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import pyarrow as pa
 
-from many_models import tables
+from many_models import events, tables
 from many_models.assets import state
 from many_models.assets.chunks import packs_of
 from many_models.assets.spec import spec_of
@@ -38,6 +38,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
     )
     def pooled_models(context: dg.AssetExecutionContext, lake: dg.ResourceParam[Lake]) -> dg.MaterializeResult[None]:
         refuse_shared_run(context)
+        events.claim_run(context)
         version, metadata = NO_POOLED, Metadata()
         try:
             learned, series, cutoff = _learn(settings, lake)

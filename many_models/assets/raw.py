@@ -397,6 +397,7 @@ def build_raw_covariates(settings: Settings) -> dg.AssetsDefinition:
         import pyarrow.compute as pc
 
         refuse_shared_run(context)
+        events.claim_run(context)
         rows, attributes, content = read_known(settings, source, lake)
         lake.replace(tables.RAW_COVARIATES.name, rows, Where())
         if attributes is not None:

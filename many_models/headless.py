@@ -156,7 +156,8 @@ class Day:
         asked = None if model is None else power_bi.request(self.instance, model)
         if isinstance(asked, dg.RunRequest):
             job = definitions.resolve_job_def(power_bi.JOB)
-            result = job.execute_in_process(QUIET, self.instance, tags=asked.tags, raise_on_error=False)
+            tags = {**(asked.tags or {}), **events.process_tag()}
+            result = job.execute_in_process(QUIET, self.instance, tags=tags, raise_on_error=False)
             if not result.success:
                 why = _first_error(self.instance, result)
                 raise UnavailableError(f"the warehouse is loaded, but Power BI was not refreshed: {why}")

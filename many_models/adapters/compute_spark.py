@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 WAVES = 3  # in flight
 WAVE_SECONDS = 5.0  # a wave that is quicker, from its start to its answers, is followed by larger ones
-MOST_IN_WAVE = 64  # chunks that are lost together, where a wave is more than one a slot
+MOST_IN_WAVE = 16  # chunks whose results come together and that are lost together, where a wave is more than one a slot
 SENT = pa.schema([("at", pa.int64()), ("message", pa.binary())])
 ANSWERS = "at long, part int, what string, name string, content binary"
 SEEN = "python string, package string"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import resource
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -24,8 +23,13 @@ ROWS = 40_000
 
 
 def start(call: str, **options) -> subprocess.Popen:
-    """A Python process that evaluates `call` in this module."""
-    return subprocess.Popen([sys.executable, "-c", f"from {__name__} import *; {call}"], cwd=ROOT, text=True, **options)
+    """A Python process that evaluates `call` in this module, and hears SIGINT and SIGTERM.
+
+    A shell's background jobs inherit SIGINT ignored, and Dagster gives SIGTERM what SIGINT has, which children inherit.
+    """
+    hears = "signal.signal(signal.SIGINT, signal.default_int_handler); signal.signal(signal.SIGTERM, signal.SIG_DFL)"
+    command = [sys.executable, "-c", f"import signal; {hears}; from {__name__} import *; {call}"]
+    return subprocess.Popen(command, cwd=ROOT, text=True, **options)
 
 
 def numbered(n: int) -> pa.Table:
@@ -59,7 +63,6 @@ def replace_on_a_full_disk(path: str) -> None:
 
 
 def run_for_ever(folder: str) -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
     with ProcessCompute(workers=2) as pool:
         list(pool.run(Leaves(folder, seconds=1000), chunked(1, 1, 1)))
 

@@ -32,6 +32,7 @@ def train_one(rows: pd.DataFrame) -> pd.DataFrame:
         features[f"lag{lag}"] = y.shift(lag)
     for window in (7, 28, 91):
         features[f"mean{window}"] = y.shift(HORIZON).rolling(window).mean()
+    features = features.loc[:, features[: len(y) - WINDOWS * HORIZON].notna().any()]  # scikit-learn refuses empty ones
     error = size = 0.0
     for window in range(WINDOWS, 0, -1):
         end = len(y) - window * HORIZON

@@ -35,7 +35,7 @@ from many_models.work import PrepareTask, TrainTask
 from many_models_tests.spark_connect import connect_server
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
     from many_models.ports import Compute, Lake, Task
 
@@ -93,10 +93,11 @@ def prepare(lake: Lake, chunks: list[Chunk], days: int) -> datetime:
 
 @dataclass(frozen=True)
 class Run:
-    """One training of all chunks: seconds, and the most memory that the driver (with its JVM) held, in MiB."""
+    """One training of all chunks: seconds, and the most memory that the driver and its JVM held, in MiB."""
 
     seconds: float
     driver: float
+    jvm: float
 
 
 def trained(compute: Compute, task: Task, chunks: list[Chunk]) -> Run:
@@ -106,19 +107,22 @@ def trained(compute: Compute, task: Task, chunks: list[Chunk]) -> Run:
         for _, result in compute.run(task, chunks):
             if result.failures:
                 raise SystemExit(f"{result.failures[0]}")
-        return Run(time.perf_counter() - began, max(seen))
+        return Run(time.perf_counter() - began, *(max(held) for held in zip(*seen, strict=True)))
 
 
 @contextmanager
-def driver_memory() -> Generator[list[float]]:
-    """MiB held by this process and its JVM, sampled while the block runs; workers do not count."""
+def driver_memory() -> Generator[list[tuple[float, float]]]:
+    """MiB held by this process and by its JVM, sampled while the block runs; workers do not count."""
     own = psutil.Process()
-    drivers = [own, *(child for child in own.children() if child.name() == "java")]
-    seen, over = [0.0], threading.Event()
+    jvms = [child for child in own.children() if child.name() == "java"]
+    seen, over = [(0.0, 0.0)], threading.Event()
+
+    def held(processes: Sequence[psutil.Process]) -> float:
+        return sum(process.memory_info().rss for process in processes) / 2**20
 
     def sample() -> None:
         while not over.wait(0.2):
-            seen.append(sum(process.memory_info().rss for process in drivers) / 2**20)
+            seen.append((held([own]), held(jvms)))
 
     thread = threading.Thread(target=sample, daemon=True)
     thread.start()
@@ -181,14 +185,19 @@ def measure(size: Size, folder: Path) -> list[Figure]:
         Figure("Spark on this machine, warm", local.seconds, "s", ""),
         Figure("Spark against processes", local.seconds / processes.seconds, "times", "at most 1.5"),
         Figure("Spark Connect against Spark", connected.seconds / local.seconds, "times", "at most 1.3"),
-        Figure(f"Spark, driver's memory, {size.series:,} series", local.driver, "MiB", ""),
-        Figure(f"Spark, driver's memory, {2 * size.series:,} series", twice.driver, "MiB", "flat"),
-        Figure(f"processes, driver's memory, {size.series:,} series", processes.driver, "MiB", ""),
-        Figure(f"processes, driver's memory, {2 * size.series:,} series", twice_pool.driver, "MiB", "flat"),
-        Figure("Spark Connect, driver's memory", connected.driver, "MiB", ""),
-        Figure("Spark Connect, driver's memory, twice the series", twice_connected.driver, "MiB", "flat"),
+        *memory("processes", size, processes, twice_pool),
+        *memory("Spark", size, local, twice),
+        *memory("Spark Connect", size, connected, twice_connected),
         *reference(size, local.seconds / size.series),
     ]
+
+
+def memory(compute: str, size: Size, once: Run, twice: Run) -> Iterator[Figure]:
+    """The driver's memory for all series and for twice as many; a JVM takes what its heap's limit lets it."""
+    for series, run, against in ((size.series, once, ""), (2 * size.series, twice, "flat")):
+        yield Figure(f"{compute}, driver's memory, {series:,} series", run.driver, "MiB", against)
+        if run.jvm:
+            yield Figure("    its JVM", run.jvm, "MiB", "spark.driver.memory, and what is not heap")
 
 
 def reference(size: Size, own: float) -> list[Figure]:

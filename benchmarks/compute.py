@@ -197,7 +197,12 @@ def memory(compute: str, size: Size, once: Run, twice: Run) -> Iterator[Figure]:
     for series, run, against in ((size.series, once, ""), (2 * size.series, twice, "flat")):
         yield Figure(f"{compute}, driver's memory, {series:,} series", run.driver, "MiB", against)
         if run.jvm:
-            yield Figure("    its JVM", run.jvm, "MiB", "spark.driver.memory, and what is not heap")
+            yield Figure(
+                f"{compute}, its JVM's memory, {series:,} series",
+                run.jvm,
+                "MiB",
+                "spark.driver.memory, and what is not heap",
+            )
 
 
 def reference(size: Size, own: float) -> list[Figure]:

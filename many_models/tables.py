@@ -25,6 +25,8 @@ class LakeTable:
     partition_by: tuple[str, ...] = ()
 
 
+AFTER = timedelta(microseconds=1)  # from one moment of the lake to the next
+
 RAW_SALES = LakeTable("raw_sales", ("year",))
 RAW_VERSIONS = LakeTable("raw_versions", ("year",))
 QUARANTINE = LakeTable("quarantine", ("origin",))
@@ -35,7 +37,6 @@ RAW_ATTRIBUTES = LakeTable("raw_attributes")
 COVARIATE_VERSIONS = LakeTable("covariate_versions")
 DATASETS = LakeTable("store_item_datasets", ("pack",))
 POOLED = LakeTable("pooled_models")
-AFTER = timedelta(microseconds=1)
 NO_POOLED = "nothing"  # the version of pooled models where there was nothing to learn from
 SERIES = LakeTable("series", ("pack",))
 RECIPES = LakeTable("recipes")

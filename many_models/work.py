@@ -10,6 +10,7 @@ from many_models.errors import InputError, PermanentError, SeriesError, SeriesFa
 from many_models.forecasting.spec import Prior, Spec
 from many_models.ports import Chunk, ChunkResult, Lake, Where
 from many_models.tables import (
+    AFTER,
     DATASETS,
     NO_POOLED,
     POOLED,
@@ -33,20 +34,15 @@ T = TypeVar("T")
 
 
 def _of_chunk(chunk: Chunk, *, after: datetime | None = None, through: datetime | None = None) -> Where:
-    from datetime import timedelta
-
-    step = timedelta(microseconds=1)
-    since, before = (None if moment is None else moment + step for moment in (after, through))
+    since, before = (None if moment is None else moment + AFTER for moment in (after, through))
     return Where(among={"pack": [chunk.pack], "series_id": chunk.series}, since=since, before=before)
 
 
 def _covariates(lake: Lake, chunk: Chunk, keys: tuple[str, ...], after: datetime | None = None) -> pa.Table | None:
-    from datetime import timedelta
-
     from many_models.covariates import of_series
     from many_models.keys import SeriesKey
 
-    where = Where(since=None if after is None else after + timedelta(microseconds=1))
+    where = Where(since=None if after is None else after + AFTER)
     if lake.version(RAW_COVARIATES.name) is None:
         return None
     rows = lake.read(RAW_COVARIATES.name, where)
@@ -65,6 +61,8 @@ def _held(lake: Lake, chunk: Chunk) -> dict[str, Held]:
     """The histories that the lake holds of a chunk's series."""
     from many_models.forecasting import Held
 
+    if lake.version(DATASETS.name) is None:  # somebody has deleted it, to have it made anew
+        return {}
     rows = records(lake, SERIES, Where(among={"pack": [chunk.pack], "series_id": chunk.series}))
     return {row["series_id"]: Held(row["until"], row["digest"]) for row in rows if row.get("until") and row["digest"]}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from contextlib import closing
 from datetime import timedelta
@@ -82,6 +83,12 @@ def test_asked_for_by_hand_a_dataset_is_made_anew_whatever_the_lake_holds(projec
     lake.replace(tables.DATASETS.name, spoilt(project), Where(among={"pack": ["s0"]}))
     with open_instance(project.home) as instance:
         rerun(project, instance, "store_item_datasets", ["s0__i0", "s0__i1"], END)
+    assert_as_made_anew(project, tmp_path / "anew")
+
+
+def test_a_table_of_datasets_that_somebody_has_deleted_is_made_anew(project: Project, tmp_path: Path) -> None:
+    shutil.rmtree(project.root / "var" / "lake" / tables.DATASETS.name)
+    project.run(END)
     assert_as_made_anew(project, tmp_path / "anew")
 
 

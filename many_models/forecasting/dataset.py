@@ -56,9 +56,8 @@ class Prepared:
 
     `rows`: series_id, ds, y (null where missing), known covariates, attributes, state (observed, missing, closed,
     stock_out).
-    `series`: series_id, first and last observation, until (the history's last period), rows (periods from
-    first to until), observations, active, why,
-    digest (over the whole history).
+    `series`: series_id, first and last observation, until (the history's last period), rows (periods from first to
+    until), observations, active, why, digest (over the whole history).
     `since`: of these series `rows` has only what comes after that period; up to it nothing has changed.
     """
 

@@ -24,7 +24,7 @@ $(INSTALLED): requirements.lock pyproject.toml | $(BIN)/uv
 	$(BIN)/uv pip sync --python $(BIN)/python requirements.lock
 	$(BIN)/uv pip install --python $(BIN)/python --no-deps --editable .
 	@echo "compiling the forecasting core, once: about 20 s"
-	$(BIN)/python -W ignore -m many_models.forecasting.warming
+	$(BIN)/python -W ignore -m many_models.forecasting.precompile
 	touch $@
 
 # sync leaves uv and pip alone in an environment that venv made

@@ -23,7 +23,7 @@ import psutil
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from many_models.headless import StageReport
+    from many_models.operations.day import StageReport
 
 _CALLING = threading.local()
 
@@ -101,7 +101,7 @@ class Enough(Exception):  # noqa: N818 -- no error: the last stage that is asked
 def main() -> None:
     """Run the day and print its marks."""
     from many_models.definitions import BUILDERS
-    from many_models.headless import Day, Progress, open_instance
+    from many_models.operations.day import Day, Progress, open_instance
     from many_models.settings import load_settings
 
     folder, through = Path(sys.argv[1]), sys.argv[2]

@@ -24,14 +24,14 @@ import pyarrow as pa
 
 from benchmarks import _reference_way
 from benchmarks._report import Figure, flags, machine, show
-from many_models.adapters.compute_processes import ProcessCompute
-from many_models.adapters.compute_spark import SparkCompute
-from many_models.adapters.lake_delta import DeltaLake
-from many_models.adapters.spark_session import connect
+from many_models.adapters.compute.processes import ProcessCompute
+from many_models.adapters.compute.spark import SparkCompute
+from many_models.adapters.compute.spark_session import connect
+from many_models.adapters.lake.delta import DeltaLake
+from many_models.data.lake_tables import DATASETS, RAW_SALES
 from many_models.forecasting.spec import Spec
 from many_models.ports import Chunk, Where
-from many_models.tables import DATASETS, RAW_SALES
-from many_models.work import PrepareTask, TrainTask
+from many_models.tasks import PrepareTask, TrainTask
 from many_models_tests.spark_connect import connect_server
 
 if TYPE_CHECKING:

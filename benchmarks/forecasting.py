@@ -307,7 +307,7 @@ def compile_seconds() -> float:
         for _ in range(2):
             before = resource.getrusage(resource.RUSAGE_CHILDREN)
             subprocess.run(
-                [sys.executable, "-m", "many_models.forecasting.warming"], check=True,
+                [sys.executable, "-m", "many_models.forecasting.precompile"], check=True,
                 env={**os.environ, **ONE_CORE, "NUMBA_CACHE_DIR": cache},
             )  # fmt: skip
             after = resource.getrusage(resource.RUSAGE_CHILDREN)

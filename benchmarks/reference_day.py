@@ -219,7 +219,7 @@ def rows_into(folder: Path, stages: list[Stage]) -> None:
     """How many rows each stage's run says it has made."""
     import dagster as dg
 
-    from many_models.headless import open_instance
+    from many_models.operations.day import open_instance
 
     with open_instance(folder / "dagster") as instance:
         for stage in stages:

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks._report import Figure, flags, machine, show
-from many_models.adapters.registry_mlflow import MlflowProduction, MlflowStaging
+from many_models.adapters.registry.mlflow_production import MlflowProduction, MlflowStaging
 from many_models.ports import PackUpload, PromotedSeries, ReleaseDraft
-from many_models.promotion import Evidence, Policy, decide
+from many_models.promotion.policy import Evidence, Policy, decide
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -44,7 +44,7 @@ FULL, SMALL = Size(10_000, 300_000, 3, 200), Size(1_000, 20_000, 1, 30)
 
 def packs_of(series: int, each: int, seed: int) -> list[PackUpload]:
     """Packs of `each` series with random parameters and the loader that real ones carry."""
-    from many_models.forecasting import mm_pack_v1
+    from many_models.forecasting.pack import mm_pack_v1
 
     loader = Path(mm_pack_v1.__file__).read_bytes()
     chance = np.random.default_rng(seed)

@@ -29,7 +29,7 @@ import pyarrow as pa
 import uvloop
 
 from benchmarks._report import Figure, flags, machine, show
-from many_models.adapters.registry_mlflow import MlflowProduction
+from many_models.adapters.registry.mlflow_production import MlflowProduction
 from many_models.forecasting import PackModel, Spec, prepare, train
 from many_models.ports import PackUpload, PromotedSeries, ReleaseDraft
 
@@ -123,7 +123,7 @@ def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
 @contextmanager
 def serving(folder: Path, memory_mb: float) -> Generator[tuple[int, int]]:
     """Our service on the registry in `folder`: its process id and port."""
-    command = [sys.executable, "-c", "from many_models.cli import main; main(prog_name='many-models')"]
+    command = [sys.executable, "-c", "from many_models.cli.main import main; main(prog_name='many-models')"]
     env = {
         "MANY_MODELS__REGISTRY__PRODUCTION": f"sqlite:///{folder}/production.db",
         "MANY_MODELS__REGISTRY__PRODUCTION_ARTIFACTS": f"{folder}/production",

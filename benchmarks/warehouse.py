@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from pyarrow import csv
 
 from benchmarks._report import Figure, flags, machine, show
-from many_models.adapters.warehouse_sql import SqlWarehouse
+from many_models.adapters.warehouse.sql import SqlWarehouse
 from many_models.ports import WarehousePart, Where
 from many_models_tests.postgres_server import running_postgres
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from benchmarks._report import Figure, flags, machine, show
 from benchmarks.reference_day import END, FULL, Sales, Size, project, run_day
-from many_models.event_retention import WORTH_A_VACUUM, prune_events
+from many_models.orchestration.event_log.retention import WORTH_A_VACUUM, prune_events
 from many_models.settings import load_settings
 
 STORES, LATER_DAYS, TARGET_SERIES, YEAR = (1, 3), 4, 10_000, 365
@@ -88,8 +88,8 @@ def _live(lake: Path) -> int:
 def delete_all(folder: Path) -> None:
     """What the job `upkeep` does once everything superseded is old enough."""
     from many_models.definitions import build_lake, build_production, build_staging
-    from many_models.headless import open_instance
-    from many_models.upkeep import staging_in_use
+    from many_models.operations.day import open_instance
+    from many_models.orchestration.upkeep import staging_in_use
 
     settings = load_settings(folder / "many_models.toml")
     lake, production = build_lake(settings), build_production(settings)

@@ -7,9 +7,18 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from many_models import automation, upkeep
-from many_models.assets import datasets, pooling, power_bi, predictions, promoting, raw, training, warehouse
 from many_models.errors import SettingsError
+from many_models.orchestration import automation, upkeep
+from many_models.orchestration.assets import (
+    pooled_models,
+    power_bi,
+    predictions,
+    promoted_models,
+    raw_sales,
+    store_item_datasets,
+    trained_models,
+    warehouse_predictions,
+)
 from many_models.settings import Settings, load_settings, secret
 
 if TYPE_CHECKING:
@@ -18,9 +27,9 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
     from many_models import ports
-    from many_models.adapters.databases import Login
-    from many_models.adapters.datastore import LakeDatastore
-    from many_models.due import Stage
+    from many_models.adapters.azure.datastore import LakeDatastore
+    from many_models.adapters.sql.connections import Login
+    from many_models.orchestration.due import Stage
     from many_models.settings import ComputeSettings
 
 
@@ -45,14 +54,14 @@ def build_assets(settings: Settings) -> dict[Stage, dg.AssetsDefinition]:
     """The assets by stage."""
     warnings.filterwarnings("ignore", "Parameter `backfill_policy`", category=dg.BetaWarning)
     return {
-        "raw_sales": raw.build_raw_sales(settings),
-        "raw_covariates": raw.build_raw_covariates(settings),
-        "store_item_datasets": datasets.build(settings),
-        "pooled_models": pooling.build(settings),
-        "trained_models": training.build(settings),
-        "promoted_models": promoting.build(settings),
+        "raw_sales": raw_sales.build_raw_sales(settings),
+        "raw_covariates": raw_sales.build_raw_covariates(settings),
+        "store_item_datasets": store_item_datasets.build(settings),
+        "pooled_models": pooled_models.build(settings),
+        "trained_models": trained_models.build(settings),
+        "promoted_models": promoted_models.build(settings),
         "predictions": predictions.build(settings),
-        "warehouse_predictions": warehouse.build(settings),
+        "warehouse_predictions": warehouse_predictions.build(settings),
     }
 
 
@@ -62,13 +71,13 @@ def build_source(settings: Settings) -> ports.Source:
     source = settings.source
     url = settings.url(source.url)
     if url.startswith(("postgresql", "mssql")):
-        from many_models.adapters.databases import login_of
-        from many_models.adapters.source_server import ServerSource
+        from many_models.adapters.source.server import ServerSource
+        from many_models.adapters.sql.connections import login_of
 
         password = "MANY_MODELS_SOURCE_PASSWORD"  # noqa: S105  the secret's name
         login = login_of(url, source.credential, lambda: secret(password), source.client_id)
         return ServerSource(url, login=login, reader=source.reader)
-    from many_models.adapters.source_sql import SqlSource
+    from many_models.adapters.source.sqlite import SqlSource
 
     return SqlSource(url)
 
@@ -77,12 +86,12 @@ def build_ingestion(settings: Settings) -> ports.Ingestion:
     """What fills the source, where the settings name a pipeline that does."""
     wanted = settings.data_factory
     if not wanted.pipeline:
-        from many_models.adapters.ingestion_none import NoIngestion
+        from many_models.adapters.source.ingestion_none import NoIngestion
 
         return NoIngestion()
     from functools import partial
 
-    from many_models.adapters.data_factory import DataFactory, Pipeline, connect
+    from many_models.adapters.source.data_factory import DataFactory, Pipeline, connect
 
     pipeline = Pipeline(wanted.subscription, wanted.resource_group, wanted.factory, wanted.pipeline, wanted.parameter)
     client = partial(connect, wanted.subscription, wanted.identity, wanted.client_id)
@@ -91,13 +100,13 @@ def build_ingestion(settings: Settings) -> ports.Ingestion:
 
 def build_lake(settings: Settings) -> ports.Lake:
     """The lake that the settings name."""
-    from many_models.adapters.lake_delta import DeltaLake
+    from many_models.adapters.lake.delta import DeltaLake
 
     lake = settings.lake
     place = settings.place(lake.path)
     if not place.startswith(("abfss://", "abfs://")):
         return DeltaLake(place)
-    from many_models.adapters.azure_storage import AzureStorage
+    from many_models.adapters.azure.storage import AzureStorage
 
     return DeltaLake(place, AzureStorage(place, lake.credential, secret, lake.client_id, lake.endpoint))
 
@@ -105,14 +114,14 @@ def build_lake(settings: Settings) -> ports.Lake:
 def build_compute(settings: Settings) -> ports.Compute:
     """The compute that the settings name."""
     if settings.compute.kind == "serial":
-        from many_models.adapters.compute_serial import SerialCompute
+        from many_models.adapters.compute.serial import SerialCompute
 
         return SerialCompute()
     if settings.compute.kind == "spark":
         return _spark(settings.compute)
     if settings.compute.kind == "azureml":
         return _azureml(settings)
-    from many_models.adapters.compute_processes import ProcessCompute
+    from many_models.adapters.compute.processes import ProcessCompute
 
     return ProcessCompute(settings.compute.workers, settings.compute.timeout)
 
@@ -120,8 +129,8 @@ def build_compute(settings: Settings) -> ports.Compute:
 def _spark(compute: ComputeSettings) -> ports.Compute:
     from dagster_pyspark.resources import spark_session_from_config
 
-    from many_models.adapters.compute_spark import SparkCompute
-    from many_models.adapters.spark_session import connect
+    from many_models.adapters.compute.spark import SparkCompute
+    from many_models.adapters.compute.spark_session import connect
 
     def session() -> SparkSession:
         return connect(spark_session_from_config, compute.spark_master, compute.spark_remote, compute.spark_config)
@@ -132,11 +141,11 @@ def _spark(compute: ComputeSettings) -> ports.Compute:
 def _azureml(settings: Settings) -> ports.Compute:
     from functools import partial
 
-    from many_models.adapters.azure_ml import connect
-    from many_models.adapters.azure_storage import AzureStorage
-    from many_models.adapters.compute_azureml import AzureMLCompute, JobSettings
-    from many_models.adapters.exchange import BlobExchange
-    from many_models.pipes_azureml import follow_with_pipes
+    from many_models.adapters.azure.machine_learning import connect
+    from many_models.adapters.azure.storage import AzureStorage
+    from many_models.adapters.compute.azureml import AzureMLCompute, JobSettings
+    from many_models.adapters.compute.exchange import BlobExchange
+    from many_models.orchestration.azureml_pipes import follow_with_pipes
 
     wanted, lake = settings.azureml, settings.lake
     place = wanted.exchange or f"{settings.place(lake.path).rstrip('/')}/jobs"
@@ -162,7 +171,7 @@ def _azureml(settings: Settings) -> ports.Compute:
 
 def build_staging(settings: Settings) -> ports.StagingRegistry:
     """The registry that training writes."""
-    from many_models.adapters.registry_mlflow import MlflowStaging
+    from many_models.adapters.registry.mlflow_production import MlflowStaging
 
     registry = settings.registry
     artifacts = registry.artifacts(registry.staging_artifacts, settings.root)
@@ -171,8 +180,8 @@ def build_staging(settings: Settings) -> ports.StagingRegistry:
 
 def build_production(settings: Settings, *, fail_soon: bool = False) -> ports.ProductionRegistry:
     """The registry that serves; with `fail_soon` this process gives up on it within seconds, not minutes."""
-    from many_models.adapters.registry_mlflow import MlflowProduction
-    from many_models.adapters.registry_mlflow_store import fail_soon as give_up_soon
+    from many_models.adapters.registry.mlflow_production import MlflowProduction
+    from many_models.adapters.registry.mlflow_store import fail_soon as give_up_soon
 
     if fail_soon:
         give_up_soon()
@@ -183,8 +192,8 @@ def build_production(settings: Settings, *, fail_soon: bool = False) -> ports.Pr
 
 def build_warehouse(settings: Settings) -> ports.Warehouse:
     """The warehouse that the settings name."""
-    from many_models.adapters.databases import login_of
-    from many_models.adapters.warehouse_sql import SqlWarehouse
+    from many_models.adapters.sql.connections import login_of
+    from many_models.adapters.warehouse.sql import SqlWarehouse
 
     warehouse = settings.warehouse
     url = settings.url(warehouse.url)
@@ -193,9 +202,9 @@ def build_warehouse(settings: Settings) -> ports.Warehouse:
         return SqlWarehouse(url, schema=warehouse.tables_in, login=login)
     if warehouse.kind == "serverless":
         return _serverless(settings, url, login)
-    from many_models.adapters.azure_storage import AzureStorage
-    from many_models.adapters.staging_blob import BlobStaging
-    from many_models.adapters.warehouse_synapse import SynapseDialect, SynapseWarehouse
+    from many_models.adapters.azure.storage import AzureStorage
+    from many_models.adapters.warehouse.staging_blob import BlobStaging
+    from many_models.adapters.warehouse.synapse import SynapseDialect, SynapseWarehouse
 
     lake = settings.lake
     place = warehouse.staging or f"{lake.path.rstrip('/')}/staging"
@@ -205,8 +214,8 @@ def build_warehouse(settings: Settings) -> ports.Warehouse:
 
 
 def _serverless(settings: Settings, url: str, login: Login) -> ports.Warehouse:
-    from many_models.adapters.warehouse_serverless import ServerlessWarehouse
-    from many_models.serverless_views import serverless_views
+    from many_models.adapters.warehouse.serverless import ServerlessWarehouse
+    from many_models.reporting.serverless_views import serverless_views
 
     lake, place = build_lake(settings), settings.place(settings.lake.path)
     return ServerlessWarehouse(url, lambda: serverless_views(place, settings.data.keys, lake), login=login)
@@ -221,7 +230,7 @@ def power_bi_workspace(settings: Settings) -> dict[str, dg.ResourceDefinition]:
     def connect(_: dg.InitResourceContext) -> object:
         from dagster_powerbi import PowerBIToken, PowerBIWorkspace
 
-        from many_models.adapters.azure_identity import token
+        from many_models.adapters.azure.identity import token
 
         scope = "https://analysis.windows.net/powerbi/api/.default"
         login = PowerBIToken(api_token=token(scope, wanted.identity, wanted.client_id))
@@ -234,8 +243,8 @@ def build_datastore(settings: Settings) -> LakeDatastore:
     """The lake as Azure ML sees it. Raises SettingsError when the settings name no workspace."""
     from functools import partial
 
-    from many_models.adapters.azure_ml import connect
-    from many_models.adapters.datastore import LakeDatastore
+    from many_models.adapters.azure.datastore import LakeDatastore
+    from many_models.adapters.azure.machine_learning import connect
 
     wanted = settings.datastore
     place = (wanted.subscription, wanted.resource_group, wanted.workspace)

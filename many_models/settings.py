@@ -154,7 +154,7 @@ class PartitionSettings(Section):
 
 
 class PromotionSettings(Section):
-    """The rules of promotion, see `many_models.promotion`; `approval`: a release waits for a human."""
+    """The rules of promotion, see `many_models.promotion.policy`; `approval`: a release waits for a human."""
 
     min_skill: float = 0.0
     min_accuracy: float | None = None
@@ -168,7 +168,7 @@ class PromotionSettings(Section):
     approval: bool = False
 
     def rules(self) -> dict[str, Any]:
-        """What decides: `many_models.promotion.Policy`'s fields."""
+        """What decides: `many_models.promotion.policy.Policy`'s fields."""
         return self.model_dump(mode="json", exclude={"approval"})
 
 

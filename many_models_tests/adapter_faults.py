@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from many_models.adapters.azure_storage import AzureStorage
-from many_models.adapters.compute_processes import ProcessCompute
-from many_models.adapters.lake_delta import DeltaLake
-from many_models.adapters.warehouse_sql import SqlWarehouse
+from many_models.adapters.azure.storage import AzureStorage
+from many_models.adapters.compute.processes import ProcessCompute
+from many_models.adapters.lake.delta import DeltaLake
+from many_models.adapters.warehouse.sql import SqlWarehouse
 from many_models.errors import ManyModelsError
 from many_models.ports import WarehousePart, Where
 from many_models_tests.compute_tasks import Leaves, chunked

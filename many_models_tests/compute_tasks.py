@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 import pyarrow as pa
 
-from many_models.adapters.compute_processes import ONE_THREAD
+from many_models.adapters.compute.processes import ONE_THREAD
 from many_models.errors import SeriesError, SeriesFailure, UnavailableError
 from many_models.ports import Chunk, ChunkResult
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from many_models.work import TrainTask
+from many_models.tasks import TrainTask
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -13,7 +13,7 @@ from datetime import date, datetime
 from pathlib import Path
 
 from many_models.definitions import BUILDERS
-from many_models.headless import Day, open_instance
+from many_models.operations.day import Day, open_instance
 from many_models_tests.followed import Followed
 from many_models_tests.project import Project
 

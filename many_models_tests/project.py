@@ -12,8 +12,8 @@ import dagster as dg
 import pandas as pd
 
 from many_models.definitions import build_lake, build_warehouse
-from many_models.due import STAGES
-from many_models.headless import Day, StageReport, open_instance
+from many_models.operations.day import Day, StageReport, open_instance
+from many_models.orchestration.due import STAGES
 from many_models.settings import Settings, load_settings
 
 if TYPE_CHECKING:

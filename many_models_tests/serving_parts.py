@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import numpy as np
 
-from many_models.adapters.registry_memory import MemoryProduction
-from many_models.adapters.registry_mlflow_store import _SOON
+from many_models.adapters.registry.memory import MemoryProduction
+from many_models.adapters.registry.mlflow_store import _SOON
 from many_models.errors import IntegrityError, UnavailableError
 from many_models.forecasting import PackModel, train
 from many_models.ports import PackUpload, PromotedSeries, Release, ReleaseDraft

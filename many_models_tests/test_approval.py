@@ -17,12 +17,12 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from many_models.assets import approving
-from many_models.cli import main
+from many_models.cli.main import main
+from many_models.cli.output import status_of
 from many_models.definitions import build_lake, build_production
 from many_models.errors import ConflictError
-from many_models.headless import open_instance
-from many_models.show import status_of
+from many_models.operations.day import open_instance
+from many_models.promotion import approval
 from many_models_tests.project import END, Project, make_project, sales
 
 pytestmark = pytest.mark.slow
@@ -155,7 +155,7 @@ def test_the_next_day_supersedes_what_waits_and_loses_nothing_of_it(project: Pro
     assert changed == {"s1__i1"}
     assert "3 of the proposal before" in newer.reason
     with pytest.raises(ConflictError, match=newer.release_id):
-        approving.Approver(build_lake(project.settings()), production, "Ada", "").approve(older.release_id)
+        approval.Approver(build_lake(project.settings()), production, "Ada", "").approve(older.release_id)
     many_models(project, "approve")
     live = production.live()
     assert live is not None
@@ -180,7 +180,7 @@ def test_a_no_leaves_what_is_live_and_the_next_training_asks_again(project: Proj
     assert production.live() == live
     assert approved_check(project)[0]
     with open_instance(project.home) as instance:
-        from many_models.headless import Day
+        from many_models.operations.day import Day
 
         assert Day(project.settings(day), instance).run() == []  # a no is no reason to decide again
     project.run(day + timedelta(days=1))
@@ -198,13 +198,13 @@ def test_a_run_cut_off_after_its_proposal_makes_no_second_one(project: Project) 
 
     lake.replace("decisions", lake.read("decisions").slice(0, 0), Where())
     with pytest.raises(ConflictError, match="cut off"):
-        approving.Approver(lake, production, "Ada", "").approve(waiting.release_id)
+        approval.Approver(lake, production, "Ada", "").approve(waiting.release_id)
     with open_instance(project.home) as instance:
         from many_models.definitions import build, build_assets
 
         asset = build_assets(settings)["promoted_models"]
         keys = instance.get_dynamic_partitions("store_items")
-        from many_models import automation, due
+        from many_models.orchestration import automation, due
 
         state = due.StageState("promoted_models", dict.fromkeys(keys, "x"), {})
         work = due.Work("promoted_models", tuple(keys))
@@ -216,7 +216,7 @@ def test_a_run_cut_off_after_its_proposal_makes_no_second_one(project: Project) 
         assert done.success
     assert production.waiting() == waiting
     assert len(lake.read("decisions")) == 4
-    assert approving.Approver(lake, production, "Ada", "").approve(waiting.release_id).champions == waiting.champions
+    assert approval.Approver(lake, production, "Ada", "").approve(waiting.release_id).champions == waiting.champions
 
 
 def test_nothing_to_approve_is_one_line(project: Project) -> None:
@@ -285,7 +285,7 @@ def test_the_pipelines_wheel_has_the_command_and_the_loaders_that_travel_in_pack
     (wheel,) = (copy / "dist").glob("many_models-*.whl")
     with zipfile.ZipFile(wheel) as packed:
         names = packed.namelist()
-    assert {"many_models/forecasting/mm_pack_v1.py", "many_models/forecasting/mm_sklearn_v1.py"} <= set(names)
+    assert {"many_models/forecasting/pack/mm_pack_v1.py", "many_models/forecasting/pack/mm_sklearn_v1.py"} <= set(names)
     assert "many_models/templates/dagster.yaml" in names
     assert not [name for name in names if "tests" in name]
 

@@ -11,9 +11,9 @@ import pytest
 import sqlalchemy as sa
 from azure.storage.blob import ContainerClient
 
-from many_models.adapters.azure_storage import KEY
+from many_models.adapters.azure.storage import KEY
 from many_models.definitions import build_warehouse
-from many_models.due import STAGES
+from many_models.orchestration.due import STAGES
 from many_models_tests.project import END, make_project, sales, stages_of
 from many_models_tests.tds_server import PASSWORD, require_freetds, running_tds
 

@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 import pytest
 from azure.storage.blob import ContainerClient
 
-from many_models.adapters.azure_storage import KEY, SAS, AzureStorage
-from many_models.adapters.lake_delta import DeltaLake
-from many_models.adapters.staging_blob import BlobStaging
+from many_models.adapters.azure.storage import KEY, SAS, AzureStorage
+from many_models.adapters.lake.delta import DeltaLake
+from many_models.adapters.warehouse.staging_blob import BlobStaging
 from many_models.definitions import build_lake
 from many_models.errors import AccessError, ConflictError, SettingsError, UnavailableError
 from many_models.ports import Where

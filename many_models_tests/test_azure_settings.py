@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from many_models.adapters.azure_storage import KEY, SAS
-from many_models.cli import main
+from many_models.adapters.azure.storage import KEY, SAS
+from many_models.cli.main import main
 from many_models.definitions import BUILDERS, build_datastore, build_ingestion, build_lake
 from many_models.settings import load_settings
 from many_models_tests.project import make_project

@@ -17,11 +17,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from many_models.assets import approving
 from many_models.definitions import build_lake, build_production, build_staging
 from many_models.errors import UnavailableError
-from many_models.headless import Day, StageReport, open_instance
+from many_models.operations.day import Day, StageReport, open_instance
 from many_models.ports import PackUpload, PromotedSeries, ReleaseDraft, Where
+from many_models.promotion import approval
 from many_models_tests.contracts.registry import Spy
 from many_models_tests.project import END, Project, make_project, sales
 
@@ -126,7 +126,7 @@ def test_bad_packs_in_production_fail_their_own_series_and_the_rest_is_scored(pr
     packs = [PackUpload("s0", newer, (STORES[0],)), PackUpload("s1", planted, (STORES[1],))]
     promoted = [PromotedSeries(name, "by hand/1", "r", "2024-01-01") for name in STORES[:2]]
     live = production.publish(ReleaseDraft(live.release_id, "somebody", "by hand", packs, promoted))
-    approving.tell_lake(build_lake(settings), live)
+    approval.tell_lake(build_lake(settings), live)
     # and what happens to files afterwards
     folders = [files_of(project, live.champions[name].ref) for name in STORES]
     shutil.rmtree(project.root / "var" / "cache", ignore_errors=True)
@@ -151,8 +151,8 @@ def test_bad_packs_in_production_fail_their_own_series_and_the_rest_is_scored(pr
 
 def run_predictions(settings, instance) -> None:
     """The stage predictions alone, over every series."""
-    from many_models import automation, due
     from many_models.definitions import build, build_assets
+    from many_models.orchestration import automation, due
 
     keys = tuple(instance.get_dynamic_partitions("store_items"))
     state = due.StageState("predictions", dict.fromkeys(keys, "anew"), {})
@@ -164,7 +164,7 @@ def run_predictions(settings, instance) -> None:
 
 
 def test_a_pack_damaged_in_the_cache_is_fetched_again(project: Project, tmp_path: Path) -> None:
-    from many_models.assets.predictions import fetch_models
+    from many_models.orchestration.assets.predictions import fetch_models
 
     production = build_production(project.settings())
     live = production.live()
@@ -252,8 +252,8 @@ def test_while_the_production_store_is_away_the_last_release_scores_and_says_so(
 
 @pytest.mark.parametrize("memory", [None, b"", b'{"champions": 3}', b"[]"])
 def test_without_a_release_to_remember_a_store_that_is_away_is_an_error(tmp_path: Path, memory: bytes | None) -> None:
-    from many_models.adapters.registry_mlflow import MlflowProduction
-    from many_models.assets.remembering import live_or_remembered
+    from many_models.adapters.registry.mlflow_production import MlflowProduction
+    from many_models.orchestration.release_cache import live_or_remembered
 
     if memory is not None:
         (tmp_path / "release.json").write_bytes(memory)

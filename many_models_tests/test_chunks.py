@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from many_models.adapters.compute_serial import SerialCompute
-from many_models.assets import chunks as module
-from many_models.assets.chunks import chunk_size, chunks_of, follow
+from many_models.adapters.compute.serial import SerialCompute
+from many_models.orchestration import chunks as module
+from many_models.orchestration.chunks import chunk_size, chunks_of, follow
 from many_models.settings import Settings
 from many_models_tests.compute_tasks import Raises, chunked
 

@@ -21,21 +21,22 @@ import pytest
 from azure.core.exceptions import ClientAuthenticationError, HttpResponseError
 
 import many_models
-from many_models.adapters import azure_ml, compute_azureml, exchange
-from many_models.adapters.compute_azureml import AzureMLCompute, JobSettings
-from many_models.adapters.compute_azureml_worker import require_same
-from many_models.adapters.compute_serial import SerialCompute
-from many_models.adapters.exchange import FolderExchange
-from many_models.adapters.lake_delta import DeltaLake
+from many_models.adapters.azure import machine_learning
+from many_models.adapters.compute import azureml, exchange
+from many_models.adapters.compute.azureml import AzureMLCompute, JobSettings
+from many_models.adapters.compute.azureml_worker import require_same
+from many_models.adapters.compute.exchange import FolderExchange
+from many_models.adapters.compute.serial import SerialCompute
+from many_models.adapters.lake.delta import DeltaLake
+from many_models.data.lake_tables import DATASETS, RAW_SALES
 from many_models.definitions import build_compute
 from many_models.errors import AccessError, InputError, SettingsError, UnavailableError
 from many_models.forecasting.spec import Custom, Spec
-from many_models.headless import Day, open_instance
-from many_models.pipes_azureml import follow_with_pipes
+from many_models.operations.day import Day, open_instance
+from many_models.orchestration.azureml_pipes import follow_with_pipes
 from many_models.ports import Where
 from many_models.settings import load_settings
-from many_models.tables import DATASETS, RAW_SALES
-from many_models.work import PrepareTask, TrainTask
+from many_models.tasks import PrepareTask, TrainTask
 from many_models_tests.azureml_fake import Workspace
 from many_models_tests.compute_tasks import (
     Harms,
@@ -65,7 +66,7 @@ def workspace(tmp_path_factory):
     return Workspace(tmp_path_factory.mktemp("workspace"))
 
 
-def on(workspace: Workspace, job: JobSettings = JOB, timeout: float = 60.0, followed=compute_azureml.follow):
+def on(workspace: Workspace, job: JobSettings = JOB, timeout: float = 60.0, followed=azureml.follow):
     folder = FolderExchange(str(workspace.folder / "exchange"))
     return AzureMLCompute(workspace.client, folder, job, timeout, followed, poll=0.02)
 
@@ -165,7 +166,7 @@ def test_a_trainer_of_the_users_is_fitted_on_the_gpu_nodes_that_the_settings_nam
     text = re.sub(r'cluster = "CLUSTER".*', 'instance_type = "Standard_NC4as_T4_v3"\npoll = 0.1', text)
     text = text.replace("files = []", 'files = ["trainer_of_mine.py", "parts"]').replace("workers = 0 ", "workers = 1 ")
     (tmp_path / "many_models.toml").write_text(text)
-    monkeypatch.setattr(azure_ml, "connect", lambda *_: workspace.client())
+    monkeypatch.setattr(machine_learning, "connect", lambda *_: workspace.client())
     monkeypatch.setattr(exchange, "BlobExchange", lambda _: FolderExchange(str(workspace.folder / "exchange")))
     compute = build_compute(load_settings(tmp_path / "many_models.toml"))
 
@@ -251,14 +252,14 @@ def test_an_environment_without_the_package_is_said_with_what_to_install(tmp_pat
 
 
 def test_another_version_of_the_package_in_the_environment_is_said(workspace, monkeypatch):
-    monkeypatch.setattr(compute_azureml.metadata, "version", lambda _: "99.1")
+    monkeypatch.setattr(azureml.metadata, "version", lambda _: "99.1")
     with pytest.raises(InputError, match=r"the job's environment has many_models \S+, needed 99\.1 .*install"):
         list(on(workspace).run(describe, chunked(1)))
 
 
 def test_another_python_in_the_environment_is_said():
     with pytest.raises(InputError, match=r"runs Python 3\.\d+\.\d+, needed 3\.99\.1"):
-        require_same(compute_azureml.metadata.version("many_models"), "3.99.1")
+        require_same(azureml.metadata.version("many_models"), "3.99.1")
 
 
 def test_a_task_that_workers_cannot_load_is_said(workspace):
@@ -333,11 +334,11 @@ INTERRUPTED = """
 import sys, threading, time
 from pathlib import Path
 import dagster as dg
-from many_models.pipes_azureml import follow_with_pipes
+from many_models.orchestration.azureml_pipes import follow_with_pipes
 from many_models.ports import Where
 from many_models.settings import load_settings
-from many_models.tables import DATASETS, RAW_SALES
-from many_models.work import PrepareTask, TrainTask
+from many_models.data.lake_tables import DATASETS, RAW_SALES
+from many_models.tasks import PrepareTask, TrainTask
 from many_models_tests.azureml_fake import Workspace
 from many_models_tests.compute_tasks import Leaves, chunked
 from many_models_tests.test_compute_azureml import on

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 import many_models
-from many_models.adapters.compute_azureml import AzureMLCompute
-from many_models.adapters.compute_processes import ProcessCompute
-from many_models.adapters.compute_spark import SparkCompute
+from many_models.adapters.compute.azureml import AzureMLCompute
+from many_models.adapters.compute.processes import ProcessCompute
+from many_models.adapters.compute.spark import SparkCompute
 from many_models.definitions import build_compute
 from many_models.errors import SettingsError
 from many_models.settings import load_settings

@@ -17,9 +17,9 @@ from dagster_pyspark.resources import spark_session_from_config
 from hypothesis import given
 from hypothesis import strategies as st
 
-from many_models.adapters import spark_session
-from many_models.adapters.compute_spark import MOST_IN_WAVE, WAVE_SECONDS, Pace, SparkCompute
-from many_models.adapters.spark_session import connect
+from many_models.adapters.compute import spark_session
+from many_models.adapters.compute.spark import MOST_IN_WAVE, WAVE_SECONDS, Pace, SparkCompute
+from many_models.adapters.compute.spark_session import connect
 from many_models.errors import InputError, UnavailableError
 from many_models_tests.compute_tasks import Harms, KilledOnce, Leaves, SlowFrom, Unloadable, chunked, wait_for
 from many_models_tests.contracts.compute import ComputeContract, done, failures
@@ -85,8 +85,8 @@ def test_waves_hold_every_chunk_and_none_is_empty(chunks: int, slots: int, secon
 
 TWO_CORES_A_TASK = """
 from dagster_pyspark.resources import spark_session_from_config
-from many_models.adapters.compute_spark import MOST_IN_WAVE, WAVE_SECONDS, Pace, SparkCompute
-from many_models.adapters.spark_session import connect
+from many_models.adapters.compute.spark import MOST_IN_WAVE, WAVE_SECONDS, Pace, SparkCompute
+from many_models.adapters.compute.spark_session import connect
 from many_models_tests.compute_tasks import about_me, chunked
 
 session = connect(spark_session_from_config, "local[4]", "", {"spark.task.cpus": "2"})
@@ -163,8 +163,8 @@ def test_a_run_whose_job_is_cancelled_later_keeps_what_is_finished_and_fails_the
 EXECUTORS = """
 import sys
 from dagster_pyspark.resources import spark_session_from_config
-from many_models.adapters.compute_spark import MOST_IN_WAVE, WAVE_SECONDS, Pace, SparkCompute
-from many_models.adapters.spark_session import connect
+from many_models.adapters.compute.spark import MOST_IN_WAVE, WAVE_SECONDS, Pace, SparkCompute
+from many_models.adapters.compute.spark_session import connect
 from many_models_tests.compute_tasks import KillsItsExecutor, chunked
 from many_models_tests.contracts.compute import done, failures
 
@@ -212,7 +212,7 @@ def test_spark_that_is_too_old_is_named():
 
 WITHOUT_JAVA = """
 from dagster_pyspark.resources import spark_session_from_config
-from many_models.adapters.spark_session import connect
+from many_models.adapters.compute.spark_session import connect
 
 try:
     connect(spark_session_from_config, "local[2]", "", {})

@@ -14,8 +14,8 @@ from dagster_pyspark.resources import spark_session_from_config
 from pyspark.sql.connect.client.retries import DefaultPolicy
 
 import many_models
-from many_models.adapters.compute_spark import SparkCompute
-from many_models.adapters.spark_session import connect
+from many_models.adapters.compute.spark import SparkCompute
+from many_models.adapters.compute.spark_session import connect
 from many_models.errors import InputError, UnavailableError
 from many_models_tests.compute_tasks import chunked, describe, wait_for
 from many_models_tests.contracts.compute import ComputeContract, plainly

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import pytest
 
-from many_models.adapters import data_factory as adapter
-from many_models.adapters.data_factory import DataFactory, Pipeline
-from many_models.adapters.ingestion_none import NoIngestion
-from many_models.assets.ingestion import awaited, require_landed, to_bring
+from many_models.adapters.source import data_factory as adapter
+from many_models.adapters.source.data_factory import DataFactory, Pipeline
+from many_models.adapters.source.ingestion_none import NoIngestion
 from many_models.definitions import build, build_ingestion
 from many_models.errors import AccessError, InputError, PermanentError, SettingsError, UnavailableError
-from many_models.headless import Day, open_instance
 from many_models.keys import digest
+from many_models.operations.day import Day, open_instance
+from many_models.orchestration.ingestion import awaited, require_landed, to_bring
 from many_models.ports import Ingestion
 from many_models.settings import DataFactorySettings, DataSettings, Settings
 from many_models_tests.data_factory_fake import FakeDataFactory, Run, data_factory

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from azure.core.exceptions import ClientAuthenticationError, HttpResponseError, ServiceRequestError
 
-from many_models.adapters.datastore import LakeDatastore
+from many_models.adapters.azure.datastore import LakeDatastore
 from many_models.definitions import build_datastore
 from many_models.errors import AccessError, SettingsError, UnavailableError
 from many_models.settings import DatastoreSettings, LakeSettings, Settings

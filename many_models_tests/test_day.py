@@ -11,14 +11,14 @@ import pandas as pd
 import pytest
 
 from many_models.errors import InputError, MissingTableError, PermanentError, SettingsError
-from many_models.headless import Day, open_instance
 from many_models.keys import SeriesKey
+from many_models.operations.day import Day, open_instance
 from many_models_tests.project import END, Project, make_project, sales, stages_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from many_models import due
+    from many_models.orchestration import due
 
 pytestmark = pytest.mark.slow
 
@@ -122,8 +122,8 @@ def test_the_same_days_run_again_from_the_ui_change_no_table(project: Project) -
 def rerun(
     project: Project, instance: dg.DagsterInstance, stage: due.Stage, keys: list[str], until: date = DAY_BEFORE
 ) -> None:
-    from many_models.automation import JOBS
     from many_models.definitions import build
+    from many_models.orchestration.automation import JOBS
 
     tags = {"dagster/asset_partition_range_start": keys[0], "dagster/asset_partition_range_end": keys[-1]}
     job = build(project.settings(until)).resolve_job_def(JOBS[stage])
@@ -184,7 +184,7 @@ def test_a_series_whose_data_raises_fails_alone_and_says_why(odd_series: Project
     assert status["permanent"].all()
     assert not status["set_aside"].any()
     with open_instance(odd_series.home) as instance:
-        from many_models.events import failed_partitions
+        from many_models.orchestration.event_log.runs import failed_partitions
 
         assert set(failed_partitions(instance, dg.AssetKey("store_item_datasets"))) == {"a__off_grid"}
     assert "a__good0" in odd_series.partitions("predictions")
@@ -226,8 +226,8 @@ def test_materializing_a_series_that_was_set_aside_brings_it_back(odd_series: Pr
     good = weekly().query("item == 'good1'").assign(item="off_grid")
     project.source("INSERT INTO sales VALUES (?, ?, ?, ?)", [tuple(row) for row in good.itertuples(index=False)])
     with open_instance(project.home) as instance:
-        from many_models.automation import JOBS
         from many_models.definitions import build
+        from many_models.orchestration.automation import JOBS
 
         definitions = build(project.settings())
         weeks = sorted(project.partitions("raw_sales"))
@@ -342,8 +342,8 @@ def test_known_covariates_of_the_future_come_from_their_table_and_repeated_ones_
 def test_after_a_rollback_the_older_release_serves_and_predictions_follow(project: Project) -> None:
     from rich.console import Console
 
+    from many_models.cli.output import roll_back
     from many_models.definitions import build_production
-    from many_models.show import roll_back
 
     day = DAY_BEFORE + timedelta(days=1)
     project.run(day)
@@ -357,8 +357,8 @@ def test_after_a_rollback_the_older_release_serves_and_predictions_follow(projec
 
 
 def test_a_series_that_no_stage_knows_fails_by_itself_and_says_what_to_do(project: Project) -> None:
-    from many_models.automation import JOBS
     from many_models.definitions import build
+    from many_models.orchestration.automation import JOBS
 
     with open_instance(project.home) as instance:
         instance.add_dynamic_partitions("store_items", ["nobody__knows"])

@@ -14,10 +14,10 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from many_models.demo import FUTURE_DAYS, LEAST_DAYS, LEAST_SERIES, DemoFacts, demo_settings, write_source
+from many_models.data.row_checks import check_rows
 from many_models.errors import InputError
+from many_models.onboarding.demo import FUTURE_DAYS, LEAST_DAYS, LEAST_SERIES, DemoFacts, demo_settings, write_source
 from many_models.ports import SalesTable
-from many_models.row_checks import check_rows
 from many_models.settings import load_settings
 
 if TYPE_CHECKING:

@@ -34,8 +34,9 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from many_models import dagster_storage, events, headless
 from many_models.errors import InputError, MissingDependencyError, SettingsError
+from many_models.operations import day
+from many_models.orchestration.event_log import runs, storage_sqlite
 from many_models_tests.event_assets import STORE_ITEMS, UPSTREAM, VERSION, defs, materialization
 
 pytestmark = pytest.mark.slow
@@ -46,7 +47,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def open_instance(home: Path, *, batched: bool = True) -> dg.DagsterInstance:
     home.mkdir(exist_ok=True)
     storage = {
-        "module": "many_models.dagster_storage",
+        "module": "many_models.orchestration.event_log.storage_sqlite",
         "class": "BatchedSqliteStorage",
         "config": {"base_dir": str(home / "data")},
     }
@@ -72,7 +73,7 @@ def add(instance, count):
 
 def launch(instance, keys, all_keys, *, job_name="stage_job", **config):
     """One run in this process over `keys`, as a sensor would ask for it."""
-    request = events.stage_request(
+    request = runs.stage_request(
         job_name=job_name, asset_key=STAGE, keys=keys, all_keys=all_keys, op_name="stage", run_key=None, tags={}
     )
     ops = request.run_config.get("ops", {"stage": {"config": {}}})
@@ -80,7 +81,7 @@ def launch(instance, keys, all_keys, *, job_name="stage_job", **config):
     return defs.resolve_job_def(job_name).execute_in_process(
         instance=instance,
         run_config={"ops": ops},
-        tags={**request.tags, **events.process_tag()},
+        tags={**request.tags, **runs.process_tag()},
         raise_on_error=False,
     )
 
@@ -198,7 +199,7 @@ def empty_logs(tmp_path_factory):
 @given(batches=st.lists(ENTRIES, min_size=1, max_size=2))
 def test_a_batch_of_any_events_leaves_the_rows_that_the_stock_event_log_leaves(empty_logs, batches):
     left = []
-    for log in (SqliteEventLogStorage, dagster_storage.BatchedSqliteEventLog):
+    for log in (SqliteEventLogStorage, storage_sqlite.BatchedSqliteEventLog):
         with tempfile.TemporaryDirectory() as home:
             folder = Path(home) / "data/history/runs"
             shutil.copytree(empty_logs, folder)
@@ -212,7 +213,7 @@ def test_a_batch_of_any_events_leaves_the_rows_that_the_stock_event_log_leaves(e
 
 
 def test_a_batch_that_fails_half_way_leaves_nothing_so_that_its_events_can_be_stored_again(tmp_path, monkeypatch):
-    log = dagster_storage.BatchedSqliteEventLog(str(tmp_path / "data/history/runs"))
+    log = storage_sqlite.BatchedSqliteEventLog(str(tmp_path / "data/history/runs"))
     batch = [entry(DagsterEventType.ASSET_MATERIALIZATION, "a", key, "v", "run-1") for key in "pqr"]
     log.store_event_batch(batch[:1])
     before = rows_left_behind(tmp_path, ["run-1"])
@@ -286,11 +287,11 @@ def ask(instance, *questions, **variables):
 
 @pytest.mark.slow
 def test_planned_events_of_a_range_come_in_batches_though_nobody_set_the_environment(tmp_path, monkeypatch):
-    monkeypatch.delenv(dagster_storage.BATCH_SIZE_VARIABLE, raising=False)
+    monkeypatch.delenv(storage_sqlite.BATCH_SIZE_VARIABLE, raising=False)
     batches = []
-    store = dagster_storage.BatchedSqliteEventLog.store_event_batch
+    store = storage_sqlite.BatchedSqliteEventLog.store_event_batch
     monkeypatch.setattr(
-        dagster_storage.BatchedSqliteEventLog,
+        storage_sqlite.BatchedSqliteEventLog,
         "store_event_batch",
         lambda log, batch: (batches.append((batch[0].dagster_event_type, len(batch))), store(log, batch))[1],
     )
@@ -304,9 +305,9 @@ def test_planned_events_of_a_range_come_in_batches_though_nobody_set_the_environ
 
 
 def test_a_batch_size_that_somebody_set_stays(tmp_path, monkeypatch):
-    monkeypatch.setenv(dagster_storage.BATCH_SIZE_VARIABLE, "7")
-    dagster_storage.BatchedSqliteStorage(str(tmp_path))
-    assert os.environ[dagster_storage.BATCH_SIZE_VARIABLE] == "7"
+    monkeypatch.setenv(storage_sqlite.BATCH_SIZE_VARIABLE, "7")
+    storage_sqlite.BatchedSqliteStorage(str(tmp_path))
+    assert os.environ[storage_sqlite.BATCH_SIZE_VARIABLE] == "7"
 
 
 def test_a_relative_folder_counts_from_dagster_home_wherever_the_process_stands(tmp_path, monkeypatch):
@@ -317,7 +318,7 @@ def test_a_relative_folder_counts_from_dagster_home_wherever_the_process_stands(
     monkeypatch.setenv("DAGSTER_HOME", str(home))
     monkeypatch.chdir(elsewhere)
     with dg.DagsterInstance.get() as instance:
-        assert isinstance(instance.event_log_storage, dagster_storage.BatchedSqliteEventLog)
+        assert isinstance(instance.event_log_storage, storage_sqlite.BatchedSqliteEventLog)
         keys = add(instance, 3)
         assert launch(instance, keys, keys).success
     assert list(elsewhere.iterdir()) == []
@@ -328,10 +329,10 @@ def test_a_relative_folder_counts_from_dagster_home_wherever_the_process_stands(
 def test_an_instance_moves_with_its_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "elsewhere"))
     before, after = tmp_path / "before/dagster", tmp_path / "after/dagster"
-    with headless.open_instance(before) as instance:
+    with day.open_instance(before) as instance:
         instance.add_dynamic_partitions("store_items", ["a"])
     before.parent.rename(after.parent)
-    with headless.open_instance(after) as instance:
+    with day.open_instance(after) as instance:
         assert instance.get_dynamic_partitions("store_items") == ["a"]
         instance.add_dynamic_partitions("store_items", ["b"])
         assert str(after) in instance.compute_log_manager._base_dir
@@ -344,9 +345,9 @@ def test_a_relative_folder_without_dagster_home_needs_the_folder_of_dagster_yaml
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SettingsError, match="DAGSTER_HOME"):
-        dagster_storage.BatchedSqliteStorage.from_config_value(None, {"base_dir": "var/dagster"})
+        storage_sqlite.BatchedSqliteStorage.from_config_value(None, {"base_dir": "var/dagster"})
     (tmp_path / "dagster.yaml").touch()
-    storage = dagster_storage.BatchedSqliteStorage.from_config_value(None, {"base_dir": "var/dagster"})
+    storage = storage_sqlite.BatchedSqliteStorage.from_config_value(None, {"base_dir": "var/dagster"})
     assert Path(storage.base_dir) == tmp_path / "var/dagster"
 
 
@@ -363,20 +364,20 @@ def test_the_good_series_are_materialized_and_exactly_the_bad_ones_failed(instan
     assert result.success is not bool(bad)
     seen = states(instance)
     assert (seen.materialized, seen.failed, seen.in_progress) == (asked - failing, failing, set())
-    assert events.failed_partitions(instance, STAGE) == dict.fromkeys(failing, result.run_id)
-    assert set(events.latest_tags(instance, STAGE, [VERSION])) == asked - failing
+    assert runs.failed_partitions(instance, STAGE) == dict.fromkeys(failing, result.run_id)
+    assert set(runs.latest_tags(instance, STAGE, [VERSION])) == asked - failing
 
 
 def test_a_scattered_run_that_fails_leaves_every_other_key_as_it_was(instance):
     keys = add(instance, 12)
     launch(instance, keys[:6], keys, fail=keys[2:3])
-    before, tags = states(instance), events.latest_tags(instance, STAGE, [VERSION, UPSTREAM])
+    before, tags = states(instance), runs.latest_tags(instance, STAGE, [VERSION, UPSTREAM])
     scattered = [keys[1], keys[4], keys[9]]
     launch(instance, scattered, keys, fail=scattered, version="v2")
     after = states(instance)
     assert after.failed == before.failed | set(scattered)
     assert after.materialized == before.materialized
-    assert events.latest_tags(instance, STAGE, [VERSION, UPSTREAM]) == tags
+    assert runs.latest_tags(instance, STAGE, [VERSION, UPSTREAM]) == tags
 
 
 def test_a_failed_series_that_succeeds_is_failed_no_more(instance):
@@ -385,7 +386,7 @@ def test_a_failed_series_that_succeeds_is_failed_no_more(instance):
     assert states(instance).failed == {keys[1], keys[3]}
     launch(instance, [keys[1]], keys, version="v2")
     assert states(instance).failed == {keys[3]}
-    assert set(events.failed_partitions(instance, STAGE)) == {keys[3]}
+    assert set(runs.failed_partitions(instance, STAGE)) == {keys[3]}
 
 
 PAGE = """query($before: String) { assetOrError(assetKey: {path: ["stage"]}) { ... on Asset {
@@ -408,7 +409,7 @@ def test_planning_twice_plans_nothing_more(instance):
 
     @dg.asset(partitions_def=STORE_ITEMS, output_required=False)
     def twice(context: dg.AssetExecutionContext):
-        planned.extend(events.plan(context, keys[2:6]) for _ in range(2))
+        planned.extend(runs.plan(context, keys[2:6]) for _ in range(2))
         yield from ()
 
     keys = add(instance, 8)
@@ -422,10 +423,10 @@ def test_keys_of_a_run_come_once_each_in_its_order_and_must_hold_its_partition(i
 
     @dg.asset(partitions_def=STORE_ITEMS, output_required=False)
     def asked(context: dg.AssetExecutionContext):
-        got.append(events.keys_of_run(context, [keys[3], keys[1], keys[3]]))
-        got.append(events.keys_of_run(context))
+        got.append(runs.keys_of_run(context, [keys[3], keys[1], keys[3]]))
+        got.append(runs.keys_of_run(context))
         with pytest.raises(InputError, match=keys[1]):
-            events.keys_of_run(context, [keys[0], keys[2]])
+            runs.keys_of_run(context, [keys[0], keys[2]])
         yield from ()
 
     dg.materialize([asked], instance=instance, partition_key=keys[1])
@@ -453,7 +454,7 @@ def enqueue(instance, start, end, backfill="b1", selection=(STAGE,), **config):
         RemoteRepositoryOrigin(InProcessCodeLocationOrigin(LoadableTargetOrigin(module_name="m")), "__repository__"),
         "j",
     )
-    tags = {events.RANGE_START_TAG: start, events.RANGE_END_TAG: end, events.BACKFILL_TAG: backfill}
+    tags = {runs.RANGE_START_TAG: start, runs.RANGE_END_TAG: end, runs.BACKFILL_TAG: backfill}
     return instance.create_run_for_job(
         defs.resolve_job_def("stage_job"),
         status=dg.DagsterRunStatus.QUEUED,
@@ -468,7 +469,7 @@ def run_of_backfill(instance, key, backfill="b1", **config):
     return defs.resolve_job_def("stage_job").execute_in_process(
         instance=instance,
         run_config={"ops": {"stage": {"config": config}}} if config else {},
-        tags={events.RANGE_START_TAG: key, events.RANGE_END_TAG: key, events.BACKFILL_TAG: backfill},
+        tags={runs.RANGE_START_TAG: key, runs.RANGE_END_TAG: key, runs.BACKFILL_TAG: backfill},
         asset_selection=[STAGE],
         raise_on_error=False,
     )
@@ -527,7 +528,7 @@ def test_a_run_outside_a_backfill_leaves_the_queue_alone(instance):
 def test_a_pool_gets_a_limit_once_and_keeps_the_one_that_somebody_set(instance):
     instance.event_log_storage.set_concurrency_slots("mine", 5)
     for _ in range(2):
-        events.ensure_pools(instance, ["mine", "stage"])
+        runs.ensure_pools(instance, ["mine", "stage"])
     limits = {pool.name: pool.limit for pool in instance.event_log_storage.get_pool_limits()}
     assert limits == {"mine": 5, "stage": 1}
 
@@ -538,18 +539,18 @@ def test_a_pool_gets_a_limit_once_and_keeps_the_one_that_somebody_set(instance):
     asked=st.lists(st.sampled_from([f"k{at}" for at in range(9)]), min_size=1, max_size=12),
 )
 def test_a_request_names_exactly_the_keys_asked_for(order, asked):
-    request = events.stage_request(
+    request = runs.stage_request(
         job_name="j", asset_key=STAGE, keys=asked, all_keys=order, op_name="stage", run_key="r", tags={"a": "b"}
     )
-    start, end = request.tags.get(events.RANGE_START_TAG), request.tags.get(events.RANGE_END_TAG)
+    start, end = request.tags.get(runs.RANGE_START_TAG), request.tags.get(runs.RANGE_END_TAG)
     configured = request.run_config.get("ops", {}).get("stage", {}).get("config", {}).get("keys")
     if start is not None:
-        assert events.PARTITION_TAG not in request.tags
+        assert runs.PARTITION_TAG not in request.tags
         assert configured is None
         carried = order[order.index(start) : order.index(end) + 1]
     else:
-        carried = configured or [request.tags[events.PARTITION_TAG]]
-        assert carried[0] == request.tags[events.PARTITION_TAG]
+        carried = configured or [request.tags[runs.PARTITION_TAG]]
+        assert carried[0] == request.tags[runs.PARTITION_TAG]
     assert carried == sorted(set(asked), key=order.index)
     assert (request.job_name, request.run_key, request.asset_selection, request.tags["a"]) == ("j", "r", [STAGE], "b")
 
@@ -557,7 +558,7 @@ def test_a_request_names_exactly_the_keys_asked_for(order, asked):
 @pytest.mark.parametrize(("keys", "says"), [([], "at least one"), (["x"], "no partitions")])
 def test_a_request_for_nothing_or_for_strangers_is_an_error(keys, says):
     with pytest.raises(InputError, match=says):
-        events.stage_request(
+        runs.stage_request(
             job_name="j", asset_key=STAGE, keys=keys, all_keys=["a"], op_name="stage", run_key=None, tags={}
         )
 
@@ -569,13 +570,13 @@ def test_a_sensor_resolves_the_request_against_the_job(instance, which):
 
     @dg.sensor(job=defs.resolve_job_def("stage_job"), name="due")
     def due():
-        yield events.stage_request(
+        yield runs.stage_request(
             job_name="stage_job", asset_key=STAGE, keys=wanted, all_keys=keys, op_name="stage", run_key=None, tags={}
         )
 
     context = dg.build_sensor_context(instance=instance, definitions=defs)
     (request,) = due.evaluate_tick(context).run_requests
-    assert (request.tags.get(events.PARTITION_TAG), request.tags.get(events.RANGE_END_TAG)).count(None) == 1
+    assert (request.tags.get(runs.PARTITION_TAG), request.tags.get(runs.RANGE_END_TAG)).count(None) == 1
     assert launch(instance, wanted, keys).success
     assert states(instance).materialized == set(wanted)
 
@@ -583,17 +584,17 @@ def test_a_sensor_resolves_the_request_against_the_job(instance, which):
 # --- Reading --------------------------------------------------------------------------------------------------------
 def test_the_newest_tags_count_also_after_a_partition_was_wiped_or_an_event_has_none(instance):
     keys = add(instance, 4)
-    assert events.latest_tags(instance, STAGE, [VERSION]) == {}
+    assert runs.latest_tags(instance, STAGE, [VERSION]) == {}
     launch(instance, keys[:3], keys)
     launch(instance, keys[1:2], keys, version="v2")
     instance.report_runless_asset_event(dg.AssetMaterialization(STAGE, partition=keys[2]))
-    assert events.latest_tags(instance, STAGE, [VERSION, "no such tag"]) == {
+    assert runs.latest_tags(instance, STAGE, [VERSION, "no such tag"]) == {
         keys[0]: {VERSION: "v1"},
         keys[1]: {VERSION: "v2"},
         keys[2]: {},
     }
     instance.wipe_assets([STAGE])
-    assert events.latest_tags(instance, STAGE, [VERSION]) == {}
+    assert runs.latest_tags(instance, STAGE, [VERSION]) == {}
 
 
 def test_keys_of_queued_and_running_runs_are_in_flight_whether_planned_or_in_the_config(instance):
@@ -605,20 +606,20 @@ def test_keys_of_queued_and_running_runs_are_in_flight_whether_planned_or_in_the
             job, status=status, tags=tags, run_config={"ops": {"stage": {"config": config}}} if config else {}
         )
 
-    assert events.keys_in_flight(instance, STAGE) == frozenset()
+    assert runs.keys_in_flight(instance, STAGE) == frozenset()
     not_begun = create(dg.DagsterRunStatus.NOT_STARTED, {"dagster/partition": keys[0]}, keys=[keys[0], keys[7]])
-    running = create(dg.DagsterRunStatus.STARTED, {events.RANGE_START_TAG: keys[3], events.RANGE_END_TAG: keys[5]})
+    running = create(dg.DagsterRunStatus.STARTED, {runs.RANGE_START_TAG: keys[3], runs.RANGE_END_TAG: keys[5]})
     create(dg.DagsterRunStatus.FAILURE, {"dagster/partition": keys[9]})
-    assert events.keys_in_flight(instance, STAGE) == {keys[0], keys[7], *keys[3:6]}
-    assert {run.run_id for run in events.runs_in_flight(instance, ["stage_job"])} == {not_begun.run_id, running.run_id}
-    assert events.runs_in_flight(instance, ["another"]) == ()
-    assert events.keys_in_flight(instance, dg.AssetKey("another")) == frozenset()
+    assert runs.keys_in_flight(instance, STAGE) == {keys[0], keys[7], *keys[3:6]}
+    assert {run.run_id for run in runs.runs_in_flight(instance, ["stage_job"])} == {not_begun.run_id, running.run_id}
+    assert runs.runs_in_flight(instance, ["another"]) == ()
+    assert runs.keys_in_flight(instance, dg.AssetKey("another")) == frozenset()
 
 
 def test_an_event_log_that_is_no_sql_is_an_error_and_not_empty(instance, monkeypatch):
     monkeypatch.setattr(dg.DagsterInstance, "event_log_storage", object())
     with pytest.raises(MissingDependencyError, match="cannot be read"):
-        events.latest_tags(instance, STAGE, [VERSION])
+        runs.latest_tags(instance, STAGE, [VERSION])
 
 
 # --- Runs whose process is gone -------------------------------------------------------------------------------------
@@ -638,12 +639,12 @@ def test_a_run_whose_process_was_killed_is_marked_failed_and_its_keys_are_due_ag
         keys = add(instance, 5)
         done = subprocess.run([sys.executable, "-c", DYING, tmp_path / "home"], cwd=ROOT, check=False)
         assert done.returncode == -9
-        (run,) = events.runs_in_flight(instance)
+        (run,) = runs.runs_in_flight(instance)
         assert run.status is dg.DagsterRunStatus.STARTED
-        assert events.keys_in_flight(instance, STAGE) == set(keys)
-        assert events.mark_dead_runs_failed(instance) == (run.run_id,)
-        assert events.mark_dead_runs_failed(instance) == ()
-        assert events.keys_in_flight(instance, STAGE) == frozenset()
+        assert runs.keys_in_flight(instance, STAGE) == set(keys)
+        assert runs.mark_dead_runs_failed(instance) == (run.run_id,)
+        assert runs.mark_dead_runs_failed(instance) == ()
+        assert runs.keys_in_flight(instance, STAGE) == frozenset()
         seen = states(instance)
         assert (seen.materialized, seen.failed) == ({keys[0]}, set(keys[1:]))
 
@@ -663,26 +664,26 @@ def test_a_run_whose_process_was_killed_is_marked_failed_and_its_keys_are_due_ag
     ids=["itself", "other host", "pid used again", "no such pid", "rebooted", "other container", "nonsense", "empty"],
 )
 def test_only_a_process_known_to_be_gone_is_dead(process, dead):
-    this = events.process_tag()[events.PROCESS_TAG]
+    this = runs.process_tag()[runs.PROCESS_TAG]
     host, boot, space, pid, start = this.split(" ")
     text = this if process == "this" else process.format(host=host, boot=boot, space=space, pid=pid, start=start)
-    assert events._is_gone(text) is dead
+    assert runs._is_gone(text) is dead
 
 
 def test_a_finished_process_that_nobody_waited_for_is_dead():
     child = subprocess.Popen([sys.executable, "-c", "pass"])
-    while Path(f"/proc/{child.pid}/stat").exists() and events._started(child.pid) != "gone":
+    while Path(f"/proc/{child.pid}/stat").exists() and runs._started(child.pid) != "gone":
         time.sleep(0.01)
-    assert events._started(child.pid) == "gone"
+    assert runs._started(child.pid) == "gone"
     child.wait()
 
 
 # --- When Dagster changes -------------------------------------------------------------------------------------------
 def test_this_dagster_has_the_private_api_that_we_use():
-    events.private_api_problems.cache_clear()
-    problems = events.private_api_problems()
+    runs.private_api_problems.cache_clear()
+    problems = runs.private_api_problems()
     assert not problems, (
-        f"Dagster {dg.__version__} no longer fits many_models.events and many_models.dagster_storage:\n  "
+        f"Dagster {dg.__version__} no longer fits many_models.orchestration.event_log.runs and many_models.orchestration.event_log.storage_sqlite:\n  "
         + "\n  ".join(problems)
         + "\nRead its _core/events and _core/storage/event_log, then adapt _PRIVATE_API and what uses it."
     )
@@ -694,9 +695,9 @@ def test_an_api_that_changed_is_noticed_by_name_and_by_parameter(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(SqliteEventLogStorage, "_store_asset_event", renamed)
         patch.delattr("dagster._core.events.ASSET_EVENTS")
-        events.private_api_problems.cache_clear()
-        problems = " ".join(events.private_api_problems())
-    events.private_api_problems.cache_clear()
+        runs.private_api_problems.cache_clear()
+        problems = " ".join(runs.private_api_problems())
+    runs.private_api_problems.cache_clear()
     assert "ASSET_EVENTS is gone" in problems
     assert "_store_asset_event takes (self, conn, event, identity)" in problems
 
@@ -710,9 +711,9 @@ def test_without_the_private_api_good_series_are_still_recorded_with_one_warning
     left = []
     for name in ("batched", "public"):
         if name == "public":
-            monkeypatch.setattr(events, "private_api_problems", lambda: ("x is gone",))
-            monkeypatch.setattr(dagster_storage, "private_api_problems", lambda: ("x is gone",))
-            events._warn_once.cache_clear()
+            monkeypatch.setattr(runs, "private_api_problems", lambda: ("x is gone",))
+            monkeypatch.setattr(storage_sqlite, "private_api_problems", lambda: ("x is gone",))
+            runs._warn_once.cache_clear()
         with open_instance(tmp_path / name) as instance, warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
             keys = add(instance, 6)

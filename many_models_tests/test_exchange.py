@@ -6,8 +6,8 @@ import pickle
 
 import pytest
 
-from many_models.adapters.azure_storage import AzureStorage
-from many_models.adapters.exchange import BlobExchange, FolderExchange
+from many_models.adapters.azure.storage import AzureStorage
+from many_models.adapters.compute.exchange import BlobExchange, FolderExchange
 from many_models.errors import UnavailableError
 from many_models_tests import azurite as emulator
 

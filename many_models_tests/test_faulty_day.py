@@ -14,10 +14,10 @@ import dagster as dg
 import pandas as pd
 import pytest
 
-from many_models import automation
 from many_models.definitions import build, build_assets, build_lake
 from many_models.errors import ManyModelsError
-from many_models.headless import Day, Progress, StageReport, open_instance
+from many_models.operations.day import Day, Progress, StageReport, open_instance
+from many_models.orchestration import automation
 from many_models_tests.faulty_day import FaultyTraining, FullDisk
 from many_models_tests.project import END, Project, make_project, sales
 
@@ -40,7 +40,7 @@ def assert_same(found: Project, expected: Project) -> None:
 
 
 def test_series_that_raise_hang_exhaust_memory_or_kill_their_worker_cost_only_themselves(tmp_path: Path) -> None:
-    from many_models.adapters.compute_processes import ProcessCompute
+    from many_models.adapters.compute.processes import ProcessCompute
 
     rows = sales(stores=2, items=6, days=70)
     day = make_project(tmp_path / "day", rows, compute={"kind": "processes", "chunk": 2})

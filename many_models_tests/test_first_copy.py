@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from many_models.assets import state
-from many_models.assets.raw import with_pack_and_year
-from many_models.headless import open_instance
-from many_models.periods import last_complete_day
+from many_models.data.periods import last_complete_day
+from many_models.operations.day import open_instance
+from many_models.orchestration import stage_state
+from many_models.orchestration.assets.raw_sales import with_pack_and_year
 from many_models.ports import DayCount, SalesTable
 from many_models.settings import Settings
 
@@ -56,7 +56,7 @@ def test_every_period_from_the_first_row_is_due_after_a_look_at_the_newest_days_
     days = {FIRST + timedelta(days=at): 10 for at in range(100, 900) if at % 7}
     source = Counted(days | {datetime(9998, 12, 31): 3})
     with open_instance(tmp_path / "dagster") as instance:
-        due = state.raw_state(settings, instance, source, SALES).due()
+        due = stage_state.raw_state(settings, instance, source, SALES).due()
     first, last = min(days), max(days)
     assert list(due) == [f"{first + timedelta(days=at):%Y-%m-%d}" for at in range((last - first).days + 1)]
     assert source.asked == [last - timedelta(days=60)]
@@ -70,10 +70,10 @@ def test_the_last_complete_day_is_the_one_that_a_look_at_all_days_finds(steps, s
         at += timedelta(days=gap)
     settings = settings_until(max(days) - timedelta(days=spare))
     source, share = Counted(days), settings.data.complete_share
-    latest = state._latest(settings)
+    latest = stage_state._latest(settings)
     whole = last_complete_day(source.days(SALES), share, latest)
     span = source.span(SALES, FIRST, latest)
-    near = None if span is None else state._as_of_near(settings, source, SALES, FIRST, span[1])
+    near = None if span is None else stage_state._as_of_near(settings, source, SALES, FIRST, span[1])
     assert near == whole
 
 

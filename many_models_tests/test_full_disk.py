@@ -13,8 +13,8 @@ import psutil
 import pyarrow as pa
 import pytest
 
-from many_models.adapters import warehouse_sql
-from many_models.adapters.warehouse_sql import SqlWarehouse
+from many_models.adapters.warehouse import sql
+from many_models.adapters.warehouse.sql import SqlWarehouse
 from many_models.errors import MissingTableError, UnavailableError
 from many_models_tests.contracts.warehouse import CUTOFF, contents, of_day, part, row, rows
 
@@ -82,7 +82,7 @@ def small(server: PostgresServer, kind: str) -> Iterator[tuple[str, Callable[[],
 
 @pytest.mark.parametrize("kind", ["disk", "limit"])
 def test_a_full_disk_is_a_clear_error_that_leaves_nothing_half_loaded(postgres, monkeypatch, kind):
-    monkeypatch.setattr(warehouse_sql, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(sql, "PAUSE_SECONDS", 0.01)
     names = pa.array([f"series {at:06d} {'x' * 60}" for at in range(MANY)])
     ones = pa.array([1] * MANY)
     many = pa.table({"series_id": names, "cutoff": pa.array([CUTOFF] * MANY, pa.timestamp("us")), "step": ones})

@@ -9,12 +9,12 @@ import dagster as dg
 import pandas as pd
 import pytest
 
-from many_models import events
-from many_models.assets import grain
-from many_models.assets.stage import VERSION_TAG
 from many_models.errors import SettingsError
-from many_models.headless import open_instance
 from many_models.keys import SeriesKey
+from many_models.operations.day import open_instance
+from many_models.orchestration import partitions
+from many_models.orchestration.event_log import runs
+from many_models.orchestration.stage_run import VERSION_TAG
 from many_models.settings import Settings, load_settings
 from many_models_tests.project import END, Project, make_project, sales, stages_of
 
@@ -34,10 +34,10 @@ def of(by: list[str], keys: list[str]) -> Settings:
 def test_a_partition_is_named_by_its_keys_in_their_order_and_escaped_as_series_are():
     series = SeriesKey(("a__b", "x", "_")).series_id
     keys = ["store", "item", "size"]
-    assert grain.partition_of(of([], keys), series) == series
-    assert grain.partition_of(of(["store"], keys), series) == SeriesKey(("a__b",)).series_id
-    assert grain.partition_of(of(["size", "store"], keys), series) == SeriesKey(("a__b", "_")).series_id
-    assert grain.partitions_of(of(["store"], ["store", "item"]), ["b__1", "a__1", "b__2"]) == {
+    assert partitions.partition_of(of([], keys), series) == series
+    assert partitions.partition_of(of(["store"], keys), series) == SeriesKey(("a__b",)).series_id
+    assert partitions.partition_of(of(["size", "store"], keys), series) == SeriesKey(("a__b", "_")).series_id
+    assert partitions.partitions_of(of(["store"], ["store", "item"]), ["b__1", "a__1", "b__2"]) == {
         "b": ["b__1", "b__2"],
         "a": ["a__1"],
     }
@@ -51,7 +51,7 @@ def test_a_partition_of_something_else_than_keys_is_refused(tmp_path: Path) -> N
 
 def failed(project: Project, stage: str) -> dict[str, str]:
     with open_instance(project.home) as instance:
-        return events.failed_partitions(instance, dg.AssetKey(stage))
+        return runs.failed_partitions(instance, dg.AssetKey(stage))
 
 
 @pytest.mark.slow
@@ -73,17 +73,17 @@ def test_days_by_store_end_in_the_tables_of_days_by_store_item(tmp_path: Path) -
     for name, frame in expected.items():
         pd.testing.assert_frame_equal(found[name], frame, obj=name)
     with open_instance(by_store.home) as instance:
-        assert set(events.latest_tags(instance, TRAINED, [VERSION_TAG])) == {"s0__i0", "s0__i1", "s1__i0", "s1__i1"}
+        assert set(runs.latest_tags(instance, TRAINED, [VERSION_TAG])) == {"s0__i0", "s0__i1", "s1__i0", "s1__i1"}
         assert instance.get_dynamic_partitions("store_items") == ["s0", "s1"]
 
 
 @pytest.mark.slow
 def test_a_series_that_fails_within_its_store_fails_alone_and_is_listed(tmp_path: Path, monkeypatch) -> None:
-    from many_models import work
+    from many_models import tasks
     from many_models.errors import SeriesError
 
     project = make_project(tmp_path / "p", sales(stores=2, items=2, days=60), partitions=BY_STORE)
-    prepare = work.PrepareTask.__call__
+    prepare = tasks.PrepareTask.__call__
 
     def poisoned(task, chunk):
         if "s1__i1" in chunk.series:
@@ -91,7 +91,7 @@ def test_a_series_that_fails_within_its_store_fails_alone_and_is_listed(tmp_path
         return prepare(task, chunk)
 
     with monkeypatch.context() as patch:
-        patch.setattr(work.PrepareTask, "__call__", poisoned)
+        patch.setattr(tasks.PrepareTask, "__call__", poisoned)
         reports = project.run()
     first = next(report for report in reports if report.stage == "store_item_datasets")
     assert (first.keys, first.done, first.failed) == (4, 3, 1)

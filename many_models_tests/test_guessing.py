@@ -19,11 +19,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from many_models.demo import write_source
 from many_models.errors import InputError, MissingTableError
-from many_models.guessing import Guess, guess
-from many_models.loading import load_file
-from many_models.reading import clean_names, meaning_of, parse, understand
+from many_models.onboarding.demo import write_source
+from many_models.onboarding.guess import Guess, guess
+from many_models.onboarding.load import load_file
+from many_models.onboarding.readers import clean_names, meaning_of, parse, understand
 from many_models.settings import load_settings
 
 if TYPE_CHECKING:

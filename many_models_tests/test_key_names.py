@@ -8,7 +8,7 @@ from contextlib import closing
 import pytest
 
 from many_models.errors import SettingsError
-from many_models.guessing import guess
+from many_models.onboarding.guess import guess
 from many_models.settings import kept_from_keys, load_settings
 from many_models_tests.project import END, make_project, sales, settings_text
 

@@ -10,8 +10,8 @@ from datetime import timedelta
 import pyarrow as pa
 import pytest
 
-from many_models.adapters.lake_delta import DeltaLake
-from many_models.adapters.lake_memory import MemoryLake
+from many_models.adapters.lake.delta import DeltaLake
+from many_models.adapters.lake.memory import MemoryLake
 from many_models.errors import ConflictError, InputError, SettingsError, UnavailableError
 from many_models.ports import Freed, Where
 from many_models_tests.adapter_faults import ROWS, numbered, start

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from many_models.assets.spec import spec_of
-from many_models.forecasting.custom import check_custom
+from many_models.forecasting.custom.parent import check_custom
+from many_models.orchestration.forecast_spec import spec_of
 from many_models.settings import load_settings
 from many_models_tests.project import make_project, sales
 
@@ -29,7 +29,7 @@ def block(language: str) -> str:
 
 def command(folder: Path, *words: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", "from many_models.cli import main; main()", *words],
+        [sys.executable, "-c", "from many_models.cli.main import main; main()", *words],
         cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
         timeout=600, check=False,
     )  # fmt: skip

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from math import nan
 from xml.etree import ElementTree as ET
 
-from many_models.assets import plots
+from many_models.orchestration import plots
 
 
 def texts(markdown: str) -> list[str]:

@@ -15,9 +15,9 @@ from dagster_postgres.event_log import PostgresEventLogStorage
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from many_models.dagster_storage_postgres import BatchedPostgresEventLog, BatchedPostgresStorage
 from many_models.errors import SettingsError, UnavailableError
-from many_models.headless import POSTGRES_URL
+from many_models.operations.day import POSTGRES_URL
+from many_models.orchestration.event_log.storage_postgres import BatchedPostgresEventLog, BatchedPostgresStorage
 from many_models_tests.project import END, make_project, sales, stages_of
 from many_models_tests.test_events import ENTRIES, add, ask, entry, launch, plain, runs_of_a_day, states
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from many_models_tests.postgres_server import PostgresServer
 
-BATCHED = {"module": "many_models.dagster_storage_postgres", "class": "BatchedPostgresStorage"}
+BATCHED = {"module": "many_models.orchestration.event_log.storage_postgres", "class": "BatchedPostgresStorage"}
 
 
 def open_instance(home: Path, url: str, *, batched: bool = True) -> dg.DagsterInstance:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import dagster as dg
 import pytest
 
-from many_models.assets import power_bi
 from many_models.definitions import build
+from many_models.orchestration.assets import power_bi
 from many_models.settings import PowerBiSettings, Settings
 
 pytestmark = pytest.mark.slow
@@ -41,7 +41,7 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Api:
     found = Api()
     monkeypatch.setattr("dagster_powerbi.resource.requests.request", found.request)
     monkeypatch.setattr("dagster_powerbi.resource.time.sleep", lambda _: None)
-    monkeypatch.setattr("many_models.adapters.azure_identity.token", lambda scope, *_: f"token for {scope}")
+    monkeypatch.setattr("many_models.adapters.azure.identity.token", lambda scope, *_: f"token for {scope}")
     return found
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from pandas.core.util.hashing import hash_pandas_object
 
-from many_models.raw_versions import SCHEMA, with_more, year_versions
+from many_models.data.content_versions import SCHEMA, with_more, year_versions
 
 
 def rows(first: datetime, days: int, series: list[str]) -> pa.Table:

@@ -19,9 +19,9 @@ from pathlib import Path
 
 import pytest
 
-from many_models import tables
-from many_models.automation import SENSORS
-from many_models.due import STAGES
+from many_models.data import lake_tables
+from many_models.orchestration.automation import SENSORS
+from many_models.orchestration.due import STAGES
 from many_models.settings import Settings
 from many_models_tests.ports import free_port
 from many_models_tests.project import sales
@@ -164,7 +164,7 @@ def test_things_are_where_the_readme_says(followed: Clone) -> None:
     rows = dict(re.findall(r"^\| ([^|]+?) \| (.+?) \|$", section("Where things are"), re.MULTILINE))
     var = followed.root / "var"
     named = set(re.findall(r"`(\w+)`", rows["lake, Delta tables"]))
-    known = {table.name for table in vars(tables).values() if isinstance(table, tables.LakeTable)}
+    known = {table.name for table in vars(lake_tables).values() if isinstance(table, lake_tables.LakeTable)}
     assert named <= known
     assert {path.name for path in (var / "lake").iterdir()} >= named - {"series_status"}  # where a series has failed
     for path in re.findall(r"`(var/registry/[\w.]+)`", rows["registries, two MLflow stores"]):
@@ -369,7 +369,7 @@ def test_help_takes_less_than_a_second() -> None:
 
 
 def command(*words: str) -> str:
-    script = "from many_models.cli import main; main(prog_name='many-models')"
+    script = "from many_models.cli.main import main; main(prog_name='many-models')"
     done = subprocess.run(
         [sys.executable, "-c", script, *words], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
     )

@@ -18,7 +18,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from many_models.due import STAGES
+from many_models.orchestration.due import STAGES
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 REAL_DATA = Path(os.environ["MANY_MODELS_REAL_DATA"]) if os.environ.get("MANY_MODELS_REAL_DATA") else None
@@ -59,7 +59,7 @@ class Folder:
     def command(self, *words: str) -> tuple[str, float]:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run(
-            [sys.executable, "-c", "from many_models.cli import main; main()", *words],
+            [sys.executable, "-c", "from many_models.cli.main import main; main()", *words],
             cwd=self.path,
             env={**os.environ, "PYTHONPATH": str(EXAMPLES.parent)},
             capture_output=True,

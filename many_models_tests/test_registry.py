@@ -20,9 +20,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from many_models.adapters.registry_memory import MemoryProduction, MemoryStaging
-from many_models.adapters.registry_mlflow import MlflowProduction, MlflowStaging
-from many_models.adapters.registry_mlflow_store import MlflowStore
+from many_models.adapters.registry.memory import MemoryProduction, MemoryStaging
+from many_models.adapters.registry.mlflow_production import MlflowProduction, MlflowStaging
+from many_models.adapters.registry.mlflow_store import MlflowStore
 from many_models.errors import (
     ConflictError,
     InputError,
@@ -104,7 +104,7 @@ class Folder(MutableMapping):
 
 
 def folder_of(registry, ref) -> Path:
-    from many_models.adapters.registry_mlflow_folders import local_path
+    from many_models.adapters.registry.mlflow_folder import local_path
 
     path = local_path(registry._store.find(ref).source)
     assert path is not None
@@ -316,9 +316,9 @@ def test_a_list_of_series_in_a_file_is_checked_when_it_is_read(store):
     version = staging.register("batch", [upload("a", names)])[0]
     path = folder_of(staging, version.ref) / "series.json"
     path.write_text(path.read_text().replace('__7"', '__8"'))
-    from many_models.adapters import registry_mlflow_store
+    from many_models.adapters.registry import mlflow_store
 
-    registry_mlflow_store._series_text.cache_clear()
+    mlflow_store._series_text.cache_clear()
     with pytest.raises(IntegrityError, match=version.ref):
         staging.newest(["s"])
 
@@ -367,10 +367,10 @@ def test_a_damaged_manifest_is_named_and_an_older_release_can_be_activated(store
 
 
 def test_a_manifest_of_a_newer_version_asks_for_an_upgrade(store, monkeypatch):
-    from many_models.adapters import registry_rules
+    from many_models.adapters.registry import rules
 
     production = MlflowProduction(*store())
-    monkeypatch.setattr(registry_rules, "MANIFEST_FORMAT", 2)
+    monkeypatch.setattr(rules, "MANIFEST_FORMAT", 2)
     production.publish(draft(None, [upload("a", {"s1": "1"})]))
     monkeypatch.undo()
     with pytest.raises(InputError, match=r"format 2.*upgrade"):
@@ -735,8 +735,8 @@ def test_mlflow_global_state_and_the_working_folder_stay_untouched(store, tmp_pa
 def test_importing_the_registries_does_not_import_mlflow_and_using_them_calls_nobody():
     code = """
         import sys, os, tempfile, threading
-        from many_models.adapters.registry_mlflow import MlflowProduction, MlflowStaging
-        from many_models.adapters.registry_memory import MemoryStaging
+        from many_models.adapters.registry.mlflow_production import MlflowProduction, MlflowStaging
+        from many_models.adapters.registry.memory import MemoryStaging
         assert "mlflow" not in sys.modules and "sqlalchemy" not in sys.modules
         MlflowStaging("sqlite:///nowhere/x.db", "nowhere")
         assert "mlflow" not in sys.modules and not os.path.exists("nowhere")
@@ -767,7 +767,7 @@ def test_importing_the_registries_does_not_import_mlflow_and_using_them_calls_no
 @pytest.mark.slow
 def test_two_processes_that_find_no_database_make_it_once(tmp_path):
     code = f"""
-        from many_models.adapters.registry_mlflow import MlflowStaging
+        from many_models.adapters.registry.mlflow_production import MlflowStaging
         print(MlflowStaging("sqlite:///{tmp_path}/deep/er/x.db", "{tmp_path}/files").newest(["s"]))
     """
     running = [

@@ -19,9 +19,9 @@ from pathlib import Path
 
 import pytest
 
-from many_models.adapters import registry_mlflow_lease as lease
-from many_models.adapters.registry_mlflow import MlflowProduction, MlflowStaging
-from many_models.adapters.registry_mlflow_lease import HOLDER, leased
+from many_models.adapters.registry import mlflow_lease as lease
+from many_models.adapters.registry.mlflow_lease import HOLDER, leased
+from many_models.adapters.registry.mlflow_production import MlflowProduction, MlflowStaging
 from many_models.errors import ConflictError, InputError, IntegrityError, SettingsError
 from many_models.ports import PackUpload, PromotedSeries, ReleaseDraft
 from many_models_tests.contracts.registry import draft, served, upload
@@ -144,7 +144,7 @@ def test_who_finds_a_lock_abandoned_a_moment_late_does_not_move_the_next_ones(re
 
 def test_a_holder_that_was_silent_for_too_long_moves_no_alias(tmp_path, monkeypatch):
     """Another machine took over while this one was asleep: what it was about to make live stays aside."""
-    from many_models.adapters import registry_mlflow_store as store_module
+    from many_models.adapters.registry import mlflow_store as store_module
 
     uri, files = f"sqlite:///{tmp_path}/m.db", str(tmp_path / "files")
     first = MlflowProduction(uri, files).publish(draft(None, [upload("a", {"s1": "1"})]))

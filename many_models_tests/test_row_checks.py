@@ -14,10 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from many_models.errors import InputError
-from many_models.keys import SeriesKey
-from many_models.ports import SalesTable
-from many_models.row_checks import (
+from many_models.data.row_checks import (
     EARLIEST,
     LARGEST_TARGET,
     REASONS,
@@ -27,6 +24,9 @@ from many_models.row_checks import (
     check_rows,
     empty_quarantine,
 )
+from many_models.errors import InputError
+from many_models.keys import SeriesKey
+from many_models.ports import SalesTable
 
 SALES = SalesTable("sales", ("store", "item"), "date", "sales", ("price", "promotion"))
 NOW = datetime(2024, 6, 1)

@@ -10,17 +10,17 @@ import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner
 
-from many_models.adapters.azure_storage import KEY, AzureStorage
-from many_models.adapters.lake_delta import DeltaLake
-from many_models.adapters.lake_memory import MemoryLake
-from many_models.adapters.warehouse_memory import MemoryWarehouse
-from many_models.adapters.warehouse_sql import SqlWarehouse
-from many_models.cli import main
+from many_models.adapters.azure.storage import KEY, AzureStorage
+from many_models.adapters.lake.delta import DeltaLake
+from many_models.adapters.lake.memory import MemoryLake
+from many_models.adapters.warehouse.memory import MemoryWarehouse
+from many_models.adapters.warehouse.sql import SqlWarehouse
+from many_models.cli.main import main
 from many_models.definitions import build_warehouse
 from many_models.errors import InputError, SettingsError
 from many_models.ports import Warehouse, Where
-from many_models.report_views import WEEK
-from many_models.serverless_views import serverless_views
+from many_models.reporting.serverless_views import serverless_views
+from many_models.reporting.views import WEEK
 from many_models.settings import load_settings
 from many_models_tests.contracts.warehouse import REPORT_KEYS, assert_same, part, report_tables, reported, row, rows
 from many_models_tests.tds_server import PASSWORD, require_freetds, running_tds, unparsed

@@ -19,18 +19,18 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from many_models.adapters import registry_rules
-from many_models.adapters.lake_memory import MemoryLake
+from many_models.adapters.lake.memory import MemoryLake
+from many_models.adapters.registry import rules
+from many_models.data.lake_tables import DATASETS, RAW_COVARIATES
 from many_models.errors import IntegrityError
 from many_models.forecasting import PackModel, train
 from many_models.forecasting.spec import Custom
 from many_models.ports import Champion, PackUpload, Release, Where
-from many_models.serving.catalogue import Catalogue
-from many_models.serving.pack_files import joined, parted
-from many_models.serving.packs import rounded
+from many_models.serving.loaded_pack import rounded
+from many_models.serving.pack_file import joined, parted
+from many_models.serving.release_index import Catalogue
 from many_models.serving.service import FETCHERS
 from many_models.settings import ServeSettings
-from many_models.tables import DATASETS, RAW_COVARIATES
 from many_models_tests.forecasting.histories import AS_OF, SPEC, rows_of, sales
 from many_models_tests.serving_parts import ITEMS, Registry, asked, draft, forecasts, pack, trained, until
 
@@ -596,26 +596,26 @@ def test_a_manifest_is_the_same_whatever_the_pieces_are_that_it_is_read_in(monke
     champions = {n: Champion(n, f"p/{i}", i, "f" * 64, "s/1", "r", "2024-06-30") for i, n in enumerate(names)}
     release = Release("r1", datetime(2024, 7, 1), "Ada", 'why: "champions":[[', "", champions)
     for one in (release, replace(release, champions={})):
-        manifest = registry_rules.manifest_bytes(one)
+        manifest = rules.manifest_bytes(one)
         sha256 = hashlib.sha256(manifest).hexdigest()
         for size in (*range(600, 700), 1_000_000):
-            monkeypatch.setattr(registry_rules, "_ROWS_BYTES", size)
-            assert registry_rules.release_of(manifest, sha256, "here") == one
+            monkeypatch.setattr(rules, "_ROWS_BYTES", size)
+            assert rules.release_of(manifest, sha256, "here") == one
 
 
 def test_a_manifest_that_ends_early_is_damaged() -> None:
     release = Release("r1", datetime(2024, 7, 1), "Ada", "why", "", {"a": Champion("a", "p/1", 0, "f", "s", "r", "c")})
     for cut in (2, 10, 30):
-        manifest = registry_rules.manifest_bytes(release)[:-cut]
+        manifest = rules.manifest_bytes(release)[:-cut]
         with pytest.raises(IntegrityError):
-            registry_rules.release_of(manifest, hashlib.sha256(manifest).hexdigest(), "here")
+            rules.release_of(manifest, hashlib.sha256(manifest).hexdigest(), "here")
 
 
 def test_series_with_the_same_hash_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    from many_models.serving import catalogue
+    from many_models.serving import release_index
 
-    monkeypatch.setattr(catalogue, "hash", lambda _: 7, raising=False)
-    found = catalogue.Catalogue.of(Registry(pack("a"), pack("b")).production.live())
+    monkeypatch.setattr(release_index, "hash", lambda _: 7, raising=False)
+    found = release_index.Catalogue.of(Registry(pack("a"), pack("b")).production.live())
     assert [found.name(number) for number in found.find(["b__tea", "a__salt"])] == ["b__tea", "a__salt"]
     assert found.find(["c__tea"]) == [-1]
 

@@ -14,8 +14,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from many_models.errors import SettingsError
-from many_models.serving import security
-from many_models.serving.security import DeniedError, Guard
+from many_models.serving import auth
+from many_models.serving.auth import DeniedError, Guard
 from many_models_tests.serving_parts import KEY, Registry, asked, pack, settings_for
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def test_a_key_counts_in_either_header_and_nothing_else_does(tmp_path: Path) -> 
 
 
 def test_a_replaced_key_file_counts_within_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(security, "FILE_SECONDS", 0.0)
+    monkeypatch.setattr(auth, "FILE_SECONDS", 0.0)
     file = tmp_path / "keys"
     file.write_text(f"{KEY}\n\n")
     guard = Guard(settings_for(tmp_path, auth=["api_key"], api_keys_file="keys"))
@@ -171,7 +171,7 @@ def test_unknown_signing_keys_are_asked_for_rarely_and_a_new_one_is_taken(
         bearer(guard, token(signing, kid))
     assert len(asked_for) == 1
     keys[0] = {**keys[0], "kid": "two"}
-    monkeypatch.setattr(security, "REFRESH_SECONDS", 0.0)
+    monkeypatch.setattr(auth, "REFRESH_SECONDS", 0.0)
     assert (bearer(guard, token(signing, "two", jti="2")), bearer(guard, token(signing, "one", jti="3"))) == (200, 401)
 
 

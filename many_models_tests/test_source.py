@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from many_models.adapters import source_sql
-from many_models.adapters.source_memory import MemorySource
-from many_models.adapters.source_sql import SqlSource
+from many_models.adapters.source import sqlite as sqlite_source
+from many_models.adapters.source.memory import MemorySource
+from many_models.adapters.source.sqlite import SqlSource
 from many_models.errors import InputError, SettingsError, UnavailableError
 from many_models.ports import SalesTable
 from many_models_tests.contracts.source import DAY, SALES, SourceContract, row, rows, spelt, whole
@@ -214,7 +214,7 @@ def test_sqlite_and_memory_give_the_same_fingerprints(tmp_path):
 @pytest.mark.parametrize("plain", [True, False])
 def test_one_day_of_an_indexed_table_does_not_read_the_others(sqlite, plain):
     source = sqlite([("a", "2017-01-01", 1)], index="CREATE INDEX by_date ON sales (date)")
-    condition = source_sql._near("date", DAY, DAY + timedelta(1), plain=plain)
+    condition = sqlite_source._near("date", DAY, DAY + timedelta(1), plain=plain)
     plan = source._ask(f"EXPLAIN QUERY PLAN SELECT * FROM sales AS t WHERE {condition}")
     assert all("SCAN" not in detail for *_, detail in plan)
     assert any("by_date" in detail for *_, detail in plan)
@@ -253,7 +253,7 @@ def test_a_source_is_only_read(tmp_path):
 
 
 def test_a_locked_database_is_an_error_not_an_empty_table(tmp_path, monkeypatch):
-    monkeypatch.setattr(source_sql, "LOCK_SECONDS", 0.1)
+    monkeypatch.setattr(sqlite_source, "LOCK_SECONDS", 0.1)
     source = SqlSource(store(tmp_path / "source.db", {"sales": rows(row())}))
     other = sqlite3.connect(tmp_path / "source.db", isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")

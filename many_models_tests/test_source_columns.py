@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from many_models.adapters.lake_memory import MemoryLake
-from many_models.assets.columns import drift, schema_check
+from many_models.adapters.lake.memory import MemoryLake
+from many_models.data.row_checks import check_columns
 from many_models.errors import InputError
+from many_models.orchestration.schema_check import drift, schema_check
 from many_models.ports import SalesTable
-from many_models.row_checks import check_columns
 from many_models.settings import Settings
 
 BEFORE = {"store": "string", "item": "string", "date": "timestamp[us]", "sales": "double", "promo": "bool"}

@@ -16,11 +16,12 @@ import pytest
 import sqlalchemy as sa
 from pyarrow import parquet
 
-from many_models.adapters import databases, source_fast
-from many_models.adapters.databases import Login
-from many_models.adapters.source_server import Reader, ServerSource
-from many_models.adapters.warehouse_dialects import Dialect, Postgres
-from many_models.adapters.warehouse_tsql import SqlServer
+from many_models.adapters.source import connectorx
+from many_models.adapters.source.server import Reader, ServerSource
+from many_models.adapters.sql import connections
+from many_models.adapters.sql.connections import Login
+from many_models.adapters.sql.dialects import Dialect, Postgres
+from many_models.adapters.sql.tsql import SqlServer
 from many_models.definitions import build_source
 from many_models.errors import AccessError, UnavailableError
 from many_models.ports import SalesTable
@@ -204,7 +205,7 @@ MANY = SalesTable("sales", ("k",), "date", "y")
 READ = """
 import resource, sys
 from datetime import datetime
-from many_models.adapters.source_server import Reader, ServerSource
+from many_models.adapters.source.server import Reader, ServerSource
 from many_models.ports import SalesTable
 source = ServerSource(sys.argv[1], reader=sys.argv[2])
 sales = SalesTable("sales", ("k",), "date", "y")
@@ -252,7 +253,7 @@ def test_a_connection_that_is_lost_while_connectorx_reads_is_an_error_without_th
 
 def test_what_connectorx_does_not_know_is_left_to_the_driver(many, monkeypatch):
     named = ServerSource(many + "?application_name=ours")
-    monkeypatch.setattr(source_fast, "spelt", lambda _: "SELECT no_such_column")
+    monkeypatch.setattr(connectorx, "spelt", lambda _: "SELECT no_such_column")
     broken = ServerSource(many)
     for source in (named, broken):
         rows = pa.concat_tables(source.read(MANY, datetime(2017, 1, 1), datetime(2017, 1, 2)))
@@ -275,7 +276,7 @@ def test_what_connectorx_does_not_know_is_left_to_the_driver(many, monkeypatch):
 def test_connectorx_connects_as_safely_as_the_driver_or_not_at_all(query, encrypted, address):
     driver = SimpleNamespace(info=SimpleNamespace(ssl_in_use=encrypted))
     connection = SimpleNamespace(connection=SimpleNamespace(driver_connection=driver))
-    url = databases.parse(f"postgresql://me@host/db{query}", "source")
+    url = connections.parse(f"postgresql://me@host/db{query}", "source")
     for login in (Login(password="pl@nted"), Login(token=lambda: "pl@nted")):
-        assert source_fast.address_of(url, login, connection) == address
-    assert source_fast.address_of(sa.make_url("mssql+pyodbc://me@host/db"), Login(), connection) is None
+        assert connectorx.address_of(url, login, connection) == address
+    assert connectorx.address_of(sa.make_url("mssql+pyodbc://me@host/db"), Login(), connection) is None

@@ -8,9 +8,9 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from many_models.adapters.lake_memory import MemoryLake
+from many_models.adapters.lake.memory import MemoryLake
+from many_models.data.lake_tables import DATASETS, Gathering, read_once
 from many_models.ports import Where
-from many_models.tables import DATASETS, Gathering, read_once
 
 
 def rows(**values: float) -> pa.Table:

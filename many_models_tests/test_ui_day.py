@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from many_models.assets.state import STAGE_TAG
-from many_models.events import PROCESS_TAG
-from many_models.headless import open_instance
+from many_models.operations.day import open_instance
+from many_models.orchestration.event_log.runs import PROCESS_TAG
+from many_models.orchestration.stage_state import STAGE_TAG
 from many_models_tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -56,7 +56,7 @@ class Day:
     def command(self, *words) -> str:
         """What `many-models WORDS` prints."""
         done = subprocess.run(
-            [sys.executable, "-c", "from many_models.cli import main; main()", *map(str, words)],
+            [sys.executable, "-c", "from many_models.cli.main import main; main()", *map(str, words)],
             cwd=ROOT,
             env=self.environment,
             capture_output=True,

@@ -9,10 +9,11 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 import pytest
 
-from many_models import event_retention, upkeep
 from many_models.definitions import build, build_lake, build_production, build_staging
 from many_models.errors import UnavailableError
-from many_models.headless import open_instance
+from many_models.operations.day import open_instance
+from many_models.orchestration import upkeep
+from many_models.orchestration.event_log import retention
 from many_models_tests.project import END, Project, make_project, sales
 
 pytestmark = pytest.mark.slow
@@ -42,12 +43,12 @@ def checks_of(project: Project) -> tuple[dict[str, object], int]:
 
 def test_the_job_deletes_what_is_superseded_and_the_next_day_runs_as_ever(three_days: Project, monkeypatch) -> None:
     project, settings = three_days, three_days.settings(END)
-    prune, lake_prune = event_retention.prune_events, type(build_lake(settings)).prune
+    prune, lake_prune = retention.prune_events, type(build_lake(settings)).prune
     in_a_month = datetime.now(UTC) + timedelta(days=30)
-    monkeypatch.setattr(event_retention, "prune_events", lambda instance, _, own: prune(instance, in_a_month, own))
+    monkeypatch.setattr(retention, "prune_events", lambda instance, _, own: prune(instance, in_a_month, own))
     monkeypatch.setattr(type(build_lake(settings)), "prune", lambda lake, _: lake_prune(lake, timedelta(0)))
-    vacuum, vacuumed = event_retention._vacuum_file, list[str]()
-    monkeypatch.setattr(event_retention, "_vacuum_file", lambda log, name: (vacuumed.append(name), vacuum(log, name)))
+    vacuum, vacuumed = retention._vacuum_file, list[str]()
+    monkeypatch.setattr(retention, "_vacuum_file", lambda log, name: (vacuumed.append(name), vacuum(log, name)))
     before, live = project.contents(), build_production(settings).live()
     shown_before, planned_before = checks_of(project)
     assert planned_before == 5 * 60

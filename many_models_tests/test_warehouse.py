@@ -12,9 +12,9 @@ import pyarrow as pa
 import pytest
 
 from benchmarks.warehouse import extra_memory
-from many_models.adapters import warehouse_dialects
-from many_models.adapters.warehouse_memory import MemoryWarehouse
-from many_models.adapters.warehouse_sql import SqlWarehouse
+from many_models.adapters.sql import dialects
+from many_models.adapters.warehouse.memory import MemoryWarehouse
+from many_models.adapters.warehouse.sql import SqlWarehouse
 from many_models.errors import InputError, SettingsError, UnavailableError
 from many_models.ports import Where
 from many_models_tests.adapter_faults import ROWS, numbered, start
@@ -67,7 +67,7 @@ def test_a_full_disk_is_said_and_leaves_the_old_state(tmp_path):
 
 
 def test_a_locked_database_is_said_and_may_be_tried_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(warehouse_dialects, "LOCK_SECONDS", 0.2)
+    monkeypatch.setattr(dialects, "LOCK_SECONDS", 0.2)
     warehouse = SqlWarehouse(url(tmp_path))
     warehouse.load("a", "f", [part(rows(row()))])
     other = sqlite3.connect(tmp_path / "warehouse.db", isolation_level=None)

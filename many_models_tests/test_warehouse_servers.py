@@ -15,9 +15,11 @@ import pyarrow as pa
 import pytest
 import sqlalchemy as sa
 
-from many_models.adapters import azure_identity, databases, warehouse_dialects, warehouse_sql
-from many_models.adapters.warehouse_sql import SqlWarehouse
-from many_models.adapters.warehouse_synapse import FolderStaging, SynapseWarehouse
+from many_models.adapters.azure import identity
+from many_models.adapters.sql import connections, dialects
+from many_models.adapters.warehouse import sql
+from many_models.adapters.warehouse.sql import SqlWarehouse
+from many_models.adapters.warehouse.synapse import FolderStaging, SynapseWarehouse
 from many_models.definitions import build_warehouse
 from many_models.errors import AccessError, InputError, SettingsError
 from many_models.ports import WarehouseView, Where
@@ -152,7 +154,7 @@ STEPS = ["COPY INTO", "CREATE TABLE .*predictions", "^DELETE", "^INSERT INTO .*p
 @pytest.mark.parametrize("kind", ["sql", "synapse"])
 @pytest.mark.parametrize("step", STEPS)
 def test_a_connection_cut_in_the_middle_of_a_load_is_tried_again_and_loads_once(tds, monkeypatch, kind, step):
-    monkeypatch.setattr(warehouse_sql, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(sql, "PAUSE_SECONDS", 0.01)
     schema = new_schema()
     warehouse = (
         SynapseWarehouse(tds.url(), FolderStaging(), schema=schema)
@@ -174,9 +176,9 @@ def test_a_copy_that_postgres_loses_in_the_middle_is_done_again_from_its_beginni
     url = postgres.new_database()
     warehouse = SqlWarehouse(url)
     warehouse.load("a", "f", [part(rows(row("old")))])
-    monkeypatch.setattr(warehouse_sql, "PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr(warehouse_dialects, "BATCH_ROWS", 100)
-    made, breaks = warehouse_dialects.batches, [150, 250]
+    monkeypatch.setattr(sql, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(dialects, "BATCH_ROWS", 100)
+    made, breaks = dialects.batches, [150, 250]
 
     def breaking(table: pa.Table) -> Iterator[pa.Table]:
         for number, batch in enumerate(made(table)):
@@ -185,7 +187,7 @@ def test_a_copy_that_postgres_loses_in_the_middle_is_done_again_from_its_beginni
                 breaks.pop(0)
                 postgres.drop_connections()
 
-    monkeypatch.setattr(warehouse_dialects, "batches", breaking)
+    monkeypatch.setattr(dialects, "batches", breaking)
     new = rows(*(row(f"s{at}") for at in range(1_000)))
     assert warehouse.load("b", "f", [part(new)]) == 1_000
     assert breaks == []
@@ -218,16 +220,16 @@ def token_endpoint(monkeypatch):
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         monkeypatch.setenv("IDENTITY_ENDPOINT", f"http://127.0.0.1:{server.server_port}/token")
         monkeypatch.setenv("IDENTITY_HEADER", "ours")
-        azure_identity.credential.cache_clear()
+        identity.credential.cache_clear()
         yield given
         server.shutdown()
-        azure_identity.credential.cache_clear()
+        identity.credential.cache_clear()
 
 
 def test_a_token_that_has_expired_is_asked_for_anew_and_a_refused_one_is_a_clear_error(
     postgres, token_endpoint, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(warehouse_sql, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(sql, "PAUSE_SECONDS", 0.01)
     database = postgres.new_database()
     postgres.execute("DROP ROLE IF EXISTS identity")
     postgres.execute("CREATE ROLE identity LOGIN SUPERUSER PASSWORD 'planted token 1'")
@@ -266,12 +268,12 @@ def test_a_token_that_sql_server_says_has_expired_is_fetched_anew_and_shown_once
     connect, shown = pyodbc.connect, list[str]()
 
     def with_freetds(text: str, *, attrs_before: dict[int, bytes], **named: object) -> pyodbc.Connection:
-        shown.append(attrs_before[databases.ACCESS_TOKEN][4:].decode("utf-16-le"))
+        shown.append(attrs_before[connections.ACCESS_TOKEN][4:].decode("utf-16-le"))
         assert "Trusted_Connection" not in text
         return connect(f"{text};UID={IDENTITY};PWD={shown[-1]}", **named)
 
     monkeypatch.setattr(pyodbc, "connect", with_freetds)
-    monkeypatch.setattr(warehouse_sql, "PAUSE_SECONDS", 100)
+    monkeypatch.setattr(sql, "PAUSE_SECONDS", 100)
     file = tmp_path / "many_models.toml"
     address = tds.url(user="", password="")
     schema = new_schema()
@@ -304,7 +306,7 @@ def test_connections_that_the_server_ends_are_opened_again(postgres):
 
 
 def test_a_login_that_may_not_write_is_told_so_at_once_and_nothing_changes(tds, monkeypatch):
-    monkeypatch.setattr(warehouse_sql, "PAUSE_SECONDS", 100)
+    monkeypatch.setattr(sql, "PAUSE_SECONDS", 100)
     schema = new_schema()
     SqlWarehouse(tds.url(), schema=schema).load("a", "f", [part(rows(row("a")))])
     with pytest.raises(AccessError, match=r"permission was denied.*granted"):

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from many_models import automation, tables
+from many_models.data import lake_tables
 from many_models.definitions import BUILDERS, build
+from many_models.orchestration import automation
 from many_models.settings import load_settings
 from many_models_tests.followed import Followed
 
@@ -25,11 +26,11 @@ WRITING: Mapping[str, tuple[str, Mapping[str, str]]] = {
     "lake": (
         "replace",
         {
-            tables.RAW_SALES.name: "raw_sales",
-            tables.RAW_COVARIATES.name: "raw_covariates",
-            tables.DATASETS.name: "store_item_datasets",
-            tables.POOLED.name: "pooled_models",
-            tables.PREDICTIONS.name: "predictions",
+            lake_tables.RAW_SALES.name: "raw_sales",
+            lake_tables.RAW_COVARIATES.name: "raw_covariates",
+            lake_tables.DATASETS.name: "store_item_datasets",
+            lake_tables.POOLED.name: "pooled_models",
+            lake_tables.PREDICTIONS.name: "predictions",
         },
     ),
     "staging": ("register", {"": "trained_models"}),

@@ -6,12 +6,12 @@
 
 from __future__ import annotations
 
-from many_models.forecasting.backtesting import BacktestReport, backtest
-from many_models.forecasting.dataset import Held, Prepared, prepare
-from many_models.forecasting.packs import PackModel
+from many_models.forecasting.backtest import BacktestReport, backtest
+from many_models.forecasting.datasets import Held, Prepared, prepare
+from many_models.forecasting.pack.model import PackModel
 from many_models.forecasting.pooling import PooledModels, pool
 from many_models.forecasting.spec import Prior, Spec
-from many_models.forecasting.training import Trained, train
+from many_models.forecasting.train import Trained, train
 
 __all__ = [
     "BacktestReport",

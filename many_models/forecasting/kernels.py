@@ -16,7 +16,7 @@ import scipy.linalg.cython_blas  # noqa: F401 - else loaded at the first product
 from numba import njit
 from threadpoolctl import threadpool_limits
 
-from many_models.forecasting import mm_pack_v1
+from many_models.forecasting.pack import mm_pack_v1
 
 if TYPE_CHECKING:
     from types import ModuleType

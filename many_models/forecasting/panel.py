@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from many_models.errors import InputError
-from many_models.forecasting import mm_pack_v1 as pack
+from many_models.forecasting.pack import mm_pack_v1 as pack
 from many_models.forecasting.spec import rhythm
 
 if TYPE_CHECKING:

@@ -19,11 +19,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from many_models.errors import InputError, IntegrityError
-from many_models.forecasting import mm_pack_v1 as loader
 from many_models.forecasting.attributes import Attributes, learn_attributes
-from many_models.forecasting.calibrating import Evidence, gather_evidence, no_evidence
-from many_models.forecasting.evaluating import evaluate
-from many_models.forecasting.fitting import (
+from many_models.forecasting.calibration import Evidence, gather_evidence, no_evidence
+from many_models.forecasting.evaluation import evaluate
+from many_models.forecasting.local_fit import (
     NO_TREES,
     Shared,
     default_prior,
@@ -33,6 +32,7 @@ from many_models.forecasting.fitting import (
     own_numbers,
     training_steps,
 )  # fmt: skip
+from many_models.forecasting.pack import mm_pack_v1 as loader
 from many_models.forecasting.panel import Layout, Panel, build, layout_of
 from many_models.forecasting.spec import Spec, rhythm
 from many_models.keys import SeriesKey

@@ -15,8 +15,9 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 from prometheus_client import generate_latest
 from starlette.exceptions import HTTPException
 
-from many_models.serving.gate import Gate, RefusedError
+from many_models.serving.auth import Guard
 from many_models.serving.metrics import Metrics
+from many_models.serving.middleware import Gate, RefusedError
 from many_models.serving.schemas import (
     Alive,
     Failure,
@@ -26,7 +27,6 @@ from many_models.serving.schemas import (
     ModelAnswer,
     ReleaseAnswer,
 )
-from many_models.serving.security import Guard
 from many_models.serving.service import LimitError, NotReadyError, Service, age_days, require_within_limits
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from many_models.serving.packs import Observation, Question
+from many_models.serving.loaded_pack import Observation, Question
 
 LARGEST = 1e15
 

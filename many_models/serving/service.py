@@ -12,17 +12,17 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from many_models.errors import InputError, ManyModelsError, SeriesError, TransientError, UnavailableError
-from many_models.serving.cache import PackCache
-from many_models.serving.follower import Follower
-from many_models.serving.packs import LoadedPack, Question
-from many_models.serving.shelf import Shelf
+from many_models.serving.disk_cache import Shelf
+from many_models.serving.loaded_pack import LoadedPack, Question
+from many_models.serving.memory_cache import PackCache
+from many_models.serving.release_watcher import Follower
 
 if TYPE_CHECKING:
     import mmap
     from collections.abc import Callable, Sequence
 
     from many_models.ports import Lake, ProductionRegistry
-    from many_models.serving.catalogue import Catalogue, PackId
+    from many_models.serving.release_index import Catalogue, PackId
     from many_models.serving.schemas import ForecastRequest
     from many_models.settings import ServeSettings, Settings
 
@@ -196,7 +196,7 @@ class Service:
             self._take(model, asked, places[part], found)
 
     def _fresh(self, model: LoadedPack, questions: Sequence[Question], rows: Sequence[int]) -> list[Question]:
-        from many_models.serving.feedback import with_observations
+        from many_models.serving.observations import with_observations
 
         if self._lake is None:
             raise SeriesError(questions[0].series_id, "this server reads no lake: set serve.lake, or send observations")

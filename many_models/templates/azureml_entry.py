@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from many_models.adapters.compute_azureml_worker import Worker
+    from many_models.adapters.compute.azureml_worker import Worker
 
 _state: dict[str, Worker] = {}
 
@@ -16,7 +16,7 @@ _state: dict[str, Worker] = {}
 def init() -> None:
     """Make this process a worker; raises where its environment does not fit."""
     try:
-        from many_models.adapters.compute_azureml_worker import Worker
+        from many_models.adapters.compute.azureml_worker import Worker
     except ImportError as error:
         version = next((b for a, b in zip(sys.argv, sys.argv[1:], strict=False) if a == "--version"), "")
         raise RuntimeError(

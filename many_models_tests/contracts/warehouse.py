@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from many_models.assets.actuals import with_week
 from many_models.errors import InputError, MissingTableError
 from many_models.ports import Warehouse, WarehousePart, WarehouseView, Where
-from many_models.report_views import WEEK, report_views
+from many_models.reporting.actuals import with_week
+from many_models.reporting.views import WEEK, report_views
 from many_models_tests.contracts import Contract
 from many_models_tests.contracts.lake import ODD, contents
 

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from many_models.forecasting import Spec, prepare
-from many_models.forecasting import mm_pack_v1 as loader
+from many_models.forecasting.pack import mm_pack_v1 as loader
 
 SPEC = Spec("D", horizon=7, windows=2)
 AS_OF = datetime(2023, 12, 31)

@@ -7,9 +7,9 @@ import pyarrow.compute as pc
 import pytest
 
 from many_models.errors import SettingsError
-from many_models.forecasting import Spec, combining, metrics, train
-from many_models.forecasting import mm_pack_v1 as loader
-from many_models.forecasting.calibrating import GROWTH, growth_of
+from many_models.forecasting import Spec, combination, metrics, train
+from many_models.forecasting.calibration import GROWTH, growth_of
+from many_models.forecasting.pack import mm_pack_v1 as loader
 from many_models_tests.forecasting.histories import AS_OF, rows_of
 
 
@@ -47,12 +47,12 @@ def test_croston_is_what_its_papers_say():
 def weights(objective: str, forecasts: np.ndarray, actual: np.ndarray) -> np.ndarray:
     """Weights of candidates `forecasts` (series × windows × candidates × steps) with no belief that favours any."""
     mask = np.ones(actual.shape, bool)
-    moments, windows = combining.error_moments(forecasts, actual, mask, objective)
-    counts = combining.importance(actual, mask, objective)
+    moments, windows = combination.error_moments(forecasts, actual, mask, objective)
+    counts = combination.importance(actual, mask, objective)
     there = np.ones(moments.shape[:2], bool)
-    pooled = combining.pooled_moments(moments, windows, np.zeros(len(actual), np.int64), there, counts)
+    pooled = combination.pooled_moments(moments, windows, np.zeros(len(actual), np.int64), there, counts)
     belief = np.full((len(actual), forecasts.shape[2]), 1 / forecasts.shape[2])
-    return combining.simplex_weights(moments, windows, belief, np.tile(pooled[:1], (len(actual), 1, 1)), 0.0)
+    return combination.simplex_weights(moments, windows, belief, np.tile(pooled[:1], (len(actual), 1, 1)), 0.0)
 
 
 def test_squared_errors_choose_the_mean_and_absolute_errors_the_median():

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from many_models.errors import InputError
 from many_models.forecasting import Held, Prepared, Spec, prepare
-from many_models.forecasting import mm_pack_v1 as loader
+from many_models.forecasting.pack import mm_pack_v1 as loader
 from many_models_tests.forecasting.histories import AS_OF, ODD, SPEC, sales, stamps, table
 
 ORDER = [("series_id", "ascending"), ("ds", "ascending")]

@@ -18,8 +18,8 @@ import pytest
 
 from many_models.errors import IntegrityError
 from many_models.forecasting import PackModel, Spec, train
-from many_models.forecasting import mm_pack_v1 as loader
-from many_models.forecasting.mm_sklearn_v1 import REGRESSORS, check, load
+from many_models.forecasting.pack import mm_pack_v1 as loader
+from many_models.forecasting.pack.mm_sklearn_v1 import REGRESSORS, check, load
 from many_models.forecasting.spec import Custom
 from many_models_tests.contracts.registry import Spy
 from many_models_tests.forecasting import histories
@@ -67,7 +67,7 @@ def test_each_regressor_of_the_list_comes_back_and_predicts_the_same(name):
     from sklearn.linear_model import Lasso, Ridge
     from sklearn.preprocessing import StandardScaler
 
-    from many_models.forecasting.skops_writing import packed
+    from many_models.forecasting.pack.skops_writer import packed
 
     rng = np.random.default_rng(0)
     x = rng.normal(size=(80, 4)).astype(np.float32)
@@ -107,9 +107,9 @@ def test_what_was_fitted_forecasts_what_it_said_at_training(model):
 
 def test_after_fresh_observations_it_sees_what_training_would_have_shown_it(model):
     """The oracle: the rows of features that training makes, made of the history up to the later cutoff."""
-    from many_models.forecasting.custom import regressor_rows
+    from many_models.forecasting.custom.parent import regressor_rows
     from many_models.forecasting.kernels import pack as compiled
-    from many_models.forecasting.packs import _by_series, _fresh
+    from many_models.forecasting.pack.model import _by_series, _fresh
     from many_models.forecasting.panel import build, layout_of
 
     days = 30
@@ -242,9 +242,9 @@ def test_a_planted_pickle_is_refused_and_never_loaded(model, tmp_path):
 
 
 def test_in_scoring_a_regressor_that_does_not_forecast_fails_its_series_alone(model, tmp_path):
-    from many_models.adapters.lake_memory import MemoryLake
+    from many_models.adapters.lake.memory import MemoryLake
     from many_models.ports import Chunk
-    from many_models.work import ScoreTask
+    from many_models.tasks import ScoreTask
 
     def without_coefficients(schema):
         del schema["content"]["content"]["coef_"]

@@ -13,7 +13,7 @@ import pytest
 
 from many_models.errors import SettingsError
 from many_models.forecasting import PackModel, Spec, pool, train
-from many_models.forecasting import mm_pack_v1 as loader
+from many_models.forecasting.pack import mm_pack_v1 as loader
 from many_models.forecasting.spec import BUILT_IN, Custom
 from many_models_tests.contracts.forecaster import ForecasterContract
 from many_models_tests.forecasting.histories import AS_OF, rows_of, sales

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from many_models.forecasting import Spec, combining, pool, train
+from many_models.forecasting import Spec, combination, pool, train
 from many_models_tests.forecasting.histories import AS_OF, rows_of
 
 RATES = {"rare": 0.15, "some": 0.6, "often": 1.6, "always": 40.0}
@@ -59,4 +59,4 @@ def test_bounds_are_in_order_never_below_zero_and_wider_in_the_last_week(covered
 def test_series_of_different_volume_are_of_different_classes():
     rng = np.random.default_rng(0)
     y = np.array([rng.poisson(rate, 400) for rate in RATES.values()], float)
-    assert combining.class_of(y, np.ones(y.shape, bool), 364).tolist() == [0, 1, 2, 3]
+    assert combination.class_of(y, np.ones(y.shape, bool), 364).tolist() == [0, 1, 2, 3]

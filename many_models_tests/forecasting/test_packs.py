@@ -13,7 +13,7 @@ import pytest
 
 from many_models.errors import InputError, IntegrityError
 from many_models.forecasting import PackModel, pool, train
-from many_models.forecasting import mm_pack_v1 as loader
+from many_models.forecasting.pack import mm_pack_v1 as loader
 from many_models_tests.forecasting.histories import AS_OF, ODD, SPEC, rows_of, sales
 
 LONG = {f"s{i}": sales(400, 5.0 + 10 * i, seed=i) for i in range(4)}
@@ -79,7 +79,7 @@ def test_rolling_a_state_forward_equals_having_learned_it_in_training(rows):
     early = AS_OF - timedelta(days=10)
     a, b = (train(rows, SPEC, cutoff).model for cutoff in (early, AS_OF))
     from many_models.forecasting.kernels import pack as compiled
-    from many_models.forecasting.packs import _by_series, _fresh
+    from many_models.forecasting.pack.model import _by_series, _fresh
 
     pack = loader.Pack(a.index, a.arrays, compiled)
     blocks = _by_series(rows, a.series, pack)

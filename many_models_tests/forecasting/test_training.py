@@ -12,7 +12,7 @@ import pytest
 
 from many_models.errors import InputError
 from many_models.forecasting import PackModel, Prior, Spec, pool, train
-from many_models.forecasting import mm_pack_v1 as loader
+from many_models.forecasting.pack import mm_pack_v1 as loader
 from many_models_tests.forecasting.histories import AS_OF, ODD, SPEC, rows_of, sales
 
 LONG = {f"s{i}": sales(400, 5.0 + 10 * i, seed=i) for i in range(6)}

@@ -1,0 +1,1 @@
+"""Implementations of the lake port: Delta Lake on disk or on Azure, and memory."""

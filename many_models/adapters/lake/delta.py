@@ -1,0 +1,239 @@
+"""The lake as Delta tables, one folder a table, read and written by delta-rs."""
+
+from __future__ import annotations
+
+import re
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from many_models.adapters.arrow import (
+    check_where,
+    conform,
+    plain,
+    plain_type,
+    require_columns,
+    require_table,
+    require_within,
+)
+from many_models.adapters.azure.storage import refusal
+from many_models.errors import (
+    ConflictError,
+    InputError,
+    ManyModelsError,
+    MissingTableError,
+    SettingsError,
+    UnavailableError,
+)
+from many_models.keys import escape_part, unescape_part
+from many_models.sql_names import quoted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Sequence
+    from datetime import datetime, timedelta
+
+    from deltalake import DeltaTable
+
+    from many_models.ports import Freed, Scalar, Where
+
+LONGEST_FOLDER = 200
+LONGEST_SAYING = 400
+ESCAPE = "+"  # for the per cent sign, which delta-rs would decode; no escaped name holds a plus sign
+NO_SPACE = ("No space left", "StorageFull", "File too large", "Disk quota", "FileTooLarge")
+
+
+class DeltaLake:
+    """Delta tables under `path`, a folder or a URL; `options` are delta-rs' for it, asked for at each use."""
+
+    def __init__(self, path: str | Path, options: Callable[[], dict[str, str]] = dict) -> None:
+        text = str(path)
+        self._path = text.rstrip("/") if "://" in text else str(Path(text).absolute())
+        self._options = options
+
+    def replace(self, table: str, rows: pa.Table, where: Where, partition_by: Sequence[str] = ()) -> int:
+        """See `Lake.replace`. A partition column holds no empty string: Delta keeps it as null, so it is refused."""
+        rows = plain(rows)
+        with self._errors(table):
+            there = self._open(table)
+            if there is None:
+                return self._create(table, rows, where, partition_by)
+            rows = conform(table, rows, _schema(there))
+            require_table(table, rows, there.metadata().partition_columns)
+            require_within(table, rows, where)
+            self._write(there, rows, where)
+            return there.version()
+
+    def read(self, table: str, where: Where | None = None, columns: Sequence[str] = ()) -> pa.Table:
+        """See `Lake.read`. In no order."""
+        with self._errors(table):
+            there = self._open(table)
+            if there is None:
+                raise self._missing(table)
+            schema = _schema(there)
+            require_columns(table, schema.names, columns)
+            if where is not None:
+                check_where(table, schema, where)
+            names = list(dict.fromkeys(columns)) or schema.names
+            found = pa.table(there.scan(columns=names, predicate=_predicate(where) if where else None))
+            return found.select(names).cast(pa.schema([schema.field(name) for name in names]))
+
+    def version(self, table: str) -> int | None:
+        """See `Lake.version`."""
+        with self._errors(table):
+            there = self._open(table)
+            return None if there is None else there.version()
+
+    def tables(self) -> frozenset[str]:
+        """See `Lake.tables`."""
+        from deltalake import DeltaTable
+
+        with self._errors(""):
+            folders = self._folders()
+            return frozenset(
+                unescape_part(name.replace(ESCAPE, "%"))
+                for name in folders
+                if DeltaTable.is_deltatable(f"{self._path}/{name}", self._options())
+            )
+
+    def prune(self, older: timedelta) -> Freed:
+        """See `Lake.prune`. A table that somebody writes at that moment is left for the next time."""
+        from deltalake.fs import DeltaStorageHandler
+        from pyarrow.fs import PyFileSystem
+
+        from many_models.adapters.lake.delta_maintenance import prune
+        from many_models.ports import Freed
+
+        freed = Freed()
+        for table in sorted(self.tables()):
+            with suppress(ConflictError), self._errors(table):
+                if (there := self._open(table)) is not None:
+                    files = PyFileSystem(DeltaStorageHandler(self._uri(table), self._options()))
+                    freed += prune(there, files, older)
+        return freed
+
+    def check(self) -> str:
+        """See `Lake.check`. At a URL it writes an empty file and deletes it: a right to read is not enough."""
+        if "://" in self._path:
+            with self._errors(""):
+                self._probe()
+        return f"Delta lake at {self._path}: {len(self.tables())} tables"
+
+    def _probe(self) -> None:
+        from uuid import uuid4
+
+        from deltalake.fs import DeltaStorageHandler
+
+        handler = DeltaStorageHandler(self._path, self._options())
+        name = f"_check-{uuid4().hex}"
+        handler.open_output_stream(name).close()
+        handler.delete_file(name)
+
+    def _uri(self, table: str) -> str:
+        folder = escape_part(table).replace("%", ESCAPE)
+        if len(folder.encode()) > LONGEST_FOLDER:
+            raise InputError(f"{table!r} is no name for a table: as a folder it has more than {LONGEST_FOLDER} bytes")
+        return f"{self._path}/{folder}"
+
+    def _folders(self) -> list[str]:
+        from deltalake.exceptions import TableNotFoundError
+        from deltalake.fs import DeltaStorageHandler
+        from pyarrow.fs import FileSelector, FileType
+
+        if Path(self._path).is_file():
+            raise SettingsError(f"[lake] path {self._path} is a file, no folder; name another one")
+        try:
+            handler = DeltaStorageHandler(self._path, self._options())
+            infos = handler.get_file_info_selector(FileSelector("", recursive=False))
+        except TableNotFoundError as error:
+            if Path(self._path).exists():
+                raise UnavailableError(f"the lake at {self._path} cannot be listed: {_said(error)}") from error
+            return []
+        return [info.base_name for info in infos if info.type == FileType.Directory]
+
+    def _open(self, table: str) -> DeltaTable | None:
+        from deltalake import DeltaTable
+        from deltalake.exceptions import TableNotFoundError
+
+        try:
+            return DeltaTable(self._uri(table), storage_options=self._options() or None)
+        except TableNotFoundError:
+            return None
+
+    def _create(self, table: str, rows: pa.Table, where: Where, partition_by: Sequence[str]) -> int:
+        from deltalake import write_deltalake
+
+        rows = conform(table, rows, pa.schema([]))
+        require_table(table, rows, partition_by)
+        require_within(table, rows, where)
+        write_deltalake(
+            self._uri(table),
+            rows,
+            mode="error",
+            partition_by=list(partition_by) or None,
+            name=table,
+            storage_options=self._options() or None,
+        )
+        return 0
+
+    def _write(self, there: DeltaTable, rows: pa.Table, where: Where) -> None:
+        from deltalake import write_deltalake
+
+        write_deltalake(there, rows, mode="overwrite", predicate=_predicate(where), schema_mode="merge")
+
+    def _missing(self, table: str) -> MissingTableError:
+        names = ", ".join(map(repr, sorted(self.tables()))) or "none"
+        return MissingTableError(f"the lake at {self._path} has no table {table!r}; it has {names}")
+
+    @contextmanager
+    def _errors(self, table: str) -> Generator[None]:
+        from deltalake.exceptions import CommitFailedError, DeltaError
+
+        what = f"the lake at {self._path}" + (f", table {table!r}" if table else "")
+        try:
+            yield
+        except ManyModelsError:
+            raise
+        except CommitFailedError as error:
+            if (refused := refusal(str(error))) is not None:
+                raise type(refused)(f"{what}: {refused}") from error
+            raise ConflictError(f"{what}: another commit came first: {_said(error)}") from error
+        except (DeltaError, OSError, pa.ArrowException) as error:
+            text = str(error)
+            if (refused := refusal(text)) is not None:
+                raise type(refused)(f"{what}: {refused}") from error
+            if any(sign in text for sign in NO_SPACE):
+                raise UnavailableError(
+                    f"{what}: no space left to write; nothing was changed. Make room, then run again"
+                ) from error
+            if "already exists" in text:
+                raise ConflictError(f"{what}: somebody else made it first") from error
+            raise UnavailableError(f"{what}: {_said(error)}") from error
+
+
+def _schema(there: DeltaTable) -> pa.Schema:
+    return pa.schema([(field.name, plain_type(field.type)) for field in pa.schema(there.schema().to_arrow())])
+
+
+def _said(error: BaseException) -> str:
+    text = " ".join(re.sub(r"\x1b\[\d*m|↳", "", str(error)).split())
+    return text[:LONGEST_SAYING] or type(error).__name__
+
+
+def _predicate(where: Where) -> str:
+    terms = [_among(name, values) for name, values in where.among.items()]
+    if where.since is not None:
+        terms.append(f"{quoted(where.column)} >= {_time(where.since)}")
+    if where.before is not None:
+        terms.append(f"{quoted(where.column)} < {_time(where.before)}")
+    return " AND ".join(terms) or "TRUE"
+
+
+def _among(name: str, values: Sequence[Scalar]) -> str:
+    literals = [str(value) if isinstance(value, int) else "'" + value.replace("'", "''") + "'" for value in values]
+    return f"{quoted(name)} IN ({', '.join(literals)})" if literals else "FALSE"
+
+
+def _time(value: datetime) -> str:
+    return f"arrow_cast('{value.isoformat()}', 'Timestamp(Microsecond, None)')"

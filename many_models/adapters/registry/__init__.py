@@ -1,0 +1,1 @@
+"""Implementations of the registry ports: MLflow and memory."""

@@ -1,0 +1,550 @@
+"""One MLflow store as both registries use it: client, errors, lock, model folders, hard deletion.
+
+Only explicit clients: MLflow's global tracking URI, active run and experiment are neither read nor set.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+import sqlite3
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from many_models.adapters.registry.mlflow_bulk import NewVersion, delete_rows, insert_versions, move_aliases
+from many_models.adapters.registry.mlflow_folder import (
+    SERIES_FILE,
+    Files,
+    local_path,
+    model_folder,
+    read_folder,
+    series_tags,
+    write_folders,
+)
+from many_models.adapters.registry.mlflow_lease import leased
+from many_models.adapters.registry.rules import OWN_TAGS
+from many_models.errors import (
+    ConflictError,
+    InputError,
+    IntegrityError,
+    ManyModelsError,
+    SettingsError,
+    UnavailableError,
+)
+from many_models.keys import digest, files_sha256, slug
+from many_models.ports import PackVersion
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
+
+    from mlflow.entities import Run
+    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.tracking import MlflowClient
+    from mlflow.tracking._model_registry.client import ModelRegistryClient
+
+    from many_models.ports import PackUpload
+
+    _Clients = tuple[MlflowClient, ModelRegistryClient]
+
+LOCK_SECONDS = 600.0
+SEARCHES = 10
+_PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+_QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+_SOON = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+"""MLflow reads these at each call; where a user has set them, they stay."""
+_SQL = re.compile(r"(sqlite|postgresql|mysql|mssql)(\+\w+)?://")
+_REFUSED = {"PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED", "UNAUTHENTICATED"}
+_MISSING = {"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND", "ENDPOINT_NOT_FOUND"}
+_CONFLICT = {"RESOURCE_CONFLICT", "RESOURCE_ALREADY_EXISTS", "ALREADY_EXISTS", "ABORTED"}
+_OUT_OF_ORDER = {
+    "INTERNAL_ERROR",
+    "TEMPORARILY_UNAVAILABLE",
+    "DEADLINE_EXCEEDED",
+    "REQUEST_LIMIT_EXCEEDED",
+    "RESOURCE_EXHAUSTED",
+    "CANCELLED",
+}
+
+
+@dataclass(frozen=True)
+class MlflowStore:
+    """An MLflow store: where it is, where its files go ("" leaves that to the server), and whose names these are.
+
+    `role` is `staging` or `production`: an experiment of its own, and a tag on each version, keep two registries
+    apart even where somebody puts them into one store. Picklable; clients are made where they are used.
+    """
+
+    uri: str
+    artifacts: str
+    prefix: str
+    role: str
+
+    def __post_init__(self) -> None:
+        if not _PREFIX.fullmatch(self.prefix):
+            raise SettingsError(
+                f"registry prefix {self.prefix!r} cannot be used: letters, digits, '_', '.' and '-', at most 100"
+            )
+
+    # --- reaching it --------------------------------------------------------------------------------------------
+    @property
+    def owner(self) -> str:
+        """The value of the `mm.owner` tag on every version that is this registry's own."""
+        return f"{self.prefix}/{self.role}"
+
+    @property
+    def is_database(self) -> bool:
+        """Whether the store is a database that is reached without a server."""
+        return bool(_SQL.match(self.uri))
+
+    @property
+    def _writes_rows(self) -> bool:
+        """Whether rows are written past MLflow's client; never where a user has turned its workspaces on."""
+        from mlflow.environment_variables import MLFLOW_ENABLE_WORKSPACES
+
+        return self.is_database and not MLFLOW_ENABLE_WORKSPACES.get()
+
+    @property
+    def shown(self) -> str:
+        """The URI without a password."""
+        return _masked(self.uri)
+
+    def name(self, pack: str) -> str:
+        """The registered model's name for a pack."""
+        return f"{self.prefix}-{slug(pack)}"
+
+    @property
+    def client(self) -> MlflowClient:
+        """MLflow's client for runs and experiments, made once a process."""
+        return self._clients[0]
+
+    @property
+    def registry(self) -> ModelRegistryClient:
+        """MLflow's client for registered models.
+
+        MlflowClient wraps it, and reads every version of a model before it sets a tag or an alias of one.
+        """
+        return self._clients[1]
+
+    @property
+    def _reached(self) -> str:
+        """The URI with this role's own credentials from the environment, where that has any. It stays in here."""
+        return _with_credentials(self.uri, self.role)
+
+    @property
+    def _clients(self) -> _Clients:
+        uri = self._reached
+        if uri not in _CLIENTS:
+            with self._setup():
+                if uri not in _CLIENTS:
+                    _CLIENTS[uri] = _new_clients(uri)
+        return _CLIENTS[uri]
+
+    @contextmanager
+    def _setup(self) -> Generator[None]:
+        """Two processes that make the same SQLite database at once would both fail."""
+        if path := _sqlite_path(self.uri):
+            with locked(path.with_name(f"{path.name}.setup-lock"), LOCK_SECONDS, self.shown):
+                yield
+        else:
+            yield
+
+    @contextmanager
+    def errors(self, doing: str) -> Generator[None]:
+        """Turns what MLflow, its database driver or HTTP raise into the product's errors."""
+        try:
+            yield
+        except ManyModelsError:
+            raise
+        except Exception as error:
+            if (translated := self._translated(error, doing)) is None:
+                raise
+            raise translated from (error if self._reached == self.uri else None)  # its text may have the password
+
+    def _translated(self, error: Exception, doing: str) -> ManyModelsError | None:
+        from mlflow.exceptions import MlflowException
+        from requests import RequestException
+        from sqlalchemy.exc import DBAPIError
+
+        said = _masked(str(error).splitlines()[0]) if str(error) else type(error).__name__
+        text = f"{doing} in MLflow at {self.shown}: {said}"
+        if isinstance(error, MlflowException):
+            if error.error_code in _REFUSED:
+                names = f"MANY_MODELS_{self.role.upper()}_USERNAME and _PASSWORD, else MLFLOW_TRACKING_USERNAME …"
+                return SettingsError(f"{text}; the credentials ({names}) may not do that")
+            if error.error_code in _CONFLICT:
+                return ConflictError(text)
+            return UnavailableError(text) if error.error_code in _OUT_OF_ORDER else InputError(text)
+        if isinstance(error, RequestException | DBAPIError | sqlite3.Error | OSError):
+            return UnavailableError(text)
+        return None
+
+    @contextmanager
+    def writing(self, doing: str) -> Generator[Callable[[], None]]:
+        """`errors` and `lock`, with the store set up before. Yields a check that the lock is still held."""
+        with self.errors(doing):
+            self.experiment()
+            with self.lock() as check:
+                yield check
+
+    @contextmanager
+    def lock(self, seconds: float = LOCK_SECONDS) -> Generator[Callable[[], None]]:
+        """Held by one process (and thread) of all that write to this store; a killed one lets go of it.
+
+        On SQLite a lock in the artifact folder: a SQLite transaction, because that works on every system. Elsewhere
+        also a lease in the store itself, which other machines see. Raises ConflictError after `seconds`.
+        """
+        with locked(self._lock_path, seconds, self.shown):
+            if _sqlite_path(self.uri):
+                yield _held
+                return
+            with leased(self.registry, f"{self.prefix}-{self.role}-lock", seconds, self.shown) as check:
+                yield check
+
+    @property
+    def _lock_path(self) -> Path:
+        folder = local_path(self.artifacts)
+        return folder / ".lock" if folder else Path(tempfile.gettempdir()) / f"many_models-{digest(self.uri)}.lock"
+
+    # --- runs and files -----------------------------------------------------------------------------------------
+    def experiment(self) -> str:
+        """The id of this registry's experiment, made when it is not there."""
+        key = (self.uri, self.owner, self.artifacts)
+        if key not in _EXPERIMENTS:
+            _EXPERIMENTS[key] = _experiment(self.client, self.owner, self.artifacts)
+        return _EXPERIMENTS[key]
+
+    def find_run(self, batch: str) -> Run | None:
+        """The run that `start_run` made for `batch`."""
+        query = f"tags.`{OWN_TAGS}batch` = '{digest(batch)}'"
+        runs = self.client.search_runs([self.experiment()], query, max_results=1)
+        return runs[0] if runs else None
+
+    def start_run(self, batch: str) -> Run:
+        """A new run; `batch` is its name and can be found again."""
+        return self.client.create_run(self.experiment(), run_name=batch[:250], tags={f"{OWN_TAGS}batch": digest(batch)})
+
+    def write(self, run: Run, folders: Mapping[str, Mapping[str, bytes]]) -> dict[str, str]:
+        """Writes folder name → file name → bytes under the run's artifacts; returns folder name → source URI."""
+        root = str(run.info.artifact_uri)
+        if path := local_path(root):
+            write_folders(path, folders)
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                write_folders(Path(folder), folders)
+                self.client.log_artifacts(run.info.run_id, folder)
+        return {name: f"{root.rstrip('/')}/{name}" for name in folders}
+
+    def read(self, source: str) -> Files:
+        """Every file of a model folder. Empty when the folder is not there."""
+        if path := local_path(source):
+            return read_folder(path)
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        with tempfile.TemporaryDirectory() as folder:
+            repository = get_artifact_repository(source, tracking_uri=self._reached)
+            repository.download_artifacts("", folder)
+            return read_folder(Path(folder))
+
+    # --- pack versions ------------------------------------------------------------------------------------------
+    def create_version(self, name: str, source: str, run: Run, tags: Mapping[str, str]) -> ModelVersion:
+        """A new version of the registered model `name`, which is made when it is not there."""
+        from mlflow.exceptions import MlflowException
+
+        def create() -> ModelVersion:
+            return self.registry.create_model_version(
+                name, source, run.info.run_id, tags=dict(tags), await_creation_for=0
+            )
+
+        try:
+            return create()
+        except MlflowException as error:  # a server with users refuses what is not there
+            if error.error_code not in _MISSING and (error.error_code not in _REFUSED or self.has_model(name)):
+                raise
+        try:
+            self.registry.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code not in _CONFLICT:
+                raise
+        return create()
+
+    def has_model(self, name: str) -> bool:
+        """Whether the registered model is there. Raises when that may not be known."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.registry.get_registered_model(name)
+        except MlflowException as error:
+            if error.error_code not in _MISSING:
+                raise
+            return False
+        return True
+
+    def register_packs(self, run: Run, packs: Sequence[PackUpload], tags: Mapping[str, str]) -> dict[str, PackVersion]:
+        """Writes and registers `packs` with `tags` on top of their own; pack → version."""
+        sha = {upload.pack: files_sha256(upload.files) for upload in packs}
+        folder = {u.pack: f"{slug(u.pack)}-{digest(sha[u.pack], u.series)}" for u in packs}
+        sources = self.write(run, {folder[u.pack]: model_folder(u, folder[u.pack], run.info.run_id) for u in packs})
+        new: list[NewVersion] = []
+        for upload in packs:
+            own = {**tags, "owner": self.owner, "pack": upload.pack, "sha256": sha[upload.pack], **series_tags(upload)}
+            named = {**upload.tags, **{OWN_TAGS + key: value for key, value in own.items()}}
+            new.append(NewVersion(self.name(upload.pack), sources[folder[upload.pack]], named))
+        if self._writes_rows and _sqlite_path(self.uri):
+            made = insert_versions(self.uri, run.info.run_id, new)
+        else:
+            made = [int(self.create_version(v.name, v.source, run, v.tags).version) for v in new]
+        return {
+            u.pack: PackVersion(v.name, str(number), u.pack, tuple(u.series), sha[u.pack], dict(u.tags))
+            for u, v, number in zip(packs, new, made, strict=True)
+        }
+
+    def pack_version(self, found: ModelVersion) -> PackVersion:
+        """What a registered version says of itself. Raises IntegrityError when its tags contradict its files."""
+        tags = dict(found.tags)
+        own = {key.removeprefix(OWN_TAGS): tags.pop(key) for key in list(tags) if key.startswith(OWN_TAGS)}
+        ref = f"{found.name}/{found.version}"
+        try:
+            text = own["series"] if "series" in own else self._series_file(found, own["series_digest"])
+            return PackVersion(
+                found.name, str(found.version), own["pack"], tuple(json.loads(text)), own["sha256"], tags
+            )
+        except KeyError as error:
+            raise IntegrityError(f"pack {ref} has lost its tag {OWN_TAGS}{error.args[0]}: register it again") from error
+
+    def _series_file(self, found: ModelVersion, expected: str) -> str:
+        return _series_text(self, str(found.source), expected, f"{found.name}/{found.version}")
+
+    def find(self, ref: str) -> ModelVersion:
+        """The version that `ref` names. Raises InputError when there is none."""
+        from mlflow.exceptions import MlflowException
+
+        name, _, version = ref.rpartition("/")
+        try:
+            return self.registry.get_model_version(name, version)
+        except MlflowException as error:
+            if error.error_code not in _MISSING:
+                raise
+            raise InputError(f"there is no pack version {ref!r} in {self.shown}: never stored, or pruned") from error
+
+    def set_aliases(self, alias: str, versions: Mapping[str, str]) -> None:
+        """Points `alias` of each registered model at a version; in a database those that have it in one transaction."""
+        if self._writes_rows:
+            move_aliases(self.uri, alias, versions)
+            return
+        for name, version in versions.items():
+            self.registry.set_registered_model_alias(name, alias, version)
+
+    def search(self, query: str) -> list[ModelVersion]:
+        """All versions that `query` (MLflow's filter language) names, oldest first.
+
+        MLflow reads versions, then the tags of what the query names by then: a version that ceased to match in between
+        comes without any, and the search is repeated.
+        """
+        found: list[ModelVersion] = []
+        for _ in range(SEARCHES):
+            found = self._search(query)
+            if all(version.tags for version in found):
+                break
+        return by_age(found)
+
+    def _search(self, query: str) -> list[ModelVersion]:
+        found: list[ModelVersion] = []
+        token = None
+        while True:
+            page = self.registry.search_model_versions(query, max_results=10_000, page_token=token)
+            found.extend(page)
+            token = page.token
+            if not token:
+                return found
+
+    def mine(self) -> list[ModelVersion]:
+        """All versions of this registry, oldest first."""
+        return self.search(f"tags.`{OWN_TAGS}owner` = '{self.owner}'")
+
+    # --- deletion -----------------------------------------------------------------------------------------------
+    def delete(self, versions: Sequence[ModelVersion], remaining: Collection[ModelVersion]) -> None:
+        """Deletes `versions` for good: rows, files, and the runs that have no version among `remaining`.
+
+        MLflow only hides a deleted version; where the store is a database its rows are deleted too. Through a server
+        the tags go and a redacted row of each version stays.
+        """
+        if self.is_database:
+            delete_rows(self.uri, [(v.name, int(v.version)) for v in versions])
+        else:
+            for version in versions:
+                for key in version.tags:
+                    self.registry.delete_model_version_tag(version.name, version.version, key)
+                self.registry.delete_model_version(version.name, version.version)
+        for version in versions:
+            self._delete_folder(str(version.source))
+        used = {version.run_id for version in remaining}
+        for run_id in {version.run_id for version in versions} - used:
+            self._delete_run(str(run_id))
+
+    def _delete_folder(self, source: str) -> None:
+        if path := local_path(source):
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+            get_artifact_repository(source, tracking_uri=self._reached).delete_artifacts()
+
+    def _delete_run(self, run_id: str) -> None:
+        root = local_path(str(self.client.get_run(run_id).info.artifact_uri))
+        self.client.delete_run(run_id)
+        if root:
+            shutil.rmtree(root.parent, ignore_errors=True)
+        if self.is_database:
+            _hard_delete_run(self.uri, run_id)
+
+
+def by_age(versions: Iterable[ModelVersion]) -> list[ModelVersion]:
+    """`versions`, oldest first."""
+    return sorted(versions, key=lambda v: (v.creation_timestamp, int(v.version), v.name))
+
+
+@lru_cache(maxsize=1024)
+def _series_text(store: MlflowStore, source: str, expected: str, ref: str) -> str:
+    found = store.read(source).get(SERIES_FILE)
+    if found is None or files_sha256({SERIES_FILE: found}) != expected:
+        raise IntegrityError(f"pack {ref}: its list of series is not what was stored: register it again")
+    return found.decode()
+
+
+# --- the process's clients ---
+_CLIENTS: dict[str, _Clients] = {}
+_EXPERIMENTS: dict[tuple[str, str, str], str] = {}
+
+
+@contextmanager
+def locked(path: Path, seconds: float, what: str) -> Generator[None]:
+    """Holds `path`, a SQLite file that serves as a lock. Raises ConflictError after `seconds`."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(path, timeout=seconds, isolation_level=None)
+    except (OSError, sqlite3.Error) as error:
+        raise UnavailableError(f"{path} cannot be opened: {error}") from error
+    try:
+        try:
+            connection.execute("BEGIN EXCLUSIVE")
+        except sqlite3.OperationalError as error:
+            raise ConflictError(f"another process has been writing to {what} for {seconds:.0f} s") from error
+        yield
+    finally:
+        connection.close()
+
+
+def fail_soon() -> None:
+    """In this process, which serves: a server that does not answer is away after seconds.
+
+    MLflow asks again for four minutes; what waits for it would hold up what needs no registry.
+    """
+    for name, value in _SOON.items():
+        os.environ.setdefault(name, value)
+
+
+def _new_clients(uri: str) -> _Clients:
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    _reach(uri)
+    from mlflow.tracking import MlflowClient
+    from mlflow.tracking._model_registry.client import ModelRegistryClient
+
+    talk = logging.getLogger("mlflow.store.db.utils")  # announces its tables on stderr, in the midst of a progress bar
+    level = talk.level
+    talk.setLevel(logging.WARNING)
+    try:
+        return MlflowClient(tracking_uri=uri, registry_uri=uri), ModelRegistryClient(uri, uri)
+    finally:
+        talk.setLevel(level)
+
+
+def _held() -> None:
+    """The check of a lock that cannot be lost."""
+
+
+def _with_credentials(uri: str, role: str) -> str:
+    """`uri` with the name and password that the environment has for this role, unless it has some of its own.
+
+    MLflow itself knows one pair of credentials a process; promotion reads staging and writes production.
+    """
+    from urllib.parse import quote
+
+    scheme, separator, rest = uri.partition("://")
+    user = os.environ.get(f"MANY_MODELS_{role.upper()}_USERNAME", "")
+    if not user or scheme not in {"http", "https"} or "@" in rest.partition("/")[0]:
+        return uri
+    password = os.environ.get(f"MANY_MODELS_{role.upper()}_PASSWORD", "")
+    return f"{scheme}{separator}{quote(user, safe='')}:{quote(password, safe='')}@{rest}"
+
+
+def _masked(uri: str) -> str:
+    return re.sub(r"//([^:/@\s]*):[^@\s]*@", r"//\1:***@", uri)
+
+
+def _sqlite_path(uri: str) -> Path | None:
+    head, found, path = uri.partition(":///")
+    return Path(path) if found and head.startswith("sqlite") else None
+
+
+def _reach(uri: str) -> None:
+    """Fails at once where MLflow would try again for minutes. Raises UnavailableError."""
+    if path := _sqlite_path(uri):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with sqlite3.connect(path) as connection:
+                connection.execute("PRAGMA schema_version")
+            connection.close()
+        except (OSError, sqlite3.Error) as error:
+            raise UnavailableError(f"{path} cannot be opened as a SQLite database: {error}") from error
+    elif uri.startswith(("http://", "https://")):
+        import requests
+
+        try:
+            requests.get(f"{uri.rstrip('/')}/health", timeout=10)
+        except requests.RequestException as error:
+            raise UnavailableError(f"no MLflow server answers at {_masked(uri)}: {error}") from error
+    elif _SQL.match(uri):
+        from sqlalchemy import create_engine
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            engine = create_engine(uri)
+            engine.connect().close()
+            engine.dispose()
+        except SQLAlchemyError as error:
+            raise UnavailableError(f"the database {_masked(uri)} cannot be reached: {error}") from error
+
+
+def _experiment(client: MlflowClient, name: str, artifacts: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    if found := client.get_experiment_by_name(name):
+        return str(found.experiment_id)
+    folder = local_path(artifacts)
+    location = folder.absolute().as_uri() if folder else artifacts or None
+    try:
+        return str(client.create_experiment(name, artifact_location=location))
+    except MlflowException as error:
+        if error.error_code not in _CONFLICT or not (found := client.get_experiment_by_name(name)):
+            raise
+        return str(found.experiment_id)
+
+
+def _hard_delete_run(uri: str, run_id: str) -> None:
+    """Deletes a soft-deleted run as `mlflow gc` does, which calls the same: there is no public way."""
+    from mlflow.tracking._tracking_service import utils
+
+    store = getattr(utils, "_get_store")(uri)  # noqa: B009
+    getattr(store, "_hard_delete_run")(run_id)  # noqa: B009

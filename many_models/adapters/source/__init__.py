@@ -1,0 +1,1 @@
+"""Implementations of the source and ingestion ports: databases, memory, Data Factory."""

@@ -1,0 +1,1 @@
+"""What adapters need of SQL databases: connections, logins, dialects."""

@@ -1,0 +1,1 @@
+"""Implementations of the warehouse port: SQL databases, Synapse, memory."""

@@ -1,0 +1,52 @@
+"""The warehouse where there is only a Synapse serverless SQL pool: nothing is loaded, its views read the lake."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from many_models.adapters.warehouse.sql import NO_LOGIN, SqlWarehouse
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from many_models.adapters.sql import connections
+    from many_models.ports import WarehousePart, WarehouseView
+
+
+class ServerlessWarehouse(SqlWarehouse):
+    """Views over the lake in the database that `url` names; `statements` makes what defines them, each run by itself.
+
+    The pool cannot store rows: a load writes none and none is recorded; what it would bring stands in the lake already.
+    """
+
+    def __init__(
+        self, url: str, statements: Callable[[], Sequence[str]], *, login: connections.Login = NO_LOGIN
+    ) -> None:
+        super().__init__(url, login=login)
+        self._statements = statements
+
+    def load(self, load: str, fingerprint: str, parts: Sequence[WarehousePart]) -> int:  # noqa: ARG002  nothing is kept
+        """See `Warehouse.load`: no row is written."""
+        return 0
+
+    def loads(self) -> Mapping[str, str]:
+        """See `Warehouse.loads`: none is recorded."""
+        return {}
+
+    def define(self, views: Sequence[WarehouseView]) -> None:  # noqa: ARG002  the lake's own say more
+        """Make the lake's views, or make them anew; those of `views` are among them."""
+        made = self._statements()
+
+        def make() -> None:
+            engine = self._engine.execution_options(isolation_level="AUTOCOMMIT")
+            with self._errors("making its views"), engine.connect() as connection:
+                for statement in made:
+                    connection.exec_driver_sql(statement)
+
+        self._again(make)
+
+    def check(self) -> str:
+        """See `Warehouse.check`."""
+        with self._transaction("asking for it") as connection:
+            connection.exec_driver_sql("SELECT 1")
+        return f"warehouse {self._name}: a serverless pool, which reads the lake"

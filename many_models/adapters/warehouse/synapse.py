@@ -1,0 +1,243 @@
+"""The warehouse in a dedicated SQL pool of Synapse: rows through storage by COPY INTO, then swapped in one transaction.
+
+A transaction there holds no DDL and no COPY, and a key is not enforced. So a load first stages its parts, each in a
+table of its own, then makes or widens the tables, and last, in one transaction, deletes, inserts, looks for keys that
+stand twice and records the load. Killed before that, it leaves staging tables, which the next load drops, and perhaps
+empty tables.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+from uuid import uuid4
+
+import pyarrow as pa
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
+
+from many_models.adapters.arrow import LOADS, clash, utc_now
+from many_models.adapters.sql.dialects import batches, query_of
+from many_models.adapters.sql.tsql import SqlServer
+from many_models.adapters.warehouse.sql import NO_LOGIN, SqlWarehouse
+from many_models.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Sequence
+    from contextlib import AbstractContextManager
+    from datetime import datetime
+
+    from many_models.adapters.sql import connections
+    from many_models.ports import WarehousePart, WarehouseView
+
+Distribution = Literal["hash", "round_robin", "replicate"]
+Index = Literal["columnstore", "heap"]
+STAGED = "many_models_staging_"
+
+
+class Staging(Protocol):
+    """Where files lie while COPY INTO reads them."""
+
+    def holding(self, file: Path, name: str) -> AbstractContextManager[str]:
+        """The address of a copy of `file` named `name`, for as long as the block takes."""
+        ...
+
+
+class FolderStaging:
+    """A folder of this machine: for tests, whose server sees the same folder."""
+
+    @contextmanager
+    def holding(self, file: Path, name: str) -> Generator[str]:  # noqa: ARG002  the file lies there already
+        """See `Staging.holding`."""
+        yield file.as_uri()
+
+
+@dataclass
+class SynapseDialect(SqlServer):
+    """T-SQL as a dedicated pool takes it: distributed tables, keys that are not enforced, no locks of applications."""
+
+    distribution: Distribution = "hash"
+    index: Index = "columnstore"
+
+    def begin_writing(self, connection: sa.Connection, schema: str | None) -> None:
+        """Nothing: the schema is made before the transaction."""
+
+    def create(self, connection: sa.Connection, table: sa.Table) -> None:
+        """A table that is distributed by its key's first column, so that a series' rows lie together."""
+        key = [column.name for column in table.primary_key.columns]
+        connection.exec_driver_sql(self.ddl(connection, table, key))
+
+    def ddl(self, connection: sa.Connection, table: sa.Table, key: Sequence[str]) -> str:
+        """CREATE TABLE; without `key`, of a staging table: round robin, a heap."""
+        quoted = connection.dialect.identifier_preparer
+        columns = [str(sa.schema.CreateColumn(column).compile(connection)) for column in table.columns]
+        names = ", ".join(map(quoted.quote_identifier, key))
+        if key:
+            columns.append(f"PRIMARY KEY NONCLUSTERED ({names}) NOT ENFORCED")
+        spread = {"hash": f"HASH({quoted.quote_identifier(key[0])})" if key else "ROUND_ROBIN"}
+        distribution = spread.get(self.distribution, self.distribution.upper()) if key else "ROUND_ROBIN"
+        index = "CLUSTERED COLUMNSTORE INDEX" if key and self.index == "columnstore" else "HEAP"
+        return (
+            f"CREATE TABLE {quoted.format_table(table)} ({', '.join(columns)}) "
+            f"WITH (DISTRIBUTION = {distribution}, {index})"
+        )
+
+    def define(self, connection: sa.Connection, schema: str | None, view: WarehouseView) -> None:
+        """Altered where it is there, so that grants stay; a dedicated pool has no CREATE OR ALTER VIEW."""
+        there = self.reflect(connection, schema, view.name) is not None
+        name = connection.dialect.identifier_preparer.format_table(sa.table(view.name, schema=schema))
+        verb = "ALTER" if there else "CREATE"
+        connection.exec_driver_sql(f"{verb} VIEW {name} AS {query_of(connection, schema, view)}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Staged:
+    part: WarehousePart
+    rows: int
+    columns: tuple[str, ...]
+    table: sa.Table
+
+
+class SynapseWarehouse(SqlWarehouse):
+    """Tables in a dedicated SQL pool; rows travel through `staging`, which the pool's managed identity reads."""
+
+    def __init__(
+        self,
+        url: str,
+        staging: Staging,
+        clock: Callable[[], datetime] = utc_now,
+        *,
+        schema: str = "",
+        login: connections.Login = NO_LOGIN,
+        dialect: SynapseDialect | None = None,
+    ) -> None:
+        self._synapse = dialect or SynapseDialect()
+        super().__init__(url, clock, schema=schema, login=login, dialect=self._synapse)
+        self._staging = staging
+
+    def define(self, views: Sequence[WarehouseView]) -> None:
+        """See `Warehouse.define`."""
+        with self._autocommit("making its views") as connection:
+            there = set(self._dialect.tables(connection, self._schema))
+            for view in views:
+                if missing := sorted(set(view.tables) - there):
+                    raise InputError(f"view {view.name!r}: the warehouse {self._name} has no {missing}")
+                self._dialect.define(connection, self._schema, view)
+
+    def _load(self, load: str, fingerprint: str, ready: Sequence[tuple[WarehousePart, pa.Table]]) -> int:
+        doing = f"load {load!r}"
+        with ExitStack() as stack:
+            connection = stack.enter_context(self._autocommit(doing))
+            self._synapse.make_schema(connection, self._schema)
+            known: dict[str, pa.Schema] = {}
+            checked = [(part, self._fitting(connection, part, rows, known)) for part, rows in ready]
+            self._drop(connection, self._left_over(connection))
+            staged = [self._stage(connection, at, part, rows) for at, (part, rows) in enumerate(checked)]
+            made = self._prepare(connection, checked)
+            try:
+                self._swap(load, fingerprint, staged)
+            except Exception:
+                with suppress(DBAPIError):  # the connection may be what failed
+                    self._drop(connection, made)
+                raise
+            finally:
+                with suppress(DBAPIError):  # the next load drops what is left
+                    self._drop(connection, [one.table.name for one in staged])
+        return sum(len(rows) for _, rows in ready)
+
+    def _fitting(
+        self, connection: sa.Connection, part: WarehousePart, rows: pa.Table, known: dict[str, pa.Schema]
+    ) -> pa.Table:
+        """`rows` as their table takes them, or as the parts before have made it. Raises InputError."""
+        there = self._reflected(connection, part.table)
+        if there is None and part.table in known:
+            there = self._table(part.table, known[part.table], part.key)
+        rows = self._checked(there, part, rows)
+        known[part.table] = rows.schema
+        return rows
+
+    def _stage(self, connection: sa.Connection, at: int, part: WarehousePart, rows: pa.Table) -> _Staged:
+        from pyarrow import parquet
+
+        kinds = [(field.name, self._dialect.column_type(field.type)) for field in rows.schema]
+        columns = [sa.Column[Any](name, kind) for name, kind in kinds]
+        name = f"{STAGED}{uuid4().hex[:12]}_{at}"
+        table = sa.Table(name, sa.MetaData(), *columns, schema=self._schema)
+        connection.exec_driver_sql(self._synapse.ddl(connection, table, ()))
+        if len(rows):
+            quoted = connection.dialect.identifier_preparer
+            listed = ", ".join(quoted.quote_identifier(column) for column in rows.column_names)
+            with tempfile.TemporaryDirectory() as folder:
+                file = Path(folder) / f"{name}.parquet"
+                plain = pa.schema([(f"c{n}", field.type) for n, field in enumerate(rows.schema)])
+                with parquet.ParquetWriter(file, plain, use_deprecated_int96_timestamps=True) as writer:
+                    for batch in batches(rows):
+                        writer.write_table(batch.rename_columns(plain.names))
+                with self._staging.holding(file, file.name) as address:
+                    connection.exec_driver_sql(
+                        f"COPY INTO {quoted.format_table(table)} ({listed}) FROM '{address}' "
+                        "WITH (FILE_TYPE = 'PARQUET', CREDENTIAL = (IDENTITY = 'Managed Identity'))"
+                    )
+        return _Staged(part, len(rows), tuple(rows.column_names), table)
+
+    def _prepare(self, connection: sa.Connection, checked: Sequence[tuple[WarehousePart, pa.Table]]) -> list[str]:
+        """Make and widen the tables; the names of those that are new."""
+        made: list[str] = []
+        for part, rows in checked:
+            there = self._reflected(connection, part.table)
+            if there is None:
+                self._dialect.create(connection, self._table(part.table, rows.schema, part.key))
+                made.append(part.table)
+                continue
+            for field in list(rows.schema)[len(there.columns) :]:
+                self._widen(connection, there, field)
+        if self._reflected(connection, LOADS) is None:
+            self._dialect.create(connection, self._loads())
+        return made
+
+    def _swap(self, load: str, fingerprint: str, staged: Sequence[_Staged]) -> None:
+        with self._transaction(f"load {load!r}", writes=True) as connection:
+            for one in staged:
+                there = self._reflected(connection, one.part.table)
+                assert there is not None
+                connection.execute(sa.delete(there).where(self._condition(there, one.part.where)))
+                if one.rows:
+                    rows = sa.select(*(one.table.c[name] for name in one.columns))
+                    connection.execute(sa.insert(there).from_select(list(one.columns), rows))
+                    self._refuse_twice(connection, one, there)
+            self._record(connection, load, fingerprint, sum(one.rows for one in staged))
+
+    def _refuse_twice(self, connection: sa.Connection, one: _Staged, there: sa.Table) -> None:
+        """Raises InputError when a new row's key stands in the table twice, which Synapse does not prevent."""
+        keys = [there.c[name] for name in one.part.key]
+        same = sa.and_(*(there.c[name] == one.table.c[name] for name in one.part.key))
+        counted = sa.select(*keys).select_from(there.join(one.table, same)).group_by(*keys)
+        twice = counted.having(sa.func.count() > 1).subquery("twice")
+        found = connection.execute(sa.select(sa.func.count()).select_from(twice)).scalar_one()
+        if found:
+            raise clash(one.part, f"{found} of them")
+
+    def _left_over(self, connection: sa.Connection) -> list[str]:
+        """Staging tables of loads that were killed. One load runs at a time: Dagster's pool sees to it."""
+        pattern = re.compile(rf"{STAGED}[0-9a-f]{{12}}_\d+")
+        return [name for name in self._dialect.tables(connection, self._schema) if pattern.fullmatch(name)]
+
+    def _drop(self, connection: sa.Connection, tables: Sequence[str]) -> None:
+        quoted = connection.dialect.identifier_preparer
+        for name in tables:
+            connection.exec_driver_sql(f"DROP TABLE {quoted.format_table(sa.table(name, schema=self._schema))}")
+
+    @contextmanager
+    def _autocommit(self, doing: str) -> Generator[sa.Connection]:
+        """A connection whose every statement stands for itself."""
+        with self._errors(doing), self._ddl_engine().connect() as connection:
+            yield connection
+
+    def _ddl_engine(self) -> sa.Engine:
+        if not hasattr(self, "_ddl"):
+            self._ddl = self._dialect.engine(self._url, self._login).execution_options(isolation_level="AUTOCOMMIT")
+        return self._ddl

@@ -1,1 +1,0 @@
-"""The assets: thin actions over ports; they name ports, never adapters."""

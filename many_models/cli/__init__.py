@@ -1,0 +1,1 @@
+"""The command `many-models`: parse arguments, call an operation, print what it returns."""

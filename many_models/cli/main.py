@@ -1,0 +1,383 @@
+"""The command `many-models`: the headless twin of the UI."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from many_models.errors import InputError, ManyModelsError, MissingDependencyError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from many_models.forecasting.spec import Custom
+
+
+class Main(click.Group):
+    """Turns the product's own errors into one line and exit code 1; anything else is a bug and shows itself whole."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the chosen command."""
+        try:
+            return super().invoke(ctx)
+        except ManyModelsError as error:
+            click.echo(f"error: {error}", err=True)
+            ctx.exit(1)
+
+
+@click.group(cls=Main, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="many_models")
+def main() -> None:
+    """One forecasting model for every store-item, kept fresh daily, on Dagster."""
+
+
+config_option = click.option(
+    "--config", type=click.Path(path_type=Path, dir_okay=False), help="Settings file [default: many_models.toml here]."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
+
+
+# --- init -----------------------------------------------------------------------------------------------------------
+@main.command()
+@click.argument("location", metavar="FILE|URL")
+@click.option("--table", default="", help="The sales table, where the database has several.")
+@click.option("--keys", default="", help="Key columns, comma-separated, where the guess is wrong.")
+@click.option("--timestamp", default="", help="The time column, where the guess is wrong.")
+@click.option("--target", default="", help="The column to forecast, where the guess is wrong.")
+@click.option("--frequency", default="", help="h, D, W-SUN, MS …, where the guess is wrong.")
+@click.option("--known", default=None, help="Known covariates, comma-separated; empty for none.")
+@click.option(
+    "--into", type=click.Path(path_type=Path, file_okay=False), default=Path(), help="Folder for the settings."
+)
+@click.option("--force", is_flag=True, help="Replace an existing many_models.toml.")
+def init(
+    location: str,
+    table: str,
+    keys: str,
+    timestamp: str,
+    target: str,
+    frequency: str,
+    known: str | None,
+    into: Path,
+    *,
+    force: bool,
+) -> None:
+    """Look at a CSV, a Parquet file or a SQL table, guess what is what, and write many_models.toml."""
+    from many_models.cli.output import Given, console, initialise
+
+    given = Given()
+    if keys:
+        given["keys"] = _names(keys)
+    if known is not None:
+        given["known"] = _names(known)
+    if timestamp:
+        given["timestamp"] = timestamp
+    if target:
+        given["target"] = target
+    if frequency:
+        given["frequency"] = frequency
+    initialise(console(), location, table, given, into, force=force)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+# --- demo and run ---------------------------------------------------------------------------------------------------
+@main.command()
+@click.option("--series", default=500, show_default=True, help="How many store-items.")
+@click.option("--days", default=1095, show_default=True, help="How many days of history.")
+@click.option("--end", type=click.DateTime(["%Y-%m-%d"]), help="The last day of history [default: yesterday].")
+@click.option("--seed", default=1, show_default=True)
+@click.option("--into", type=click.Path(path_type=Path, file_okay=False), default=Path("demo"), show_default=True)
+def demo(series: int, days: int, end: datetime | None, seed: int, into: Path) -> None:
+    """Make a small source database, run everything that is due, and say where to look."""
+    from many_models.cli.output import console, run_day, say_next, source_progress
+    from many_models.onboarding.demo import demo_settings, write_source
+    from many_models.settings import FILE_NAME, load_settings
+
+    out = console()
+    last = (end or datetime.now() - timedelta(days=1)).date()  # noqa: DTZ005  the stores' own clock
+    into.mkdir(parents=True, exist_ok=True)
+    with source_progress(out) as progress:
+        facts = write_source(into / "sales.db", series=series, days=days, end=last, seed=seed, progress=progress)
+    (into / FILE_NAME).write_text(demo_settings(start=facts.first, url="sqlite:///sales.db"))
+    out.print(
+        f"source: {facts.rows:,} rows, {facts.stores} stores, {facts.series} series, {facts.first} to {facts.last}"
+    )
+    settings = load_settings(into / FILE_NAME)
+    run_day(out, settings)
+    say_next(out, settings)
+
+
+@main.command()
+@config_option
+@click.option("--until", type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]), help="As if the source ended here.")
+@json_option
+def run(config: Path | None, until: datetime | None, *, as_json: bool) -> None:
+    """Run everything that is due, stage by stage, until nothing is."""
+    from many_models.cli.output import console, run_day, say_next, summary
+    from many_models.settings import load_settings
+
+    settings = load_settings(config)
+    if until is not None:
+        settings = settings.model_copy(update={"data": settings.data.model_copy(update={"until": until})})
+    out = console(quiet=as_json)
+    reports = run_day(out, settings)
+    if reports:
+        say_next(out, settings)
+    if as_json:
+        print(json.dumps({"stages": [asdict(report) for report in reports], **summary(settings)}))
+
+
+# --- backtest -------------------------------------------------------------------------------------------------------
+@main.command()
+@click.argument("data", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--keys", required=True, help="Key columns, comma-separated.")
+@click.option("--timestamp", required=True)
+@click.option("--target", required=True)
+@click.option("--known", default="", help="Known covariates, comma-separated.")
+@click.option("--freq", "frequency", required=True, help="h, D, W-SUN, MS …")
+@click.option("--horizon", default=28, show_default=True)
+@click.option("--windows", default=3, show_default=True)
+@click.option("--season", type=int, help="Steps per season [default: by frequency].")
+@click.option("--country", default="", help="ISO code of the country whose holidays count.")
+@click.option("--holidays", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="CSV: date, name.")
+@click.option("--attributes", default="", help="Columns that do not change within a series, comma-separated.")
+@click.option("--pool-by", default="", help="Keys whose series learn together, comma-separated [default: all do].")
+@click.option(
+    "--missing-known", type=click.Choice(["repeat", "error"]), default="repeat", show_default=True,
+    help="What a missing value of a known covariate is.",
+)  # fmt: skip
+@click.option("--custom", multiple=True, help="A forecaster of your own: 'NAME=MODULE:ATTRIBUTE {\"option\": 1}'.")
+@click.option("--candidates", default="", help="Forecasters that compete, comma-separated [default: all].")
+@click.option("--workers", default=0, help="Processes [default: one a core].")
+@click.option(
+    "--forecasts", type=click.Path(path_type=Path, dir_okay=False), help="Write the forecasts here (Parquet)."
+)
+@json_option
+def backtest(
+    data: Path,
+    keys: str,
+    timestamp: str,
+    target: str,
+    known: str,
+    frequency: str,
+    horizon: int,
+    windows: int,
+    season: int | None,
+    country: str,
+    holidays: Path | None,
+    attributes: str,
+    pool_by: str,
+    missing_known: Literal["repeat", "error"],
+    custom: tuple[str, ...],
+    candidates: str,
+    workers: int,
+    forecasts: Path | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Measure every candidate and the selected forecast on any Parquet table."""
+    import os
+
+    from many_models.cli.output import bars, console, metrics_table
+    from many_models.data.covariates import read_holidays
+    from many_models.forecasting import backtest as measure
+
+    out = console(quiet=as_json)
+    names, covariates = _names(keys), _names(known)
+    frame = _read(data, [*names, timestamp, target, *covariates, *_names(attributes)])
+    with bars(out) as display:
+        task = display.add_task("backtest", total=windows)
+        report = measure(
+            frame,
+            keys=names,
+            timestamp=timestamp,
+            target=target,
+            known=covariates,
+            frequency=frequency,
+            horizon=horizon,
+            windows=windows,
+            season=season,
+            country=country,
+            holidays=read_holidays(holidays) if holidays else (),
+            attributes=_names(attributes),
+            pool_by=_names(pool_by),
+            missing_known=missing_known,
+            candidates=_names(candidates),
+            custom=[_custom(text) for text in custom],
+            folder=str(Path.cwd()),
+            workers=workers or len(os.sched_getaffinity(0)),
+            progress=lambda step, share: display.update(task, description=step, completed=share * windows),
+        )
+    if forecasts is not None:
+        report.forecasts.to_parquet(forecasts, index=False)
+    if as_json:
+        metrics = report.metrics.to_json(orient="records") or "[]"  # null, not NaN, where there is no number
+        left_out = report.left_out.to_json(orient="records", date_format="iso") or "[]"
+        print(json.dumps({"metrics": json.loads(metrics), "left_out": json.loads(left_out)}))
+    else:
+        out.print(metrics_table(report.metrics))
+        for row in report.left_out.to_dict("records"):
+            out.print(f"left out: {row['series_id']}: {row['reason']}", highlight=False, markup=False)
+
+
+def _custom(text: str) -> Custom:
+    from many_models.forecasting.spec import Custom
+
+    name, _, rest = text.partition("=")
+    use, _, options = rest.strip().partition(" ")
+    return Custom(name.strip(), use, options.strip() or "{}")
+
+
+def _read(path: Path, columns: list[str]) -> pd.DataFrame:
+    import pandas as pd
+    import pyarrow.parquet as pq
+    from pyarrow import ArrowInvalid
+
+    try:
+        there = pq.read_schema(path).names
+    except ArrowInvalid as error:
+        raise InputError(f"{path} is no Parquet file: {error}") from error
+    if missing := [name for name in columns if name not in there]:
+        raise InputError(f"{path} has no column {', '.join(map(repr, missing))}; it has {', '.join(map(repr, there))}")
+    return pd.read_parquet(path, columns=list(dict.fromkeys(columns)))
+
+
+# --- looking and steering -------------------------------------------------------------------------------------------
+@main.command()
+@config_option
+@click.option("--check", is_flag=True, help="Ping every port.")
+@json_option
+def status(config: Path | None, *, check: bool, as_json: bool) -> None:
+    """Say what is due, running, failed and set aside, and what is live."""
+    from many_models.cli.output import check_ports, console, say_checks, say_status, say_summary, status_of
+    from many_models.settings import load_settings
+
+    settings = load_settings(config)
+    out = console(quiet=as_json)
+    if check:
+        rows = check_ports(settings)
+        say_checks(out, rows)
+        if as_json:
+            print(json.dumps({"ports": rows}))
+        sys.exit(0 if all(row["ok"] for row in rows) else 1)
+    found = status_of(settings)
+    say_status(out, found)
+    say_summary(out, settings)
+    if as_json:
+        print(json.dumps(found, default=str))
+
+
+@main.command()
+@config_option
+@json_option
+def upkeep(config: Path | None, *, as_json: bool) -> None:
+    """Delete what is superseded: old events, old versions of tables and of models. What is live stays."""
+    from many_models.cli.output import console, keep_up
+    from many_models.settings import load_settings
+
+    done = keep_up(console(quiet=as_json), load_settings(config))
+    if as_json:
+        print(json.dumps(asdict(done)))
+    sys.exit(1 if done.errors else 0)
+
+
+by_option = click.option("--by", default="", help="Who says so [default: this account].")
+why_option = click.option("--why", default="", help="Why; it is kept.")
+
+
+@main.command()
+@click.argument("proposal", default="")
+@config_option
+@by_option
+@why_option
+@click.option("--reject", is_flag=True, help="Say no: the proposal waits no more, what is live stays.")
+@click.option("--show", is_flag=True, help="Only say what waits.")
+@json_option
+def approve(proposal: str, config: Path | None, by: str, why: str, *, reject: bool, show: bool, as_json: bool) -> None:
+    """Make the release that waits live; with PROPOSAL only if it is that one."""
+    from many_models.cli.output import approve as say_yes_or_no
+    from many_models.cli.output import console, say_waiting, waiting_proposal
+    from many_models.settings import load_settings
+
+    if show:
+        waiting = waiting_proposal(load_settings(config))
+        out = console(quiet=as_json)
+        say_waiting(out, waiting) if waiting else out.print("no release waits for approval")
+        if as_json:
+            print(json.dumps({"proposal": "", **waiting}))
+        return
+
+    told = say_yes_or_no(console(quiet=as_json), load_settings(config), proposal, actor=by, reason=why, reject=reject)
+    if as_json:
+        print(json.dumps(told))
+
+
+@main.command()
+@click.argument("release")
+@config_option
+@by_option
+@why_option
+def rollback(release: str, config: Path | None, by: str, why: str) -> None:
+    """Make a kept RELEASE live again, in one step."""
+    from many_models.cli.output import console, roll_back
+    from many_models.settings import load_settings
+
+    roll_back(console(), load_settings(config), release, by, why)
+
+
+# --- serving --------------------------------------------------------------------------------------------------------
+@main.command()
+@config_option
+@click.option("--host", help="Address to listen on [default: serve.host].")
+@click.option("--port", type=int, help="Port [default: serve.port].")
+@click.option("--no-auth", is_flag=True, help="Ask nobody for a key: on a loopback address only.")
+def serve(config: Path | None, host: str | None, port: int | None, *, no_auth: bool) -> None:
+    """Answer forecasts over HTTP from the live release, loading models on demand."""
+    from many_models.settings import api_keys, load_settings
+
+    try:
+        from many_models.serving.app import build_app
+        from many_models.serving.server import run as run_server
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(f"{error.name} is not installed: pip install 'many_models[serve]'") from error
+    from many_models.definitions import build_lake, build_production
+
+    settings = load_settings(config)
+    given = {"host": host, "port": port, "auth": [] if no_auth else None}
+    changed = {name: value for name, value in given.items() if value is not None}
+    settings = settings.model_copy(update={"serve": settings.serve.model_copy(update=changed)})
+    lake = build_lake(settings) if settings.serve.lake else None
+    production = build_production(settings, fail_soon=True)
+    run_server(build_app(settings, production, lake, api_keys()), settings.serve)
+
+
+@main.command()
+@config_option
+def views(config: Path | None) -> None:
+    """Print the T-SQL that makes the lake's report views in a Synapse serverless SQL pool."""
+    from many_models.definitions import build_lake
+    from many_models.reporting.serverless_views import serverless_views
+    from many_models.settings import load_settings
+
+    settings = load_settings(config)
+    for statement in serverless_views(settings.place(settings.lake.path), settings.data.keys, build_lake(settings)):
+        click.echo(f"{statement};\nGO")
+
+
+@main.command()
+@config_option
+def register(config: Path | None) -> None:
+    """Register the lake as an Azure ML datastore, and its tables as data assets."""
+    from many_models.cli.output import console, register_lake
+    from many_models.settings import load_settings
+
+    register_lake(console(), load_settings(config))

@@ -1,0 +1,295 @@
+"""The core alone on any table: `backtest`."""
+
+from __future__ import annotations
+
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from many_models.errors import InputError
+from many_models.forecasting import metrics
+from many_models.forecasting.datasets import prepare
+from many_models.forecasting.evaluation import candidate_names
+from many_models.forecasting.pack import mm_pack_v1 as loader
+from many_models.forecasting.panel import build, layout_of
+from many_models.forecasting.pooling import pool
+from many_models.forecasting.spec import Spec
+from many_models.forecasting.train import train
+from many_models.keys import SeriesKey
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import datetime
+
+    from numpy.typing import NDArray
+
+    from many_models.forecasting.datasets import Prepared
+    from many_models.forecasting.pooling import PooledModels
+    from many_models.forecasting.spec import Custom
+
+CHUNK = 200
+
+
+@dataclass(frozen=True)
+class BacktestReport:
+    """`metrics` per candidate, "selected" and the baseline; `forecasts` of the selected one in the table's names.
+
+    `left_out`: the series that could not be used, each with its reason, which names the first bad row (series_id,
+    keys, reason).
+    """
+
+    metrics: pd.DataFrame
+    forecasts: pd.DataFrame
+    left_out: pd.DataFrame
+
+
+def backtest(  # noqa: PLR0913 - its parameters are its settings
+    data: pd.DataFrame,
+    *,
+    keys: Sequence[str],
+    timestamp: str,
+    target: str,
+    known: Sequence[str] = (),
+    frequency: str,
+    horizon: int,
+    windows: int = 3,
+    country: str = "",
+    holidays: Sequence[tuple[str, str]] = (),
+    attributes: Sequence[str] = (),
+    pool_by: Sequence[str] = (),
+    missing_known: Literal["repeat", "error"] = "repeat",
+    season: int | None = None,
+    candidates: Sequence[str] = (),
+    custom: Sequence[Custom] = (),
+    folder: str = "",
+    levels: Sequence[int] = (80, 95),
+    negatives: Literal["allow", "zero", "error"] = "allow",
+    progress: Callable[[str, float], None] | None = None,
+    workers: int = 1,
+) -> BacktestReport:
+    """Backtest every candidate and their combination on `data`: one row per keys and period.
+
+    The last cutoff is `horizon` periods before the last timestamp, the others `horizon` apart, the same for all
+    series; at each one everything (weights, calibration, pooled models) is learned anew from rows up to it, known
+    covariates reach as far as the forecast; where one is missing the value before it counts, or with `missing_known`
+    "error" nothing does. `holidays` are the user's own (ISO date, name) beside those of `country`, `attributes` columns
+    that do not change within a series, `pool_by` those of the `keys` whose series learn together. `negatives`: take
+    them, cut them at zero, or refuse them. `progress` is called with a step's name and the share that is done.
+    `forecasts` has keys, timestamp, cutoff, y_hat and bounds; `metrics` a row per candidate with wape, mase, rmsse,
+    bias, n and, for "selected", coverage and width per level, for
+    `custom` ones (found in `folder` too) `seconds` a series and how many series `failed`. A series that cannot be used
+    is left out and named. Raises InputError for a table that cannot be used, naming column or row.
+    """
+    table, names = _table(data, list(keys), timestamp, target, [*known, *attributes], negatives)
+    spec = Spec(
+        frequency, horizon, season=season, known=tuple(known), country=country, candidates=tuple(candidates),
+        levels=tuple(levels), nonnegative=not pc.any(pc.less(table["y"], 0.0)).as_py(),
+        ended_after=10**9, custom=tuple(custom), folder=folder, holidays=tuple(holidays), attributes=tuple(attributes),
+        pool_by=_places(pool_by, keys),
+    )  # fmt: skip
+    if missing_known == "error":
+        _refuse_missing(table, known)
+    last = pc.max(table["ds"]).as_py()
+    prepared = prepare(table, spec, last)
+    left_out = _left_out(prepared, names)
+    if not len(prepared.rows):
+        raise InputError(f"no series can be used, for instance {left_out.iloc[0]['series_id']!r}: "
+                         f"{left_out.iloc[0]['reason']}")  # fmt: skip
+    table = table.filter(pc.invert(pc.is_in(table["series_id"], pa.array(left_out["series_id"], pa.string()))))
+    end = int(loader.step_number(np.array([last], "datetime64[us]"), frequency)[0])
+    numbers = [end - horizon * k for k in range(windows, 0, -1)]
+    cutoffs = [loader.stamps(np.array([number]), frequency)[0].astype(object) for number in numbers]
+    tell = progress or _silent
+    found: list[_Window] = []
+    for j, cutoff in enumerate(cutoffs):
+        tell(f"window {j + 1} of {windows}: {cutoff:%Y-%m-%d}", j / windows)
+        found.append(_window(prepared.rows, table, spec, cutoff, workers))
+    tell("scoring", 1.0)
+    report = _report(table, spec, cutoffs, found)
+    forecasts = pd.concat([window.forecasts for window in found], ignore_index=True)
+    forecasts = forecasts.rename(columns={"ds": timestamp}).merge(names, on="series_id").drop(columns="series_id")
+    bounds = [f"{side}{level}" for level in levels for side in ("lo", "hi")]
+    return BacktestReport(report, forecasts.loc[:, [*keys, timestamp, "cutoff", "y_hat", *bounds]], left_out)
+
+
+def _left_out(prepared: Prepared, names: pd.DataFrame) -> pd.DataFrame:
+    """The series that cannot be used, each with its reason and keys."""
+    reasons: dict[str, str] = {failure.series_id: failure.reason for failure in prepared.failures}
+    empty = prepared.series.filter(pc.equal(prepared.series["observations"], 0))
+    reasons |= dict(zip(empty["series_id"].to_pylist(), empty["why"].to_pylist(), strict=True))
+    frame = pd.DataFrame({"series_id": pd.Series(list(reasons), dtype=object), "reason": list(reasons.values())})
+    return names.merge(frame, on="series_id")
+
+
+def _places(names: Sequence[str], keys: Sequence[str]) -> tuple[int, ...]:
+    if unknown := [name for name in names if name not in keys]:
+        raise InputError(f"series learn together by {', '.join(unknown)}, but the keys are {', '.join(keys)}")
+    return tuple(list(keys).index(name) for name in names)
+
+
+def _refuse_missing(table: pa.Table, known: Sequence[str]) -> None:
+    """Raise InputError for the first row, of the first series, in which a known covariate is missing."""
+    for name in known:
+        column = table[name]
+        gone = pc.is_null(column, nan_is_null=pa.types.is_floating(column.type))
+        lacking = table.select(["series_id", "ds"]).filter(gone)
+        if lacking.num_rows:
+            row = lacking.sort_by([("series_id", "ascending"), ("ds", "ascending")]).slice(0, 1).to_pylist()[0]
+            raise InputError(f"{name} is missing in {lacking.num_rows} rows, first in series {row['series_id']!r} at "
+                             f"{row['ds']}: fill it, or let the value before it be repeated")  # fmt: skip
+
+
+def _silent(_step: str, _share: float) -> None:
+    """No progress is shown."""
+
+
+def _table(
+    data: pd.DataFrame, keys: list[str], timestamp: str, target: str, known: list[str], negatives: str
+) -> tuple[pa.Table, pd.DataFrame]:
+    """`data` in the core's names, and the keys of each series_id."""
+    if absent := [name for name in [*keys, timestamp, target, *known] if name not in data.columns]:
+        raise InputError(f"no column {', '.join(absent)}; the table has {', '.join(map(str, data.columns))}")
+    if not pd.api.types.is_numeric_dtype(data[target]):
+        raise InputError(f"the target {target} has type {data[target].dtype}, needed a number")
+    if negatives == "error" and (data[target] < 0).any():
+        row = data[data[target] < 0].iloc[0]
+        raise InputError(f"{target} is {row[target]} at {row[timestamp]}: negatives are refused by setting")
+    if not len(data):
+        raise InputError("the table has no rows")
+    unique = data.loc[:, keys].drop_duplicates().reset_index(drop=True)
+    ids = [SeriesKey(tuple(map(str, row))).series_id for row in unique.itertuples(index=False)]
+    unique["series_id"] = ids
+    series = data[keys].merge(unique, on=keys, how="left")["series_id"].to_numpy()
+    try:
+        stamps = pd.to_datetime(data[timestamp]).to_numpy("datetime64[us]")
+    except (ValueError, TypeError) as error:
+        raise InputError(f"the timestamp {timestamp} cannot be read as dates: {error}") from error
+    y = data[target].to_numpy(np.float64)
+    columns = {"series_id": pa.array(series, pa.string()), "ds": pa.array(stamps, pa.timestamp("us")),
+               "y": pa.array(np.maximum(y, 0.0) if negatives == "zero" else y, from_pandas=True)}  # fmt: skip
+    for name in known:
+        columns[name] = pa.Array.from_pandas(data[name] if data[name].dtype != object else data[name].astype("string"))
+    return pa.table(columns), unique
+
+
+_Tried = tuple[str, str, float | None, str]  # series, custom forecaster, seconds, problem
+
+
+@dataclass
+class _Window:
+    """One cutoff: forecasts of the selected combination, and of every candidate (series × candidates × steps)."""
+
+    forecasts: pd.DataFrame
+    series: list[str]
+    F: NDArray[np.float64]
+    custom: list[_Tried]
+
+
+def _window(rows: pa.Table, table: pa.Table, spec: Spec, cutoff: datetime, workers: int) -> _Window:
+    past = rows.filter(pc.less_equal(rows["ds"], pa.scalar(cutoff, pa.timestamp("us"))))
+    ahead = loader.stamps(
+        loader.step_number(np.array([cutoff], "datetime64[us]"), spec.frequency) + spec.horizon, spec.frequency
+    )[0].astype(object)  # fmt: skip
+    later = pc.and_(pc.greater(table["ds"], pa.scalar(cutoff, pa.timestamp("us"))),
+                    pc.less_equal(table["ds"], pa.scalar(ahead, pa.timestamp("us"))))  # fmt: skip
+    future = table.filter(later).drop_columns(["y"])
+    pooled = pool(past, spec, cutoff)
+    names = sorted(pc.unique(past["series_id"]).to_pylist())
+    jobs = []
+    for begin in range(0, len(names), CHUNK):
+        chunk = pa.array(names[begin : begin + CHUNK], pa.string())
+        mine = [part.filter(pc.is_in(part["series_id"], chunk)) for part in (past, future)]
+        jobs.append((*mine, spec, cutoff, pooled))
+    if workers > 1:
+        import multiprocessing
+
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool_of_workers:
+            parts = list(pool_of_workers.map(_chunk, *zip(*jobs, strict=True)))
+    else:
+        parts = [_chunk(*job) for job in jobs]
+    return _Window(
+        pd.concat([part.forecasts for part in parts], ignore_index=True),
+        [name for part in parts for name in part.series],
+        np.concatenate([part.F for part in parts]),
+        [row for part in parts for row in part.custom],
+    )  # fmt: skip
+
+
+def _chunk(past: pa.Table, future: pa.Table, spec: Spec, cutoff: datetime, pooled: PooledModels) -> _Window:
+    trained = train(past, spec, cutoff, pooled=pooled, future=future)
+    model = trained.model
+    F = model.candidates(future=future)
+    forecasts = model.predict(None, future=future).drop_columns(["step", "fallback", "known_repeated"]).to_pandas()
+    mine = [custom.name for custom in spec.competing]
+    rows = trained.scores.filter(pc.is_in(trained.scores["candidate"], pa.array(mine, pa.string()))).to_pylist()
+    custom = {(r["series_id"], r["candidate"], r["seconds"], r["problem"] or "") for r in rows}
+    return _Window(forecasts, list(model.series), F, sorted(custom, key=lambda row: row[:2]))
+
+
+def _custom_figures(tried: Sequence[_Tried]) -> dict[str, tuple[float, float]]:
+    """Custom forecaster → mean seconds a series, and the number of series on which it failed in any window."""
+    seconds, failed = dict[str, list[float]](), dict[str, set[str]]()
+    for series, name, took, problem in tried:
+        failed.setdefault(name, set()).update({series} if problem else ())
+        seconds.setdefault(name, []).extend([] if took is None else [took])
+    return {name: (sum(took) / max(len(took), 1), float(len(failed[name]))) for name, took in seconds.items()}
+
+
+def _report(table: pa.Table, spec: Spec, cutoffs: Sequence[datetime], found: Sequence[_Window]) -> pd.DataFrame:
+    """Metrics of each candidate and of the selected forecast, pooled over windows and series."""
+    last = pc.max(table["ds"]).as_py()
+    layout = layout_of(Spec(spec.frequency, spec.horizon), table)
+    panel = build(table.select(["series_id", "ds", "y"]), layout, last)
+    H, row = spec.horizon, {name: i for i, name in enumerate(panel.series)}
+    origins = panel.periods - 1 - H * np.arange(len(cutoffs), 0, -1)
+    seen = panel.code != loader.MISSING
+    names = [*candidate_names(spec, pooled=True), "selected"]
+    chosen = [spec.every_candidate.index(name) for name in names[:-1]]
+    n = len(panel.series)
+    shape = (n, len(cutoffs), H)
+    Y, mask = np.zeros(shape), np.zeros(shape, bool)
+    F = np.zeros((len(names), *shape))
+    bounds = {f"{side}{level}": np.zeros(shape) for level in spec.levels for side in ("lo", "hi")}
+    for j, (origin, window) in enumerate(zip(origins, found, strict=True)):
+        Y[:, j] = panel.y[:, origin + 1 : origin + 1 + H]
+        mine = np.array([row[name] for name in window.series])
+        mask[mine, j] = seen[mine, origin + 1 : origin + 1 + H]
+        F[:-1, mine, j] = np.moveaxis(window.F[:, chosen], 1, 0)
+        F[-1, mine, j] = window.forecasts["y_hat"].to_numpy().reshape(len(mine), H)
+        for name, values in bounds.items():
+            values[mine, j] = window.forecasts[name].to_numpy().reshape(len(mine), H)
+    scales = metrics.scales(panel.y, seen, origins, spec.steps_per_season)
+    out = []
+    for c, name in enumerate(names):
+        scores = metrics.pooled_scores(metrics.window_scores(F[c], Y, mask, *scales))
+        figures: dict[str, object] = {"candidate": name, **scores}
+        if name == "selected":
+            for level in spec.levels:
+                low, high = bounds[f"lo{level}"], bounds[f"hi{level}"]
+                figures[f"cover{level}"] = float(metrics.coverage(Y, mask, low, high))
+                figures[f"width{level}"] = float((high - low)[mask].mean() / max(np.abs(Y[mask]).mean(), 1e-300))
+        out.append(figures)
+    frame = pd.DataFrame(out)
+    timed: list[str] = []
+    if spec.competing:
+        tried = _custom_figures([row for window in found for row in window.custom])
+        frame["seconds"] = [tried.get(name, (np.nan, np.nan))[0] for name in names]
+        frame["failed"] = [tried.get(name, (np.nan, np.nan))[1] for name in names]
+        timed = ["seconds", "failed"]
+    order = [
+        "candidate",
+        "wape",
+        "mase",
+        "rmsse",
+        "bias",
+        *(f"cover{v}" for v in spec.levels),
+        *(f"width{v}" for v in spec.levels),
+        "n",
+        *timed,
+    ]
+    return frame.loc[:, order].astype({"n": int})

@@ -1,0 +1,235 @@
+"""What a backtest says: weights of candidates, calibration against bias, spreads and quantiles of errors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from many_models.forecasting import combination
+from many_models.forecasting.evaluation import scored
+from many_models.forecasting.local_fit import nothing_shared
+from many_models.forecasting.pack import mm_pack_v1 as loader
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from many_models.forecasting.evaluation import Evaluation
+    from many_models.forecasting.spec import Spec
+
+GROWTH = 0.1  # how much wider than at the first step an interval is at the last one, before evidence
+STEPS_OF_GROWTH = 2000.0  # errors whose worth that belief is
+WIDER = 1.04  # few windows share their luck: the next one is a little further off than they were
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """How candidates did over the sample's backtest, per class of series (rows).
+
+    `moments` (classes × candidates × candidates) mean products of errors, `factor` actual / forecast, `quantiles`
+    (classes × 2 × levels) of errors in standard deviations, `growth` of the spread with the step.
+    """
+
+    moments: NDArray[np.float64]
+    factor: NDArray[np.float64]
+    quantiles: NDArray[np.float64]
+    growth: NDArray[np.float64]
+
+
+def no_evidence(spec: Spec) -> Evidence:
+    """The empty evidence: nothing is pooled."""
+    C = len(spec.every_candidate)
+    return Evidence(np.zeros((0, C, C)), np.zeros(0), np.zeros((0, 2 * len(spec.levels))), np.zeros(0))
+
+
+def gather_evidence(evaluation: Evaluation) -> Evidence:
+    """What the backtest of a sample says per class of series."""
+    spec, classes = evaluation.spec, evaluation.classes
+    C = len(spec.every_candidate)
+    chosen = np.ix_(*[[spec.every_candidate.index(name) for name in evaluation.names]] * 2)
+    moments, windows = combination.error_moments(evaluation.F, evaluation.Y, scored(evaluation), spec.objective)
+    groups = len(combination.CLASSES) + 1
+    full = np.tile(10.0 * np.eye(C), (groups, 1, 1))
+    counts = combination.importance(evaluation.Y, evaluation.mask, spec.objective)
+    pooled = combination.pooled_moments(moments, windows, classes, evaluation.there, counts)
+    for k in range(groups):
+        full[k][chosen] = pooled[k]
+    early = evaluation.pooled.early if evaluation.pooled else nothing_shared(evaluation.layout)
+    untried = [name for name, tried in (("pooled", early.anything), ("trees", len(early.trees[0]) > 0)) if not tried]
+    for c in [loader.CANDIDATES.index(name) for name in untried]:
+        full[:, c, :], full[:, :, c] = 10.0, 10.0
+    plain = Evidence(full, np.ones(groups), np.tile(quantiles(spec, 1), (groups, 1)), np.full(groups, GROWTH))
+    evaluation = (
+        replace(evaluation, pooled=replace(evaluation.pooled, evidence=plain)) if evaluation.pooled else evaluation
+    )
+    blends, spreads = leave_one_out(evaluation)
+    factor, table = np.ones(groups), plain.quantiles.copy()
+    for k in range(groups):
+        mine = evaluation.mask & (classes == k)[:, None, None]
+        factor[k] = calibration(blends, evaluation.Y, mine)
+    blends = blends * factor[classes][:, None, None]
+    r, zero = standardised(evaluation, blends, spreads)
+    growth = np.array([growth_of(r, evaluation.mask & (classes == k)[:, None, None]) for k in range(groups)])
+    spreads[..., 2] = growth[classes][:, None]
+    r, zero = standardised(evaluation, blends, spreads)
+    for k in range(groups):
+        mine = evaluation.mask & (classes == k)[:, None, None]
+        table[k] = residual_quantiles(r, zero, evaluation.mask, mine, spec)
+    return Evidence(full, factor, table, growth)
+
+
+def growth_of(r: NDArray[np.float64], mask: NDArray[np.bool_]) -> float:
+    """Growth of the spread over the horizon, from standardised errors that assumed GROWTH; never shrinking.
+
+    From the ratio of the later half's mean absolute error to the earlier half's: with growth g it is
+    (1 + ¾ g) / (1 + ¼ g).
+    """
+    H = r.shape[-1]
+    size = np.abs(r) * (1.0 + GROWTH * np.arange(H) / H)
+    half = np.arange(H) >= H / 2
+    n, (early, late) = mask.sum(), ((mask & ~half), (mask & half))
+    if H < 2 or not early.any() or not late.any() or size[early].mean() <= 0:
+        return GROWTH
+    q = min(float(size[late].mean() / size[early].mean()), 2.0)
+    found = max((q - 1.0) / (0.75 - 0.25 * q), 0.0)
+    return float((n * found + STEPS_OF_GROWTH * GROWTH) / (n + STEPS_OF_GROWTH))
+
+
+def calibration(F: NDArray[np.float64], Y: NDArray[np.float64], mask: NDArray[np.bool_]) -> float:
+    """Actual over forecast, half of the way from 1: the windows share their luck."""
+    actual, forecast = np.where(mask, Y, 0.0).sum(), np.where(mask, F, 0.0).sum()
+    if actual <= 0 or forecast <= 0:
+        return 1.0
+    return float(np.clip((2.0 * actual) / (actual + forecast), 0.8, 1.25))
+
+
+def standardised(
+    evaluation: Evaluation, blends: NDArray[np.float64], spreads: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Errors of combined forecasts in standard deviations, each window by the others' spread, and where zero lies.
+
+    Zero is minus infinity where forecasts may be negative.
+    """
+    H = evaluation.spec.horizon
+    mu = np.maximum(np.abs(blends), spreads[..., 1:2])
+    sigma = np.sqrt(spreads[..., 0:1] * (mu + 0.05 * mu * mu)) * (1.0 + spreads[..., 2:3] * np.arange(H) / H)
+    sigma = np.maximum(sigma, 1e-12)
+    zero = -blends / sigma if evaluation.spec.nonnegative else np.full(blends.shape, -np.inf)
+    return (evaluation.Y - blends) / sigma, zero
+
+
+def residual_quantiles(
+    r: NDArray[np.float64], zero: NDArray[np.float64], mask: NDArray[np.bool_], mine: NDArray[np.bool_], spec: Spec
+) -> NDArray[np.float64]:
+    """Quantiles (2 × levels) of standardised errors of a class, shrunk towards all series' by 500 errors' worth."""
+    if mask.sum() < 50:
+        return quantiles(spec, 1)[0]
+    result = []
+    trust = mine.sum() / (mine.sum() + 500.0)
+    for level in spec.levels:
+        tails = (0.5,) if spec.objective == "pinball" else (0.5, 0.25, 0.0)
+        overall = np.array(shortest(r[mask], zero[mask], level / 100.0, tails))
+        own = np.array(shortest(r[mine], zero[mine], level / 100.0, tails)) if mine.any() else overall
+        scarce = np.median(r[mine] - zero[mine]) < 1e-9 if mine.any() else False  # zeros, mostly: no luck to share
+        result.extend((1.0 if scarce else WIDER) * (trust * own + (1 - trust) * overall))
+    return np.array(result)
+
+
+def shortest(
+    r: NDArray[np.float64], zero: NDArray[np.float64], level: float, tails: Sequence[float] = (0.5, 0.25, 0.0)
+) -> tuple[float, float]:
+    """Lower and upper bound that hold `level` of the errors `r` when no bound goes below `zero`.
+
+    Of intervals with these shares (`tails`) of the misses below, the shortest, the first one unless another is five
+    per cent shorter: where zero is common nothing can be missed below it.
+    """
+    best, best_width = (0.0, 0.0), np.inf
+    for share in tails:
+        low = float(np.quantile(r, share * (1.0 - level)))
+        above = np.sort(r[r >= np.maximum(low, zero) - 1e-9])
+        need = min(int(np.ceil(level * len(r))), len(above))
+        high = max(float(above[need - 1]), 0.0) if need else 0.0
+        width = float(np.mean(high - np.maximum(low, zero)))
+        if width < best_width * (0.95 if np.isfinite(best_width) else 1.0):
+            best, best_width = (min(low, 0.0), high), width
+    return best
+
+
+def final_weights(evaluation: Evaluation, leave_out: int | None = None) -> NDArray[np.float64]:
+    """Weights (series × candidates) by the evidence of all windows, or all but one."""
+    mask = scored(evaluation)
+    if leave_out is not None:
+        mask[:, leave_out] = False
+    moments, windows = combination.error_moments(evaluation.F, evaluation.Y, mask, evaluation.spec.objective)
+    evidence = None
+    if evaluation.pooled is not None and len(evaluation.pooled.evidence.moments):
+        chosen = [evaluation.spec.every_candidate.index(name) for name in evaluation.names]
+        evidence = evaluation.pooled.evidence.moments[:, chosen][:, :, chosen][evaluation.classes]
+    seasons = (evaluation.panel.code != loader.MISSING).sum(1) / evaluation.layout.season
+    share = combination.share_of_belief(seasons)
+    return combination.simplex_weights(moments, windows, evaluation.belief, evidence, share, evaluation.there)
+
+
+def factors(evaluation: Evaluation) -> NDArray[np.float64]:
+    """Calibration of each series' combined forecast; a fallback says what it says."""
+    if evaluation.pooled is None or not len(evaluation.pooled.evidence.factor):
+        return np.ones(len(evaluation.panel.series))
+    stands_in = np.array([bool(step) for step in evaluation.fallback])
+    return np.where(stands_in, 1.0, evaluation.pooled.evidence.factor[evaluation.classes])
+
+
+def series_quantiles(evaluation: Evaluation) -> NDArray[np.float64]:
+    """Quantiles (series × 2 × levels) of each series' errors in standard deviations."""
+    if evaluation.pooled is None or not len(evaluation.pooled.evidence.quantiles):
+        return quantiles(evaluation.spec, len(evaluation.panel.series))
+    return evaluation.pooled.evidence.quantiles[evaluation.classes]
+
+
+def leave_one_out(evaluation: Evaluation) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Combined forecasts of each window by the weights of the others (series × windows × steps), and their spreads."""
+    n, windows, H = evaluation.Y.shape
+    blends = np.zeros((n, windows, H))
+    for j in range(windows):
+        blends[:, j] = np.einsum("ic,ich->ih", final_weights(evaluation, j), evaluation.F[:, j])
+    blends *= factors(evaluation)[:, None, None]
+    spreads = np.zeros((n, windows, 3))
+    for j in range(windows):
+        mask = scored(evaluation)
+        mask[:, j] = False
+        spreads[:, j] = spread(evaluation, blends, mask)
+    return blends, spreads
+
+
+def spread(evaluation: Evaluation, blends: NDArray[np.float64], mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Dispersion, floor and growth of each series' error (see mm_pack_v1.interval) from residuals where `mask`.
+
+    Two weeks' worth of belief in the history's own variation hold it up where there are few residuals.
+    """
+    own = evaluation.variation
+    floor = np.maximum(0.2 * own.size, 1e-9)
+    level = np.maximum(np.abs(own.mean), floor)
+    before = 0.6 * own.variance / (level + 0.05 * level**2)
+    mu = np.maximum(np.abs(blends), floor[:, None, None])
+    error = np.where(mask, (blends - evaluation.Y) ** 2, 0).sum((1, 2))
+    size = np.where(mask, mu + 0.05 * mu**2, 0).sum((1, 2))
+    typical = 14.0 * (level + 0.05 * level**2)
+    growth = np.full(len(level), GROWTH)
+    if evaluation.pooled is not None and len(evaluation.pooled.evidence.growth):
+        growth = evaluation.pooled.evidence.growth[evaluation.classes]
+    return np.stack([(error + before * typical) / (size + typical), floor, growth], 1)
+
+
+def normal_quantile(level: int) -> float:
+    """Half width in standard deviations of the central `level` per cent of a normal distribution."""
+    from statistics import NormalDist
+
+    return NormalDist().inv_cdf(0.5 + level / 200.0)
+
+
+def quantiles(spec: Spec, n: int) -> NDArray[np.float64]:
+    """Quantiles (series × 2 × levels) in standard deviations, normal where nothing else is known."""
+    one = [q for level in spec.levels for q in (-normal_quantile(level), normal_quantile(level))]
+    return np.tile(np.array(one), (n, 1))

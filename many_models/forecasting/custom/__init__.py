@@ -1,0 +1,1 @@
+"""Users' forecasters: the parent's side, the child process, the features that regressors get."""

@@ -1,0 +1,318 @@
+"""Regular, typed histories of raw rows: `prepare`."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from many_models.errors import InputError, SeriesError, SeriesFailure
+from many_models.forecasting.attributes import values_of
+from many_models.forecasting.local_fit import own_numbers
+from many_models.forecasting.pack import mm_pack_v1 as pack
+from many_models.forecasting.panel import STATES, build, is_number, layout_of, stamps_us
+from many_models.forecasting.spec import rhythm
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+
+    from numpy.typing import NDArray
+
+    from many_models.forecasting.spec import Spec
+
+LARGEST = 1e15
+BLOCK = 200  # series classified at a time, so that memory stays that of a chunk
+SERIES_SCHEMA = pa.schema(
+    [
+        ("series_id", pa.string()),
+        ("first", pa.timestamp("us")),
+        ("last", pa.timestamp("us")),
+        ("until", pa.timestamp("us")),
+        ("rows", pa.int64()),
+        ("observations", pa.int64()),
+        ("active", pa.bool_()),
+        ("why", pa.string()),
+        ("digest", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A history that was made before: it reached to `until`, and `digest` was over all of it."""
+
+    until: datetime
+    digest: str
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Regular histories (`rows`), one row per series (`series`), and the series that cannot be used (`failures`).
+
+    `rows`: series_id, ds, y (null where missing), known covariates, attributes, state (observed, missing, closed,
+    stock_out).
+    `series`: series_id, first and last observation, until (the history's last period), rows (periods from first to
+    until), observations, active, why, digest (over the whole history).
+    `since`: of these series `rows` has only what comes after that period; up to it nothing has changed.
+    """
+
+    rows: pa.Table
+    series: pa.Table
+    failures: Sequence[SeriesFailure]
+    since: Mapping[str, datetime] = field(default_factory=dict[str, "datetime"])
+
+
+def prepare(raw: pa.Table, spec: Spec, as_of: datetime, held: Mapping[str, Held] | None = None) -> Prepared:
+    """Regular histories of `raw` (series_id, ds, y, known columns; any order) as of `as_of`; later rows do not count.
+
+    One row per period from a series' first observation to `as_of`, or to its last one for a series that has ended;
+    where it goes on from a history that is `held`, only the rows after that. A series with timestamps off the
+    frequency, two rows for one period or values that are infinite or beyond 1e15 becomes a failure. Raises InputError
+    for missing columns or a target that is not numeric.
+    """
+    raw = _typed(raw, spec)
+    raw = raw.filter(pc.less_equal(raw["ds"], pa.scalar(as_of, pa.timestamp("us"))))
+    names, rank = _ranked(raw["series_id"])
+    ds, y = stamps_us(raw["ds"]), _floats(raw["y"])
+    number = pack.step_number(ds, spec.frequency)
+    order = np.lexsort((number, rank))
+    ds, y, number = ds[order], y[order], number[order]
+    counts = np.bincount(rank, minlength=len(names))
+    ends = np.cumsum(counts)
+    end = int(pack.step_number(np.array([as_of], "datetime64[us]"), spec.frequency)[0])
+    if pack.stamps(np.array([end]), spec.frequency)[0] > np.datetime64(as_of, "us"):
+        end -= 1
+    off = pack.stamps(number, spec.frequency) != ds
+    silent = spec.ended_after or rhythm(spec.frequency).ended
+    failures: list[SeriesFailure] = []
+    kept: list[tuple[str, int, int, NDArray[np.int64]]] = []
+    described: list[tuple[str, int | None, int | None, int, bool, str]] = []
+    for name, a, b in zip(names, ends - counts, ends, strict=True):
+        if problem := _problem(ds[a:b], y[a:b], number[a:b], off[a:b], spec.frequency):
+            failures.append(SeriesFailure.of(name, SeriesError(name, problem)))
+            continue
+        seen = number[a:b][np.isfinite(y[a:b])]
+        if not len(seen):
+            described.append((name, None, None, 0, False, "no observation"))
+            continue
+        first, last = int(seen[0]), int(seen[-1])
+        active = end - last < silent
+        stop = end if active else last
+        why = "" if active else f"ended {str(_stamp(last, spec))[:10]}"
+        described.append((name, first, last, len(seen), active, why))
+        source = np.full(stop - first + 1, -1, np.int64)
+        inside = (number[a:b] >= first) & (number[a:b] <= stop)
+        source[number[a:b][inside] - first] = order[a:b][inside]
+        kept.append((name, first, stop, source))
+    rows = _rows(raw, spec, kept)
+    digests, skipped = _digests(rows, kept, spec, held or {})
+    since = {k[0]: _stamp(k[1] + skip - 1, spec).astype(object) for k, skip in zip(kept, skipped, strict=True) if skip}
+    return Prepared(_after(rows, kept, skipped), _series_table(described, digests, kept, spec), failures, since)
+
+
+def _typed(raw: pa.Table, spec: Spec) -> pa.Table:
+    need = ["series_id", "ds", "y", *spec.known, *spec.attributes]
+    if absent := [name for name in need if name not in raw.column_names]:
+        raise InputError(f"the raw table lacks {', '.join(absent)}; it has {', '.join(raw.column_names)}")
+    raw = raw.select(need)
+    kind = raw.schema.field("y").type
+    if not (
+        pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind)
+    ):
+        raise InputError(f"the target y has type {kind}, needed a number: convert the column in the source")
+    for name, kind in (("series_id", pa.string()), ("ds", pa.timestamp("us")), ("y", pa.float64())):
+        raw = raw.set_column(raw.column_names.index(name), name, raw[name].cast(kind))
+    if raw["series_id"].null_count or raw["ds"].null_count:
+        raise InputError("rows without series_id or ds: leave them out before preparing datasets")
+    return raw
+
+
+def _floats(column: pa.ChunkedArray) -> NDArray[np.float64]:
+    return np.asarray(column.to_numpy(), np.float64)
+
+
+def _ranked(ids: pa.ChunkedArray) -> tuple[list[str], NDArray[np.int64]]:
+    """The different names in order, and the place among them of each row's."""
+    encoded = ids.combine_chunks().dictionary_encode()
+    names = cast("list[str]", encoded.dictionary.to_pylist())
+    place = {name: at for at, name in enumerate(sorted(names))}
+    return list(place), np.array([place[name] for name in names], np.int64)[encoded.indices.to_numpy()]
+
+
+def _stamp(number: int, spec: Spec) -> np.datetime64:
+    return pack.stamps(np.array([number]), spec.frequency)[0]
+
+
+def _problem(
+    ds: NDArray[np.datetime64],
+    y: NDArray[np.float64],
+    number: NDArray[np.int64],
+    off: NDArray[np.bool_],
+    frequency: str,
+) -> str:
+    """What makes one series' rows unusable, or nothing."""
+    if off.any():
+        return (
+            f"timestamp {ds[off][0]} is off the frequency {frequency} ({int(off.sum())} rows): align it in the source"
+        )
+    same = number[1:] == number[:-1]
+    if same.any():
+        return f"{int(same.sum()) + 1} rows for {ds[1:][same][0]}, needed one per period: add them up in the source"
+    wild = np.isinf(y) | (np.abs(np.nan_to_num(y)) > LARGEST)
+    if wild.any():
+        return f"y is {y[wild][0]!r} at {ds[wild][0]}, needed a finite number below {LARGEST:g}: correct the source"
+    return ""
+
+
+def _rows(raw: pa.Table, spec: Spec, kept: Sequence[tuple[str, int, int, NDArray[np.int64]]]) -> pa.Table:
+    source = np.concatenate([k[3] for k in kept]) if kept else np.zeros(0, np.int64)
+    number = np.concatenate([np.arange(k[1], k[2] + 1) for k in kept]) if kept else np.zeros(0, np.int64)
+    names = (
+        np.repeat(np.array([k[0] for k in kept], object), [len(k[3]) for k in kept]) if kept else np.zeros(0, object)
+    )
+    take = pa.array(source, mask=source < 0)
+    y = raw["y"].take(take)
+    y = pa.array(_floats(y), mask=~np.isfinite(_floats(y))) if len(y) else pa.array([], pa.float64())
+    columns = {
+        "series_id": pa.array(names, pa.string()),
+        "ds": pa.array(pack.stamps(number, spec.frequency), pa.timestamp("us")),
+        "y": y,
+        **{name: raw[name].take(take) for name in spec.known},
+        **{name: _static(raw, name, kept) for name in spec.attributes},
+    }
+    table = pa.table(columns)
+    return table.append_column("state", pa.array(_states(table, spec, kept), pa.string()))
+
+
+def _static(raw: pa.Table, name: str, kept: Sequence[tuple[str, int, int, NDArray[np.int64]]]) -> pa.Array:
+    """An attribute of each series, on all its rows."""
+    values = values_of(raw, name)
+    kind = raw.schema.field(name).type
+    one = pa.array([values.get(k[0]) for k in kept], kind if is_number(kind) else pa.string())
+    return one.take(pa.array(np.repeat(np.arange(len(kept)), [len(k[3]) for k in kept])))
+
+
+def _states(rows: pa.Table, spec: Spec, kept: Sequence[tuple[str, int, int, NDArray[np.int64]]]) -> list[str]:
+    """The state of each row, by the loop that judges causally."""
+    if not kept:
+        return []
+    from many_models.forecasting.kernels import classify
+
+    layout = layout_of(spec, rows)
+    conf = layout.conf()
+    longest = {"h": 72, "D": 28}.get(rhythm(spec.frequency).unit, 0)
+    words = np.array(STATES, object)
+    out: list[str] = []
+    at = 0
+    for begin in range(0, len(kept), BLOCK):
+        block = kept[begin : begin + BLOCK]
+        size = sum(len(k[3]) for k in block)
+        stop = max(k[2] for k in block)
+        panel = build(rows.slice(at, size), layout, _stamp(stop, spec).astype(object))
+        at += size
+        _, hol, ph = layout.calendar(panel.ds)
+        state = np.zeros(pack.state_size(layout.season, layout.columns, layout.slots))
+        for i, (_, first, last, _source) in enumerate(block):
+            a, b = first - panel.number, last - panel.number + 1
+            own = own_numbers(panel.y[i], panel.code[i], spec, a, b - 1)
+            code = panel.code[i, :b].copy()
+            classify(panel.y[i, :b], code, ph, hol, panel.x[i], panel.encoding.binary[i], a, conf, own, longest, state)
+            out.extend(words[code[a:b]])
+    return out
+
+
+def _digests(
+    rows: pa.Table,
+    kept: Sequence[tuple[str, int, int, NDArray[np.int64]]],
+    spec: Spec,
+    held: Mapping[str, Held],
+) -> tuple[dict[str, str], list[int]]:
+    """Series → digest of its rows; and of each of `kept`, how many rows are those of the history that is held."""
+    shape = (
+        spec.frequency, spec.season, spec.known, spec.attributes, spec.country, spec.ended_after, spec.holidays,
+    )  # fmt: skip
+    columns = [rows[name].combine_chunks() for name in rows.column_names if name != "series_id"]
+
+    def digest(name: str, first: int, at: int, size: int) -> str:
+        content = hashlib.sha256(repr((shape, first, size)).encode())
+        content.update(name.encode("utf-8", "surrogatepass"))
+        for column in columns:
+            content.update(_bytes(column.slice(at, size)))
+        return content.hexdigest()[:16]
+
+    digests, skipped, at = dict[str, str](), list[int](), 0
+    for name, first, stop, _source in kept:
+        size = stop - first + 1
+        digests[name] = digest(name, first, at, size)
+        before, skip = held.get(name), 0
+        if before is not None:
+            until = int(pack.step_number(np.array([before.until], "datetime64[us]"), spec.frequency)[0])
+            if first <= until <= stop and digest(name, first, at, until - first + 1) == before.digest:
+                skip = until - first + 1
+        skipped.append(skip)
+        at += size
+    return digests, skipped
+
+
+def _after(rows: pa.Table, kept: Sequence[tuple[str, int, int, NDArray[np.int64]]], skipped: Sequence[int]) -> pa.Table:
+    """`rows` without the first `skipped` ones of each series."""
+    if not any(skipped):
+        return rows
+    wanted = np.ones(rows.num_rows, np.bool_)
+    at = 0
+    for (_, first, stop, _source), skip in zip(kept, skipped, strict=True):
+        wanted[at : at + skip] = False
+        at += stop - first + 1
+    return rows.filter(pa.array(wanted))
+
+
+def _series_table(
+    described: Sequence[tuple[str, int | None, int | None, int, bool, str]],
+    digests: Mapping[str, str],
+    kept: Sequence[tuple[str, int, int, NDArray[np.int64]]],
+    spec: Spec,
+) -> pa.Table:
+    kept_of = {name: (stop, len(source)) for name, _first, stop, source in kept}
+
+    def stamp(number: int | None) -> object:
+        return None if number is None else _stamp(number, spec).astype(object)
+
+    table = list[dict[str, object]]()
+    for name, first, last, seen, active, why in described:
+        stop, size = kept_of.get(name, (None, 0))
+        table.append({
+            "series_id": name, "first": stamp(first), "last": stamp(last), "until": stamp(stop), "rows": size,
+            "observations": seen, "active": active, "why": why, "digest": digests.get(name, ""),
+        })  # fmt: skip
+    return pa.Table.from_pylist(table, SERIES_SCHEMA)
+
+
+def _bytes(values: pa.Array) -> bytes:
+    """Content of a column, nulls told from zeros."""
+    valid = values.is_valid().to_numpy(zero_copy_only=False).tobytes()
+    kind = values.type
+    if (
+        pa.types.is_integer(kind)
+        or pa.types.is_floating(kind)
+        or pa.types.is_temporal(kind)
+        or pa.types.is_boolean(kind)
+    ):
+        filled = (
+            values if not values.null_count else values.fill_null(False if pa.types.is_boolean(kind) else _zero(kind))
+        )
+        return valid + np.ascontiguousarray(filled.to_numpy(zero_copy_only=False)).tobytes()
+    if pa.types.is_string(kind) and not values.null_count:
+        _, starts, texts = values.buffers()
+        if len(values) and starts is not None and texts is not None:
+            at = np.frombuffer(starts, np.int32)[values.offset : values.offset + len(values) + 1]
+            return np.diff(at).tobytes() + bytes(memoryview(texts)[at[0] : at[-1]])
+    return valid + "\x1f".join(str(value) for value in values.to_pylist()).encode("utf-8", "surrogatepass")
+
+
+def _zero(kind: pa.DataType) -> pa.Scalar:
+    return pa.scalar(0, pa.int64()).cast(kind)

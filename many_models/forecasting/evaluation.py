@@ -1,0 +1,209 @@
+"""One pass of all candidates over the backtest windows of a panel: `evaluate`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from many_models.errors import InputError
+from many_models.forecasting import combination, metrics
+from many_models.forecasting.custom.parent import CustomForecasts, run_custom
+from many_models.forecasting.local_fit import Fits, Group, fit_panel, nothing_shared
+from many_models.forecasting.pack import mm_pack_v1 as loader
+from many_models.forecasting.panel import Layout, Panel, build, layout_of
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from numpy.typing import NDArray
+
+    from many_models.forecasting.pooling import PooledModels
+    from many_models.forecasting.spec import Spec
+
+
+@dataclass(frozen=True)
+class Variation:
+    """Each series' own history in three numbers: mean and variance of its observations, and mean of their sizes."""
+
+    mean: NDArray[np.float64]
+    variance: NDArray[np.float64]
+    size: NDArray[np.float64]
+
+
+@dataclass
+class Evaluation:
+    """One pass over a panel and what it says of each candidate: arrays are series × windows (× candidates) × steps."""
+
+    spec: Spec
+    layout: Layout
+    panel: Panel
+    fits: Fits
+    names: tuple[str, ...]
+    F: NDArray[np.float64]
+    Y: NDArray[np.float64]
+    mask: NDArray[np.bool_]
+    scales: tuple[NDArray[np.float64], NDArray[np.float64]]
+    fallback: list[str]
+    belief: NDArray[np.float64]
+    classes: NDArray[np.int64]
+    pooled: PooledModels | None
+    custom: CustomForecasts
+    there: NDArray[np.bool_]
+    static: NDArray[np.float32]
+    variation: Variation
+
+
+def evaluate(
+    rows: pa.Table, spec: Spec, cutoff: datetime, pooled: PooledModels | None = None, *,
+    future: pa.Table | None = None, custom_series: int | None = None,
+) -> Evaluation:  # fmt: skip
+    """All candidates of every series over the backtest windows before `cutoff`, and fitted at it.
+
+    `future` as in `train`. With `custom_series` custom forecasters try only so many series, and the windows alone.
+    """
+    layout = layout_of(spec, rows)
+    future = _later(future, rows, spec, cutoff) if spec.competing else None
+    end = int(loader.step_number(np.array([cutoff], "datetime64[us]"), spec.frequency)[0])
+    H, m = spec.horizon, spec.steps_per_season
+    known = rows if future is None else pa.concat_tables([rows, future], promote_options="permissive")
+    panel = build(known, layout, cutoff, end - spec.windows * H, ahead=H)
+    origins = panel.periods - 1 - H * np.arange(spec.windows, -1, -1)
+    if pooled is None:
+        fits = fit_panel(panel, layout, spec, origins, nothing_shared(layout))
+        F, static = fits.F[:, :-1], np.zeros((len(panel.series), 0), np.float32)
+    else:
+        _fits_together(pooled, spec, end)
+        static = pooled.attributes.encode(rows, panel.series)
+        early, late = (fit_panel(panel, layout, spec, places, pooled.early, static=static, only=Group.nobody())
+                       for places in (origins[:-1], origins[-1:]))  # fmt: skip
+        for _, shared, mine in pooled.fits_of(panel.series):
+            fit_panel(panel, layout, spec, origins[:-1], shared[0], static=static, only=Group(mine, early))
+            fit_panel(panel, layout, spec, origins[-1:], shared[1], first_origin=int(origins[0]), static=static,
+                      only=Group(mine, late))  # fmt: skip
+        F, fits = early.F, late
+    names = candidate_names(spec, pooled=pooled is not None)
+    chosen = [loader.CANDIDATES.index(name) for name in names if name in loader.CANDIDATES]
+    n = len(panel.series)
+    Y, mask = np.zeros((n, spec.windows, H)), np.zeros((n, spec.windows, H), bool)
+    seen = panel.code != loader.MISSING
+    for j, origin in enumerate(origins[:-1]):
+        if origin >= 0:
+            Y[:, j] = panel.y[:, origin + 1 : origin + 1 + H]
+            # a window counts for a series that has something to learn from before it
+            mask[:, j] = seen[:, origin + 1 : origin + 1 + H] & (seen[:, : origin + 1].sum(1) >= least(m))[:, None]
+    sold = ((panel.y != 0) & seen).sum(1) / np.maximum(seen.sum(1), 1)
+    belief = combination.beliefs(names, seen.sum(1) / m, sold)
+    if spec.candidates and "seasonal_naive" not in spec.candidates:
+        belief[:, 0] = 0.0
+        belief /= np.maximum(belief.sum(1, keepdims=True), 1e-12)
+    fallback = _fallbacks(panel, seen, m)
+    asked = np.concatenate([mask.any(2), np.full((n, 1), custom_series is None)], 1)
+    asked &= np.array([not step for step in fallback], bool)[:, None]
+    asked[n if custom_series is None else custom_series :] = False
+    custom = run_custom(rows, future, panel, layout, spec, origins, asked)
+    there = np.concatenate([np.ones((n, len(chosen)), bool), custom.there], 1)
+    return Evaluation(
+        spec, layout, panel, fits, names, np.concatenate([F[:, :, chosen], _like_others(custom, F)], 2), Y, mask,
+        metrics.scales(panel.y, seen, origins[:-1], m), fallback, belief,
+        combination.class_of(panel.y, seen, int(layout.conf()[loader.YEAR])), pooled, custom, there, static,
+        _variation(panel),
+    )  # fmt: skip
+
+
+def _variation(panel: Panel) -> Variation:
+    seen = panel.code == loader.OBSERVED
+    n = np.maximum(seen.sum(1), 1)
+    mean = _total(np.where(seen, panel.y, 0)) / n
+    variance = _total(np.where(seen, (panel.y - mean[:, None]) ** 2, 0)) / n
+    return Variation(mean, variance, _total(np.where(seen, np.abs(panel.y), 0)) / n)
+
+
+def _total(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sums of rows, added up in order of time: zeros before a series begins (other series' time) change no bit."""
+    return np.cumsum(values, 1)[:, -1] if values.shape[1] else np.zeros(len(values))
+
+
+def _later(future: pa.Table | None, rows: pa.Table, spec: Spec, cutoff: datetime) -> pa.Table | None:
+    """The rows of `future` after `cutoff` of the series in `rows`, in the types of `rows`."""
+    if future is None:
+        return None
+    mine = pc.and_(pc.is_in(future["series_id"], pc.unique(rows["series_id"])),
+                   pc.greater(future["ds"], pa.scalar(cutoff, pa.timestamp("us"))))  # fmt: skip
+    names = ["series_id", "ds", *(name for name in spec.known if name in future.column_names)]
+    kept = future.filter(mine).select(names)
+    return kept.cast(pa.schema([rows.schema.field(name) for name in names]))
+
+
+def _like_others(custom: CustomForecasts, F: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Custom forecasts of the windows (series × windows × forecasters × steps): zero where all others are (a closed
+    period), the medium smoothing where there is none.
+    """
+    windows = F.shape[1]
+    own = np.moveaxis(custom.F[:, :, :windows], 1, 2)
+    own = np.where(np.isfinite(own), own, F[:, :, loader.STANDS_IN, None])
+    return np.where((F == 0.0).all(2, keepdims=True), 0.0, own)
+
+
+def candidate_names(spec: Spec, *, pooled: bool) -> tuple[str, ...]:
+    """The candidates that compete, the baseline first."""
+    there = loader.CANDIDATES if pooled else loader.CANDIDATES[: loader.LOCAL]
+    chosen = [n for n in there if not spec.candidates or n in spec.candidates or n == "seasonal_naive"]
+    return (*chosen, *(mine.name for mine in spec.competing))
+
+
+def _fits_together(pooled: PooledModels, spec: Spec, end: int) -> None:
+    """Raise InputError unless `pooled` suits `spec` and saw nothing after the first backtest window's cutoff."""
+    for name in (
+        "frequency",
+        "horizon",
+        "season",
+        "known",
+        "country",
+        "holidays",
+        "attributes",
+        "pool_by",
+        "objective",
+        "levels",
+        "competing",
+    ):
+        if getattr(pooled.spec, name) != getattr(spec, name):
+            raise InputError(f"pooled models were learned with {name} {getattr(pooled.spec, name)!r}, the spec has "
+                             f"{getattr(spec, name)!r}: learn them again")  # fmt: skip
+    if pooled.late.cutoff > end or pooled.early.cutoff > end - spec.windows * spec.horizon:
+        raise InputError("pooled models are newer than this cutoff or its backtest windows: learn them as of it")
+
+
+def scored(evaluation: Evaluation) -> NDArray[np.bool_]:
+    """Periods that count for weights: observed ones, not stock-outs."""
+    panel, H = evaluation.panel, evaluation.spec.horizon
+    mask = evaluation.mask.copy()
+    for j in range(mask.shape[1]):
+        origin = panel.periods - 1 - H * (mask.shape[1] - j)
+        if origin >= 0:
+            mask[:, j] &= panel.code[:, origin + 1 : origin + 1 + H] != loader.STOCK_OUT
+    return mask
+
+
+def least(season: int) -> int:
+    """Observations below which a series is too short for any model."""
+    return max(4, min(season, 14))
+
+
+def _fallbacks(panel: Panel, seen: NDArray[np.bool_], season: int) -> list[str]:
+    """The step of the fallback chain each series takes, "" for a model."""
+    steps = []
+    for i in range(len(panel.series)):
+        values = panel.y[i][seen[i]]
+        if not len(values) or (values == 0).all():
+            steps.append("zero")
+        elif len(values) < least(season):
+            steps.append("short_history")
+        elif (values == values[0]).all():
+            steps.append("constant")
+        else:
+            steps.append("")
+    return steps

@@ -1,0 +1,171 @@
+"""All local candidates of every series of a panel, at every origin, in one pass."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from many_models.forecasting.pack import mm_pack_v1 as pack
+from many_models.forecasting.spec import rhythm
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from many_models.forecasting.panel import Layout, Panel
+    from many_models.forecasting.spec import Spec
+
+    _Array = NDArray[np.generic]
+    _Trees = tuple[_Array, _Array, _Array, _Array, _Array, _Array]
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What series learned together, as of step number `cutoff`: a shape of the calendar, coefficients, trees.
+
+    `shape` (columns of the shape's features), `beta` (3 × features), `strength` how many observations that belief is
+    worth for each way, `trees` (root, feature, threshold, left, right, value).
+    """
+
+    cutoff: int
+    shape: NDArray[np.float64]
+    beta: NDArray[np.float64]
+    strength: tuple[float, float, float]
+    trees: tuple[NDArray[np.generic], ...]
+
+    @property
+    def anything(self) -> bool:
+        """Whether there was enough to learn from."""
+        return self.cutoff > NEVER
+
+
+NEVER = -(10**9)
+NO_TREES: tuple[NDArray[np.generic], ...] = (
+    np.zeros(0, np.int32), np.zeros(0, np.int16), np.zeros(0, np.float32), np.zeros(0, np.int32),
+    np.zeros(0, np.int32), np.zeros(0, np.float32),
+)  # fmt: skip
+
+
+def nothing_shared(layout: Layout) -> Shared:
+    """What is believed where nothing was learned together."""
+    example = np.array(["2020-01-01"], "datetime64[us]")
+    nc = layout.calendar(example)[0].shape[1]
+    shape = np.zeros(layout.shape_features(example).shape[1])
+    return Shared(NEVER, shape, default_prior(nc, layout.columns), (20.0, 20.0, 60.0), NO_TREES)
+
+
+@dataclass
+class Fits:
+    """What the pass leaves: forecasts F (series × origins × candidates × horizon), and of the last origin the model."""
+
+    F: NDArray[np.float64]
+    coef: NDArray[np.float64]
+    smear: NDArray[np.float64]
+    state: NDArray[np.float64]
+    own: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Some series of a panel (`rows`), and the fits of others that theirs are added to."""
+
+    rows: NDArray[np.int64]
+    fits: Fits | None
+
+    @classmethod
+    def nobody(cls) -> Group:
+        """No series: fits that wait for others'."""
+        return cls(np.zeros(0, np.int64), None)
+
+
+def default_prior(nc: int, k: int) -> NDArray[np.float64]:
+    """Coefficients (3 × features) to believe in before data: recent level plus season."""
+    prior = np.zeros((3, pack.width(nc, k)))
+    prior[:, nc + 1 : nc + 5] = (0.5, 0.9, 1.0, 1.0)
+    prior[:, nc + 7] = 1.0
+    prior[1:, -2] = 1.0  # the shared shape against its own recent level
+    return prior
+
+
+def training_steps(number: int, periods: int, horizon: int) -> NDArray[np.int64]:
+    """Which step ahead each period trains: all in turn, by absolute time, so that panels that begin elsewhere agree."""
+    stride = next(s for s in (11, 7, 5, 3, 1) if math.gcd(s, horizon) == 1)
+    return 1 + ((number + np.arange(periods)) * stride) % horizon
+
+
+def own_numbers(
+    y: NDArray[np.float64], code: NDArray[np.int8], spec: Spec, first: int, learned: int
+) -> NDArray[np.float64]:
+    """The vector `own` of a series from its observations up to place `learned` (later ones if there are none)."""
+    own = np.zeros(pack.OWN_SIZE)
+    seen = y[first : learned + 1][code[first : learned + 1] == pack.OBSERVED]
+    if not len(seen):
+        seen = y[code == pack.OBSERVED][:1]
+    mean = float(np.abs(seen).mean()) if len(seen) else 0.0
+    own[pack.UNIT] = mean if mean > 0 else 1.0
+    whole = bool((seen == np.round(seen)).all())
+    own[pack.LOG_UNIT] = 1.0 if whole else max(0.1 * own[pack.UNIT], 1e-12)
+    own[pack.ADDITIVE] = float((seen < 0).any())
+    own[pack.NONNEGATIVE] = float(spec.nonnegative)
+    return own
+
+
+def learned_at(panel: Panel, i: int, origins: NDArray[np.int64]) -> int:
+    """Up to which place a series' own numbers may look: the first origin, or a little history where it is later."""
+    return max(int(origins[0]), min(int(panel.first[i]) + 14, int(origins[-1])))
+
+
+def recent_rows(layout: Layout) -> int:
+    """How many periods a Poisson fit looks back."""
+    return {"D": 1100, "h": 2200}.get(rhythm(layout.frequency).unit, 100_000)
+
+
+def fit_panel(  # noqa: PLR0913 - what, whom, when and beside what
+    panel: Panel,
+    layout: Layout,
+    spec: Spec,
+    origins: NDArray[np.int64],
+    shared: Shared,
+    *,
+    first_origin: int | None = None,
+    static: NDArray[np.float32] | None = None,
+    only: Group | None = None,
+) -> Fits:
+    """Fit every series of `panel` at `origins` (ascending places; the last one is the final fit).
+
+    A series' unit and scale are learned up to `first_origin` (default: the first of `origins`). `static` (series ×
+    columns) is what trees see of each series; `only` some series are fitted, into the fits of others.
+    """
+    from many_models.forecasting.kernels import fit_series, on_one_thread
+
+    conf = layout.conf()
+    C, hol, ph = layout.calendar(panel.ds)
+    m, H = layout.season, spec.horizon
+    n, p = len(panel.series), pack.width(C.shape[1], layout.columns)
+    chosen = np.arange(n) if only is None else only.rows
+    panel.x[chosen, :, -1] = (layout.shape_features(panel.ds) @ shared.shape)[None, :]
+    fits = only.fits if only is not None and only.fits is not None else Fits(
+        np.zeros((n, len(origins), len(pack.CANDIDATES), H)), np.full((n, 4, p), np.nan), np.ones((n, 3)),
+        np.zeros((n, pack.state_size(m, layout.columns, layout.slots))), np.zeros((n, pack.OWN_SIZE)),
+    )  # fmt: skip
+    seen = np.zeros((n, 0)) if static is None else static.astype(float)
+    steps = training_steps(panel.number, len(panel.ds), H)
+    decay, recent, strength = rhythm(layout.frequency).decay, recent_rows(layout), np.array(shared.strength)
+    trees = cast("_Trees", shared.trees)
+    base = np.array([origins[0] if first_origin is None else first_origin, origins[-1]])
+    pooled = shared.beta[pack.COUNT] if shared.anything else np.full(p, np.nan)
+    with on_one_thread():
+        for i in chosen.tolist():
+            first = int(panel.first[i])
+            own = own_numbers(panel.y[i], panel.code[i], spec, first, learned_at(panel, i, base))
+            mine = origins[origins >= first]
+            if len(mine):
+                fit_series(
+                    panel.y[i], panel.code[i], ph, hol, C, panel.x[i], panel.encoding.binary[i], steps, first, mine,
+                    conf, own, shared.beta, strength, recent, decay, pooled, seen[i], *trees,
+                    fits.F[i, len(origins) - len(mine) :], fits.coef[i], fits.smear[i], fits.state[i],
+                )  # fmt: skip
+            fits.own[i] = own
+    return fits

@@ -1,0 +1,395 @@
+"""A pack: the fitted models of a group of series as plain arrays, and their forecasts."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from many_models.errors import InputError, IntegrityError
+from many_models.forecasting.pack import mm_pack_v1 as loader
+from many_models.forecasting.pack import mm_sklearn_v1
+from many_models.forecasting.panel import STATES, stamps_us
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+
+    from numpy.typing import NDArray
+
+LOADER_FILE, SKOPS_LOADER_FILE = f"{loader.LOADER}.py", f"{loader.SKOPS_LOADER}.py"
+Fitted = dict[str, dict[str, tuple[str, float]]]
+
+
+@dataclass(frozen=True)
+class PackModel:
+    """The fitted models of `series`, in row order: an index (JSON values), arrays with a row per series, and `blobs`,
+    the skops files of users' scikit-learn regressors, which the index names under `fitted`.
+    """
+
+    index: Mapping[str, object]
+    arrays: Mapping[str, NDArray[np.generic]]
+    blobs: Mapping[str, bytes] = field(default_factory=dict[str, bytes])
+
+    @property
+    def series(self) -> tuple[str, ...]:
+        """The series in row order."""
+        return tuple(cast("list[str]", self.index["series"]))
+
+    def files(self) -> dict[str, bytes]:
+        """The pack as files: index.json, one .npy an array, skops files, and the loader; the same bytes for the same
+        content.
+        """
+        files = dict(self.blobs)
+        for name, array in self.arrays.items():
+            buffer = io.BytesIO()
+            np.lib.format.write_array(buffer, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
+            files[f"{name}.npy"] = buffer.getvalue()
+        hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+        index = {**self.index, "sha256": hashes}
+        files["index.json"] = json.dumps(index, sort_keys=True, separators=(",", ":")).encode()
+        files[LOADER_FILE] = Path(loader.__file__).read_bytes()
+        if self.blobs:
+            files[SKOPS_LOADER_FILE] = Path(mm_sklearn_v1.__file__).read_bytes()
+        return dict(sorted(files.items()))
+
+    @classmethod
+    def from_files(cls, files: Mapping[str, bytes], name: str = "this") -> PackModel:
+        """The inverse of `files`, which errors call `name`. Raises IntegrityError that names the file that is missing
+        or damaged, InputError for the pack of a newer version.
+        """
+        newer = sorted(file for file in files if re.fullmatch(r"mm_pack_v\d+\.py", file) and file != LOADER_FILE)
+        if newer and LOADER_FILE not in files:
+            raise InputError(f"{name} is a pack for the loader {newer[-1]}, this version has {LOADER_FILE}: upgrade")
+        try:
+            pack = loader.read(files)
+        except (ValueError, KeyError, EOFError, TypeError, AttributeError) as error:
+            raise IntegrityError(f"{name} is no pack of forecasting models: {error}; fetch it again") from error
+        index = {name: value for name, value in pack.index.items() if name != "sha256"}
+        return cls(index, pack.arrays, pack.blobs)
+
+    @property
+    def fitted(self) -> Fitted:
+        """Series → candidate → the skops file of its fitted regressor, and the unit that it forecasts in."""
+        return cast("Fitted", self.index.get("fitted", {}))
+
+    def select(self, series: Sequence[str]) -> PackModel:
+        """The pack of these series only, in this order. Raises InputError for one that is not in it."""
+        row = {name: i for i, name in enumerate(self.series)}
+        if unknown := [name for name in series if name not in row]:
+            raise InputError(f"not in this pack: {', '.join(unknown[:5])}; it holds {len(row)} series")
+        rows = np.array([row[name] for name in series], np.int64)
+        arrays = {name: (array[rows] if name in loader.PER_SERIES else array) for name, array in self.arrays.items()}
+        slots = cast("dict[str, object]", self.index["slots"])
+        fallback = cast("list[str]", self.index["fallback"])
+        index = {
+            **self.index,
+            "series": list(series),
+            "fallback": [fallback[i] for i in rows],
+            "slots": {name: slots[name] for name in sorted(series) if name in slots},
+            "pools": _gather_pools([PackModel(self.index, arrays)], arrays),
+        }
+        fitted = {name: self.fitted[name] for name in sorted(series) if name in self.fitted}
+        return _with_fitted(PackModel(index, arrays, self.blobs), fitted)
+
+    @classmethod
+    def merge(cls, models: Sequence[PackModel]) -> PackModel:
+        """One pack of several with the same layout, rows in their order.
+
+        Raises InputError when the layouts differ or a series stands twice.
+        """
+        if not models:
+            raise InputError("no packs to merge")
+        models = _same_candidates(models)
+        head = models[0]
+        own = {"series", "fallback", "slots", "pools", "fitted"}
+        for model in models[1:]:
+            for name in {*head.index, *model.index} - own:
+                if head.index.get(name) != model.index.get(name):
+                    raise InputError(f"packs differ in {name}: {head.index.get(name)!r} and {model.index.get(name)!r}")
+            for name in loader.SHARED:
+                if not np.array_equal(head.arrays[name], model.arrays[name]):
+                    raise InputError(f"packs differ in {name}: train them with the same spec and code")
+        series = [name for model in models for name in model.series]
+        if (
+            twice := sorted({name for name in series if series.count(name) > 1})
+            if len(set(series)) < len(series)
+            else []
+        ):
+            raise InputError(f"series in several packs: {', '.join(twice[:5])}")
+        parts = {name: [model.arrays[name] for model in models] for name in loader.PER_SERIES}
+        widest = max(part.shape[1] for part in parts["static"])
+        parts["static"] = [np.pad(part, ((0, 0), (0, widest - part.shape[1]))) for part in parts["static"]]
+        arrays = {
+            name: np.concatenate(parts[name]) if name in loader.PER_SERIES else array
+            for name, array in head.arrays.items()
+        }
+        pools = _gather_pools(models, arrays)
+        slots: dict[str, object] = {}
+        for model in models:
+            slots.update(cast("dict[str, object]", model.index["slots"]))
+        fallback = [step for model in models for step in cast("list[str]", model.index["fallback"])]
+        index = {**head.index, "series": series, "fallback": fallback, "slots": slots, "pools": pools}
+        blobs = {name: data for model in models for name, data in model.blobs.items()}
+        fitted = {name: own for model in models for name, own in model.fitted.items()}
+        return _with_fitted(cls(index, arrays, blobs), fitted)
+
+    def trained_until(self, series: Sequence[str]) -> datetime:
+        """The earliest training cutoff of `series`: `predict` needs no older rows of them."""
+        own = set(series)
+        cutoffs = cast("NDArray[np.int64]", self.arrays["cutoff"])
+        numbers = [int(number) for name, number in zip(self.series, cutoffs, strict=True) if name in own]
+        earliest = min(numbers or cutoffs.tolist())
+        return loader.stamps(np.array([earliest]), str(self.index["frequency"]))[0].astype(object)
+
+    def predict(
+        self,
+        rows: pa.Table | None,
+        cutoff: datetime | None = None,
+        *,
+        future: pa.Table | None = None,
+        horizon: int | None = None,
+        series: Sequence[str] | None = None,
+    ) -> pa.Table:
+        """Forecasts of `series` (default: all) for the periods after `cutoff`, sorted by row order and step.
+
+        `rows` are prepared rows that reach at least from each training cutoff to `cutoff` (older ones are ignored);
+        None: from the stored state at the training cutoff. `future` has series_id, ds and known covariates; what it
+        lacks is repeated and flagged. Columns: series_id, ds, cutoff, step (int32), y_hat, lo80, hi80, lo95, hi95
+        (per level), fallback, known_repeated. Raises InputError for unknown series or a cutoff before training.
+        """
+        from many_models.forecasting.kernels import pack as compiled
+
+        pack = loader.Pack(self.index, self.arrays, compiled, self.blobs)
+        names = list(self.series if series is None else series)
+        if unknown := [name for name in names if name not in pack.row]:
+            raise InputError(f"not in this pack: {', '.join(unknown[:5])}; it holds {len(pack.row)} series")
+        h = horizon or int(cast("int", self.index["horizon"]))
+        fresh_rows = _by_series(rows, names, pack) if rows is not None else {}
+        later = _by_series(future, names, pack) if future is not None else {}
+        result = []
+        for name in names:
+            i = pack.row[name]
+            trained = int(cast("NDArray[np.int64]", self.arrays["cutoff"])[i])
+            end = trained
+            if rows is not None and cutoff is not None:
+                end = int(loader.step_number(np.array([cutoff], "datetime64[us]"), str(self.index["frequency"]))[0])
+                if end < trained:
+                    raise InputError(
+                        f"series {name!r}: cutoff {cutoff} is before its training cutoff {pack.cutoff_of(i)}"
+                    )
+            fresh = _fresh(pack, i, fresh_rows.get(name), trained, end)
+            x, repeated = pack.encode(i, _known(pack, later.get(name), end, h), h)
+            if fresh is not None and len(fresh[0]) and len(x):
+                x = _repeat_from(pack, fresh[2], x, later.get(name), end, h)
+            try:
+                point, bound = pack.forecast(i, h, x, fresh)
+            except ValueError as error:
+                raise IntegrityError(f"{error}; train and promote it again") from error
+            stamp = loader.stamps(np.array([end]), str(self.index["frequency"]))[0]
+            result.append((i, stamp, np.arange(1, h + 1), point, bound, repeated))
+        return _table(pack.table(result), pack.levels)
+
+    def candidates(self, future: pa.Table | None = None, horizon: int | None = None) -> NDArray[np.float64]:
+        """Forecasts of every candidate (series × candidates × steps) from the stored state; see `predict`."""
+        from many_models.forecasting.kernels import pack as compiled
+
+        pack = loader.Pack(self.index, self.arrays, compiled, self.blobs)
+        h = horizon or int(cast("int", self.index["horizon"]))
+        later = _by_series(future, self.series, pack) if future is not None else {}
+        result = np.zeros((len(self.series), len(cast("list[str]", self.index["candidates"])), h))
+        for i, name in enumerate(self.series):
+            end = int(cast("NDArray[np.int64]", self.arrays["cutoff"])[i])
+            result[i], _ = pack.candidates(i, h, pack.encode(i, _known(pack, later.get(name), end, h), h)[0])
+        return result
+
+    def explain(self, *, future: pa.Table | None = None, series: Sequence[str] | None = None) -> pa.Table:
+        """What forecasts from the stored state are made of: series_id, ds, part, value (double); parts add up to y_hat.
+
+        Parts are level, season, holiday and each known covariate; a constant fallback has a level only.
+        """
+        from many_models.forecasting.kernels import pack as compiled
+
+        pack = loader.Pack(self.index, self.arrays, compiled, self.blobs)
+        names = list(self.series if series is None else series)
+        if unknown := [name for name in names if name not in pack.row]:
+            raise InputError(f"not in this pack: {', '.join(unknown[:5])}; it holds {len(pack.row)} series")
+        h = int(cast("int", self.index["horizon"]))
+        later = _by_series(future, names, pack) if future is not None else {}
+        columns: dict[str, list[object]] = {"series_id": [], "ds": [], "part": [], "value": []}
+        for name in names:
+            i = pack.row[name]
+            end = int(cast("NDArray[np.int64]", self.arrays["cutoff"])[i])
+            ds = loader.stamps(np.arange(end + 1, end + 1 + h), str(self.index["frequency"])).tolist()
+            x, _ = pack.encode(i, _known(pack, later.get(name), end, h), h)
+            for part, values in pack.explain(i, h, x).items():
+                columns["series_id"] += [name] * h
+                columns["ds"] += ds
+                columns["part"] += [part] * h
+                columns["value"] += values.tolist()
+        kinds = {"series_id": pa.string(), "ds": pa.timestamp("us"), "part": pa.string(), "value": pa.float64()}
+        return pa.table({name: pa.array(columns[name], kind) for name, kind in kinds.items()})
+
+
+def _with_fitted(model: PackModel, fitted: Fitted) -> PackModel:
+    """The pack with these regressors, and no other files than theirs."""
+    index = {name: value for name, value in model.index.items() if name != "fitted"}
+    used = {file for models in fitted.values() for file, _ in models.values()}
+    blobs = {name: data for name, data in sorted(model.blobs.items()) if name in used}
+    return PackModel({**index, "fitted": fitted} if fitted else index, model.arrays, blobs)
+
+
+def _same_candidates(models: Sequence[PackModel]) -> list[PackModel]:
+    """The models with the candidates of all of them: one that a model lacks has no weight and no path in it."""
+    built_in = list(loader.CANDIDATES)
+    named = {name for model in models for name in cast("list[str]", model.index["candidates"])}
+    everyone = [*built_in, *sorted(named - set(built_in))]
+    result: list[PackModel] = []
+    for model in models:
+        there = cast("list[str]", model.index["candidates"])
+        if there == everyone:
+            result.append(model)
+            continue
+        weights, path = model.arrays["weights"], model.arrays["path"]
+        wide = np.zeros((len(weights), len(everyone)), weights.dtype)
+        long = np.full((len(path), len(everyone) - len(built_in), path.shape[2]), np.nan)
+        for c, name in enumerate(there):
+            wide[:, everyone.index(name)] = weights[:, c]
+            if c >= len(built_in):
+                long[:, everyone.index(name) - len(built_in)] = path[:, c - len(built_in)]
+        arrays = {**model.arrays, "weights": wide, "path": long}
+        result.append(PackModel({**model.index, "candidates": everyone}, arrays, model.blobs))
+    return result
+
+
+def _gather_pools(models: Sequence[PackModel], arrays: dict[str, NDArray[np.generic]]) -> list[str]:
+    """Put each pool that series of `models` use once into `arrays` and point their rows at them; the pools' names."""
+    place: dict[str, int] = {}
+    kept: dict[str, list[NDArray[np.generic]]] = {name: [] for name in (*loader.PER_POOL, *loader.TREES)}
+    rows: list[NDArray[np.int32]] = []
+    nodes = 0
+    for model in models:
+        a = cast("Mapping[str, NDArray[np.int64]]", model.arrays)
+        ends = {name: np.cumsum(a[name]) for name in ("root_count", "tree_count")}
+        moved: list[int] = []
+        names = cast("list[str]", model.index["pools"])
+        used = set(a["pool"].tolist()) or {0}
+        for k, name in enumerate(names):
+            if k not in used:
+                moved.append(-1)
+                continue
+            if name not in place:
+                place[name] = len(place)
+                r = slice(int(ends["root_count"][k] - a["root_count"][k]), int(ends["root_count"][k]))
+                t = slice(int(ends["tree_count"][k] - a["tree_count"][k]), int(ends["tree_count"][k]))
+                shift = nodes - t.start
+                for array in loader.PER_POOL:
+                    kept[array].append(a[array][k : k + 1])
+                kept["root"].append((a["root"][r] + shift).astype(np.int32))
+                for array in ("left", "right"):
+                    kept[array].append((a[array][t] + shift).astype(np.int32))
+                for array in ("feature", "threshold", "value"):
+                    kept[array].append(a[array][t])
+                nodes += t.stop - t.start
+            moved.append(place[name])
+        rows.append(np.array(moved, np.int32)[a["pool"]])
+    arrays |= {name: np.concatenate(parts) for name, parts in kept.items()}
+    arrays["pool"] = np.concatenate(rows)
+    return list(place)
+
+
+_Block = tuple["NDArray[np.int64]", "dict[str, list[object]]"]
+
+
+def _by_series(table: pa.Table, names: Sequence[str], pack: loader.Pack) -> dict[str, _Block]:
+    """Step numbers and columns of each series in `table`."""
+    known = [name for name in pack.index["known"] if name in table.column_names]
+    columns = [name for name in ("y", "state") if name in table.column_names] + known
+    table = table.filter(pc.is_in(table["series_id"], pa.array(list(names), table.schema.field("series_id").type)))
+    if not len(table):
+        return {}
+    table = table.select(["series_id", "ds", *columns]).sort_by([("series_id", "ascending"), ("ds", "ascending")])
+    ids = np.asarray(table["series_id"].to_numpy(), object)
+    number = loader.step_number(stamps_us(table["ds"]), pack.index["frequency"])
+    starts = np.r_[0, np.flatnonzero(ids[1:] != ids[:-1]) + 1, len(ids)]
+    values = {name: table[name].to_pylist() for name in columns}
+    return {
+        str(ids[a]): (number[a:b], {name: value[a:b] for name, value in values.items()}) for a, b in pairwise(starts)
+    }
+
+
+def _known(pack: loader.Pack, block: _Block | None, end: int, h: int) -> dict[str, list[object]]:
+    """Known covariates of the h periods after `end`, None where `block` has none."""
+    if block is None:
+        return {}
+    number, columns = block
+    known: dict[str, list[object]] = {}
+    for name in pack.index["known"]:
+        if name in columns:
+            known[name] = [None] * h
+            for at, value in zip(number - end, columns[name], strict=True):
+                if 1 <= at <= h:
+                    known[name][at - 1] = value
+    return known
+
+
+def _fresh(
+    pack: loader.Pack, i: int, block: _Block | None, trained: int, end: int
+) -> tuple[NDArray[np.float64], NDArray[np.int8], NDArray[np.float64]] | None:
+    """What happened between the training cutoff and `end`: y, code, covariate columns; periods without rows missing."""
+    n = end - trained
+    if n == 0:
+        return None
+    y, code = np.zeros(n), np.zeros(n, np.int8)
+    if block is not None:
+        number, columns = block
+        states = columns.get("state", ["observed"] * len(number))
+        for at, value, state in zip(number - trained, columns.get("y", [None] * len(number)), states, strict=True):
+            if 1 <= at <= n and value is not None and not _is_nan(value):
+                y[at - 1], code[at - 1] = float(cast("float", value)), max(STATES.index(str(state)), 1)
+    x, _ = pack.encode(i, _known(pack, block, trained, n), n)
+    return y, code, x
+
+
+def _repeat_from(
+    pack: loader.Pack, before: NDArray[np.float64], x: NDArray[np.float64], block: _Block | None, end: int, h: int
+) -> NDArray[np.float64]:
+    """`x` with what is missing at its start repeated from the last fresh period instead of the training cutoff."""
+    known = _known(pack, block, end, h)
+    column = 0
+    for name, levels in zip(pack.index["known"], pack.index["levels_of"], strict=True):
+        width = max(levels, 1)
+        for s in range(h):
+            values = known.get(name)
+            if values is not None and values[s] is not None and not _is_nan(values[s]):
+                break
+            x[s, column : column + width] = before[-1, column : column + width]
+        column += width
+    return x
+
+
+def _table(columns: Mapping[str, NDArray[np.generic]], levels: Sequence[int]) -> pa.Table:
+    kinds: dict[str, pa.DataType] = {
+        "series_id": pa.string(), "ds": pa.timestamp("us"), "cutoff": pa.timestamp("us"), "step": pa.int32(),
+        "y_hat": pa.float64(), **{f"{side}{level}": pa.float64() for level in levels for side in ("lo", "hi")},
+        "fallback": pa.string(), "known_repeated": pa.bool_(),
+    }  # fmt: skip
+    return pa.table(
+        {
+            name: pa.array(columns[name], kind) if len(columns[name]) else pa.array([], kind)
+            for name, kind in kinds.items()
+        }
+    )
+
+
+def _is_nan(value: object) -> bool:
+    return isinstance(value, float) and np.isnan(value)

@@ -1,0 +1,210 @@
+"""Backtest, combine and fit many series at once: `train`."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from many_models.errors import SeriesError, SeriesFailure
+from many_models.forecasting import metrics
+from many_models.forecasting.calibration import factors, final_weights, leave_one_out, series_quantiles, spread
+from many_models.forecasting.datasets import LARGEST
+from many_models.forecasting.evaluation import Evaluation, evaluate, least, scored
+from many_models.forecasting.local_fit import nothing_shared
+from many_models.forecasting.pack import mm_pack_v1 as loader
+from many_models.forecasting.pack import mm_sklearn_v1
+from many_models.forecasting.pack.model import PackModel
+from many_models.forecasting.panel import layout_of, stamps_us
+from many_models.forecasting.score_tables import score_table, series_table
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+
+    from numpy.typing import NDArray
+
+    from many_models.forecasting.pooling import PooledModels
+    from many_models.forecasting.spec import Prior, Spec
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training gives: the `model`, a row per `series`, `scores` per candidate and window, `failures`."""
+
+    model: PackModel
+    series: pa.Table
+    scores: pa.Table
+    failures: Sequence[SeriesFailure]
+
+
+def train(  # noqa: PLR0913 - its parameters are what is known besides the rows
+    rows: pa.Table,
+    spec: Spec,
+    cutoff: datetime,
+    *,
+    champions: Mapping[str, Spec] | None = None,
+    priors: Mapping[str, Prior] | None = None,
+    pooled: PooledModels | None = None,
+    future: pa.Table | None = None,
+) -> Trained:
+    """Backtest all candidates of every series in `rows`, fit and combine them as of `cutoff`.
+
+    `rows` as `Prepared.rows`; rows after `cutoff` are ignored. A series' result depends on its own rows only.
+    `champions` are specs of another recipe to backtest at the same cutoffs (column champion_wape); `priors` help
+    series that are too short; `pooled` is what series learned together, no later than `cutoff`; `future` has known
+    covariates after it (series_id, ds and columns), which custom forecasters forecast with. Raises InputError for
+    missing columns, or pooled models of another layout or from the future, SettingsError for a custom forecaster that
+    cannot be imported or made.
+    """
+    layout_of(spec, rows)
+    rows = rows.filter(pc.less_equal(rows["ds"], pa.scalar(cutoff, pa.timestamp("us"))))
+    rows, failures = _usable(rows, spec)
+    evaluation = evaluate(rows, spec, cutoff, pooled, future=future)
+    weights = final_weights(evaluation)
+    blends, spreads = leave_one_out(evaluation)
+    model = _model(evaluation, weights, blends, priors or {})
+    champion = _champion_wape(rows, spec, cutoff, champions or {})
+    return Trained(
+        model, series_table(evaluation, weights, blends, spreads, champion, model), score_table(evaluation), failures
+    )
+
+
+def _usable(rows: pa.Table, spec: Spec) -> tuple[pa.Table, list[SeriesFailure]]:
+    """Rows of the series that can be used, and the others as failures."""
+    if not len(rows):
+        return rows, []
+    y = np.asarray(rows["y"].cast(pa.float64()).to_numpy(), np.float64)
+    ds = stamps_us(rows["ds"])
+    wild = np.isinf(y) | (np.abs(np.nan_to_num(y, posinf=0, neginf=0)) > LARGEST)
+    off = loader.stamps(loader.step_number(ds, spec.frequency), spec.frequency) != ds
+    if not (wild | off).any():
+        return rows, []
+    ids = np.asarray(rows["series_id"].to_numpy(), object)
+    failures: dict[str, SeriesFailure] = {}
+    for i in np.flatnonzero(wild | off):
+        reason = (
+            f"timestamp {ds[i]} is off the frequency {spec.frequency}" if off[i]
+            else f"y is {y[i]!r} at {ds[i]}, needed a finite number below {LARGEST:g}"
+        )  # fmt: skip
+        failures.setdefault(ids[i], SeriesFailure.of(ids[i], SeriesError(ids[i], reason)))
+    keep: NDArray[np.bool_] = ~np.isin(ids.astype(str), list(failures))
+    return rows.filter(pa.array(keep)), list(failures.values())
+
+
+def _model(
+    evaluation: Evaluation, weights: NDArray[np.float64], blends: NDArray[np.float64], priors: Mapping[str, Prior]
+) -> PackModel:
+    spec, layout, panel, fits = evaluation.spec, evaluation.layout, evaluation.panel, evaluation.fits
+    n = len(panel.series)
+    conf = layout.conf()
+    everyone = spec.every_candidate
+    full = np.zeros((n, len(everyone)))
+    full[:, [everyone.index(name) for name in evaluation.names]] = weights
+    fixed = np.full(n, np.nan)
+    fallback = list(evaluation.fallback)
+    seen = panel.code != loader.MISSING
+    for i, step in enumerate(fallback):
+        if step:
+            full[i] = np.eye(len(everyone))[everyone.index("mean")]
+        if step in ("short_history", "zero") and (prior := priors.get(panel.series[i])) is not None:
+            count = int(seen[i].sum())
+            needed = least(spec.steps_per_season)
+            if count < needed:
+                fixed[i] = (panel.y[i][seen[i]].sum() + (needed - count) * prior.level) / needed
+                fallback[i] = f"prior:{prior.origin}"
+    tail = int(conf[loader.TAIL])
+    tail_y, tail_code = np.zeros((n, tail), np.float32), np.zeros((n, tail), np.int8)
+    kept = min(tail, panel.periods)
+    tail_y[:, tail - kept :], tail_code[:, tail - kept :] = panel.y[:, -kept:], panel.code[:, -kept:]
+    days, slots, _ = layout.holidays
+    pools, pool_arrays = _pool_arrays(evaluation)
+    arrays: dict[str, NDArray[np.generic]] = {
+        "cutoff": np.full(n, panel.number + panel.periods - 1, np.int64), "state": fits.state, "tail_y": tail_y,
+        "tail_code": tail_code, "coef": fits.coef[:, :3].astype(np.float32), "smear": fits.smear.astype(np.float32),
+        "own": fits.own, "weights": full.astype(np.float32), "factor": factors(evaluation), "fixed": fixed,
+        "center": panel.encoding.center, "scale": panel.encoding.scale, "log": panel.encoding.log,
+        "binary": panel.encoding.binary.astype(np.int8),
+        "last_x": panel.x[:, panel.periods - 1, :-1].astype(np.float32),
+        "spread": spread(evaluation, blends, scored(evaluation)), "quantiles": series_quantiles(evaluation),
+        "path": evaluation.custom.F[:, :, -1], "static": evaluation.static,
+        "conf": conf, "holiday_days": days, "holiday_slots": slots, **pool_arrays,
+    }  # fmt: skip
+    by_series: dict[str, dict[str, dict[str, int]]] = {}
+    for name, mapping in zip(layout.known, panel.encoding.slots, strict=True):
+        for series, levels in mapping.items():
+            by_series.setdefault(series, {})[name] = levels
+    index: dict[str, object] = {
+        "format": loader.FORMAT, "series": panel.series, "frequency": layout.frequency, "horizon": spec.horizon,
+        "known": list(layout.known), "levels_of": list(layout.levels_of), "levels": list(spec.levels),
+        "slots": by_series, "fallback": fallback, "candidates": list(everyone),
+        "pools": pools,
+    }  # fmt: skip
+    blobs: dict[str, bytes] = {}
+    fitted: dict[str, dict[str, list[object]]] = {}
+    weight = dict(zip(panel.series, full, strict=True))
+    for series, models in sorted(evaluation.custom.fitted.items()):
+        for name, (data, unit) in models.items():
+            if not weight[series][everyone.index(name)]:
+                continue
+            file = f"{hashlib.sha256(data).hexdigest()[:16]}{mm_sklearn_v1.SUFFIX}"
+            blobs[file] = data
+            fitted.setdefault(series, {})[name] = [file, unit]
+    return PackModel({**index, "fitted": fitted} if fitted else index, arrays, dict(sorted(blobs.items())))
+
+
+def _pool_arrays(evaluation: Evaluation) -> tuple[list[str], dict[str, NDArray[np.generic]]]:
+    """What the series learned together: the names of the pools, arrays with a row per pool, and each series' pool."""
+    pooled, series = evaluation.pooled, evaluation.panel.series
+    if pooled is None:
+        nothing = nothing_shared(evaluation.layout)
+        beta = np.full((1, nothing.beta.shape[1]), np.nan)
+        return [""], {
+            "pool_shape": nothing.shape[None], "pool_beta": beta, "root_count": np.array([0]),
+            "tree_count": np.array([0]), "pool": np.zeros(len(series), np.int32),
+            **dict(zip(loader.TREES, nothing.trees, strict=True)),
+        }  # fmt: skip
+    parts = pooled.fits_of(series) or [("", (pooled.early, pooled.late), np.zeros(0, np.int64))]
+    late = [shared[1] for _, shared, _ in parts]
+    sizes = {name: np.array([len(one.trees[k]) for one in late]) for k, name in ((0, "root_count"), (1, "tree_count"))}
+    shift = np.cumsum(sizes["tree_count"]) - sizes["tree_count"]
+    trees: dict[str, NDArray[np.generic]] = {}
+    for k, name in enumerate(loader.TREES):
+        own = [np.asarray(one.trees[k]) for one in late]
+        if name in {"root", "left", "right"}:  # these point at nodes
+            own = [(nodes.astype(np.int64) + by).astype(nodes.dtype) for nodes, by in zip(own, shift, strict=True)]
+        trees[name] = np.concatenate(own)
+    pool_of = np.zeros(len(series), np.int32)
+    for k, (_, _, rows) in enumerate(parts):
+        pool_of[rows] = k
+    arrays = {
+        "pool_shape": np.stack([one.shape for one in late]),
+        "pool_beta": np.stack([one.beta[loader.COUNT] for one in late]), "pool": pool_of, **sizes, **trees,
+    }  # fmt: skip
+    return [f"{pooled.hash}/{name}" if name else pooled.hash for name, _, _ in parts], arrays
+
+
+def _champion_wape(rows: pa.Table, spec: Spec, cutoff: datetime, champions: Mapping[str, Spec]) -> dict[str, float]:
+    """WAPE of each champion's recipe at the same cutoffs, for the series whose recipe differs."""
+    groups: dict[Spec, list[str]] = {}
+    for name, champion in champions.items():
+        if champion.recipe != spec.recipe:
+            same = replace(champion, horizon=spec.horizon, windows=spec.windows, frequency=spec.frequency,
+                           folder=spec.folder)  # fmt: skip
+            groups.setdefault(same, []).append(name)
+    result: dict[str, float] = {}
+    for champion, names in groups.items():
+        part = rows.filter(pc.is_in(rows["series_id"], pa.array(names, rows.schema.field("series_id").type)))
+        if not len(part) or any(name not in rows.column_names for name in champion.known):
+            continue
+        evaluation = evaluate(part, champion, cutoff)
+        blends, _ = leave_one_out(evaluation)
+        scores = metrics.window_scores(blends, evaluation.Y, evaluation.mask, *evaluation.scales)
+        for i, name in enumerate(evaluation.panel.series):
+            if scores["abs_actual"][i].sum() > 0:
+                result[name] = float(scores["abs_error"][i].sum() / scores["abs_actual"][i].sum())
+    return result

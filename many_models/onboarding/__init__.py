@@ -1,0 +1,1 @@
+"""`init` and `demo`: from an unknown table to many_models.toml."""

@@ -1,0 +1,459 @@
+"""Which columns are keys, timestamp, target and known covariates; frequency and horizon; each with its reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar
+
+import numpy as np
+
+from many_models.errors import InputError
+from many_models.onboarding.profile import codes_of, speaks_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from many_models.onboarding.profile import Facts
+    from many_models.onboarding.readers import Column
+
+Confidence = Literal["sure", "likely", "unsure"]
+T = TypeVar("T")
+
+LEVELS = 12  # a text covariate with more different words is too thin to learn from
+USUAL_HORIZON = {"h": 48, "D": 28, "W": 8, "M": 6, "Q": 4, "Y": 2}
+
+_SITES = (
+    "store shop branch filiale market markt site warehouse lager region state location standort outlet restaurant "
+    "country land city stadt station depot plant werk zone district customer kunde tienda magasin winkel center centre"
+).split()
+_ITEMS = (
+    "item product produkt sku article artikel dept department abteilung brand marke category family material part well "
+    "meter sensor id uid series device line route key gtin ean upc producto warengruppe channel segment name code nr"
+).split()
+TIMES = "date ds day tag datum time timestamp week woche month monat period hour fecha jour dt zeit starting".split()
+HOURS = "hour hr stunde minute".split()
+_NOT_TIMES = "created updated modified loaded inserted birth expiry delivery expires".split()
+TARGETS = (
+    "sales quantity qty units demand menge absatz stueck stück volume sold verkauf value target consumption verbrauch "
+    "orders count cnt production kwh bbl barrels passengers visits traffic rides trips vente ventas cantidad quantité "
+    "aantal afzet anzahl nachfrage output footfall calls load"
+).split()
+_MONEY = "revenue umsatz turnover amount erlös gmv income betrag".split()
+_LEAKS = (
+    "lag rolling roll moving mean avg average mittel cum ytd prev previous forecast predict predicted prediction yhat "
+    "fitted residual revenue umsatz turnover profit margin gewinn customers transactions stock inventory bestand "
+    "onhand returns returned stockout"
+).split()
+_KNOWN = (
+    "price preis promo aktion discount rabatt advert ad ads werbung event holiday feiertag ferien vacation school "
+    "snap campaign kampagne coupon deal display feature open closed planned prix precio flyer markdown"
+).split()
+
+
+@dataclass(frozen=True, slots=True)
+class Choice(Generic[T]):
+    """One guess: what, why, how sure, and what else it could be."""
+
+    value: T
+    reason: str
+    confidence: Confidence = "sure"
+    alternatives: tuple[str, ...] = ()
+
+
+# --- Timestamp ------------------------------------------------------------------------------------------------------
+def choose_time(columns: Mapping[str, Column], given: str) -> Choice[str]:
+    """The column that says when. Raises InputError when there is none, or the given one holds no dates."""
+    if given:
+        if columns[given].kind != "time":
+            raise InputError(f"--timestamp {given}: its values are no dates that are understood; write 2026-01-31")
+        return Choice(given, "given")
+    scores = {
+        name: 3 * speaks_of(name, TIMES) - 4 * speaks_of(name, _NOT_TIMES) - column.unread / max(1, len(column.codes))
+        for name, column in columns.items()
+        if column.kind == "time" and len(column.levels) > 1
+    }
+    if not scores:
+        raise InputError(
+            f"no column with two dates among {', '.join(columns)}; name one with --timestamp, written like 2026-01-31 "
+            "(a year and a month in columns of their own have to become one)"
+        )
+    best, *others = sorted(scores, key=lambda name: -scores[name])
+    column = columns[best]
+    style = {"native": "", "iso": "", "%Y%m%d": ""}.get(column.meaning.style, f", written as {column.meaning.style}")
+    reason = f"dates from {np.nanmin(column.levels)!s:.10} to {np.nanmax(column.levels)!s:.10}{style}"
+    if column.meaning.or_else:
+        reason += f" (days and months could also be the other way round: {column.meaning.or_else})"
+    confidence: Confidence = "unsure" if column.meaning.or_else else "likely" if others else "sure"
+    return Choice(best, reason, confidence, tuple(f"--timestamp {name}" for name in others))
+
+
+# --- Keys -----------------------------------------------------------------------------------------------------------
+def choose_keys(facts: Facts, given: tuple[str, ...], target: str) -> Choice[tuple[str, ...]]:
+    """The columns that together name a series; none when the table holds one series. Raises InputError."""
+    if given:
+        return Choice(given, "given")
+    if facts.unique_share(()) > 0.999:
+        return _keys_of_one(facts, target)
+    scores = {name: _key_score(facts, name) for name in facts.columns if name != target}
+    candidates = sorted((name for name in scores if scores[name] > -5), key=lambda name: -scores[name])[:9]
+    if not candidates:
+        raise InputError(f"no column names the series among {', '.join(facts.columns)}; give --keys a,b")
+    best: tuple[tuple[str, ...], float] | None = None
+    for size in (1, 2, 3, 4):
+        found: dict[tuple[str, ...], float] = {}
+        for names in combinations(candidates, size):
+            if facts.unique_share(names, facts.some_dates) > 0.995 and facts.unique_share(names) > 0.99:
+                series = int(facts.group(names).max()) + 1
+                full = facts.rows / (series * facts.dates)
+                if facts.rows / series >= 3 and (full > 0.3 or min(scores[name] for name in names) >= 2):
+                    found[names] = sum(scores[name] for name in names) / size + full
+        if found:
+            names = max(found, key=lambda names: found[names])
+            best = (names, found[names])
+            break
+    if best is None:
+        return _keys_with_repeats(facts, candidates, scores)
+    names = _pair_for_id(facts, best[0], candidates)
+    names = tuple(
+        sorted(
+            names, key=lambda name: (not speaks_of(name, _SITES) or speaks_of(name, _ITEMS[:6]), _levels(facts, name))
+        )
+    )
+    series = int(facts.group(names).max()) + 1
+    confidence: Confidence = "sure" if all(scores[name] >= 2 for name in names) else "likely"
+    return Choice(names, f"with the date they name every row once: {series:,} series", confidence)
+
+
+def _levels(facts: Facts, name: str) -> int:
+    return len(facts.columns[name].levels)
+
+
+def _keys_of_one(facts: Facts, target: str) -> Choice[tuple[str, ...]]:
+    """Columns that are called like a key, where every date stands once: one series, or few and sparse ones."""
+    names = [
+        name
+        for name, column in facts.columns.items()
+        if (column.kind == "text" or len(column.levels) == 1)
+        and column.kind != "empty"
+        and (speaks_of(name, _SITES) or speaks_of(name, _ITEMS))
+        and len(column.levels) * 3 <= facts.rows
+        and name != target
+        and (len(column.levels) == 1 or not facts.is_calendar(name))
+    ]
+    why = "every date stands once" + ("; by their names" if names else ": one series")
+    return Choice(tuple(sorted(names, key=lambda name: not speaks_of(name, _SITES))), why, "likely")
+
+
+def _key_score(facts: Facts, name: str) -> float:
+    """How much a column looks like a name of something; -9 when it cannot be one."""
+    column = facts.columns[name]
+    levels = len(column.levels)
+    number = column.kind == "number"
+    if column is facts.time or column.kind not in {"text", "number", "flag"} or levels < 2 or speaks_of(name, HOURS):
+        return -9
+    if number and not column.meaning.whole:
+        return -9
+    named = speaks_of(name, _SITES) or speaks_of(name, _ITEMS)
+    if levels * 3 > facts.rows or (levels * 8 > facts.rows and not named):
+        return -9
+    if facts.is_calendar(name) or (facts.follows_time(name) and facts.dates < facts.rows):
+        return -9
+    score = 3.0 * named + 1.0 * (column.kind == "text") - 4 * speaks_of(name, _KNOWN)
+    score -= 3 * (speaks_of(name, TARGETS) and not named) + 2 * (column.kind == "flag") + 3 * (speaks_of(name, _MONEY))
+    return score - 2.0 * column.missing / facts.rows
+
+
+def _pair_for_id(facts: Facts, names: tuple[str, ...], candidates: Sequence[str]) -> tuple[str, ...]:
+    """A site and an item instead of one id that says the same: packs and reports are made of sites."""
+    if len(names) != 1:
+        return names
+    series = int(facts.group(names).max()) + 1
+    for pair in combinations([name for name in candidates if name not in names], 2):
+        sites = [name for name in pair if speaks_of(name, _SITES)]
+        items = [name for name in pair if speaks_of(name, _ITEMS)]
+        if (
+            sites
+            and items
+            and sites != items
+            and int(facts.group(pair).max()) + 1 == series
+            and facts.unique_share(pair) > 0.99
+        ):
+            return pair
+    return names
+
+
+def _keys_with_repeats(facts: Facts, candidates: Sequence[str], scores: Mapping[str, float]) -> Choice[tuple[str, ...]]:
+    named = [name for name in candidates if scores[name] >= 2 and not speaks_of(name, _MONEY)][:3]
+    if not named:
+        raise InputError(
+            f"no columns among {', '.join(facts.columns)} name each row once for its date; give --keys a,b"
+        )
+    share = 1 - facts.unique_share(named)
+    return Choice(tuple(named), f"by their names; {share:.0%} of the rows repeat a series and date", "unsure")
+
+
+# --- Target ---------------------------------------------------------------------------------------------------------
+def choose_target(facts: Facts, given: str) -> Choice[str]:
+    """The number to forecast. Raises InputError when there is none, or the given one is no number."""
+    if given:
+        if facts.columns[given].kind not in {"number", "flag"}:
+            raise InputError(f"--target {given}: its values are no numbers")
+        return Choice(given, "given")
+    numbers = [
+        name
+        for name, column in facts.columns.items()
+        if column.kind == "number" and name not in facts.keys and facts.varies(name) and not _is_counter(facts, name)
+    ]
+    scores = {name: _target_score(facts, name, numbers) for name in numbers if not facts.is_calendar(name)}
+    if not scores:
+        raise InputError(f"no column of numbers that change with time among {', '.join(facts.columns)}; give --target")
+    best, *others = sorted(scores, key=lambda name: -scores[name])
+    near = [name for name in others if scores[name] > scores[best] - 0.75]
+    reason = (
+        "its name" if speaks_of(best, TARGETS) or best.casefold() == "y" else "the number that changes most with time"
+    )
+    if not others:
+        reason = "the only number that changes with time"
+    confidence: Confidence = "unsure" if near else "sure" if speaks_of(best, TARGETS) or not others else "likely"
+    return Choice(best, reason, confidence, tuple(f"--target {name}" for name in others[:3]))
+
+
+def _is_counter(facts: Facts, name: str) -> bool:
+    """A number of the row and nothing else."""
+    column = facts.columns[name]
+    return (
+        len(column.levels) == facts.rows and column.meaning.whole and abs(abs(np.diff(column.values)).mean() - 1) < 0.01
+    )
+
+
+def _target_score(facts: Facts, name: str, numbers: Sequence[str]) -> float:
+    column = facts.columns[name]
+    score = 2.0 * facts.change_rate(name) + 0.5 * column.meaning.whole
+    score += 5 * (name.casefold() in {"y", "target"}) + 4 * speaks_of(name, TARGETS) + 1.5 * speaks_of(name, _MONEY)
+    score -= 6 * (speaks_of(name, _LEAKS) and not speaks_of(name, _MONEY)) + 5 * speaks_of(name, _KNOWN)
+    score -= 2 * bool(_factors(facts, name, numbers)) + 1.0 * column.missing / facts.rows
+    return score + 0.5 * min(1.0, _spread(facts, name))
+
+
+def _spread(facts: Facts, name: str) -> float:
+    values = facts.columns[name].values[facts.some_series]
+    values = values[np.isfinite(values)]
+    return float(values.std() / (abs(values).mean() + 1e-12)) if len(values) else 0.0
+
+
+def _factors(facts: Facts, name: str, numbers: Sequence[str]) -> tuple[str, str] | None:
+    """Two other columns whose product this one is (revenue = quantity × price)."""
+    rows = facts.some_series[:20_000]
+    values = facts.columns[name].values[rows]
+    for first, second in combinations([other for other in numbers if other != name], 2):
+        product = facts.columns[first].values[rows] * facts.columns[second].values[rows]
+        good = np.isfinite(product) & np.isfinite(values)
+        if (
+            good.sum() > 20
+            and np.isclose(product[good], values[good], rtol=0.005, atol=0.011).mean() > 0.98
+            and np.ptp(values[good]) > 0
+        ):
+            return first, second
+    return None
+
+
+# --- Known covariates -----------------------------------------------------------------------------------------------
+def find_leaks(facts: Facts, target: str) -> dict[str, str]:
+    """Columns that are made of the target, and how that shows."""
+    numbers = [
+        name
+        for name, column in facts.columns.items()
+        if column.kind in {"number", "flag"} and name not in facts.keys and name != target
+    ]
+    varying = [name for name in numbers if facts.varies(name)]
+    found = {name: "its name says so" for name in varying if speaks_of(name, _LEAKS)}
+    for name in varying:
+        if target in (_factors(facts, name, [*varying, target]) or ()):
+            found[name] = "it is the target times another column"
+    found |= {
+        name: "it follows from the target's own values"
+        for name in _explained(facts, target, varying)
+        if name not in found
+    }
+    return found
+
+
+def _explained(facts: Facts, target: str, names: Sequence[str]) -> list[str]:
+    """The columns that a linear function of the target's last fifteen values (now included) explains."""
+    rows, lags = facts.some_series[:60_000], 15
+    series, y = facts.series[rows], facts.columns[target].values[rows]
+    if len(rows) < 4 * lags:
+        return []
+    at = np.arange(lags - 1, len(rows))
+    at = at[series[at] == series[at - lags + 1]]
+    design = np.stack([y[at - lag] for lag in range(lags)], axis=1)
+    design = np.concatenate([design, np.stack([_running_mean(y, at, width) for width in (7, 14)], axis=1)], axis=1)
+    explained: list[str] = []
+    for name in names:
+        x = facts.columns[name].values[rows][at]
+        good = np.isfinite(design).all(axis=1) & np.isfinite(x)
+        if good.sum() < 200:
+            continue
+        one, two = centred(design[good], series[at][good]), centred(x[good, None], series[at][good])
+        total = float((two**2).sum())
+        if total <= 1e-12 * max(1.0, float((x[good] ** 2).sum())):
+            continue
+        weights, *_ = np.linalg.lstsq(one, two, rcond=None)
+        if 1 - float(((two - one @ weights) ** 2).sum()) / total > 0.9:
+            explained.append(name)
+    return explained
+
+
+def _running_mean(y: NDArray[np.float64], at: NDArray[np.int64], width: int) -> NDArray[np.float64]:
+    sums = np.cumsum(np.nan_to_num(np.concatenate([[0.0], y])))
+    return (sums[at + 1] - sums[at + 1 - width]) / width
+
+
+def centred(values: NDArray[np.float64], series: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Each column of `values` less its mean over the series that a row belongs to (`series`: codes from 0)."""
+    codes = codes_of(series)
+    counts = np.bincount(codes)
+    means = np.stack([np.bincount(codes, values[:, j]) / counts for j in range(values.shape[1])], axis=1)
+    return values - means[codes]
+
+
+def choose_known(
+    facts: Facts, target: str, given: Sequence[str] | None, leaks: Mapping[str, str]
+) -> Choice[tuple[str, ...]]:
+    """The covariates that are known of the days to come; `leaks` are columns to leave out, with why."""
+    if given is not None:
+        return Choice(tuple(given), "given")
+    chosen: dict[str, Confidence] = {}
+    maybe: list[str] = []
+    for name, column in facts.columns.items():
+        if name in {target, *facts.keys} or column is facts.time or name in leaks or column.kind in {"time", "empty"}:
+            continue
+        if not facts.varies(name) or (facts.is_calendar(name) and not speaks_of(name, _KNOWN)):
+            continue
+        confidence = _could_be_known(facts, name)
+        if confidence:
+            chosen[name] = confidence
+        elif column.kind != "text" or len(column.levels) <= LEVELS:
+            maybe.append(name)
+    for name in _redundant(facts, list(chosen)):
+        del chosen[name]
+    reason = (
+        "prices, promotions and events are usually planned; "
+        if chosen
+        else "nothing looks like a price, a promotion or an event; "
+    )
+    if leaks:
+        reason += "left out: " + ", ".join(f"{name} ({why})" for name, why in leaks.items()) + "; "
+    reason += "--known names others, all of them must be known for the days to come"
+    sureness: Confidence = "likely" if all(how == "likely" for how in chosen.values()) else "unsure"
+    return Choice(tuple(chosen), reason, sureness, tuple(maybe))
+
+
+def _could_be_known(facts: Facts, name: str) -> Confidence | None:
+    """`likely` by its name, `unsure` by its behaviour: an event for all, a flag of a key, a price that rarely moves."""
+    column = facts.columns[name]
+    if speaks_of(name, _KNOWN):
+        return "likely"
+    if column.kind == "text":
+        common = np.bincount(column.codes).max() / facts.rows
+        return "unsure" if facts.follows_time(name) and common > 0.5 else None
+    if speaks_of(name, TARGETS):
+        return None
+    if column.kind == "flag":
+        keys = [
+            facts.ds_codes,
+            *(
+                codes_of(facts.group([key]) * facts.dates + facts.ds_codes)
+                for key in facts.columns
+                if facts.columns[key].kind == "text" and _levels(facts, key) < 50
+            ),
+        ]
+        return "unsure" if any(facts.follows(name, group) for group in keys) and facts.series_count > 1 else None
+    return "unsure" if 0 < facts.change_rate(name) < 0.1 and len(column.levels) > 3 else None
+
+
+def _redundant(facts: Facts, names: list[str]) -> list[str]:
+    """Text covariates that others tell better, that are too rare, or have too many words."""
+    texts = [name for name in names if facts.columns[name].kind == "text"]
+    rare = 0.995 * facts.rows
+    dropped = [name for name in texts if np.bincount(facts.columns[name].codes).max() > rare]
+    for fine, coarse in ((a, b) for a in texts for b in texts if a != b):
+        if {fine, coarse} & set(dropped) or not facts.follows(coarse, facts.columns[fine].codes):
+            continue
+        dropped.append(fine if _levels(facts, fine) > LEVELS else coarse)
+    return dropped
+
+
+# --- Frequency, horizon, signs --------------------------------------------------------------------------------------
+def unit_of(frequency: str) -> str:
+    """The letter of a pandas frequency: h, D, W, M, Q or Y."""
+    head_ = frequency.split("-", maxsplit=1)[0]
+    return {"MS": "M", "ME": "M", "QS": "Q", "QE": "Q", "YS": "Y", "YE": "Y", "H": "h", "B": "D"}.get(head_, head_)
+
+
+def choose_frequency(facts: Facts, given: str) -> Choice[str]:
+    """How far rows of one series are apart, as a pandas frequency. Raises InputError when it cannot be told."""
+    if given:
+        if unit_of(given) not in USUAL_HORIZON:
+            raise InputError(f"--frequency {given}: use h, D, W-MON … W-SUN, MS, QS or YS")
+        return Choice(given, "given")
+    rows = facts.some_series
+    ds = facts.ds[rows]
+    steps = np.diff(ds)[facts.neighbours].astype("timedelta64[m]").astype(np.int64)
+    steps = steps[steps > 0]
+    if not len(steps):
+        raise InputError("no series has two dates, so their distance is unknown; give --frequency, for example D")
+    common = int(np.bincount(np.minimum(steps, 60 * 24 * 400)).argmax())
+    if common < 60:
+        raise InputError(
+            f"rows are {common} minutes apart; the finest frequency is hourly: sum them up first, or give --frequency h"
+        )
+    if common < 60 * 24 and (ds.astype("datetime64[h]") != ds.astype("datetime64[D]")).any():
+        return Choice("h", f"rows of a series are mostly {common / 60:g} h apart", "sure" if common == 60 else "unsure")
+    return _frequency_of_days(ds.astype("datetime64[D]"), round(common / 60 / 24))
+
+
+def _frequency_of_days(days: NDArray[np.datetime64], common: int) -> Choice[str]:
+    month = days.astype("datetime64[M]")
+    first = float((days == month.astype("datetime64[D]")).mean())
+    last = float(((days + 1) == (month + 1).astype("datetime64[D]")).mean())
+    if common >= 28 and (first > 0.95 or last > 0.95 or common in range(28, 32)):
+        side = "S" if last <= first else "E"
+        unit, word = ("M", "month") if common < 60 else ("Q", "quarter") if common < 200 else ("Y", "year")
+        if max(first, last) > 0.95:
+            where = "first" if side == "S" else "last"
+            return Choice(unit + side, f"one row a {word}, on the {where} of the month", "sure")
+        return Choice(unit + "S", f"rows are about a {word} apart, on changing days of the month", "unsure")
+    weekdays = np.bincount((days.astype(np.int64) + 3) % 7, minlength=7)
+    names = ("MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN")
+    if weekdays.max() > 0.97 * weekdays.sum() and common >= 7:
+        frequency = f"W-{names[int(weekdays.argmax())]}"
+        if common == 7:
+            return Choice(frequency, f"one row a week, on {names[int(weekdays.argmax())].title()}s", "sure")
+        return Choice(frequency, f"always the same weekday, mostly {common} days apart", "unsure", ("--frequency D",))
+    if common == 1:
+        if not weekdays[5:].any():
+            return Choice("D", "one row a day, none at weekends", "likely", ("--frequency B",))
+        return Choice("D", "one row a day", "sure")
+    return Choice("D", f"rows of a series are mostly {common} days apart, on different weekdays", "unsure")
+
+
+def choose_horizon(facts: Facts, unit: str) -> Choice[int]:
+    """The usual number of periods ahead, less where there is little history."""
+    usual = USUAL_HORIZON[unit]
+    longest = max(1, facts.dates // 8)
+    if longest < usual:
+        return Choice(longest, f"an eighth of the {facts.dates} periods there are", "likely")
+    return Choice(usual, "usual at this frequency", "likely")
+
+
+def choose_negatives(facts: Facts, target: str) -> Choice[Literal["allow", "quarantine"]]:
+    """Whether values below zero are meant."""
+    values = facts.columns[target].values
+    share = float((values < 0).mean())
+    if share > 0.001:
+        return Choice("allow", f"{share:.1%} of the values are below zero", "likely")
+    return Choice("quarantine", "sales below zero are mistakes" if share else "no value is below zero")

@@ -1,0 +1,1 @@
+"""What an operator does, without a console: run a day."""

@@ -1,0 +1,254 @@
+"""The day without the UI: the same assets, decisions and Dagster instance, run after run in this process."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import dagster as dg
+
+from many_models.data import lake_tables
+from many_models.definitions import BUILDERS, build, build_assets
+from many_models.errors import PermanentError, SettingsError, UnavailableError
+from many_models.orchestration import automation, due, stage_state
+from many_models.orchestration.assets import power_bi
+from many_models.orchestration.event_log import runs
+from many_models.orchestration.stage_run import status_rows
+from many_models.ports import Where
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+
+    from many_models.orchestration.due import Stage, StageState, Work
+    from many_models.ports import Chunk, ChunkResult, Compute, Lake, Source, Task
+    from many_models.settings import Settings, Storage
+
+POSTGRES_URL = "DAGSTER_POSTGRES_URL"
+CODE_LOCATION_TAG = ".dagster/repository"  # with it the run is listed on its job's page
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+@dataclass(frozen=True, slots=True)
+class StageReport:
+    """What one run of one stage did."""
+
+    stage: Stage
+    keys: int
+    done: int
+    failed: int
+    seconds: float
+    run_id: str
+    error: str = ""
+
+
+@dataclass(slots=True)
+class Progress:
+    """What the command shows while a stage runs; `stage` and `advance` are called from this thread."""
+
+    stage: Callable[[Stage, int], None] = lambda _stage, _keys: None
+    advance: Callable[[int], None] = lambda _series: None
+    report: Callable[[StageReport], None] = lambda _report: None
+
+
+@dataclass(frozen=True, slots=True)
+class WatchedCompute:
+    """A compute that says how many series have come back."""
+
+    compute: Compute
+    advance: Callable[[int], None]
+
+    def run(self, task: Task, chunks: Sequence[Chunk]) -> Iterator[tuple[Chunk, ChunkResult]]:
+        """See `Compute.run`."""
+        for chunk, result in self.compute.run(task, chunks):
+            self.advance(len(chunk.series))
+            yield chunk, result
+
+    def slots(self) -> int:
+        """See `Compute.slots`."""
+        return self.compute.slots()
+
+    def check(self) -> str:
+        """See `Compute.check`."""
+        return self.compute.check()
+
+
+@contextmanager
+def open_instance(home: Path, storage: Storage = "sqlite") -> Generator[dg.DagsterInstance]:
+    """The Dagster instance of `home`; where it has no dagster.yaml yet, ours is written, with that `storage`.
+
+    Raises SettingsError when dagster.yaml wants a URL from the environment that is not there.
+    """
+    from many_models.orchestration.event_log.storage_sqlite import counting_from
+
+    home.mkdir(parents=True, exist_ok=True)
+    file = home / "dagster.yaml"
+    if not file.exists():
+        file.write_text(_dagster_yaml(storage))
+    if POSTGRES_URL in file.read_text() and not os.environ.get(POSTGRES_URL):
+        raise SettingsError(
+            f"{file} keeps Dagster's storage on PostgreSQL, at the URL in {POSTGRES_URL}, which is not set: "
+            f"export {POSTGRES_URL}=postgresql://user:password@host:port/database"
+        )
+    with counting_from(home.absolute()), dg.DagsterInstance.from_config(str(home)) as instance:
+        instance.compute_log_manager  # noqa: B018 -- made at its first use, which may be in another thread
+        runs.ensure_pools(instance, due.STAGES)
+        yield instance
+
+
+def _dagster_yaml(storage: Storage) -> str:
+    templates = Path(__file__).parents[1] / "templates"
+    text = (templates / "dagster.yaml").read_text()
+    if storage == "postgres":
+        ours = (templates / "storage_postgres.yaml").read_text()
+        text = re.sub(r"(?ms)^storage:.*?(?=^compute_logs:)", lambda _: ours, text)
+    return re.sub(r"(?<=base_dir: )var/dagster/?(\w*)", lambda m: m[1] or ".", text)  # the folder may be moved
+
+
+@dataclass(slots=True)
+class Day:
+    """Everything that is due, stage by stage, until nothing is; `resources` replace adapters by name."""
+
+    settings: Settings
+    instance: dg.DagsterInstance
+    progress: Progress = field(default_factory=Progress)
+    resources: Mapping[str, object] = field(default_factory=dict[str, object])
+    reports: list[StageReport] = field(default_factory=list[StageReport])
+    _covariates_seen: bool = False
+
+    def run(self) -> list[StageReport]:
+        """Run what is due.
+
+        Raises PermanentError when a stage fails whole for a reason that stays, UnavailableError when it does so
+        time after time for one that might pass, or when another process is at work on it.
+        """
+        settings = self.settings
+        resources = {name: self.resources.get(name) or make(settings) for name, make in BUILDERS.items()}
+        source, lake = cast("Source", resources["source"]), cast("Lake", resources["lake"])
+        compute = cast("Compute", resources["compute"])
+        resources["compute"] = WatchedCompute(compute, self.progress.advance)
+        definitions, assets = build(settings, resources), build_assets(settings)
+        runs.mark_dead_runs_failed(self.instance)
+        self._refuse_another_projects_instance(lake)
+        tried = dict[str, int]()
+        try:
+            while (found := self._next(source, lake)) is not None:
+                work, current = found
+                tags = runs.process_tag()
+                request = automation.request_of(settings, self.instance, assets[work.stage], work, current, tags)
+                mark = request.tags[automation.DUE_TAG]
+                tried[mark] = tried.get(mark, 0) + 1
+                report = self._run(definitions, work, request, lake)
+                self.reports.append(report)
+                self.progress.report(report)
+                if not report.done:
+                    self._raise_if_hopeless(report, tried[mark])
+            self._refresh_power_bi(definitions)
+        finally:
+            getattr(compute, "close", lambda: None)()
+        return self.reports
+
+    def _refresh_power_bi(self, definitions: dg.Definitions) -> None:
+        """What the sensor does after a load, where the settings name a semantic model. Raises UnavailableError."""
+        model = power_bi.build(self.settings).model
+        asked = None if model is None else power_bi.request(self.instance, model)
+        if isinstance(asked, dg.RunRequest):
+            job = definitions.resolve_job_def(power_bi.JOB)
+            tags = {**(asked.tags or {}), **runs.process_tag()}
+            result = job.execute_in_process(QUIET, self.instance, tags=tags, raise_on_error=False)
+            if not result.success:
+                why = _first_error(self.instance, result)
+                raise UnavailableError(f"the warehouse is loaded, but Power BI was not refreshed: {why}")
+
+    def _refuse_another_projects_instance(self, lake: Lake) -> None:
+        copied = self.instance.get_materialized_partitions(dg.AssetKey("raw_sales"))
+        if copied and lake.version(lake_tables.RAW_VERSIONS.name) is None:
+            where = self.settings.place(self.settings.lake.path)
+            raise SettingsError(
+                f"this Dagster instance ({self.instance.root_directory}) counts {len(copied)} periods of raw_sales as "
+                f"copied, but the lake {where} has none: it belongs to another project. Work in a folder of its own, "
+                "or set DAGSTER_HOME, or delete the storage of this instance"
+            )
+
+    def _next(self, source: Source, lake: Lake) -> tuple[Work, StageState] | None:
+        work, current = automation.next_due(self._states(source, lake))
+        if work is None and current is not None:
+            raise UnavailableError(f"{current.stage} is running elsewhere ({len(current.busy)} keys): wait for it")
+        return None if work is None or current is None else (work, current)
+
+    def _states(self, source: Source, lake: Lake) -> Iterator[StageState]:
+        """All states, one by one as they are needed; the tables beside the sales are read once."""
+        yield automation.raw_state(self.settings, self.instance, source)
+        found = stage_state.covariates_state(self.settings, self.instance, lake)
+        copied = any(report.stage == "raw_covariates" and report.done for report in self.reports)
+        if not found.due() and not copied and not self._covariates_seen:
+            found = automation.covariates_state(self.settings, self.instance, source, lake)
+            self._covariates_seen = not found.due()
+        yield found
+        for stage in due.STAGES[2:]:
+            yield stage_state.stage_state(self.settings, self.instance, lake, stage)
+
+    def _raise_if_hopeless(self, report: StageReport, attempts: int) -> None:
+        cause = automation.cause_of(self.instance, report.run_id)
+        if cause is not None and not cause.transient:
+            raise PermanentError(f"{report.stage}: {cause.message}")
+        if report.error and attempts >= due.MAX_ATTEMPTS:
+            raise UnavailableError(f"{report.stage} failed {attempts} times: {report.error}")
+
+    def _run(self, definitions: dg.Definitions, work: Work, request: dg.RunRequest, lake: Lake) -> StageReport:
+        self.progress.stage(work.stage, len(work.keys))
+        began = time.monotonic()
+        job = definitions.resolve_job_def(automation.JOBS[work.stage])
+        result = job.execute_in_process(
+            run_config={**request.run_config, **QUIET},
+            instance=self.instance,
+            asset_selection=[dg.AssetKey(work.stage)],
+            tags={**request.tags, CODE_LOCATION_TAG: "__repository__@many_models"},
+            raise_on_error=False,
+        )
+        done, failed, error = self._outcome(result, work, lake)
+        return StageReport(work.stage, len(work.keys), done, failed, time.monotonic() - began, result.run_id, error)
+
+    def _outcome(self, result: dg.ExecuteInProcessResult, work: Work, lake: Lake) -> tuple[int, int, str]:
+        if result.success:
+            return len(work.keys), 0, ""
+        failed = runs.failed_partitions(self.instance, dg.AssetKey(work.stage))
+        bad = [key for key in work.keys if failed.get(key) == result.run_id]
+        listed_only = bool(self.settings.partitions.by) or not bad  # Dagster knows of partitions, if of anything
+        if work.stage in stage_state.OVER_SERIES and listed_only and _failed_for_series(result):
+            listed = status_rows(lake, work.stage)
+            bad = [key for key in work.keys if key in listed]
+        bad = bad or work.keys  # none: it failed as a whole
+        return len(work.keys) - len(bad), len(bad), _first_error(self.instance, result)
+
+
+def _failed_for_series(result: dg.ExecuteInProcessResult) -> bool:
+    return any(event.step_failure_data.user_failure_data is not None for event in result.get_step_failure_events())
+
+
+def _first_error(instance: dg.DagsterInstance, result: dg.ExecuteInProcessResult) -> str:
+    for event in result.get_step_failure_events():
+        failure = event.step_failure_data.user_failure_data
+        if failure is not None:
+            return failure.description or ""
+    cause = automation.cause_of(instance, result.run_id)
+    return cause.message if cause else "the run failed before its first step"
+
+
+def skill_of(lake: Lake) -> tuple[float, float] | None:
+    """WAPE of the selected forecasts and of the seasonal naive over all series and windows of the newest training."""
+    trained = lake_tables.read_if_there(lake, lake_tables.TRAINED, columns=["series_id", "wape"])
+    naive = Where(among={"candidate": ["seasonal_naive"]})
+    scores = lake_tables.read_if_there(lake, lake_tables.SCORES, naive, ["series_id", "abs_error", "abs_actual"])
+    if trained is None or scores is None:
+        return None
+    sums = scores.to_pandas().groupby("series_id").sum()
+    frame = trained.to_pandas().set_index("series_id").join(sums, how="inner").dropna()
+    actual = float(frame["abs_actual"].sum())
+    if actual == 0:
+        return None
+    return float((frame["wape"] * frame["abs_actual"]).sum()) / actual, float(frame["abs_error"].sum()) / actual

@@ -1,0 +1,1 @@
+"""Everything that knows Dagster, apart from operations and definitions."""

@@ -1,0 +1,83 @@
+"""pooled_models: what series learn together, on a deterministic sample of them, for training to refer to by hash."""
+
+from typing import TYPE_CHECKING
+
+import dagster as dg
+import pyarrow as pa
+
+from many_models.data import lake_tables
+from many_models.data.lake_tables import NO_POOLED
+from many_models.errors import InputError
+from many_models.orchestration import stage_state
+from many_models.orchestration.chunks import packs_of
+from many_models.orchestration.event_log import runs
+from many_models.orchestration.forecast_spec import spec_of
+from many_models.orchestration.stage_run import UPSTREAM_TAG, VERSION_TAG, Metadata, refuse_shared_run
+from many_models.ports import Lake, Where
+from many_models.settings import Settings
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from many_models.forecasting import PooledModels
+
+
+def build(settings: Settings) -> dg.AssetsDefinition:
+    """The asset pooled_models."""
+
+    @dg.asset(
+        deps=[dg.AssetDep("store_item_datasets", partition_mapping=dg.AllPartitionMapping())],
+        group_name="models",
+        kinds={"lightgbm", "numpy"},
+        owners=[settings.dagster.owner],
+        pool="pooled_models",
+        description=(
+            "What series learn together on a sample of them: calendar shapes, coefficients, trees, and from its own "
+            "backtest how to combine candidates and how wide intervals are. A series trained alone gets what it would "
+            "get in a full run. Learned anew every `forecast.pool_every` days of the data."
+        ),
+    )
+    def pooled_models(context: dg.AssetExecutionContext, lake: dg.ResourceParam[Lake]) -> dg.MaterializeResult[None]:
+        refuse_shared_run(context)
+        runs.claim_run(context)
+        version, metadata = NO_POOLED, Metadata()
+        try:
+            learned, series, cutoff = _learn(settings, lake)
+            write(lake, learned)
+            version = learned.hash
+            metadata |= {"series": series, "cutoff": str(cutoff), "hash": version}
+        except InputError as error:
+            metadata["nothing_learned"] = str(error)
+            context.log.warning(f"training goes on without pooled models: {error}")
+        tags = {UPSTREAM_TAG: stage_state.pooled_upstream(settings, lake), VERSION_TAG: version}
+        return dg.MaterializeResult(value=None, metadata=metadata, tags=tags)
+
+    return pooled_models
+
+
+def _learn(settings: Settings, lake: Lake) -> "tuple[PooledModels, int, datetime]":
+    from many_models.forecasting import pool
+    from many_models.forecasting.pooling import sample_of
+
+    spec = spec_of(settings)
+    cutoff = stage_state.lake_as_of(lake)
+    names = sample_of(stage_state.active_series(lake), settings.forecast.pool_series, spec)
+    if cutoff is None or not names:
+        raise InputError("no active series has a dataset yet")
+    where = Where(among={"pack": list(packs_of(settings, names)), "series_id": names})
+    rows = lake.read(lake_tables.DATASETS.name, where).drop_columns(["pack"])
+    learned = pool(rows, spec, cutoff, sample=len(names), trees=settings.forecast.trees)
+    return learned, len(names), cutoff
+
+
+def write(lake: Lake, learned: "PooledModels") -> None:
+    """Make `learned` the pooled models of the lake, in one commit."""
+    files = learned.files()
+    rows = pa.table(
+        {
+            "hash": pa.array([learned.hash] * len(files), pa.string()),
+            "file": pa.array(list(files), pa.string()),
+            "content": pa.array(list(files.values()), pa.binary()),
+        }
+    )
+    lake.replace(lake_tables.POOLED.name, rows, Where())

@@ -1,0 +1,257 @@
+"""predictions: every active series scored with its champion, into the lake, by cutoff."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from datetime import datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import dagster as dg
+import pyarrow as pa
+
+from many_models.data import lake_tables
+from many_models.errors import ManyModelsError, SeriesFailure
+from many_models.keys import files_sha256
+from many_models.orchestration import metadata, plots, release_cache, stage_state
+from many_models.orchestration.assets.trained_models import cutoffs_of
+from many_models.orchestration.chunks import chunks_of, failures_of, follow, good_series, together
+from many_models.orchestration.forecast_spec import spec_of
+from many_models.orchestration.stage_run import STORE_ITEMS, Done, KeySet, backfill_policy, finish
+from many_models.ports import Compute, Lake, ProductionRegistry, Release, Where
+from many_models.settings import Settings
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+CACHE = "var/cache/packs"
+
+
+def build(settings: Settings) -> dg.AssetsDefinition:
+    """The asset predictions."""
+
+    @dg.asset(
+        partitions_def=STORE_ITEMS,
+        deps=["promoted_models", "store_item_datasets", dg.AssetDep("raw_covariates")],
+        backfill_policy=backfill_policy("predictions"),
+        output_required=False,
+        group_name="serving",
+        kinds={"deltalake", "table"},
+        owners=[settings.dagster.owner],
+        pool="predictions",
+        check_specs=[
+            dg.AssetCheckSpec(
+                "every_active_series", asset="predictions", description="Each active series has a forecast."
+            ),
+            dg.AssetCheckSpec("no_missing_values", asset="predictions", description="No forecast is NaN or infinite."),
+            dg.AssetCheckSpec("ordered_intervals", asset="predictions", description="lo95 ≤ lo80 ≤ hi80 ≤ hi95."),
+            dg.AssetCheckSpec("set_aside", asset="predictions", description="Series that failed twice for one reason."),
+        ],
+        description=(
+            "Forecasts with intervals for every active series, by the champion of the live release, from the newest "
+            "history. A series without a champion gets its seasonal naive, which its rows say (`fallback`)."
+        ),
+    )
+    def predictions(
+        context: dg.AssetExecutionContext,
+        config: KeySet,
+        lake: dg.ResourceParam[Lake],
+        compute: dg.ResourceParam[Compute],
+        production: dg.ResourceParam[ProductionRegistry],
+    ) -> Iterator[dg.AssetCheckResult]:
+        from many_models.tasks import ScoreTask
+
+        keys = stage_state.begin_series(context, config, settings, lake)
+        spec = spec_of(settings)
+        datasets = stage_state.made_versions(context.instance, "store_item_datasets")
+        champions, ahead = stage_state.champion_versions(lake), stage_state.covariate_versions(lake)["ahead"]
+        upstream = {k: stage_state.prediction_upstream(champions.get(k, ""), datasets.get(k, ""), ahead) for k in keys}
+        cutoffs, inactive = cutoffs_of(lake, keys)
+        done = {
+            key: Done(stage_state.INACTIVE, stage_state.INACTIVE, {"inactive": why}) for key, why in inactive.items()
+        }
+        release, away = release_cache.live_or_remembered(production, settings.path(release_cache.MEMORY))
+        if away:
+            context.log.warning(away)
+        failures = release_cache.promoted_since(release, champions, keys, away)
+        waiting = {failure.series_id for failure in failures}
+        models, unfetched = fetch_models(
+            production, release, [key for key in keys if key not in waiting], settings.path(CACHE)
+        )
+        failures += unfetched
+        broken = {failure.series_id for failure in failures}
+        context.instance.add_dynamic_partitions("cutoffs", [f"{cutoff:%Y-%m-%d}" for cutoff in cutoffs])
+        parts = list[pa.Table]()
+        repeat = settings.data.missing_future == "repeat"
+        for cutoff, series in sorted(cutoffs.items()):
+            task = ScoreTask(lake, spec, cutoff, tuple(settings.data.keys), models, repeat=repeat)
+            chunks = chunks_of(settings, [name for name in series if name not in broken], compute)
+            scored = list[pa.Table]()
+            for _, results in follow(context, compute, task, chunks):
+                failures += failures_of(results)
+                if good := good_series(results):
+                    scored.append(_only(together(results, "predictions"), set(good)))
+            if scored:
+                rows = _dated(scored, cutoff)
+                names = sorted({*rows["series_id"].to_pylist()})
+                lake_tables.upsert(lake, lake_tables.PREDICTIONS, rows, names, {"cutoff_date": [f"{cutoff:%Y-%m-%d}"]})
+                parts.append(rows)
+                done |= _dones(rows, upstream, lake if len(names) <= metadata.SINGLE else None, away)
+        yield from _checks(lake, cutoffs)
+        summary = _summary(parts) | metadata.plain({"registry_away": away})
+        finish(context, settings, lake, keys, done, failures, upstream, summary)
+
+    return predictions
+
+
+def fetch_models(
+    production: ProductionRegistry, release: Release | None, keys: Sequence[str], cache: Path
+) -> tuple[dict[str, tuple[str, str]], list[SeriesFailure]]:
+    """Series → (reference of its production pack, folder with the pack's verified files), and the series whose pack
+    cannot be had. Folders are named by the pack's sha256, and made whole or not at all; those that the release does not
+    serve from are removed.
+    """
+    if release is not None:
+        _forget(cache, {champion.sha256 for champion in release.champions.values()})
+    champions = {key: release.champions[key] for key in keys if release and key in release.champions}
+    folders, failures = dict[tuple[str, str], str](), list[SeriesFailure]()
+    errors = dict[tuple[str, str], ManyModelsError]()
+    for ref, sha256 in sorted({(champion.ref, champion.sha256) for champion in champions.values()}):
+        try:
+            folders[ref, sha256] = str(_cached(cache / sha256, production, ref, sha256))
+        except ManyModelsError as error:
+            errors[ref, sha256] = error
+    models = dict[str, tuple[str, str]]()
+    for key, champion in champions.items():
+        pack = champion.ref, champion.sha256
+        if pack in errors:
+            failures.append(SeriesFailure.of(key, errors[pack]))
+        else:
+            models[key] = champion.ref, folders[pack]
+    return models, failures
+
+
+def _cached(folder: Path, production: ProductionRegistry, ref: str, sha256: str) -> Path:
+    import shutil
+    import tempfile
+
+    if folder.is_dir():
+        if files_sha256({path.name: path.read_bytes() for path in folder.iterdir()}) == sha256:
+            return folder
+        shutil.rmtree(folder)  # damaged since it was fetched
+    files = production.files(ref, sha256)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(dir=folder.parent))
+    for name, content in files.items():
+        (fresh / name).write_bytes(content)
+    try:
+        fresh.rename(folder)
+    except OSError:  # another process was faster
+        shutil.rmtree(fresh)
+    return folder
+
+
+def _forget(cache: Path, serving: Collection[str]) -> None:
+    import shutil
+
+    for folder in cache.iterdir() if cache.is_dir() else ():
+        if folder.name not in serving:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _only(rows: pa.Table, series: set[str]) -> pa.Table:
+    import pyarrow.compute as pc
+
+    return rows.filter(pc.is_in(rows["series_id"], pa.array(sorted(series), pa.string())))
+
+
+def _dated(parts: Sequence[pa.Table], cutoff: datetime) -> pa.Table:
+    rows = pa.concat_tables(parts, promote_options="permissive")
+    return rows.append_column("cutoff_date", pa.array([f"{cutoff:%Y-%m-%d}"] * rows.num_rows, pa.string()))
+
+
+def _dones(rows: pa.Table, upstream: Mapping[str, str], lake: Lake | None, away: str) -> dict[str, Done]:
+    """What each series' materialization says, why the registry was not asked too; with a plot where there are few
+    (`lake` given).
+    """
+    frame = rows.to_pandas()
+    groups = frame.groupby("series_id", sort=True).agg(
+        rows=("y_hat", "size"), total=("y_hat", "sum"), cutoff=("cutoff", "first"), model=("model", "first"),
+        fallback=("fallback", "first"), repeated=("known_repeated", "any"),
+    )  # fmt: skip
+    found = dict[str, Done]()
+    for name, row in zip(groups.index, groups.itertuples(index=False), strict=True):
+        shown = metadata.plain({
+            "dagster/row_count": int(row.rows), "total": float(row.total), "cutoff": str(row.cutoff),
+            "model": row.model, "fallback": row.fallback, "known_repeated": bool(row.repeated),
+            "registry_away": away,
+        })  # fmt: skip
+        if lake is not None:
+            shown["plot"] = _plot(str(name), frame[frame["series_id"] == name], lake)
+        found[str(name)] = Done(upstream[str(name)], upstream[str(name)], shown)
+    return found
+
+
+def _plot(name: str, forecast: "DataFrame", lake: Lake) -> dg.MarkdownMetadataValue:
+    where = Where(among={"series_id": [name], "pack": [forecast["pack"].iloc[0]]})
+    history = lake.read(lake_tables.DATASETS.name, where, ["ds", "y"]).to_pandas().sort_values("ds")
+    tail = history.tail(metadata.HISTORY_SHOWN)
+    past = list(zip(tail["ds"], tail["y"], strict=True))
+    ahead = forecast.sort_values("ds")
+    low, high = ("lo80", "hi80") if "lo80" in ahead else ("y_hat", "y_hat")
+    band = list(zip(ahead["ds"], ahead["y_hat"], ahead[low], ahead[high], strict=True))
+    return plots.forecast(past, band, f"{name}: history, forecast and 80 % interval")
+
+
+def _summary(parts: Sequence[pa.Table]) -> metadata.Metadata:
+    import pyarrow.compute as pc
+
+    if not parts:
+        return {}
+    rows = pa.concat_tables(parts, promote_options="permissive")
+    first = rows.filter(pc.equal(rows["step"], 1))
+    fallbacks = lake_tables.counts(first, "fallback")
+    table = metadata.table([{"fallback": name, "series": series} for name, series in fallbacks.items() if name])
+    return {"dagster/row_count": rows.num_rows, "fallbacks": table}
+
+
+def _checks(lake: Lake, cutoffs: Mapping[datetime, Sequence[str]]) -> Iterator[dg.AssetCheckResult]:
+    """The state of the newest cutoff in the lake, whatever part of it this run made."""
+    newest = max(cutoffs, default=stage_state.lake_as_of(lake))
+    date = f"{newest:%Y-%m-%d}" if newest else ""
+    rows = lake_tables.read_if_there(lake, lake_tables.PREDICTIONS, Where(among={"cutoff_date": [date]}))
+    there = set(rows["series_id"].to_pylist()) if rows is not None else set[str]()
+    missing = sorted(stage_state.active_series(lake) - there)
+    yield dg.AssetCheckResult(
+        passed=not missing, check_name="every_active_series",
+        metadata={"missing": len(missing), "first": ", ".join(missing[:20])},
+    )  # fmt: skip
+    bad, crossed = _missing_values(rows), _crossed_intervals(rows)
+    yield dg.AssetCheckResult(passed=bad == 0, check_name="no_missing_values", metadata={"values": bad})
+    yield dg.AssetCheckResult(passed=crossed == 0, check_name="ordered_intervals", metadata={"rows": crossed})
+    aside = sorted(stage_state.set_aside(lake))
+    yield dg.AssetCheckResult(
+        passed=not aside, check_name="set_aside", severity=dg.AssetCheckSeverity.WARN,
+        metadata={
+            "series": len(aside), "bring_back": "materialize the series' partition", "first": ", ".join(aside[:20]),
+        },
+    )  # fmt: skip
+
+
+def _missing_values(rows: pa.Table | None) -> int:
+    """How many forecasts and interval bounds are NaN, infinite or null."""
+    import pyarrow.compute as pc
+
+    if rows is None:
+        return 0
+    columns = [name for name in rows.column_names if name == "y_hat" or name[:2] in {"lo", "hi"}]
+    return sum(rows.num_rows - (pc.sum(pc.is_finite(rows[name])).as_py() or 0) for name in columns)
+
+
+def _crossed_intervals(rows: pa.Table | None) -> int:
+    """How many times a bound is above the next one of lo95, lo80, hi80, hi95."""
+    import pyarrow.compute as pc
+
+    if rows is None:
+        return 0
+    order = [name for name in ("lo95", "lo80", "hi80", "hi95") if name in rows.column_names]
+    return sum(pc.sum(pc.greater(rows[low], rows[high])).as_py() or 0 for low, high in pairwise(order))

@@ -1,0 +1,133 @@
+"""store_item_datasets: one regular, typed history per series."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import dagster as dg
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from many_models.data import lake_tables
+from many_models.data.lake_tables import Gathering
+from many_models.errors import InputError, SeriesFailure
+from many_models.orchestration import stage_state
+from many_models.orchestration.chunks import chunks_of, failures_of, follow, good_series, together
+from many_models.orchestration.forecast_spec import spec_of
+from many_models.orchestration.stage_run import DUE_TAG, STORE_ITEMS, Done, KeySet, Metadata, backfill_policy, finish
+from many_models.ports import Compute, Lake, Where
+from many_models.settings import Settings
+
+ROWS_A_COMMIT = 1_000_000  # some 100 MB in memory
+
+
+def build(settings: Settings) -> dg.AssetsDefinition:
+    """The asset store_item_datasets."""
+
+    @dg.asset(
+        partitions_def=STORE_ITEMS,
+        deps=[
+            dg.AssetDep("raw_sales", partition_mapping=dg.AllPartitionMapping()),
+            dg.AssetDep("raw_covariates"),
+        ],
+        backfill_policy=backfill_policy("store_item_datasets"),
+        output_required=False,
+        group_name="data",
+        kinds={"deltalake", "table"},
+        owners=[settings.dagster.owner],
+        pool="store_item_datasets",
+        description=(
+            "Each series' own history: one row per period from its first observation, gaps filled as missing, closed "
+            "days and stock-outs marked (`state`). A series that cannot be used fails alone, with its reason."
+        ),
+    )
+    def store_item_datasets(
+        context: dg.AssetExecutionContext,
+        config: KeySet,
+        lake: dg.ResourceParam[Lake],
+        compute: dg.ResourceParam[Compute],
+    ) -> Iterator[None]:
+        from many_models.tasks import PrepareTask
+
+        keys = stage_state.begin_series(context, config, settings, lake)
+        as_of = stage_state.lake_as_of(lake)
+        if as_of is None:
+            raise InputError("raw_sales has no rows in the lake yet: materialize raw_sales first")
+        wanted = stage_state.dataset_versions(settings, lake)
+        by_hand = DUE_TAG not in context.run.tags  # asked for, it is made anew whatever the lake holds
+        task = PrepareTask(lake, spec_of(settings), as_of, tuple(settings.data.keys), whole=by_hand)
+        done, failures, rows, written = dict[str, Done](), list[SeriesFailure](), 0, 0
+        histories = Histories(lake)
+        for pack, results in follow(context, compute, task, chunks_of(settings, keys, compute)):
+            failures += failures_of(results)
+            if not (good := good_series(results)):
+                continue
+            series = with_as_of(together(results, "series"), as_of)
+            added = together(results, "rows")
+            histories.add(pack, added, series, good)
+            rows, written = rows + pc.sum(series["rows"]).as_py(), written + added.num_rows
+            done |= {row["series_id"]: _done(row, wanted) for row in series.to_pylist()}
+            if histories.rows >= ROWS_A_COMMIT:
+                histories.write()
+        histories.write()
+        summary = {"as_of": str(as_of), "dagster/row_count": rows, "rows_written": written}
+        finish(context, settings, lake, keys, done, failures, wanted, summary)
+        yield from ()
+
+    return store_item_datasets
+
+
+@dataclass(slots=True)
+class Histories:
+    """Datasets on their way into the lake, each with its row in the table of series, which says what is held of it."""
+
+    lake: Lake
+    held: Gathering = field(init=False)
+    described: Gathering = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.held, self.described = Gathering(self.lake, lake_tables.DATASETS), Gathering(self.lake, lake_tables.SERIES)
+
+    @property
+    def rows(self) -> int:
+        """How many rows wait to be written."""
+        return self.held.rows
+
+    def add(self, pack: str, rows: pa.Table, series: pa.Table, good: Sequence[str]) -> None:
+        """Hold the results of one pack."""
+        since = {row["series_id"]: row["since"] for row in series.select(["series_id", "since"]).to_pylist()}
+        self.held.add(pack, rows, good, {name: time for name, time in since.items() if time is not None})
+        self.described.add(pack, series.drop_columns(["since"]), good)
+
+    def write(self) -> None:
+        """Write what is held. A crash in the middle never leaves a digest beside rows that it is not of."""
+        self._forget({part.pack: set(part.series) - set(part.since) for part in self.held.parts if not part.extends})
+        self.held.write()
+        self.described.write()
+
+    def _forget(self, replaced: Mapping[str, set[str]]) -> None:
+        """Have nobody go on from the histories that are about to be replaced, until what replaces them is described."""
+        if not replaced:
+            return
+        names = pa.array(sorted({name for series in replaced.values() for name in series}), pa.string())
+        where = Where(among={"pack": list(replaced)})
+        there = lake_tables.read_if_there(self.lake, lake_tables.SERIES, where)
+        if there is None:
+            return
+        known = there.filter(pc.and_(pc.is_in(there["series_id"], names), pc.not_equal(there["digest"], "")))
+        if known.num_rows:
+            blank = pa.array([""] * known.num_rows, pa.string())
+            known = known.set_column(known.column_names.index("digest"), "digest", blank)
+            lake_tables.upsert(self.lake, lake_tables.SERIES, known, known["series_id"].to_pylist(), where.among)
+
+
+def with_as_of(series: pa.Table, as_of: datetime) -> pa.Table:
+    """`series` with the as_of that their datasets reach to."""
+    return series.append_column("as_of", pa.array([as_of] * series.num_rows, pa.timestamp("us")))
+
+
+def _done(row: Mapping[str, object], wanted: Mapping[str, str]) -> Done:
+    version = wanted.get(str(row["series_id"]), "")
+    metadata: Metadata = {name: str(row[name]) for name in ("first", "last")}
+    metadata |= {"observations": int(str(row["observations"])), "active": bool(row["active"])}
+    return Done(version, version, metadata | ({"why": str(row["why"])} if row["why"] else {}))

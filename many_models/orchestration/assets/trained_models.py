@@ -1,0 +1,216 @@
+"""trained_models: every active series backtested, fitted and registered in staging, pack by pack."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import dagster as dg
+import pyarrow as pa
+
+from many_models.data import lake_tables
+from many_models.data.lake_tables import Gathering
+from many_models.errors import SeriesFailure, SettingsError
+from many_models.keys import digest
+from many_models.orchestration import metadata, stage_state
+from many_models.orchestration.chunks import Results, chunks_of, failures_of, follow, good_series, together
+from many_models.orchestration.forecast_spec import periods_before, spec_of
+from many_models.orchestration.stage_run import STORE_ITEMS, VERSION_TAG, Done, KeySet, backfill_policy, finish
+from many_models.ports import Compute, Lake, PackUpload, StagingRegistry, Where
+from many_models.settings import Settings
+
+if TYPE_CHECKING:
+    from many_models.forecasting import Prior, Spec
+
+PRIOR_SEASONS = 8
+SERIES_A_COMMIT = 2000
+
+
+def build(settings: Settings) -> dg.AssetsDefinition:
+    """The asset trained_models."""
+
+    @dg.asset(
+        partitions_def=STORE_ITEMS,
+        deps=["store_item_datasets", dg.AssetDep("pooled_models")],
+        backfill_policy=backfill_policy("trained_models"),
+        output_required=False,
+        group_name="models",
+        kinds={"mlflow", "numpy"},
+        owners=[settings.dagster.owner],
+        pool="trained_models",
+        description=(
+            "One backtested model per active series, in packs in the staging registry, with metrics and tags. It never "
+            "reads the production registry: what it needs to know of the champions, promotion publishes to the lake."
+        ),
+    )
+    def trained_models(
+        context: dg.AssetExecutionContext,
+        config: KeySet,
+        lake: dg.ResourceParam[Lake],
+        compute: dg.ResourceParam[Compute],
+        staging: dg.ResourceParam[StagingRegistry],
+    ) -> Iterator[None]:
+        from many_models.forecasting.custom.parent import check_custom
+        from many_models.tasks import TrainTask
+
+        keys = stage_state.begin_series(context, config, settings, lake)
+        spec = spec_of(settings)
+        datasets = stage_state.made_versions(context.instance, "store_item_datasets")
+        pooled = stage_state.tag_of(context.instance, "pooled_models", VERSION_TAG)
+        ahead = stage_state.known_to_training(settings, lake)
+        upstream = {key: stage_state.trained_upstream(settings, datasets.get(key, ""), pooled, ahead) for key in keys}
+        check_custom(spec)
+        remember_recipe(lake, spec)
+        cutoffs, inactive = cutoffs_of(lake, keys)
+        done = {
+            key: Done(stage_state.INACTIVE, stage_state.INACTIVE, {"inactive": why}) for key, why in inactive.items()
+        }
+        failures, summaries = list[SeriesFailure](), list[pa.Table]()
+        champions, priors = champion_specs(lake, spec), priors_of(settings, lake)
+        for cutoff, series in sorted(cutoffs.items()):
+            task = TrainTask(lake, spec, cutoff, champions, priors, pooled, tuple(settings.data.keys))
+            register = _Registering(lake, staging, context.run.run_id, spec, cutoff, datasets)
+            for pack, results in follow(context, compute, task, chunks_of(settings, series, compute)):
+                failures += failures_of(results)
+                if good_series(results):
+                    summaries += register.add(pack, results)
+            summaries += register.write()
+        done |= {row["series_id"]: _done(row, upstream) for summary in summaries for row in summary.to_pylist()}
+        finish(context, settings, lake, keys, done, failures, upstream, metadata.training_summary(summaries))
+        yield from ()
+
+    return trained_models
+
+
+@dataclass(slots=True)
+class _Registering:
+    """Trained packs on their way to staging and the lake, many at a time: what a call costs is shared by them."""
+
+    lake: Lake
+    staging: StagingRegistry
+    run_id: str
+    spec: "Spec"
+    cutoff: datetime
+    datasets: Mapping[str, str]
+    held: list[tuple[str, Results]] = field(default_factory=list[tuple[str, Results]])
+
+    def add(self, pack: str, results: Results) -> list[pa.Table]:
+        """Hold a pack's results; when there are many, `write`."""
+        self.held.append((pack, results))
+        many = sum(len(chunk.series) for _, found in self.held for chunk, _ in found) >= SERIES_A_COMMIT
+        return self.write() if many else []
+
+    def write(self) -> list[pa.Table]:
+        """Register what is held and write it down; a summary for each pack, with its staging version."""
+        uploads = [_upload(pack, results, self.spec, self.cutoff, self.datasets) for pack, results in self.held]
+        versions = self.staging.register(self.run_id, uploads) if uploads else []
+        summaries = list[pa.Table]()
+        trained, scores = Gathering(self.lake, lake_tables.TRAINED), Gathering(self.lake, lake_tables.SCORES)
+        for (pack, results), version in zip(self.held, versions, strict=True):
+            good = good_series(results)
+            summaries.append(_with_staging(together(results, "series"), version.ref))
+            trained.add(pack, summaries[-1], good)
+            scores.add(pack, together(results, "scores"), good)
+        trained.write()
+        scores.write()
+        self.held = []
+        return summaries
+
+
+def cutoffs_of(lake: Lake, keys: Sequence[str]) -> tuple[dict[datetime, list[str]], dict[str, str]]:
+    """The active ones of `keys` by the as_of that their datasets reach to, and the others with the reason why not.
+
+    A series without a dataset counts as active at the newest as_of, where its task says what is missing.
+    """
+    rows = lake_tables.records(lake, lake_tables.SERIES, columns=["series_id", "active", "why", "as_of"])
+    by_name = {row["series_id"]: row for row in rows}
+    newest = max((row["as_of"] for row in by_name.values()), default=None)
+    cutoffs, inactive = dict["datetime", list[str]](), dict[str, str]()
+    for key in keys:
+        row = by_name.get(key)
+        if row is not None and not row["active"]:
+            inactive[key] = row["why"]
+        elif (as_of := row["as_of"] if row else newest) is not None:
+            cutoffs.setdefault(as_of, []).append(key)
+    return cutoffs, inactive
+
+
+def remember_recipe(lake: Lake, spec: "Spec") -> None:
+    """Write down what a recipe's hash stands for, so that it can be refitted as long as any champion has it."""
+    if any(row["recipe"] == spec.recipe for row in lake_tables.records(lake, lake_tables.RECIPES)):
+        return
+    row = pa.table({"recipe": [spec.recipe], "spec": [spec.to_json()]})
+    lake.replace(lake_tables.RECIPES.name, row, Where(among={"recipe": [spec.recipe]}))
+
+
+def champion_specs(lake: Lake, spec: "Spec") -> dict[str, "Spec"]:
+    """The specs of those champions that another recipe than `spec` made, as promotion published them."""
+    from many_models.forecasting import Spec as SpecOf
+
+    rows = lake_tables.records(lake, lake_tables.CHAMPIONS, columns=["series_id", "recipe", "spec"])
+    others = [row for row in rows if row["recipe"] != spec.recipe and row["spec"]]
+    specs = dict[str, "Spec"]()
+    for text in {row["spec"] for row in others}:
+        with suppress(SettingsError):  # a candidate that is gone: its champions cannot be measured, and stay
+            specs[text] = SpecOf.from_json(text)
+    return {row["series_id"]: specs[row["spec"]] for row in others if row["spec"] in specs}
+
+
+def priors_of(settings: Settings, lake: Lake) -> dict[str, "Prior"]:
+    """What is known of each series from elsewhere: the recent mean of its last key (its item) over the other series,
+    else of its first key (its store). Fallbacks for series that are too short use it.
+    """
+    from many_models.forecasting import Prior
+    from many_models.keys import SeriesKey
+
+    as_of = stage_state.lake_as_of(lake)
+    keys = settings.data.keys
+    if as_of is None or len(keys) < 2:
+        return {}
+    spec = spec_of(settings)
+    since = periods_before(as_of, PRIOR_SEASONS * spec.steps_per_season, spec)
+    where = Where(among={"year": list(range(since.year, as_of.year + 1))}, since=since)
+    frame = lake.read(lake_tables.RAW_SALES.name, where, ["series_id", "y"]).to_pandas()
+    means = frame.groupby("series_id", sort=True)["y"].mean().rename("level").reset_index()
+    parts = [SeriesKey.parse(name, len(keys)).parts for name in means["series_id"]]
+    priors = dict[str, Prior]()
+    for index in (0, -1):  # the item's, where there is one, wins over the store's
+        groups = means.assign(group=[part[index] for part in parts]).groupby("group")["level"]
+        others = groups.transform("sum") - means["level"]
+        count = groups.transform("size") - 1
+        for name, level, n in zip(means["series_id"], others, count, strict=True):
+            if n > 0:
+                priors[name] = Prior(float(level / n), keys[index])
+    return priors
+
+
+def _upload(pack: str, results: Results, spec: "Spec", cutoff: datetime, datasets: Mapping[str, str]) -> PackUpload:
+    from many_models.forecasting import PackModel
+    from many_models.forecasting.spec import CODE_VERSION
+
+    models = [PackModel.from_files(result.files) for _, result in results if result.files]
+    model = models[0] if len(models) == 1 else PackModel.merge(models)
+    rows = together(results, "series").to_pylist()
+    wape = sorted(row["wape"] for row in rows if row["wape"] is not None)
+    tags = {
+        "recipe": spec.recipe,
+        "cutoff": cutoff.isoformat(),
+        "code_version": CODE_VERSION,
+        "data_version": digest(sorted((name, datasets.get(name, "")) for name in model.series)),
+        "median_wape": f"{wape[len(wape) // 2]:.4f}" if wape else "",
+    }
+    return PackUpload(pack, model.files(), model.series, tags)
+
+
+def _with_staging(series: pa.Table, ref: str) -> pa.Table:
+    return series.append_column("staging", pa.array([ref] * series.num_rows, pa.string()))
+
+
+SHOWN = ("wape", "baseline_wape", "skill", "mase", "bias", "cover80", "candidate", "fallback", "history", "staging")
+
+
+def _done(row: Mapping[str, object], upstream: Mapping[str, str]) -> Done:
+    name, staging = str(row["series_id"]), str(row["staging"])
+    shown = metadata.plain({name: row[name] for name in SHOWN})
+    return Done(upstream.get(name, ""), digest(upstream.get(name, ""), staging), shown)

@@ -1,0 +1,79 @@
+"""warehouse_predictions: what is new in the lake, loaded into the SQL warehouse once, under the user's key names."""
+
+from collections.abc import Iterator
+from datetime import datetime
+
+import dagster as dg
+
+from many_models.data import lake_tables
+from many_models.errors import InputError
+from many_models.orchestration import stage_state
+from many_models.orchestration.event_log import runs
+from many_models.orchestration.stage_run import Done, Metadata, backfill_policy, materialization, refuse_shared_run
+from many_models.ports import Lake, Warehouse, WarehousePart, Where
+from many_models.reporting.actuals import actual_parts, held_periods, with_keys
+from many_models.reporting.views import report_views
+from many_models.settings import Settings
+
+CUTOFFS = dg.DynamicPartitionsDefinition(name="cutoffs")
+
+
+def build(settings: Settings) -> dg.AssetsDefinition:
+    """The asset warehouse_predictions."""
+
+    @dg.asset(
+        partitions_def=CUTOFFS,
+        deps=[dg.AssetDep("predictions", partition_mapping=dg.AllPartitionMapping())],
+        backfill_policy=backfill_policy("warehouse_predictions"),
+        output_required=False,
+        group_name="serving",
+        kinds={"sql"},
+        owners=[settings.dagster.owner],
+        pool="warehouse_predictions",
+        description=(
+            "The predictions of a cutoff in the SQL warehouse that reports read, with the actuals that have come, the "
+            "promotion decisions, and the realised accuracy of earlier cutoffs, however long ago the sales were that "
+            "have been corrected since; all in one transaction. "
+            "Views for reports stand on them."
+        ),
+    )
+    def warehouse_predictions(
+        context: dg.AssetExecutionContext, lake: dg.ResourceParam[Lake], warehouse: dg.ResourceParam[Warehouse]
+    ) -> Iterator[None]:
+        refuse_shared_run(context)
+        runs.claim_run(context)
+        wanted = stage_state.warehouse_state(context.instance, lake).wanted
+        for date in context.partition_keys:
+            copied, held = stage_state.made_versions(context.instance, "raw_sales"), held_periods(warehouse)
+            parts = forecast_parts(settings, lake, date)
+            cutoffs = context.instance.get_dynamic_partitions("cutoffs")
+            parts += actual_parts(settings, lake, datetime.fromisoformat(date), copied, held, cutoffs)
+            version = wanted.get(date, "earlier")
+            written = warehouse.load(f"cutoff {date}", version, parts)
+            views = report_views(settings.data.keys, {part.table: part.rows.column_names for part in parts})
+            warehouse.define(views)
+            context.log.info(f"cutoff {date}: {', '.join(f'{part.rows.num_rows:,} {part.table}' for part in parts)}")
+            metadata: Metadata = {
+                "dagster/row_count": parts[0].rows.num_rows,
+                "rows_written": written,
+                "views": ", ".join(view.name for view in views),
+            }
+            runs.record(context, [materialization(context.asset_key, date, Done(version, version, metadata))])
+        yield from ()
+
+    return warehouse_predictions
+
+
+def forecast_parts(settings: Settings, lake: Lake, date: str) -> list[WarehousePart]:
+    """The predictions and the decisions of the cutoff `date`. Raises InputError."""
+    where = Where(among={"cutoff_date": [date]})
+    predictions = lake_tables.read_if_there(lake, lake_tables.PREDICTIONS, where)
+    if predictions is None or not predictions.num_rows:
+        raise InputError(f"the lake has no predictions of cutoff {date}: materialize predictions first")
+    keys = settings.data.keys
+    rows = with_keys(predictions.drop_columns(["pack"]), keys)
+    parts = [WarehousePart("predictions", rows, where, ("series_id", "cutoff", "ds"))]
+    decisions = lake_tables.read_if_there(lake, lake_tables.DECISIONS, where)
+    if decisions is not None and decisions.num_rows:
+        parts.append(WarehousePart("decisions", with_keys(decisions, keys), where, ("series_id", "cutoff")))
+    return parts

@@ -1,0 +1,249 @@
+"""The schedule and the sensors: thin shells over what `due` derives from the stages' states."""
+
+from __future__ import annotations
+
+import builtins
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from many_models import errors
+from many_models.keys import digest
+from many_models.orchestration import due, partitions, stage_state
+from many_models.orchestration.assets import raw_sales
+from many_models.orchestration.due import STAGES, Stage, StageState, Work
+from many_models.orchestration.event_log import runs
+from many_models.orchestration.stage_run import DUE_TAG
+from many_models.ports import Lake, Source
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from many_models.settings import Settings
+
+JOBS: Mapping[Stage, str] = {
+    "raw_sales": "ingest_sales",
+    "raw_covariates": "ingest_covariates",
+    "store_item_datasets": "prepare_datasets",
+    "pooled_models": "pool_models",
+    "trained_models": "train_models",
+    "promoted_models": "promote_models",
+    "predictions": "predict",
+    "warehouse_predictions": "load_warehouse",
+}
+SENSORS: Mapping[Stage, str] = {
+    "raw_covariates": "new_days_to_covariates",
+    "store_item_datasets": "new_days_to_datasets",
+    "pooled_models": "datasets_to_pooling",
+    "trained_models": "datasets_to_training",
+    "promoted_models": "trained_to_promotion",
+    "predictions": "promoted_to_predictions",
+    "warehouse_predictions": "predicted_to_warehouse",
+}
+SENSOR_SECONDS = 15
+
+
+def jobs() -> list[dg.UnresolvedAssetJobDefinition]:
+    """One job for each stage."""
+    return [
+        dg.define_asset_job(name, selection=dg.AssetSelection.assets(stage), tags={stage_state.STAGE_TAG: stage})
+        for stage, name in JOBS.items()
+    ]
+
+
+def states_before(settings: Settings, instance: dg.DagsterInstance, lake: Lake, stage: Stage) -> Iterator[StageState]:
+    """The states of the stages up to `stage`, upstream first, read one by one as they are needed.
+
+    raw_sales is read as what runs are busy with only: whether the source has more is the schedule's question.
+    """
+    busy = runs.keys_in_flight(instance, dg.AssetKey("raw_sales"))
+    yield StageState("raw_sales", {}, {}, busy=busy)
+    for earlier in STAGES[1 : STAGES.index(stage) + 1]:
+        yield stage_state.stage_state(settings, instance, lake, earlier)
+
+
+def next_due(states: Iterator[StageState]) -> tuple[Work | None, StageState | None]:
+    """What `due.next_work` says, with the state it says it of; reads no further than it must."""
+    for current in states:
+        work = due.next_work([current])
+        if work is not None or current.busy:
+            return work, current
+    return None, None
+
+
+def request_of(
+    settings: Settings,
+    instance: dg.DagsterInstance,
+    asset: dg.AssetsDefinition,
+    work: Work,
+    current: StageState,
+    tags: Mapping[str, str],
+) -> dg.RunRequest:
+    """The run that does `work`. Its tag DUE_TAG stands for the keys and the versions they are due at."""
+    versions = digest(work.stage, [(key, current.wanted.get(key)) for key in work.keys])
+    tags = {**tags, DUE_TAG: versions}
+    if asset.partitions_def is None:
+        return dg.RunRequest(job_name=JOBS[work.stage], tags=tags)
+    all_keys = asset.partitions_def.get_partition_keys(dynamic_partitions_store=instance)
+    return runs.stage_request(
+        job_name=JOBS[work.stage],
+        asset_key=asset.key,
+        keys=list(partitions.partitions_of(settings, work.keys))
+        if work.stage in stage_state.OVER_SERIES
+        else work.keys,
+        all_keys=all_keys,
+        op_name=asset.op.name,
+        run_key=None,
+        tags=tags,
+    )
+
+
+def crashes(instance: dg.DagsterInstance, request: dg.RunRequest) -> int:
+    """How many runs for the same keys at the same versions have failed already; a permanent error counts as all."""
+    same = dg.RunsFilter(tags={DUE_TAG: request.tags[DUE_TAG]}, statuses=[dg.DagsterRunStatus.FAILURE])
+    failed = instance.get_run_ids(same, limit=due.MAX_ATTEMPTS)
+    if any(cause is not None and not cause.transient for cause in (cause_of(instance, run_id) for run_id in failed)):
+        return due.MAX_ATTEMPTS
+    return len(failed)
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Why a run failed as a whole: what was raised says whether another try can help."""
+
+    kind: str
+    message: str
+
+    @property
+    def transient(self) -> bool:
+        """Whether it is worth another try: only what is known to pass by itself is."""
+        found = getattr(errors, self.kind, None) or getattr(builtins, self.kind, None)
+        return isinstance(found, type) and issubclass(found, (errors.TransientError, OSError, MemoryError))
+
+
+def cause_of(instance: dg.DagsterInstance, run_id: str) -> Cause | None:
+    """What a failed run raised; None when it was killed, or failed for single series only."""
+    for record in instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.STEP_FAILURE).records:
+        event = record.event_log_entry.dagster_event
+        data = event.step_failure_data if event else None
+        if data is None or data.user_failure_data is not None or data.error is None:
+            continue
+        error = data.error.cause or data.error
+        kind = (error.cls_name or "").rpartition(".")[2]
+        return Cause(kind, error.message.strip().removeprefix(f"many_models.errors.{kind}: "))
+    return None
+
+
+def sensors(settings: Settings, assets: Mapping[Stage, dg.AssetsDefinition]) -> list[dg.SensorDefinition]:
+    """One sensor for each stage after raw_sales."""
+    return [_sensor(settings, stage, name, assets[stage]) for stage, name in SENSORS.items()]
+
+
+def _sensor(settings: Settings, stage: Stage, name: str, asset: dg.AssetsDefinition) -> dg.SensorDefinition:
+    @dg.sensor(
+        name=name,
+        job_name=JOBS[stage],
+        minimum_interval_seconds=SENSOR_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=f"Starts {stage} for the keys whose upstream version differs from the one they consumed.",
+    )
+    def carry_on(context: dg.SensorEvaluationContext, lake: dg.ResourceParam[Lake]) -> dg.RunRequest | dg.SkipReason:
+        _tidy(context.instance)
+        work, current = next_due(states_before(settings, context.instance, lake, stage))
+        return _decide(settings, context.instance, stage, asset, work, current)
+
+    return carry_on
+
+
+def _tidy(instance: dg.DagsterInstance) -> None:
+    runs.mark_dead_runs_failed(instance)
+    runs.ensure_pools(instance, STAGES)
+
+
+def _decide(
+    settings: Settings,
+    instance: dg.DagsterInstance,
+    stage: Stage,
+    asset: dg.AssetsDefinition,
+    work: Work | None,
+    current: StageState | None,
+) -> dg.RunRequest | dg.SkipReason:
+    if current is None:
+        return dg.SkipReason("everything is up to date")
+    if work is None:
+        return dg.SkipReason(f"{current.stage} is running ({len(current.busy)} keys)")
+    if work.stage != stage:
+        return dg.SkipReason(f"waiting for {work.stage} ({len(work.keys)} keys are due)")
+    request = request_of(settings, instance, asset, work, current, {})
+    if (failed := crashes(instance, request)) >= due.MAX_ATTEMPTS:
+        return dg.SkipReason(
+            f"{failed} runs for these {len(work.keys)} keys have failed: see them, then start one by hand"
+        )
+    return request
+
+
+def _daily(
+    settings: Settings, name: str, stage: Stage, description: str
+) -> Callable[[Callable[..., dg.RunRequest | dg.SkipReason]], dg.ScheduleDefinition]:
+    return dg.schedule(
+        name=name,
+        cron_schedule=settings.dagster.cron,
+        job_name=JOBS[stage],
+        execution_timezone=settings.dagster.timezone,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description=description,
+    )
+
+
+def schedule(settings: Settings, asset: dg.AssetsDefinition) -> dg.ScheduleDefinition:
+    """The daily start of everything: raw_sales for the periods in which the source has what the lake has not."""
+
+    @_daily(settings, "daily", "raw_sales", "Copies what is new in the source; the sensors carry it on.")
+    def daily(context: dg.ScheduleEvaluationContext, source: dg.ResourceParam[Source]) -> dg.RunRequest | dg.SkipReason:
+        _tidy(context.instance)
+        found = next_due(iter([raw_state(settings, context.instance, source)]))
+        return _decide(settings, context.instance, "raw_sales", asset, *found)
+
+    return daily
+
+
+def covariates_schedules(settings: Settings, asset: dg.AssetsDefinition) -> list[dg.ScheduleDefinition]:
+    """The daily look at the tables beside the sales, where there are any: the sensor starts raw_covariates for every
+    new day, the schedule when a table has changed since.
+    """
+    if not has_known_tables(settings):
+        return []
+
+    @_daily(
+        settings,
+        "daily_covariates",
+        "raw_covariates",
+        "Copies covariates and attributes when they have changed; the sensors carry it on.",
+    )
+    def daily_covariates(
+        context: dg.ScheduleEvaluationContext, source: dg.ResourceParam[Source], lake: dg.ResourceParam[Lake]
+    ) -> dg.RunRequest | dg.SkipReason:
+        found = next_due(iter([covariates_state(settings, context.instance, source, lake)]))
+        return _decide(settings, context.instance, "raw_covariates", asset, *found)
+
+    return [daily_covariates]
+
+
+def has_known_tables(settings: Settings) -> bool:
+    """Whether the source has a table of covariates or attributes."""
+    return bool(settings.source.covariates_table or settings.source.attributes_table)
+
+
+def covariates_state(settings: Settings, instance: dg.DagsterInstance, source: Source, lake: Lake) -> StageState:
+    """The state of raw_covariates, for which the source is asked."""
+    if stage_state.lake_as_of(lake) is None or not has_known_tables(settings):
+        return stage_state.covariates_state(settings, instance, lake)
+    *_, content = raw_sales.read_known(settings, source, lake)
+    return stage_state.covariates_state(settings, instance, lake, content)
+
+
+def raw_state(settings: Settings, instance: dg.DagsterInstance, source: Source) -> StageState:
+    """The state of raw_sales, for which the source is asked."""
+    sales = raw_sales.sales_of(settings, source)
+    return stage_state.raw_state(settings, instance, source, sales)

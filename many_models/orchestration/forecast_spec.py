@@ -1,0 +1,60 @@
+"""The forecasting spec that the settings ask for, and when it calls a series ended."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from many_models.forecasting import Spec
+    from many_models.settings import Settings
+
+
+def spec_of(settings: Settings) -> Spec:
+    """What is forecast and how, from the settings' data and forecast sections."""
+    from many_models.forecasting.spec import Custom, Spec
+
+    data, forecast = settings.data, settings.forecast
+    return Spec(
+        frequency=data.frequency,
+        horizon=forecast.horizon,
+        windows=forecast.windows,
+        season=data.season,
+        known=tuple(data.known),
+        country=data.country,
+        candidates=tuple(forecast.candidates),
+        objective=forecast.objective,
+        levels=tuple(forecast.levels),
+        nonnegative=data.negatives == "quarantine",
+        ended_after=data.ended_after,
+        custom=tuple(
+            Custom(name, mine.use, json.dumps(mine.options, sort_keys=True), mine.seconds)
+            for name, mine in forecast.custom.items()
+        ),
+        holidays=_holidays(settings),
+        attributes=tuple(data.attributes),
+        pool_by=tuple(data.keys.index(name) for name in forecast.pool_by),
+        folder=str(settings.root),
+    )
+
+
+def _holidays(settings: Settings) -> tuple[tuple[str, str], ...]:
+    from many_models.data.covariates import read_holidays
+
+    return read_holidays(settings.path(settings.data.holidays)) if settings.data.holidays else ()
+
+
+def oldest_alive(spec: Spec, as_of: datetime) -> datetime:
+    """The oldest last observation of a series that has not ended at `as_of`."""
+    from many_models.forecasting.spec import rhythm
+
+    return periods_before(as_of, rhythm(spec.frequency).ended if spec.ended_after is None else spec.ended_after, spec)
+
+
+def periods_before(moment: datetime, periods: int, spec: Spec) -> datetime:
+    """The moment that is so many periods of the data earlier."""
+    from pandas.tseries.frequencies import to_offset
+
+    earlier: datetime = moment - periods * to_offset(spec.frequency)  # a pandas Timestamp: turned into a plain one
+    return datetime.fromisoformat(earlier.isoformat())

@@ -1,0 +1,60 @@
+"""Partitions of several series: which series a partition holds, and what is recorded of each in its one event."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from many_models.data import lake_tables
+from many_models.keys import SeriesKey, digest
+from many_models.orchestration.event_log import runs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from many_models.ports import Lake
+    from many_models.settings import Settings
+
+
+def partition_of(settings: Settings, series_id: str) -> str:
+    """The partition of a series: its own (`partitions.by` empty), or that of all series with the same key parts."""
+    by, names = settings.partitions.by, settings.data.keys
+    if not by:
+        return series_id
+    parts = SeriesKey.parse(series_id, len(names)).parts
+    return SeriesKey(tuple(part for name, part in zip(names, parts, strict=True) if name in by)).series_id
+
+
+def partitions_of(settings: Settings, series: Iterable[str]) -> dict[str, list[str]]:
+    """Partition → its series among `series`, both in order of first appearance."""
+    found = defaultdict[str, list[str]](list)
+    for name in series:
+        found[partition_of(settings, name)].append(name)
+    return dict(found)
+
+
+def series_of(settings: Settings, lake: Lake, partitions: Sequence[str]) -> tuple[str, ...]:
+    """The series of `partitions`, as the lake knows them, partition by partition; a partition without any as itself,
+    so that it fails by name and is not passed over.
+    """
+    if not settings.partitions.by:
+        return tuple(partitions)
+    rows = lake_tables.records(lake, lake_tables.SERIES_KEYS, columns=["series_id"])
+    held = partitions_of(settings, sorted(row["series_id"] for row in rows))
+    return tuple(name for partition in partitions for name in held.get(partition, [partition]))
+
+
+def materialization(
+    context: dg.AssetExecutionContext, partition: str, made: Mapping[str, Mapping[str, str]], failed: int
+) -> dg.AssetMaterialization:
+    """The one event of a partition of several series; `made`: tag → series → its value.
+
+    What an earlier event says of series that are not in `made` stays said. The partition's own tags stand for all.
+    """
+    series = {name: dict(values) for name, values in made.items()}
+    tags = {name: digest(sorted(values.items())) for name, values in series.items()}
+    done = max(map(len, series.values()))
+    metadata = {"series": done, "failed": failed, runs.MEMBERS: dg.MetadataValue.json(series)}
+    return dg.AssetMaterialization(context.asset_key, partition=partition, metadata=metadata, tags=tags)

@@ -1,0 +1,1 @@
+"""Which model serves: the rules, and the approval of a release."""

@@ -1,0 +1,209 @@
+"""Human approval of a release: what a proposal would change, the check that shows it, and the log of every switch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import dagster as dg
+import pyarrow as pa
+
+from many_models.data import lake_tables
+from many_models.errors import ConflictError
+from many_models.ports import PromotedSeries, Where
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+    from datetime import datetime
+
+    from many_models.orchestration.stage_run import Metadata
+    from many_models.ports import Champion, Lake, ProductionRegistry, Release
+
+CHECK = "approved"
+PROMOTED = dg.AssetKey("promoted_models")
+LEAVES = ""
+
+
+def check_spec() -> dg.AssetCheckSpec:
+    """The check on promoted_models that fails while a release waits."""
+    return dg.AssetCheckSpec(CHECK, asset=PROMOTED, description="No release waits for `many-models approve`.")
+
+
+def changes(release: Release | None, live: Release | None) -> dict[str, str]:
+    """Series → the staging version that `release` serves it with and `live` does not; LEAVES where it serves none."""
+    if release is None:
+        return {}
+    before = live.champions if live else {}
+    new = {n: c.staging for n, c in release.champions.items() if n not in before or before[n].staging != c.staging}
+    return new | {name: LEAVES for name in before if name not in release.champions}
+
+
+def carried_over(
+    waiting: Release | None, live: Release | None, decided_anew: Collection[str], leaving: Collection[str]
+) -> dict[str, Champion]:
+    """What the next proposal takes from the one that waits: the series that won then, and are not decided again now."""
+    if waiting is None:
+        return {}
+    drop = {*decided_anew, *leaving}
+    return {
+        name: waiting.champions[name]
+        for name, staging in changes(waiting, live).items()
+        if staging != LEAVES and name not in drop
+    }
+
+
+def promoted_of(champion: Champion) -> PromotedSeries:
+    """A champion of a proposal, as the next draft names it."""
+    return PromotedSeries(champion.series_id, champion.staging, champion.recipe, champion.cutoff, champion.fallback)
+
+
+# --- what the UI and `status` show ----------------------------------------------------------------------------------
+def facts_of(waiting: Release | None, live: Release | None) -> dict[str, str | int]:
+    """The waiting proposal in plain values; empty when none waits."""
+    if waiting is None:
+        return {}
+    changed = changes(waiting, live)
+    leaving = sum(staging == LEAVES for staging in changed.values())
+    return {
+        "proposal": waiting.release_id,
+        "made_by": waiting.actor,
+        "made_at": waiting.created_at.isoformat(sep=" ", timespec="seconds"),
+        "reason": waiting.reason,
+        "series_changed": len(changed) - leaving,
+        "series_leaving": leaving,
+        "first": ", ".join(sorted(changed)[:10]),
+        "approve": f"many-models approve {waiting.release_id} --why '…'",
+    }
+
+
+def check_result(waiting: Release | None, live: Release | None) -> dg.AssetCheckResult:
+    """The check as a run of promoted_models reports it."""
+    return dg.AssetCheckResult(
+        passed=waiting is None,
+        asset_key=PROMOTED,
+        check_name=CHECK,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata=_metadata(waiting, live),
+    )
+
+
+def report_check(instance: dg.DagsterInstance, waiting: Release | None, live: Release | None) -> None:
+    """The same from a command, outside of any run."""
+    instance.report_runless_asset_event(
+        dg.AssetCheckEvaluation(
+            asset_key=PROMOTED,
+            check_name=CHECK,
+            passed=waiting is None,
+            severity=dg.AssetCheckSeverity.WARN,
+            metadata={name: dg.MetadataValue.text(str(value)) for name, value in _metadata(waiting, live).items()},
+        )
+    )
+
+
+def _metadata(waiting: Release | None, live: Release | None) -> Metadata:
+    told: Metadata = dict(facts_of(waiting, live))
+    told["live"] = live.release_id if live else "none"
+    if live is not None and live.approval is not None:
+        told |= {"approved_by": live.approval.actor, "approved_because": live.approval.reason}
+    return told
+
+
+# --- saying yes or no -----------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Approver:
+    """Whoever says yes or no, and why."""
+
+    lake: Lake
+    production: ProductionRegistry
+    actor: str
+    reason: str
+
+    def proposal(self, release_id: str = "") -> Release:
+        """The waiting proposal, which has to be `release_id` where that is given.
+
+        Raises ConflictError when it is another or none, or when the run that made it has not written its decisions.
+        """
+        waiting = self.production.waiting()
+        if waiting is None:
+            raise ConflictError(
+                f"no proposal waits for approval{f', {release_id} neither' if release_id else ''}: it was decided "
+                "already, superseded, or never made; `many-models status` says what is live"
+            )
+        if release_id and waiting.release_id != release_id:
+            raise ConflictError(f"{waiting.release_id} waits for approval, not {release_id}: look at it first")
+        written = lake_tables.records(
+            self.lake, lake_tables.DECISIONS, Where(among={"release_id": [waiting.release_id]}), ["series_id"]
+        )
+        if not written and any(changes(waiting, self.production.live()).values()):
+            raise ConflictError(
+                f"the run that made {waiting.release_id} was cut off before it wrote its decisions down: "
+                "let promoted_models run again first"
+            )
+        return waiting
+
+    def approve(self, release_id: str) -> Release:
+        """Make the proposal live, and tell the lake, so that what is due follows.
+
+        Cut off anywhere, the same again completes it.
+        """
+        live = self.production.live()
+        if live is None or live.release_id != release_id:
+            self.proposal(release_id)
+        release = self.production.approve(release_id, self.actor, self.reason)
+        tell_lake(self.lake, release)
+        if (approval := release.approval) is not None:
+            log(self.lake, release, "approved", approval.actor, approval.reason, approval.at)
+        return release
+
+    def reject(self, release_id: str, now: datetime) -> Release:
+        """Have the proposal wait no more."""
+        proposal = self.proposal(release_id)
+        self.production.reject(release_id, self.actor, self.reason)
+        log(self.lake, proposal, "rejected", self.actor, self.reason, now)
+        return proposal
+
+
+# --- the lake's side ------------------------------------------------------------------------------------------------
+def tell_lake(lake: Lake, release: Release) -> None:
+    """Publish the champions of the release that is live now, which training and what is due may read."""
+    lake.replace(lake_tables.CHAMPIONS.name, champions_table(lake, release), Where())
+
+
+def champions_table(lake: Lake, release: Release) -> pa.Table:
+    """The champions of `release` for the lake, with the specs and scores that are known of their staging versions."""
+    from dataclasses import asdict
+
+    known = recorded_scores(lake)
+    specs = {row["recipe"]: str(row["spec"]) for row in lake_tables.records(lake, lake_tables.RECIPES)}
+    measured = {(row["series_id"], row["staging"]): row for row in lake_tables.records(lake, lake_tables.TRAINED)}
+    found = list["Mapping[str, object]"]()
+    for name, champion in sorted(release.champions.items()):
+        before = known.get(name, {})
+        if before.get("staging") != champion.staging:
+            before = dict[str, object]()
+        row = measured.get((name, champion.staging), before)
+        found.append({
+            **asdict(champion), "release_id": release.release_id, "spec": specs.get(champion.recipe, ""),
+            "wape": row.get("wape"), "baseline_wape": row.get("baseline_wape"),
+        })  # fmt: skip
+    text = "series_id ref sha256 staging recipe cutoff previous fallback release_id spec".split()
+    numbers = {"row": pa.int64(), "wape": pa.float64(), "baseline_wape": pa.float64()}
+    return pa.Table.from_pylist(found, pa.schema([*((name, pa.string()) for name in text), *numbers.items()]))
+
+
+def recorded_scores(lake: Lake) -> dict[str, dict[str, object]]:
+    """Series → its row of the lake's champions: what its score was when it was promoted."""
+    return {row["series_id"]: row for row in lake_tables.records(lake, lake_tables.CHAMPIONS)}
+
+
+def log(lake: Lake, release: Release, event: str, actor: str, reason: str, at: datetime) -> None:
+    """Write down what happened to a release (proposed, published, approved, rejected, rolled back), once."""
+    row = {
+        "release_id": release.release_id, "event": event, "actor": actor, "reason": reason,
+        "decided_at": at.isoformat(), "previous": release.previous, "series": len(release.champions),
+    }  # fmt: skip
+    where = Where(among={"release_id": [release.release_id], "event": [event], "decided_at": [row["decided_at"]]})
+    if lake_tables.records(lake, lake_tables.RELEASE_LOG, where, ["event"]):
+        return
+    schema = pa.schema([(name, pa.int64() if name == "series" else pa.string()) for name in row])
+    lake.replace(lake_tables.RELEASE_LOG.name, pa.Table.from_pylist([row], schema), where)

@@ -1,0 +1,1 @@
+"""What reports read: realised accuracy, actuals, views."""

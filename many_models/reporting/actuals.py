@@ -1,0 +1,122 @@
+"""What a load brings of actuals and of realised accuracy: the newest, and all that changed since it was loaded."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+
+import pyarrow as pa
+
+from many_models.data import lake_tables
+from many_models.data.periods import next_period, period_key, period_of_key, spans
+from many_models.errors import MissingTableError
+from many_models.keys import SeriesKey
+from many_models.orchestration import stage_state
+from many_models.ports import Lake, Warehouse, WarehousePart, Where
+from many_models.reporting.accuracy import SCHEMA, realised
+from many_models.reporting.views import WEEK
+from many_models.settings import Settings
+
+PERIODS = "loaded_periods"  # which version of each period of raw_sales the warehouse's actuals are of
+ALWAYS = 2  # horizons before the cutoff that every load brings
+LONGEST_MONTH = 31 / 29  # of the one that `step_days` counts with
+Span = tuple[datetime, datetime]
+
+
+def held_periods(warehouse: Warehouse) -> dict[str, str]:
+    """Period → the version of it that the warehouse holds; none before the first load."""
+    try:
+        rows = warehouse.read(PERIODS)
+    except MissingTableError:
+        return {}
+    return dict(zip(rows["period"].to_pylist(), rows["version"].to_pylist(), strict=True))
+
+
+def actual_parts(
+    settings: Settings,
+    lake: Lake,
+    cutoff: datetime,
+    copied: Mapping[str, str],
+    held: Mapping[str, str],
+    cutoff_dates: Iterable[str],
+) -> list[WarehousePart]:
+    """Actuals, realised accuracy and `loaded_periods` up to `cutoff`.
+
+    `copied` and `held` map periods of raw_sales to the version that the lake and the warehouse have; to be looked at
+    before the lake is read here, so that what is copied meanwhile counts as not loaded. A period that the warehouse has
+    otherwise is brought whatever its age, with the accuracy of all cutoffs of `cutoff_dates` that forecast it.
+    """
+    grain, keys = settings.partitions.grain, settings.data.keys
+    reach = timedelta(days=settings.forecast.horizon * stage_state.step_days(settings) * LONGEST_MONTH)
+    recent = _whole_days(cutoff - ALWAYS * reach, cutoff)
+    floor = min([period_key(grain, recent[0]), *held])
+    changed = [key for key, version in copied.items() if key >= floor and held.get(key) != version]
+    starts = [start for start in (period_of_key(grain, key) for key in changed) if start < recent[1]]
+    parts = list[WarehousePart]()
+    for since, before in joined([*spans(grain, [start for start in starts if start < recent[0]]), recent], reach):
+        rows = with_week(with_keys(_actuals(lake, since, before), keys))
+        parts.append(WarehousePart("actuals", rows, Where(since=since, before=before), ("series_id", "ds")))
+    seen = [(start, next_period(grain, start)) for start in starts]
+    for since, before in joined(_whole_days(since - reach, before) for since, before in [*seen, (cutoff, cutoff)]):
+        actuals = _actuals(lake, since, min(before + reach, recent[1]))
+        dates = [date for date in cutoff_dates if f"{since:%Y-%m-%d}" <= date < f"{before:%Y-%m-%d}"]
+        scored = pa.concat_tables(
+            [SCHEMA.empty_table(), *(_scored(lake, date, actuals, reach) for date in sorted(dates))]
+        )
+        where = Where(since=since, before=before, column="cutoff")
+        parts.append(WarehousePart("accuracy", with_keys(scored, keys), where, ("series_id", "cutoff")))
+    rows = pa.table({"period": [period_key(grain, start) for start in starts]}, pa.schema([("period", pa.string())]))
+    rows = rows.append_column("version", pa.array([copied[key] for key in rows["period"].to_pylist()], pa.string()))
+    parts.append(WarehousePart(PERIODS, rows, Where(among={"period": rows["period"].to_pylist()}), ("period",)))
+    return parts
+
+
+def _whole_days(since: datetime, last: datetime) -> Span:
+    """From the midnight before `since` to the one after `last`."""
+    midnight = datetime.min.time()
+    return datetime.combine(since, midnight), datetime.combine(last, midnight) + timedelta(days=1)
+
+
+def joined(spans: Iterable[Span], gap: timedelta = timedelta(0)) -> list[Span]:
+    """`spans` in order, those that overlap or lie at most `gap` apart as one."""
+    result = list[Span]()
+    for since, before in sorted(spans):
+        if result and since <= result[-1][1] + gap:
+            result[-1] = result[-1][0], max(before, result[-1][1])
+        else:
+            result.append((since, before))
+    return result
+
+
+def _actuals(lake: Lake, since: datetime, before: datetime) -> pa.Table:
+    years = list(range(since.year, before.year + 1))
+    where = Where(among={"year": years}, since=since, before=before)
+    return lake.read(lake_tables.RAW_SALES.name, where, ["series_id", "ds", "y"])
+
+
+def _scored(lake: Lake, date: str, actuals: pa.Table, reach: timedelta) -> pa.Table:
+    """The accuracy of one cutoff date: one at a time, so that memory does not grow with them."""
+    import pyarrow.compute as pc
+
+    forecasts = lake.read(lake_tables.PREDICTIONS.name, Where(among={"cutoff_date": [date]}))
+    first = datetime.fromisoformat(date)
+    last = pa.scalar(first + reach + timedelta(days=1), pa.timestamp("us"))
+    seen = pc.and_(pc.greater_equal(actuals["ds"], pa.scalar(first, pa.timestamp("us"))), pc.less(actuals["ds"], last))
+    return realised(forecasts, actuals.filter(seen))
+
+
+def with_keys(rows: pa.Table, keys: Sequence[str]) -> pa.Table:
+    """`rows` with the key parts of their series in the user's names, after series_id."""
+    ids = rows["series_id"].combine_chunks().dictionary_encode()
+    if isinstance(ids, pa.ChunkedArray):
+        ids = ids.combine_chunks()
+    parts = [SeriesKey.parse(name, len(keys)).parts for name in ids.dictionary.to_pylist()]
+    for index, key in enumerate(keys):
+        column = pa.array([part[index] for part in parts], pa.string()).take(ids.indices)
+        rows = rows.add_column(index + 1, key, column)
+    return rows
+
+
+def with_week(rows: pa.Table) -> pa.Table:
+    """`rows` with the Monday of each `ds`, which reports group by; databases reckon weeks in different ways."""
+    import pyarrow.compute as pc
+
+    return rows.append_column(WEEK, pc.floor_temporal(rows["ds"], unit="week").cast(pa.date32()))

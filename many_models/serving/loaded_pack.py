@@ -1,0 +1,330 @@
+"""A pack in memory: forecasts of its rows as JSON, from its training cutoff or from fresh observations."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic_core import to_json
+
+from many_models.errors import IntegrityError, SeriesError
+from many_models.forecasting.pack import mm_pack_v1 as loader
+from many_models.serving.pack_file import arrays
+
+if TYPE_CHECKING:
+    import mmap
+    from collections.abc import Callable, Mapping, Sequence
+    from datetime import datetime
+
+    from numpy.typing import NDArray
+
+    from many_models.serving.release_index import PackId
+
+DIGITS = 8
+TINY, HUGE = 1e-280, 1e280  # beyond them numbers are rounded as if they were about one
+SMALL_OBJECTS = 24_000  # bytes of Python's own beside the arrays of a pack
+QUICK_STEPS = 60
+SHARED_PERIODS = 4_000  # of calendars, a few hundred bytes each
+KEPT_HORIZONS = 8  # so many times the usual horizon are kept of calendars
+PER_PERIOD = 300  # bytes of a calendar, for each
+PER_SERIES = 300  # and for each of its series
+REGRESSOR_TIMES = 10  # so many times its file is a loaded regressor in memory
+PER_TEXT = 120  # and for each text that is kept
+
+Value = float | int | bool | str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What happened in one period: `state` is observed, missing, closed or stock_out; `known` its covariates."""
+
+    ds: datetime
+    y: float | None
+    state: str = "observed"
+    known: Mapping[str, Value] = field(default_factory=dict[str, Value])
+
+
+@dataclass(slots=True)
+class Question:
+    """One series' forecast that is asked for: `horizon` steps after `cutoff` (None: after the last observation, or
+    after training), with what is known of the future by time. Never changed; not frozen because that takes longer.
+    """
+
+    series_id: str
+    horizon: int | None = None
+    cutoff: datetime | None = None
+    known: Sequence[tuple[datetime, Mapping[str, Value]]] = ()
+    observations: Sequence[Observation] = ()
+
+    def is_plain(self, usual: int) -> bool:
+        """Whether the answer depends on the model alone; `usual` is its horizon."""
+        if self.known or self.observations or self.cutoff is not None:
+            return False
+        return self.horizon is None or self.horizon == usual
+
+    def is_quick(self, usual: int) -> bool:
+        """Whether answering takes well under a millisecond, whatever its covariates are."""
+        return not self.observations and self.cutoff is None and (self.horizon or usual) <= QUICK_STEPS
+
+
+class LoadedPack:
+    """The models of a pack over its mapped files. `cost` is what it takes of memory, in bytes; answers to plain
+    questions are kept and add to it.
+    """
+
+    def __init__(self, pack: PackId, block: mmap.mmap, files: Mapping[str, memoryview]) -> None:
+        from many_models.forecasting.kernels import pack as compiled
+
+        self.id = pack
+        index = _index(files, pack.ref)
+        found = arrays(files, pack.ref)
+        series: list[str] = index["series"]
+        for name in (*loader.PER_SERIES, *loader.SHARED, *loader.PER_POOL, *loader.TREES):
+            if name not in found:
+                raise IntegrityError(f"pack {pack.ref} lacks {name}.npy: train and promote it again")
+            if name in loader.PER_SERIES and len(found[name]) != len(series):
+                raise IntegrityError(f"{name} of pack {pack.ref} has {len(found[name])} rows for {len(series)} series")
+        self.series = tuple(series)
+        self.known: tuple[str, ...] = tuple(index["known"])
+        self.horizon = int(index["horizon"])
+        self._frequency = str(index["frequency"])
+        self._index = index
+        blobs = _fitted(index, files, pack.ref)
+        self._model = _Model(index, found, compiled, blobs)
+        self._cutoffs = np.asarray(found["cutoff"], np.int64)
+        self._lock = threading.Lock()  # the model keeps calendars, and clears them
+        self._answers: dict[int, bytes] = {}
+        slots = len(json.dumps(index["slots"])) if index["slots"] else 0
+        self.cost = len(block) + SMALL_OBJECTS + PER_SERIES * len(series) + 8 * slots
+        self.cost += KEPT_HORIZONS * self.horizon * PER_PERIOD
+        self.cost += REGRESSOR_TIMES * sum(map(len, blobs.values()))
+
+    def kept(self, question: Question, row: int) -> bytes | None:
+        """The answer to a plain question about a row, where it has been given before."""
+        return self._answers.get(row) if question.is_plain(self.horizon) else None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a forecast is being made, which another would have to wait for."""
+        return self._lock.locked()
+
+    def answer(self, question: Question, row: int, *, keep: bool = True) -> bytes:
+        """The forecast of a row as a JSON object without its closing brace. `keep` says whether there is room to keep
+        it. Raises SeriesError for a question that cannot be answered.
+        """
+        name = question.series_id
+        if row >= len(self.series) or self.series[row] != name:
+            raise SeriesError(name, f"row {row} of pack {self.id.ref} is not its own: the release and its packs differ")
+        with self._lock:
+            text = self._answer(question, row)
+            self._model.forget(KEPT_HORIZONS * self.horizon)
+        if keep and question.is_plain(self.horizon):
+            self._answers[row] = text
+            self.cost += len(text) + PER_TEXT
+        return text
+
+    def trained_through(self, row: int) -> datetime:
+        """The last period that training saw of a row."""
+        return self._stamp(int(self._cutoffs[row]))
+
+    def _answer(self, question: Question, row: int) -> bytes:
+        h = question.horizon or self.horizon
+        trained = int(self._cutoffs[row])
+        number, known = self._times(question)
+        end = self._end(question, trained, [at for at, _ in number])
+        fresh = self._fresh(row, number, trained, end)
+        x, repeated = self._model.encode(row, _spread(known, end, h, self.known), h)
+        if fresh is not None and len(self.known):
+            self._repeat_from(fresh[2], x, known, end, h)
+        try:
+            point, bounds = self._model.forecast(row, h, x, fresh)
+        except ValueError as error:
+            raise SeriesError(question.series_id, f"{error}; train and promote it again") from error
+        columns: dict[str, object] = {
+            "trained_through": self.trained_through(row),
+            "cutoff": self._stamp(end),
+            "model": self.id.ref,
+            "fallback": self._index["fallback"][row],
+            "fresh_periods": end - trained,
+            "ds": loader.stamps(np.arange(end + 1, end + 1 + h), self._frequency).tolist(),
+        }
+        names = ["y_hat", *(f"{side}{level}" for level in self._model.levels for side in ("lo", "hi"))]
+        columns |= zip(names, rounded(np.concatenate([point[:, None], bounds.reshape(h, -1)], 1).T), strict=True)
+        columns["known_repeated"] = repeated.tolist()
+        name = json.dumps(question.series_id).encode()  # to_json refuses half a surrogate pair
+        return b'{"series_id":%b,%b' % (name, to_json(columns, inf_nan_mode="null")[1:-1])
+
+    def _times(self, question: Question) -> tuple[list[tuple[int, Observation]], list[tuple[int, Mapping[str, Value]]]]:
+        """Observations and known covariates by step number. Raises SeriesError for times off the frequency."""
+        stamps = [o.ds for o in question.observations] + [ds for ds, _ in question.known]
+        if not stamps:
+            return [], []
+        times = np.array(stamps, "datetime64[us]")
+        numbers = loader.step_number(times, self._frequency)
+        off = loader.stamps(numbers, self._frequency) != times
+        if off.any():
+            raise SeriesError(question.series_id, f"time {times[off][0]} is off the frequency {self._frequency}")
+        n = len(question.observations)
+        seen, future = numbers[:n].tolist(), numbers[n:].tolist()
+        if len(set(seen)) < len(seen) or len(set(future)) < len(future):
+            raise SeriesError(question.series_id, "a time stands twice: give each period once")
+        unknown = {name for o in question.observations for name in o.known} | {k for _, v in question.known for k in v}
+        if odd := sorted(unknown - set(self.known)):
+            wanted = ", ".join(self.known) or "none"
+            raise SeriesError(question.series_id, f"no known covariate {', '.join(odd[:3])}; its model takes {wanted}")
+        return (
+            list(zip(seen, question.observations, strict=True)),
+            list(zip(future, (v for _, v in question.known), strict=True)),
+        )
+
+    def _end(self, question: Question, trained: int, seen: Sequence[int]) -> int:
+        end = max([trained, *seen])
+        if question.cutoff is not None:
+            end = int(loader.step_number(np.array([question.cutoff], "datetime64[us]"), self._frequency)[0])
+        if end < trained:
+            through = self._stamp(trained)
+            raise SeriesError(
+                question.series_id, f"cutoff {question.cutoff} is before its model's training ended ({through})"
+            )
+        if (periods := end - trained) > MOST_FRESH:
+            raise SeriesError(
+                question.series_id, f"{periods} periods since training, at most {MOST_FRESH} are carried on: retrain it"
+            )
+        return end
+
+    def _fresh(
+        self, row: int, numbers: Sequence[tuple[int, Observation]], trained: int, end: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.int8], NDArray[np.float64]] | None:
+        """What happened between training and `end`: y, code, covariate columns; periods without a row are missing."""
+        n = end - trained
+        if n == 0:
+            return None
+        y, code = np.zeros(n), np.zeros(n, np.int8)
+        for number, seen in numbers:
+            at = number - trained - 1
+            if 0 <= at < n and seen.y is not None:
+                y[at], code[at] = seen.y, max(CODES.index(seen.state), 1)
+        known = [(number, seen.known) for number, seen in numbers]
+        x, _ = self._model.encode(row, _spread(known, trained, n, self.known), n)
+        return y, code, x
+
+    def _repeat_from(
+        self,
+        before: NDArray[np.float64],
+        x: NDArray[np.float64],
+        known: Sequence[tuple[int, Mapping[str, Value]]],
+        end: int,
+        h: int,
+    ) -> None:
+        """What is missing at the start of `x` repeats the last fresh period instead of the training cutoff."""
+        given = _spread(known, end, h, self.known)
+        column = 0
+        for name, levels in zip(self.known, self._index["levels_of"], strict=True):
+            width = max(levels, 1)
+            values = given.get(name, [None] * h)
+            first = next((s for s in range(h) if values[s] is not None), h)
+            x[:first, column : column + width] = before[-1, column : column + width]
+            column += width
+
+    def _stamp(self, number: int) -> datetime:
+        return loader.stamps(np.array([number]), self._frequency)[0].item()
+
+
+CODES = ("missing", "observed", "closed", "stock_out")
+MOST_FRESH = 5_000
+
+
+class _Shared:
+    """Calendars and shapes, which packs have in common; all of them go when there are too many. Threads may race."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[object, ...], Any] = {}
+        self._periods = 0
+
+    def get(self, key: tuple[object, ...], h: int, make: Callable[[], Any]) -> Any:
+        """What `make` made for `key`, of `h` periods. Nobody changes it."""
+        found = self._found.get(key)
+        if found is None:
+            if self._periods > SHARED_PERIODS:
+                self._found, self._periods = {}, 0
+            found = self._found[key] = make()
+            self._periods += h + 1
+        return found
+
+
+_shared = _Shared()
+
+
+class _Model(loader.Pack):
+    """The loader's pack, which shares calendars with others and forgets them when odd cutoffs and horizons add up."""
+
+    def __init__(self, index: dict[str, Any], arrays: Mapping[str, NDArray[Any]], *more: object) -> None:
+        super().__init__(index, arrays, *more)
+        holidays = hashlib.sha256(arrays["holiday_days"].tobytes() + arrays["holiday_slots"].tobytes()).digest()
+        conf = arrays["conf"]
+        self._kind = (index["frequency"], float(conf[loader.SEASON]), float(conf[loader.SLOTS]), holidays)
+
+    def calendar(self, after: int, h: int) -> Any:
+        """See the loader."""
+        key = (self._kind, int(after), int(h))
+        return _shared.get(key, key[2], lambda: super(_Model, self).calendar(after, h))
+
+    def shape(self, pool: int, after: int, h: int) -> Any:
+        """See the loader."""
+        key = (self._kind, int(after), int(h), self.arrays["pool_shape"][pool].tobytes())
+        return _shared.get(key, key[2], lambda: super(_Model, self).shape(pool, after, h))
+
+    def forget(self, periods: int) -> None:
+        """Keeps calendars of at most so many periods."""
+        if sum(h for _, h in self._calendars) > periods:
+            self._calendars.clear()
+            self._shapes.clear()
+
+
+def rounded(values: NDArray[np.float64]) -> list[list[float]]:
+    """`values` with DIGITS significant digits; NaN and infinity stay."""
+    size = np.abs(values)
+    magnitude = np.log10(size, out=np.zeros_like(size), where=(size > TINY) & (size < HUGE))
+    scale = 10.0 ** (DIGITS - 1 - np.floor(magnitude))
+    return (np.rint(values * scale) / scale).tolist()
+
+
+def _spread(
+    given: Sequence[tuple[int, Mapping[str, Value]]], after: int, h: int, names: Sequence[str]
+) -> dict[str, list[Value]]:
+    """Covariate → its values in the h periods after step number `after`, None where none is given."""
+    out: dict[str, list[Value]] = {}
+    for number, values in given:
+        at = number - after - 1
+        if 0 <= at < h:
+            for name in names:
+                if name in values:
+                    out.setdefault(name, [None] * h)[at] = values[name]
+    return out
+
+
+def _index(files: Mapping[str, memoryview], ref: str) -> dict[str, Any]:
+    try:
+        index = json.loads(bytes(files["index.json"]))
+        needed = {"series", "known", "levels_of", "levels", "slots", "fallback", "horizon", "frequency", "format"}
+        missing = needed - set(index)
+    except (KeyError, ValueError, TypeError) as error:
+        raise IntegrityError(f"pack {ref} cannot be read: {error}") from error
+    if missing:
+        raise IntegrityError(f"pack {ref} cannot be read: its index lacks {', '.join(sorted(missing))}")
+    if index["format"] != loader.FORMAT:
+        got = index["format"]
+        raise IntegrityError(f"pack {ref} has format {got}, this version reads {loader.FORMAT}: upgrade the server")
+    return index
+
+
+def _fitted(index: dict[str, Any], files: Mapping[str, memoryview], ref: str) -> Mapping[str, memoryview]:
+    """The skops files of users' regressors. Raises IntegrityError, naming series, for one that is not to be trusted."""
+    try:
+        return loader.fitted_files(index, files)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise IntegrityError(f"pack {ref} cannot be served: {error}; train and promote it again") from error

@@ -1,0 +1,119 @@
+"""A pack's files in one file of the local disk, verified and memory-mapped; nothing in it is ever run or unpickled."""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from many_models.adapters.registry.rules import verified
+from many_models.errors import IntegrityError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+MAGIC = b"MMPACKS1"
+ALIGNMENT = 64
+_KINDS = {"|b1", "|i1", "|u1", *(f"<{kind}{size}" for kind in "iu" for size in (2, 4, 8)), "<f2", "<f4", "<f8"}
+_NPY = re.compile(rb"\{'descr': '([<|][a-z]\d)', 'fortran_order': False, 'shape': \(([\d, ]*)\), *\} *\n")
+
+
+def joined(files: Mapping[str, bytes]) -> bytes:
+    """`files` one after the other, each at a multiple of ALIGNMENT, with a table of contents in front."""
+    sizes = {name: len(files[name]) for name in sorted(files)}
+    table = json.dumps(sizes).encode()
+    parts = [MAGIC, len(table).to_bytes(8, "little"), table]
+    at = sum(map(len, parts))
+    for name, size in sizes.items():
+        pad = -at % ALIGNMENT
+        parts += [b"\0" * pad, files[name]]
+        at += pad + size
+    return b"".join(parts)
+
+
+def parted(view: memoryview) -> dict[str, memoryview]:
+    """The inverse of `joined`, without copying. Raises IntegrityError."""
+    if bytes(view[:8]) != MAGIC:
+        raise IntegrityError("a stored pack cannot be read: it does not begin as one")
+    at = 16 + int.from_bytes(view[8:16], "little")
+    try:
+        sizes = {str(name): int(size) for name, size in json.loads(bytes(view[16:at])).items()}
+    except (ValueError, AttributeError, TypeError) as error:
+        raise IntegrityError(f"a stored pack cannot be read: {error}") from error
+    found: dict[str, memoryview] = {}
+    for name, size in sizes.items():
+        at += -at % ALIGNMENT
+        if at + size > len(view):
+            raise IntegrityError(f"a stored pack cannot be read: it ends within {name}")
+        found[name] = view[at : at + size]
+        at += size
+    return found
+
+
+def write(folder: Path, path: Path, content: bytes) -> None:
+    """`content` as `path`, whole or not at all. Raises OSError, leaving nothing behind."""
+    handle, name = tempfile.mkstemp(dir=folder, suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def mapped(path: Path) -> mmap.mmap:
+    """The file at `path`, mapped; what is written goes to no disk. Raises IntegrityError for an empty file.
+
+    Mapped read-only, its arrays would be of another type to the compiled loops, and those be compiled once more.
+    """
+    with path.open("rb") as file:
+        try:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        except ValueError as error:
+            raise IntegrityError(f"{path} is empty") from error
+
+
+def in_memory(content: bytes) -> mmap.mmap:
+    """`content` in memory of its own, which goes back to the system when it is let go."""
+    block = mmap.mmap(-1, len(content))
+    block.write(content)
+    return block
+
+
+def contents(block: mmap.mmap, sha256: str, ref: str) -> dict[str, memoryview]:
+    """The files of pack `ref` in `block`. Raises IntegrityError when they are not `sha256`."""
+    files = parted(memoryview(block))
+    verified(files, sha256, ref)  # pyright: ignore[reportArgumentType]  views of bytes
+    return files
+
+
+def arrays(files: Mapping[str, memoryview], ref: str) -> dict[str, NDArray[np.generic]]:
+    """The plain arrays (`*.npy`) among `files`, as views. Raises IntegrityError for any other kind of array."""
+    return {
+        name.removesuffix(".npy"): _array(view, f"{name} of pack {ref}")
+        for name, view in files.items()
+        if name.endswith(".npy")
+    }
+
+
+def _array(view: memoryview, what: str) -> NDArray[np.generic]:
+    head = bytes(view[:10])
+    start = 10 + int.from_bytes(head[8:10], "little")
+    found = _NPY.fullmatch(bytes(view[10:start])) if head[:8] == b"\x93NUMPY\x01\x00" else None
+    if found is None or found[1].decode() not in _KINDS:
+        raise IntegrityError(f"{what} is no plain array: train and promote it again")
+    shape = tuple(int(size) for size in found[2].decode().replace(" ", "").split(",") if size)
+    kind, count = np.dtype(found[1].decode()), math.prod(shape)
+    if start + count * kind.itemsize != len(view):
+        raise IntegrityError(f"{what} has {len(view) - start} bytes, {count * kind.itemsize} are needed")
+    return np.frombuffer(view, kind, count, start).reshape(shape)

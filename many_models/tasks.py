@@ -1,0 +1,316 @@
+"""The tasks that workers do over a chunk of series: prepare, train, score. Picklable; they read the lake themselves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from many_models.data.lake_tables import (
+    AFTER,
+    DATASETS,
+    NO_POOLED,
+    POOLED,
+    RAW_ATTRIBUTES,
+    RAW_COVARIATES,
+    RAW_SALES,
+    SERIES,
+    read_if_there,
+    records,
+)
+from many_models.errors import InputError, PermanentError, SeriesError, SeriesFailure
+from many_models.forecasting.spec import Prior, Spec
+from many_models.ports import Chunk, ChunkResult, Lake, Where
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+
+    import pyarrow as pa
+
+    from many_models.forecasting import Held, PackModel, PooledModels, Trained
+
+T = TypeVar("T")
+
+
+def _of_chunk(chunk: Chunk, *, after: datetime | None = None, through: datetime | None = None) -> Where:
+    since, before = (None if moment is None else moment + AFTER for moment in (after, through))
+    return Where(among={"pack": [chunk.pack], "series_id": chunk.series}, since=since, before=before)
+
+
+def _covariates(lake: Lake, chunk: Chunk, keys: tuple[str, ...], after: datetime | None = None) -> pa.Table | None:
+    from many_models.data.covariates import of_series
+    from many_models.keys import SeriesKey
+
+    where = Where(since=None if after is None else after + AFTER)
+    if lake.version(RAW_COVARIATES.name) is None:
+        return None
+    rows = lake.read(RAW_COVARIATES.name, where)
+    if rows.num_rows == 0:
+        return None
+    if keys[0] in rows.column_names:  # most of a covariates table is about other packs
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        firsts = {SeriesKey.parse(name).parts[0] for name in chunk.series}
+        rows = rows.filter(pc.is_in(rows[keys[0]], pa.array(sorted(firsts))))
+    return of_series(rows, chunk.series, keys)
+
+
+def _held(lake: Lake, chunk: Chunk) -> dict[str, Held]:
+    """The histories that the lake holds of a chunk's series."""
+    from many_models.forecasting import Held
+
+    if lake.version(DATASETS.name) is None:  # somebody has deleted it, to have it made anew
+        return {}
+    rows = records(lake, SERIES, Where(among={"pack": [chunk.pack], "series_id": chunk.series}))
+    return {row["series_id"]: Held(row["until"], row["digest"]) for row in rows if row.get("until") and row["digest"]}
+
+
+@dataclass(frozen=True)
+class PrepareTask:
+    """Make the datasets of a chunk: tables `rows` and `series` of `forecasting.prepare`, each with its `pack`.
+
+    `series` says in `since` after which period `rows` begin, where a series only goes on from what the lake holds of
+    it; null where `rows` are its whole history, as all are with `whole`.
+    """
+
+    lake: Lake
+    spec: Spec
+    as_of: datetime
+    keys: tuple[str, ...]
+    whole: bool = False
+
+    def __call__(self, chunk: Chunk) -> ChunkResult:
+        """Read the chunk's raw rows up to `as_of`, and prepare them."""
+        import pyarrow as pa
+
+        from many_models.data.covariates import fill, with_attributes
+        from many_models.forecasting import prepare
+
+        columns = ["series_id", "ds", "y", *self.spec.known]
+        raw = self.lake.read(RAW_SALES.name, _of_chunk(chunk, through=self.as_of))
+        if self.spec.known:
+            covariates = _covariates(self.lake, chunk, self.keys)
+            if covariates is not None:
+                raw = fill(raw, covariates, self.spec.known)
+            for name in self.spec.known:
+                if name not in raw.column_names:
+                    raw = raw.append_column(name, pa.nulls(raw.num_rows, pa.float64()))
+        raw = raw.select(columns)
+        if names := self.spec.attributes:
+            raw = with_attributes(raw, read_if_there(self.lake, RAW_ATTRIBUTES), chunk.series, self.keys, names)
+        prepared = prepare(raw, self.spec, self.as_of, {} if self.whole else _held(self.lake, chunk))
+        names = prepared.series["series_id"].to_pylist()
+        since = pa.array([prepared.since.get(name) for name in names], pa.timestamp("us"))
+        series = _with_pack(prepared.series, chunk.pack).append_column("since", since)
+        return ChunkResult(
+            {"rows": _with_pack(prepared.rows, chunk.pack), "series": series},
+            failures=[*prepared.failures, *_absent(chunk, prepared.series, prepared.failures)],
+        )
+
+
+def read_pooled(lake: Lake, version: str, spec: Spec, cutoff: datetime) -> PooledModels | None:
+    """The pooled models of `version`; None where nothing was learned, or only from what a training may not know.
+
+    Raises InputError when the lake holds others by now.
+    """
+    from many_models.forecasting import PooledModels
+
+    if version in {"", NO_POOLED}:
+        return None
+    files = {str(row["file"]): bytes(row["content"]) for row in lake.read(POOLED.name).to_pylist()}
+    learned = PooledModels.from_files(files)
+    if learned.hash != version:
+        raise InputError(f"the lake holds pooled models {learned.hash}, needed {version}: materialize pooled_models")
+    return learned if learned.known_at(spec, cutoff) else None
+
+
+@dataclass(frozen=True)
+class TrainTask:
+    """Train a chunk: tables `series` and `scores` of `forecasting.train`, and the files of its pack."""
+
+    lake: Lake
+    spec: Spec
+    cutoff: datetime
+    champions: Mapping[str, Spec] = field(default_factory=dict[str, Spec])
+    priors: Mapping[str, Prior] = field(default_factory=dict[str, Prior])
+    pooled: str = ""
+    keys: tuple[str, ...] = ()
+
+    def narrowed(self, chunk: Chunk) -> TrainTask:
+        """See `NarrowingTask.narrowed`: the champions and priors of the chunk's series."""
+        return replace(self, champions=_of(self.champions, chunk), priors=_of(self.priors, chunk))
+
+    def __call__(self, chunk: Chunk) -> ChunkResult:
+        """Read the chunk's datasets up to the cutoff, and train on them; custom forecasters see what is known ahead."""
+        from many_models.forecasting import train
+
+        rows = self.lake.read(DATASETS.name, _of_chunk(chunk, through=self.cutoff))
+        ahead = self.spec.known and self.spec.competing
+        trained = train(
+            rows.drop_columns(["pack"]),
+            self.spec,
+            self.cutoff,
+            champions=_of(self.champions, chunk),
+            priors=_of(self.priors, chunk),
+            pooled=read_pooled(self.lake, self.pooled, self.spec, self.cutoff),
+            future=_covariates(self.lake, chunk, self.keys, after=self.cutoff) if ahead else None,
+        )
+        absent = _absent(chunk, trained.series, trained.failures)
+        series = trained.series.append_column("finite", _finite(trained, self.spec.horizon))
+        found = {"series": _with_pack(series, chunk.pack), "scores": _with_pack(trained.scores, chunk.pack)}
+        return ChunkResult(found, trained.model.files(), [*trained.failures, *absent])
+
+
+@dataclass(frozen=True)
+class ScoreTask:
+    """Forecast a chunk from `cutoff`: table `predictions` of `PackModel.predict`, with `model` and `pack`.
+
+    `models` maps a series to the reference of the production pack that serves it and the folder that holds the pack's
+    verified files, or that `packs` has in its place; a series without one is served by its own seasonal naive
+    (fallback `no_champion`). Without `repeat` a series whose model needs a known covariate that is missing fails.
+    """
+
+    lake: Lake
+    spec: Spec
+    cutoff: datetime
+    keys: tuple[str, ...]
+    models: Mapping[str, tuple[str, str]]
+    packs: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict[str, "Mapping[str, bytes]"])
+    repeat: bool = True
+
+    def narrowed(self, chunk: Chunk) -> ScoreTask:
+        """See `NarrowingTask.narrowed`: the models of the chunk's series, with the files of their packs."""
+        models = _of(self.models, chunk)
+        there = {folder for _, folder in models.values() if Path(folder).is_dir()}
+        return replace(self, models=models, packs={folder: _files(folder) for folder in sorted(there)})
+
+    def __call__(self, chunk: Chunk) -> ChunkResult:
+        """Read what the chunk's models have not seen of its datasets, and forecast what follows the cutoff."""
+        import pyarrow as pa
+
+        from many_models.errors import ManyModelsError
+        from many_models.forecasting import PackModel
+
+        future = _covariates(self.lake, chunk, self.keys, after=self.cutoff) if self.spec.known else None
+        parts, failures = list["pa.Table"](), list[SeriesFailure]()
+        for model, series in self._by_model(chunk).items():
+            try:
+                if model is None:
+                    parts.append(self._naive(self._rows(chunk.pack, series), series, future))
+                    continue
+                ref, folder = model
+                files = self.packs[folder] if folder in self.packs else _files(folder)
+                pack = PackModel.from_files(files, f"pack {ref}")
+                found, broken = self._forecasts(pack, ref, chunk.pack, series, future)
+                parts += found
+                failures += broken
+            except ManyModelsError as error:
+                failures += [SeriesFailure.of(name, error) for name in series]
+        predictions = (
+            pa.concat_tables(parts, promote_options="permissive")
+            if parts
+            else pa.table({"series_id": pa.array([], pa.string())})
+        )
+        failures += _absent(chunk, predictions, failures)
+        return ChunkResult({"predictions": _with_pack(predictions, chunk.pack)}, failures=failures)
+
+    def _forecasts(
+        self, model: PackModel, ref: str, pack: str, series: Sequence[str], future: pa.Table | None
+    ) -> tuple[list[pa.Table], list[SeriesFailure]]:
+        """Forecasts of `series`; where they cannot be had together, of each alone, so that a bad one fails alone."""
+        import pyarrow as pa
+
+        try:
+            rows = self._rows(pack, series, model.trained_until(series))
+            part = model.predict(rows, self.cutoff, future=future, horizon=self.spec.horizon, series=series)
+        except PermanentError as error:
+            if len(series) == 1:
+                failure = SeriesFailure.of(series[0], error)
+                return [], [replace(failure, reason=f"pack {ref}: {failure.reason}")]
+        else:
+            part, lacking = (part, list[SeriesFailure]()) if self.repeat else _without_repeated(part, self.spec)
+            return [part.append_column("model", pa.array([ref] * part.num_rows, pa.string()))], lacking
+        alone = [self._forecasts(model, ref, pack, [name], future) for name in series]
+        return [part for found, _ in alone for part in found], [one for _, broken in alone for one in broken]
+
+    def _rows(self, pack: str, series: Sequence[str], trained_until: datetime | None = None) -> pa.Table:
+        """The histories of `series` up to the cutoff, or what of them is newer than their models."""
+        import pyarrow as pa
+
+        if trained_until is not None and trained_until >= self.cutoff:
+            return pa.table({"series_id": pa.array([], pa.string())})
+        where = _of_chunk(Chunk(0, pack, tuple(series)), after=trained_until, through=self.cutoff)
+        return self.lake.read(DATASETS.name, where).drop_columns(["pack"])
+
+    def _by_model(self, chunk: Chunk) -> dict[tuple[str, str] | None, list[str]]:
+        groups = dict[tuple[str, str] | None, list[str]]()
+        for name in chunk.series:
+            groups.setdefault(self.models.get(name), []).append(name)
+        return groups
+
+    def _naive(self, rows: pa.Table, series: list[str], future: pa.Table | None) -> pa.Table:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        from many_models.forecasting import train
+
+        own = rows.filter(pc.is_in(rows["series_id"], pa.array(series)))
+        naive = train(own, replace(self.spec, candidates=("seasonal_naive",)), self.cutoff).model
+        part = naive.predict(own, self.cutoff, future=future, horizon=self.spec.horizon)
+        place = part.column_names.index("fallback")
+        part = part.set_column(place, "fallback", pa.array(["no_champion"] * part.num_rows, pa.string()))
+        return part.append_column("model", pa.array([""] * part.num_rows, pa.string()))
+
+
+def _without_repeated(part: pa.Table, spec: Spec) -> tuple[pa.Table, list[SeriesFailure]]:
+    """The forecasts of series whose known covariates reach as far as they, and the other series as failures."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    repeated = part.filter(part["known_repeated"])
+    since = repeated.group_by("series_id").aggregate([("ds", "min")]).sort_by("series_id").to_pylist()
+    why = "of {names} something is missing at {ds}, needed as far as the horizon: fill the covariates table, or set "
+    failures = [
+        SeriesFailure.of(row["series_id"], SeriesError(row["series_id"], why.format(
+            names=", ".join(spec.known), ds=row["ds_min"]) + 'data.missing_future = "repeat"'))
+        for row in since
+    ]  # fmt: skip
+    lacking = pa.array([failure.series_id for failure in failures], pa.string())
+    return part.filter(pc.invert(pc.is_in(part["series_id"], lacking))), failures
+
+
+def _of(values: Mapping[str, T], chunk: Chunk) -> dict[str, T]:
+    return {name: values[name] for name in chunk.series if name in values}
+
+
+def _files(folder: str) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+def _finite(trained: Trained, horizon: int) -> pa.Array:
+    """Whether all that each series' model forecasts from its training cutoff is finite, in the order of `series`."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    ahead = trained.model.predict(None, horizon=horizon)
+    numbers = [name for name in ahead.column_names if name == "y_hat" or name[:2] in {"lo", "hi"}]
+    good = pa.array([True] * ahead.num_rows, pa.bool_())
+    for name in numbers:
+        good = pc.and_(good, pc.fill_null(pc.is_finite(ahead[name]), fill_value=False))
+    broken = set(ahead.filter(pc.invert(good))["series_id"].to_pylist())
+    return pa.array([name not in broken for name in trained.series["series_id"].to_pylist()], pa.bool_())
+
+
+def _with_pack(rows: pa.Table, pack: str) -> pa.Table:
+    import pyarrow as pa
+
+    return rows.append_column("pack", pa.array([pack] * rows.num_rows, pa.string()))
+
+
+def _absent(chunk: Chunk, found: pa.Table, failures: Sequence[SeriesFailure]) -> list[SeriesFailure]:
+    """A failure for each series of the chunk that came back neither good nor failed: nothing is dropped in silence."""
+    there = set(found["series_id"].to_pylist()) | {failure.series_id for failure in failures}
+    why = "its rows are not in the lake: materialize raw_sales and store_item_datasets for it first"
+    return [SeriesFailure(name, "MissingRows", why, permanent=True) for name in chunk.series if name not in there]

@@ -18,12 +18,12 @@ from many_models.definitions import build_lake
 from many_models.onboarding.demo import demo_settings, write_source
 from many_models.operations.day import Day, open_instance
 from many_models.settings import FILE_NAME, Settings, load_settings
-from many_models_tests.azurite import running
+from many_models_tests.stand_ins.azurite import running
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from many_models_tests.azurite import Azurite
+    from many_models_tests.stand_ins.azurite import Azurite
 
 LAST = date(2024, 6, 30)
 CONTAINER = "benchmark"

@@ -32,7 +32,7 @@ from many_models.data.lake_tables import DATASETS, RAW_SALES
 from many_models.forecasting.spec import Spec
 from many_models.ports import Chunk, Where
 from many_models.tasks import PrepareTask, TrainTask
-from many_models_tests.spark_connect import connect_server
+from many_models_tests.stand_ins.spark_connect import connect_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence

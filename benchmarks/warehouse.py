@@ -20,7 +20,7 @@ from pyarrow import csv
 from benchmarks._report import Figure, flags, machine, show
 from many_models.adapters.warehouse.sql import SqlWarehouse
 from many_models.ports import WarehousePart, Where
-from many_models_tests.postgres_server import running_postgres
+from many_models_tests.stand_ins.postgres_server import running_postgres
 
 if TYPE_CHECKING:
     from collections.abc import Callable

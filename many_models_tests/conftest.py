@@ -7,9 +7,9 @@ import os
 import hypothesis
 import pytest
 
-from many_models_tests.azurite import azurite
-from many_models_tests.postgres_server import postgres
-from many_models_tests.tds_server import tds
+from many_models_tests.stand_ins.azurite import azurite
+from many_models_tests.stand_ins.postgres_server import postgres
+from many_models_tests.stand_ins.tds_server import tds
 
 hypothesis.settings.register_profile("many_models", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("many_models")

@@ -1,4 +1,4 @@
-"""The state of every stage, read from the instance, the lake and the source; deciding is `many_models.orchestration.due`'s."""
+"""The state of every stage, read from the instance, the lake and the source; deciding is `due`'s."""
 
 from __future__ import annotations
 

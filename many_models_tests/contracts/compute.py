@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from many_models.errors import InputError, SeriesFailure
 from many_models.ports import Compute
-from many_models_tests.compute_tasks import Leaves, Raises, chunked, describe, own_failures, wait_for
 from many_models_tests.contracts import Contract
+from many_models_tests.support.compute_tasks import Leaves, Raises, chunked, describe, own_failures, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator

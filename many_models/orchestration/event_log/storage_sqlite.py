@@ -13,7 +13,7 @@ The stock event log takes two transactions (the run's file, then the index) and 
       class: ComputeLogs
       config: {base_dir: var/dagster/storage}
 
-Private API of Dagster, as `many_models.orchestration.event_log.runs`; `many_models.orchestration.event_log.runs.private_api_problems` checks both.
+Private API of Dagster, as `many_models.orchestration.event_log.runs`; `runs.private_api_problems` checks both.
 """
 
 from __future__ import annotations

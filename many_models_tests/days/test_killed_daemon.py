@@ -1,0 +1,222 @@
+"""Kill -9 of the daemon at every stage, with and without the run that it has started: a new daemon ends the day."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import dagster as dg
+import pandas as pd
+import pytest
+
+from many_models.operations.day import Day, Progress, open_instance
+from many_models.orchestration.automation import JOBS
+from many_models.orchestration.due import STAGES
+from many_models.orchestration.event_log import runs
+from many_models_tests.days.test_ui_day import end_session, wait_for
+from many_models_tests.support.project import Project, make_project, sales
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from many_models.orchestration.due import Stage
+
+ROOT = Path(__file__).resolve().parents[2]
+TRAINED = dg.AssetKey("trained_models")
+PATIENCE = 600
+WAITING = """
+import time
+from pathlib import Path
+
+
+class Waits:
+    "The last value, fitted once the file `go` is there; each fit that waits is a letter in the file `waiting`."
+
+    def fit(self, history):
+        folder = Path(__file__).parent
+        made_up = history["ds"].iloc[0].year < 2000  # to warm up on
+        if not made_up and not (folder / "go").exists():
+            with (folder / "waiting").open("a") as file:
+                file.write("w")
+        while not made_up and not (folder / "go").exists():
+            time.sleep(0.05)
+        self.last = history["y"].iloc[-1]
+
+    def predict(self, future):
+        return [self.last] * len(future)
+"""
+CUSTOM = f'\n[forecast.custom.waits]\nuse = "waiting:Waits"\nseconds = {PATIENCE}\n'
+
+
+class StopError(Exception):
+    """The stages before training are done."""
+
+
+def small(root: Path, **sections: dict[str, object]) -> Project:
+    """A project of three series."""
+    return make_project(root, sales(stores=1, items=3, days=60), forecast={"windows": 1, "trees": False}, **sections)
+
+
+def project_at(root: Path) -> Project:
+    """A project that waits with its training until the file `go` is there; the stages before it are done."""
+    project = small(root)
+    (root / "waiting.py").write_text(WAITING)
+    with (root / "many_models.toml").open("a") as file:
+        file.write(CUSTOM)
+    (root / "go").touch()  # learning together fits, too
+
+    def after(report: object) -> None:
+        if getattr(report, "stage", "") == "pooled_models":
+            raise StopError
+
+    with open_instance(project.home) as instance, pytest.raises(StopError):
+        Day(project.settings(), instance, Progress(report=after)).run()
+    (root / "go").unlink()
+    return project
+
+
+@contextmanager
+def daemons(
+    project: Project, module: str = "many_models.definitions"
+) -> Generator[Callable[[], subprocess.Popen[bytes]]]:
+    """A way to start a daemon on `module`, in a session of its own; at the end all their sessions are ended."""
+    environment = os.environ | {
+        "DAGSTER_HOME": str(project.home), "MANY_MODELS_CONFIG": str(project.root / "many_models.toml"),
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{project.root}",
+    }  # fmt: skip
+    started = list[subprocess.Popen[bytes]]()
+
+    def start() -> subprocess.Popen[bytes]:
+        words = [sys.executable, "-m", "dagster._daemon", "run", "-m", module]
+        with (project.root / f"daemon-{len(started)}.log").open("w") as log:
+            process = subprocess.Popen(
+                words, cwd=project.root, env=environment, stdout=log, stderr=log, start_new_session=True
+            )
+        started.append(process)
+        return process
+
+    try:
+        yield start
+    finally:
+        for process in started:
+            end_session(process)
+
+
+def waits_again(project: Project, before: int) -> int:
+    """How many fits have begun to wait, once there are more than `before`."""
+    file = project.root / "waiting"
+    now = file.stat().st_size if file.exists() else 0
+    return now if now > before else 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3 * PATIENCE)
+def test_a_new_daemon_ends_the_day_of_one_that_was_killed_in_the_middle_of_training(tmp_path):
+    project = project_at(tmp_path / "beaten")
+    with daemons(project) as start, open_instance(project.home) as instance:
+        first = start()
+        begun = wait_for("training", lambda: waits_again(project, 0), PATIENCE)
+        killed = kill_in_the_middle_of(instance, "trained_models", first)
+        assert runs.keys_in_flight(instance, TRAINED) == {"s0__i0", "s0__i1", "s0__i2"}
+
+        second = start()
+        wait_for("the second training", lambda: waits_again(project, begun), PATIENCE)
+        second.kill()  # the daemon alone: the run goes on
+        second.wait()
+        (orphan,) = runs.runs_in_flight(instance, ["train_models"])
+        assert instance.get_run_by_id(killed).status is dg.DagsterRunStatus.FAILURE
+
+        start()
+        tick = time.time()
+        wait_for("a tick of the third daemon", lambda: ticked_since(instance, tick), PATIENCE)
+        assert [run.run_id for run in runs.runs_in_flight(instance, ["train_models"])] == [orphan.run_id]
+        (project.root / "go").touch()
+        wait_for("the load into the warehouse", lambda: loaded_and_idle(instance), PATIENCE)
+
+        assert the_run_after(instance, "trained_models", killed) == orphan.run_id
+        for stage in ("trained_models", "promoted_models", "predictions"):
+            assert made_once(instance, stage) == {"s0__i0", "s0__i1", "s0__i2"}
+    assert project.run() == []
+    clean = project_at(tmp_path / "clean")
+    (clean.root / "go").touch()
+    clean.run()
+    assert_as_clean(project, clean)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3 * PATIENCE)
+def test_a_day_whose_daemon_is_killed_in_the_middle_of_every_stage_ends_as_an_undisturbed_one(tmp_path):
+    project, clean = small(tmp_path / "beaten", dagster={"cron": "* * * * *"}), small(tmp_path / "clean")
+    killed = dict["Stage", str]()
+    with daemons(project, "many_models_tests.support.waiting_day") as start, open_instance(project.home) as instance:
+        for stage in STAGES:
+            daemon = start()
+            if not killed:
+                clean.run()  # while the schedule waits for the next minute
+            wait_for(f"the middle of {stage}", (project.root / f"waiting-{stage}").exists, PATIENCE, 0.2)
+            killed[stage] = kill_in_the_middle_of(instance, stage, daemon)
+            (project.root / f"go-{stage}").touch()
+        start()
+        wait_for("the load into the warehouse", lambda: loaded_and_idle(instance), PATIENCE)
+        for stage in STAGES:
+            the_run_after(instance, stage, killed[stage])
+            assert made_once(instance, stage) == (clean.partitions(stage) or {None})
+    assert project.run() == []
+    assert_as_clean(project, clean)
+
+
+def kill_in_the_middle_of(instance: dg.DagsterInstance, stage: Stage, daemon: subprocess.Popen[bytes]) -> str:
+    """Kill the daemon, its code server, and the run of `stage` with its workers; the run, which is left as running."""
+    os.killpg(daemon.pid, signal.SIGKILL)
+    daemon.wait()
+    (run,) = runs.runs_in_flight(instance, list(JOBS.values()))
+    assert (run.job_name, run.status) == (JOBS[stage], dg.DagsterRunStatus.STARTED)
+    return run.run_id
+
+
+def the_run_after(instance: dg.DagsterInstance, stage: Stage, killed: str) -> str:
+    """The run that has done what the killed one did not; there is no other."""
+    statuses = {run.run_id: run.status for run in instance.get_runs(dg.RunsFilter(job_name=JOBS[stage]))}
+    assert statuses.pop(killed) is dg.DagsterRunStatus.FAILURE
+    ((run_id, status),) = statuses.items()
+    assert status is dg.DagsterRunStatus.SUCCESS
+    return run_id
+
+
+def made_once(instance: dg.DagsterInstance, stage: Stage) -> set[str | None]:
+    """The partitions of `stage` that were materialized (None: it has none), each of them once."""
+    made = instance.fetch_materializations(dg.AssetKey(stage), limit=1000).records
+    found = {record.partition_key for record in made}
+    assert len(made) == len(found), stage
+    return found
+
+
+def ticked_since(instance: dg.DagsterInstance, moment: float) -> bool:
+    """Whether the sensor that starts training has looked since `moment`."""
+    states = [state for state in instance.all_instigator_state() if state.instigator_name == "datasets_to_training"]
+    return any(
+        tick.timestamp > moment and tick.is_completed
+        for state in states
+        for tick in instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=5)
+    )
+
+
+def loaded_and_idle(instance: dg.DagsterInstance) -> bool:
+    """Whether the warehouse is loaded and nothing runs."""
+    loaded = instance.get_latest_materialization_event(dg.AssetKey("warehouse_predictions"))
+    return loaded is not None and not runs.runs_in_flight(instance, list(JOBS.values()))
+
+
+def assert_as_clean(project: Project, clean: Project) -> None:
+    """Lake and warehouse hold what those of `clean` hold, whose day nobody has disturbed."""
+    expected, found = clean.contents(), project.contents()
+    assert set(found) == set(expected)
+    for name, frame in expected.items():
+        timed = [column for column in frame if column == "seconds"]
+        pd.testing.assert_frame_equal(found[name].drop(columns=timed), frame.drop(columns=timed), obj=name)

@@ -1,0 +1,128 @@
+"""Datasets from day to day: what is the same is not written again, and they are those that would be made anew."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from contextlib import closing
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import pytest
+
+from many_models.adapters.lake.delta import DeltaLake
+from many_models.data import lake_tables
+from many_models.definitions import build_lake
+from many_models.operations.day import open_instance
+from many_models.ports import Where
+from many_models_tests.days.test_day import rerun
+from many_models_tests.days.test_killed_runs import killed_run
+from many_models_tests.support.project import END, Project, comparable, make_project, sales, stages_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.slow
+YESTERDAY = END - timedelta(days=1)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """Two packs of two series, as of yesterday."""
+    project = make_project(tmp_path / "longer", sales(stores=2, items=2, days=90))
+    project.run(YESTERDAY)
+    return project
+
+
+def files(project: Project) -> dict[str, set[str]]:
+    """Pack → the files of its datasets."""
+    from deltalake import DeltaTable
+
+    folder = project.root / "var" / "lake" / lake_tables.DATASETS.name
+    paths = DeltaTable(folder).file_uris()
+    return {pack: {path for path in paths if f"pack={pack}/" in path} for pack in ("s0", "s1")}
+
+
+def assert_as_made_anew(project: Project, root: Path) -> None:
+    """The datasets are those of a project whose first day is the newest."""
+    anew = make_project(root, pd.DataFrame(project_rows(project), columns=["store", "item", "date", "sales"]))
+    anew.run(END)
+    for table in (lake_tables.DATASETS, lake_tables.SERIES):
+        pd.testing.assert_frame_equal(comparable(project.table(table.name)), comparable(anew.table(table.name)))
+
+
+def project_rows(project: Project) -> list[tuple[object, ...]]:
+    with closing(sqlite3.connect(project.root / "sales.db")) as connection:
+        return connection.execute("select store, item, date, sales from sales").fetchall()
+
+
+def test_a_new_day_adds_files_and_rewrites_none(project: Project, tmp_path: Path) -> None:
+    before = files(project)
+    assert stages_of(project.run(END))["store_item_datasets"] == 4
+    after = files(project)
+    assert all(before[pack] < after[pack] for pack in before)
+    newest = project.table(lake_tables.DATASETS.name, Where(since=pd.Timestamp(END).to_pydatetime()))
+    assert len(newest) == 4
+    assert_as_made_anew(project, tmp_path / "anew")
+
+
+def test_a_corrected_row_rewrites_its_own_pack_and_the_other_one_goes_on(project: Project, tmp_path: Path) -> None:
+    before = files(project)
+    project.source(f"update sales set sales = 99 where store = 's0' and item = 'i1' and date = '{YESTERDAY}'")
+    project.run(END)
+    after = files(project)
+    assert not before["s0"] & after["s0"]
+    assert before["s1"] < after["s1"]
+    assert_as_made_anew(project, tmp_path / "anew")
+
+
+def test_asked_for_by_hand_a_dataset_is_made_anew_whatever_the_lake_holds(project: Project, tmp_path: Path) -> None:
+    project.run(END)
+    lake = build_lake(project.settings())
+    lake.replace(lake_tables.DATASETS.name, spoilt(project), Where(among={"pack": ["s0"]}))
+    with open_instance(project.home) as instance:
+        rerun(project, instance, "store_item_datasets", ["s0__i0", "s0__i1"], END)
+    assert_as_made_anew(project, tmp_path / "anew")
+
+
+def test_a_table_of_datasets_that_somebody_has_deleted_is_made_anew(project: Project, tmp_path: Path) -> None:
+    shutil.rmtree(project.root / "var" / "lake" / lake_tables.DATASETS.name)
+    project.run(END)
+    assert_as_made_anew(project, tmp_path / "anew")
+
+
+def spoilt(project: Project) -> object:
+    rows = build_lake(project.settings()).read(lake_tables.DATASETS.name, Where(among={"pack": ["s0"]}))
+    return rows.slice(0, rows.num_rows // 2)
+
+
+def test_a_replaced_history_that_a_killed_run_left_undescribed_is_not_gone_on_from(
+    project: Project, tmp_path: Path
+) -> None:
+    """The run dies between the new rows and their description; then the source takes its correction back."""
+    change = "update sales set sales = {} where store = 's0' and item = 'i0' and date = '2024-06-27'"
+    (was,) = [row[3] for row in project_rows(project) if row[:3] == ("s0", "i0", "2024-06-27")]
+    project.source(change.format(77))
+    died = killed_run(project, END, ("lake", "replace", lake_tables.DATASETS.name, "after"))
+    assert died.returncode < 0, died.stderr[-2000:]
+    rows = project.table(lake_tables.DATASETS.name)
+    assert 77 in set(rows["y"])
+    project.source(change.format(was))
+    project.run(END)
+    assert_as_made_anew(project, tmp_path / "anew")
+
+
+def test_upkeep_puts_the_files_of_many_days_together(tmp_path: Path) -> None:
+    project = make_project(
+        tmp_path / "many", sales(stores=2, items=2, days=90), forecast={"windows": 1, "trees": False}
+    )
+    for back in range(17, -1, -1):
+        project.run(END - timedelta(days=back))
+    before = project.table(lake_tables.DATASETS.name)
+    assert len(files(project)["s0"]) > 16
+    lake = build_lake(project.settings())
+    assert isinstance(lake, DeltaLake)
+    lake.prune(timedelta(0))
+    assert len(files(project)["s0"]) == 1
+    pd.testing.assert_frame_equal(comparable(project.table(lake_tables.DATASETS.name)), comparable(before))

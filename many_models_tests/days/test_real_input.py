@@ -1,0 +1,211 @@
+"""Public tables of real sales, from file to warehouse, with the settings in examples/. They are not in the repository:
+without MANY_MODELS_REAL_DATA, a folder that holds them, these tests are skipped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from many_models.orchestration.due import STAGES
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+REAL_DATA = Path(os.environ["MANY_MODELS_REAL_DATA"]) if os.environ.get("MANY_MODELS_REAL_DATA") else None
+CORES, PATIENCE = 2, 1500
+MINUTES_ALLOWED = 3
+HORIZON = 28
+PER_SERIES = ("store_item_datasets", "trained_models", "promoted_models", "predictions")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(3 * PATIENCE),
+    pytest.mark.skipif(REAL_DATA is None, reason="MANY_MODELS_REAL_DATA does not name a folder of real tables"),
+]
+
+
+@dataclass(frozen=True)
+class Day:
+    """What `many-models run --json` printed, and the processor time that it and its workers took."""
+
+    printed: dict[str, object]
+    cpu_seconds: float
+
+    @property
+    def stages(self) -> dict[str, tuple[int, int, int]]:
+        """Stage → keys, done, failed; a stage that ran twice fails."""
+        rows = self.printed["stages"]
+        names = [row["stage"] for row in rows]
+        assert names == [stage for stage in STAGES if stage in names]
+        return {row["stage"]: (row["keys"], row["done"], row["failed"]) for row in rows}
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder in which a person types commands."""
+
+    path: Path
+
+    def command(self, *words: str) -> tuple[str, float]:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run(
+            [sys.executable, "-c", "from many_models.cli.main import main; main()", *words],
+            cwd=self.path,
+            env={**os.environ, "PYTHONPATH": str(EXAMPLES.parent)},
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return done.stdout, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    def run(self, until: str = "") -> Day:
+        printed, seconds = self.command("run", "--json", *(["--until", until] if until else []))
+        day = Day(json.loads(printed), seconds)
+        took = {row["stage"]: round(row["seconds"], 1) for row in day.printed["stages"]}
+        scores = {name: day.printed.get(name) for name in ("wape", "seasonal_naive_wape")}
+        print(f"{self.path.name} until {until or 'the end'}: {took}, {seconds:.0f} s of processor time, {scores}")  # noqa: T201  for those who measure: pytest -s
+        return day
+
+    def warehouse(self, query: str) -> list[tuple[object, ...]]:
+        with closing(sqlite3.connect(self.path / "var/warehouse.db")) as database:
+            return database.execute(query).fetchall()
+
+
+def made_from(file: str, example: str, folder: Path) -> Folder:
+    """A folder as the example's head says it is made."""
+    assert REAL_DATA is not None
+    folder.mkdir()
+    made = Folder(folder)
+    made.command("init", str(REAL_DATA / file))
+    shutil.copy(EXAMPLES / example, folder / "many_models.toml")
+    return made
+
+
+@pytest.fixture(scope="module")
+def store_item(tmp_path_factory: pytest.TempPathFactory) -> tuple[Folder, Day]:
+    folder = tmp_path_factory.mktemp("real") / "store_item"
+    made = made_from("store_item/train.csv.gz", "store_item.toml", folder)
+    return made, made.run("2017-12-28")
+
+
+@pytest.fixture(scope="module")
+def m5_tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Folder, Day]:
+    folder = tmp_path_factory.mktemp("real") / "m5_tiny"
+    made = made_from("m5_tiny/tiny_m5.parquet", "m5_tiny.toml", folder)
+    return made, made.run("2016-04-23")
+
+
+def test_all_500_series_are_trained_and_promoted_or_kept_with_a_reason(store_item: tuple[Folder, Day]) -> None:
+    folder, day = store_item
+    assert set(day.stages) == set(STAGES)
+    assert {day.stages[stage] for stage in PER_SERIES} == {(500, 500, 0)}
+    decisions = folder.warehouse("SELECT series_id, action, reason FROM decisions")
+    assert len({series for series, _, _ in decisions}) == 500
+    assert {action for _, action, _ in decisions} <= {"promote", "keep"}
+    assert all(reason for _, action, reason in decisions if action == "keep")
+    assert day.printed["active_series"] == 500
+    assert not day.printed["set_aside"]
+    assert not day.printed.get("quarantined")
+
+
+def test_the_warehouse_holds_28_days_of_each_of_the_500_series(store_item: tuple[Folder, Day]) -> None:
+    folder, day = store_item
+    assert day.printed["prediction_rows"] == 14_000
+    query = "SELECT store, item, count(*), count(y_hat), min(ds), max(ds) FROM predictions {} GROUP BY store, item"
+    rows = folder.warehouse(query.format("WHERE cutoff_date = '2017-12-28'"))
+    assert len(rows) == 500
+    assert {(int(store), int(item)) for store, item, *_ in rows} == {(s, i) for s in range(1, 11) for i in range(1, 51)}
+    assert {(n, m) for _, _, n, m, _, _ in rows} == {(HORIZON, HORIZON)}
+    assert {(first[:10], last[:10]) for *_, first, last in rows} == {("2017-12-29", "2018-01-25")}
+    (crossed,) = folder.warehouse("SELECT count(*) FROM predictions WHERE NOT (lo95 <= lo80 AND hi80 <= hi95)")
+    assert crossed == (0,)
+
+
+def test_the_daily_run_needs_at_most_065_of_the_weekly_seasonal_naive(store_item: tuple[Folder, Day]) -> None:
+    _, day = store_item
+    assert 0.05 < day.printed["wape"] <= 0.65 * day.printed["seasonal_naive_wape"]
+
+
+def test_the_backtest_needs_at_most_065_of_the_weekly_seasonal_naive(tmp_path: Path) -> None:
+    assert REAL_DATA is not None
+    frame = pd.read_csv(REAL_DATA / "store_item/train.csv.gz", parse_dates=["date"])
+    frame.to_parquet(tmp_path / "sales.parquet", index=False)
+    meant = ["--keys", "store,item", "--timestamp", "date", "--target", "sales", "--freq", "D", "--json"]
+    printed, _ = Folder(tmp_path).command("backtest", "sales.parquet", *meant)
+    wape = {row["candidate"]: row["wape"] for row in json.loads(printed)["metrics"]}
+    assert 0.05 < wape["selected"] <= 0.65 * wape["seasonal_naive"]
+    assert wape["selected"] <= 1.03 * min(wape.values()), "no candidate is much better, in hindsight"
+
+
+def test_the_first_day_needs_no_more_than_three_minutes_of_two_cores(store_item: tuple[Folder, Day]) -> None:
+    _, day = store_item
+    assert day.cpu_seconds < CORES * MINUTES_ALLOWED * 60
+
+
+def test_three_more_days_one_by_one_touch_what_is_due_and_nothing_else(store_item: tuple[Folder, Day]) -> None:
+    folder, _ = store_item
+    due = {"raw_sales": (1, 1, 0), "raw_covariates": (1, 1, 0), "warehouse_predictions": (1, 1, 0)}
+    due |= dict.fromkeys(PER_SERIES, (500, 500, 0))
+    for number, date in enumerate(("2017-12-29", "2017-12-30", "2017-12-31"), 2):
+        day = folder.run(date)
+        assert day.stages == due
+        assert folder.warehouse("SELECT cutoff_date, count(*) FROM predictions GROUP BY cutoff_date")[-1] == (
+            date,
+            14_000,
+        )
+        assert folder.warehouse("SELECT count(*) FROM predictions") == [(number * 14_000,)]
+        assert folder.run(date).stages == {}
+    assert folder.run().stages == {}, "the data's own clock has ended"
+    scored = folder.warehouse("SELECT cutoff, sum(periods) FROM accuracy GROUP BY cutoff ORDER BY cutoff")
+    assert [(cutoff[:10], n) for cutoff, n in scored] == [
+        ("2017-12-28", 1500),
+        ("2017-12-29", 1000),
+        ("2017-12-30", 500),
+    ]
+
+
+def test_a_corrected_sale_touches_its_own_series_only(store_item: tuple[Folder, Day]) -> None:
+    folder, _ = store_item
+    with closing(sqlite3.connect(folder.path / "sales.db")) as database, database:
+        database.execute("UPDATE sales SET sales = sales + 1 WHERE store = '3' AND item = '7' AND date >= '2017-12-31'")
+    assert folder.run().stages == {
+        "raw_sales": (1, 1, 0),
+        **dict.fromkeys(PER_SERIES, (1, 1, 0)),
+        "warehouse_predictions": (1, 1, 0),
+    }
+
+
+def test_other_names_and_known_covariates_are_a_matter_of_settings(m5_tiny: tuple[Folder, Day]) -> None:
+    folder, day = m5_tiny
+    assert {day.stages[stage] for stage in PER_SERIES} == {(280, 280, 0)}
+    active = day.printed["active_series"]
+    assert 250 < active <= 280
+    rows = folder.warehouse("SELECT store_id, item_id, count(y_hat) FROM predictions GROUP BY store_id, item_id")
+    assert len(rows) == active
+    assert {n for _, _, n in rows} == {HORIZON}
+    assert day.printed["prediction_rows"] == active * HORIZON
+    assert 0.3 < day.printed["wape"] <= 0.85 * day.printed["seasonal_naive_wape"]
+
+
+def test_the_next_day_of_the_other_table_touches_what_is_due(m5_tiny: tuple[Folder, Day]) -> None:
+    folder, first = m5_tiny
+    day = folder.run()
+    active = day.printed["active_series"]
+    assert day.printed["as_of"].startswith("2016-04-24")
+    assert day.stages["raw_sales"] == (1, 1, 0)
+    assert {day.stages[stage] for stage in PER_SERIES} <= {(280, 280, 0), (active, active, 0)}
+    assert active <= first.printed["active_series"] + 5
+    assert folder.run().stages == {}

@@ -1,0 +1,111 @@
+"""What deploy/serving holds: manifests that validate, an endpoint that azure-ai-ml takes, a script that answers."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+from pathlib import Path
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from many_models.settings import Settings, load_settings
+from many_models_tests.forecasting.histories import AS_OF
+from many_models_tests.support.serving_parts import confine_fail_soon, draft, pack
+
+pytestmark = pytest.mark.slow
+DEPLOY = Path(__file__).parents[2] / "deploy" / "serving"
+MANIFESTS = list(yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text()))
+ONE = {manifest["kind"]: manifest for manifest in MANIFESTS}
+POD = ONE["Deployment"]["spec"]["template"]["spec"]
+CONTAINER = POD["containers"][0]
+
+
+@pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda manifest: manifest["kind"])
+def test_every_manifest_is_valid_kubernetes(manifest) -> None:
+    kubernetes_validate.validate(manifest, kubernetes_validate.latest_version(), strict=True)
+
+
+def test_the_validation_finds_a_mistake() -> None:
+    wrong = {**ONE["Deployment"], "spec": {**ONE["Deployment"]["spec"], "replicas": "two"}}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(wrong, kubernetes_validate.latest_version(), strict=True)
+
+
+def test_the_manifests_name_each_other() -> None:
+    name = ONE["Deployment"]["metadata"]["name"]
+    assert ONE["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]["name"] == name
+    labels = ONE["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    for kind in ("Service", "PodDisruptionBudget", "NetworkPolicy", "Deployment"):
+        spec = ONE[kind]["spec"]
+        selector = spec.get("selector", spec.get("podSelector"))
+        assert selector.get("matchLabels", selector) == labels
+    volumes = {volume["name"] for volume in POD["volumes"]}
+    assert {mount["name"] for mount in CONTAINER["volumeMounts"]} == volumes
+
+
+def test_the_container_is_nobody_and_is_probed_where_the_service_answers() -> None:
+    assert POD["securityContext"]["runAsNonRoot"]
+    assert CONTAINER["securityContext"]["readOnlyRootFilesystem"]
+    assert {CONTAINER[probe]["httpGet"]["path"] for probe in ("startupProbe", "livenessProbe")} == {"/health/live"}
+    assert CONTAINER["readinessProbe"]["httpGet"]["path"] == "/health/ready"
+    docker = (DEPLOY / "Dockerfile").read_text()
+    assert f"USER {POD['securityContext']['runAsUser']}\n" in docker
+    assert docker.index("USER ") < docker.index("ENTRYPOINT")
+
+
+def test_the_settings_of_the_manifests_are_settings(tmp_path: Path) -> None:
+    (tmp_path / "many_models.toml").write_text(ONE["ConfigMap"]["data"]["many_models.toml"])
+    serve = load_settings(tmp_path / "many_models.toml").serve
+    assert POD["terminationGracePeriodSeconds"] > serve.drain_seconds + serve.max_seconds
+    mounts = {mount["mountPath"] for mount in CONTAINER["volumeMounts"]}
+    assert str(Path(serve.api_keys_file).parent) in mounts
+    memory = CONTAINER["resources"]["limits"]["memory"]
+    assert memory.endswith("Mi")
+    assert serve.memory_mb + 512 <= int(memory[:-2]) * 1.05
+    docker = dict(re.findall(r"(MANY_MODELS__\w+)=(\S+)", (DEPLOY / "Dockerfile").read_text()))
+    variables = yaml.safe_load((DEPLOY / "azureml/deployment.yml").read_text())["environment_variables"]
+    for name in [*docker, *(name for name in variables if name.startswith("MANY_MODELS__"))]:
+        section, _, field = name.removeprefix("MANY_MODELS__").lower().partition("__")
+        assert field in type(getattr(Settings(), section)).model_fields, name
+
+
+@pytest.mark.slow
+def test_azure_takes_the_endpoint_and_the_deployment() -> None:
+    from azure.ai.ml import load_online_deployment, load_online_endpoint
+
+    endpoint = load_online_endpoint(DEPLOY / "azureml/endpoint.yml")
+    deployment = load_online_deployment(DEPLOY / "azureml/deployment.yml")
+    assert deployment.endpoint_name == endpoint.name
+    code = deployment.code_configuration
+    assert (DEPLOY / "azureml" / str(code.code) / code.scoring_script).resolve().is_file()
+    packages = yaml.safe_load((DEPLOY / "azureml/environment.yml").read_text())["dependencies"][-1]["pip"]
+    assert any(package.startswith("many_models[serve]") for package in packages)
+    assert deployment.request_settings.request_timeout_ms > 1000 * Settings().serve.max_seconds
+
+
+@pytest.mark.slow
+def test_the_scoring_script_answers_from_a_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from many_models.definitions import build_production
+
+    confine_fail_soon(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MANY_MODELS__SERVE__LAKE", "false")
+    assert not [name for name in os.environ if name.startswith("MANY_MODELS_CONFIG")]
+    release = build_production(load_settings()).publish(draft(None, [pack("a")]))
+    spec = importlib.util.spec_from_file_location("score", DEPLOY / "azureml/code/score.py")
+    assert spec is not None
+    assert spec.loader is not None
+    score = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(score)
+    score.init()
+    found = score.run(json.dumps({"series": [{"series_id": "a__tea"}, {"series_id": "nobody"}]}))
+    assert found["release"] == release.release_id
+    assert found["forecasts"][0]["cutoff"] == AS_OF.isoformat()
+    assert found["forecasts"][1]["error"]["kind"] == "UnknownSeries"
+    assert score.run("{")["error"]["kind"] == "Invalid"
+    assert score.run(json.dumps({"series": [{"series_id": "x"}] * 2001}))["error"]["kind"] == "Limit"
+    score._loop.call_soon_threadsafe(score._loop.stop)

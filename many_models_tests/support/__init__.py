@@ -1,0 +1,1 @@
+"""What several tests share: projects, ports, tasks, processes that are killed."""

@@ -8,13 +8,16 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from many_models.errors import SettingsError
 
 FILE_NAME = "many_models.toml"
 Storage = Literal["sqlite", "postgres"]
+Missing = Literal["unknown", "zero", "closed"]
+Weekday = Literal["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
+How = Literal["sum", "mean", "min", "max", "first", "last", "count", "count_distinct"]
 RESERVED = frozenset({"series_id", "ds", "y", "y_hat", "cutoff", "year", "pack", "state", "step"})
 KEPT_FROM_KEYS = RESERVED | frozenset(  # columns beside the keys' in the warehouse's tables, and names of its views
     "abs_actual abs_error accuracy action actor actual bias challenger_score champion_score cutoff_date "
@@ -27,6 +30,19 @@ def kept_from_keys(name: str) -> bool:
     """Whether a key cannot have this `name`, in any case: columns and views of the warehouse have it."""
     name = name.casefold()
     return name in KEPT_FROM_KEYS or re.fullmatch(r"(lo|hi|within|cover)\d+", name) is not None
+
+
+def known_timezone(name: str) -> str:
+    """`name`, which is empty or an IANA time zone. Raises ValueError with the nearest names for any other text."""
+    import difflib
+    from zoneinfo import available_timezones
+
+    if not name or name in available_timezones():
+        return name
+    folded = {zone.casefold(): zone for zone in available_timezones()}
+    near = [folded[one] for one in difflib.get_close_matches(name.casefold(), folded, n=2, cutoff=0.6)]
+    hint = f" (did you mean {' or '.join(near)}?)" if near else ""
+    raise ValueError(f"there is no time zone {name!r}{hint}: use an IANA name such as Europe/Berlin or UTC")
 
 
 class Section(BaseModel):
@@ -80,6 +96,10 @@ class DataFactorySettings(Section):
 class DataSettings(Section):
     """What the sales table means. `changed` names a column that is set whenever a row is written: then rows that come
     late or are corrected are copied however old they are, and not within `look_back` alone.
+
+    `missing` says what a period without a row means, `missing_on` the same for single weekdays. `aggregate` turns
+    several rows of a series and period into one: how the target is aggregated, or column → how. `timezone` is the
+    local time that days are counted in; without it a moment with an offset keeps the clock time that is written.
     """
 
     keys: Annotated[list[str], Field(min_length=1)] = ["store", "item"]
@@ -89,6 +109,10 @@ class DataSettings(Section):
     frequency: str = "D"
     season: int | None = None
     attributes: list[str] = []
+    missing: Missing = "unknown"
+    missing_on: dict[Weekday, Missing] = {}
+    aggregate: How | Literal[""] | dict[str, How] = ""
+    timezone: str = ""
     missing_future: Literal["repeat", "error"] = "repeat"
     country: str = ""
     holidays: str = ""
@@ -111,7 +135,24 @@ class DataSettings(Section):
             key for key in self.keys if [other.casefold() for other in self.keys].count(key.casefold()) > 1
         ):
             raise ValueError(f"keys that some databases take for one name: {', '.join(alike)}; rename one in a view")
+        if isinstance(self.aggregate, dict) and (unknown := sorted(set(self.aggregate) - {self.target, *self.known})):
+            there = ", ".join([self.target, *self.known])
+            raise ValueError(f"aggregate names {', '.join(unknown)}, needed the target or known covariates: {there}")
+        if self.missing_on and self.frequency not in {"D", "B"}:
+            raise ValueError(f"missing_on is for daily data, and the frequency is {self.frequency}: leave it out")
         return self
+
+    @field_validator("timezone")
+    @classmethod
+    def _a_zone_that_there_is(cls, name: str) -> str:
+        return known_timezone(name)
+
+    @property
+    def aggregates(self) -> dict[str, How]:
+        """Column → how several rows of a series and period become one; empty where there is one row each."""
+        if not self.aggregate:
+            return {}
+        return dict(self.aggregate) if isinstance(self.aggregate, dict) else {self.target: self.aggregate}
 
 
 class CustomSettings(Section):
@@ -329,6 +370,11 @@ class DagsterSettings(Section):
     owner: str = "team:forecasting"
     cron: str = "0 6 * * *"
     timezone: str = "UTC"
+
+    @field_validator("timezone")
+    @classmethod
+    def _a_zone_that_there_is(cls, name: str) -> str:
+        return known_timezone(name)
 
 
 class RetentionSettings(Section):

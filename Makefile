@@ -71,6 +71,10 @@ fast: install ## The tests that take no longer than a few seconds each
 test: install ## All tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
+.PHONY: test-tools
+test-tools: ## The programs that tests skip without: Chromium, ODBC, PostgreSQL, Java (Debian)
+	.ci/tools
+
 .PHONY: bench
 bench: install ## Every benchmark, small (ARGS=--json)
 	@for file in benchmarks/[a-z]*.py; do \

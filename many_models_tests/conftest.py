@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 
 import hypothesis
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from many_models_tests.stand_ins.azurite import azurite
 from many_models_tests.stand_ins.postgres_server import postgres
 from many_models_tests.stand_ins.tds_server import tds
+from many_models_tests.support import public_tables
 
 hypothesis.settings.register_profile("many_models", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("many_models")
@@ -44,6 +46,40 @@ LONGEST_FIRST = (
 )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that take minutes come first: one that began last would run alone, with the other core idle."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out tests on public tables that are not here, and begin with the files that take minutes: one of them that
+    began last would run alone, with the other core idle.
+    """
+    if not os.environ.get(public_tables.VARIABLE):
+        absent = [item for item in items if item.get_closest_marker("public_tables")]
+        items[:] = [item for item in items if not item.get_closest_marker("public_tables")]
+        config.hook.pytest_deselected(items=absent)
     items.sort(key=lambda item: LONGEST_FIRST.index(item.path.name) if item.path.name in LONGEST_FIRST else 99)
+
+
+# --- what was not run -------------------------------------------------------------------------------------------------
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """One line for each reason why tests were skipped or left out, with what brings them back."""
+    reasons = Counter(_reason(report) for report in terminalreporter.stats.get("skipped", []))
+    lines = [f"{number} skipped: {reason}" for reason, number in reasons.most_common()]
+    if not os.environ.get(public_tables.VARIABLE):
+        lines.append(f"tests on public tables left out: set {public_tables.VARIABLE} to a folder that has them")
+    if lines:
+        terminalreporter.section("not run")
+        for line in lines:
+            terminalreporter.write_line(line)
+    if reasons:
+        terminalreporter.write_line("`make test-tools` installs what most of them need (Debian).")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail a run in CI in which a test was skipped: a machine that lacks a tool would prove less than it says."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("CI") and reporter is not None and reporter.stats.get("skipped") and not session.exitstatus:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def _reason(report: pytest.TestReport) -> str:
+    """Why a test was skipped: pytest gives file, line and `Skipped: reason`."""
+    told = report.longrepr
+    return (told[2] if isinstance(told, tuple) else str(told)).removeprefix("Skipped: ")

@@ -1,6 +1,4 @@
-"""Public tables of real sales, from file to warehouse, with the settings in examples/. They are not in the repository:
-without MANY_MODELS_REAL_DATA, a folder that holds them, these tests are skipped.
-"""
+"""Public tables of real sales, from file to warehouse, with the settings in examples/."""
 
 from __future__ import annotations
 
@@ -19,9 +17,9 @@ import pandas as pd
 import pytest
 
 from many_models.orchestration.due import STAGES
+from many_models_tests.support import public_tables
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-REAL_DATA = Path(os.environ["MANY_MODELS_REAL_DATA"]) if os.environ.get("MANY_MODELS_REAL_DATA") else None
 CORES, PATIENCE = 2, 1500
 MINUTES_ALLOWED = 3
 HORIZON = 28
@@ -30,7 +28,7 @@ PER_SERIES = ("store_item_datasets", "trained_models", "promoted_models", "predi
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(3 * PATIENCE),
-    pytest.mark.skipif(REAL_DATA is None, reason="MANY_MODELS_REAL_DATA does not name a folder of real tables"),
+    pytest.mark.public_tables,
 ]
 
 
@@ -86,10 +84,9 @@ class Folder:
 
 def made_from(file: str, example: str, folder: Path) -> Folder:
     """A folder as the example's head says it is made."""
-    assert REAL_DATA is not None
     folder.mkdir()
     made = Folder(folder)
-    made.command("init", str(REAL_DATA / file))
+    made.command("init", str(public_tables.folder() / file))
     shutil.copy(EXAMPLES / example, folder / "many_models.toml")
     return made
 
@@ -140,8 +137,7 @@ def test_the_daily_run_needs_at_most_065_of_the_weekly_seasonal_naive(store_item
 
 
 def test_the_backtest_needs_at_most_065_of_the_weekly_seasonal_naive(tmp_path: Path) -> None:
-    assert REAL_DATA is not None
-    frame = pd.read_csv(REAL_DATA / "store_item/train.csv.gz", parse_dates=["date"])
+    frame = pd.read_csv(public_tables.folder() / "store_item/train.csv.gz", parse_dates=["date"])
     frame.to_parquet(tmp_path / "sales.parquet", index=False)
     meant = ["--keys", "store,item", "--timestamp", "date", "--target", "sales", "--freq", "D", "--json"]
     printed, _ = Folder(tmp_path).command("backtest", "sales.parquet", *meant)

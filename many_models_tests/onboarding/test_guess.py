@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import os
 import sqlite3
 import tomllib
 from contextlib import closing
@@ -25,6 +24,7 @@ from many_models.onboarding.guess import Guess, guess
 from many_models.onboarding.load import load_file
 from many_models.onboarding.readers import clean_names, meaning_of, parse, understand
 from many_models.settings import load_settings
+from many_models_tests.support import public_tables
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 
-REAL_DATA = Path(os.environ.get("MANY_MODELS_REAL_DATA", "")) if os.environ.get("MANY_MODELS_REAL_DATA") else None
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 RNG = np.random.default_rng(5)
 
@@ -494,7 +493,7 @@ REAL = [
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(REAL_DATA is None, reason="MANY_MODELS_REAL_DATA does not name a folder of real tables")
+@pytest.mark.public_tables
 @pytest.mark.parametrize(("file", "keys", "timestamp", "target", "frequency", "known"), REAL)
 @pytest.mark.parametrize("how", ["as it is", "shuffled", "renamed"])
 def test_real_tables_are_guessed(
@@ -507,8 +506,7 @@ def test_real_tables_are_guessed(
     known: tuple[str, ...],
     how: str,
 ) -> None:
-    assert REAL_DATA is not None
-    path, renamed = REAL_DATA / file, dict[str, str]()
+    path, renamed = public_tables.folder() / file, dict[str, str]()
     if how != "as it is":
         frame = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
         frame = frame[list(np.random.default_rng(3).permutation(frame.columns))]
@@ -536,12 +534,11 @@ def test_the_example_settings_load(file: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(REAL_DATA is None, reason="MANY_MODELS_REAL_DATA does not name a folder of real tables")
+@pytest.mark.public_tables
 @pytest.mark.parametrize("example", ["store_item", "m5_tiny"])
 def test_the_example_settings_say_what_init_guesses(example: str) -> None:
-    assert REAL_DATA is not None
     file = next(file for file, *_ in REAL if file.startswith(example))
-    found, data = looked_at(str(REAL_DATA / file)), load_settings(EXAMPLES / f"{example}.toml").data
+    found, data = looked_at(str(public_tables.folder() / file)), load_settings(EXAMPLES / f"{example}.toml").data
     assert (tuple(data.keys), data.timestamp, data.target) == (
         found.keys.value,
         found.timestamp.value,

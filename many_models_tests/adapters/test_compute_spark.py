@@ -17,6 +17,7 @@ from dagster_pyspark.resources import spark_session_from_config
 from hypothesis import given
 from hypothesis import strategies as st
 
+from many_models.adapters.compute import spark as spark_adapter
 from many_models.adapters.compute import spark_session
 from many_models.adapters.compute.spark import MOST_IN_WAVE, WAVE_SECONDS, Pace, SparkCompute
 from many_models.adapters.compute.spark_session import connect
@@ -158,6 +159,27 @@ def test_a_run_whose_job_is_cancelled_later_keeps_what_is_finished_and_fails_the
     assert lost.keys() >= {f"s{at}" for at in range(6, 12)}
     assert {(failure.kind, failure.permanent) for failure in lost.values()} == {("JobLost", False)}
     assert all("cancelled" in failure.reason for failure in lost.values())
+
+
+class JavaError(Exception):
+    """As py4j's: its own text, and a chain of Java causes that end as `ending` does."""
+
+    def __init__(self, *chain):
+        super().__init__("An error occurred while calling o71.getResult.")
+        self.java_exception = self.link(*chain)
+
+    @staticmethod
+    def link(text, *rest):
+        cause = JavaError.link(*rest) if rest else None
+        return SimpleNamespace(toString=lambda: text, getCause=lambda: cause)
+
+
+def test_a_cancelled_job_is_known_by_its_deepest_cause():
+    """toArrow may raise what names the cancellation in a Java cause only."""
+    lost = JavaError("Exception thrown in awaitResult:", "[SPARK_JOB_CANCELLED] Job 7 cancelled as part of tag t.")
+    with pytest.raises(UnavailableError, match="cancelled in the middle of a run"):
+        spark_adapter._trouble(lost)
+    assert spark_adapter._trouble(JavaError("Exception thrown in awaitResult:")).kind == "WorkerLost"
 
 
 EXECUTORS = """

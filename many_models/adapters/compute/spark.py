@@ -264,7 +264,7 @@ def _message(task: Task, chunk: Chunk, seconds: float) -> bytes:
 
 def _trouble(error: Exception) -> Trouble:
     """Why a wave has no answers. Raises what no other try would change."""
-    text = str(error)
+    text = _with_causes(error)
     if f"No module named '{PACKAGE}" in text:
         raise InputError(f"Spark's workers have no {PACKAGE}: install the same version there as here") from error
     if "cancelled" in text or "OPERATION_CANCELED" in text:
@@ -274,6 +274,17 @@ def _trouble(error: Exception) -> Trouble:
     ):
         raise UnavailableError(f"Spark is gone in the middle of a run: {_cause(text)}") from error
     return Trouble("WorkerLost", f"Spark gave up its task: {_cause(text)}", permanent=False)
+
+
+def _with_causes(error: Exception) -> str:
+    """The text of `error` and of its Java causes: the text alone may not name the last one."""
+    texts = [str(error)]
+    with suppress(Exception):  # the JVM may be gone
+        cause = getattr(error, "java_exception", None)
+        while cause is not None:
+            texts.append(cause.toString())
+            cause = cause.getCause()
+    return "\n".join(texts)
 
 
 def _cause(text: str) -> str:

@@ -43,6 +43,18 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
+def zoneless(kind: pa.DataType) -> pa.DataType:
+    """`kind` (plain) with its times, also those in lists, in UTC without a zone."""
+    if pa.types.is_timestamp(kind):
+        return TIMESTAMP
+    return pa.list_(zoneless(kind.value_type)) if pa.types.is_list(kind) else kind
+
+
+def without_zones(rows: pa.Table) -> pa.Table:
+    """`rows` (plain) as a lake keeps them: every time in UTC, without a zone."""
+    return rows.cast(pa.schema([(field.name, zoneless(field.type)) for field in rows.schema]))
+
+
 def plain(rows: pa.Table) -> pa.Table:
     """`rows` in plain types (see `plain_type`), without metadata.
 

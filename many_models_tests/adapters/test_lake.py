@@ -8,17 +8,21 @@ import time
 from datetime import timedelta
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from deltalake import DeltaTable, write_deltalake
 
+from many_models.adapters.lake import delta_protocol
 from many_models.adapters.lake.delta import DeltaLake
 from many_models.adapters.lake.memory import MemoryLake
 from many_models.errors import ConflictError, InputError, SettingsError, UnavailableError
 from many_models.ports import Freed, Where
 from many_models_tests.contracts.lake import DAY as START
-from many_models_tests.contracts.lake import LakeContract, contents, row, rows
+from many_models_tests.contracts.lake import ODD, LakeContract, contents, row, rows
 from many_models_tests.support.adapter_faults import ROWS, numbered, start
 
 pytestmark = pytest.mark.slow
+NEXT_DAY = START + timedelta(days=1)
 
 
 class TestMemoryLake(LakeContract):
@@ -202,3 +206,81 @@ def test_a_table_that_somebody_else_writes_while_it_is_pruned_is_left_for_the_ne
     behind = Behind(tmp_path, lambda: lake.replace("t", rows(row("a", y=9.0)), Where()))
     behind.prune(timedelta(0))
     assert lake.read("t").column("y").to_pylist() == [9.0]
+
+
+# --- The protocol of the tables -------------------------------------------------------------------------------------
+def write_as_before(path, new: pa.Table, partition_by: tuple[str, ...] = ()) -> None:
+    """As this package wrote tables before it kept times in UTC: with `timestampNtz`, reader 3 and writer 7."""
+    write_deltalake(str(path), new, mode="append", partition_by=list(partition_by) or None)
+    assert DeltaTable(str(path)).protocol().min_reader_version == 3
+
+
+def protocol(path) -> tuple[int, int]:
+    found = DeltaTable(str(path)).protocol()
+    return found.min_reader_version, found.min_writer_version
+
+
+@pytest.mark.parametrize("partition_by", [(), ("pack",)])
+def test_tables_with_times_are_of_reader_1_and_writer_2(tmp_path, partition_by):
+    lake = DeltaLake(tmp_path)
+    lake.replace("t", rows(row()), Where(), partition_by)
+    wider = rows(row(day=1)).append_column("times", pa.array([[START]], pa.list_(pa.timestamp("us"))))
+    lake.replace("t", wider.append_column("seen", pa.array([START], pa.timestamp("us"))), Where(since=NEXT_DAY))
+    assert protocol(tmp_path / "t") == (1, 2)
+    assert lake.read("t").schema.field("seen").type == pa.timestamp("us")
+    assert lake.read("t").schema.field("times").type.value_type == pa.timestamp("us")
+    files = [pq.read_schema(file).field("ds").type for file in (tmp_path / "t").rglob("*.parquet")]
+    assert {kind.tz for kind in files} == {"UTC"}
+
+
+@pytest.mark.parametrize("partition_by", [(), ("pack",), ("pack", "n")])
+def test_a_lake_of_before_is_read_written_and_migrated_by_upkeep(tmp_path, partition_by):
+    names = [text for text in ODD if text]
+    old = rows(*(row(text, day=at, n=at) for at, text in enumerate(names)))
+    write_as_before(tmp_path / "t", old, partition_by)
+    write_as_before(tmp_path / "t", rows(row("late", day=None, n=99)), partition_by)
+    lake = DeltaLake(tmp_path)
+    lake.replace("t", rows(row(names[0], day=0, n=-1)), Where(before=NEXT_DAY), ("pack",))
+    expected = contents(rows(row(names[0], day=0, n=-1), *(row(t, day=a, n=a) for a, t in enumerate(names) if a)))
+    expected = sorted([*expected, *contents(rows(row("late", day=None, n=99)))])
+    assert contents(lake.read("t")) == expected
+    version = lake.version("t")
+    lake.prune(timedelta(0))
+    assert protocol(tmp_path / "t") == (1, 2)
+    assert lake.version("t") > version
+    assert contents(lake.read("t")) == expected
+    assert lake.read("t").schema == rows().schema
+    assert contents(lake.read("t", Where(since=NEXT_DAY, before=NEXT_DAY + timedelta(1)))) == contents(
+        rows(row(names[1], day=1, n=1))
+    )
+    lake.replace("t", rows(row(names[1], day=1, n=-2)), Where(among={"pack": [names[1]]}))
+    assert lake.read("t", Where(among={"n": [-2]})).num_rows == 1
+    lake.prune(timedelta(0))
+    assert lake.prune(timedelta(0)) == Freed()
+    assert not list(tmp_path.rglob("utc-*/_delta_log/*"))
+
+
+@pytest.mark.parametrize("step", ["_copied", "_adds"])
+def test_a_commit_while_a_table_is_migrated_is_kept(tmp_path, monkeypatch, step):
+    write_as_before(tmp_path / "t", rows(row("a"), row("b")))
+    lake, done = DeltaLake(tmp_path), getattr(delta_protocol, step)
+
+    def meanwhile(*arguments):
+        monkeypatch.undo()
+        DeltaLake(tmp_path).replace("t", rows(row("a", n=7)), Where(among={"pack": ["a"]}))
+        return done(*arguments)
+
+    monkeypatch.setattr(delta_protocol, step, meanwhile)
+    for _ in range(2):
+        lake.prune(timedelta(0))
+        assert contents(lake.read("t")) == contents(rows(row("a", n=7), row("b")))
+    assert protocol(tmp_path / "t") == (1, 2)
+
+
+def test_predictions_of_a_day_lie_in_one_large_row_group(tmp_path):
+    """As Power BI's Direct Lake reads them well: 10,000 series of 28 days are one file of one row group."""
+    lake, count = DeltaLake(tmp_path), 280_000
+    day = pa.table({"series_id": [f"s{at % 10_000}" for at in range(count)], "cutoff_date": ["2017-01-01"] * count})
+    lake.replace("predictions", day, Where(among={"cutoff_date": ["2017-01-01"]}), ("cutoff_date",))
+    files = [pq.ParquetFile(file).metadata for file in tmp_path.rglob("*.parquet")]
+    assert [(file.num_rows, file.num_row_groups) for file in files] == [(count, 1)]

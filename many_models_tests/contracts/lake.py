@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import pyarrow as pa
 import pytest
@@ -243,7 +244,6 @@ class LakeContract(Contract):
                 "bytes": [b"\x00\xff"],
                 "list": pa.array([[1.5, None]], pa.list_(pa.float64())),
                 "date": pa.array([DAY.date()]),
-                "zoned": pa.array([DAY], pa.timestamp("us", "UTC")),
             }
         )
         lake.replace("t", written, Where())
@@ -252,6 +252,14 @@ class LakeContract(Contract):
         assert {name: found.schema.field(name).type for name in written.column_names if name != "list"} == {
             name: written.schema.field(name).type for name in written.column_names if name != "list"
         }
+
+    def test_times_with_a_zone_are_kept_in_utc_without_it(self, make):
+        lake = make()
+        noon = datetime(2017, 7, 1, 12, tzinfo=ZoneInfo("Europe/Berlin"))
+        written = pa.table({"zoned": pa.array([noon], pa.timestamp("us", "Europe/Berlin"))})
+        for _ in range(2):
+            lake.replace("t", written, Where())
+        assert lake.read("t") == pa.table({"zoned": pa.array([datetime(2017, 7, 1, 10)], pa.timestamp("us"))})
 
     def test_like_types_are_kept_as_one(self, make):
         lake = make()

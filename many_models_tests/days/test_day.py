@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import pandas as pd
 import pytest
+from deltalake import DeltaTable
 
 from many_models.errors import InputError, MissingTableError, PermanentError, SettingsError
 from many_models.keys import SeriesKey
@@ -52,6 +53,14 @@ def test_the_first_day_carries_every_series_from_the_source_to_the_warehouse(fir
     assert len(decisions) == 6
     trained = first_day.table("trained_models")
     assert (trained["wape"] < trained["baseline_wape"] + 0.05).all()
+
+
+def test_every_table_of_the_lake_is_of_reader_1_and_writer_2(first_day: Project) -> None:
+    """What Synapse's serverless pool and Power BI read: neither knows `timestampNtz`."""
+    tables = sorted(log.parent for log in first_day.root.rglob("_delta_log"))
+    found = {table.name: DeltaTable(str(table)).protocol() for table in tables}
+    assert {"raw_sales", "predictions", "series", "trained_models"} <= set(found)
+    assert {(one.min_reader_version, one.min_writer_version) for one in found.values()} == {(1, 2)}
 
 
 def test_when_nothing_is_due_nothing_runs(project: Project) -> None:

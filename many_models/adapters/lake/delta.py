@@ -17,8 +17,11 @@ from many_models.adapters.arrow import (
     require_columns,
     require_table,
     require_within,
+    without_zones,
+    zoneless,
 )
 from many_models.adapters.azure.storage import refusal
+from many_models.adapters.lake.delta_protocol import zoned
 from many_models.errors import (
     ConflictError,
     InputError,
@@ -54,7 +57,7 @@ class DeltaLake:
 
     def replace(self, table: str, rows: pa.Table, where: Where, partition_by: Sequence[str] = ()) -> int:
         """See `Lake.replace`. A partition column holds no empty string: Delta keeps it as null, so it is refused."""
-        rows = plain(rows)
+        rows = without_zones(plain(rows))
         with self._errors(table):
             there = self._open(table)
             if there is None:
@@ -76,7 +79,7 @@ class DeltaLake:
             if where is not None:
                 check_where(table, schema, where)
             names = list(dict.fromkeys(columns)) or schema.names
-            found = pa.table(there.scan(columns=names, predicate=_predicate(where) if where else None))
+            found = pa.table(there.scan(columns=names, predicate=_predicate(where, _kept(there)) if where else None))
             return found.select(names).cast(pa.schema([schema.field(name) for name in names]))
 
     def version(self, table: str) -> int | None:
@@ -98,17 +101,23 @@ class DeltaLake:
             )
 
     def prune(self, older: timedelta) -> Freed:
-        """See `Lake.prune`. A table that somebody writes at that moment is left for the next time."""
+        """See `Lake.prune`. A table that somebody writes at that moment is left for the next time.
+
+        A table of an older version of this package is first rewritten so that every reader of Delta reads it.
+        """
         from deltalake.fs import DeltaStorageHandler
         from pyarrow.fs import PyFileSystem
 
         from many_models.adapters.lake.delta_maintenance import prune
+        from many_models.adapters.lake.delta_protocol import migrate, needs_migration
         from many_models.ports import Freed
 
         freed = Freed()
         for table in sorted(self.tables()):
             with suppress(ConflictError), self._errors(table):
                 if (there := self._open(table)) is not None:
+                    if needs_migration(there):
+                        there = migrate(there, self._uri(table), self._options())
                     files = PyFileSystem(DeltaStorageHandler(self._uri(table), self._options()))
                     freed += prune(there, files, older)
         return freed
@@ -169,7 +178,7 @@ class DeltaLake:
         require_within(table, rows, where)
         write_deltalake(
             self._uri(table),
-            rows,
+            rows.cast(zoned(rows.schema)),
             mode="error",
             partition_by=list(partition_by) or None,
             name=table,
@@ -180,7 +189,10 @@ class DeltaLake:
     def _write(self, there: DeltaTable, rows: pa.Table, where: Where) -> None:
         from deltalake import write_deltalake
 
-        write_deltalake(there, rows, mode="overwrite", predicate=_predicate(where), schema_mode="merge")
+        kept = _kept(there)
+        new = zoned(pa.schema([field for field in rows.schema if field.name not in kept.names]))
+        rows = rows.cast(pa.schema([*(kept.field(name) for name in kept.names), *new]))
+        write_deltalake(there, rows, mode="overwrite", predicate=_predicate(where, kept), schema_mode="merge")
 
     def _missing(self, table: str) -> MissingTableError:
         names = ", ".join(map(repr, sorted(self.tables()))) or "none"
@@ -212,8 +224,13 @@ class DeltaLake:
             raise UnavailableError(f"{what}: {_said(error)}") from error
 
 
-def _schema(there: DeltaTable) -> pa.Schema:
+def _kept(there: DeltaTable) -> pa.Schema:
+    """The table's columns as Delta keeps them: times in UTC, those of a table written long ago without a zone."""
     return pa.schema([(field.name, plain_type(field.type)) for field in pa.schema(there.schema().to_arrow())])
+
+
+def _schema(there: DeltaTable) -> pa.Schema:
+    return pa.schema([(field.name, zoneless(field.type)) for field in _kept(there)])
 
 
 def _said(error: BaseException) -> str:
@@ -221,12 +238,12 @@ def _said(error: BaseException) -> str:
     return text[:LONGEST_SAYING] or type(error).__name__
 
 
-def _predicate(where: Where) -> str:
+def _predicate(where: Where, kept: pa.Schema) -> str:
     terms = [_among(name, values) for name, values in where.among.items()]
     if where.since is not None:
-        terms.append(f"{quoted(where.column)} >= {_time(where.since)}")
+        terms.append(f"{quoted(where.column)} >= {_time(where.since, kept.field(where.column).type)}")
     if where.before is not None:
-        terms.append(f"{quoted(where.column)} < {_time(where.before)}")
+        terms.append(f"{quoted(where.column)} < {_time(where.before, kept.field(where.column).type)}")
     return " AND ".join(terms) or "TRUE"
 
 
@@ -235,5 +252,6 @@ def _among(name: str, values: Sequence[Scalar]) -> str:
     return f"{quoted(name)} IN ({', '.join(literals)})" if literals else "FALSE"
 
 
-def _time(value: datetime) -> str:
-    return f"arrow_cast('{value.isoformat()}', 'Timestamp(Microsecond, None)')"
+def _time(value: datetime, kind: pa.TimestampType) -> str:
+    zone = 'Some("UTC")' if kind.tz else "None"
+    return f"arrow_cast('{value.isoformat()}', 'Timestamp(Microsecond, {zone})')"

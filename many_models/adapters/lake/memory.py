@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from many_models.adapters.arrow import conform, matches, plain, require_columns, require_table, require_within
+from many_models.adapters.arrow import (
+    conform,
+    matches,
+    plain,
+    require_columns,
+    require_table,
+    require_within,
+    without_zones,
+)
 from many_models.errors import MissingTableError
 from many_models.ports import Freed
 
@@ -43,7 +51,7 @@ class MemoryLake:
 
     def replace(self, table: str, rows: pa.Table, where: Where, partition_by: Sequence[str] = ()) -> int:
         """See `Lake.replace`. Writers wait for each other, so that there are no conflicts."""
-        rows = plain(rows)
+        rows = without_zones(plain(rows))
         with self._lock:
             there = self._newest.get(table)
             rows = conform(table, rows, there.rows.schema if there else pa.schema([]))

@@ -23,6 +23,7 @@ from many_models.definitions import build_lake, build_production
 from many_models.errors import ConflictError
 from many_models.operations.day import open_instance
 from many_models.promotion import approval
+from many_models_tests.stand_ins.azure_devops import Run
 from many_models_tests.support.project import END, Project, make_project, sales
 
 pytestmark = pytest.mark.slow
@@ -274,6 +275,41 @@ def test_the_pipeline_has_its_stages_in_order_and_nobody_skips_the_environments_
     assert "staging" not in PIPELINE.read_text().lower()  # promotion's credentials alone
     run = PIPELINE.parents[1] / str(script("test", ".ci")["script"])
     assert os.access(run, os.X_OK)
+
+
+PROPOSAL = {"look": {"look.waiting.proposal": "r7"}}
+NIGHT, PUSH = {"Build.Reason": "Schedule"}, {"Build.Reason": "IndividualCI"}
+
+
+@pytest.mark.parametrize(
+    ("variables", "ends", "outputs", "expected"),
+    [
+        (NIGHT, {}, PROPOSAL, "Skipped Succeeded Succeeded Succeeded"),
+        (NIGHT, {}, {}, "Skipped Succeeded Succeeded Skipped"),
+        (PUSH, {}, PROPOSAL, "Succeeded Succeeded Succeeded Succeeded"),
+        (PUSH, {"test": "SucceededWithIssues"}, PROPOSAL, "SucceededWithIssues Succeeded Succeeded Succeeded"),
+        ({"Build.Reason": "Manual"}, {}, PROPOSAL, "Succeeded Succeeded Succeeded Succeeded"),
+        ({"Build.Reason": "PullRequest"}, {}, PROPOSAL, "Succeeded Succeeded Skipped Skipped"),
+        (PUSH, {"test": "Failed"}, PROPOSAL, "Failed Skipped Skipped Skipped"),
+        (PUSH, {"test": "Canceled"}, PROPOSAL, "Canceled Skipped Skipped Skipped"),
+        (NIGHT, {"package": "Failed"}, PROPOSAL, "Skipped Failed Skipped Skipped"),
+        (NIGHT, {"look": "Failed"}, PROPOSAL, "Skipped Succeeded Failed Skipped"),
+        (NIGHT, {"look": "Canceled"}, PROPOSAL, "Skipped Succeeded Canceled Skipped"),
+    ],
+)
+def test_the_pipelines_stages_run_when_they_should(variables, ends, outputs, expected) -> None:
+    """The night's run skips the tests and still promotes; a failed, cancelled or skipped look promotes nothing."""
+    results = Run(variables, ends, outputs).results(list(stages().values()))
+    assert list(results.values()) == expected.split()
+
+
+def test_succeeded_asks_indirect_dependencies_as_azure_devops_does() -> None:
+    skipped = {"stage": "test", "condition": "eq(variables['Build.Reason'], 'Manual')"}
+    middle = {"stage": "package", "condition": "in(dependencies.test.result, 'Succeeded', 'Skipped')"}
+    results = Run(NIGHT).results([skipped, middle, {"stage": "last", "condition": "and(succeeded(), true)"}])
+    assert results == {"test": "Skipped", "package": "Succeeded", "last": "Skipped"}
+    with pytest.raises(ValueError, match="no function 'succeed'"):
+        Run(NIGHT).results([{"stage": "a", "condition": "succeed()"}])
 
 
 def test_the_pipelines_wheel_has_the_command_and_the_loaders_that_travel_in_packs(tmp_path: Path) -> None:

@@ -367,14 +367,14 @@ def initialise(out: Console, location: str, table: str, given: Given, into: Path
     what was guessed and why. Raises SettingsError when there is a many_models.toml already.
     """
     from many_models.errors import SettingsError
-    from many_models.onboarding.guess import guess
+    from many_models.onboarding.guess import infer_settings
     from many_models.onboarding.load import load_file
     from many_models.settings import FILE_NAME, load_settings
 
     file = into / FILE_NAME
     if file.exists() and not force:
         raise SettingsError(f"{file} is there already: --force replaces it, --into FOLDER writes elsewhere")
-    found = guess(location, table=table, **given)
+    found = infer_settings(location, table=table, **given)
     into.mkdir(parents=True, exist_ok=True)
     url, name = found.url, found.table.value
     if found.kind != "sql":

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 import numpy as np
 
 from many_models.errors import InputError
-from many_models.onboarding.profile import codes_of, speaks_of
+from many_models.onboarding.profile import codes_of, name_suggests
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from many_models.onboarding.profile import Facts
-    from many_models.onboarding.readers import Column
+    from many_models.onboarding.profile import TableProfile
+    from many_models.onboarding.value_types import Column
 
 Confidence = Literal["sure", "likely", "unsure"]
 T = TypeVar("T")
@@ -54,7 +54,7 @@ _KNOWN = (
 
 
 @dataclass(frozen=True, slots=True)
-class Choice(Generic[T]):
+class Inferred(Generic[T]):
     """One guess: what, why, how sure, and what else it could be."""
 
     value: T
@@ -64,14 +64,16 @@ class Choice(Generic[T]):
 
 
 # --- Timestamp ------------------------------------------------------------------------------------------------------
-def choose_time(columns: Mapping[str, Column], given: str) -> Choice[str]:
+def choose_time(columns: Mapping[str, Column], given: str) -> Inferred[str]:
     """The column that says when. Raises InputError when there is none, or the given one holds no dates."""
     if given:
         if columns[given].kind != "time":
             raise InputError(f"--timestamp {given}: its values are no dates that are understood; write 2026-01-31")
-        return Choice(given, "given")
+        return Inferred(given, "given")
     scores = {
-        name: 3 * speaks_of(name, TIMES) - 4 * speaks_of(name, _NOT_TIMES) - column.unread / max(1, len(column.codes))
+        name: 3 * name_suggests(name, TIMES)
+        - 4 * name_suggests(name, _NOT_TIMES)
+        - column.unread / max(1, len(column.codes))
         for name, column in columns.items()
         if column.kind == "time" and len(column.levels) > 1
     }
@@ -82,174 +84,198 @@ def choose_time(columns: Mapping[str, Column], given: str) -> Choice[str]:
         )
     best, *others = sorted(scores, key=lambda name: -scores[name])
     column = columns[best]
-    style = {"native": "", "iso": "", "%Y%m%d": ""}.get(column.meaning.style, f", written as {column.meaning.style}")
+    style = {"native": "", "iso": "", "%Y%m%d": ""}.get(column.type.style, f", written as {column.type.style}")
     reason = f"dates from {np.nanmin(column.levels)!s:.10} to {np.nanmax(column.levels)!s:.10}{style}"
-    if column.meaning.or_else:
-        reason += f" (days and months could also be the other way round: {column.meaning.or_else})"
-    confidence: Confidence = "unsure" if column.meaning.or_else else "likely" if others else "sure"
-    return Choice(best, reason, confidence, tuple(f"--timestamp {name}" for name in others))
+    if column.type.or_else:
+        reason += f" (days and months could also be the other way round: {column.type.or_else})"
+    confidence: Confidence = "unsure" if column.type.or_else else "likely" if others else "sure"
+    return Inferred(best, reason, confidence, tuple(f"--timestamp {name}" for name in others))
 
 
 # --- Keys -----------------------------------------------------------------------------------------------------------
-def choose_keys(facts: Facts, given: tuple[str, ...], target: str) -> Choice[tuple[str, ...]]:
+def choose_keys(profile: TableProfile, given: tuple[str, ...], target: str) -> Inferred[tuple[str, ...]]:
     """The columns that together name a series; none when the table holds one series. Raises InputError."""
     if given:
-        return Choice(given, "given")
-    if facts.unique_share(()) > 0.999:
-        return _keys_of_one(facts, target)
-    scores = {name: _key_score(facts, name) for name in facts.columns if name != target}
+        return Inferred(given, "given")
+    if profile.unique_share(()) > 0.999:
+        return _keys_of_one(profile, target)
+    scores = {name: _key_score(profile, name) for name in profile.columns if name != target}
     candidates = sorted((name for name in scores if scores[name] > -5), key=lambda name: -scores[name])[:9]
     if not candidates:
-        raise InputError(f"no column names the series among {', '.join(facts.columns)}; give --keys a,b")
+        raise InputError(f"no column names the series among {', '.join(profile.columns)}; give --keys a,b")
     best: tuple[tuple[str, ...], float] | None = None
     for size in (1, 2, 3, 4):
         found: dict[tuple[str, ...], float] = {}
         for names in combinations(candidates, size):
-            if facts.unique_share(names, facts.some_dates) > 0.995 and facts.unique_share(names) > 0.99:
-                series = int(facts.group(names).max()) + 1
-                full = facts.rows / (series * facts.dates)
-                if facts.rows / series >= 3 and (full > 0.3 or min(scores[name] for name in names) >= 2):
+            if profile.unique_share(names, profile.some_dates) > 0.995 and profile.unique_share(names) > 0.99:
+                series = int(profile.group(names).max()) + 1
+                full = profile.rows / (series * profile.dates)
+                if profile.rows / series >= 3 and (full > 0.3 or min(scores[name] for name in names) >= 2):
                     found[names] = sum(scores[name] for name in names) / size + full
         if found:
             names = max(found, key=lambda names: found[names])
             best = (names, found[names])
             break
     if best is None:
-        return _keys_with_repeats(facts, candidates, scores)
-    names = _pair_for_id(facts, best[0], candidates)
+        return _keys_with_repeats(profile, candidates, scores)
+    names = _pair_for_id(profile, best[0], candidates)
     names = tuple(
         sorted(
-            names, key=lambda name: (not speaks_of(name, _SITES) or speaks_of(name, _ITEMS[:6]), _levels(facts, name))
+            names,
+            key=lambda name: (
+                not name_suggests(name, _SITES) or name_suggests(name, _ITEMS[:6]),
+                _levels(profile, name),
+            ),
         )
     )
-    series = int(facts.group(names).max()) + 1
+    series = int(profile.group(names).max()) + 1
     confidence: Confidence = "sure" if all(scores[name] >= 2 for name in names) else "likely"
-    return Choice(names, f"with the date they name every row once: {series:,} series", confidence)
+    return Inferred(names, f"with the date they name every row once: {series:,} series", confidence)
 
 
-def _levels(facts: Facts, name: str) -> int:
-    return len(facts.columns[name].levels)
+def _levels(profile: TableProfile, name: str) -> int:
+    return len(profile.columns[name].levels)
 
 
-def _keys_of_one(facts: Facts, target: str) -> Choice[tuple[str, ...]]:
+def _keys_of_one(profile: TableProfile, target: str) -> Inferred[tuple[str, ...]]:
     """Columns that are called like a key, where every date stands once: one series, or few and sparse ones."""
     names = [
         name
-        for name, column in facts.columns.items()
+        for name, column in profile.columns.items()
         if (column.kind == "text" or len(column.levels) == 1)
         and column.kind != "empty"
-        and (speaks_of(name, _SITES) or speaks_of(name, _ITEMS))
-        and len(column.levels) * 3 <= facts.rows
+        and (name_suggests(name, _SITES) or name_suggests(name, _ITEMS))
+        and len(column.levels) * 3 <= profile.rows
         and name != target
-        and (len(column.levels) == 1 or not facts.is_calendar(name))
+        and (len(column.levels) == 1 or not profile.is_calendar(name))
     ]
     why = "every date stands once" + ("; by their names" if names else ": one series")
-    return Choice(tuple(sorted(names, key=lambda name: not speaks_of(name, _SITES))), why, "likely")
+    return Inferred(tuple(sorted(names, key=lambda name: not name_suggests(name, _SITES))), why, "likely")
 
 
-def _key_score(facts: Facts, name: str) -> float:
+def _key_score(profile: TableProfile, name: str) -> float:
     """How much a column looks like a name of something; -9 when it cannot be one."""
-    column = facts.columns[name]
+    column = profile.columns[name]
     levels = len(column.levels)
     number = column.kind == "number"
-    if column is facts.time or column.kind not in {"text", "number", "flag"} or levels < 2 or speaks_of(name, HOURS):
+    if (
+        column is profile.time
+        or column.kind not in {"text", "number", "flag"}
+        or levels < 2
+        or name_suggests(name, HOURS)
+    ):
         return -9
-    if number and not column.meaning.whole:
+    if number and not column.type.whole:
         return -9
-    named = speaks_of(name, _SITES) or speaks_of(name, _ITEMS)
-    if levels * 3 > facts.rows or (levels * 8 > facts.rows and not named):
+    named = name_suggests(name, _SITES) or name_suggests(name, _ITEMS)
+    if levels * 3 > profile.rows or (levels * 8 > profile.rows and not named):
         return -9
-    if facts.is_calendar(name) or (facts.follows_time(name) and facts.dates < facts.rows):
+    if profile.is_calendar(name) or (profile.follows_time(name) and profile.dates < profile.rows):
         return -9
-    score = 3.0 * named + 1.0 * (column.kind == "text") - 4 * speaks_of(name, _KNOWN)
-    score -= 3 * (speaks_of(name, TARGETS) and not named) + 2 * (column.kind == "flag") + 3 * (speaks_of(name, _MONEY))
-    return score - 2.0 * column.missing / facts.rows
+    score = 3.0 * named + 1.0 * (column.kind == "text") - 4 * name_suggests(name, _KNOWN)
+    score -= (
+        3 * (name_suggests(name, TARGETS) and not named)
+        + 2 * (column.kind == "flag")
+        + 3 * (name_suggests(name, _MONEY))
+    )
+    return score - 2.0 * column.missing / profile.rows
 
 
-def _pair_for_id(facts: Facts, names: tuple[str, ...], candidates: Sequence[str]) -> tuple[str, ...]:
+def _pair_for_id(profile: TableProfile, names: tuple[str, ...], candidates: Sequence[str]) -> tuple[str, ...]:
     """A site and an item instead of one id that says the same: packs and reports are made of sites."""
     if len(names) != 1:
         return names
-    series = int(facts.group(names).max()) + 1
+    series = int(profile.group(names).max()) + 1
     for pair in combinations([name for name in candidates if name not in names], 2):
-        sites = [name for name in pair if speaks_of(name, _SITES)]
-        items = [name for name in pair if speaks_of(name, _ITEMS)]
+        sites = [name for name in pair if name_suggests(name, _SITES)]
+        items = [name for name in pair if name_suggests(name, _ITEMS)]
         if (
             sites
             and items
             and sites != items
-            and int(facts.group(pair).max()) + 1 == series
-            and facts.unique_share(pair) > 0.99
+            and int(profile.group(pair).max()) + 1 == series
+            and profile.unique_share(pair) > 0.99
         ):
             return pair
     return names
 
 
-def _keys_with_repeats(facts: Facts, candidates: Sequence[str], scores: Mapping[str, float]) -> Choice[tuple[str, ...]]:
-    named = [name for name in candidates if scores[name] >= 2 and not speaks_of(name, _MONEY)][:3]
+def _keys_with_repeats(
+    profile: TableProfile, candidates: Sequence[str], scores: Mapping[str, float]
+) -> Inferred[tuple[str, ...]]:
+    named = [name for name in candidates if scores[name] >= 2 and not name_suggests(name, _MONEY)][:3]
     if not named:
         raise InputError(
-            f"no columns among {', '.join(facts.columns)} name each row once for its date; give --keys a,b"
+            f"no columns among {', '.join(profile.columns)} name each row once for its date; give --keys a,b"
         )
-    share = 1 - facts.unique_share(named)
-    return Choice(tuple(named), f"by their names; {share:.0%} of the rows repeat a series and date", "unsure")
+    share = 1 - profile.unique_share(named)
+    return Inferred(tuple(named), f"by their names; {share:.0%} of the rows repeat a series and date", "unsure")
 
 
 # --- Target ---------------------------------------------------------------------------------------------------------
-def choose_target(facts: Facts, given: str) -> Choice[str]:
+def choose_target(profile: TableProfile, given: str) -> Inferred[str]:
     """The number to forecast. Raises InputError when there is none, or the given one is no number."""
     if given:
-        if facts.columns[given].kind not in {"number", "flag"}:
+        if profile.columns[given].kind not in {"number", "flag"}:
             raise InputError(f"--target {given}: its values are no numbers")
-        return Choice(given, "given")
+        return Inferred(given, "given")
     numbers = [
         name
-        for name, column in facts.columns.items()
-        if column.kind == "number" and name not in facts.keys and facts.varies(name) and not _is_counter(facts, name)
+        for name, column in profile.columns.items()
+        if column.kind == "number"
+        and name not in profile.keys
+        and profile.varies(name)
+        and not _is_counter(profile, name)
     ]
-    scores = {name: _target_score(facts, name, numbers) for name in numbers if not facts.is_calendar(name)}
+    scores = {name: _target_score(profile, name, numbers) for name in numbers if not profile.is_calendar(name)}
     if not scores:
-        raise InputError(f"no column of numbers that change with time among {', '.join(facts.columns)}; give --target")
+        raise InputError(
+            f"no column of numbers that change with time among {', '.join(profile.columns)}; give --target"
+        )
     best, *others = sorted(scores, key=lambda name: -scores[name])
     near = [name for name in others if scores[name] > scores[best] - 0.75]
     reason = (
-        "its name" if speaks_of(best, TARGETS) or best.casefold() == "y" else "the number that changes most with time"
+        "its name"
+        if name_suggests(best, TARGETS) or best.casefold() == "y"
+        else "the number that changes most with time"
     )
     if not others:
         reason = "the only number that changes with time"
-    confidence: Confidence = "unsure" if near else "sure" if speaks_of(best, TARGETS) or not others else "likely"
-    return Choice(best, reason, confidence, tuple(f"--target {name}" for name in others[:3]))
+    confidence: Confidence = "unsure" if near else "sure" if name_suggests(best, TARGETS) or not others else "likely"
+    return Inferred(best, reason, confidence, tuple(f"--target {name}" for name in others[:3]))
 
 
-def _is_counter(facts: Facts, name: str) -> bool:
+def _is_counter(profile: TableProfile, name: str) -> bool:
     """A number of the row and nothing else."""
-    column = facts.columns[name]
+    column = profile.columns[name]
     return (
-        len(column.levels) == facts.rows and column.meaning.whole and abs(abs(np.diff(column.values)).mean() - 1) < 0.01
+        len(column.levels) == profile.rows and column.type.whole and abs(abs(np.diff(column.values)).mean() - 1) < 0.01
     )
 
 
-def _target_score(facts: Facts, name: str, numbers: Sequence[str]) -> float:
-    column = facts.columns[name]
-    score = 2.0 * facts.change_rate(name) + 0.5 * column.meaning.whole
-    score += 5 * (name.casefold() in {"y", "target"}) + 4 * speaks_of(name, TARGETS) + 1.5 * speaks_of(name, _MONEY)
-    score -= 6 * (speaks_of(name, _LEAKS) and not speaks_of(name, _MONEY)) + 5 * speaks_of(name, _KNOWN)
-    score -= 2 * bool(_factors(facts, name, numbers)) + 1.0 * column.missing / facts.rows
-    return score + 0.5 * min(1.0, _spread(facts, name))
+def _target_score(profile: TableProfile, name: str, numbers: Sequence[str]) -> float:
+    column = profile.columns[name]
+    score = 2.0 * profile.change_rate(name) + 0.5 * column.type.whole
+    score += (
+        5 * (name.casefold() in {"y", "target"}) + 4 * name_suggests(name, TARGETS) + 1.5 * name_suggests(name, _MONEY)
+    )
+    score -= 6 * (name_suggests(name, _LEAKS) and not name_suggests(name, _MONEY)) + 5 * name_suggests(name, _KNOWN)
+    score -= 2 * bool(_factors(profile, name, numbers)) + 1.0 * column.missing / profile.rows
+    return score + 0.5 * min(1.0, _spread(profile, name))
 
 
-def _spread(facts: Facts, name: str) -> float:
-    values = facts.columns[name].values[facts.some_series]
+def _spread(profile: TableProfile, name: str) -> float:
+    values = profile.columns[name].values[profile.some_series]
     values = values[np.isfinite(values)]
     return float(values.std() / (abs(values).mean() + 1e-12)) if len(values) else 0.0
 
 
-def _factors(facts: Facts, name: str, numbers: Sequence[str]) -> tuple[str, str] | None:
+def _factors(profile: TableProfile, name: str, numbers: Sequence[str]) -> tuple[str, str] | None:
     """Two other columns whose product this one is (revenue = quantity × price)."""
-    rows = facts.some_series[:20_000]
-    values = facts.columns[name].values[rows]
+    rows = profile.some_series[:20_000]
+    values = profile.columns[name].values[rows]
     for first, second in combinations([other for other in numbers if other != name], 2):
-        product = facts.columns[first].values[rows] * facts.columns[second].values[rows]
+        product = profile.columns[first].values[rows] * profile.columns[second].values[rows]
         good = np.isfinite(product) & np.isfinite(values)
         if (
             good.sum() > 20
@@ -261,30 +287,30 @@ def _factors(facts: Facts, name: str, numbers: Sequence[str]) -> tuple[str, str]
 
 
 # --- Known covariates -----------------------------------------------------------------------------------------------
-def find_leaks(facts: Facts, target: str) -> dict[str, str]:
+def find_leaks(profile: TableProfile, target: str) -> dict[str, str]:
     """Columns that are made of the target, and how that shows."""
     numbers = [
         name
-        for name, column in facts.columns.items()
-        if column.kind in {"number", "flag"} and name not in facts.keys and name != target
+        for name, column in profile.columns.items()
+        if column.kind in {"number", "flag"} and name not in profile.keys and name != target
     ]
-    varying = [name for name in numbers if facts.varies(name)]
-    found = {name: "its name says so" for name in varying if speaks_of(name, _LEAKS)}
+    varying = [name for name in numbers if profile.varies(name)]
+    found = {name: "its name says so" for name in varying if name_suggests(name, _LEAKS)}
     for name in varying:
-        if target in (_factors(facts, name, [*varying, target]) or ()):
+        if target in (_factors(profile, name, [*varying, target]) or ()):
             found[name] = "it is the target times another column"
     found |= {
         name: "it follows from the target's own values"
-        for name in _explained(facts, target, varying)
+        for name in _explained(profile, target, varying)
         if name not in found
     }
     return found
 
 
-def _explained(facts: Facts, target: str, names: Sequence[str]) -> list[str]:
+def _explained(profile: TableProfile, target: str, names: Sequence[str]) -> list[str]:
     """The columns that a linear function of the target's last fifteen values (now included) explains."""
-    rows, lags = facts.some_series[:60_000], 15
-    series, y = facts.series[rows], facts.columns[target].values[rows]
+    rows, lags = profile.some_series[:60_000], 15
+    series, y = profile.series[rows], profile.columns[target].values[rows]
     if len(rows) < 4 * lags:
         return []
     at = np.arange(lags - 1, len(rows))
@@ -293,7 +319,7 @@ def _explained(facts: Facts, target: str, names: Sequence[str]) -> list[str]:
     design = np.concatenate([design, np.stack([_running_mean(y, at, width) for width in (7, 14)], axis=1)], axis=1)
     explained: list[str] = []
     for name in names:
-        x = facts.columns[name].values[rows][at]
+        x = profile.columns[name].values[rows][at]
         good = np.isfinite(design).all(axis=1) & np.isfinite(x)
         if good.sum() < 200:
             continue
@@ -321,24 +347,29 @@ def centred(values: NDArray[np.float64], series: NDArray[np.int64]) -> NDArray[n
 
 
 def choose_known(
-    facts: Facts, target: str, given: Sequence[str] | None, leaks: Mapping[str, str]
-) -> Choice[tuple[str, ...]]:
+    profile: TableProfile, target: str, given: Sequence[str] | None, leaks: Mapping[str, str]
+) -> Inferred[tuple[str, ...]]:
     """The covariates that are known of the days to come; `leaks` are columns to leave out, with why."""
     if given is not None:
-        return Choice(tuple(given), "given")
+        return Inferred(tuple(given), "given")
     chosen: dict[str, Confidence] = {}
     maybe: list[str] = []
-    for name, column in facts.columns.items():
-        if name in {target, *facts.keys} or column is facts.time or name in leaks or column.kind in {"time", "empty"}:
+    for name, column in profile.columns.items():
+        if (
+            name in {target, *profile.keys}
+            or column is profile.time
+            or name in leaks
+            or column.kind in {"time", "empty"}
+        ):
             continue
-        if not facts.varies(name) or (facts.is_calendar(name) and not speaks_of(name, _KNOWN)):
+        if not profile.varies(name) or (profile.is_calendar(name) and not name_suggests(name, _KNOWN)):
             continue
-        confidence = _could_be_known(facts, name)
+        confidence = _could_be_known(profile, name)
         if confidence:
             chosen[name] = confidence
         elif column.kind != "text" or len(column.levels) <= LEVELS:
             maybe.append(name)
-    for name in _redundant(facts, list(chosen)):
+    for name in _redundant(profile, list(chosen)):
         del chosen[name]
     reason = (
         "prices, promotions and events are usually planned; "
@@ -349,41 +380,41 @@ def choose_known(
         reason += "left out: " + ", ".join(f"{name} ({why})" for name, why in leaks.items()) + "; "
     reason += "--known names others, all of them must be known for the days to come"
     sureness: Confidence = "likely" if all(how == "likely" for how in chosen.values()) else "unsure"
-    return Choice(tuple(chosen), reason, sureness, tuple(maybe))
+    return Inferred(tuple(chosen), reason, sureness, tuple(maybe))
 
 
-def _could_be_known(facts: Facts, name: str) -> Confidence | None:
+def _could_be_known(profile: TableProfile, name: str) -> Confidence | None:
     """`likely` by its name, `unsure` by its behaviour: an event for all, a flag of a key, a price that rarely moves."""
-    column = facts.columns[name]
-    if speaks_of(name, _KNOWN):
+    column = profile.columns[name]
+    if name_suggests(name, _KNOWN):
         return "likely"
     if column.kind == "text":
-        common = np.bincount(column.codes).max() / facts.rows
-        return "unsure" if facts.follows_time(name) and common > 0.5 else None
-    if speaks_of(name, TARGETS):
+        common = np.bincount(column.codes).max() / profile.rows
+        return "unsure" if profile.follows_time(name) and common > 0.5 else None
+    if name_suggests(name, TARGETS):
         return None
     if column.kind == "flag":
         keys = [
-            facts.ds_codes,
+            profile.ds_codes,
             *(
-                codes_of(facts.group([key]) * facts.dates + facts.ds_codes)
-                for key in facts.columns
-                if facts.columns[key].kind == "text" and _levels(facts, key) < 50
+                codes_of(profile.group([key]) * profile.dates + profile.ds_codes)
+                for key in profile.columns
+                if profile.columns[key].kind == "text" and _levels(profile, key) < 50
             ),
         ]
-        return "unsure" if any(facts.follows(name, group) for group in keys) and facts.series_count > 1 else None
-    return "unsure" if 0 < facts.change_rate(name) < 0.1 and len(column.levels) > 3 else None
+        return "unsure" if any(profile.follows(name, group) for group in keys) and profile.series_count > 1 else None
+    return "unsure" if 0 < profile.change_rate(name) < 0.1 and len(column.levels) > 3 else None
 
 
-def _redundant(facts: Facts, names: list[str]) -> list[str]:
+def _redundant(profile: TableProfile, names: list[str]) -> list[str]:
     """Text covariates that others tell better, that are too rare, or have too many words."""
-    texts = [name for name in names if facts.columns[name].kind == "text"]
-    rare = 0.995 * facts.rows
-    dropped = [name for name in texts if np.bincount(facts.columns[name].codes).max() > rare]
+    texts = [name for name in names if profile.columns[name].kind == "text"]
+    rare = 0.995 * profile.rows
+    dropped = [name for name in texts if np.bincount(profile.columns[name].codes).max() > rare]
     for fine, coarse in ((a, b) for a in texts for b in texts if a != b):
-        if {fine, coarse} & set(dropped) or not facts.follows(coarse, facts.columns[fine].codes):
+        if {fine, coarse} & set(dropped) or not profile.follows(coarse, profile.columns[fine].codes):
             continue
-        dropped.append(fine if _levels(facts, fine) > LEVELS else coarse)
+        dropped.append(fine if _levels(profile, fine) > LEVELS else coarse)
     return dropped
 
 
@@ -394,15 +425,15 @@ def unit_of(frequency: str) -> str:
     return {"MS": "M", "ME": "M", "QS": "Q", "QE": "Q", "YS": "Y", "YE": "Y", "H": "h", "B": "D"}.get(head_, head_)
 
 
-def choose_frequency(facts: Facts, given: str) -> Choice[str]:
+def choose_frequency(profile: TableProfile, given: str) -> Inferred[str]:
     """How far rows of one series are apart, as a pandas frequency. Raises InputError when it cannot be told."""
     if given:
         if unit_of(given) not in USUAL_HORIZON:
             raise InputError(f"--frequency {given}: use h, D, W-MON … W-SUN, MS, QS or YS")
-        return Choice(given, "given")
-    rows = facts.some_series
-    ds = facts.ds[rows]
-    steps = np.diff(ds)[facts.neighbours].astype("timedelta64[m]").astype(np.int64)
+        return Inferred(given, "given")
+    rows = profile.some_series
+    ds = profile.ds[rows]
+    steps = np.diff(ds)[profile.neighbours].astype("timedelta64[m]").astype(np.int64)
     steps = steps[steps > 0]
     if not len(steps):
         raise InputError("no series has two dates, so their distance is unknown; give --frequency, for example D")
@@ -412,11 +443,13 @@ def choose_frequency(facts: Facts, given: str) -> Choice[str]:
             f"rows are {common} minutes apart; the finest frequency is hourly: sum them up first, or give --frequency h"
         )
     if common < 60 * 24 and (ds.astype("datetime64[h]") != ds.astype("datetime64[D]")).any():
-        return Choice("h", f"rows of a series are mostly {common / 60:g} h apart", "sure" if common == 60 else "unsure")
+        return Inferred(
+            "h", f"rows of a series are mostly {common / 60:g} h apart", "sure" if common == 60 else "unsure"
+        )
     return _frequency_of_days(ds.astype("datetime64[D]"), round(common / 60 / 24))
 
 
-def _frequency_of_days(days: NDArray[np.datetime64], common: int) -> Choice[str]:
+def _frequency_of_days(days: NDArray[np.datetime64], common: int) -> Inferred[str]:
     month = days.astype("datetime64[M]")
     first = float((days == month.astype("datetime64[D]")).mean())
     last = float(((days + 1) == (month + 1).astype("datetime64[D]")).mean())
@@ -425,35 +458,35 @@ def _frequency_of_days(days: NDArray[np.datetime64], common: int) -> Choice[str]
         unit, word = ("M", "month") if common < 60 else ("Q", "quarter") if common < 200 else ("Y", "year")
         if max(first, last) > 0.95:
             where = "first" if side == "S" else "last"
-            return Choice(unit + side, f"one row a {word}, on the {where} of the month", "sure")
-        return Choice(unit + "S", f"rows are about a {word} apart, on changing days of the month", "unsure")
+            return Inferred(unit + side, f"one row a {word}, on the {where} of the month", "sure")
+        return Inferred(unit + "S", f"rows are about a {word} apart, on changing days of the month", "unsure")
     weekdays = np.bincount((days.astype(np.int64) + 3) % 7, minlength=7)
     names = ("MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN")
     if weekdays.max() > 0.97 * weekdays.sum() and common >= 7:
         frequency = f"W-{names[int(weekdays.argmax())]}"
         if common == 7:
-            return Choice(frequency, f"one row a week, on {names[int(weekdays.argmax())].title()}s", "sure")
-        return Choice(frequency, f"always the same weekday, mostly {common} days apart", "unsure", ("--frequency D",))
+            return Inferred(frequency, f"one row a week, on {names[int(weekdays.argmax())].title()}s", "sure")
+        return Inferred(frequency, f"always the same weekday, mostly {common} days apart", "unsure", ("--frequency D",))
     if common == 1:
         if not weekdays[5:].any():
-            return Choice("D", "one row a day, none at weekends", "likely", ("--frequency B",))
-        return Choice("D", "one row a day", "sure")
-    return Choice("D", f"rows of a series are mostly {common} days apart, on different weekdays", "unsure")
+            return Inferred("D", "one row a day, none at weekends", "likely", ("--frequency B",))
+        return Inferred("D", "one row a day", "sure")
+    return Inferred("D", f"rows of a series are mostly {common} days apart, on different weekdays", "unsure")
 
 
-def choose_horizon(facts: Facts, unit: str) -> Choice[int]:
+def choose_horizon(profile: TableProfile, unit: str) -> Inferred[int]:
     """The usual number of periods ahead, less where there is little history."""
     usual = USUAL_HORIZON[unit]
-    longest = max(1, facts.dates // 8)
+    longest = max(1, profile.dates // 8)
     if longest < usual:
-        return Choice(longest, f"an eighth of the {facts.dates} periods there are", "likely")
-    return Choice(usual, "usual at this frequency", "likely")
+        return Inferred(longest, f"an eighth of the {profile.dates} periods there are", "likely")
+    return Inferred(usual, "usual at this frequency", "likely")
 
 
-def choose_negatives(facts: Facts, target: str) -> Choice[Literal["allow", "quarantine"]]:
+def choose_negatives(profile: TableProfile, target: str) -> Inferred[Literal["allow", "quarantine"]]:
     """Whether values below zero are meant."""
-    values = facts.columns[target].values
+    values = profile.columns[target].values
     share = float((values < 0).mean())
     if share > 0.001:
-        return Choice("allow", f"{share:.1%} of the values are below zero", "likely")
-    return Choice("quarantine", "sales below zero are mistakes" if share else "no value is below zero")
+        return Inferred("allow", f"{share:.1%} of the values are below zero", "likely")
+    return Inferred("quarantine", "sales below zero are mistakes" if share else "no value is below zero")

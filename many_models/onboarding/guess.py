@@ -16,8 +16,8 @@ from many_models.onboarding.column_roles import (
     HOURS,
     TARGETS,
     TIMES,
-    Choice,
     Confidence,
+    Inferred,
     T,
     centred,
     choose_frequency,
@@ -30,8 +30,9 @@ from many_models.onboarding.column_roles import (
     find_leaks,
     unit_of,
 )
-from many_models.onboarding.profile import Facts, codes_of, speaks_of
-from many_models.onboarding.readers import SqlTable, head, open_file, parse, require_table, sql_tables, understand
+from many_models.onboarding.profile import TableProfile, codes_of, name_suggests
+from many_models.onboarding.readers import SqlTable, head, open_file, require_table, sql_tables
+from many_models.onboarding.value_types import infer_column, parse
 from many_models.settings import RESERVED, kept_from_keys
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from many_models.onboarding.readers import Column, Origin
+    from many_models.onboarding.readers import TableReader
+    from many_models.onboarding.value_types import Column
 
 FILE_ROWS, SQL_ROWS = 3_000_000, 1_000_000
 DEFAULT_TABLE = "sales"
@@ -50,7 +52,7 @@ _GRAIN = {"h": "day", "D": "day", "W": "week", "M": "month", "Q": "month", "Y": 
 
 
 @dataclass(frozen=True)
-class Guess:
+class InferredSettings:
     """What a table means, in the names that the source will have (`renamed` maps original → those that changed).
 
     `kind` says what `location` is; `rows` were looked at (`complete`: all there are), `series` found in them between
@@ -60,16 +62,16 @@ class Guess:
 
     location: str
     kind: Literal["csv", "parquet", "sql"]
-    table: Choice[str]
-    covariates_table: Choice[str]
-    keys: Choice[tuple[str, ...]]
-    timestamp: Choice[str]
-    target: Choice[str]
-    frequency: Choice[str]
-    season: Choice[int]
-    horizon: Choice[int]
-    known: Choice[tuple[str, ...]]
-    negatives: Choice[Literal["allow", "quarantine"]]
+    table: Inferred[str]
+    covariates_table: Inferred[str]
+    keys: Inferred[tuple[str, ...]]
+    timestamp: Inferred[str]
+    target: Inferred[str]
+    frequency: Inferred[str]
+    season: Inferred[int]
+    horizon: Inferred[int]
+    known: Inferred[tuple[str, ...]]
+    negatives: Inferred[Literal["allow", "quarantine"]]
     start: date
     last: date
     rows: int
@@ -82,10 +84,10 @@ class Guess:
     url: str = ""
 
     @property
-    def choices(self) -> dict[str, Choice[object]]:
+    def choices(self) -> dict[str, Inferred[object]]:
         """Every guess by the name of its setting, for a table that people read."""
         names = "table covariates_table keys timestamp target frequency season horizon known negatives".split()
-        found: dict[str, Choice[object]] = {name: getattr(self, name) for name in names}
+        found: dict[str, Inferred[object]] = {name: getattr(self, name) for name in names}
         return {name: choice for name, choice in found.items() if choice.value or name == "known"}
 
     def to_toml(self, source_url: str, table: str = "") -> str:
@@ -122,7 +124,7 @@ class Guess:
         return "\n".join(lines) + "\n"
 
 
-def _why(choice: Choice[T]) -> str:
+def _why(choice: Inferred[T]) -> str:
     other = f"; or: {', '.join(choice.alternatives)}" if choice.alternatives else ""
     return f"{choice.confidence}: {choice.reason}{other}" if choice.reason else ""
 
@@ -140,7 +142,7 @@ def _toml(value: object) -> str:
 
 
 # --- The whole guess ------------------------------------------------------------------------------------------------
-def guess(  # noqa: PLR0913  (each flag of the command that overrules a guess)
+def infer_settings(  # noqa: PLR0913  (each flag of the command that overrules a guess)
     location: str,
     *,
     table: str = "",
@@ -150,65 +152,67 @@ def guess(  # noqa: PLR0913  (each flag of the command that overrules a guess)
     known: Sequence[str] | None = None,
     frequency: str = "",
     now: datetime | None = None,
-) -> Guess:
+) -> InferredSettings:
     """What the table at `location` means: a CSV or Parquet file, or a SQLAlchemy URL (`URL::table` names the table).
 
     What is given (`keys`, `timestamp` …) is taken as it is. Raises InputError when something cannot be guessed: its
     text names what is there and the flag to give. Rows later than `now` (default: the clock) count for nothing.
     """
     url, named = _as_url(location)
-    chosen = Choice(table or named or DEFAULT_TABLE, "given" if table or named else "")
+    chosen = Inferred(table or named or DEFAULT_TABLE, "given" if table or named else "")
     if url:
         chosen = _choose_table(url, table or named)
-        origin: Origin = SqlTable(url, chosen.value, SQL_ROWS)
-        rows, more = head(origin, SQL_ROWS)
+        reader: TableReader = SqlTable(url, chosen.value, SQL_ROWS)
+        rows, more = head(reader, SQL_ROWS)
     else:
-        origin = open_file(location)
-        rows, more = head(origin, FILE_ROWS)
+        reader = open_file(location)
+        rows, more = head(reader, FILE_ROWS)
     _require(rows.column_names, {"keys": keys, "timestamp": [timestamp], "target": [target], "known": known or ()})
-    comma = getattr(origin, "separator", ",") == ";"
+    comma = getattr(reader, "separator", ",") == ";"
     columns = {
-        name: understand(name, rows[name], comma_first=comma, time_like=name == timestamp or speaks_of(name, TIMES))
+        name: infer_column(
+            name, rows[name], comma_first=comma, time_like=name == timestamp or name_suggests(name, TIMES)
+        )
         for name in rows.column_names
     }
     time = choose_time(columns, timestamp)
-    facts = Facts(columns, columns[time.value], now or datetime.now(UTC))
-    found_keys = choose_keys(facts, tuple(keys), target)
-    facts.set_keys(found_keys.value)
-    found_target = choose_target(facts, target)
-    found_frequency = choose_frequency(facts, frequency)
-    leaks = find_leaks(facts, found_target.value)
-    found_known = choose_known(facts, found_target.value, known, leaks)
-    warnings = [*origin.notes, *_warnings(facts, found_target.value, found_frequency.value, origin.kind)]
+    profile = TableProfile(columns, columns[time.value], now or datetime.now(UTC))
+    found_keys = choose_keys(profile, tuple(keys), target)
+    profile.set_keys(found_keys.value)
+    found_target = choose_target(profile, target)
+    found_frequency = choose_frequency(profile, frequency)
+    leaks = find_leaks(profile, found_target.value)
+    found_known = choose_known(profile, found_target.value, known, leaks)
+    warnings = [*reader.notes, *_warnings(profile, found_target.value, found_frequency.value, reader.kind)]
     if more:
         warnings.append(f"only the first {rows.num_rows:,} rows were looked at")
-    start, last = _first_and_last(facts, origin)
+    start, last = _first_and_last(profile, reader)
     if more:
-        start = min(start, _earliest(origin, time.value, columns[time.value]) or start)
+        start = min(start, _earliest(reader, time.value, columns[time.value]) or start)
     names, added = (found_keys.value, "") if found_keys.value else ((ONLY_SERIES,), ONLY_SERIES)
     if added and url:
-        raise InputError(f"{origin} holds one series and no column to name it: make a view with a constant key column")
+        raise InputError(f"{reader} holds one series and no column to name it: make a view with a constant key column")
     renamed = _renamed(rows.column_names, names, found_known.value, added)
     if renamed and url:
         raise InputError(f"columns {', '.join(renamed)} have names that the product uses itself: rename them in a view")
     unit = unit_of(found_frequency.value)
-    return Guess(
+    return InferredSettings(
         location=location,
-        kind=origin.kind,
+        kind=reader.kind,
         table=chosen,
         covariates_table=_choose_covariates_table(url, chosen.value, time.value, found_known.value),
         keys=_with_names(found_keys, names, renamed),
         timestamp=time,
         target=found_target,
         frequency=found_frequency,
-        season=Choice(_SEASON[unit], f"what {found_frequency.value} data repeat after"),
-        horizon=choose_horizon(facts, unit),
+        season=Inferred(_SEASON[unit], f"what {found_frequency.value} data repeat after"),
+        horizon=choose_horizon(profile, unit),
         known=_with_names(found_known, found_known.value, renamed),
-        negatives=choose_negatives(facts, found_target.value),
+        negatives=choose_negatives(profile, found_target.value),
         start=start,
         last=last,
         rows=rows.num_rows,
-        series=facts.series_count,
+        series=profile.series_count,
         complete=not more,
         warnings=tuple(warnings),
         columns=columns,
@@ -224,18 +228,18 @@ def _require(there: Sequence[str], given: Mapping[str, Sequence[str]]) -> None:
             raise InputError(f"--{flag} {', '.join(missing)}: the columns are {', '.join(there)}")
 
 
-def _first_and_last(facts: Facts, origin: Origin) -> tuple[date, date]:
-    days = facts.ds[~np.isnat(facts.ds)]
+def _first_and_last(profile: TableProfile, reader: TableReader) -> tuple[date, date]:
+    days = profile.ds[~np.isnat(profile.ds)]
     if not len(days):
         raise InputError(
-            f"{origin}: no row has a date in {facts.time.name!r} that is understood and not later than now"
+            f"{reader}: no row has a date in {profile.time.name!r} that is understood and not later than now"
         )
     return days.min().astype("datetime64[D]").item(), days.max().astype("datetime64[D]").item()
 
 
 def _with_names(
-    choice: Choice[tuple[str, ...]], names: Sequence[str], renamed: Mapping[str, str]
-) -> Choice[tuple[str, ...]]:
+    choice: Inferred[tuple[str, ...]], names: Sequence[str], renamed: Mapping[str, str]
+) -> Inferred[tuple[str, ...]]:
     return replace(choice, value=tuple(renamed.get(name, name) for name in names))
 
 
@@ -266,13 +270,13 @@ def _renamed(names: Sequence[str], keys: Sequence[str], known: Sequence[str], ad
     return renamed
 
 
-def _earliest(origin: Origin, name: str, like: Column) -> date | None:
+def _earliest(reader: TableReader, name: str, like: Column) -> date | None:
     """The first day of a file that was too long to be looked at whole."""
-    if isinstance(origin, SqlTable):
+    if isinstance(reader, SqlTable):
         return None
     first: date | None = None
-    for batch in origin.batches():
-        times = parse(batch[name].unique(), like.meaning)
+    for batch in reader.batches():
+        times = parse(batch[name].unique(), like.type)
         times = times[~np.isnat(times)]
         if len(times):
             day = times.min().astype("datetime64[D]").item()
@@ -287,10 +291,10 @@ _OTHER_TABLES = (
 )
 
 
-def _choose_table(url: str, named: str) -> Choice[str]:
+def _choose_table(url: str, named: str) -> Inferred[str]:
     if named:
         require_table(url, named)
-        return Choice(named, "given")
+        return Inferred(named, "given")
     there = sql_tables(url)
     scores: dict[str, float] = {}
     for name in there:
@@ -298,14 +302,16 @@ def _choose_table(url: str, named: str) -> Choice[str]:
             rows, _ = head(SqlTable(url, name, 1000), 1000)
         except InputError:
             continue  # an empty table
-        columns = [understand(column, rows[column], time_like=speaks_of(column, TIMES)) for column in rows.column_names]
+        columns = [
+            infer_column(column, rows[column], time_like=name_suggests(column, TIMES)) for column in rows.column_names
+        ]
         kinds = {column.kind for column in columns}
         if "time" in kinds and "number" in kinds:
-            targets = any(speaks_of(column.name, TARGETS) for column in columns)
+            targets = any(name_suggests(column.name, TARGETS) for column in columns)
             scores[name] = (
                 2 * targets
-                + 2 * speaks_of(name, _TABLE_WORDS)
-                - 3 * speaks_of(name, _OTHER_TABLES)
+                + 2 * name_suggests(name, _TABLE_WORDS)
+                - 3 * name_suggests(name, _OTHER_TABLES)
                 + rows.num_rows / 1000
             )
     if not scores:
@@ -313,12 +319,14 @@ def _choose_table(url: str, named: str) -> Choice[str]:
     best, *others = sorted(scores, key=lambda name: -scores[name])
     close = [name for name in others if scores[name] > scores[best] - 1]
     confidence: Confidence = "unsure" if close else "sure" if not others else "likely"
-    return Choice(best, "the table that looks most like sales", confidence, tuple(f"--table {name}" for name in others))
+    return Inferred(
+        best, "the table that looks most like sales", confidence, tuple(f"--table {name}" for name in others)
+    )
 
 
-def _choose_covariates_table(url: str, table: str, timestamp: str, known: Sequence[str]) -> Choice[str]:
+def _choose_covariates_table(url: str, table: str, timestamp: str, known: Sequence[str]) -> Inferred[str]:
     if not url or not known:
-        return Choice("", "")
+        return Inferred("", "")
     for name in sql_tables(url):
         if name == table:
             continue
@@ -327,19 +335,19 @@ def _choose_covariates_table(url: str, table: str, timestamp: str, known: Sequen
         except InputError:
             continue
         if {timestamp, *known} <= set(rows.column_names):
-            return Choice(name, f"it has {timestamp} and {', '.join(known)}", "likely")
-    return Choice("", "")
+            return Inferred(name, f"it has {timestamp} and {', '.join(known)}", "likely")
+    return Inferred("", "")
 
 
 # --- Warnings -------------------------------------------------------------------------------------------------------
-def _warnings(facts: Facts, target: str, frequency: str, kind: str) -> list[str]:
-    column, time = facts.columns[target], facts.time
-    dated = np.flatnonzero(~np.isnat(facts.ds))
-    repeats = round((1 - facts.unique_share(facts.keys, dated)) * len(dated))
+def _warnings(profile: TableProfile, target: str, frequency: str, kind: str) -> list[str]:
+    column, time = profile.columns[target], profile.time
+    dated = np.flatnonzero(~np.isnat(profile.ds))
+    repeats = round((1 - profile.unique_share(profile.keys, dated)) * len(dated))
     advice = "; sum them up first if they are single receipts" if repeats > 0.02 * len(dated) else ""
     quarantined = {
         "rows without a date that is understood": time.unread + time.missing,
-        "rows dated later than now": facts.late,
+        "rows dated later than now": profile.late,
         f"values of {target} that are no numbers": column.unread,
         f"missing values of {target}": column.missing,
         "rows that repeat a series and date": repeats,
@@ -347,29 +355,29 @@ def _warnings(facts: Facts, target: str, frequency: str, kind: str) -> list[str]
     found = [f"{what}: {count:,}, to be quarantined" for what, count in quarantined.items() if count]
     if repeats:
         found[-1] += f" (the first of them counts{advice})"
-    hours = [name for name in facts.columns if speaks_of(name, HOURS) and not facts.is_calendar(name)]
-    if hours and not (facts.ds.astype("datetime64[h]") != facts.ds.astype("datetime64[D]"))[dated].any():
+    hours = [name for name in profile.columns if name_suggests(name, HOURS) and not profile.is_calendar(name)]
+    if hours and not (profile.ds.astype("datetime64[h]") != profile.ds.astype("datetime64[D]"))[dated].any():
         found.append(f"{time.name} has no time of day: put it and {hours[0]} into one column for hourly forecasts")
-    numbers = [name for name, other in facts.columns.items() if other.kind == "number"]
-    if facts.series_count == 1 and len(numbers) > 1 and not speaks_of(target, TARGETS):
+    numbers = [name for name, other in profile.columns.items() if other.kind == "number"]
+    if profile.series_count == 1 and len(numbers) > 1 and not name_suggests(target, TARGETS):
         found.append(
             f"if {', '.join(numbers[:3])} … are series, write them below one another: a row per series and date"
         )
-    if time.meaning.or_else:
-        found.append(f"the dates also read as {time.meaning.or_else}; check the first and last day")
-    if kind == "sql" and time.meaning.style not in {"native", "iso", "%Y%m%d"}:
+    if time.type.or_else:
+        found.append(f"the dates also read as {time.type.or_else}; check the first and last day")
+    if kind == "sql" and time.type.style not in {"native", "iso", "%Y%m%d"}:
         found.append(f"the source reads dates like 2026-01-31 only: make a view that writes {time.name} so")
-    found += _gaps(facts, frequency)
-    if _is_noise(facts, target):
+    found += _gaps(profile, frequency)
+    if _is_noise(profile, target):
         found.append(f"{target} looks like noise around a mean: no model can beat the mean")
     return found
 
 
-def _gaps(facts: Facts, frequency: str) -> list[str]:
+def _gaps(profile: TableProfile, frequency: str) -> list[str]:
     per_unit = {"h": 1 / 24, "D": 1.0, "W": 7.0, "M": 30.44, "Q": 91.3, "Y": 365.25}[unit_of(frequency)]
-    rows = facts.some_series
-    codes = codes_of(facts.series[rows])
-    times = facts.ds[rows].astype("datetime64[s]").astype(np.int64) / 86400
+    rows = profile.some_series
+    codes = codes_of(profile.series[rows])
+    times = profile.ds[rows].astype("datetime64[s]").astype(np.int64) / 86400
     first = np.full(int(codes.max()) + 1, np.inf)
     last = np.full(len(first), -np.inf)
     np.minimum.at(first, codes, times)
@@ -389,11 +397,11 @@ def _gaps(facts: Facts, frequency: str) -> list[str]:
     return found
 
 
-def _is_noise(facts: Facts, target: str) -> bool:
+def _is_noise(profile: TableProfile, target: str) -> bool:
     """No lag up to 14 and no weekday or month says anything of the deviation from the series' mean."""
-    rows, same = facts.some_series, facts.neighbours
-    y = np.nan_to_num(facts.columns[target].values[rows])
-    series = facts.series[rows]
+    rows, same = profile.some_series, profile.neighbours
+    y = np.nan_to_num(profile.columns[target].values[rows])
+    series = profile.series[rows]
     deviation = centred(y[:, None], series)[:, 0]
     spread = np.sqrt(_centred_mean(deviation**2, series))
     z = np.where(spread > 0, deviation / np.maximum(spread, 1e-12), 0.0)
@@ -404,8 +412,8 @@ def _is_noise(facts: Facts, target: str) -> bool:
         pairs = series[lag:] == series[:-lag]
         if pairs.sum() > 200 and abs(float((z[lag:] * z[:-lag])[pairs].mean())) > limit:
             return False
-    day = facts.day[rows]
-    month = facts.ds[rows].astype("datetime64[M]").astype(np.int64) % 12
+    day = profile.day[rows]
+    month = profile.ds[rows].astype("datetime64[M]").astype(np.int64) % 12
     for part in (day % 7, month):
         means = np.bincount(part, z, 12) / np.maximum(np.bincount(part, minlength=12), 1)
         if float((means[part] ** 2).mean()) > 0.005 + 12 * 3 / len(z):

@@ -12,14 +12,15 @@ import numpy as np
 import pyarrow as pa
 
 from many_models.errors import InputError, UnavailableError
-from many_models.onboarding.readers import is_empty, open_file, parse
+from many_models.onboarding.readers import open_file
+from many_models.onboarding.value_types import is_empty, parse
 from many_models.sql_names import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from many_models.onboarding.guess import Guess
-    from many_models.onboarding.readers import Meaning
+    from many_models.onboarding.guess import InferredSettings
+    from many_models.onboarding.value_types import ColumnType
 
 _LARGEST_INTEGER = 2**63 - 1
 
@@ -35,7 +36,7 @@ class Loaded:
 
 
 def load_file(
-    location: str, database: Path, guess: Guess, progress: Callable[[int, int], None] | None = None
+    location: str, database: Path, guess: InferredSettings, progress: Callable[[int, int], None] | None = None
 ) -> Loaded:
     """Load the file at `location` into table `guess.table` of the SQLite `database`, in the place of one of that name.
 
@@ -44,7 +45,7 @@ def load_file(
     so that the row checks quarantine it. All columns are loaded. `progress` is told (rows done, rows or 0 where
     unknown). Raises InputError when the file cannot be read, UnavailableError when the database is locked.
     """
-    origin = open_file(location)
+    reader = open_file(location)
     columns = [_Target.of(name, guess) for name in guess.columns]
     rows = 0
     database.parent.mkdir(parents=True, exist_ok=True)
@@ -52,7 +53,7 @@ def load_file(
         with closing(sqlite3.connect(database, isolation_level=None, timeout=10)) as connection:
             connection.execute("BEGIN IMMEDIATE")
             insert = _make_table(connection, guess, columns)
-            for batch in origin.batches():
+            for batch in reader.batches():
                 if missing := [column.source for column in columns if column.source not in batch.column_names]:
                     raise InputError(f"{location}: columns {', '.join(missing)} are gone since it was looked at")
                 connection.executemany(insert, _rows(batch, columns, guess.added_key and Path(location).stem))
@@ -67,7 +68,7 @@ def load_file(
         raise UnavailableError(f"{database}: {error}") from error
     except sqlite3.DatabaseError as error:
         raise InputError(f"{database} cannot take the table: {error}") from error
-    return Loaded(database, guess.table.value, rows, tuple(origin.notes))
+    return Loaded(database, guess.table.value, rows, tuple(reader.notes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,23 +78,23 @@ class _Target:
     source: str
     name: str
     declared: str
-    meaning: Meaning
+    type: ColumnType
     as_it_is: bool
 
     @classmethod
-    def of(cls, source: str, guess: Guess) -> _Target:
+    def of(cls, source: str, guess: InferredSettings) -> _Target:
         """Keys of a text file stay text: 007 is not 7."""
-        meaning = guess.columns[source].meaning
+        column_type = guess.columns[source].type
         name = guess.renamed.get(source, source)
-        as_it_is = name in guess.keys.value or meaning.kind in {"text", "empty"}
-        number = "INTEGER" if meaning.whole else "REAL"
-        declared = {"number": number, "flag": "INTEGER"}.get(meaning.kind, "TEXT")
+        as_it_is = name in guess.keys.value or column_type.kind in {"text", "empty"}
+        number = "INTEGER" if column_type.whole else "REAL"
+        declared = {"number": number, "flag": "INTEGER"}.get(column_type.kind, "TEXT")
         if as_it_is:
-            declared = "TEXT" if guess.kind == "csv" or meaning.kind in {"text", "empty"} else declared
-        return cls(source, name, declared, meaning, as_it_is)
+            declared = "TEXT" if guess.kind == "csv" or column_type.kind in {"text", "empty"} else declared
+        return cls(source, name, declared, column_type, as_it_is)
 
 
-def _make_table(connection: sqlite3.Connection, guess: Guess, columns: Sequence[_Target]) -> str:
+def _make_table(connection: sqlite3.Connection, guess: InferredSettings, columns: Sequence[_Target]) -> str:
     """Make the table, and return the statement that inserts into it."""
     table = quoted(guess.table.value)
     declared = [f"{quoted(column.name)} {column.declared}" for column in columns]
@@ -116,7 +117,7 @@ def _values(column: pa.ChunkedArray, target: _Target) -> list[object]:
     encoded = whole.dictionary_encode("encode")
     levels = encoded.dictionary
     turned = np.empty(len(levels), object)
-    turned[:] = _as_they_are(levels) if target.as_it_is else _turned(levels, target.meaning)
+    turned[:] = _as_they_are(levels) if target.as_it_is else _turned(levels, target.type)
     return turned[encoded.indices.to_numpy(zero_copy_only=False)].tolist()
 
 
@@ -131,10 +132,10 @@ def _as_they_are(levels: pa.Array) -> list[object]:
     ]
 
 
-def _turned(levels: pa.Array, meaning: Meaning) -> list[object]:
+def _turned(levels: pa.Array, column_type: ColumnType) -> list[object]:
     empty, raw = is_empty(levels), _as_they_are(levels)
-    parsed = parse(levels, meaning)
-    if meaning.kind == "time":
+    parsed = parse(levels, column_type)
+    if column_type.kind == "time":
         clock = parsed.astype("datetime64[D]") != parsed
         days, moments = np.datetime_as_string(parsed, "D"), np.datetime_as_string(parsed, "s")
         read = ~np.isnat(parsed)

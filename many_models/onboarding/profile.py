@@ -1,4 +1,4 @@
-"""Facts about a stranger's table that guesses stand on: what follows from what, what repeats, what a name speaks of."""
+"""Facts about a table that inference needs: what follows from what, what repeats, what a name suggests."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from many_models.onboarding.readers import Column
+    from many_models.onboarding.value_types import Column
 
 _SAMPLE_ROWS, _DATE_SAMPLE_ROWS = 200_000, 50_000
 
 
-class Facts:
+class TableProfile:
     """A table's columns, its time, and (once keys are set) its series; what is computed from them is kept."""
 
     def __init__(self, columns: Mapping[str, Column], time: Column, now: datetime) -> None:
@@ -152,7 +152,7 @@ def tokens_of(name: str) -> list[str]:
     return [token for token in re.split(r"[\W_\d]+", spaced.casefold()) if token]
 
 
-def speaks_of(name: str, words: Sequence[str]) -> bool:
+def name_suggests(name: str, words: Sequence[str]) -> bool:
     """Whether the name speaks of one of `words`: short ones as a whole, long ones anywhere."""
     tokens = tokens_of(name)
     joined = "".join(tokens)

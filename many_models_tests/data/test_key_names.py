@@ -8,7 +8,7 @@ from contextlib import closing
 import pytest
 
 from many_models.errors import SettingsError
-from many_models.onboarding.guess import guess
+from many_models.onboarding.guess import infer_settings
 from many_models.settings import kept_from_keys, load_settings
 from many_models_tests.support.project import END, make_project, sales, settings_text
 
@@ -31,7 +31,7 @@ def test_keys_that_differ_in_case_alone_are_refused(tmp_path):
 def test_init_gives_such_a_key_of_a_file_another_name(tmp_path):
     rows = sales(stores=3, items=4, days=90).rename(columns={"item": "model"})
     rows.to_csv(tmp_path / "cars.csv", index=False)
-    found = guess(str(tmp_path / "cars.csv"))
+    found = infer_settings(str(tmp_path / "cars.csv"))
     assert found.renamed == {"model": "model_"}
     assert set(found.keys.value) == {"store", "model_"}
 

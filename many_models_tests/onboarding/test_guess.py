@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 
 from many_models.errors import InputError, MissingTableError
 from many_models.onboarding.demo import write_source
-from many_models.onboarding.guess import Guess, guess
+from many_models.onboarding.guess import InferredSettings, infer_settings
 from many_models.onboarding.load import load_file
-from many_models.onboarding.readers import clean_names, meaning_of, parse, understand
+from many_models.onboarding.readers import clean_names
+from many_models.onboarding.value_types import infer_column, infer_type, parse
 from many_models.settings import load_settings
 from many_models_tests.support import public_tables
 
@@ -57,8 +58,8 @@ def csv(tmp_path: Path, frame: pd.DataFrame, name: str = "table.csv", **how: obj
     return str(path)
 
 
-def looked_at(location: str, **given: object) -> Guess:
-    return guess(location, now=NOW, **given)  # pyright: ignore[reportArgumentType]
+def looked_at(location: str, **given: object) -> InferredSettings:
+    return infer_settings(location, now=NOW, **given)  # pyright: ignore[reportArgumentType]
 
 
 def rows_of(database: Path, query: str = "SELECT * FROM sales") -> list[tuple[object, ...]]:
@@ -107,7 +108,7 @@ def test_month_ends_in_american_dates(tmp_path: Path) -> None:
     found = looked_at(csv(tmp_path, frame[["Site", "Period", "Units Sold"]], date_format="%m/%d/%Y"))
     assert found.frequency.value == "ME"
     assert found.start == date(2019, 1, 31)
-    assert found.columns["Period"].meaning.style == "%m/%d/%Y"
+    assert found.columns["Period"].type.style == "%m/%d/%Y"
 
 
 def test_weekly_sales_with_holidays(tmp_path: Path) -> None:
@@ -469,8 +470,8 @@ def test_a_number_means_the_same_in_every_style(number: float, negative: bool) -
     english, german = f"{number:,.2f}", f"{number:,.2f}".translate(str.maketrans(",.", ".,"))
     for text, comma_first in ((english, False), (german, True), (f"{number:.2f}", False)):
         levels = pa.array([text] * 4)
-        meaning = meaning_of(levels, np.ones(4, np.int64), comma_first=comma_first, time_like=False)
-        assert parse(levels, meaning)[0] == number
+        column_type = infer_type(levels, np.ones(4, np.int64), comma_first=comma_first, time_like=False)
+        assert parse(levels, column_type)[0] == number
 
 
 def test_names_are_made_distinct_for_sqlite() -> None:
@@ -478,9 +479,9 @@ def test_names_are_made_distinct_for_sqlite() -> None:
 
 
 def test_text_with_a_few_numbers_is_text() -> None:
-    assert understand("x", pa.chunked_array([["a1", "b2", "3"]])).kind == "text"
-    assert understand("x", pa.chunked_array([pa.nulls(3)])).kind == "empty"
-    assert understand("x", pa.chunked_array([["1", "2", "3"] * 9 + ["?"]])).unread == 1
+    assert infer_column("x", pa.chunked_array([["a1", "b2", "3"]])).kind == "text"
+    assert infer_column("x", pa.chunked_array([pa.nulls(3)])).kind == "empty"
+    assert infer_column("x", pa.chunked_array([["1", "2", "3"] * 9 + ["?"]])).unread == 1
 
 
 # --- Real tables ----------------------------------------------------------------------------------------------------

@@ -88,6 +88,10 @@ class LoadedPack:
                 raise IntegrityError(f"pack {pack.ref} lacks {name}.npy: train and promote it again")
             if name in loader.PER_SERIES and len(found[name]) != len(series):
                 raise IntegrityError(f"{name} of pack {pack.ref} has {len(found[name])} rows for {len(series)} series")
+        try:
+            loader.check(index, found)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise IntegrityError(f"pack {pack.ref} cannot be served: {error}; train and promote it again") from error
         self.series = tuple(series)
         self.known: tuple[str, ...] = tuple(index["known"])
         self.horizon = int(index["horizon"])

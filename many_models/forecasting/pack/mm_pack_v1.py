@@ -855,6 +855,190 @@ def interval(point, spread, quantiles, nonnegative, horizon):
     return bounds
 
 
+# --- What a stored pack must be before anything is computed from it ---------------------------------------------------
+MOST_STEPS = 10_000  # of a horizon, a season, or a tail
+EARLIEST, LATEST = np.datetime64("0001-01-01", "us"), np.datetime64("9000-01-01", "us")
+KINDS = {
+    "conf": ("float64",), "tail_code": ("int8",), "root": ("int32",), "feature": ("int16", "int32"),
+    "threshold": ("float32",), "left": ("int32",), "right": ("int32",), "value": ("float32",),
+}  # fmt: skip
+
+
+def check(index, arrays):
+    """Raise ValueError that names what is wrong with a pack whose hashes are right.
+
+    The compiled loops check no bounds: a place outside an array ends the process, a tree that runs in a circle never
+    ends. So every shape follows from `index` and `conf`, and everything that is used as a place is within bounds.
+    """
+    _check_index(index)
+    for name, array in arrays.items():
+        if array.dtype.kind not in "biuf" or array.dtype.name not in KINDS.get(name, (array.dtype.name,)):
+            raise ValueError(f"{name}.npy has numbers of the kind {array.dtype}, which is not what is stored there")
+    _check_conf(arrays["conf"], index)
+    _check_shapes(index, arrays)
+    _check_places(index, arrays)
+    _check_trees(arrays)
+
+
+def _check_index(index):
+    for name in ("series", "fallback", "known", "candidates", "pools"):
+        if not isinstance(index[name], list | tuple) or not all(isinstance(text, str) for text in index[name]):
+            raise ValueError(f"index.json: {name} is not a list of texts")
+    for name in ("series", "known", "candidates", "pools"):
+        if len(set(index[name])) < len(index[name]):
+            raise ValueError(f"index.json: {name} holds a name twice")
+    if len(index["fallback"]) != len(index["series"]):
+        raise ValueError(f"index.json: {len(index['fallback'])} fallbacks for {len(index['series'])} series")
+    if tuple(index["candidates"][: len(CANDIDATES)]) != CANDIDATES:
+        raise ValueError("index.json: candidates do not begin with those of this format")
+    levels, levels_of = index["levels"], index["levels_of"]
+    if not isinstance(levels, list | tuple) or not all(_whole(level, 1, 99) for level in levels):
+        raise ValueError("index.json: levels are not whole numbers from 1 to 99")
+    if not isinstance(levels_of, list | tuple) or not all(_whole(count, 0, 100_000) for count in levels_of):
+        raise ValueError("index.json: levels_of are not counts")
+    if len(levels_of) != len(index["known"]):
+        raise ValueError(f"index.json: levels_of has {len(levels_of)} counts for {len(index['known'])} covariates")
+    if not _whole(index["horizon"], 1, MOST_STEPS):
+        raise ValueError(f"index.json: horizon {str(index['horizon'])[:20]} is not a number of steps")
+    _check_frequency(index["frequency"])
+    _check_slots(index["slots"], dict(zip(index["known"], levels_of)))
+    _check_fitted(index)
+
+
+def _whole(value, low, high):
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def _check_frequency(frequency):
+    try:
+        day = np.array(["2024-02-29"], "datetime64[us]")
+        stamps(step_number(day, frequency), frequency)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        raise ValueError(f"index.json: frequency {str(frequency)[:20]!r} is not known") from error
+
+
+def _check_slots(slots, levels_of):
+    """`slots`: series → categorical covariate → text → column."""
+    if not isinstance(slots, dict):
+        raise ValueError("index.json: slots is not a table")  # noqa: TRY004  callers expect ValueError
+    for series, columns in slots.items():
+        for name, places in columns.items() if isinstance(columns, dict) else [("", None)]:
+            most = levels_of.get(name, 0) - 1
+            if not isinstance(places, dict) or not all(_whole(place, 0, most) for place in places.values()):
+                raise ValueError(f"index.json: slots of series {series[:60]!r} do not fit its covariates")
+
+
+def _check_fitted(index):
+    """`fitted`: series → candidate → skops file and unit."""
+    fitted, own = index.get("fitted", {}), set(index["candidates"][len(CANDIDATES) :])
+    if not isinstance(fitted, dict) or not set(fitted) <= set(index["series"]):
+        raise ValueError("index.json: fitted names series that are not in the pack")
+    for series, models in fitted.items():
+        if not isinstance(models, dict) or not set(models) <= own:
+            raise ValueError(f"index.json: fitted of series {series[:60]!r} names unknown candidates")
+        for entry in models.values():
+            ok = isinstance(entry, list | tuple) and len(entry) == 2 and isinstance(entry[0], str)
+            if not ok or not isinstance(entry[1], int | float) or not 0 < entry[1] < math.inf:
+                raise ValueError(f"index.json: fitted of series {series[:60]!r} is not a file and a unit")
+
+
+def _check_conf(conf, index):
+    if conf.shape != (CONF_SIZE,) or not np.isfinite(conf).all() or (conf[: TAU + 4] <= 0).any():
+        raise ValueError(f"conf.npy is not {CONF_SIZE} finite numbers")
+    whole = conf[HALF:]
+    if (whole != np.floor(whole)).any() or (whole < 0).any() or (whole > 1e6).any():
+        raise ValueError("conf.npy holds a fraction or a negative number where a count is needed")
+    if conf[HORIZON] != index["horizon"]:
+        raise ValueError(f"conf.npy has horizon {conf[HORIZON]:g}, index.json {index['horizon']}")
+    for place, name in ((SEASON, "season"), (YEAR, "year"), (TAIL, "tail")):
+        if not 1 <= conf[place] <= MOST_STEPS:
+            raise ValueError(f"conf.npy has {name} {conf[place]:g}, from 1 to {MOST_STEPS} are possible")
+    if conf[HALF] > conf[REFERENCE]:
+        raise ValueError("conf.npy: half a window is longer than what it is compared with")
+    columns = 1 + sum(max(count, 1) for count in index["levels_of"])
+    if conf[COVARIATES] != columns:
+        raise ValueError(f"conf.npy has {conf[COVARIATES]:g} covariate columns, those of index.json are {columns}")
+
+
+def _check_shapes(index, arrays):
+    """Every size follows from the index and `conf`; None is any."""
+    a, conf = arrays, arrays["conf"]
+    n, q, own = len(index["series"]), len(index["pools"]), len(index["candidates"]) - len(CANDIDATES)
+    m, k, slots, R = (int(conf[place]) for place in (SEASON, COVARIATES, SLOTS, TAIL))
+    if a["holiday_days"].ndim != 1 or a["holiday_days"].shape != a["holiday_slots"].shape:
+        raise ValueError("holiday_days.npy and holiday_slots.npy are not two columns of one length")
+    if (a["holiday_slots"] >= max(slots, 1)).any() and slots:
+        raise ValueError(f"holiday_slots.npy has a slot beyond the {slots} of conf.npy")
+    about = (index["frequency"], m, a["holiday_days"], a["holiday_slots"], slots)
+    day = np.array(["2024-01-01"], "datetime64[us]")
+    nc, shape = calendar(day, *about)[0].shape[1], shape_features(day, *about).shape[1]
+    if conf[CALENDAR] != nc:
+        raise ValueError(f"conf.npy has {conf[CALENDAR]:g} calendar columns, its frequency and holidays make {nc}")
+    p = width(nc, k)
+    wanted = {
+        "cutoff": (n,), "state": (n, state_size(m, k, slots)), "tail_y": (n, R), "tail_code": (n, R),
+        "coef": (n, 3, p), "smear": (n, 3), "own": (n, OWN_SIZE), "weights": (n, len(index["candidates"])),
+        "factor": (n,), "fixed": (n,), "center": (n, None), "scale": (n, None), "log": (n, None), "binary": (n, k),
+        "last_x": (n, k - 1), "spread": (n, 3), "quantiles": (n, 2 * len(index["levels"])), "pool": (n,),
+        "path": (n, own, None), "static": (n, None), "pool_shape": (q, shape), "pool_beta": (q, p),
+        "root_count": (q,), "tree_count": (q,),
+    }  # fmt: skip
+    for name, sizes in wanted.items():
+        got = a[name].shape
+        if len(got) != len(sizes) or any(size not in (None, there) for there, size in zip(got, sizes)):
+            raise ValueError(f"{name}.npy has the shape {got}, needed {sizes}")
+    for name in ("center", "scale", "log"):
+        if a[name].shape[1] < k - 1:
+            raise ValueError(f"{name}.npy has {a[name].shape[1]} columns for {k - 1} of covariates")
+
+
+def _check_places(index, arrays):
+    """What says where something is, or when, is within bounds."""
+    a, q = arrays, len(index["pools"])
+    for name in ("cutoff", "pool", "root_count", "tree_count", "holiday_days", "holiday_slots"):
+        if a[name].dtype.kind not in "iu":
+            raise ValueError(f"{name}.npy has numbers of the kind {a[name].dtype}, whole ones are needed")
+    if len(a["pool"]) and not 0 <= a["pool"].min() <= a["pool"].max() < q:
+        raise ValueError(f"pool.npy names a pool beyond the {q} of this pack")
+    if len(a["tail_code"]) and not MISSING <= a["tail_code"].min() <= a["tail_code"].max() <= STOCK_OUT:
+        raise ValueError("tail_code.npy has a code that is not known")
+    if len(a["cutoff"]):
+        ends = np.array([a["cutoff"].min(), a["cutoff"].max()], np.int64)
+        if np.abs(ends).max() > 10**8 or not EARLIEST <= stamps(ends, index["frequency"]).min() <= LATEST:
+            raise ValueError("cutoff.npy has a time beyond the calendar")
+        if stamps(ends, index["frequency"]).max() > LATEST:
+            raise ValueError("cutoff.npy has a time beyond the calendar")
+
+
+def _check_trees(arrays):
+    """Trees stand one after the other, parents before children, and ask for features that there are."""
+    a, nodes = arrays, len(arrays["feature"])
+    for name in TREES:
+        if a[name].ndim != 1 or (name != "root" and len(a[name]) != nodes):
+            raise ValueError(f"{name}.npy has the shape {a[name].shape}, the trees have {nodes} nodes")
+    roots, counts, sizes = (a[name].astype(np.int64) for name in ("root", "root_count", "tree_count"))
+    if (counts < 0).any() or (sizes < 0).any() or counts.sum() != len(roots) or sizes.sum() != nodes:
+        raise ValueError("root_count.npy and tree_count.npy do not add up to the trees")
+    if not nodes and not len(roots):
+        return
+    if not len(roots) or roots[0] != 0 or roots[-1] >= nodes or (np.diff(roots) <= 0).any():
+        raise ValueError("root.npy: the trees do not stand one after the other")
+    pool_end = np.cumsum(sizes)
+    pool_of = np.repeat(np.arange(len(counts)), counts)
+    if (roots < (pool_end - sizes)[pool_of]).any() or (roots >= pool_end[pool_of]).any():
+        raise ValueError("root.npy: a tree is outside its pool")
+    at = np.arange(nodes)
+    end = np.append(roots[1:], nodes)[np.searchsorted(roots, at, side="right") - 1]
+    inner = a["feature"] >= 0
+    for name in ("left", "right"):
+        child = a[name].astype(np.int64)
+        if (inner & ((child <= at) | (child >= end))).any():
+            raise ValueError(f"{name}.npy: a child is before its parent or outside its tree")
+    features = a["coef"].shape[2] + EXTRA + int(a["conf"][COVARIATES]) + a["static"].shape[1]
+    if nodes and a["feature"].max() >= features:
+        raise ValueError(f"feature.npy asks for feature {a['feature'].max()}, there are {features}")
+
+
 def read(files, loops=None):
     """A pack from its files (name → bytes). Raises ValueError that names the file that is missing or damaged."""
     import io
@@ -881,6 +1065,7 @@ def read(files, loops=None):
         arrays[name] = np.load(io.BytesIO(files[file]), allow_pickle=False)
         if name in PER_SERIES and len(arrays[name]) != len(index["series"]):
             raise ValueError(f"{file} has {len(arrays[name])} rows for {len(index['series'])} series")
+    check(index, arrays)
     return Pack(index, arrays, loops, fitted_files(index, files))
 
 

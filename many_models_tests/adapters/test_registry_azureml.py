@@ -1,0 +1,197 @@
+"""The registries on Azure ML: the contracts, with files in Azurite and assets in a workspace that refuses."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import MutableMapping
+from functools import partial
+
+import pytest
+
+from many_models.adapters.azure.blob_folder import BlobFolder
+from many_models.adapters.azure.storage import AzureStorage
+from many_models.adapters.registry.azureml import INDEX, AzureMLProduction, AzureMLStaging
+from many_models.adapters.registry.azureml_assets import ModelAssets
+from many_models.errors import AccessError, ConflictError, SettingsError
+from many_models_tests.contracts.registry import NOW, ProductionContract, StagingContract, draft, served, upload
+from many_models_tests.stand_ins.azureml_models import Workspace
+
+pytestmark = pytest.mark.slow
+NUMBERS = itertools.count()
+
+
+def clock():
+    return NOW
+
+
+class Blobs(MutableMapping):
+    """The data files of a stored pack version."""
+
+    def __init__(self, folder: BlobFolder, ref: str) -> None:
+        self.folder, self.place = folder, f"packs/{ref}/data"
+
+    def __getitem__(self, name):
+        return self.folder.get(self.place)[name]
+
+    def __setitem__(self, name, data):
+        self.folder.put({f"{self.place}/{name}": data})
+
+    def __delitem__(self, name):
+        self.folder._container.delete_blob(self.folder.storage.path(f"{self.place}/{name}"))
+
+    def __iter__(self):
+        return iter(self.folder.get(self.place))
+
+    def __len__(self):
+        return len(self.folder.get(self.place))
+
+
+@pytest.fixture
+def parts(azurite):
+    """Makes a new folder and workspace whenever it is called."""
+
+    def new(**options) -> tuple[BlobFolder, Workspace, ModelAssets]:
+        url = f"{azurite.container('azureml-registry')}/r{next(NUMBERS)}"
+        folder = BlobFolder(AzureStorage(url, "key", lambda _: azurite.key, endpoint=azurite.endpoint))
+        workspace = Workspace(folder, **options)
+        return folder, workspace, ModelAssets(lambda: workspace, "registry")
+
+    return new
+
+
+class OnAzureML:
+    @pytest.fixture
+    def stored(self):
+        return lambda registry, ref: Blobs(registry._packs.folder, ref)
+
+
+class TestAzureMLStaging(OnAzureML, StagingContract):
+    @pytest.fixture
+    def make(self, parts):
+        def made():
+            folder, _, assets = parts(busy_every=7)
+            return AzureMLStaging(folder, assets, clock=clock)
+
+        return made
+
+    @pytest.fixture
+    def again(self):
+        return lambda staging: AzureMLStaging(staging._packs.folder, staging._packs.assets, clock=clock)
+
+
+class TestAzureMLProduction(OnAzureML, ProductionContract):
+    @pytest.fixture
+    def make(self, parts):
+        def made():
+            folder, _, assets = parts(busy_every=7)
+            return AzureMLProduction(folder, assets, clock=clock)
+
+        return made
+
+    @pytest.fixture
+    def again(self):
+        return lambda production: AzureMLProduction(production._packs.folder, production._packs.assets, clock=clock)
+
+
+# --- what people see in the workspace ---
+def test_an_asset_has_its_metrics_as_tags_and_names_the_folder_of_its_files(parts):
+    folder, workspace, assets = parts()
+    long = "x" * 1000
+    (version,) = AzureMLStaging(folder, assets).register(
+        "night", [upload("store 1", {"s1": "x"}, wape="0.3", note=long)]
+    )
+    asset = workspace.kept[version.name, version.version]
+    assert (asset.tags["wape"], asset.tags["pack"], asset.tags["batch"]) == ("0.3", "store 1", "night")
+    assert asset.tags["note"] == long[:256]
+    assert version.tags["note"] == long
+    assert asset.properties == {"sha256": version.sha256}
+    assert asset.stage == "Development"
+    assert asset.path.endswith(f"/packs/{version.ref}")
+
+
+def test_the_workspace_refuses_what_azure_ml_refuses(parts):
+    """Negative controls of the stand-in: without them the contract would prove nothing."""
+    from azure.ai.ml.entities import Model
+    from azure.core.exceptions import HttpResponseError
+
+    folder, workspace, _ = parts()
+    folder.put({"packs/a/1/data/x": b"1"})
+    path = f"azureml://datastores/registry/paths/{folder.storage.path('packs/a/1')}"
+    model = partial(Model, name="a", version="1", type="custom_model", path=path)
+    workspace.models.create_or_update(model())
+    assert list(workspace.models.list()) == []  # a listing lags behind
+    refused = [
+        model(name="a/b"),
+        model(type="mlflow_model", version="2"),
+        model(path=f"{path}-none", version="3"),
+        model(path="azureml://datastores/other/paths/x", version="4"),
+        model(tags={"k": "x" * 257}, version="5"),
+        model(properties={"sha256": "other"}),
+    ]
+    for wrong in refused:
+        with pytest.raises(HttpResponseError):
+            workspace.models.create_or_update(wrong)
+    assert not hasattr(workspace.models, "delete")
+    with pytest.raises(HttpResponseError, match="not found"):
+        workspace.models.get("a", "9")
+
+
+# --- faults ---
+def test_a_switch_that_lost_its_lease_changes_nothing(parts):
+    """Another writer that was faster is found by the ETag, whatever the lease says."""
+    folder, _, assets = parts()
+    production = AzureMLProduction(folder, assets, clock=clock)
+    first = production.publish(draft(None, [upload("a", {"s1": "1"})]))
+
+    def somebody_else(step: str) -> None:
+        if step == "manifest_written":
+            state, etag = folder.read_state(INDEX)
+            folder.write_state(INDEX, {**state, "seen": True}, etag)
+
+    slow = AzureMLProduction(folder, assets, clock=clock, failpoint=somebody_else)
+    with pytest.raises(ConflictError, match="another writer was faster"):
+        slow.publish(draft(first, [upload("a", {"s1": "2"})]))
+    assert production.live() == first
+
+
+@pytest.mark.parametrize("step", ["packs_registered", "packs_verified", "manifest_written"])
+def test_a_publisher_that_dies_leaves_the_old_release_and_pruning_cleans_up(parts, step):
+    folder, workspace, assets = parts()
+    production = AzureMLProduction(folder, assets, clock=clock)
+    first = production.publish(draft(None, [upload("a", {"s1": "1"})]))
+
+    def dies(reached: str) -> None:
+        if reached == step:
+            raise OSError("killed")
+
+    with pytest.raises(OSError, match="killed"):
+        AzureMLProduction(folder, assets, clock=clock, failpoint=dies).publish(draft(first, [upload("a", {"s1": "2"})]))
+    assert production.live() == first
+    assert served(production, first) == {"s1": "1"}
+    production.prune(1)
+    assert len(workspace.archived) == 1
+    second = production.publish(draft(first, [upload("a", {"s1": "3"})]))
+    assert served(production, second) == {"s1": "3"}
+    assert {ref.rpartition("/")[2] for ref in {c.ref for c in second.champions.values()}} == {"3"}
+
+
+def test_a_writer_waits_for_another_one_and_then_says_so(parts, monkeypatch):
+    folder, _, assets = parts()
+    monkeypatch.setattr("many_models.adapters.registry.azureml.LOCK_SECONDS", 0.2)
+    with (
+        folder.lease("lock", 1, "testing"),
+        pytest.raises(ConflictError, match="another machine has been publishing a release all the time"),
+    ):
+        AzureMLProduction(folder, assets).publish(draft(None, [upload("a", {"s1": "1"})]))
+
+
+def test_a_login_without_the_role_is_told_which_one(parts):
+    folder, _, assets = parts(role="")
+    with pytest.raises(AccessError, match="needs the role AzureML Data Scientist"):
+        AzureMLStaging(folder, assets).register("night", [upload("a", {"s1": "x"})])
+
+
+def test_a_datastore_that_is_not_there_is_named(parts):
+    folder, workspace, _ = parts()
+    with pytest.raises(SettingsError, match="Could not find datastore: other"):
+        AzureMLStaging(folder, ModelAssets(lambda: workspace, "other")).check()

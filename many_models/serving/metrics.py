@@ -39,6 +39,11 @@ class Metrics:
             f"{PREFIX}_pack_fetches", "Packs fetched from the registry, by outcome.", ["outcome"], registry=own
         )
 
+        self.refused = Counter(
+            f"{PREFIX}_connections_refused", "Connections that ended before a request was read, by reason.", ["reason"],
+            registry=own,
+        )  # fmt: skip
+
     def watch(self, service: Service) -> None:
         """Adds what is read from the service when Prometheus asks."""
         self.registry.register(_OfService(service))

@@ -30,6 +30,7 @@ access = logging.getLogger("many_models.serving.access")
 log = logging.getLogger(__name__)
 
 GUARDED = "/v1/"
+OPEN = ("/health/", "/metrics")
 GRACE = 5.0  # seconds beyond the service's own limit after which a request is given up
 
 
@@ -73,8 +74,12 @@ class Gate:
 
     async def _pass(self, scope: Scope, receive: Receive, passage: _Passage) -> None:
         headers: dict[bytes, bytes] = dict(scope["headers"])
+        state: dict[str, object] = scope.setdefault("state", {})
         if scope["path"].startswith(GUARDED):
             await self._guard.check(headers)
+            state["known"] = not self._guard.is_open
+        if state.get("crowded") and not scope["path"].startswith(OPEN):
+            raise RefusedError(503, "Busy", "every connection is taken: ask again in a moment")
         size = headers.get(b"content-length", b"0")
         if size.isdigit() and int(size) > self._most_bytes:
             raise self._too_large()

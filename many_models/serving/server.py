@@ -6,10 +6,12 @@ import asyncio
 import logging
 import resource
 import signal
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from many_models.serving.protocol import SPARE, Protocol, Room
 
 if TYPE_CHECKING:
     import socket
@@ -19,43 +21,10 @@ if TYPE_CHECKING:
 
     from many_models.settings import ServeSettings
 
-HEADER_SECONDS = 10.0  # for the first byte of a connection to become a request
 LAST_SECONDS = 0.5  # between the last new connection and the end of idle ones
-WRITE_SECONDS = 30.0  # for a client that does not read its answer
+SPARE_FILES = 512  # beside connections: packs, the registry, the interpreter's own
 
-
-class Protocol(HttpToolsProtocol):
-    """Lets go of connections that send no request, and of those that do not read."""
-
-    _waiting: asyncio.TimerHandle | None = None
-    _writing: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A client is there: its request has to follow."""
-        super().connection_made(transport)
-        self._waiting = self.loop.call_later(HEADER_SECONDS, self._give_up)
-
-    def _give_up(self) -> None:
-        if self.cycle is None and not self.transport.is_closing():  # pyright: ignore[reportUnnecessaryComparison]
-            self.transport.close()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The client has gone."""
-        for timer in (self._waiting, self._writing):
-            if timer is not None:
-                timer.cancel()
-        super().connection_lost(exc)
-
-    def pause_writing(self) -> None:
-        """The client does not read as fast as we write."""
-        super().pause_writing()
-        self._writing = self.loop.call_later(WRITE_SECONDS, self.transport.abort)
-
-    def resume_writing(self) -> None:
-        """It has caught up."""
-        if self._writing is not None:
-            self._writing.cancel()
-        super().resume_writing()
+log = logging.getLogger(__name__)
 
 
 class Server(uvicorn.Server):
@@ -85,15 +54,17 @@ class Server(uvicorn.Server):
 
 def build_server(app: FastAPI, serve: ServeSettings) -> Server:
     """The server of `app`, not started."""
+    refused = app.state.metrics.refused
+    room = Room(serve.max_connections, lambda reason: refused.labels(reason).inc())
     config = uvicorn.Config(
         app,
         host=serve.host,
         port=serve.port,
-        http=Protocol,
+        http=partial(Protocol, room=room),  # pyright: ignore[reportArgumentType]  it is called, and no more
+        ws="none",  # nobody speaks it here, and uvicorn's own answer would log query strings
         access_log=False,
         log_config=_logging(),
         server_header=False,
-        limit_concurrency=serve.max_connections,
         backlog=2048,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=int(serve.max_seconds) + 5,
@@ -104,9 +75,14 @@ def build_server(app: FastAPI, serve: ServeSettings) -> Server:
 def run(app: FastAPI, serve: ServeSettings) -> None:
     """Serves until a signal."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = serve.max_connections + 512
+    needed = serve.max_connections + SPARE + SPARE_FILES
     if soft < needed:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(needed, hard), hard))
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft < needed:  # without a file for it a connection cannot even be refused
+        possible = max(soft - SPARE - SPARE_FILES, 1)
+        log.warning("serve.max_connections is %d instead of %d: ulimit -n is %d", possible, serve.max_connections, hard)
+        serve = serve.model_copy(update={"max_connections": possible})
     build_server(app, serve).run()
 
 

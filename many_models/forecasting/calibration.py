@@ -50,6 +50,9 @@ def gather_evidence(evaluation: Evaluation) -> Evidence:
     spec, classes = evaluation.spec, evaluation.classes
     C = len(spec.every_candidate)
     chosen = np.ix_(*[[spec.every_candidate.index(name) for name in evaluation.names]] * 2)
+    if evaluation.pooled:
+        teaches = np.array([name not in evaluation.pooled.left_out for name in evaluation.panel.series], bool)
+        evaluation = replace(evaluation, mask=evaluation.mask & teaches[:, None, None])
     moments, windows = combination.error_moments(evaluation.F, evaluation.Y, scored(evaluation), spec.objective)
     groups = len(combination.CLASSES) + 1
     full = np.tile(10.0 * np.eye(C), (groups, 1, 1))

@@ -17,6 +17,7 @@ from many_models.forecasting.pack import mm_pack_v1 as loader
 from many_models.forecasting.panel import Layout, Panel, build, layout_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
     from numpy.typing import NDArray
@@ -55,6 +56,7 @@ class Evaluation:
     there: NDArray[np.bool_]
     static: NDArray[np.float32]
     variation: Variation
+    problems: NDArray[np.object_]
 
 
 def evaluate(
@@ -70,11 +72,11 @@ def evaluate(
     end = int(loader.step_number(np.array([cutoff], "datetime64[us]"), spec.frequency)[0])
     H, m = spec.horizon, spec.steps_per_season
     known = rows if future is None else pa.concat_tables([rows, future], promote_options="permissive")
-    panel = build(known, layout, cutoff, end - spec.windows * H, ahead=H)
+    panel = build(known, layout, cutoff, end - spec.windows * H, ahead=H, from_first_sale=True)
     origins = panel.periods - 1 - H * np.arange(spec.windows, -1, -1)
     if pooled is None:
         fits = fit_panel(panel, layout, spec, origins, nothing_shared(layout))
-        F, static = fits.F[:, :-1], np.zeros((len(panel.series), 0), np.float32)
+        F, static, fitted = fits.F[:, :-1], np.zeros((len(panel.series), 0), np.float32), fits.fitted
     else:
         _fits_together(pooled, spec, end)
         static = pooled.attributes.encode(rows, panel.series)
@@ -84,7 +86,7 @@ def evaluate(
             fit_panel(panel, layout, spec, origins[:-1], shared[0], static=static, only=Group(mine, early))
             fit_panel(panel, layout, spec, origins[-1:], shared[1], first_origin=int(origins[0]), static=static,
                       only=Group(mine, late))  # fmt: skip
-        F, fits = early.F, late
+        F, fits, fitted = early.F, late, np.concatenate([early.fitted, late.fitted], 1)
     names = candidate_names(spec, pooled=pooled is not None)
     chosen = [loader.CANDIDATES.index(name) for name in names if name in loader.CANDIDATES]
     n = len(panel.series)
@@ -105,13 +107,49 @@ def evaluate(
     asked &= np.array([not step for step in fallback], bool)[:, None]
     asked[n if custom_series is None else custom_series :] = False
     custom = run_custom(rows, future, panel, layout, spec, origins, asked)
-    there = np.concatenate([np.ones((n, len(chosen)), bool), custom.there], 1)
+    problems = _problems(panel, fits, fitted, mask, pooled, [name for name in names if name in loader.CANDIDATES])
+    there = np.concatenate([problems == "", custom.there], 1)
+    problems = np.concatenate([problems, np.array(custom.problems, object).reshape(n, len(custom.names))], 1)
     return Evaluation(
         spec, layout, panel, fits, names, np.concatenate([F[:, :, chosen], _like_others(custom, F)], 2), Y, mask,
         metrics.scales(panel.y, seen, origins[:-1], m), fallback, belief,
         combination.class_of(panel.y, seen, int(layout.conf()[loader.YEAR])), pooled, custom, there, static,
-        _variation(panel),
+        _variation(panel), problems,
     )  # fmt: skip
+
+
+def _problems(
+    panel: Panel, fits: Fits, fitted: NDArray[np.int8], mask: NDArray[np.bool_], pooled: PooledModels | None,
+    names: Sequence[str],
+) -> NDArray[np.object_]:  # fmt: skip
+    """Why a built-in candidate does not compete for a series (series × candidates), "" where it does.
+
+    Its fit did not converge at some origin, what it builds on has failed for all series, or most of what it forecasts
+    lies at the most that the series may sell.
+    """
+    from many_models.forecasting.kernels import FAILED
+
+    n, H = len(panel.series), fits.F.shape[-1]
+    found = np.full((n, len(names)), "", object)
+    used = np.concatenate([mask.any(2), np.ones((n, 1), bool)], 1)
+    most = fits.own[:, loader.HIGH]
+    for c, name in enumerate(names):
+        place = loader.CANDIDATES.index(name)
+        held = ((fits.F[:, -1, place] >= most[:, None]) & (most[:, None] > 0)).sum(1)
+        found[2 * held > H, c] = [f"{k} of {H} periods are forecast at the most the series may sell, {top:.6g}"
+                                  for k, top in zip(held[2 * held > H], most[2 * held > H], strict=True)]  # fmt: skip
+        if name in LINEAR:
+            lost = ((fitted[:, :, LINEAR.index(name)] == FAILED) & used).any(1)
+            found[lost, c] = "its fit did not converge"
+    if pooled is not None:
+        for _, pair, rows in pooled.fits_of(panel.series):
+            problem = next((shared.problem for shared in pair if shared.problem), "")
+            for name in {"pooled", "trees"} & set(names) if problem else ():
+                found[rows, names.index(name)] = problem
+    return found
+
+
+LINEAR = ("ridge_raw", "ridge_log", "poisson")
 
 
 def _variation(panel: Panel) -> Variation:

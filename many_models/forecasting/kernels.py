@@ -3,7 +3,7 @@
 `pack` is mm_pack_v1 once more, with its functions compiled; numba caches the machine code beside the source.
 """
 
-# ruff: noqa: C901, PLR0912 - compiled loops over one series: a call inside costs more than a branch
+# ruff: noqa: C901, PLR0912, PLR0915 - compiled loops over one series: a call inside costs more than a branch
 from __future__ import annotations
 
 import importlib.util
@@ -58,6 +58,10 @@ pack_log_mean, pack_recent_mean, pack_same_phase, pack_fill_extra = (
 )
 OBSERVED = mm_pack_v1.OBSERVED
 RAW, LOG, COUNT = mm_pack_v1.RAW, mm_pack_v1.LOG, mm_pack_v1.COUNT
+OVERDISPERSION = 0.08
+NOT_FITTED, FITTED, FAILED = 0, 1, 2
+LOUD = 25.0  # mean square of a series' values, in units, beyond which it counts no more among all series
+STILL = 0.01  # mean move of a linear predictor below which a fit of counts has converged
 UNIT, LOG_UNIT, LOW, HIGH, NONNEGATIVE = (
     mm_pack_v1.UNIT, mm_pack_v1.LOG_UNIT, mm_pack_v1.LOW, mm_pack_v1.HIGH, mm_pack_v1.NONNEGATIVE,
 )  # fmt: skip
@@ -77,9 +81,10 @@ def _copy(source, target):
 
 @compiled
 def solve(G, g, prior, strength, n, beta):
-    """`beta` = argmin of the quadratic (G, g) plus `strength` observations of belief in `prior`; False if singular.
+    """`beta` = argmin of the quadratic (G, g) plus a belief in `prior`; False if singular.
 
-    `n` is the number of observations in G. Cholesky of G + D with D = strength × mean square of each feature.
+    The belief in each coefficient is worth `strength` (features) observations; `n` is the number of observations in G.
+    Cholesky of G + D with D = strength × mean square of each feature.
     """
     p = g.size
     A = np.empty((p, p))
@@ -91,7 +96,7 @@ def solve(G, g, prior, strength, n, beta):
             s -= G[i, j] * prior[j]
         r[i] = s
     for i in range(p):
-        A[i, i] += strength * G[i, i] / max(n, 1e-9) + 1e-6 * G[i, i] + 1e-6
+        A[i, i] += strength[i] * G[i, i] / max(n, 1e-9) + 1e-6 * G[i, i] + 1e-6
     for i in range(p):
         for j in range(i + 1):
             s = A[i, j]
@@ -188,42 +193,94 @@ def _bounds(y, code, a, b, own):
 
 
 @compiled
-def _irls(X, off, y, w0, a, b, beta, prior, strength, rounds, cold, own, XW, w, v):
+def _misfit(y, e, share):
+    """Minus the log-likelihood of one count `y` (in units) at the linear predictor `e`, in nats, up to a constant.
+
+    Negative binomial with variance μ + OVERDISPERSION μ²; `share` is OVERDISPERSION times the unit. Written so that
+    neither tiny nor huge units lose digits.
+    """
+    size = share * math.exp(min(max(e, -30.0), 40.0))
+    return (share * y * math.log1p(1.0 / size) + math.log1p(size)) / OVERDISPERSION
+
+
+@compiled
+def _predictors(X, off, w0, a, b, beta, eta):
+    """`eta` = offset + X beta over the rows [a, b) that have a weight, kept where an exponential stays finite."""
+    for t in range(a, b):
+        if w0[t] > 0.0:
+            e = off[t]
+            for j in range(beta.size):
+                e += X[t, j] * beta[j]
+            eta[t] = min(max(e, -20.0), 30.0)
+
+
+@compiled
+def _irls(X, off, y, w0, a, b, beta, prior, strength, rounds, cold, own, XW, w, v, eta, trial):
     """Quasi-Poisson by iteratively reweighted least squares over the rows [a, b); False when it does not converge.
 
     Variance μ + 0.08 μ² (a usual overdispersion of retail counts); log link, offset `off`. A `cold` start takes the
-    first mean halfway between each value and its offset, from where Newton's steps do not overshoot.
+    first mean halfway between each value and its offset, from where Newton's steps do not overshoot. A step that does
+    not improve the penalised likelihood is halved until it does. The fit has converged when a step moves the
+    forecasts by no more than STILL on average; `eta` and `trial` have room for a predictor a row.
     """
     p = beta.size
-    top = _top(own)
+    share = OVERDISPERSION * own[UNIT]
     new = np.empty(p)
     G = np.empty((p, p))
     g = np.empty(p)
+    moved = 0.0
+    _predictors(X, off, w0, a, b, beta, eta)
     for r in range(rounds):
         G[:] = 0.0
         g[:] = 0.0
         n = 0.0
+        before = 0.0
         for t in range(a, b):
             n += w0[t]
             if w0[t] > 0.0:
-                e = off[t]
-                for j in range(p):
-                    e += X[t, j] * beta[j]
-                e = min(max(e, off[t] - 6.0), top)
+                e = eta[t]
+                z = max(y[t], 0.0) / own[UNIT]
+                before += w0[t] * _misfit(z, e, share)
                 if cold and r == 0:
-                    e = math.log(0.5 * max(y[t], 0.0) / own[UNIT] + 0.5 * math.exp(off[t]))
+                    e = math.log(0.5 * z + 0.5 * math.exp(off[t]))
                 mu = math.exp(e)
-                w[t] = w0[t] * mu / (1.0 + 0.08 * mu * own[UNIT])
-                v[t] = e - off[t] + (max(y[t], 0.0) / own[UNIT] - mu) / mu
+                w[t] = w0[t] * mu / (1.0 + share * mu)
+                v[t] = e - off[t] + (z - mu) / mu
             else:
                 w[t] = 0.0
                 v[t] = 0.0
         _add_gram(X, w, v, a, b, XW, G, g)
         if not solve(G, g, prior, strength, n, new):
             return False
+        moved = -1.0
+        for _half in range(8):
+            _predictors(X, off, w0, a, b, new, trial)
+            after = 0.0
+            change = 0.0
+            for t in range(a, b):
+                if w0[t] > 0.0:
+                    after += w0[t] * _misfit(max(y[t], 0.0) / own[UNIT], trial[t], share)
+                    change += w0[t] * abs(trial[t] - eta[t])
+            for j in range(p):
+                penalty = 0.5 * own[UNIT] * (strength[j] * G[j, j] / max(n, 1e-9) + 1e-6 * G[j, j] + 1e-6)
+                after += penalty * (new[j] - prior[j]) ** 2
+                before += (penalty * (beta[j] - prior[j]) ** 2) if _half == 0 else 0.0
+            if after <= before + 1e-9 * abs(before):
+                moved = change / max(n, 1e-9)
+                break
+            for j in range(p):
+                new[j] = 0.5 * (new[j] + beta[j])
+        if moved < 0.0:  # no step improves it: at its best already, or a cold start that led nowhere
+            if cold and r == 0:
+                continue
+            return True
         for j in range(p):
             beta[j] = new[j]
-    return True
+        for t in range(a, b):
+            eta[t] = trial[t]
+        if moved <= STILL:
+            return True
+    return moved <= 10.0 * STILL
 
 
 @compiled
@@ -266,16 +323,16 @@ def features(y, code, ph, hol, C, x, binary, steps, first, origins, conf, own, d
 @compiled
 def fit_series(
     y, code, ph, hol, C, x, binary, steps, first, origins, conf, own, prior, strength, recent, decay,
-    pooled, static, root, feature, threshold, left, right, value, F, B, smear, S,
+    pooled, static, root, feature, threshold, left, right, value, F, B, smear, S, state,
 ):  # fmt: skip
     """One series: state, features and all fits in one pass over time, forecasts at every origin.
 
     `origins` (ascending places of the last period known; the last one is the final fit), `steps` the horizon that
-    each target place trains, `prior` (3 × features) what is believed of coefficients with `strength` (3)
+    each target place trains, `prior` (3 × features) what is believed of coefficients with `strength` (3 × features)
     observations, `recent` how many places the Poisson fit looks back, `decay` after how many places an observation
-    counts 1/e, `pooled` coefficients and trees learned elsewhere, `static` what trees see of
-    the series itself. Writes F (origins × candidates × horizon), and of
-    the last origin B (4 × features), smear (3) and S.
+    counts 1/e, `pooled` coefficients and trees learned elsewhere, `static` what trees see of the series itself. Writes
+    F (origins × candidates × horizon), `state` (origins × 3: FITTED, NOT_FITTED where there is too little, FAILED where
+    the fit did not converge), and of the last origin B (4 × features), smear (3) and S.
     """
     H = F.shape[2]
     p = B.shape[1]
@@ -286,6 +343,8 @@ def fit_series(
     w = np.zeros(T, np.float32)
     ww = np.zeros(T, np.float32)
     v = np.zeros(T, np.float32)
+    eta = np.zeros(T)
+    trial = np.zeros(T)
     P = np.zeros((T + 1, 3))
     states = np.zeros((origins.size, S.size))
     off = np.zeros(T)
@@ -311,21 +370,25 @@ def fit_series(
         for way in range(3):
             B[way, :] = math.nan
             smear[way] = 1.0
+            state[f, way] = NOT_FITTED
         for way in range(2):
             _add_gram(X[way], w, z[way], done, o + 1, XW, G[way], g[way])
         done = o + 1
         if n >= 8:
             for way in range(2):
+                state[f, way] = FAILED
                 if solve(G[way], g[way], prior[way], strength[way], G[way, nc, nc], beta):
                     _copy(beta, B[way])
+                    state[f, way] = FITTED
             back = max(first, o + 1 - recent)
             if P[o + 1, 0] > 0.0:
                 _copy(warmer if glm else prior[COUNT], beta)
-                rounds = 1 if glm else 4
+                rounds = 4 if glm else 12
                 glm = _irls(
                     X[COUNT], off, y, w, back, o + 1, beta, prior[COUNT], strength[COUNT], rounds, not glm, own,
-                    XW, ww, v,
+                    XW, ww, v, eta, trial,
                 )  # fmt: skip
+                state[f, COUNT] = FITTED if glm else FAILED
                 if glm:
                     _copy(beta, warmer)
                     _copy(beta, B[COUNT])
@@ -340,11 +403,14 @@ def fit_series(
 
 @compiled
 def pooled_moments(
-    y, code, ph, hol, C, x, binary, steps, first, origin, conf, own, decay, S, beta, cold, G, g
+    y, code, ph, hol, C, x, binary, steps, first, origin, conf, own, decay, S, beta, cold, G, g, misfit, together
 ):  # fmt: skip
     """Add one series' Gram matrices (3 × features × features) and products to `G`, `g`, up to `origin`.
 
-    The Poisson ones are those of an IRLS step at `beta`; the others do not depend on it and are added when `cold`.
+    The Poisson ones are those of an IRLS step at `beta`; the others do not depend on it and are added when `cold`. The
+    squares of a series count at most as those of one whose values are LOUD times its mean. `misfit` (2) gets the
+    misfit at `beta` and the weight of its rows. `together` (3 + 2 × features, time) gets what says how much of a period
+    all series share: sums by period of rows, residuals and their squares, and when `cold` each feature and its square.
     """
     T = origin + 1
     p = beta.size
@@ -360,21 +426,41 @@ def pooled_moments(
     XW = np.empty((T, p), np.float32)
     ww = np.zeros(T, np.float32)
     v = np.zeros(T, np.float32)
-    top = _top(own)
+    eta = np.zeros(T)
+    share = OVERDISPERSION * own[UNIT]
     if cold:
+        size = 0.0
+        n = 0.0
+        for t in range(first, T):
+            size += w[t] * z[RAW, t] * z[RAW, t]
+            n += w[t]
+        quiet = min(1.0, LOUD * n / max(size, 1e-30))
         for way in range(2):
-            _add_gram(X[way], w, z[way], first, T, XW, G[way], g[way])
+            for t in range(first, T):
+                ww[t] = w[t] * (quiet if way == RAW else 1.0)
+            _add_gram(X[way], ww, z[way], first, T, XW, G[way], g[way])
+    _predictors(X[COUNT], off, w, first, T, beta, eta)
     for t in range(first, T):
+        ww[t] = 0.0
         if w[t] > 0.0:
-            e = off[t]
-            for j in range(p):
-                e += X[COUNT, t, j] * beta[j]
-            e = min(max(e, off[t] - 6.0), top)
-            if cold:
-                e = math.log(0.5 * max(y[t], 0.0) / own[UNIT] + 0.5 * math.exp(off[t]))
+            e = eta[t]
+            count = max(y[t], 0.0) / own[UNIT]
+            misfit[0] += w[t] * _misfit(count, e, share)
+            misfit[1] += w[t]
             mu = math.exp(e)
-            ww[t] = w[t] * mu / (1.0 + 0.08 * mu * own[UNIT])
-            v[t] = e - off[t] + (max(y[t], 0.0) / own[UNIT] - mu) / mu
+            information = own[UNIT] * mu / (1.0 + share * mu)
+            residual = min((count - mu) / mu * math.sqrt(information), 10.0)
+            together[0, t] += 1.0
+            together[1, t] += residual
+            together[2, t] += residual * residual
+            if cold:
+                for j in range(p):
+                    together[3 + j, t] += X[COUNT, t, j]
+                    together[3 + p + j, t] += X[COUNT, t, j] * X[COUNT, t, j]
+                e = math.log(0.5 * count + 0.5 * math.exp(off[t]))
+                mu = math.exp(e)
+            ww[t] = w[t] * own[UNIT] * mu / (1.0 + share * mu)
+            v[t] = e - off[t] + (count - mu) / mu
     _add_gram(X[COUNT], ww, v, first, T, XW, G[COUNT], g[COUNT])
 
 
@@ -435,12 +521,18 @@ def classify(y, code, ph, hol, x, binary, first, conf, own, longest, S):
 
     A zero is closed where `is_closed` says so. A run of zeros is a stock-out from the period on at which so many in a
     row are implausible (chance below 1e-4 at the share of sold periods before the run), for at most `longest` periods.
+    Periods before the first sale teach nothing of those after it.
     """
     m = int(conf[mm_pack_v1.SEASON])
     S[:] = 0.0
     run = 0
     share = 0.0
+    opened = False
     for t in range(first, y.size):
+        if not opened and code[t] == OBSERVED and y[t] != 0.0:
+            opened = True
+            run = 0
+            S[:] = 0.0
         if code[t] == OBSERVED and y[t] == 0.0:
             if _is_closed(S, ph[t], hol[t], x[t], binary, conf):
                 code[t] = mm_pack_v1.CLOSED

@@ -26,7 +26,8 @@ class Shared:
     """What series learned together, as of step number `cutoff`: a shape of the calendar, coefficients, trees.
 
     `shape` (columns of the shape's features), `beta` (3 × features), `strength` how many observations that belief is
-    worth for each way, `trees` (root, feature, threshold, left, right, value).
+    worth for each way, `trees` (root, feature, threshold, left, right, value), `problem` why the pooled fit of counts
+    does not compete, "" where it does.
     """
 
     cutoff: int
@@ -34,6 +35,7 @@ class Shared:
     beta: NDArray[np.float64]
     strength: tuple[float, float, float]
     trees: tuple[NDArray[np.generic], ...]
+    problem: str = ""
 
     @property
     def anything(self) -> bool:
@@ -58,13 +60,18 @@ def nothing_shared(layout: Layout) -> Shared:
 
 @dataclass
 class Fits:
-    """What the pass leaves: forecasts F (series × origins × candidates × horizon), and of the last origin the model."""
+    """What the pass leaves: forecasts F (series × origins × candidates × horizon), and of the last origin the model.
+
+    `fitted` (series × origins × 3, see kernels.FITTED) says which of the three linear fits are there and which did not
+    converge.
+    """
 
     F: NDArray[np.float64]
     coef: NDArray[np.float64]
     smear: NDArray[np.float64]
     state: NDArray[np.float64]
     own: NDArray[np.float64]
+    fitted: NDArray[np.int8]
 
 
 @dataclass(frozen=True)
@@ -149,10 +156,15 @@ def fit_panel(  # noqa: PLR0913 - what, whom, when and beside what
     fits = only.fits if only is not None and only.fits is not None else Fits(
         np.zeros((n, len(origins), len(pack.CANDIDATES), H)), np.full((n, 4, p), np.nan), np.ones((n, 3)),
         np.zeros((n, pack.state_size(m, layout.columns, layout.slots))), np.zeros((n, pack.OWN_SIZE)),
+        np.zeros((n, len(origins), 3), np.int8),
     )  # fmt: skip
     seen = np.zeros((n, 0)) if static is None else static.astype(float)
     steps = training_steps(panel.number, len(panel.ds), H)
-    decay, recent, strength = rhythm(layout.frequency).decay, recent_rows(layout), np.array(shared.strength)
+    decay, recent, strength = (
+        rhythm(layout.frequency).decay,
+        recent_rows(layout),
+        np.repeat(np.array(shared.strength)[:, None], p, 1),
+    )
     trees = cast("_Trees", shared.trees)
     base = np.array([origins[0] if first_origin is None else first_origin, origins[-1]])
     pooled = shared.beta[pack.COUNT] if shared.anything else np.full(p, np.nan)
@@ -166,6 +178,7 @@ def fit_panel(  # noqa: PLR0913 - what, whom, when and beside what
                     panel.y[i], panel.code[i], ph, hol, C, panel.x[i], panel.encoding.binary[i], steps, first, mine,
                     conf, own, shared.beta, strength, recent, decay, pooled, seen[i], *trees,
                     fits.F[i, len(origins) - len(mine) :], fits.coef[i], fits.smear[i], fits.state[i],
+                    fits.fitted[i, len(origins) - len(mine) :],
                 )  # fmt: skip
             fits.own[i] = own
     return fits

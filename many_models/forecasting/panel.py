@@ -26,6 +26,8 @@ STATES = ("missing", "observed", "closed", "stock_out")
 LEVELS_PER_COVARIATE = 6
 HOLIDAY_YEARS = (1985, 2045)
 MOST_HOLIDAYS = 24  # by name
+FIRST_YEAR = 365  # periods after the first sale that say how often a series sells
+IMPLAUSIBLE = 9.2  # minus the log of a chance of 1e-4
 
 
 @lru_cache(maxsize=32)
@@ -210,11 +212,15 @@ def stamps_us(column: pa.ChunkedArray) -> NDArray[np.datetime64]:
     return np.asarray(column.cast(pa.timestamp("us")).to_numpy(), "datetime64[us]")
 
 
-def build(rows: pa.Table, layout: Layout, cutoff: datetime, learned_until: int | None = None, ahead: int = 0) -> Panel:
+def build(
+    rows: pa.Table, layout: Layout, cutoff: datetime, learned_until: int | None = None, ahead: int = 0, *,
+    from_first_sale: bool = False,
+) -> Panel:  # fmt: skip
     """The panel of `rows` up to `cutoff`; covariates reach `ahead` periods further where rows have them.
 
     Scales of covariates are learned from periods up to step number `learned_until` (default: the cutoff), or from
-    all periods there are for a series that begins later.
+    all periods there are for a series that begins later. With `from_first_sale` zeros before a series' opening are
+    missing, see `not_yet_open`.
     """
     rows = rows.select(["series_id", "ds", "y", *(["state"] if "state" in rows.column_names else []), *layout.known])
     encoded = rows["series_id"].combine_chunks().dictionary_encode()
@@ -240,6 +246,9 @@ def build(rows: pa.Table, layout: Layout, cutoff: datetime, learned_until: int |
         state[sid[past], number[past] - t0] = states[past]
         code = np.where(code == pack.OBSERVED, np.maximum(state, 1), pack.MISSING).astype(np.int8)
     seen = np.isfinite(Y)
+    closed = not_yet_open(Y, code) if from_first_sale else np.zeros(Y.shape, np.bool_)
+    seen &= ~closed
+    code[closed] = pack.MISSING
     first = np.where(seen.any(1), seen.argmax(1), periods - 1).astype(np.int64)
     learned = min((end if learned_until is None else learned_until) - t0, periods - 1)
     x, encoding = _covariates(
@@ -247,6 +256,27 @@ def build(rows: pa.Table, layout: Layout, cutoff: datetime, learned_until: int |
     )
     ds = pack.stamps(np.arange(t0, end + 1 + ahead), layout.frequency)
     return Panel([names[i] for i in order], t0, np.nan_to_num(Y), code, x, first, ds, encoding)
+
+
+def not_yet_open(Y: NDArray[np.float64], code: NDArray[np.int8]) -> NDArray[np.bool_]:
+    """Zeros (series × time) before the first sale that are no demand of zero: the table was filled before the opening.
+
+    A series that sells as often as this one does after its first sale would have such a run with a chance below 1e-4.
+    A series that sells seldom keeps its zeros, and one that never sold keeps all of them.
+    """
+    result = np.zeros(Y.shape, np.bool_)
+    seen = code == pack.OBSERVED
+    sold = seen & (Y != 0)
+    for i in np.flatnonzero(sold.any(1)):
+        start = int(sold[i].argmax())
+        before = int(seen[i, :start].sum())
+        if not before:
+            continue
+        after = seen[i, start + 1 :]
+        share = float(sold[i, start + 1 :][after][:FIRST_YEAR].mean()) if after.any() else 0.0
+        if -before * np.log(1.0 - share + 1e-3) > IMPLAUSIBLE:
+            result[i, :start] = code[i, :start] != pack.MISSING
+    return result
 
 
 def _covariates(  # noqa: PLR0913, PLR0917

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from many_models.errors import InputError, IntegrityError
 from many_models.forecasting.attributes import Attributes, learn_attributes
 from many_models.forecasting.calibration import Evidence, gather_evidence, no_evidence
-from many_models.forecasting.evaluation import evaluate
+from many_models.forecasting.evaluation import evaluate, least
 from many_models.forecasting.local_fit import (
     NO_TREES,
     Shared,
@@ -34,6 +34,7 @@ from many_models.forecasting.local_fit import (
 )  # fmt: skip
 from many_models.forecasting.pack import mm_pack_v1 as loader
 from many_models.forecasting.panel import Layout, Panel, build, layout_of
+from many_models.forecasting.screening import reasons_not_to_learn_from
 from many_models.forecasting.spec import Spec, rhythm
 from many_models.keys import SeriesKey
 
@@ -45,7 +46,9 @@ if TYPE_CHECKING:
 
 TREE_ROWS = 200_000
 LEAST_TREE_ROWS = 2_000
-NEWTON_STEPS = 5
+NEWTON_STEPS = 25
+CONVERGED = 1e-4  # nats a row that a step still gains when the fit of counts has converged
+POOLED_STRENGTH = 50.0  # observations that what is believed before any data is worth
 TREE_ROUNDS = 150
 MOST_SERIES = 400
 BLOCK = 10  # series whose moments are summed together: what is learned must not depend on the number of threads
@@ -57,7 +60,8 @@ class PooledModels:
     """What was learned together: `early` before the backtest windows, `late` at the cutoff, and the `evidence`.
 
     `groups` has early and late of each group that had enough to learn from; others take those of all series.
-    `attributes` says how attributes of series become numbers.
+    `attributes` says how attributes of series become numbers, `left_out` which series of the sample taught the others
+    nothing, and why.
     """
 
     spec: Spec
@@ -66,6 +70,7 @@ class PooledModels:
     evidence: Evidence
     groups: Mapping[str, tuple[Shared, Shared]] = field(default_factory=dict[str, "tuple[Shared, Shared]"])
     attributes: Attributes = field(default_factory=Attributes)
+    left_out: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def fits_of(self, series: Sequence[str]) -> list[tuple[str, tuple[Shared, Shared], NDArray[np.int64]]]:
         """What `series` learned: the group's name ("" for all), its early and late, and the places of its series."""
@@ -101,7 +106,8 @@ class PooledModels:
         about = {
             "spec": self.spec.to_json(), "cutoffs": [shared.cutoff for _, shared in self._named()],
             "strengths": [list(shared.strength) for _, shared in self._named()],
-            "groups": sorted(self.groups), "attributes": self.attributes.levels,
+            "groups": sorted(self.groups), "attributes": self.attributes.levels, "left_out": dict(self.left_out),
+            "problems": [shared.problem for _, shared in self._named()],
             "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
         }  # fmt: skip
         files["pooled.json"] = json.dumps(about, sort_keys=True).encode()
@@ -130,18 +136,24 @@ class PooledModels:
             shared = [
                 Shared(cutoff, cast("NDArray[np.float64]", arrays[f"{when}_shape"]),
                        cast("NDArray[np.float64]", arrays[f"{when}_beta"]), tuple(strength),
-                       tuple(arrays[f"{when}_{name}"] for name in loader.TREES))
-                for when, cutoff, strength in zip(
-                    _heads(about["groups"]), about["cutoffs"], about["strengths"], strict=True)
+                       tuple(arrays[f"{when}_{name}"] for name in loader.TREES), problem)
+                for when, cutoff, strength, problem in zip(
+                    _heads(about["groups"]), about["cutoffs"], about["strengths"], _problems(about), strict=True)
             ]  # fmt: skip
             groups = dict(zip(about["groups"], pairwise_of(shared[2:]), strict=True))
             levels = {name: None if words is None else tuple(words) for name, words in about["attributes"].items()}
             parts = [cast("NDArray[np.float64]", arrays[name]) for name in ("moments", "factor", "quantiles", "growth")]
             return cls(
-                Spec.from_json(about["spec"]), shared[0], shared[1], Evidence(*parts), groups, Attributes(levels)
-            )
+                Spec.from_json(about["spec"]), shared[0], shared[1], Evidence(*parts), groups, Attributes(levels),
+                about.get("left_out", {}),
+            )  # fmt: skip
         except (KeyError, ValueError, TypeError) as error:
             raise IntegrityError(f"pooled models cannot be read: {error}; fetch them again") from error
+
+
+def _problems(about: Mapping[str, Sequence[str]]) -> Sequence[str]:
+    """What went wrong in each fit; files from before there were such words say nothing."""
+    return about.get("problems", [""] * len(about["cutoffs"]))
 
 
 def _heads(groups: Sequence[str]) -> list[str]:
@@ -191,7 +203,12 @@ def pool(
         raise InputError(f"no rows to learn from up to {cutoff}")
     rows = rows.filter(pc.is_in(rows["series_id"], pa.array(names, rows.schema.field("series_id").type)))
     end = int(loader.step_number(np.array([cutoff], "datetime64[us]"), spec.frequency)[0])
-    panel = build(rows, layout, cutoff, end - spec.windows * spec.horizon, ahead=spec.horizon)
+    panel = build(rows, layout, cutoff, end - spec.windows * spec.horizon, ahead=spec.horizon, from_first_sale=True)
+    left_out = {
+        name: reason for name, reason in
+        zip(panel.series, reasons_not_to_learn_from(panel, least(spec.steps_per_season)), strict=True) if reason
+    }  # fmt: skip
+    panel = panel.take([i for i, name in enumerate(panel.series) if name not in left_out])
     attributes = learn_attributes(rows, spec.attributes)
     static = attributes.encode(rows, panel.series)
     origins = (panel.periods - 1 - spec.windows * spec.horizon, panel.periods - 1)
@@ -206,7 +223,7 @@ def pool(
         )
         if early.anything and (len(early.trees[0]) or not trees):
             groups[name] = (early, late)
-    first = PooledModels(spec, everyone[0], everyone[1], no_evidence(spec), groups, attributes)
+    first = PooledModels(spec, everyone[0], everyone[1], no_evidence(spec), groups, attributes, left_out)
     evidence = gather_evidence(evaluate(rows, spec, cutoff, first, custom_series=CUSTOM_SERIES))
     return replace(first, evidence=evidence)
 
@@ -230,10 +247,13 @@ def learn(  # noqa: PLR0913 - whom from, when and what
         shape = learn_shape(panel, layout, origin)
         panel.x[:, :, -1] = (layout.shape_features(panel.ds) @ shape)[None, :]
         sample = _Sample(panel, layout, spec, origin, static)
-        shared = Shared(panel.number + origin, shape, _coefficients(sample, threads), STRENGTH, NO_TREES)
+        beta, problem = _coefficients(sample, threads)
+        shared = Shared(panel.number + origin, shape, beta, STRENGTH, NO_TREES, problem)
         rows = _tree_rows(sample, shared, threads)
     if rows is None or len(rows[0]) < 10 * shared.beta.shape[1]:
         return nothing_shared(layout)
+    if problem:
+        return replace(nothing_shared(layout), problem=problem)
     return replace(shared, trees=_grow(*rows)) if len(rows[0]) >= LEAST_TREE_ROWS and trees else shared
 
 
@@ -250,6 +270,7 @@ def learn_shape(panel: Panel, layout: Layout, origin: int) -> NDArray[np.float64
     year = int(layout.conf()[loader.YEAR])
     seen = (panel.code == loader.OBSERVED)[:, : origin + 1]
     y = np.where(seen, np.maximum(panel.y[:, : origin + 1], 0.0), 0.0)
+    y *= _less_loud(y.sum(1) / np.maximum(seen.sum(1), 1))[:, None]
     T = origin + 1
     sums, counts = (np.concatenate([np.zeros((len(y), 1)), np.cumsum(v, 1)], 1) for v in (y, seen.astype(float)))
     a = np.clip(np.arange(T) - year // 2, 0, max(T - year, 0))
@@ -277,13 +298,17 @@ def learn_shape(panel: Panel, layout: Layout, origin: int) -> NDArray[np.float64
     return coef[:width]
 
 
+def _less_loud(mean: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Factors that bring series of more than the upper quartile's mean down to it: none of them is the whole."""
+    return np.minimum(1.0, np.quantile(mean, 0.75) / np.maximum(mean, 1e-300)) if len(mean) else mean
+
+
 _Rows = tuple["NDArray[np.float32]", "NDArray[np.float64]", "NDArray[np.float64]", "NDArray[np.float64]"]
 _Series = tuple[
     "NDArray[np.float64]", "NDArray[np.int8]", "NDArray[np.int64]", "NDArray[np.int64]", "NDArray[np.float32]",
     "NDArray[np.float64]", "NDArray[np.bool_]", "NDArray[np.int64]", int, int, "NDArray[np.float64]",
     "NDArray[np.float64]", float, "NDArray[np.float64]",
 ]  # fmt: skip
-_Moments = tuple["NDArray[np.float64]", "NDArray[np.float64]"]
 
 
 @dataclass(frozen=True)
@@ -323,14 +348,13 @@ class _Sample:
         return training_steps(self.panel.number, len(self.panel.ds), self.spec.horizon)
 
     def moments(self, block: Sequence[int], beta: NDArray[np.float64], *, cold: bool) -> _Moments:
-        """Sums over the series of `block`: Gram matrices (3 × features × features) and products (3 × features)."""
+        """Sums over the series of `block`, see `kernels.pooled_moments`."""
         from many_models.forecasting.kernels import pooled_moments
 
-        p = beta.size
-        G, g = np.zeros((3, p, p)), np.zeros((3, p))
+        found = _Moments.nothing(beta.size, self.origin + 1)
         for i in block:
-            pooled_moments(*self._series(i), beta, cold, G, g)
-        return G, g
+            pooled_moments(*self._series(i), beta, cold, found.G, found.g, found.misfit, found.together)
+        return found
 
     def tree_rows(self, i: int, beta: NDArray[np.float64], keep: NDArray[np.int8]) -> _Rows:
         """The trees' rows of series `i` where `keep`: features, y, offset, weight."""
@@ -356,8 +380,10 @@ class _Sample:
         )  # fmt: skip
 
 
-def _coefficients(sample: _Sample, threads: ThreadPoolExecutor) -> NDArray[np.float64]:
-    """Ridge coefficients (3 × features) of all series together; the Poisson ones by as many steps of Newton's."""
+def _coefficients(sample: _Sample, threads: ThreadPoolExecutor) -> tuple[NDArray[np.float64], str]:
+    """Ridge coefficients (3 × features) of all series together, and why those of counts are not to be used ("" if they
+    are): the Poisson ones by Newton's steps, each halved until it improves the fit.
+    """
     from many_models.forecasting.kernels import solve
 
     nc = sample.calendar_columns
@@ -365,18 +391,78 @@ def _coefficients(sample: _Sample, threads: ThreadPoolExecutor) -> NDArray[np.fl
     beta, p = prior.copy(), prior.shape[1]
     out = np.empty(p)
     blocks = [sample.ready[at : at + BLOCK] for at in range(0, len(sample.ready), BLOCK)]
-    rows = 0.0
+    tried, best, strength, rows = prior[loader.COUNT].copy(), np.inf, np.full(p, POOLED_STRENGTH), 1.0
+    penalty = np.zeros(p)
     for step in range(NEWTON_STEPS):
-        cold = step == 0
-        G, g = np.zeros((3, p, p)), np.zeros((3, p))
-        for one, other in threads.map(partial(sample.moments, beta=beta[loader.COUNT], cold=cold), blocks):
-            G += one
-            g += other
-        rows = G[0, nc, nc] if cold else rows
-        for way in range(3) if cold else (loader.COUNT,):
-            if G[way, nc, nc] > 0 and solve(G[way], g[way], prior[way], 50.0, max(rows, 1.0), out):
-                beta[way] = out
-    return beta
+        found = _summed(threads.map(partial(sample.moments, beta=tried, cold=step == 0), blocks), p, sample.origin + 1)
+        if not step:
+            rows = max(found.G[0, nc, nc], 1.0)
+            strength = POOLED_STRENGTH * shared_periods(found.together)
+            for way in range(2):
+                if found.G[way, nc, nc] > 0 and solve(found.G[way], found.g[way], prior[way], strength, rows, out):
+                    beta[way] = out
+            penalty = 0.5 * strength * np.diag(found.G[loader.COUNT]) / rows
+        misfit = found.misfit[0] + float(penalty @ (tried - prior[loader.COUNT]) ** 2)
+        if misfit > best + 1e-9 * abs(best) or not np.isfinite(misfit):
+            tried = 0.5 * (tried + beta[loader.COUNT])
+            continue
+        gained, best, beta[loader.COUNT] = best - misfit, misfit, tried
+        if gained < CONVERGED * found.misfit[1]:
+            return beta, ""
+        if not (found.G[loader.COUNT, nc, nc] > 0 and solve(
+            found.G[loader.COUNT], found.g[loader.COUNT], prior[loader.COUNT], strength, rows, out
+        )):  # fmt: skip
+            return beta, "the fit of counts over all series has no solution"
+        tried = out.copy()
+    return beta, f"the fit of counts over all series did not converge in {NEWTON_STEPS} steps"
+
+
+@dataclass
+class _Moments:
+    """Sums over series, see `kernels.pooled_moments`."""
+
+    G: NDArray[np.float64]
+    g: NDArray[np.float64]
+    misfit: NDArray[np.float64]
+    together: NDArray[np.float64]
+
+    @classmethod
+    def nothing(cls, p: int, periods: int) -> _Moments:
+        """Sums over no series."""
+        return cls(np.zeros((3, p, p)), np.zeros((3, p)), np.zeros(2), np.zeros((3 + 2 * p, periods)))
+
+
+def _summed(parts: Iterable[_Moments], p: int, periods: int) -> _Moments:
+    total = _Moments.nothing(p, periods)
+    for part in parts:
+        total.G += part.G
+        total.g += part.g
+        total.misfit += part.misfit
+        total.together += part.together
+    return total
+
+
+def shared_periods(together: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How many rows count as one for each feature, because series that are seen in the same period share its luck.
+
+    The design effect of cluster samples, 1 + (series a period − 1) × ρx × ρe (Kish 1965; Moulton 1986): ρx is the share
+    of a feature's variance that all series of a period have in common, ρe that of the residuals. `together` as
+    `kernels.pooled_moments` sums it.
+    """
+    p = (len(together) - 3) // 2
+    n, residual, square = together[:3]
+    rows = max(n.sum(), 1.0)
+    pairs = float((n * n - n).sum())
+    if pairs <= 0:
+        return np.ones(p)
+    size = 1.0 + pairs / rows  # series that a row's period has
+    common = max(float((residual * residual - square).sum()) / pairs / max(square.sum() / rows, 1e-12), 0.0)
+    sums, squares = together[3 : 3 + p], together[3 + p :].sum(1) / rows
+    mean = sums.sum(1) / rows
+    variance = np.maximum(squares - mean**2, 1e-12)
+    between = (sums**2 / np.maximum(n, 1.0)).sum(1) / rows - mean**2
+    alike = np.clip((between / variance - 1.0 / size) / (1.0 - 1.0 / size), 0.0, 1.0) if size > 1 else np.zeros(p)
+    return 1.0 + (size - 1.0) * min(common, 1.0) * np.where(squares > 1e-12, alike, 0.0)
 
 
 def _tree_rows(sample: _Sample, shared: Shared, threads: ThreadPoolExecutor) -> _Rows | None:
@@ -390,7 +476,8 @@ def _tree_rows(sample: _Sample, shared: Shared, threads: ThreadPoolExecutor) -> 
 
     def rows_of(i: int) -> _Rows:
         seed = int.from_bytes(hashlib.sha256(panel.series[i].encode()).digest()[:4], "big")
-        keep = (np.random.default_rng(seed).random(origin + 1) < share).astype(np.int8)
+        # counted back from the origin: when other series begin must not matter
+        keep = (np.random.default_rng(seed).random(origin + 1)[::-1] < share).astype(np.int8)
         beta = coef[i] if np.isfinite(coef[i]).all() else shared.beta[loader.COUNT]
         return sample.tree_rows(i, beta, keep)
 

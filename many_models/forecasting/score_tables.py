@@ -119,14 +119,11 @@ def score_table(evaluation: Evaluation) -> pa.Table:
     for name, values in parts.items():
         flat = values.ravel()[scored]
         columns[name] = flat.astype(np.int64) if name == "n" else pa.array(flat, mask=~np.isfinite(flat))
-    seconds, problem = np.full((n, C), np.nan), np.full((n, C), None, object)
+    seconds, problem = np.full((n, C), np.nan), evaluation.problems.copy()
+    problem[problem == ""] = None
     custom = evaluation.custom
     if custom.names:
-        k = len(custom.names)
-        seconds[:, -k:] = custom.seconds
-        problem[:, -k:] = np.array([[text or None for text in texts] for texts in custom.problems], object).reshape(
-            n, k
-        )
+        seconds[:, -len(custom.names) :] = custom.seconds
     for name, values in (("seconds", seconds), ("problem", problem)):
         flat = np.repeat(values.ravel(), windows)[scored]
         columns[name] = pa.array(flat, SCORE_COLUMNS[name], from_pandas=True)

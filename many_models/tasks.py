@@ -11,6 +11,7 @@ from many_models.data.lake_tables import (
     DATASETS,
     NO_POOLED,
     POOLED,
+    QUARANTINE,
     RAW_ATTRIBUTES,
     RAW_COVARIATES,
     RAW_SALES,
@@ -98,6 +99,8 @@ class PrepareTask:
                 if name not in raw.column_names:
                     raw = raw.append_column(name, pa.nulls(raw.num_rows, pa.float64()))
         raw = raw.select(columns)
+        if self.spec.missing != "unknown" or self.spec.missing_on:
+            raw = with_unusable(raw, self.lake, chunk, self.as_of, self.spec)
         if names := self.spec.attributes:
             raw = with_attributes(raw, read_if_there(self.lake, RAW_ATTRIBUTES), chunk.series, self.keys, names)
         prepared = prepare(raw, self.spec, self.as_of, {} if self.whole else _held(self.lake, chunk))
@@ -108,6 +111,27 @@ class PrepareTask:
             {"rows": _with_pack(prepared.rows, chunk.pack), "series": series},
             failures=[*prepared.failures, *_absent(chunk, prepared.series, prepared.failures)],
         )
+
+
+def with_unusable(raw: pa.Table, lake: Lake, chunk: Chunk, as_of: datetime, spec: Spec) -> pa.Table:
+    """`raw` and, with an empty target, the periods of which the quarantine holds all rows: they are no periods without
+    a row, so nothing is known of them.
+    """
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from many_models.forecasting.pack import mm_pack_v1 as pack
+
+    where = Where(among={"origin": ["dated"], "series_id": chunk.series}, before=as_of + AFTER)
+    bad = read_if_there(lake, QUARANTINE, where, ["series_id", "ds"])
+    if bad is None or not bad.num_rows:
+        return raw
+    numbers = pack.step_number(np.asarray(bad["ds"].to_numpy(), "datetime64[us]"), spec.frequency)
+    bad = bad.set_column(1, "ds", pa.array(pack.stamps(numbers, spec.frequency), pa.timestamp("us")))
+    bad = bad.group_by(["series_id", "ds"]).aggregate([]).filter(pc.less_equal(pc.field("ds"), as_of))
+    bad = bad.join(raw.select(["series_id", "ds"]), ["series_id", "ds"], join_type="left anti")
+    return pa.concat_tables([raw, bad], promote_options="permissive")
 
 
 def read_pooled(lake: Lake, version: str, spec: Spec, cutoff: datetime) -> PooledModels | None:

@@ -155,6 +155,10 @@ def run(config: Path | None, until: datetime | None, *, as_json: bool) -> None:
     "--missing-known", type=click.Choice(["repeat", "error"]), default="repeat", show_default=True,
     help="What a missing value of a known covariate is.",
 )  # fmt: skip
+@click.option(
+    "--missing", type=click.Choice(["unknown", "zero", "closed"]), default="unknown", show_default=True,
+    help="What a period without a row means.",
+)  # fmt: skip
 @click.option("--custom", multiple=True, help="A forecaster of your own: 'NAME=MODULE:ATTRIBUTE {\"option\": 1}'.")
 @click.option("--candidates", default="", help="Forecasters that compete, comma-separated [default: all].")
 @click.option("--workers", default=0, help="Processes [default: one a core].")
@@ -177,6 +181,7 @@ def backtest(
     attributes: str,
     pool_by: str,
     missing_known: Literal["repeat", "error"],
+    missing: Literal["unknown", "zero", "closed"],
     custom: tuple[str, ...],
     candidates: str,
     workers: int,
@@ -211,6 +216,7 @@ def backtest(
             attributes=_names(attributes),
             pool_by=_names(pool_by),
             missing_known=missing_known,
+            missing=missing,
             candidates=_names(candidates),
             custom=[_custom(text) for text in custom],
             folder=str(Path.cwd()),

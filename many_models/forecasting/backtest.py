@@ -69,6 +69,8 @@ def backtest(  # noqa: PLR0913 - its parameters are its settings
     folder: str = "",
     levels: Sequence[int] = (80, 95),
     negatives: Literal["allow", "zero", "error"] = "allow",
+    missing: Literal["unknown", "zero", "closed"] = "unknown",
+    missing_on: Sequence[tuple[int, str]] = (),
     progress: Callable[[str, float], None] | None = None,
     workers: int = 1,
 ) -> BacktestReport:
@@ -79,7 +81,9 @@ def backtest(  # noqa: PLR0913 - its parameters are its settings
     covariates reach as far as the forecast; where one is missing the value before it counts, or with `missing_known`
     "error" nothing does. `holidays` are the user's own (ISO date, name) beside those of `country`, `attributes` columns
     that do not change within a series, `pool_by` those of the `keys` whose series learn together. `negatives`: take
-    them, cut them at zero, or refuse them. `progress` is called with a step's name and the share that is done.
+    them, cut them at zero, or refuse them. `missing` and `missing_on` (weekday, 0 is Monday) say what a period without
+    a row means, in what is learned and in what is scored. `progress` is called with a step's name and the share that
+    is done.
     `forecasts` has keys, timestamp, cutoff, y_hat and bounds; `metrics` a row per candidate with wape, mase, rmsse,
     bias, n and, for "selected", coverage and width per level, for
     `custom` ones (found in `folder` too) `seconds` a series and how many series `failed`. A series that cannot be used
@@ -90,7 +94,7 @@ def backtest(  # noqa: PLR0913 - its parameters are its settings
         frequency, horizon, season=season, known=tuple(known), country=country, candidates=tuple(candidates),
         levels=tuple(levels), nonnegative=not pc.any(pc.less(table["y"], 0.0)).as_py(),
         ended_after=10**9, custom=tuple(custom), folder=folder, holidays=tuple(holidays), attributes=tuple(attributes),
-        pool_by=_places(pool_by, keys),
+        pool_by=_places(pool_by, keys), missing=missing, missing_on=tuple(missing_on),
     )  # fmt: skip
     if missing_known == "error":
         _refuse_missing(table, known)
@@ -110,7 +114,7 @@ def backtest(  # noqa: PLR0913 - its parameters are its settings
         tell(f"window {j + 1} of {windows}: {cutoff:%Y-%m-%d}", j / windows)
         found.append(_window(prepared.rows, table, spec, cutoff, workers))
     tell("scoring", 1.0)
-    report = _report(table, spec, cutoffs, found)
+    report = _report(prepared.rows.select(["series_id", "ds", "y"]), spec, cutoffs, found)
     forecasts = pd.concat([window.forecasts for window in found], ignore_index=True)
     forecasts = forecasts.rename(columns={"ds": timestamp}).merge(names, on="series_id").drop(columns="series_id")
     bounds = [f"{side}{level}" for level in levels for side in ("lo", "hi")]

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from many_models.errors import InputError, SeriesError, SeriesFailure
 from many_models.forecasting.attributes import values_of
+from many_models.forecasting.gaps import CLOSED, UNKNOWN, meanings, outliers, silence_limit
 from many_models.forecasting.local_fit import own_numbers
 from many_models.forecasting.pack import mm_pack_v1 as pack
 from many_models.forecasting.panel import STATES, build, is_number, layout_of, stamps_us
@@ -54,8 +55,8 @@ class Held:
 class Prepared:
     """Regular histories (`rows`), one row per series (`series`), and the series that cannot be used (`failures`).
 
-    `rows`: series_id, ds, y (null where missing), known covariates, attributes, state (observed, missing, closed,
-    stock_out).
+    `rows`: series_id, ds, y (null where missing or an outlier), known covariates, attributes, state (observed,
+    missing, closed, stock_out, outlier), outlier (the value of an outlier, which nothing learns from; else null).
     `series`: series_id, first and last observation, until (the history's last period), rows (periods from first to
     until), observations, active, why, digest (over the whole history).
     `since`: of these series `rows` has only what comes after that period; up to it nothing has changed.
@@ -71,7 +72,8 @@ def prepare(raw: pa.Table, spec: Spec, as_of: datetime, held: Mapping[str, Held]
     """Regular histories of `raw` (series_id, ds, y, known columns; any order) as of `as_of`; later rows do not count.
 
     One row per period from a series' first observation to `as_of`, or to its last one for a series that has ended;
-    where it goes on from a history that is `held`, only the rows after that. A series with timestamps off the
+    where it goes on from a history that is `held`, only the rows after that. A period without a row is what
+    `spec.missing` says. A series with timestamps off the
     frequency, two rows for one period or values that are infinite or beyond 1e15 becomes a failure. Raises InputError
     for missing columns or a target that is not numeric.
     """
@@ -88,7 +90,6 @@ def prepare(raw: pa.Table, spec: Spec, as_of: datetime, held: Mapping[str, Held]
     if pack.stamps(np.array([end]), spec.frequency)[0] > np.datetime64(as_of, "us"):
         end -= 1
     off = pack.stamps(number, spec.frequency) != ds
-    silent = spec.ended_after or rhythm(spec.frequency).ended
     failures: list[SeriesFailure] = []
     kept: list[tuple[str, int, int, NDArray[np.int64]]] = []
     described: list[tuple[str, int | None, int | None, int, bool, str]] = []
@@ -101,7 +102,8 @@ def prepare(raw: pa.Table, spec: Spec, as_of: datetime, held: Mapping[str, Held]
             described.append((name, None, None, 0, False, "no observation"))
             continue
         first, last = int(seen[0]), int(seen[-1])
-        active = end - last < silent
+        silent = silence_limit(spec, *(np.array([value], np.int64) for value in (len(seen), first, last)))[0]
+        active = bool(end - last < silent)
         stop = end if active else last
         why = "" if active else f"ended {str(_stamp(last, spec))[:10]}"
         described.append((name, first, last, len(seen), active, why))
@@ -176,17 +178,32 @@ def _rows(raw: pa.Table, spec: Spec, kept: Sequence[tuple[str, int, int, NDArray
         np.repeat(np.array([k[0] for k in kept], object), [len(k[3]) for k in kept]) if kept else np.zeros(0, object)
     )
     take = pa.array(source, mask=source < 0)
-    y = raw["y"].take(take)
-    y = pa.array(_floats(y), mask=~np.isfinite(_floats(y))) if len(y) else pa.array([], pa.float64())
+    y = _floats(raw["y"].take(take)) if len(source) else np.zeros(0)
+    ds = pack.stamps(number, spec.frequency)
+    means = np.where(source < 0, meanings(ds, spec), UNKNOWN)
+    y = np.where(means == UNKNOWN, y, 0.0)
+    odd = _outliers(y, kept)
     columns = {
         "series_id": pa.array(names, pa.string()),
-        "ds": pa.array(pack.stamps(number, spec.frequency), pa.timestamp("us")),
-        "y": y,
+        "ds": pa.array(ds, pa.timestamp("us")),
+        "y": pa.array(y, mask=~np.isfinite(y) | odd),
         **{name: raw[name].take(take) for name in spec.known},
         **{name: _static(raw, name, kept) for name in spec.attributes},
     }
     table = pa.table(columns)
-    return table.append_column("state", pa.array(_states(table, spec, kept), pa.string()))
+    states = np.array(_states(table, spec, kept, means == CLOSED), object)
+    states[odd] = "outlier"
+    table = table.append_column("state", pa.array(states, pa.string()))
+    return table.append_column("outlier", pa.array(y, mask=~odd))
+
+
+def _outliers(y: NDArray[np.float64], kept: Sequence[tuple[str, int, int, NDArray[np.int64]]]) -> NDArray[np.bool_]:
+    """Which values are outliers, each series for itself."""
+    found, at = np.zeros(len(y), np.bool_), 0
+    for _, _, _, source in kept:
+        found[at : at + len(source)] = outliers(y[at : at + len(source)])
+        at += len(source)
+    return found
 
 
 def _static(raw: pa.Table, name: str, kept: Sequence[tuple[str, int, int, NDArray[np.int64]]]) -> pa.Array:
@@ -197,8 +214,13 @@ def _static(raw: pa.Table, name: str, kept: Sequence[tuple[str, int, int, NDArra
     return one.take(pa.array(np.repeat(np.arange(len(kept)), [len(k[3]) for k in kept])))
 
 
-def _states(rows: pa.Table, spec: Spec, kept: Sequence[tuple[str, int, int, NDArray[np.int64]]]) -> list[str]:
-    """The state of each row, by the loop that judges causally."""
+def _states(
+    rows: pa.Table,
+    spec: Spec,
+    kept: Sequence[tuple[str, int, int, NDArray[np.int64]]],
+    closed: NDArray[np.bool_],
+) -> list[str]:
+    """The state of each row, by the loop that judges causally; `closed` ones have no row in the source."""
     if not kept:
         return []
     from many_models.forecasting.kernels import classify
@@ -221,6 +243,7 @@ def _states(rows: pa.Table, spec: Spec, kept: Sequence[tuple[str, int, int, NDAr
             a, b = first - panel.number, last - panel.number + 1
             own = own_numbers(panel.y[i], panel.code[i], spec, a, b - 1)
             code = panel.code[i, :b].copy()
+            code[a:b][closed[len(out) : len(out) + b - a]] = pack.CLOSED
             classify(panel.y[i, :b], code, ph, hol, panel.x[i], panel.encoding.binary[i], a, conf, own, longest, state)
             out.extend(words[code[a:b]])
     return out
@@ -235,6 +258,7 @@ def _digests(
     """Series → digest of its rows; and of each of `kept`, how many rows are those of the history that is held."""
     shape = (
         spec.frequency, spec.season, spec.known, spec.attributes, spec.country, spec.ended_after, spec.holidays,
+        spec.missing, spec.missing_on,
     )  # fmt: skip
     columns = [rows[name].combine_chunks() for name in rows.column_names if name != "series_id"]
 

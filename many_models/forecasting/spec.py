@@ -7,9 +7,13 @@ import re
 from dataclasses import asdict, dataclass, field, fields
 from datetime import date
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from many_models.errors import SettingsError
 from many_models.keys import digest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 CODE_VERSION = "2"
 
@@ -32,6 +36,10 @@ BUILT_IN: tuple[str, ...] = (
 # What weights of candidates minimise: squared errors (the default: right for sums, whatever the share of zeros),
 # absolute ones with series alike, absolute ones by volume, or absolute ones with intervals at equal tails.
 OBJECTIVES: tuple[str, ...] = ("rmsse", "mase", "wape", "pinball")
+
+
+# What a period without a row means: nothing is known of it, nothing was sold, or the shop was closed.
+MISSING: tuple[str, ...] = ("unknown", "zero", "closed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +123,8 @@ class Spec:
     cent; `nonnegative` cuts forecasts at zero; `ended_after` periods without an observation after which a series has
     ended (default: by frequency); `custom` forecasters of the user's; `holidays` of the user's own (ISO date, name)
     beside the country's; `attributes` names of static columns of series, which trees see; `pool_by` which parts of the
-    key make the groups that learn together (none: all do); `folder` where modules of `custom` are besides Python's
+    key make the groups that learn together (none: all do); `missing` what a period without a row means (see `MISSING`),
+    and `missing_on` the same for single weekdays (0 is Monday); `folder` where modules of `custom` are besides Python's
     path (no part of the recipe).
     """
 
@@ -134,6 +143,8 @@ class Spec:
     holidays: tuple[tuple[str, str], ...] = ()
     attributes: tuple[str, ...] = ()
     pool_by: tuple[int, ...] = ()
+    missing: str = "unknown"
+    missing_on: tuple[tuple[int, str], ...] = ()
     folder: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
@@ -141,6 +152,7 @@ class Spec:
         for name in ("known", "candidates", "levels", "custom", "attributes", "pool_by"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         object.__setattr__(self, "holidays", tuple((str(day), str(name)) for day, name in self.holidays))
+        object.__setattr__(self, "missing_on", _meanings(self.missing, self.missing_on))
         for day, name in self.holidays:
             if not _is_day(day):
                 raise SettingsError(f"holiday {name!r}: {day!r} is no day, write it as 2024-12-31")
@@ -196,6 +208,14 @@ class Spec:
             return cls(**values)
         except (AttributeError, TypeError, ValueError) as error:
             raise SettingsError(f"not a spec: {error}") from error
+
+
+def _meanings(missing: str, on: Iterable[Sequence[object]]) -> tuple[tuple[int, str], ...]:
+    """`on` as pairs of a weekday and a meaning. Raises SettingsError for a meaning that is none of `MISSING`."""
+    pairs = tuple((int(str(day)), str(what)) for day, what in on)
+    if bad := [what for what in (missing, *(what for _, what in pairs)) if what not in MISSING]:
+        raise SettingsError(f"a missing row cannot mean {bad[0]!r}: use {', '.join(MISSING)}")
+    return pairs
 
 
 def _is_day(text: str) -> bool:

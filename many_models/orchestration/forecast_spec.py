@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from many_models.settings import Settings
 
 
+WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+
+
 def spec_of(settings: Settings) -> Spec:
     """What is forecast and how, from the settings' data and forecast sections."""
     from many_models.forecasting.spec import Custom, Spec
@@ -35,6 +38,8 @@ def spec_of(settings: Settings) -> Spec:
         holidays=_holidays(settings),
         attributes=tuple(data.attributes),
         pool_by=tuple(data.keys.index(name) for name in forecast.pool_by),
+        missing=data.missing,
+        missing_on=tuple((WEEKDAYS.index(day), what) for day, what in sorted(data.missing_on.items())),
         folder=str(settings.root),
     )
 
@@ -43,13 +48,6 @@ def _holidays(settings: Settings) -> tuple[tuple[str, str], ...]:
     from many_models.data.covariates import read_holidays
 
     return read_holidays(settings.path(settings.data.holidays)) if settings.data.holidays else ()
-
-
-def oldest_alive(spec: Spec, as_of: datetime) -> datetime:
-    """The oldest last observation of a series that has not ended at `as_of`."""
-    from many_models.forecasting.spec import rhythm
-
-    return periods_before(as_of, rhythm(spec.frequency).ended if spec.ended_after is None else spec.ended_after, spec)
 
 
 def periods_before(moment: datetime, periods: int, spec: Spec) -> datetime:

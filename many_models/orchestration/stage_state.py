@@ -23,7 +23,7 @@ from many_models.keys import digest
 from many_models.orchestration import partitions
 from many_models.orchestration.due import StageState
 from many_models.orchestration.event_log import runs
-from many_models.orchestration.forecast_spec import oldest_alive, spec_of
+from many_models.orchestration.forecast_spec import spec_of
 from many_models.orchestration.ingestion import awaited
 from many_models.orchestration.stage_run import (
     DUE_TAG,
@@ -38,12 +38,13 @@ from many_models.orchestration.stage_run import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from many_models.forecasting import Spec
     from many_models.orchestration.due import Stage
     from many_models.orchestration.stage_run import KeySet
     from many_models.ports import DayCount, Lake, SalesTable, Source
     from many_models.settings import Settings
 
-DATASET_FORMAT = "1"
+DATASET_FORMAT = "2"
 RECENT_DAYS = (60, 400)  # of the source, in which as_of is looked for: first in few, then in more, at last in all
 NOT_COPIED = digest("not copied")  # the version of a period that is wanted whatever the source holds of it
 OVER_SERIES: frozenset[Stage] = frozenset({"store_item_datasets", "trained_models", "promoted_models", "predictions"})
@@ -234,12 +235,28 @@ def dataset_versions(settings: Settings, lake: Lake) -> dict[str, str]:
         return {}
     spec = spec_of(settings)
     options = digest(DATASET_FORMAT, spec.frequency, spec.known, spec.country, spec.season, spec.ended_after,
-                     spec.holidays, spec.attributes)  # fmt: skip
-    alive_since, now_known = oldest_alive(spec, as_of), f"{as_of} {covariate_versions(lake)['past']}"
+                     spec.holidays, spec.attributes, spec.missing, spec.missing_on)  # fmt: skip
+    now_known = f"{as_of} {covariate_versions(lake)['past']}"
+    versions = series_versions(years)
     return {
-        series: digest(options, content, rows, now_known if last >= alive_since else "")
-        for series, (content, rows, _, last) in series_versions(years).items()
+        series: digest(options, content, rows, now_known if goes_on else "")
+        for (series, (content, rows, _, _)), goes_on in zip(
+            versions.items(), alive_series(spec, versions, as_of), strict=True
+        )
     }
+
+
+def alive_series(
+    spec: Spec, versions: Mapping[str, tuple[int, int, datetime, datetime]], as_of: datetime
+) -> Sequence[bool]:
+    """Whether each series of `versions` (see `series_versions`) has not ended at `as_of`."""
+    import numpy as np
+
+    from many_models.forecasting.gaps import alive
+
+    rows = np.array([rows for _, rows, _, _ in versions.values()], np.int64)
+    first, last = (np.array([row[at] for row in versions.values()], "datetime64[us]") for at in (2, 3))
+    return alive(spec, rows, first, last, np.datetime64(as_of, "us")).tolist()
 
 
 def active_series(lake: Lake) -> frozenset[str]:

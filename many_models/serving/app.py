@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import FastAPI, Path, Request, Response, Security
 from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
 from fastapi.security import APIKeyHeader, HTTPBearer
 from prometheus_client import generate_latest
 from starlette.exceptions import HTTPException
 
 from many_models.serving.auth import Guard
+from many_models.serving.bodies import Bodies, BodyError
 from many_models.serving.metrics import Metrics
 from many_models.serving.middleware import Gate, RefusedError
 from many_models.serving.schemas import (
@@ -27,13 +29,13 @@ from many_models.serving.schemas import (
     ModelAnswer,
     ReleaseAnswer,
 )
-from many_models.serving.service import LimitError, NotReadyError, Service, age_days, require_within_limits
+from many_models.serving.service import NotReadyError, Service, age_days
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
     from many_models.ports import Lake, ProductionRegistry
-    from many_models.settings import Settings
+    from many_models.settings import ServeSettings, Settings
 
 REASONS = {
     400: "The body is no JSON.",
@@ -42,6 +44,7 @@ REASONS = {
     404: "The live release does not serve this series.",
     408: "The body came too slowly.",
     413: "The body is too large.",
+    415: "The body is not sent as application/json.",
     422: "The request is not as it should be.",
     503: "There is no release yet, or the request took too long.",
 }
@@ -68,11 +71,13 @@ def build_app(
         title="many_models",
         version="1",
         summary="Forecasts of any store-item, from models that are loaded on demand.",
+        redirect_slashes=False,  # a redirect would repeat the client's Host header
         docs_url=None,  # it would load scripts from elsewhere
         redoc_url=None,
         lifespan=lifespan,
     )
     app.state.service, app.state.metrics = service, metrics
+    app.openapi = lambda: _document(app, settings.serve)
     _add_forecasts(app, service, metrics)
     _add_models(app, service)
     _add_health(app, service, metrics)
@@ -81,24 +86,43 @@ def build_app(
     return app
 
 
+def _document(app: FastAPI, serve: ServeSettings) -> dict[str, Any]:
+    """The OpenAPI document: with the request's schema, which the route reads itself, and the limits of the settings."""
+    if app.openapi_schema is None:
+        found = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
+        asked = ForecastRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+        parts = found["components"]["schemas"]
+        parts |= {**asked.pop("$defs"), "ForecastRequest": asked}
+        asked["properties"]["series"]["maxItems"] = serve.max_series
+        for one in parts["SeriesRequest"]["properties"]["horizon"]["anyOf"]:
+            if one.get("type") == "integer":
+                one["maximum"] = serve.max_horizon
+        app.openapi_schema = found
+    return app.openapi_schema
+
+
 def _failing(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": Failure, "description": REASONS[status]} for status in statuses}
 
 
 def _add_forecasts(app: FastAPI, service: Service, metrics: Metrics) -> None:
-    serve = service.settings.serve
+    bodies = Bodies(service.settings.serve, service.reading)
+    asked_for = {"$ref": "#/components/schemas/ForecastRequest"}
 
     @app.post(
         "/v1/forecasts",
         dependencies=WAYS,
         response_model=ForecastAnswer,
-        responses=_failing(400, 401, 403, 408, 413, 422, 503),
+        responses=_failing(400, 401, 403, 408, 413, 415, 422, 503),
         summary="Forecasts of many series",
+        openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": asked_for}}}},
     )
-    async def forecasts(request: Request, body: ForecastRequest) -> Response:
+    async def forecasts(request: Request) -> Response:
         """A forecast for each series, or why there is none: one series' error leaves the others alone."""
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+            raise HTTPException(415, "send the body as application/json")
+        body = await bodies.read(await request.body())
         request.state.series = len(body.series)
-        require_within_limits(serve, body)
         questions = [series.question() for series in body.series]
         answer = await service.forecasts(questions, from_lake=body.from_lake)
         metrics.series.labels("ok").inc(answer.series - sum(answer.failed.values()))
@@ -197,9 +221,9 @@ def _add_failures(app: FastAPI) -> None:
     async def not_ready(_: Request, error: NotReadyError) -> Response:
         return _failure(503, "NotReady", str(error), {"retry-after": "1"})
 
-    @app.exception_handler(LimitError)
-    async def too_much(_: Request, error: LimitError) -> Response:
-        return _failure(422, "Limit", str(error))
+    @app.exception_handler(BodyError)
+    async def body(_: Request, error: BodyError) -> Response:
+        return _failure(error.status, error.kind, str(error))
 
     @app.exception_handler(HTTPException)
     async def http(_: Request, error: HTTPException) -> Response:
@@ -210,11 +234,8 @@ def _add_failures(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
-        first = error.errors()[0]
-        if first["type"] == "json_invalid":
-            return _failure(400, "NoJSON", "the body is no JSON")
-        where = ".".join(str(part)[:40] for part in first["loc"][:6])
-        return _failure(422, "Invalid", f"{where}: {first['msg']}"[:500])
+        """Of a path; a route reads its body itself."""
+        return _failure(422, "Invalid", str(error.errors()[0]["msg"])[:500])
 
 
 def _failure(status: int, kind: str, reason: str, headers: dict[str, str] | None = None) -> Response:

@@ -9,7 +9,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from many_models.errors import IntegrityError, ManyModelsError, UnavailableError
-from many_models.serving.pack_file import contents, in_memory, joined, mapped, write
+from many_models.serving.pack_file import contents, in_memory, joined, read, write
 
 if TYPE_CHECKING:
     import mmap
@@ -43,22 +43,24 @@ class Shelf:
         return None if stat is None else stat.st_size
 
     def open(self, pack: PackId) -> tuple[mmap.mmap, dict[str, memoryview]]:
-        """The pack, mapped, and its verified files; fetched when it is not here or damaged.
+        """The pack in memory, and its verified files; fetched when it is not here or damaged.
 
         Raises UnavailableError when the registry does not answer, IntegrityError when it has not what was promoted.
         """
         path = self.path(pack)
-        with contextlib.suppress(FileNotFoundError):
-            try:
-                block = mapped(path)
-                files = contents(block, pack.sha256, pack.ref)
-                with contextlib.suppress(OSError):
-                    os.utime(path)  # what was used last is deleted last
-            except IntegrityError:
-                log.warning("pack %s is damaged on the local disk: fetching it again", pack.ref)
+        try:
+            block = read(path)
+            files = contents(block, pack.sha256, pack.ref)
+            with contextlib.suppress(OSError):
+                os.utime(path)  # what was used last is deleted last
+        except FileNotFoundError:
+            pass
+        except (IntegrityError, OSError) as error:
+            log.warning("pack %s is damaged on the local disk (%s): fetching it again", pack.ref, type(error).__name__)
+            with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
-            else:
-                return block, files
+        else:
+            return block, files
         block = self._fetch(pack, path)
         return block, contents(block, pack.sha256, pack.ref)
 
@@ -75,14 +77,13 @@ class Shelf:
         try:
             self._make_room(len(content))
             write(self._folder, path, content)
-            block = mapped(path)
         except OSError as error:
             if not self.full:
                 log.warning("packs cannot be kept on the local disk (%s): served from memory", error.strerror)
             self.full = True
-            return in_memory(content)
-        self.full = False
-        return block
+        else:
+            self.full = False
+        return in_memory(content)
 
     def _make_room(self, size: int) -> None:
         """Deletes the packs that were used longest ago until there is room for `size` more bytes."""
@@ -118,5 +119,5 @@ class Shelf:
 def _stat(path: Path) -> os.stat_result | None:
     try:
         return path.stat()
-    except FileNotFoundError:  # deleted by another process that shares the folder
+    except OSError:  # deleted by another process that shares the folder, or out of reach
         return None

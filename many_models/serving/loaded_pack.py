@@ -72,7 +72,7 @@ class Question:
 
 
 class LoadedPack:
-    """The models of a pack over its mapped files. `cost` is what it takes of memory, in bytes; answers to plain
+    """The models of a pack over its files in memory. `cost` is what it takes of memory, in bytes; answers to plain
     questions are kept and add to it.
     """
 

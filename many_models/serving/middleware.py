@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 GUARDED = "/v1/"
 OPEN = ("/health/", "/metrics")
+BODIES_AT_ONCE = 8  # so many times the largest body is kept of all requests together
 GRACE = 5.0  # seconds beyond the service's own limit after which a request is given up
 
 
@@ -38,8 +39,8 @@ class RefusedError(HTTPException):
     """A request that is not answered. FastAPI lets its kind pass, where any other error of reading is a 400."""
 
     def __init__(self, status: int, kind: str, reason: str) -> None:
-        extra = {408: {"connection": "close"}, 413: {"connection": "close"}, 401: {"www-authenticate": "Bearer"}}
-        super().__init__(status, reason, extra.get(status, {"retry-after": "1"} if status == 503 else None))
+        extra = {401: {"www-authenticate": "Bearer"}, 503: {"retry-after": "1"}}
+        super().__init__(status, reason, extra.get(status))
         self.status, self.kind, self.reason = status, kind, reason
 
 
@@ -50,6 +51,7 @@ class Gate:
         self._app, self._service, self._guard, self._metrics = app, service, guard, metrics
         serve = service.settings.serve
         self._most_bytes = int(serve.max_body_mb * 1e6)
+        self._kept = 0  # bytes of bodies that are being read or answered
         self._body_seconds, self._all_seconds = serve.body_seconds, serve.body_seconds + serve.max_seconds + GRACE
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -70,6 +72,7 @@ class Gate:
             except TimeoutError:
                 await passage.refuse(RefusedError(503, "TimeLimit", "the request took too long"))
         finally:
+            self._kept -= passage.kept
             self._tell(scope, passage, time.perf_counter() - begun)
 
     async def _pass(self, scope: Scope, receive: Receive, passage: _Passage) -> None:
@@ -84,7 +87,7 @@ class Gate:
         if size.isdigit() and int(size) > self._most_bytes:
             raise self._too_large()
         try:
-            await self._app(scope, self._limited(receive), passage.send)
+            await self._app(scope, self._limited(receive, passage), passage.send)
         except (TimeoutError, asyncio.CancelledError, RefusedError):
             raise
         except Exception as error:
@@ -93,7 +96,7 @@ class Gate:
                 raise RefusedError(500, "Internal", f"{type(error).__name__}: this is a bug, see the log") from error
             raise
 
-    def _limited(self, receive: Receive) -> Receive:
+    def _limited(self, receive: Receive, passage: _Passage) -> Receive:
         """Messages of a body that is neither too large nor too slow; after it, as they come."""
         left, until, more = self._most_bytes, time.monotonic() + self._body_seconds, True
 
@@ -107,10 +110,15 @@ class Gate:
             except TimeoutError as error:
                 reason = f"the body was not there after {self._body_seconds:g} s"
                 raise RefusedError(408, "SlowRequest", reason) from error
-            left -= len(message.get("body", b""))
+            size = len(message.get("body", b""))
+            left -= size
+            passage.kept += size
+            self._kept += size
             more = message["type"] == "http.request" and message.get("more_body", False)
             if left < 0:
                 raise self._too_large()
+            if self._kept > BODIES_AT_ONCE * self._most_bytes:
+                raise RefusedError(503, "Busy", "too many large bodies at once: ask again in a moment")
             return message
 
         return limited
@@ -138,7 +146,7 @@ class _Passage:
 
     def __init__(self, send: Send, closing: Callable[[], bool]) -> None:
         self._send, self._closing = send, closing
-        self.status, self.bytes, self.id = 0, 0, secrets.token_hex(8)
+        self.status, self.bytes, self.kept, self.id = 0, 0, 0, secrets.token_hex(8)
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":

@@ -1,4 +1,4 @@
-"""A pack's files in one file of the local disk, verified and memory-mapped; nothing in it is ever run or unpickled."""
+"""A pack's files in one file of the local disk, read and verified; nothing in it is ever run or unpickled."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def parted(view: memoryview) -> dict[str, memoryview]:
     at = 16 + int.from_bytes(view[8:16], "little")
     try:
         sizes = {str(name): int(size) for name, size in json.loads(bytes(view[16:at])).items()}
-    except (ValueError, AttributeError, TypeError) as error:
+    except (ValueError, AttributeError, TypeError, OverflowError, RecursionError) as error:
         raise IntegrityError(f"a stored pack cannot be read: {error}") from error
     found: dict[str, memoryview] = {}
     for name, size in sizes.items():
@@ -71,16 +71,20 @@ def write(folder: Path, path: Path, content: bytes) -> None:
         raise
 
 
-def mapped(path: Path) -> mmap.mmap:
-    """The file at `path`, mapped; what is written goes to no disk. Raises IntegrityError for an empty file.
-
-    Mapped read-only, its arrays would be of another type to the compiled loops, and those be compiled once more.
+def read(path: Path) -> mmap.mmap:
+    """The file at `path` in memory of its own, so that what was verified is what answers: a mapped file follows
+    whoever overwrites it, and ends the process of whoever reads it after it was cut. Raises IntegrityError when empty.
     """
-    with path.open("rb") as file:
-        try:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        except ValueError as error:
-            raise IntegrityError(f"{path} is empty") from error
+    with path.open("rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        if not size:
+            raise IntegrityError(f"{path} is empty")
+        block = mmap.mmap(-1, size)
+        view, at = memoryview(block), 0
+        while at < size and (got := file.readinto(view[at:])):
+            at += got
+        view.release()
+    return block
 
 
 def in_memory(content: bytes) -> mmap.mmap:

@@ -23,7 +23,8 @@ def _plain(moment: datetime) -> datetime:
 Time = Annotated[datetime, AfterValidator(_plain)]
 Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
 Text = Annotated[str, Field(max_length=1_000)]
-Values = Annotated[dict[Text, bool | Number | Text | None], Field(max_length=200)]
+MOST_VALUES = 200
+Values = Annotated[dict[Text, bool | Number | Text | None], Field(max_length=MOST_VALUES)]
 SeriesId = Annotated[str, Field(min_length=1, max_length=2_000, description="Key parts joined by `__`.")]
 STEPS = 5_000
 
@@ -58,8 +59,8 @@ class SeriesRequest(Part):
     series_id: SeriesId
     horizon: Annotated[int, Field(ge=1, description="Steps ahead; default: what was trained for.")] | None = None
     cutoff: Time | None = None
-    known: Annotated[tuple[KnownAt, ...], Field(max_length=STEPS)] = ()
-    observations: Annotated[tuple[Observed, ...], Field(max_length=STEPS)] = ()
+    known: Annotated[tuple[KnownAt, ...], Field(max_length=STEPS, fail_fast=True)] = ()
+    observations: Annotated[tuple[Observed, ...], Field(max_length=STEPS, fail_fast=True)] = ()
 
     def question(self) -> Question:
         """The question, in the service's own terms."""
@@ -94,7 +95,7 @@ class ForecastRequest(Part):
         },
     )
 
-    series: Annotated[list[SeriesRequest], Field(min_length=1)]
+    series: Annotated[list[SeriesRequest], Field(min_length=1, fail_fast=True)]
     observations_from: Annotated[
         Literal["request", "lake"],
         Field(description="`lake` adds what the lake has of the series since training to what the request says."),

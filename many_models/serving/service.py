@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from many_models.errors import InputError, ManyModelsError, SeriesError, TransientError, UnavailableError
+from many_models.errors import IntegrityError, ManyModelsError, SeriesError, TransientError, UnavailableError
 from many_models.serving.disk_cache import Shelf
 from many_models.serving.loaded_pack import LoadedPack, Question
 from many_models.serving.memory_cache import PackCache
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
 
     from many_models.ports import Lake, ProductionRegistry
     from many_models.serving.release_index import Catalogue, PackId
-    from many_models.serving.schemas import ForecastRequest
-    from many_models.settings import ServeSettings, Settings
+    from many_models.settings import Settings
+
+log = logging.getLogger(__name__)
 
 AT_ONCE = 32  # series that are forecast before others get their turn
 INLINE = 2  # quick questions of a request that cost less than handing them to a thread
@@ -60,6 +62,7 @@ class Service:
         self._loading = ThreadPoolExecutor(LOADERS, "load")  # a registry that hangs must not hold up what is here
         self._computing = ThreadPoolExecutor(len(os.sched_getaffinity(0)), "compute")
         self._watching = ThreadPoolExecutor(2, "watch")
+        self.reading = ThreadPoolExecutor(1, "read")
         self.shelf = Shelf(folder / "packs", production, int(serve.disk_mb * 1e6), fetched)
         self.cache = PackCache(int(serve.memory_mb * 1e6), self._size, self._load, self._loading)
         self.follower = Follower(
@@ -77,7 +80,7 @@ class Service:
     async def stop(self) -> None:
         """Let everything go; does not wait for what hangs."""
         await self.follower.stop()
-        for threads in (self._fetching, self._loading, self._computing, self._watching):
+        for threads in (self._fetching, self._loading, self._computing, self._watching, self.reading):
             threads.shutdown(wait=False, cancel_futures=True)
 
     @property
@@ -101,7 +104,13 @@ class Service:
         return size
 
     def _load(self, pack: PackId) -> LoadedPack:
-        return LoadedPack(pack, *(self._opened.pop(pack, None) or self.shelf.open(pack)))
+        opened = self._opened.pop(pack, None) or self.shelf.open(pack)
+        try:
+            return LoadedPack(pack, *opened)
+        except ManyModelsError:
+            raise
+        except Exception as error:  # whatever is odd in it
+            raise IntegrityError(f"pack {pack.ref} cannot be served: {error!r}; train and promote it again") from error
 
     def _hot(self) -> list[tuple[str, ...]]:
         return [pack.series for pack in self.cache]
@@ -184,7 +193,10 @@ class Service:
             questions, rows = asked.of(places)
             if from_lake:
                 questions = await loop.run_in_executor(self._fetching, self._fresh, model, questions, rows)
-        except ManyModelsError as error:
+        except Exception as error:  # one pack, or the lake, must not end the request of all the others
+            if not isinstance(error, ManyModelsError):
+                log.exception("pack %s cannot be asked", pack.ref)
+                error = UnavailableError(f"its pack cannot be asked: {type(error).__name__}, see the server's log")
             for place in places:
                 asked.answers[place] = error
             return
@@ -250,10 +262,6 @@ def _outcome(release: Catalogue, cutoffs: Sequence[str], asked: _Asked) -> Outco
     return Outcome(b"".join([*parts, b"]}"]), len(asked.questions), failed)
 
 
-class LimitError(InputError):
-    """A request for more than the settings allow."""
-
-
 class UnknownSeriesError(SeriesError):
     """A series that the live release does not serve."""
 
@@ -283,38 +291,25 @@ def _answers(
         except ManyModelsError as error:
             found.append(error.with_traceback(None))
         except (ValueError, TypeError, OverflowError) as error:  # a covariate that is no number, a time beyond all
-            found.append(SeriesError(question.series_id, f"its covariates or times cannot be used: {error}"))
+            found.append(SeriesError(question.series_id, f"its covariates or times cannot be used: {str(error)[:200]}"))
+        except Exception as error:  # one odd model must not end the request of all the others
+            log.exception("a forecast cannot be computed")
+            reason = f"its model cannot be computed: {type(error).__name__}; train and promote it again"
+            found.append(SeriesError(question.series_id, reason))
     return found
 
 
 async def answer_json(service: Service, text: str | bytes) -> bytes:
     """The answer to a request as JSON, for servers that are not ours; what is wrong with it comes back as `error`."""
-    from pydantic import ValidationError
-
-    from many_models.serving.schemas import ForecastRequest
+    from many_models.serving.bodies import BodyError, parse
 
     try:
-        asked = ForecastRequest.model_validate_json(text)
-        require_within_limits(service.settings.serve, asked)
+        asked = parse(text, service.settings.serve)
         outcome = await service.forecasts([one.question() for one in asked.series], from_lake=asked.from_lake)
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        return _refusal("Invalid", f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
-    except (LimitError, NotReadyError) as error:
-        return _refusal(type(error).__name__.removesuffix("Error"), str(error))
+    except (BodyError, NotReadyError) as error:
+        kind = error.kind if isinstance(error, BodyError) else "NotReady"
+        return json.dumps({"error": {"kind": kind, "reason": str(error)}}).encode()
     return outcome.body
-
-
-def _refusal(kind: str, reason: str) -> bytes:
-    return json.dumps({"error": {"kind": kind, "reason": reason[:500]}}).encode()
-
-
-def require_within_limits(serve: ServeSettings, asked: ForecastRequest) -> None:
-    """Raises LimitError for a request with more series or steps than the settings allow."""
-    if len(asked.series) > serve.max_series:
-        raise LimitError(f"a request may have {serve.max_series} series: ask in several")
-    if any((series.horizon or 1) > serve.max_horizon for series in asked.series):
-        raise LimitError(f"the longest horizon is {serve.max_horizon}")
 
 
 def age_days(cutoff: str) -> int:

@@ -125,7 +125,7 @@ def test_a_client_that_does_not_read_is_let_go_and_holds_up_nobody(wire: int) ->
         lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         lazy.connect(("127.0.0.1", wire))
         lazy.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
-        assert is_held(wire, lazy)
+        wait_for(lambda: is_held(wire, lazy), "the connection")
         end = time.monotonic() + 240
         while is_held(wire, lazy):
             assert "y_hat" in ask(wire)["forecasts"][0]

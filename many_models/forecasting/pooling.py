@@ -6,7 +6,6 @@ Learned on a deterministic sample, never inside a pack, so that a series trained
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +32,7 @@ from many_models.forecasting.local_fit import (
     training_steps,
 )  # fmt: skip
 from many_models.forecasting.pack import mm_pack_v1 as loader
+from many_models.forecasting.pack.array_files import array_files, sha256_of
 from many_models.forecasting.panel import Layout, Panel, build, layout_of
 from many_models.forecasting.screening import reasons_not_to_learn_from
 from many_models.forecasting.spec import Spec, rhythm
@@ -98,17 +98,13 @@ class PooledModels:
         for when, shared in self._named():
             arrays |= {f"{when}_shape": shared.shape, f"{when}_beta": shared.beta}
             arrays |= {f"{when}_{name}": tree for name, tree in zip(loader.TREES, shared.trees, strict=True)}
-        files: dict[str, bytes] = {}
-        for name, array in arrays.items():
-            buffer = io.BytesIO()
-            np.lib.format.write_array(buffer, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
-            files[f"{name}.npy"] = buffer.getvalue()
+        files = array_files(arrays)
         about = {
             "spec": self.spec.to_json(), "cutoffs": [shared.cutoff for _, shared in self._named()],
             "strengths": [list(shared.strength) for _, shared in self._named()],
             "groups": sorted(self.groups), "attributes": self.attributes.levels, "left_out": dict(self.left_out),
             "problems": [shared.problem for _, shared in self._named()],
-            "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
+            "sha256": sha256_of(files),
         }  # fmt: skip
         files["pooled.json"] = json.dumps(about, sort_keys=True).encode()
         return dict(sorted(files.items()))
@@ -128,11 +124,7 @@ class PooledModels:
         """The inverse of `files`. Raises IntegrityError that names the file that is missing or damaged."""
         try:
             about = json.loads(files["pooled.json"])
-            arrays: dict[str, NDArray[np.generic]] = {}
-            for name, wanted in about["sha256"].items():
-                if hashlib.sha256(files[name]).hexdigest() != wanted:
-                    raise IntegrityError(f"pooled models: {name} is not what was stored; fetch them again")
-                arrays[name.removesuffix(".npy")] = np.load(io.BytesIO(files[name]), allow_pickle=False)
+            arrays = loader.stored_arrays(files, about["sha256"])
             shared = [
                 Shared(cutoff, cast("NDArray[np.float64]", arrays[f"{when}_shape"]),
                        cast("NDArray[np.float64]", arrays[f"{when}_beta"]), tuple(strength),

@@ -80,24 +80,13 @@ class LoadedPack:
         from many_models.forecasting.kernels import pack as compiled
 
         self.id = pack
-        index = _index(files, pack.ref)
-        found = arrays(files, pack.ref)
+        index, found, blobs = _content(files, pack.ref)
         series: list[str] = index["series"]
-        for name in (*loader.PER_SERIES, *loader.SHARED, *loader.PER_POOL, *loader.TREES):
-            if name not in found:
-                raise IntegrityError(f"pack {pack.ref} lacks {name}.npy: train and promote it again")
-            if name in loader.PER_SERIES and len(found[name]) != len(series):
-                raise IntegrityError(f"{name} of pack {pack.ref} has {len(found[name])} rows for {len(series)} series")
-        try:
-            loader.check(index, found)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise IntegrityError(f"pack {pack.ref} cannot be served: {error}; train and promote it again") from error
         self.series = tuple(series)
         self.known: tuple[str, ...] = tuple(index["known"])
         self.horizon = int(index["horizon"])
         self._frequency = str(index["frequency"])
         self._index = index
-        blobs = _fitted(index, files, pack.ref)
         self._model = _Model(index, found, compiled, blobs)
         self._cutoffs = np.asarray(found["cutoff"], np.int64)
         self._lock = threading.Lock()  # the model keeps calendars, and clears them
@@ -138,12 +127,11 @@ class LoadedPack:
     def _answer(self, question: Question, row: int) -> bytes:
         h = question.horizon or self.horizon
         trained = int(self._cutoffs[row])
-        number, known = self._times(question)
-        end = self._end(question, trained, [at for at, _ in number])
-        fresh = self._fresh(row, number, trained, end)
-        x, repeated = self._model.encode(row, _spread(known, end, h, self.known), h)
-        if fresh is not None and len(self.known):
-            self._repeat_from(fresh[2], x, known, end, h)
+        seen, future = self._times(question)
+        end = self._end(question, trained, seen)
+        x, fresh, repeated = self._model.aligned(
+            row, end, h, self._given(future, [known for _, known in question.known]), self._past(question, seen)
+        )
         try:
             point, bounds = self._model.forecast(row, h, x, fresh)
         except ValueError as error:
@@ -162,8 +150,10 @@ class LoadedPack:
         name = json.dumps(question.series_id).encode()  # to_json refuses half a surrogate pair
         return b'{"series_id":%b,%b' % (name, to_json(columns, inf_nan_mode="null")[1:-1])
 
-    def _times(self, question: Question) -> tuple[list[tuple[int, Observation]], list[tuple[int, Mapping[str, Value]]]]:
-        """Observations and known covariates by step number. Raises SeriesError for times off the frequency."""
+    def _times(self, question: Question) -> tuple[list[int], list[int]]:
+        """Step numbers of the observations and of the known covariates. Raises SeriesError for times off the frequency,
+        periods given twice, and covariates that the model does not have.
+        """
         stamps = [o.ds for o in question.observations] + [ds for ds, _ in question.known]
         if not stamps:
             return [], []
@@ -175,15 +165,14 @@ class LoadedPack:
         n = len(question.observations)
         seen, future = numbers[:n].tolist(), numbers[n:].tolist()
         if len(set(seen)) < len(seen) or len(set(future)) < len(future):
-            raise SeriesError(question.series_id, "a time stands twice: give each period once")
-        unknown = {name for o in question.observations for name in o.known} | {k for _, v in question.known for k in v}
-        if odd := sorted(unknown - set(self.known)):
+            raise SeriesError(question.series_id, "duplicate periods: give each period once")
+        named = {name for o in question.observations for name in o.known} | {k for _, v in question.known for k in v}
+        if unknown := sorted(named - set(self.known)):
             wanted = ", ".join(self.known) or "none"
-            raise SeriesError(question.series_id, f"no known covariate {', '.join(odd[:3])}; its model takes {wanted}")
-        return (
-            list(zip(seen, question.observations, strict=True)),
-            list(zip(future, (v for _, v in question.known), strict=True)),
-        )
+            raise SeriesError(
+                question.series_id, f"unknown covariates {', '.join(unknown[:3])}; this model's covariates: {wanted}"
+            )
+        return seen, future
 
     def _end(self, question: Question, trained: int, seen: Sequence[int]) -> int:
         end = max([trained, *seen])
@@ -200,39 +189,19 @@ class LoadedPack:
             )
         return end
 
-    def _fresh(
-        self, row: int, numbers: Sequence[tuple[int, Observation]], trained: int, end: int
-    ) -> tuple[NDArray[np.float64], NDArray[np.int8], NDArray[np.float64]] | None:
-        """What happened between training and `end`: y, code, covariate columns; periods without a row are missing."""
-        n = end - trained
-        if n == 0:
-            return None
-        y, code = np.zeros(n), np.zeros(n, np.int8)
-        for number, seen in numbers:
-            at = number - trained - 1
-            if 0 <= at < n and seen.y is not None:
-                y[at], code[at] = seen.y, max(CODES.index(seen.state), 1)
-        known = [(number, seen.known) for number, seen in numbers]
-        x, _ = self._model.encode(row, _spread(known, trained, n, self.known), n)
-        return y, code, x
+    def _given(
+        self, numbers: Sequence[int], known: Sequence[Mapping[str, Value]]
+    ) -> dict[str, tuple[list[int], list[Value]]]:
+        """Each covariate's step numbers and values, as `Pack.aligned` takes them."""
+        rows = [(number, values) for number, values in zip(numbers, known, strict=True) if values]
+        given = {name: [(number, values[name]) for number, values in rows if name in values] for name in self.known}
+        return {name: ([n for n, _ in pairs], [v for _, v in pairs]) for name, pairs in given.items() if pairs}
 
-    def _repeat_from(
-        self,
-        before: NDArray[np.float64],
-        x: NDArray[np.float64],
-        known: Sequence[tuple[int, Mapping[str, Value]]],
-        end: int,
-        h: int,
-    ) -> None:
-        """What is missing at the start of `x` repeats the last fresh period instead of the training cutoff."""
-        given = _spread(known, end, h, self.known)
-        column = 0
-        for name, levels in zip(self.known, self._index["levels_of"], strict=True):
-            width = max(levels, 1)
-            values = given.get(name, [None] * h)
-            first = next((s for s in range(h) if values[s] is not None), h)
-            x[:first, column : column + width] = before[-1, column : column + width]
-            column += width
+    def _past(self, question: Question, numbers: Sequence[int]) -> tuple[object, ...]:
+        """The observations as `Pack.aligned` takes them."""
+        seen = question.observations
+        y = [np.nan if o.y is None else o.y for o in seen]
+        return numbers, y, [CODES.index(o.state) for o in seen], self._given(numbers, [o.known for o in seen])
 
     def _stamp(self, number: int) -> datetime:
         return loader.stamps(np.array([number]), self._frequency)[0].item()
@@ -297,38 +266,14 @@ def rounded(values: NDArray[np.float64]) -> list[list[float]]:
     return (np.rint(values * scale) / scale).tolist()
 
 
-def _spread(
-    given: Sequence[tuple[int, Mapping[str, Value]]], after: int, h: int, names: Sequence[str]
-) -> dict[str, list[Value]]:
-    """Covariate → its values in the h periods after step number `after`, None where none is given."""
-    out: dict[str, list[Value]] = {}
-    for number, values in given:
-        at = number - after - 1
-        if 0 <= at < h:
-            for name in names:
-                if name in values:
-                    out.setdefault(name, [None] * h)[at] = values[name]
-    return out
-
-
-def _index(files: Mapping[str, memoryview], ref: str) -> dict[str, Any]:
+def _content(
+    files: Mapping[str, memoryview], ref: str
+) -> tuple[dict[str, Any], dict[str, NDArray[Any]], Mapping[str, memoryview]]:
+    """Index, arrays and skops files of a pack. Raises IntegrityError for one that is not to be served, naming the file,
+    and the series whose regressor it is.
+    """
     try:
-        index = json.loads(bytes(files["index.json"]))
-        needed = {"series", "known", "levels_of", "levels", "slots", "fallback", "horizon", "frequency", "format"}
-        missing = needed - set(index)
-    except (KeyError, ValueError, TypeError) as error:
-        raise IntegrityError(f"pack {ref} cannot be read: {error}") from error
-    if missing:
-        raise IntegrityError(f"pack {ref} cannot be read: its index lacks {', '.join(sorted(missing))}")
-    if index["format"] != loader.FORMAT:
-        got = index["format"]
-        raise IntegrityError(f"pack {ref} has format {got}, this version reads {loader.FORMAT}: upgrade the server")
-    return index
-
-
-def _fitted(index: dict[str, Any], files: Mapping[str, memoryview], ref: str) -> Mapping[str, memoryview]:
-    """The skops files of users' regressors. Raises IntegrityError, naming series, for one that is not to be trusted."""
-    try:
-        return loader.fitted_files(index, files)
+        index = loader.read_index(files)
+        return index, loader.own_arrays(arrays(files), index), loader.fitted_files(index, files)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise IntegrityError(f"pack {ref} cannot be served: {error}; train and promote it again") from error

@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import json
-import math
 import mmap
 import os
-import re
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from many_models.adapters.registry.rules import verified
 from many_models.errors import IntegrityError
+from many_models.forecasting.pack import mm_pack_v1 as loader
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import numpy as np
     from numpy.typing import NDArray
 
 MAGIC = b"MMPACKS1"
 ALIGNMENT = 64
-_KINDS = {"|b1", "|i1", "|u1", *(f"<{kind}{size}" for kind in "iu" for size in (2, 4, 8)), "<f2", "<f4", "<f8"}
-_NPY = re.compile(rb"\{'descr': '([<|][a-z]\d)', 'fortran_order': False, 'shape': \(([\d, ]*)\), *\} *\n")
 
 
 def joined(files: Mapping[str, bytes]) -> bytes:
@@ -101,23 +97,7 @@ def contents(block: mmap.mmap, sha256: str, ref: str) -> dict[str, memoryview]:
     return files
 
 
-def arrays(files: Mapping[str, memoryview], ref: str) -> dict[str, NDArray[np.generic]]:
-    """The plain arrays (`*.npy`) among `files`, as views. Raises IntegrityError for any other kind of array."""
-    return {
-        name.removesuffix(".npy"): _array(view, f"{name} of pack {ref}")
-        for name, view in files.items()
-        if name.endswith(".npy")
-    }
-
-
-def _array(view: memoryview, what: str) -> NDArray[np.generic]:
-    head = bytes(view[:10])
-    start = 10 + int.from_bytes(head[8:10], "little")
-    found = _NPY.fullmatch(bytes(view[10:start])) if head[:8] == b"\x93NUMPY\x01\x00" else None
-    if found is None or found[1].decode() not in _KINDS:
-        raise IntegrityError(f"{what} is no plain array: train and promote it again")
-    shape = tuple(int(size) for size in found[2].decode().replace(" ", "").split(",") if size)
-    kind, count = np.dtype(found[1].decode()), math.prod(shape)
-    if start + count * kind.itemsize != len(view):
-        raise IntegrityError(f"{what} has {len(view) - start} bytes, {count * kind.itemsize} are needed")
-    return np.frombuffer(view, kind, count, start).reshape(shape)
+def arrays(files: Mapping[str, memoryview]) -> dict[str, NDArray[np.generic]]:
+    """The arrays (`*.npy`) among `files`, as views. Raises ValueError for a file that is not a plain array."""
+    names = [name for name in files if name.endswith(".npy")]
+    return {name.removesuffix(".npy"): loader.array_of(files[name], name) for name in names}

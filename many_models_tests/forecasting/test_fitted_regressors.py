@@ -109,7 +109,7 @@ def test_after_fresh_observations_it_sees_what_training_would_have_shown_it(mode
     """The oracle: the rows of features that training makes, made of the history up to the later cutoff."""
     from many_models.forecasting.custom.parent import regressor_rows
     from many_models.forecasting.kernels import pack as compiled
-    from many_models.forecasting.pack.model import _by_series, _fresh
+    from many_models.forecasting.pack.model import _by_series, _past
     from many_models.forecasting.panel import build, layout_of
 
     days = 30
@@ -124,7 +124,7 @@ def test_after_fresh_observations_it_sees_what_training_would_have_shown_it(mode
     for i, name in enumerate(model.series):
         shown, unit = regressor_rows(panel, layout, SPEC, i, np.array([last - days - 14, last]))
         assert unit == model.fitted[name]["ridge"][1]
-        fresh = _fresh(pack, i, blocks[name], end - days, end)
+        _, fresh, _ = pack.aligned(i, end, 1, {}, _past(blocks[name]))
         state, own, tail, codes = pack.roll(i, *fresh)
         _, calendar, hol, ph = pack.calendar(end, 7)
         y, code = np.r_[tail, np.zeros(7)], np.r_[codes, np.zeros(7, np.int8)]

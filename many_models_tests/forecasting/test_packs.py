@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
 from many_models.errors import InputError, IntegrityError
 from many_models.forecasting import PackModel, pool, train
 from many_models.forecasting.pack import mm_pack_v1 as loader
+from many_models.forecasting.pack.array_files import array_files
 from many_models_tests.forecasting.histories import AS_OF, ODD, SPEC, rows_of, sales
 
 LONG = {f"s{i}": sales(400, 5.0 + 10 * i, seed=i) for i in range(4)}
@@ -79,13 +82,13 @@ def test_rolling_a_state_forward_equals_having_learned_it_in_training(rows):
     early = AS_OF - timedelta(days=10)
     a, b = (train(rows, SPEC, cutoff).model for cutoff in (early, AS_OF))
     from many_models.forecasting.kernels import pack as compiled
-    from many_models.forecasting.pack.model import _by_series, _fresh
+    from many_models.forecasting.pack.model import _by_series, _past
 
     pack = loader.Pack(a.index, a.arrays, compiled)
     blocks = _by_series(rows, a.series, pack)
     for i, name in enumerate(a.series):
         end = int(b.arrays["cutoff"][i])
-        fresh = _fresh(pack, i, blocks[name], end - 10, end)
+        _, fresh, _ = pack.aligned(i, end, 1, {}, _past(blocks[name]))
         state, _, tail, codes = pack.roll(i, *fresh)
         own, unit = b.arrays["state"][i], a.arrays["own"][i][loader.UNIT] / b.arrays["own"][i][loader.UNIT]
         m = 7
@@ -143,6 +146,72 @@ def test_the_loader_works_where_our_package_is_not(model, tmp_path):
     answer = json.loads(done.stdout)
     assert answer["y"] == pytest.approx(frame["y_hat"].tolist())
     assert answer["columns"] == list(frame.columns)
+
+
+@pytest.fixture(scope="module")
+def with_known():
+    """A model with a number and a word as known covariates, its rows, and what is known of the week after."""
+    rng = np.random.default_rng(5)
+    known = {"price": rng.normal(2.0, 0.1, 400), "promo": np.array(["none", "half"])[rng.integers(2, size=400)]}
+    spec = replace(SPEC, known=("price", "promo"))
+    rows = rows_of(LONG, spec, **known)
+    days = pa.array([AS_OF + timedelta(days=step + 1) for _ in LONG for step in range(7)], pa.timestamp("us"))
+    future = pa.table(
+        {
+            "series_id": [name for name in LONG for _ in range(7)],
+            "ds": days,
+            "price": pa.array([None, 2.1, 2.0, None, 1.9, 2.0, None] * len(LONG), pa.float64()),
+            "promo": ["half", None, "none", "half", "half", None, "none"] * len(LONG),
+        }
+    )
+    return train(rows, spec, AS_OF).model, rows, future
+
+
+def test_tables_and_mlflow_see_the_same_known_covariates(with_known):
+    model, _, future = with_known
+    expected = model.predict(None, future=future).to_pandas()
+    pack = loader.read(model.files())
+    found = pack.predict(future.to_pandas())
+    assert found["y_hat"].to_numpy() == pytest.approx(expected["y_hat"].to_numpy())
+    assert found["known_repeated"].tolist() == expected["known_repeated"].tolist()
+    assert 0 < sum(found["known_repeated"]) < len(found)
+
+
+def test_covariates_of_other_periods_say_nothing_of_the_horizon(with_known):
+    """A table with rows beyond the horizon only is as good as no table: what is not given is repeated and flagged."""
+    model, rows, future = with_known
+    beyond = future.set_column(1, "ds", pc.add(future["ds"], pa.scalar(timedelta(days=30))))
+    assert model.predict(None, future=beyond).equals(model.predict(None))
+    assert all(model.predict(None, future=beyond)["known_repeated"].to_pylist())
+    last = rows.filter(pc.equal(rows["ds"], pa.scalar(AS_OF, pa.timestamp("us"))))
+    assert model.predict(last, AS_OF, future=beyond).equals(model.predict(None))
+
+
+def test_an_array_file_holds_plain_numbers_and_nothing_else(tmp_path):
+    """What is not a plain array of the size that its header says is refused, whatever numpy would make of it."""
+    good = array_files({"a": np.arange(6.0).reshape(2, 3)})["a.npy"]
+    assert (loader.array_of(good, "a.npy") == np.arange(6.0).reshape(2, 3)).all()
+    assert loader.array_of(array_files({"a": np.zeros((0, 4), np.int8)})["a.npy"], "a.npy").shape == (0, 4)
+    odd = {"objects": np.array([{}]), "words": np.array(["a"]), "columns": np.asfortranarray(np.ones((2, 3)))}
+    for name, array in {**odd, "big_endian": np.ones(3, ">f8")}.items():
+        np.save(tmp_path / f"{name}.npy", array)
+        with pytest.raises(ValueError, match=f"{name}.npy is not a plain array"):
+            loader.array_of((tmp_path / f"{name}.npy").read_bytes(), f"{name}.npy")
+    for content in (b"", good[:5], good[:40], b"\x93NUMPY\x02" + good[7:], good.replace(b"descr", b"descr("), good * 2):
+        with pytest.raises(ValueError, match=r"^a\.npy (is|has) "):
+            loader.array_of(content, "a.npy")
+
+
+def test_a_pack_from_before_there_were_attributes_is_read(model):
+    files = model.select(["s0"]).files()
+    del files["static.npy"]
+    index = json.loads(files["index.json"])
+    del index["sha256"]["static.npy"]
+    files["index.json"] = json.dumps(index).encode()
+    old = PackModel.from_files(files)
+    assert old.predict(None)["y_hat"].to_numpy() == pytest.approx(
+        model.predict(None, series=["s0"])["y_hat"].to_numpy()
+    )
 
 
 def test_trees_as_arrays_sum_to_what_the_booster_says():

@@ -124,7 +124,7 @@ async def test_one_series_error_leaves_the_others_alone(tmp_path: Path) -> None:
         assert found[1]["error"]["kind"] == "UnknownSeries"
         reasons = [one["error"]["reason"] for one in found[3:-1]]
         for text, reason in zip(
-            ["before its model", "retrain", "off the frequency", "twice", "prize", "cannot be used"],
+            ["before its model", "retrain", "off the frequency", "duplicate periods", "prize", "cannot be used"],
             reasons,
             strict=True,
         ):

@@ -554,6 +554,34 @@ PER_SERIES = (
 SHARED = ("conf", "holiday_days", "holiday_slots")
 PER_POOL = ("pool_shape", "pool_beta", "tree_count", "root_count")
 TREES = ("root", "feature", "threshold", "left", "right", "value")
+INDEX = (
+    "format",
+    "series",
+    "frequency",
+    "horizon",
+    "known",
+    "levels_of",
+    "levels",
+    "slots",
+    "fallback",
+    "candidates",
+    "pools",
+    "sha256",
+)
+MOST_HEADER = 10_000  # bytes
+
+
+def within(given, after, h):
+    """Known covariates on the h periods after step number `after`: name → h values, None where a period has none.
+
+    `given` has step numbers and values of each name; a name that none of these periods gives is left out.
+    """
+    out = {}
+    for name, (number, values) in given.items():
+        at = np.asarray(number, np.int64) - after - 1
+        for k in np.flatnonzero((at >= 0) & (at < h)).tolist():
+            out.setdefault(name, [None] * h)[at[k]] = values[k]
+    return out
 
 
 class Pack:
@@ -637,6 +665,36 @@ class Pack:
                 x[s, j : j + max(levels, 1)] = before
             j += max(levels, 1)
         return x, repeated
+
+    def aligned(self, i, end, h, future, past=None):
+        """Inputs of a forecast of row `i` for the h periods after step number `end`: x, fresh, repeated (see `encode`).
+
+        `future` gives known covariates as `within` takes them. `past` is what happened since training: step numbers, y
+        (NaN where not known), codes, known covariates; with None all of those periods are missing. What `future` lacks
+        at its start repeats the last period before it. This one alignment serves tables, JSON requests and MLflow.
+        """
+        known = within(future, end, h)
+        x, repeated = self.encode(i, known, h)
+        n = end - int(self.arrays["cutoff"][i])
+        if n <= 0:
+            return x, None, repeated
+        y, code, given = np.zeros(n), np.zeros(n, np.int8), {}
+        if past is not None:
+            number, value, state, given = past
+            at = np.asarray(number, np.int64) - (end - n) - 1
+            value = np.asarray(value, float)
+            seen = (at >= 0) & (at < n) & ~np.isnan(value)
+            y[at[seen]] = value[seen]
+            code[at[seen]] = np.maximum(np.asarray(state, np.int8)[seen], OBSERVED)
+        before, _ = self.encode(i, within(given, end - n, n), n)
+        j = 0
+        for name, levels in zip(self.index["known"], self.index["levels_of"]):
+            columns = slice(j, j + max(levels, 1))
+            values = known.get(name, ())
+            first = next((s for s, value in enumerate(values) if value is not None and value == value), h)
+            x[:first, columns] = before[-1, columns]
+            j = columns.stop
+        return x, (y, code, before), repeated
 
     def roll(self, i, y, code, x):
         """State, last values and bounds of row `i` after further periods `y` (float), `code` (int8), `x` (columns)."""
@@ -823,13 +881,8 @@ class Pack:
             if steps.min() < 1:
                 raise ValueError(f"series {name!r}: ds must be after its cutoff {self.cutoff_of(i)}")
             h = int(steps.max())
-            known = {}
-            for column in self.index["known"]:
-                if column in group:
-                    known[column] = [None] * h
-                    for s, value in zip(steps, group[column]):
-                        known[column][s - 1] = value
-            x, repeated = self.encode(i, known, h)
+            given = {name: (number, group[name].tolist()) for name in self.index["known"] if name in group}
+            x, _, repeated = self.aligned(i, int(self.arrays["cutoff"][i]), h, given)
             point, bound = self.forecast(i, h, x)
             part = pd.DataFrame(self.table([(i, self.cutoff_of(i), steps, point, bound, repeated)]))
             part.index = group.index
@@ -1039,34 +1092,79 @@ def _check_trees(arrays):
         raise ValueError(f"feature.npy asks for feature {a['feature'].max()}, there are {features}")
 
 
+# --- Reading ---------------------------------------------------------------------------------------------------------
 def read(files, loops=None):
     """A pack from its files (name → bytes). Raises ValueError that names the file that is missing or damaged."""
-    import io
+    index = read_index(files)
+    arrays = own_arrays(stored_arrays(files, index["sha256"]), index)
+    return Pack(index, arrays, loops, fitted_files(index, files))
 
+
+def read_index(files):
+    """The index of a pack. Raises ValueError when it cannot be read, lacks a name, or is of another format."""
     if "index.json" not in files:
         raise ValueError("index.json is missing")
     try:
         index = json.loads(bytes(files["index.json"]).decode())
-        wanted = index["sha256"]
-    except (ValueError, KeyError, TypeError) as error:
+        lacking = sorted(set(INDEX) - set(index))
+    except (ValueError, TypeError) as error:
         raise ValueError(f"index.json cannot be read: {error}") from error
-    if index.get("format") != FORMAT:
-        raise ValueError(f"index.json has format {index.get('format')!r}, this loader reads {FORMAT}")
-    arrays = {}
+    if index.get("format", FORMAT) != FORMAT:
+        raise ValueError(f"index.json has format {index['format']!r}, this loader reads {FORMAT}")
+    if lacking:
+        raise ValueError(f"index.json lacks {', '.join(lacking)}")
+    return index
+
+
+def own_arrays(arrays, index):
+    """The arrays of a pack (name → array) among `arrays`. Raises ValueError for one that is missing; see `check`."""
+    n = len(index["series"])
+    if "static" not in arrays:  # packs from before there were attributes
+        arrays = {**arrays, "static": np.zeros((n, 0), np.float32)}
     for name in (*PER_SERIES, *SHARED, *PER_POOL, *TREES):
-        file = f"{name}.npy"
-        if name == "static" and file not in wanted:  # packs from before there were attributes
-            arrays[name] = np.zeros((len(index["series"]), 0), np.float32)
-            continue
-        if file not in files or file not in wanted:
-            raise ValueError(f"{file} is missing")
-        if hashlib.sha256(files[file]).hexdigest() != wanted[file]:
-            raise ValueError(f"{file} is not what was stored: its sha256 differs from the index")
-        arrays[name] = np.load(io.BytesIO(files[file]), allow_pickle=False)
-        if name in PER_SERIES and len(arrays[name]) != len(index["series"]):
-            raise ValueError(f"{file} has {len(arrays[name])} rows for {len(index['series'])} series")
+        if name not in arrays:
+            raise ValueError(f"{name}.npy is missing")
+        if name in PER_SERIES and arrays[name].shape[:1] != (n,):
+            raise ValueError(f"{name}.npy has the shape {arrays[name].shape}, rows for {n} series are needed")
+    arrays = {name: arrays[name] for name in (*PER_SERIES, *SHARED, *PER_POOL, *TREES)}
     check(index, arrays)
-    return Pack(index, arrays, loops, fitted_files(index, files))
+    return arrays
+
+
+def stored_arrays(files, hashes):
+    """The arrays (name → array) of the .npy files that `hashes` (file → sha256) names. Raises ValueError that names the
+    file that is missing or damaged.
+    """
+    arrays = {}
+    for file, wanted in hashes.items():
+        if not file.endswith(".npy"):
+            continue
+        if file not in files:
+            raise ValueError(f"{file} is missing")
+        if hashlib.sha256(files[file]).hexdigest() != wanted:
+            raise ValueError(f"{file} is not what was stored: its sha256 differs from the index")
+        arrays[file[:-4]] = array_of(files[file], file).copy()  # read-only arrays would be compiled once more
+    return arrays
+
+
+def array_of(content, file):
+    """The array of numbers in the content of an .npy file, as a view. Raises ValueError for any other kind of array."""
+    import io
+
+    head = io.BytesIO(bytes(content[:MOST_HEADER]))
+    try:
+        version = np.lib.format.read_magic(head)
+        shape, by_column, kind = np.lib.format.read_array_header_1_0(head)
+    except (ValueError, SyntaxError, EOFError) as error:
+        raise ValueError(f"{file} is not an array file: {error}") from error
+    if version != (1, 0):
+        raise ValueError(f"{file} is an array file of version {version}, this loader reads (1, 0)")
+    if kind.kind not in "biuf" or kind.byteorder == ">" or (by_column and len(shape) > 1):
+        raise ValueError(f"{file} is not a plain array of numbers")
+    count, start = math.prod(shape), head.tell()
+    if start + count * kind.itemsize != len(content):
+        raise ValueError(f"{file} has {len(content) - start} bytes of numbers, {count * kind.itemsize} are needed")
+    return np.frombuffer(content, kind, count, start).reshape(shape)
 
 
 def fitted_files(index, files):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
 import re
 from dataclasses import dataclass, field
@@ -18,6 +16,7 @@ import pyarrow.compute as pc
 from many_models.errors import InputError, IntegrityError
 from many_models.forecasting.pack import mm_pack_v1 as loader
 from many_models.forecasting.pack import mm_sklearn_v1
+from many_models.forecasting.pack.array_files import array_files, sha256_of
 from many_models.forecasting.panel import STATES, stamps_us
 
 if TYPE_CHECKING:
@@ -49,13 +48,8 @@ class PackModel:
         """The pack as files: index.json, one .npy an array, skops files, and the loader; the same bytes for the same
         content.
         """
-        files = dict(self.blobs)
-        for name, array in self.arrays.items():
-            buffer = io.BytesIO()
-            np.lib.format.write_array(buffer, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
-            files[f"{name}.npy"] = buffer.getvalue()
-        hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-        index = {**self.index, "sha256": hashes}
+        files = {**self.blobs, **array_files(self.arrays)}
+        index = {**self.index, "sha256": sha256_of(files)}
         files["index.json"] = json.dumps(index, sort_keys=True, separators=(",", ":")).encode()
         files[LOADER_FILE] = Path(loader.__file__).read_bytes()
         if self.blobs:
@@ -73,7 +67,7 @@ class PackModel:
         try:
             pack = loader.read(files)
         except (ValueError, KeyError, EOFError, TypeError, AttributeError) as error:
-            raise IntegrityError(f"{name} is no pack of forecasting models: {error}; fetch it again") from error
+            raise IntegrityError(f"{name} cannot be read as a pack of models: {error}; fetch it again") from error
         index = {name: value for name, value in pack.index.items() if name != "sha256"}
         return cls(index, pack.arrays, pack.blobs)
 
@@ -187,10 +181,7 @@ class PackModel:
                     raise InputError(
                         f"series {name!r}: cutoff {cutoff} is before its training cutoff {pack.cutoff_of(i)}"
                     )
-            fresh = _fresh(pack, i, fresh_rows.get(name), trained, end)
-            x, repeated = pack.encode(i, _known(pack, later.get(name), end, h), h)
-            if fresh is not None and len(fresh[0]) and len(x):
-                x = _repeat_from(pack, fresh[2], x, later.get(name), end, h)
+            x, fresh, repeated = pack.aligned(i, end, h, _given(later.get(name)), _past(fresh_rows.get(name)))
             try:
                 point, bound = pack.forecast(i, h, x, fresh)
             except ValueError as error:
@@ -209,7 +200,8 @@ class PackModel:
         result = np.zeros((len(self.series), len(cast("list[str]", self.index["candidates"])), h))
         for i, name in enumerate(self.series):
             end = int(cast("NDArray[np.int64]", self.arrays["cutoff"])[i])
-            result[i], _ = pack.candidates(i, h, pack.encode(i, _known(pack, later.get(name), end, h), h)[0])
+            x, _, _ = pack.aligned(i, end, h, _given(later.get(name)))
+            result[i], _ = pack.candidates(i, h, x)
         return result
 
     def explain(self, *, future: pa.Table | None = None, series: Sequence[str] | None = None) -> pa.Table:
@@ -230,7 +222,7 @@ class PackModel:
             i = pack.row[name]
             end = int(cast("NDArray[np.int64]", self.arrays["cutoff"])[i])
             ds = loader.stamps(np.arange(end + 1, end + 1 + h), str(self.index["frequency"])).tolist()
-            x, _ = pack.encode(i, _known(pack, later.get(name), end, h), h)
+            x, _, _ = pack.aligned(i, end, h, _given(later.get(name)))
             for part, values in pack.explain(i, h, x).items():
                 columns["series_id"] += [name] * h
                 columns["ds"] += ds
@@ -307,74 +299,48 @@ def _gather_pools(models: Sequence[PackModel], arrays: dict[str, NDArray[np.gene
     return list(place)
 
 
-_Block = tuple["NDArray[np.int64]", "dict[str, list[object]]"]
+@dataclass(frozen=True)
+class _Rows:
+    """Rows of one series: step numbers (int64), y (float64, NaN where missing), codes (int8), and known covariates."""
+
+    number: NDArray[np.int64]
+    y: NDArray[np.float64]
+    code: NDArray[np.int8]
+    known: Mapping[str, list[object]]
 
 
-def _by_series(table: pa.Table, names: Sequence[str], pack: loader.Pack) -> dict[str, _Block]:
-    """Step numbers and columns of each series in `table`."""
-    known = [name for name in pack.index["known"] if name in table.column_names]
-    columns = [name for name in ("y", "state") if name in table.column_names] + known
+def _by_series(table: pa.Table, names: Sequence[str], pack: loader.Pack) -> dict[str, _Rows]:
+    """The rows of each series in `table`, by time."""
     table = table.filter(pc.is_in(table["series_id"], pa.array(list(names), table.schema.field("series_id").type)))
     if not len(table):
         return {}
-    table = table.select(["series_id", "ds", *columns]).sort_by([("series_id", "ascending"), ("ds", "ascending")])
+    known = [name for name in pack.index["known"] if name in table.column_names]
+    columns = [name for name in ("y", "state") if name in table.column_names]
+    table = table.select(["series_id", "ds", *columns, *known])
+    table = table.sort_by([("series_id", "ascending"), ("ds", "ascending")])
     ids = np.asarray(table["series_id"].to_numpy(), object)
     number = loader.step_number(stamps_us(table["ds"]), pack.index["frequency"])
+    y, code = np.full(len(ids), np.nan), np.full(len(ids), loader.OBSERVED, np.int8)
+    if "y" in columns:
+        y = pc.fill_null(table["y"].cast(pa.float64()), np.nan).to_numpy()
+    if "state" in columns:
+        code = pc.index_in(table["state"], pa.array(STATES)).fill_null(loader.OBSERVED).to_numpy().astype(np.int8)
     starts = np.r_[0, np.flatnonzero(ids[1:] != ids[:-1]) + 1, len(ids)]
-    values = {name: table[name].to_pylist() for name in columns}
+    values = {name: table[name].to_pylist() for name in known}
     return {
-        str(ids[a]): (number[a:b], {name: value[a:b] for name, value in values.items()}) for a, b in pairwise(starts)
+        str(ids[a]): _Rows(number[a:b], y[a:b], code[a:b], {name: value[a:b] for name, value in values.items()})
+        for a, b in pairwise(starts)
     }
 
 
-def _known(pack: loader.Pack, block: _Block | None, end: int, h: int) -> dict[str, list[object]]:
-    """Known covariates of the h periods after `end`, None where `block` has none."""
-    if block is None:
-        return {}
-    number, columns = block
-    known: dict[str, list[object]] = {}
-    for name in pack.index["known"]:
-        if name in columns:
-            known[name] = [None] * h
-            for at, value in zip(number - end, columns[name], strict=True):
-                if 1 <= at <= h:
-                    known[name][at - 1] = value
-    return known
+def _given(rows: _Rows | None) -> dict[str, tuple[NDArray[np.int64], list[object]]]:
+    """The known covariates of `rows` as `Pack.aligned` takes them."""
+    return {} if rows is None else {name: (rows.number, values) for name, values in rows.known.items()}
 
 
-def _fresh(
-    pack: loader.Pack, i: int, block: _Block | None, trained: int, end: int
-) -> tuple[NDArray[np.float64], NDArray[np.int8], NDArray[np.float64]] | None:
-    """What happened between the training cutoff and `end`: y, code, covariate columns; periods without rows missing."""
-    n = end - trained
-    if n == 0:
-        return None
-    y, code = np.zeros(n), np.zeros(n, np.int8)
-    if block is not None:
-        number, columns = block
-        states = columns.get("state", ["observed"] * len(number))
-        for at, value, state in zip(number - trained, columns.get("y", [None] * len(number)), states, strict=True):
-            if 1 <= at <= n and value is not None and not _is_nan(value):
-                y[at - 1], code[at - 1] = float(cast("float", value)), max(STATES.index(str(state)), 1)
-    x, _ = pack.encode(i, _known(pack, block, trained, n), n)
-    return y, code, x
-
-
-def _repeat_from(
-    pack: loader.Pack, before: NDArray[np.float64], x: NDArray[np.float64], block: _Block | None, end: int, h: int
-) -> NDArray[np.float64]:
-    """`x` with what is missing at its start repeated from the last fresh period instead of the training cutoff."""
-    known = _known(pack, block, end, h)
-    column = 0
-    for name, levels in zip(pack.index["known"], pack.index["levels_of"], strict=True):
-        width = max(levels, 1)
-        for s in range(h):
-            values = known.get(name)
-            if values is not None and values[s] is not None and not _is_nan(values[s]):
-                break
-            x[s, column : column + width] = before[-1, column : column + width]
-        column += width
-    return x
+def _past(rows: _Rows | None) -> tuple[object, ...] | None:
+    """What `rows` say of the periods since training, as `Pack.aligned` takes it."""
+    return None if rows is None else (rows.number, rows.y, rows.code, _given(rows))
 
 
 def _table(columns: Mapping[str, NDArray[np.generic]], levels: Sequence[int]) -> pa.Table:
@@ -389,7 +355,3 @@ def _table(columns: Mapping[str, NDArray[np.generic]], levels: Sequence[int]) ->
             for name, kind in kinds.items()
         }
     )
-
-
-def _is_nan(value: object) -> bool:
-    return isinstance(value, float) and np.isnan(value)

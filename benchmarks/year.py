@@ -87,9 +87,9 @@ def _live(lake: Path) -> int:
 
 def delete_all(folder: Path) -> None:
     """What the job `upkeep` does once everything superseded is old enough."""
-    from many_models.definitions import build_lake, build_production, build_staging
     from many_models.operations.day import open_instance
     from many_models.orchestration.upkeep import staging_in_use
+    from many_models.wiring import build_lake, build_production, build_staging
 
     settings = load_settings(folder / "many_models.toml")
     lake, production = build_lake(settings), build_production(settings)

@@ -411,6 +411,21 @@ class Settings(Section):
     retention: RetentionSettings = RetentionSettings()
 
     @model_validator(mode="after")
+    def _azure_ml_can_start_jobs(self) -> Settings:
+        if self.compute.kind != "azureml":
+            return self
+        wanted = self.azureml
+        if not all((wanted.subscription, wanted.resource_group, wanted.workspace)):
+            raise ValueError("[azureml] needs subscription, resource_group and workspace")
+        if not (wanted.cluster or wanted.instance_type) or bool(wanted.environment) == bool(wanted.image):
+            raise ValueError("[azureml] needs cluster or instance_type, and environment (NAME:VERSION) or image")
+        if not self.lake.path.startswith(("abfss://", "abfs://")):
+            raise ValueError(
+                f"Azure ML's nodes do not see this machine's folders: lake.path is {self.lake.path}, not abfss://"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _packs_and_partitions_are_made_of_keys(self) -> Settings:
         groups = {
             "packs.by": self.packs.by,

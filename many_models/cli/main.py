@@ -355,7 +355,7 @@ def serve(config: Path | None, host: str | None, port: int | None, *, no_auth: b
         from many_models.serving.server import run as run_server
     except ModuleNotFoundError as error:
         raise MissingDependencyError(f"{error.name} is not installed: pip install 'many_models[serve]'") from error
-    from many_models.definitions import build_lake, build_production
+    from many_models.wiring import build_lake, build_production
 
     settings = load_settings(config)
     given = {"host": host, "port": port, "auth": [] if no_auth else None}
@@ -370,9 +370,9 @@ def serve(config: Path | None, host: str | None, port: int | None, *, no_auth: b
 @config_option
 def views(config: Path | None) -> None:
     """Print the T-SQL that makes the lake's report views in a Synapse serverless SQL pool."""
-    from many_models.definitions import build_lake
     from many_models.reporting.serverless_views import serverless_views
     from many_models.settings import load_settings
+    from many_models.wiring import build_lake
 
     settings = load_settings(config)
     for statement in serverless_views(settings.place(settings.lake.path), settings.data.keys, build_lake(settings)):

@@ -99,10 +99,10 @@ def summary(settings: Settings) -> dict[str, object]:
     import pyarrow.compute as pc
 
     from many_models.data import lake_tables
-    from many_models.definitions import build_lake
     from many_models.operations.day import skill_of
     from many_models.orchestration import stage_state
     from many_models.ports import Where
+    from many_models.wiring import build_lake
 
     lake = build_lake(settings)
     as_of = stage_state.lake_as_of(lake)
@@ -172,10 +172,10 @@ def say_next(out: Console, settings: Settings) -> None:
 
 def keep_up(out: Console, settings: Settings) -> Upkeep:
     """Delete what is superseded, and say what went."""
-    from many_models.definitions import build_lake, build_production, build_staging
     from many_models.operations.day import open_instance
     from many_models.orchestration import upkeep
     from many_models.settings import dagster_home
+    from many_models.wiring import build_lake, build_production, build_staging
 
     registries = build_staging(settings), build_production(settings)
     with open_instance(dagster_home(settings), settings.dagster.storage) as instance:
@@ -189,10 +189,10 @@ def keep_up(out: Console, settings: Settings) -> Upkeep:
 # --- status ---------------------------------------------------------------------------------------------------------
 def status_of(settings: Settings) -> dict[str, object]:
     """What is due, failed and set aside at each stage, the live release, and the summary."""
-    from many_models.definitions import build_lake, build_source
     from many_models.operations.day import open_instance
     from many_models.orchestration import automation, due, stage_state
     from many_models.settings import dagster_home
+    from many_models.wiring import build_lake, build_source
 
     lake, source = build_lake(settings), build_source(settings)
     stages = list[dict[str, object]]()
@@ -264,7 +264,7 @@ def check_ports(settings: Settings) -> list[dict[str, object]]:
 
 def register_lake(out: Console, settings: Settings) -> list[str]:
     """Register the lake's tables with Azure ML; returns the data assets' names."""
-    from many_models.definitions import build_datastore, build_lake
+    from many_models.wiring import build_datastore, build_lake
 
     datastore = build_datastore(settings)
     names = datastore.register(build_lake(settings).tables())
@@ -283,8 +283,8 @@ def roll_back(out: Console, settings: Settings, release_id: str, actor: str = ""
     """Make a kept release live again, and tell lake and UI, so that what is due follows. Raises InputError."""
     from datetime import UTC, datetime
 
-    from many_models.definitions import build_lake, build_production
     from many_models.promotion import approval
+    from many_models.wiring import build_lake, build_production
 
     lake, production = build_lake(settings), build_production(settings)
     release = production.activate(release_id)
@@ -302,8 +302,8 @@ def approve(
     """Say yes or no to the release that waits; `proposal` "" for whichever does. Raises ConflictError for another."""
     from datetime import UTC, datetime
 
-    from many_models.definitions import build_lake, build_production
     from many_models.promotion.approval import Approver, facts_of
+    from many_models.wiring import build_lake, build_production
 
     production = build_production(settings)
     approver = Approver(build_lake(settings), production, actor or _account(), reason)
@@ -340,8 +340,8 @@ def _account() -> str:
 def waiting_proposal(settings: Settings) -> dict[str, str | int]:
     """The release that waits for a human, in plain values. The registry is asked only where the lake's log has one."""
     from many_models.data import lake_tables
-    from many_models.definitions import build_lake, build_production
     from many_models.promotion.approval import facts_of
+    from many_models.wiring import build_lake, build_production
 
     rows = lake_tables.records(build_lake(settings), lake_tables.RELEASE_LOG, columns=["release_id", "event"])
     decided = {row["release_id"] for row in rows if row["event"] in {"approved", "rejected"}}

@@ -18,10 +18,10 @@ from azure.storage.blob import ContainerClient
 from many_models.adapters.azure.storage import KEY, SAS, AzureStorage
 from many_models.adapters.lake.delta import DeltaLake
 from many_models.adapters.warehouse.staging_blob import BlobStaging
-from many_models.definitions import build_lake
 from many_models.errors import AccessError, ConflictError, SettingsError, UnavailableError
 from many_models.ports import Where
 from many_models.settings import LakeSettings, Settings, secret
+from many_models.wiring import build_lake
 from many_models_tests.contracts.lake import LakeContract, contents, row, rows
 from many_models_tests.stand_ins.faulty_http import CUT, LOSE, faulty
 from many_models_tests.support.adapter_faults import numbered, start

@@ -12,13 +12,14 @@ import pytest
 from many_models.adapters.source import data_factory as adapter
 from many_models.adapters.source.data_factory import DataFactory, Pipeline
 from many_models.adapters.source.ingestion_none import NoIngestion
-from many_models.definitions import build, build_ingestion
+from many_models.definitions import build
 from many_models.errors import AccessError, InputError, PermanentError, SettingsError, UnavailableError
 from many_models.keys import digest
 from many_models.operations.day import Day, open_instance
 from many_models.orchestration.ingestion import awaited, require_landed, to_bring
 from many_models.ports import Ingestion
 from many_models.settings import DataFactorySettings, DataSettings, Settings
+from many_models.wiring import build_ingestion
 from many_models_tests.stand_ins.data_factory_fake import FakeDataFactory, Run, data_factory
 from many_models_tests.support.project import END, Project, make_project, sales
 

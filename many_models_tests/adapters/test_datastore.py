@@ -8,9 +8,9 @@ import pytest
 from azure.core.exceptions import ClientAuthenticationError, HttpResponseError, ServiceRequestError
 
 from many_models.adapters.azure.datastore import LakeDatastore
-from many_models.definitions import build_datastore
 from many_models.errors import AccessError, SettingsError, UnavailableError
 from many_models.settings import DatastoreSettings, LakeSettings, Settings
+from many_models.wiring import build_datastore
 
 pytestmark = pytest.mark.slow
 URL = "abfss://lake@account.dfs.core.windows.net/many models"

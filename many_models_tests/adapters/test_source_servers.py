@@ -22,10 +22,10 @@ from many_models.adapters.sql import connections
 from many_models.adapters.sql.connections import Login
 from many_models.adapters.sql.dialects import Dialect, Postgres
 from many_models.adapters.sql.tsql import SqlServer
-from many_models.definitions import build_source
 from many_models.errors import AccessError, UnavailableError
 from many_models.ports import SalesTable
 from many_models.settings import load_settings
+from many_models.wiring import build_source
 from many_models_tests.contracts.source import DAY, SALES, SourceContract, whole
 from many_models_tests.stand_ins.tds_server import require_freetds, running_tds
 

@@ -20,10 +20,10 @@ from many_models.adapters.sql import connections, dialects
 from many_models.adapters.warehouse import sql
 from many_models.adapters.warehouse.sql import SqlWarehouse
 from many_models.adapters.warehouse.synapse import FolderStaging, SynapseWarehouse
-from many_models.definitions import build_warehouse
 from many_models.errors import AccessError, InputError, SettingsError
 from many_models.ports import WarehouseView, Where
 from many_models.settings import load_settings
+from many_models.wiring import build_warehouse
 from many_models_tests.contracts.warehouse import (
     NOON,
     WarehouseContract,

@@ -12,8 +12,8 @@ import sqlalchemy as sa
 from azure.storage.blob import ContainerClient
 
 from many_models.adapters.azure.storage import KEY
-from many_models.definitions import build_warehouse
 from many_models.orchestration.due import STAGES
+from many_models.wiring import build_warehouse
 from many_models_tests.stand_ins.tds_server import PASSWORD, require_freetds, running_tds
 from many_models_tests.support.project import END, make_project, sales, stages_of
 

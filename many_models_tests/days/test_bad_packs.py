@@ -17,11 +17,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from many_models.definitions import build_lake, build_production, build_staging
 from many_models.errors import UnavailableError
 from many_models.operations.day import Day, StageReport, open_instance
 from many_models.ports import PackUpload, PromotedSeries, ReleaseDraft, Where
 from many_models.promotion import approval
+from many_models.wiring import build_lake, build_production, build_staging
 from many_models_tests.contracts.registry import Spy
 from many_models_tests.support.project import END, Project, make_project, sales
 

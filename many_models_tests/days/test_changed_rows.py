@@ -7,12 +7,12 @@ from datetime import date, timedelta
 import pandas as pd
 import pytest
 
-from many_models.definitions import build_lake, build_source, build_warehouse
 from many_models.operations.day import open_instance
 from many_models.orchestration.automation import raw_state
 from many_models.orchestration.stage_state import made_versions
 from many_models.reporting.accuracy import realised
 from many_models.reporting.actuals import PERIODS, joined
+from many_models.wiring import build_lake, build_source, build_warehouse
 from many_models_tests.support.project import END, Project, make_project, sales
 
 QUICK = {"horizon": 7, "windows": 1, "trees": False}

@@ -352,7 +352,7 @@ def test_after_a_rollback_the_older_release_serves_and_predictions_follow(projec
     from rich.console import Console
 
     from many_models.cli.output import roll_back
-    from many_models.definitions import build_production
+    from many_models.wiring import build_production
 
     day = DAY_BEFORE + timedelta(days=1)
     project.run(day)

@@ -14,10 +14,11 @@ import dagster as dg
 import pandas as pd
 import pytest
 
-from many_models.definitions import build, build_assets, build_lake
+from many_models.definitions import build, build_assets
 from many_models.errors import ManyModelsError
 from many_models.operations.day import Day, Progress, StageReport, open_instance
 from many_models.orchestration import automation
+from many_models.wiring import build_lake
 from many_models_tests.support.faulty_day import FaultyTraining, FullDisk
 from many_models_tests.support.project import END, Project, make_project, sales
 

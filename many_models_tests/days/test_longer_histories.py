@@ -13,9 +13,9 @@ import pytest
 
 from many_models.adapters.lake.delta import DeltaLake
 from many_models.data import lake_tables
-from many_models.definitions import build_lake
 from many_models.operations.day import open_instance
 from many_models.ports import Where
+from many_models.wiring import build_lake
 from many_models_tests.days.test_day import rerun
 from many_models_tests.days.test_killed_runs import killed_run
 from many_models_tests.support.project import END, Project, comparable, make_project, sales, stages_of

@@ -12,8 +12,9 @@ from click.testing import CliRunner
 
 from many_models.adapters.azure.storage import KEY, SAS
 from many_models.cli.main import main
-from many_models.definitions import BUILDERS, build_datastore, build_ingestion, build_lake
+from many_models.definitions import BUILDERS
 from many_models.settings import load_settings
+from many_models.wiring import build_datastore, build_ingestion, build_lake
 from many_models_tests.support.project import make_project
 
 pytestmark = pytest.mark.slow

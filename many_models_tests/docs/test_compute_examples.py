@@ -50,4 +50,4 @@ def test_azure_ml_settings_that_cannot_work_are_said(tmp_path, wrong, said):
     assert wrong in text
     (tmp_path / "many_models.toml").write_text(text.replace(wrong, ""))
     with pytest.raises(SettingsError, match=said):
-        build_compute(load_settings(tmp_path / "many_models.toml"))
+        load_settings(tmp_path / "many_models.toml")

@@ -89,7 +89,7 @@ def test_azure_takes_the_endpoint_and_the_deployment() -> None:
 
 @pytest.mark.slow
 def test_the_scoring_script_answers_from_a_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from many_models.definitions import build_production
+    from many_models.wiring import build_production
 
     confine_fail_soon(monkeypatch)
     monkeypatch.chdir(tmp_path)

@@ -10,13 +10,13 @@ import pandas as pd
 import pytest
 from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
 
-from many_models.definitions import build_source
 from many_models.errors import MissingDependencyError
 from many_models.operations.day import open_instance
 from many_models.orchestration.automation import raw_state
 from many_models.orchestration.event_log import public_api, runs
 from many_models.orchestration.event_log.retention import prune_events
 from many_models.orchestration.stage_run import UPSTREAM_TAG, VERSION_TAG
+from many_models.wiring import build_source
 from many_models_tests.orchestration import test_events
 from many_models_tests.orchestration.test_events import STAGE, add, launch
 from many_models_tests.support.event_assets import UPSTREAM, VERSION

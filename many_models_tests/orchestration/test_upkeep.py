@@ -9,11 +9,12 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 import pytest
 
-from many_models.definitions import build, build_lake, build_production, build_staging
+from many_models.definitions import build
 from many_models.errors import UnavailableError
 from many_models.operations.day import open_instance
 from many_models.orchestration import upkeep
 from many_models.orchestration.event_log import retention
+from many_models.wiring import build_lake, build_production, build_staging
 from many_models_tests.support.project import END, Project, make_project, sales
 
 pytestmark = pytest.mark.slow

@@ -16,12 +16,12 @@ from many_models.adapters.lake.memory import MemoryLake
 from many_models.adapters.warehouse.memory import MemoryWarehouse
 from many_models.adapters.warehouse.sql import SqlWarehouse
 from many_models.cli.main import main
-from many_models.definitions import build_warehouse
 from many_models.errors import InputError, SettingsError
 from many_models.ports import Warehouse, Where
 from many_models.reporting.serverless_views import serverless_views
 from many_models.reporting.views import WEEK
 from many_models.settings import load_settings
+from many_models.wiring import build_warehouse
 from many_models_tests.contracts.warehouse import REPORT_KEYS, assert_same, part, report_tables, reported, row, rows
 from many_models_tests.stand_ins.tds_server import PASSWORD, require_freetds, running_tds, unparsed
 

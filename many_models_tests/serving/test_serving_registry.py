@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from many_models.definitions import build_production
 from many_models.serving.app import build_app
 from many_models.settings import RegistrySettings
+from many_models.wiring import build_production
 from many_models_tests.stand_ins.mlflow_server import PATIENCE, mlflow_server
 from many_models_tests.support.ports import free_port
 from many_models_tests.support.serving_parts import (

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import pandas as pd
 
-from many_models.definitions import build_lake, build_warehouse
 from many_models.operations.day import Day, StageReport, open_instance
 from many_models.orchestration.due import STAGES
 from many_models.settings import Settings, load_settings
+from many_models.wiring import build_lake, build_warehouse
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,9 +9,9 @@ import asyncio
 import json
 import threading
 
-from many_models.definitions import build_lake, build_production
 from many_models.serving.service import Service, answer_json
 from many_models.settings import load_settings
+from many_models.wiring import build_lake, build_production
 
 _loop = asyncio.new_event_loop()
 _service: Service | None = None

@@ -1,0 +1,189 @@
+"""Settings become adapters: the only module that knows which adapter a setting means. It loads no Dagster."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from many_models.errors import SettingsError
+from many_models.settings import Settings, secret
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from pyspark.sql import SparkSession
+
+    from many_models import ports
+    from many_models.adapters.azure.datastore import LakeDatastore
+    from many_models.adapters.azure.storage import AzureStorage
+    from many_models.adapters.compute.azureml import RemoteJob
+    from many_models.adapters.sql.connections import Login
+    from many_models.settings import ComputeSettings
+
+
+def build_source(settings: Settings) -> ports.Source:
+    """The source that the settings name."""
+    source = settings.source
+    url = settings.url(source.url)
+    if url.startswith(("postgresql", "mssql")):
+        from many_models.adapters.source.server import ServerSource
+        from many_models.adapters.sql.connections import login_of
+
+        password = "MANY_MODELS_SOURCE_PASSWORD"  # noqa: S105  the secret's name
+        login = login_of(url, source.credential, lambda: secret(password), source.client_id)
+        return ServerSource(url, login=login, reader=source.reader)
+    from many_models.adapters.source.sqlite import SqlSource
+
+    return SqlSource(url)
+
+
+def build_ingestion(settings: Settings) -> ports.Ingestion:
+    """What fills the source, where the settings name a pipeline that does."""
+    wanted = settings.data_factory
+    if not wanted.pipeline:
+        from many_models.adapters.source.ingestion_none import NoIngestion
+
+        return NoIngestion()
+    from functools import partial
+
+    from many_models.adapters.source.data_factory import DataFactory, Pipeline, connect
+
+    pipeline = Pipeline(wanted.subscription, wanted.resource_group, wanted.factory, wanted.pipeline, wanted.parameter)
+    client = partial(connect, wanted.subscription, wanted.identity, wanted.client_id)
+    return DataFactory(pipeline, client, wanted.poll, wanted.timeout)
+
+
+def build_lake(settings: Settings) -> ports.Lake:
+    """The lake that the settings name."""
+    from many_models.adapters.lake.delta import DeltaLake
+
+    place = settings.place(settings.lake.path)
+    if not place.startswith(("abfss://", "abfs://")):
+        return DeltaLake(place)
+    return DeltaLake(place, _storage(settings, place))
+
+
+def _storage(settings: Settings, place: str) -> AzureStorage:
+    """The blob storage at `place`, with the lake's login."""
+    from many_models.adapters.azure.storage import AzureStorage
+
+    lake = settings.lake
+    return AzureStorage(place, lake.credential, secret, lake.client_id, lake.endpoint)
+
+
+def build_compute(
+    settings: Settings,
+    follow: Callable[[RemoteJob], None],
+    spark_session: Callable[[Mapping[str, str]], SparkSession],
+) -> ports.Compute:
+    """The compute that the settings name.
+
+    `follow` sends an Azure ML job and waits for its end; `spark_session` makes a session of Spark's own settings. The
+    caller decides whether Dagster's integrations do that.
+    """
+    if settings.compute.kind == "serial":
+        from many_models.adapters.compute.serial import SerialCompute
+
+        return SerialCompute()
+    if settings.compute.kind == "spark":
+        return _spark(settings.compute, spark_session)
+    if settings.compute.kind == "azureml":
+        return _azureml(settings, follow)
+    from many_models.adapters.compute.processes import ProcessCompute
+
+    return ProcessCompute(settings.compute.workers, settings.compute.timeout)
+
+
+def _spark(compute: ComputeSettings, build: Callable[[Mapping[str, str]], SparkSession]) -> ports.Compute:
+    from many_models.adapters.compute.spark import SparkCompute
+    from many_models.adapters.compute.spark_session import connect
+
+    def session() -> SparkSession:
+        return connect(build, compute.spark_master, compute.spark_remote, compute.spark_config)
+
+    return SparkCompute(session, compute.workers, compute.timeout)
+
+
+def _azureml(settings: Settings, follow: Callable[[RemoteJob], None]) -> ports.Compute:
+    from functools import partial
+
+    from many_models.adapters.azure.machine_learning import connect
+    from many_models.adapters.compute.azureml import AzureMLCompute, JobSettings
+    from many_models.adapters.compute.exchange import BlobExchange
+
+    wanted = settings.azureml
+    place = wanted.exchange or f"{settings.place(settings.lake.path).rstrip('/')}/jobs"
+    job = JobSettings(
+        wanted.cluster, wanted.instance_type, wanted.instances, wanted.environment, wanted.image,
+        tuple(settings.path(file) for file in wanted.files), wanted.node_client_id, wanted.experiment,
+        settings.compute.workers,
+    )  # fmt: skip
+    client = partial(
+        connect, wanted.subscription, wanted.resource_group, wanted.workspace, wanted.identity, wanted.client_id
+    )
+    exchange = BlobExchange(_storage(settings, place))
+    return AzureMLCompute(client, exchange, job, settings.compute.timeout, follow, wanted.poll)
+
+
+def build_staging(settings: Settings) -> ports.StagingRegistry:
+    """The registry that training writes."""
+    from many_models.adapters.registry.mlflow_production import MlflowStaging
+
+    registry = settings.registry
+    artifacts = registry.artifacts(registry.staging_artifacts, settings.root)
+    return MlflowStaging(settings.url(registry.staging), artifacts, registry.prefix)
+
+
+def build_production(settings: Settings, *, fail_soon: bool = False) -> ports.ProductionRegistry:
+    """The registry that serves; with `fail_soon` this process gives up on it within seconds, not minutes."""
+    from many_models.adapters.registry.mlflow_production import MlflowProduction
+    from many_models.adapters.registry.mlflow_store import fail_soon as give_up_soon
+
+    if fail_soon:
+        give_up_soon()
+    registry = settings.registry
+    artifacts = registry.artifacts(registry.production_artifacts, settings.root)
+    return MlflowProduction(settings.url(registry.production), artifacts, registry.prefix, aliases=registry.aliases)
+
+
+def build_warehouse(settings: Settings) -> ports.Warehouse:
+    """The warehouse that the settings name."""
+    from many_models.adapters.sql.connections import login_of
+    from many_models.adapters.warehouse.sql import SqlWarehouse
+
+    warehouse = settings.warehouse
+    url = settings.url(warehouse.url)
+    login = login_of(url, warehouse.credential, lambda: secret("MANY_MODELS_WAREHOUSE_PASSWORD"), warehouse.client_id)
+    if warehouse.kind == "sql":
+        return SqlWarehouse(url, schema=warehouse.tables_in, login=login)
+    if warehouse.kind == "serverless":
+        return _serverless(settings, url, login)
+    from many_models.adapters.warehouse.staging_blob import BlobStaging
+    from many_models.adapters.warehouse.synapse import SynapseDialect, SynapseWarehouse
+
+    place = warehouse.staging or f"{settings.lake.path.rstrip('/')}/staging"
+    staging = BlobStaging(_storage(settings, place))
+    dialect = SynapseDialect(warehouse.distribution, warehouse.index)
+    return SynapseWarehouse(url, staging, schema=warehouse.tables_in, login=login, dialect=dialect)
+
+
+def _serverless(settings: Settings, url: str, login: Login) -> ports.Warehouse:
+    from many_models.adapters.warehouse.serverless import ServerlessWarehouse
+    from many_models.reporting.serverless_views import serverless_views
+
+    lake, place = build_lake(settings), settings.place(settings.lake.path)
+    return ServerlessWarehouse(url, lambda: serverless_views(place, settings.data.keys, lake), login=login)
+
+
+def build_datastore(settings: Settings) -> LakeDatastore:
+    """The lake as Azure ML sees it. Raises SettingsError when the settings name no workspace."""
+    from functools import partial
+
+    from many_models.adapters.azure.datastore import LakeDatastore
+    from many_models.adapters.azure.machine_learning import connect
+
+    wanted = settings.datastore
+    place = (wanted.subscription, wanted.resource_group, wanted.workspace)
+    if not all(place):
+        raise SettingsError("[datastore] needs subscription, resource_group and workspace")
+    client = partial(connect, *place, wanted.identity, wanted.client_id)
+    return LakeDatastore(settings.place(settings.lake.path), wanted.name, client)

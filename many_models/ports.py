@@ -287,6 +287,13 @@ class StagingRegistry(Protocol):
         """
         ...
 
+    def log_batch(self, batch: str, parameters: Mapping[str, str], metrics: Mapping[str, float]) -> None:
+        """Record with what a batch was trained and what it reached, for people who compare batches.
+
+        Values that are not finite are left out. Called again, it replaces metrics and keeps parameters.
+        """
+        ...
+
     def newest(self, series: Sequence[str]) -> Mapping[str, PackVersion]:
         """The newest version that holds each series, found by tags; series without one are absent.
 

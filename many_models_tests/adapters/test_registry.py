@@ -61,6 +61,10 @@ class InMemory:
 
 class TestMemoryStaging(InMemory, StagingContract):
     @pytest.fixture
+    def logged(self):
+        return lambda staging, batch: staging.logged[batch]
+
+    @pytest.fixture
     def make(self):
         return MemoryStaging
 
@@ -143,6 +147,14 @@ class OnMlflow:
 
 
 class TestMlflowStaging(OnMlflow, StagingContract):
+    @pytest.fixture
+    def logged(self):
+        def found(staging, batch):
+            data = staging._store.find_run(batch).data
+            return data.params, data.metrics
+
+        return found
+
     @pytest.fixture
     def make(self, store):
         return lambda: MlflowStaging(*store(), clock=clock)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import MutableMapping
 from functools import partial
 
@@ -13,6 +14,7 @@ from many_models.adapters.azure.storage import AzureStorage
 from many_models.adapters.registry.azureml import INDEX, AzureMLProduction, AzureMLStaging
 from many_models.adapters.registry.azureml_assets import ModelAssets
 from many_models.errors import AccessError, ConflictError, SettingsError
+from many_models.keys import digest
 from many_models_tests.contracts.registry import NOW, ProductionContract, StagingContract, draft, served, upload
 from many_models_tests.stand_ins.azureml_models import Workspace
 
@@ -66,6 +68,14 @@ class OnAzureML:
 
 
 class TestAzureMLStaging(OnAzureML, StagingContract):
+    @pytest.fixture
+    def logged(self):
+        def found(staging, batch):
+            told = json.loads(staging._packs.folder.get(f"batches/{digest(batch)}")["batch.json"])
+            return told["parameters"], told["metrics"]
+
+        return found
+
     @pytest.fixture
     def make(self, parts):
         def made():

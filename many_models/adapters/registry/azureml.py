@@ -5,6 +5,7 @@ is one write; a blob lease keeps other writers out. Layout below the registry's 
 
     packs/<model>/<version>/   an MLflow model folder, which the asset names
     releases/<id>/             the manifest of a release
+    batches/<digest>/          parameters and metrics of a batch
     index.json                 staging: the versions; production: the releases and which one is live
     lock                       the lease
 """
@@ -12,6 +13,7 @@ is one write; a blob lease keeps other writers out. Layout below the registry's 
 from __future__ import annotations
 
 import hashlib
+import json
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -24,6 +26,7 @@ from many_models.adapters.registry.rules import (
     check_uploads,
     check_verdict,
     check_waiting,
+    finite,
     manifest_bytes,
     new_release,
     new_release_id,
@@ -33,7 +36,7 @@ from many_models.adapters.registry.rules import (
     verified,
 )
 from many_models.errors import ConflictError, InputError, IntegrityError
-from many_models.keys import files_sha256, slug
+from many_models.keys import digest, files_sha256, slug
 from many_models.ports import Approval, PackVersion
 
 if TYPE_CHECKING:
@@ -43,7 +46,7 @@ if TYPE_CHECKING:
     from many_models.adapters.registry.azureml_assets import ModelAssets
     from many_models.ports import PackUpload, Release, ReleaseDraft
 
-INDEX, LOCK, MANIFEST = "index.json", "lock", "manifest.json"
+INDEX, LOCK, MANIFEST, BATCH = "index.json", "lock", "manifest.json", "batch.json"
 LOCK_SECONDS = 300.0
 WAITING = "waiting"
 
@@ -137,6 +140,17 @@ class AzureMLStaging:
                 still_held()
                 self._packs.folder.write_state(INDEX, state, etag)
             return [there[batch, upload.pack, tuple(upload.series)] for upload in packs]
+
+    def log_batch(self, batch: str, parameters: Mapping[str, str], metrics: Mapping[str, float]) -> None:
+        """See StagingRegistry. Packs have their own metrics as tags; the batch's are in a file beside the index."""
+        place = f"batches/{digest(batch)}"
+        before = json.loads(self._packs.folder.get(place).get(BATCH, b"{}"))
+        told = {
+            "batch": batch,
+            "parameters": {**parameters, **before.get("parameters", {})},
+            "metrics": {**before.get("metrics", {}), **finite(metrics)},
+        }
+        self._packs.folder.put({f"{place}/{BATCH}": json.dumps(told).encode()})
 
     def newest(self, series: Sequence[str]) -> Mapping[str, PackVersion]:
         """See StagingRegistry. One read of the index."""

@@ -11,6 +11,7 @@ from many_models.adapters.registry.rules import (
     check_uploads,
     check_verdict,
     check_waiting,
+    finite,
     new_release,
     new_release_id,
     newest_per_series,
@@ -62,6 +63,7 @@ class MemoryStaging:
     def __init__(self, prefix: str = "many_models") -> None:
         self._versions = _Versions(prefix)
         self._batches: dict[tuple[str, str, tuple[str, ...]], str] = {}
+        self.logged: dict[str, tuple[dict[str, str], dict[str, float]]] = {}
         self._lock = threading.Lock()
 
     def register(self, batch: str, packs: Sequence[PackUpload]) -> Sequence[PackVersion]:
@@ -77,6 +79,11 @@ class MemoryStaging:
         version = self._versions.add(upload)
         self._batches[key] = version.ref
         return version
+
+    def log_batch(self, batch: str, parameters: Mapping[str, str], metrics: Mapping[str, float]) -> None:
+        """See StagingRegistry."""
+        before, measured = self.logged.get(batch, ({}, {}))
+        self.logged[batch] = {**parameters, **before}, measured | finite(metrics)
 
     def newest(self, series: Sequence[str]) -> Mapping[str, PackVersion]:
         """See StagingRegistry."""

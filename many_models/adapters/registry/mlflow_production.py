@@ -16,6 +16,7 @@ from many_models.adapters.registry.rules import (
     check_uploads,
     check_verdict,
     check_waiting,
+    finite,
     manifest_bytes,
     new_release,
     new_release_id,
@@ -82,6 +83,15 @@ class MlflowStaging:
                 self._retire(missing)
                 store.client.set_terminated(run.info.run_id, "FINISHED")
             return [there[upload.pack, tuple(upload.series)] for upload in packs]
+
+    def log_batch(self, batch: str, parameters: Mapping[str, str], metrics: Mapping[str, float]) -> None:
+        """See StagingRegistry. They are the batch's run's: MLflow's UI compares them over nights."""
+        store = self._store
+        with store.errors(f"recording metrics of batch {batch!r}"):
+            run = store.find_run(batch) or store.start_run(batch)
+            there = run.data.params
+            store.log(run, {key: text for key, text in parameters.items() if key not in there}, finite(metrics))
+            store.client.set_terminated(run.info.run_id, "FINISHED")
 
     def _versions_of(self, run: Run, packs: Sequence[PackUpload]) -> dict[tuple[str, tuple[str, ...]], PackVersion]:
         """Those of `packs` that an earlier, broken-off or repeated call has registered."""

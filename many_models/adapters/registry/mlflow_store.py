@@ -12,6 +12,7 @@ import re
 import shutil
 import sqlite3
 import tempfile
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -55,6 +56,8 @@ if TYPE_CHECKING:
 
 LOCK_SECONDS = 600.0
 SEARCHES = 10
+LOG_METRICS, LOG_PARAMS = 1000, 100  # of one call
+PARAM_VALUE = 6000  # characters
 _PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -233,6 +236,18 @@ class MlflowStore:
     def start_run(self, batch: str) -> Run:
         """A new run; `batch` is its name and can be found again."""
         return self.client.create_run(self.experiment(), run_name=batch[:250], tags={f"{OWN_TAGS}batch": digest(batch)})
+
+    def log(self, run: Run, parameters: Mapping[str, str], metrics: Mapping[str, float]) -> None:
+        """Log both on `run`, in as few calls as MLflow allows."""
+        from mlflow.entities import Metric, Param
+
+        now = int(time.time() * 1000)
+        params = [Param(key, text[:PARAM_VALUE]) for key, text in parameters.items()]
+        measured = [Metric(key, value, now, 0) for key, value in metrics.items()]
+        for at in range(0, len(params), LOG_PARAMS):
+            self.client.log_batch(run.info.run_id, params=params[at : at + LOG_PARAMS])
+        for at in range(0, len(measured), LOG_METRICS):
+            self.client.log_batch(run.info.run_id, measured[at : at + LOG_METRICS])
 
     def write(self, run: Run, folders: Mapping[str, Mapping[str, bytes]]) -> dict[str, str]:
         """Writes folder name → file name → bytes under the run's artifacts; returns folder name → source URI."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import secrets
 from collections import Counter
@@ -156,6 +157,11 @@ def next_champions(
                 series_id, version.ref, row, version.sha256, new.staging, new.recipe, new.cutoff, previous, new.fallback
             )
     return dict(sorted(champions.items()))
+
+
+def finite(metrics: Mapping[str, float]) -> dict[str, float]:
+    """`metrics` without values that are not finite."""
+    return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
 
 
 def new_release_id(created_at: datetime) -> str:

@@ -1,5 +1,6 @@
 """trained_models: every active series backtested, fitted and registered in staging, pack by pack."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -12,12 +13,13 @@ import pyarrow as pa
 from many_models.data import lake_tables
 from many_models.data.lake_tables import Gathering
 from many_models.errors import SeriesFailure, SettingsError
-from many_models.keys import digest
+from many_models.keys import digest, slug
 from many_models.orchestration import metadata, stage_state
 from many_models.orchestration.chunks import Results, chunks_of, failures_of, follow, good_series, together
 from many_models.orchestration.forecast_spec import periods_before, spec_of
 from many_models.orchestration.stage_run import STORE_ITEMS, VERSION_TAG, Done, KeySet, backfill_policy, finish
 from many_models.ports import Compute, Lake, PackUpload, StagingRegistry, Where
+from many_models.reporting.training_metrics import BASELINE, training_metrics
 from many_models.settings import Settings
 
 if TYPE_CHECKING:
@@ -73,9 +75,9 @@ def build(settings: Settings) -> dg.AssetsDefinition:
             register = _Registering(lake, staging, context.run.run_id, spec, cutoff, datasets)
             for pack, results in follow(context, compute, task, chunks_of(settings, series, compute)):
                 failures += failures_of(results)
-                if good_series(results):
-                    summaries += register.add(pack, results)
+                summaries += register.add(pack, results)
             summaries += register.write()
+            register.log()
         done |= {row["series_id"]: _done(row, upstream) for summary in summaries for row in summary.to_pylist()}
         finish(context, settings, lake, keys, done, failures, upstream, metadata.training_summary(summaries))
         yield from ()
@@ -94,16 +96,23 @@ class _Registering:
     cutoff: datetime
     datasets: Mapping[str, str]
     held: list[tuple[str, Results]] = field(default_factory=list[tuple[str, Results]])
+    series: list[pa.Table] = field(default_factory=list[pa.Table])
+    scores: list[pa.Table] = field(default_factory=list[pa.Table])
+    failed: int = 0
+    metrics: dict[str, float] = field(default_factory=dict[str, float])
 
     def add(self, pack: str, results: Results) -> list[pa.Table]:
         """Hold a pack's results; when there are many, `write`."""
+        self.failed += len(failures_of(results))
+        if not good_series(results):
+            return []
         self.held.append((pack, results))
         many = sum(len(chunk.series) for _, found in self.held for chunk, _ in found) >= SERIES_A_COMMIT
         return self.write() if many else []
 
     def write(self) -> list[pa.Table]:
         """Register what is held and write it down; a summary for each pack, with its staging version."""
-        uploads = [_upload(pack, results, self.spec, self.cutoff, self.datasets) for pack, results in self.held]
+        uploads = [self._upload(pack, results) for pack, results in self.held]
         versions = self.staging.register(self.run_id, uploads) if uploads else []
         summaries = list[pa.Table]()
         trained, scores = Gathering(self.lake, lake_tables.TRAINED), Gathering(self.lake, lake_tables.SCORES)
@@ -112,10 +121,38 @@ class _Registering:
             summaries.append(_with_staging(together(results, "series"), version.ref))
             trained.add(pack, summaries[-1], good)
             scores.add(pack, together(results, "scores"), good)
+            self.series.append(summaries[-1].select(MEASURED))
+            self.scores.append(_baseline(together(results, "scores")))
         trained.write()
         scores.write()
         self.held = []
         return summaries
+
+    def _upload(self, pack: str, results: Results) -> PackUpload:
+        found = training_metrics(together(results, "series"), together(results, "scores"), len(failures_of(results)))
+        self.metrics |= {f"packs/{slug(pack)}/{name}": value for name, value in found.items()}
+        return _upload(pack, results, self.spec, self.cutoff, self.datasets, found)
+
+    def log(self) -> None:
+        """Record what the run reached over all series and pack by pack, and the settings that it was trained with."""
+        from many_models.forecasting.spec import CODE_VERSION
+
+        if not self.series:
+            return
+        total = training_metrics(pa.concat_tables(self.series), pa.concat_tables(self.scores), self.failed)
+        settings = {name: json.dumps(value) for name, value in json.loads(self.spec.to_json()).items()}
+        parameters = {"recipe": self.spec.recipe, "code_version": CODE_VERSION, "cutoff": str(self.cutoff), **settings}
+        self.staging.log_batch(self.run_id, parameters, {**total, **self.metrics})
+
+
+MEASURED = ["series_id", "wape", "baseline_wape", "bias", "cover80", "cover95"]
+
+
+def _baseline(scores: pa.Table) -> pa.Table:
+    """The rows of `scores` that say how much each series sold."""
+    import pyarrow.compute as pc
+
+    return scores.filter(pc.equal(scores["candidate"], BASELINE)).select(["series_id", "candidate", "abs_actual"])
 
 
 def cutoffs_of(lake: Lake, keys: Sequence[str]) -> tuple[dict[datetime, list[str]], dict[str, str]]:
@@ -185,7 +222,9 @@ def priors_of(settings: Settings, lake: Lake) -> dict[str, "Prior"]:
     return priors
 
 
-def _upload(pack: str, results: Results, spec: "Spec", cutoff: datetime, datasets: Mapping[str, str]) -> PackUpload:
+def _upload(
+    pack: str, results: Results, spec: "Spec", cutoff: datetime, datasets: Mapping[str, str], found: Mapping[str, float]
+) -> PackUpload:
     from many_models.forecasting import PackModel
     from many_models.forecasting.spec import CODE_VERSION
 
@@ -199,6 +238,7 @@ def _upload(pack: str, results: Results, spec: "Spec", cutoff: datetime, dataset
         "code_version": CODE_VERSION,
         "data_version": digest(sorted((name, datasets.get(name, "")) for name in model.series)),
         "median_wape": f"{wape[len(wape) // 2]:.4f}" if wape else "",
+        **{name: f"{value:.4g}" for name, value in found.items()},
     }
     return PackUpload(pack, model.files(), model.series, tags)
 

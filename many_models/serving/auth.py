@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import ipaddress
 import json
+import logging
 import time
 import urllib.request
 from collections import OrderedDict
@@ -14,18 +15,22 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
 from many_models.errors import ManyModelsError, SettingsError
+from many_models.serving.api_keys import KeyFile, hash_keys
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from many_models.settings import ServeSettings, Settings
 
-SHORTEST_KEY = 16
-FILE_SECONDS = 2.0  # a changed file of keys counts after so long
 REFRESH_SECONDS = 60.0  # an unknown signing key asks Entra ID again at most so often
 AWAY_SECONDS = 5.0  # and when it did not answer
 KEYS_SECONDS = 24 * 3600.0  # known signing keys are fetched again after so long
-TOKENS = 1_000  # verified tokens that are remembered until they expire
+FETCH_SECONDS = 10.0  # that fetching them may take
+MOST_KEY_BYTES, MOST_KEYS = 1_000_000, 200
+TOKENS = 1_000  # verified tokens that are remembered
+TOKEN_SECONDS = 300.0  # for so long at most: their signing key may be withdrawn
+
+log = logging.getLogger(__name__)
 
 
 class DeniedError(ManyModelsError):
@@ -44,13 +49,11 @@ class Guard:
         self._ways = set(serve.auth)
         if not self._ways and not is_loopback(serve.host):
             raise SettingsError(f"serve.auth is empty and serve.host {serve.host} is no loopback address: set one")
-        self._file = settings.path(serve.api_keys_file) if serve.api_keys_file else None
-        self._given = _hashes(keys)
-        self._from_file: frozenset[bytes] = frozenset()
-        self._stamp, self._looked = -1, float("-inf")
+        self._given = hash_keys(keys)
+        self._file: KeyFile | None = None
         if "api_key" in self._ways:
-            self._read_file()
-            if not self._given | self._from_file:
+            self._file = KeyFile(settings.path(serve.api_keys_file)) if serve.api_keys_file else None
+            if not self._given and not (self._file and self._file.hashes):
                 raise SettingsError(
                     "no API key: put keys, one a line, into the file serve.api_keys_file, or into "
                     "MANY_MODELS_SERVE_API_KEYS; on this machine alone `many-models serve --no-auth` asks for none"
@@ -80,26 +83,14 @@ class Guard:
 
     def _check_key(self, key: bytes) -> None:
         if "api_key" in self._ways:
-            self._read_file()
+            from_file = self._file.hashes if self._file else frozenset[bytes]()
             own = hashlib.sha256(key).digest()
             # every one is compared, each in constant time: how long it takes tells nothing
-            if sum(hmac.compare_digest(own, known) for known in self._given | self._from_file):
+            if sum(hmac.compare_digest(own, known) for known in self._given | from_file):
                 return
+            if self._file and self._file.is_missed:
+                raise DeniedError(503, "the file of API keys cannot be read")
         raise DeniedError(401, "this key is not known")
-
-    def _read_file(self) -> None:
-        """Keys can be replaced while the service runs: a mounted secret changes its file."""
-        now = time.monotonic()
-        if self._file is None or now - self._looked < FILE_SECONDS:
-            return
-        self._looked = now
-        try:
-            stamp = self._file.stat().st_mtime_ns
-            if stamp != self._stamp:
-                self._from_file, self._stamp = _hashes(self._file.read_text().splitlines()), stamp
-        except OSError as error:
-            if self._stamp < 0:
-                raise SettingsError(f"serve.api_keys_file {self._file} cannot be read: {error.strerror}") from error
 
 
 def is_loopback(host: str) -> bool:
@@ -108,13 +99,6 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _hashes(keys: Sequence[str]) -> frozenset[bytes]:
-    plain = [key.strip() for key in keys if key.strip()]
-    if any(len(key) < SHORTEST_KEY for key in plain):
-        raise SettingsError(f"an API key has fewer than {SHORTEST_KEY} characters: make longer ones")
-    return frozenset(hashlib.sha256(key.encode()).digest() for key in plain)
 
 
 class Entra:
@@ -133,6 +117,7 @@ class Entra:
         self._keys: dict[str, Any] = {}
         self._fetched, self._tried = float("-inf"), float("-inf")
         self._lock = asyncio.Lock()
+        self._refreshing: asyncio.Task[None] | None = None
         self._good: OrderedDict[bytes, float] = OrderedDict()
 
     async def check(self, token: bytes) -> None:
@@ -141,11 +126,12 @@ class Entra:
         if (until := self._good.get(own)) is not None and time.time() < until:
             return
         claims = await self._verified(token)
-        roles = claims.get("roles", [])
-        held = {*(roles if isinstance(roles, list) else []), *str(claims.get("scp", "")).split()}
+        roles, scopes = claims.get("roles", []), claims.get("scp", "")
+        held = {role for role in (roles if isinstance(roles, list) else []) if isinstance(role, str)}
+        held |= set(scopes.split()) if isinstance(scopes, str) else set()
         if self._roles and not self._roles & held:
             raise DeniedError(403, f"the token has none of the roles {', '.join(sorted(self._roles))}")
-        self._good[own] = float(claims["exp"])
+        self._good[own] = min(int(claims["exp"]), time.time() + TOKEN_SECONDS)
         while len(self._good) > TOKENS:
             self._good.popitem(last=False)
 
@@ -159,37 +145,79 @@ class Entra:
                 token, key, algorithms=["RS256"], audience=self._audience, issuer=self._issuers,
                 options={"require": ["exp", "iss", "aud"]}, leeway=30,
             )  # fmt: skip
-        except jwt.PyJWTError as error:
+        except DeniedError:
+            raise
+        except Exception as error:  # whatever a stranger's token makes of the library: it is not one that counts
             raise DeniedError(401, f"the token does not count: {type(error).__name__}") from error
         if claims.get("tid", self._tenant) != self._tenant:
             raise DeniedError(401, "the token is another tenant's")
         return claims
 
     async def _key(self, name: str) -> Any:
-        async with self._lock:
-            now = time.monotonic()
-            stale = now - self._fetched > KEYS_SECONDS
-            if (name not in self._keys or stale) and now - self._tried > REFRESH_SECONDS:
-                self._tried = now
-                try:
-                    self._keys = await asyncio.to_thread(_fetch_keys, self._url)
-                    self._fetched = now
-                except (OSError, ValueError):
-                    self._tried = now - REFRESH_SECONDS + AWAY_SECONDS
+        """The signing key of that name. One that is known is never waited for."""
+        stale = time.monotonic() - self._fetched > KEYS_SECONDS
+        if name in self._keys:
+            if stale and (self._refreshing is None or self._refreshing.done()):
+                self._refreshing = asyncio.get_running_loop().create_task(self._refresh())
+            return self._keys[name]
+        if self._keys and self._lock.locked():
+            raise DeniedError(503, "Entra ID's keys are being fetched: ask again")
+        await self._refresh()
         if not self._keys:
             raise DeniedError(503, "Entra ID's keys cannot be fetched")
         if name not in self._keys:
             raise DeniedError(401, "the token is signed with a key that Entra ID does not publish")
         return self._keys[name]
 
+    async def _refresh(self) -> None:
+        """Fetches the keys, unless that was tried a moment ago; those that are known stay where it fails."""
+        async with self._lock:
+            now = time.monotonic()
+            if now - self._tried <= REFRESH_SECONDS:
+                return
+            self._tried = now
+            try:
+                self._keys = await asyncio.to_thread(_fetch_keys, self._url)
+            except Exception as error:  # noqa: BLE001  whatever an odd answer makes of the parsers
+                self._tried = now - REFRESH_SECONDS + AWAY_SECONDS
+                log.warning("Entra ID's keys cannot be fetched: %s", type(error).__name__)
+            else:
+                self._fetched = now
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Keys come from where the settings say, over TLS: a redirect could lead anywhere."""
+
+    def redirect_request(self, *_: Any) -> None:
+        """None."""
+
 
 def _fetch_keys(url: str) -> dict[str, Any]:
-    """Key id → public key."""
+    """Key id → public key. Raises ValueError where there is none, OSError or HTTPException as urllib does."""
+    until, content = time.monotonic() + FETCH_SECONDS, b""
+    with urllib.request.build_opener(_NoRedirects).open(url, timeout=5) as answer:
+        while part := answer.read1(65_536):
+            content += part
+            if len(content) > MOST_KEY_BYTES or time.monotonic() > until:
+                raise ValueError("the key set is too large, or comes too slowly")
+    published = json.loads(content)
+    entries = published.get("keys") if isinstance(published, dict) else None
+    if not isinstance(entries, list):
+        raise ValueError("no key set")  # noqa: TRY004  a content, not a type, is wrong
+    keys = dict(found for entry in entries[:MOST_KEYS] if (found := _public_key(entry)))
+    if not keys:
+        raise ValueError("a key set without a key that can be used")
+    return keys
+
+
+def _public_key(entry: object) -> tuple[str, Any] | None:
+    """Name and key of an entry for signatures; None for one that cannot be used, which leaves the others alone."""
     import jwt
 
-    with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310  the scheme is checked where the URL is set
-        published = json.loads(answer.read(1_000_000))
+    if not isinstance(entry, dict) or entry.get("use", "sig") != "sig" or not isinstance(entry.get("kid"), str):
+        return None
     try:
-        return {str(key.key_id): key.key for key in jwt.PyJWKSet.from_dict(published).keys if key.key_type == "RSA"}
-    except jwt.PyJWTError as error:
-        raise ValueError(f"no key set: {error}") from error
+        key = jwt.PyJWK.from_dict(entry)
+    except Exception:  # noqa: BLE001  whatever is odd in it
+        return None
+    return (entry["kid"], key.key) if key.key_type == "RSA" and hasattr(key.key, "verify") else None

@@ -6,7 +6,6 @@ SHELL := bash
 
 VENV := .venv
 BIN := $(VENV)/bin
-UV_VERSION := 0.13.9# what the lock file was written with
 PYTHONS := python3.11 python3.12 python3.13 python3
 NEEDED := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 INSTALLED := $(VENV)/.installed
@@ -21,15 +20,38 @@ help: ## What can be made
 install: $(INSTALLED) ## An environment in .venv with exactly what requirements.lock names (done by the others, too)
 
 $(INSTALLED): requirements.lock pyproject.toml | $(BIN)/uv
-	$(BIN)/uv pip sync --python $(BIN)/python requirements.lock
-	$(BIN)/uv pip install --python $(BIN)/python --no-deps --editable .
+	$(BIN)/uv pip sync --python $(BIN)/python --require-hashes requirements.lock
+	$(BIN)/uv pip install --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@echo "compiling the forecasting core, once: about 20 s"
 	$(BIN)/python -W ignore -m many_models.forecasting.precompile
 	touch $@
 
-# sync leaves uv and pip alone in an environment that venv made
+# uv itself comes from the lock file, too
 $(BIN)/uv: | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	sed -n '/^uv==/,/[^\\]$$/p' requirements.lock \
+		| $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r /dev/stdin
+
+# versions that are locked stay (ARGS=--upgrade or ARGS='--upgrade-package NAME' moves them)
+COMPILE = $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-annotate --custom-compile-command 'make lock' $(ARGS)
+
+.PHONY: lock
+lock: | $(BIN)/uv ## Write the lock files again after a change of pyproject.toml (ARGS=--upgrade for newer versions)
+	$(COMPILE) --all-extras --group dev -o requirements.lock
+	$(COMPILE) --extra azure --extra azureml --extra k8s --extra postgres --extra powerbi --extra serve --extra spark \
+		--constraint requirements.lock -o deploy/kubernetes/requirements.lock
+	$(COMPILE) --extra serve --extra azure --constraint requirements.lock -o deploy/serving/requirements.lock
+
+.PHONY: wheel
+wheel: install ## The wheel that the images and the pipeline install, in dist
+	rm -rf dist
+	$(BIN)/uv build --quiet --wheel --no-build-isolation --python $(BIN)/python --out-dir dist
+	cp deploy/serving/requirements.lock dist/
+
+.PHONY: sbom
+sbom: install ## What this environment is made of, as a CycloneDX bill of materials, in dist/sbom.json
+	mkdir -p dist
+	$(BIN)/cyclonedx-py environment --output-reproducible --of JSON -o dist/sbom.json $(BIN)/python
 
 $(BIN)/python:
 	@for python in $${PYTHON:-$(PYTHONS)}; do \

@@ -314,10 +314,12 @@ def test_succeeded_asks_indirect_dependencies_as_azure_devops_does() -> None:
 
 def test_the_pipelines_wheel_has_the_command_and_the_loaders_that_travel_in_packs(tmp_path: Path) -> None:
     copy = tmp_path / "repository"
-    for name in ("many_models", "pyproject.toml", "README.md", "LICENSE"):
+    for name in ("many_models", "deploy", "pyproject.toml", "README.md", "LICENSE", "Makefile"):
         source = PIPELINE.parents[1] / name
         shutil.copytree(source, copy / name) if source.is_dir() else shutil.copy(source, copy / name)
-    bash(script("package", "uv build"), copy)
+    assert script("package", "make")["script"] == "make wheel sbom"
+    bash({"script": f"make -o install wheel VENV={sys.prefix}"}, copy)
+    assert (copy / "dist" / "requirements.lock").is_file()  # what the other stages install first
     (wheel,) = (copy / "dist").glob("many_models-*.whl")
     with zipfile.ZipFile(wheel) as packed:
         names = packed.namelist()

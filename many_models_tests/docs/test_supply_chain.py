@@ -1,0 +1,84 @@
+"""What is installed is what was locked: versions with hashes, and never the product by its name from an index."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).resolve().parents[2]
+LOCKS = ["requirements.lock", "deploy/kubernetes/requirements.lock", "deploy/serving/requirements.lock"]
+INSTALLING = ["Makefile", ".ci/run", "deploy/azure-pipelines.yml", "deploy/kubernetes/Dockerfile",
+              "deploy/serving/Dockerfile"]  # fmt: skip
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def entries(lock: str) -> dict[str, tuple[Requirement, frozenset[str]]]:
+    """`name==version ; marker` → the requirement and its hashes."""
+    text = (ROOT / lock).read_text().replace("\\\n", " ")
+    found = {}
+    for line in text.splitlines():
+        if line.startswith("#"):
+            continue
+        wanted, *hashes = re.split(r"\s+--hash=", line.strip())
+        found[wanted] = (Requirement(wanted), frozenset(hashes))
+    return found
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_a_lock_file_holds_versions_and_hashes_and_no_addresses(lock: str) -> None:
+    assert "://" not in (ROOT / lock).read_text()
+    for wanted, (requirement, hashes) in entries(lock).items():
+        assert re.fullmatch(r"==[^*,]+", str(requirement.specifier)), wanted
+        assert hashes, wanted
+        assert all(re.fullmatch(r"sha256:[0-9a-f]{64}", each) for each in hashes), wanted
+    assert "make lock" in (ROOT / lock).read_text().splitlines()[1]
+
+
+@pytest.mark.parametrize("lock", LOCKS[1:])
+def test_an_image_has_the_versions_that_are_tested(lock: str) -> None:
+    tested = {wanted.partition(" ")[0]: hashes for wanted, (_, hashes) in entries(LOCKS[0]).items()}
+    for wanted, (_, hashes) in entries(lock).items():
+        assert tested.get(wanted.partition(" ")[0]) == hashes, wanted
+
+
+def extra(*names: str) -> list[str]:
+    """The product's requirements with some extras."""
+    wanted = PROJECT["project"]
+    return [*wanted["dependencies"], *(line for name in names for line in wanted["optional-dependencies"][name])]
+
+
+@pytest.mark.parametrize(("lock", "wanted"), [
+    (LOCKS[0], [*extra(*PROJECT["project"]["optional-dependencies"]), *PROJECT["dependency-groups"]["dev"],
+                *PROJECT["build-system"]["requires"]]),
+    (LOCKS[1], extra("azure", "azureml", "k8s", "postgres", "powerbi", "serve", "spark")),
+    (LOCKS[2], extra("azure", "serve")),
+])  # fmt: skip
+def test_a_lock_file_is_up_to_date_with_the_project(lock: str, wanted: list[str]) -> None:
+    locked = {canonicalize_name(held.name): str(held.specifier)[2:] for held, _ in entries(lock).values()}
+    for line in wanted:
+        requirement = Requirement(line)
+        name = canonicalize_name(requirement.name)
+        assert name in locked, f"{line} is not in {lock}: make lock"
+        assert requirement.specifier.contains(Version(locked[name]), prereleases=True), f"{line}: make lock"
+
+
+@pytest.mark.parametrize("name", INSTALLING)
+def test_every_install_is_by_hash_or_of_the_wheel_that_was_built(name: str) -> None:
+    text = re.sub(r"\\\n\s*", " ", (ROOT / name).read_text())
+    installs = re.findall(r"(?m)^(?!\s*#).*?\b(pip (?:install|sync)\b.*?)(?:&&|$)", text)
+    assert installs or name == ".ci/run"  # which runs make
+    for line in installs:
+        of_ours = "--no-deps" in line and ("--no-index" in line or "--no-build-isolation" in line)
+        assert "--require-hashes" in line or of_ours, line
+
+
+def test_no_file_asks_an_index_for_the_product() -> None:
+    """By its bare name pip asks a public index, where anybody may register it: a path or an address says which file."""
+    files = [path for path in (ROOT / "deploy").rglob("*") if path.is_file() and path.suffix in {".yml", ".yaml", ""}]
+    by_name = re.compile(r"(^|\s)many[-_]models(\[[\w,]+\])?\s*(==|>=|~=)")
+    asked = [(path.name, line) for path in files for line in path.read_text().splitlines() if by_name.search(line)]
+    assert not asked

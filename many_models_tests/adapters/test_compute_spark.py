@@ -182,6 +182,19 @@ def test_a_cancelled_job_is_known_by_its_deepest_cause():
     assert spark_adapter._trouble(JavaError("Exception thrown in awaitResult:")).kind == "WorkerLost"
 
 
+@pytest.mark.parametrize("words", spark_adapter.GONE)
+def test_a_server_that_went_away_is_not_taken_for_a_lost_worker(words):
+    """Taken for a lost worker, its chunk would be halved and sent again, down to single series."""
+    with pytest.raises(UnavailableError, match="Spark went away"):
+        spark_adapter._trouble(RuntimeError(f"[{words}] after 15 attempts"))
+
+
+def test_a_spark_call_beyond_its_deadline_means_that_spark_went_away():
+    """The text of pyspark 4.3's client for a call that the server never answers."""
+    with pytest.raises(UnavailableError, match="RPC deadline exceeded"):
+        spark_adapter._trouble(RuntimeError("RPC deadline exceeded"))
+
+
 EXECUTORS = """
 import sys
 from dagster_pyspark.resources import spark_session_from_config

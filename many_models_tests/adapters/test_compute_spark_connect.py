@@ -31,7 +31,7 @@ def test_a_server_that_went_away_is_said_to_be_away(tmp_path):
         compute = SparkCompute(lambda: session)
         assert list(compute.run(describe, chunked(1))) == plainly(describe, chunked(1))
     session.client.set_retry_policies([DefaultPolicy(max_retries=2)])  # not for ten minutes
-    with pytest.raises(UnavailableError, match="gone in the middle of a run"):
+    with pytest.raises(UnavailableError, match="went away in the middle of a run"):
         list(compute.run(describe, chunked(1)))
     session.client.close()
 

@@ -50,6 +50,7 @@ GONE = (
     "UNAVAILABLE",
     "RETRIES_EXCEEDED",
     "failed to connect",
+    "RPC deadline exceeded",
     "NO_ACTIVE_SESSION",
     "SESSION_CLOSED",
     "SparkContext was shut down",
@@ -269,10 +270,8 @@ def _trouble(error: Exception) -> Trouble:
         raise InputError(f"Spark's workers have no {PACKAGE}: install the same version there as here") from error
     if "cancelled" in text or "OPERATION_CANCELED" in text:
         raise UnavailableError("Spark's job was cancelled in the middle of a run; run it again") from error
-    if any(
-        word in text for word in ("UNAVAILABLE", "NO_ACTIVE_SESSION", "SESSION_CLOSED", "SparkContext was shut down")
-    ):
-        raise UnavailableError(f"Spark is gone in the middle of a run: {_cause(text)}") from error
+    if any(words in text for words in GONE):
+        raise UnavailableError(f"Spark went away in the middle of a run: {_cause(text)}; run it again") from error
     return Trouble("WorkerLost", f"Spark gave up its task: {_cause(text)}", permanent=False)
 
 

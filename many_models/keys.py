@@ -1,4 +1,4 @@
-"""Names of series: the key parts of a store-item, their exact escaping, and slugs for paths and model names."""
+"""Names of series: key parts, their exact escaping, slugs for paths and model names; and digests."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ import hashlib
 import re
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
 from many_models.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
 
 SEPARATOR = "__"
 _READABLE = frozenset(" -._~")
@@ -101,3 +105,11 @@ def pack_of(key: SeriesKey, keys: Sequence[str], by: Sequence[str], buckets: int
         return SeriesKey(tuple(part for name, part in zip(keys, key.parts, strict=True) if name in names)).series_id
     bucket = int(hashlib.sha256(key.series_id.encode()).hexdigest()[:8], 16) % buckets
     return f"bucket-{bucket:03d}"
+
+
+def row_hashes(rows: pa.Table) -> NDArray[np.uint64]:
+    """A hash of each row's values, (rows,): pandas' own, which is the same in every process."""
+    from pandas.util import hash_pandas_object
+
+    hashed: Any = hash_pandas_object  # pandas.util gives it without its types
+    return hashed(rows.to_pandas(), index=False).to_numpy()

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from many_models.errors import InputError
+from many_models.keys import row_hashes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -222,12 +223,11 @@ def require_unique(table: str, rows: pa.Table, key: Sequence[str]) -> None:
 def _perhaps_twice(keys: pa.Table) -> bool:
     """Whether two rows have the same 64 bits of hash: 8 bytes a row, where a table of the keys takes a hundred."""
     import numpy as np
-    from pandas.core.util.hashing import hash_pandas_object
 
     hashes = np.empty(len(keys), np.uint64)
     for start in range(0, len(keys), HASHED_ROWS):
         some = keys.slice(start, HASHED_ROWS)
-        hashes[start : start + len(some)] = hash_pandas_object(some.to_pandas(), index=False).to_numpy()
+        hashes[start : start + len(some)] = row_hashes(some)
     hashes.sort()
     return bool((hashes[1:] == hashes[:-1]).any())
 

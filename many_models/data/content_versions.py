@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-from pandas.core.util.hashing import hash_pandas_object  # `pandas.util` has it too, but without its types
+
+from many_models.keys import row_hashes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,7 +27,7 @@ def year_versions(rows: pa.Table) -> pa.Table:
     if rows.num_rows == 0:
         return SCHEMA.empty_table()
     content = rows.select([name for name in rows.column_names if name not in {"series_id", "pack", "year"}])
-    hashes = hash_pandas_object(content.to_pandas(), index=False).to_numpy()
+    hashes = row_hashes(content)
     series = rows["series_id"].combine_chunks().dictionary_encode()
     years, ds = rows["year"].to_numpy().astype(np.int64), rows["ds"].to_numpy()
     groups = series.indices.to_numpy().astype(np.int64) * (years.max() + 1 - years.min()) + years - years.min()

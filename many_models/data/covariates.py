@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from many_models.errors import InputError, SettingsError
-from many_models.keys import SeriesKey, digest
+from many_models.keys import SeriesKey, digest, row_hashes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,9 +58,7 @@ def versions(covariates: pa.Table, attributes: pa.Table | None, as_of: datetime 
 
 
 def _content(rows: pa.Table) -> str:
-    from pandas.core.util.hashing import hash_pandas_object
-
-    hashes = hash_pandas_object(rows.to_pandas(), index=False).to_numpy() if rows.num_rows else None
+    hashes = row_hashes(rows) if rows.num_rows else None
     return digest(rows.schema.to_string(), rows.num_rows, 0 if hashes is None else int(hashes.sum()))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -92,6 +91,8 @@ class InferredSettings:
 
     def to_toml(self, source_url: str, table: str = "") -> str:
         """A many_models.toml with these guesses, their reasons as comments. `table` defaults to the guessed one."""
+        import tomlkit
+
         grain = _GRAIN[unit_of(self.frequency.value)]
         sections: dict[str, list[tuple[str, object, str]]] = {
             "source": [
@@ -114,14 +115,23 @@ class InferredSettings:
             sections["source"].append(("covariates_table", self.covariates_table.value, _why(self.covariates_table)))
         if grain != "day":
             sections["partitions"] = [("grain", grain, "as the data's frequency")]
-        lines = [f"# Guessed by `many-models init {_one_line(self.location)}`: check it, then `many-models run`."]
-        lines += [f"# Warning: {_one_line(warning)}" for warning in self.warnings]
+        document = tomlkit.document()
+        document.add(
+            tomlkit.comment(
+                f"Guessed by `many-models init {_one_line(self.location)}`: check it, then `many-models run`."
+            )
+        )
+        for warning in self.warnings:
+            document.add(tomlkit.comment(f"Warning: {_one_line(warning)}"))
         for name, entries in sections.items():
-            lines += ["", f"[{name}]"]
+            section = tomlkit.table()
             for key, value, reason in entries:
-                lines += [f"# {_one_line(reason)}"] if reason else []
-                lines.append(f"{key} = {_toml(value)}")
-        return "\n".join(lines) + "\n"
+                if reason:
+                    section.add(tomlkit.comment(_one_line(reason)))
+                section.add(key, value)
+            document.add(tomlkit.nl())
+            document.add(name, section)
+        return tomlkit.dumps(document)
 
 
 def _why(choice: Inferred[T]) -> str:
@@ -131,14 +141,6 @@ def _why(choice: Inferred[T]) -> str:
 
 def _one_line(text: str) -> str:
     return " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
-
-
-def _toml(value: object) -> str:
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    if isinstance(value, list):
-        return "[" + ", ".join(_toml(part) for part in value) + "]"  # pyright: ignore[reportUnknownVariableType]
-    return str(value)
 
 
 # --- The whole guess ------------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
 
 POSTGRES_URL = "DAGSTER_POSTGRES_URL"
 CODE_LOCATION_TAG = ".dagster/repository"  # with it the run is listed on its job's page
+WRITTEN = "# Written by many-models for this folder; its templates/dagster.yaml has comments.\n"
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -101,12 +101,15 @@ def open_instance(home: Path, storage: Storage = "sqlite") -> Generator[dg.Dagst
 
 
 def _dagster_yaml(storage: Storage) -> str:
+    import yaml
+
     templates = Path(__file__).parents[1] / "templates"
-    text = (templates / "dagster.yaml").read_text()
+    instance = yaml.safe_load((templates / "dagster.yaml").read_text())
+    for config in (instance["storage"]["custom"]["config"], instance["compute_logs"]["config"]):
+        config["base_dir"] = str(Path(config["base_dir"]).relative_to("var/dagster"))  # the folder may be moved
     if storage == "postgres":
-        ours = (templates / "storage_postgres.yaml").read_text()
-        text = re.sub(r"(?ms)^storage:.*?(?=^compute_logs:)", lambda _: ours, text)
-    return re.sub(r"(?<=base_dir: )var/dagster/?(\w*)", lambda m: m[1] or ".", text)  # the folder may be moved
+        instance |= yaml.safe_load((templates / "storage_postgres.yaml").read_text())
+    return WRITTEN + yaml.safe_dump(instance, sort_keys=False)
 
 
 @dataclass(slots=True)

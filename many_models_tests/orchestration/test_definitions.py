@@ -16,6 +16,7 @@ import yaml
 
 import many_models
 from many_models.definitions import build
+from many_models.operations.day import open_instance
 from many_models.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -157,9 +158,17 @@ def test_no_two_stages_share_a_backfill_run(repository: dg.RepositoryDefinition)
     assert len({policy.max_partitions_per_run for policy in policies if policy}) == len(partitioned)
 
 
-def test_the_two_dagster_yaml_are_the_same() -> None:
-    ours, shipped = ROOT / "dagster.yaml", ROOT / "many_models/templates/dagster.yaml"
-    assert yaml.safe_load(ours.read_text()) == yaml.safe_load(shipped.read_text())
+def test_the_checkout_and_a_new_folder_use_one_dagster_yaml(tmp_path) -> None:
+    """The checkout's file is a link to the template; a new instance gets its content, with folders that may move."""
+    template = ROOT / "many_models/templates/dagster.yaml"
+    assert (ROOT / "dagster.yaml").resolve() == template
+    with open_instance(tmp_path / "home"):
+        written = yaml.safe_load((tmp_path / "home/dagster.yaml").read_text())
+    expected = yaml.safe_load(template.read_text())
+    assert expected["storage"]["custom"]["config"] == {"base_dir": "var/dagster"}
+    expected["storage"]["custom"]["config"] = {"base_dir": "."}
+    expected["compute_logs"]["config"] = {"base_dir": "storage"}
+    assert written == expected
 
 
 def test_all_parts_of_dagster_are_of_one_version() -> None:

@@ -444,20 +444,21 @@ _EXPERIMENTS: dict[tuple[str, str, str], str] = {}
 
 @contextmanager
 def locked(path: Path, seconds: float, what: str) -> Generator[None]:
-    """Holds `path`, a SQLite file that serves as a lock. Raises ConflictError after `seconds`."""
+    """Hold the file lock `path`, which ends with this process. Raises ConflictError after `seconds`."""
+    from filelock import FileLock, Timeout
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        connection = sqlite3.connect(path, timeout=seconds, isolation_level=None)
-    except (OSError, sqlite3.Error) as error:
-        raise UnavailableError(f"{path} cannot be opened: {error}") from error
+        lock = FileLock(path, timeout=seconds)
+        lock.acquire()
+    except Timeout as error:
+        raise ConflictError(f"another process has been writing to {what} for {seconds:.0f} s") from error
+    except (OSError, NotImplementedError) as error:  # NotImplementedError: a file system without locks
+        raise UnavailableError(f"the lock file {path} cannot be used: {error}") from error
     try:
-        try:
-            connection.execute("BEGIN EXCLUSIVE")
-        except sqlite3.OperationalError as error:
-            raise ConflictError(f"another process has been writing to {what} for {seconds:.0f} s") from error
         yield
     finally:
-        connection.close()
+        lock.release()
 
 
 def fail_soon() -> None:

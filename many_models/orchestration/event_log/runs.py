@@ -23,7 +23,6 @@ import os
 import pkgutil
 import platform
 import re
-import subprocess
 import time
 import warnings
 from functools import cache
@@ -443,6 +442,9 @@ def mark_dead_runs_failed(instance: dg.DagsterInstance) -> tuple[str, ...]:
     return tuple(marked)
 
 
+HIDDEN = "hidden"
+
+
 def _this_process() -> str:
     pid = os.getpid()
     return f"{platform.node()} {_boot()} {_pid_namespace()} {pid} {_started(pid)}"
@@ -454,7 +456,7 @@ def _is_gone(process: str) -> bool:
         return False
     if boot != _boot():
         return True
-    return namespace == _pid_namespace() and _started(int(pid)) != started
+    return namespace == _pid_namespace() and _started(int(pid)) not in {started, HIDDEN}
 
 
 def _boot() -> str:
@@ -468,17 +470,21 @@ def _pid_namespace() -> str:
 
 
 def _started(pid: int) -> str:
-    """When process `pid` started, as an opaque word; "gone" when there is no such process, or only its zombie."""
-    if not Path("/proc/self/stat").exists():
-        command = ["ps", "-o", "lstart=", "-p", str(pid)]
-        asked = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own words
-        return re.sub(r"\W+", "-", asked.stdout.strip()) or "gone"
+    """Seconds from the machine's start to that of process `pid`, which a change of the clock does not move.
+
+    "gone" when there is no such process, or only its zombie; HIDDEN when its owner does not let us see it.
+    """
+    import psutil
+
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return "gone"
+        return f"{process.create_time() - psutil.boot_time():.2f}"
+    except (psutil.NoSuchProcess, ValueError):
         return "gone"
-    fields = stat.rpartition(")")[2].split()  # after the name: state is field 3, the start time field 22 of proc(5)
-    return "gone" if fields[0] == "Z" else fields[19]
+    except psutil.AccessDenied:
+        return HIDDEN
 
 
 # --- Dagster's private API ------------------------------------------------------------------------------------------

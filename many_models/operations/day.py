@@ -16,7 +16,7 @@ from many_models.definitions import BUILDERS, build, build_assets
 from many_models.errors import PermanentError, SettingsError, UnavailableError
 from many_models.orchestration import automation, due, stage_state
 from many_models.orchestration.assets import power_bi
-from many_models.orchestration.event_log import runs
+from many_models.orchestration.event_log import dead_runs, history
 from many_models.orchestration.stage_run import status_rows
 from many_models.ports import Where
 
@@ -96,7 +96,7 @@ def open_instance(home: Path, storage: Storage = "sqlite") -> Generator[dg.Dagst
         )
     with counting_from(home.absolute()), dg.DagsterInstance.from_config(str(home)) as instance:
         instance.compute_log_manager  # noqa: B018 -- made at its first use, which may be in another thread
-        runs.ensure_pools(instance, due.STAGES)
+        history.ensure_pools(instance, due.STAGES)
         yield instance
 
 
@@ -135,13 +135,13 @@ class Day:
         compute = cast("Compute", resources["compute"])
         resources["compute"] = WatchedCompute(compute, self.progress.advance)
         definitions, assets = build(settings, resources), build_assets(settings)
-        runs.mark_dead_runs_failed(self.instance)
+        dead_runs.mark_dead_runs_failed(self.instance)
         self._refuse_another_projects_instance(lake)
         tried = dict[str, int]()
         try:
             while (found := self._next(source, lake)) is not None:
                 work, current = found
-                tags = runs.process_tag()
+                tags = dead_runs.process_tag()
                 request = automation.request_of(settings, self.instance, assets[work.stage], work, current, tags)
                 mark = request.tags[automation.DUE_TAG]
                 tried[mark] = tried.get(mark, 0) + 1
@@ -161,7 +161,7 @@ class Day:
         asked = None if model is None else power_bi.request(self.instance, model)
         if isinstance(asked, dg.RunRequest):
             job = definitions.resolve_job_def(power_bi.JOB)
-            tags = {**(asked.tags or {}), **runs.process_tag()}
+            tags = {**(asked.tags or {}), **dead_runs.process_tag()}
             result = job.execute_in_process(QUIET, self.instance, tags=tags, raise_on_error=False)
             if not result.success:
                 why = _first_error(self.instance, result)
@@ -219,7 +219,7 @@ class Day:
     def _outcome(self, result: dg.ExecuteInProcessResult, work: Work, lake: Lake) -> tuple[int, int, str]:
         if result.success:
             return len(work.keys), 0, ""
-        failed = runs.failed_partitions(self.instance, dg.AssetKey(work.stage))
+        failed = history.failed_partitions(self.instance, dg.AssetKey(work.stage))
         bad = [key for key in work.keys if failed.get(key) == result.run_id]
         listed_only = bool(self.settings.partitions.by) or not bad  # Dagster knows of partitions, if of anything
         if work.stage in stage_state.OVER_SERIES and listed_only and _failed_for_series(result):

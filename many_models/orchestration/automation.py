@@ -13,7 +13,7 @@ from many_models.keys import digest
 from many_models.orchestration import due, partitions, stage_state
 from many_models.orchestration.assets import raw_sales
 from many_models.orchestration.due import STAGES, Stage, StageState, Work
-from many_models.orchestration.event_log import runs
+from many_models.orchestration.event_log import dead_runs, history, runs
 from many_models.orchestration.stage_run import DUE_TAG
 from many_models.ports import Lake, Source
 
@@ -57,7 +57,7 @@ def states_before(settings: Settings, instance: dg.DagsterInstance, lake: Lake, 
 
     raw_sales is read as what runs are busy with only: whether the source has more is the schedule's question.
     """
-    busy = runs.keys_in_flight(instance, dg.AssetKey("raw_sales"))
+    busy = history.keys_in_flight(instance, dg.AssetKey("raw_sales"))
     yield StageState("raw_sales", {}, {}, busy=busy)
     for earlier in STAGES[1 : STAGES.index(stage) + 1]:
         yield stage_state.stage_state(settings, instance, lake, earlier)
@@ -157,8 +157,8 @@ def _sensor(settings: Settings, stage: Stage, name: str, asset: dg.AssetsDefinit
 
 
 def _tidy(instance: dg.DagsterInstance) -> None:
-    runs.mark_dead_runs_failed(instance)
-    runs.ensure_pools(instance, STAGES)
+    dead_runs.mark_dead_runs_failed(instance)
+    history.ensure_pools(instance, STAGES)
 
 
 def _decide(

@@ -15,7 +15,6 @@ from many_models.errors import ManyModelsError
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from dagster._core.pipes.context import PipesMessageHandler
     from dagster_pipes import PipesParams
 
     from many_models.adapters.compute.azureml import RemoteJob
@@ -55,7 +54,7 @@ class NotesReader(dg.PipesMessageReader):
         self._job = job
 
     @contextmanager
-    def read_messages(self, handler: PipesMessageHandler) -> Generator[PipesParams]:
+    def read_messages(self, handler: dg.PipesMessageHandler) -> Generator[PipesParams]:
         """See `PipesMessageReader.read_messages`."""
         over = threading.Event()
         seen = set[str]()

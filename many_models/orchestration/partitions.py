@@ -9,7 +9,7 @@ import dagster as dg
 
 from many_models.data import lake_tables
 from many_models.keys import SeriesKey, digest
-from many_models.orchestration.event_log import runs
+from many_models.orchestration.event_log import history
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -56,5 +56,5 @@ def materialization(
     series = {name: dict(values) for name, values in made.items()}
     tags = {name: digest(sorted(values.items())) for name, values in series.items()}
     done = max(map(len, series.values()))
-    metadata = {"series": done, "failed": failed, runs.MEMBERS: dg.MetadataValue.json(series)}
+    metadata = {"series": done, "failed": failed, history.MEMBERS: dg.MetadataValue.json(series)}
     return dg.AssetMaterialization(context.asset_key, partition=partition, metadata=metadata, tags=tags)

@@ -11,7 +11,7 @@ from pydantic import Field
 from many_models.data import lake_tables
 from many_models.errors import SeriesFailure
 from many_models.orchestration import due, partitions
-from many_models.orchestration.event_log import runs
+from many_models.orchestration.event_log import dead_runs, history, runs
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -73,7 +73,7 @@ def begin(context: dg.AssetExecutionContext, config: KeySet) -> tuple[str, ...]:
     Those it was launched for, and those of the runs of the same backfill that still wait in the queue.
     """
     refuse_shared_run(context)
-    runs.claim_run(context)
+    dead_runs.claim_run(context)
     own = runs.keys_of_run(context, config.keys)
     keys = tuple(dict.fromkeys([*own, *runs.sibling_keys(context)]))
     runs.plan(context, keys)
@@ -167,7 +167,7 @@ def _record(
     if not settings.partitions.by:
         runs.record(context, [materialization(context.asset_key, key, result) for key, result in good.items()])
         return set(good)
-    before = runs.latest_tags(context.instance, context.asset_key, [UPSTREAM_TAG, VERSION_TAG])
+    before = history.latest_tags(context.instance, context.asset_key, [UPSTREAM_TAG, VERSION_TAG])
     after = before | {key: {UPSTREAM_TAG: it.upstream, VERSION_TAG: it.version} for key, it in good.items()}
     done = partitions.partitions_of(settings, good)
     bad = partitions.partitions_of(settings, failed)

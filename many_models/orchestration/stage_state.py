@@ -22,7 +22,7 @@ from many_models.errors import InputError
 from many_models.keys import digest
 from many_models.orchestration import partitions
 from many_models.orchestration.due import StageState
-from many_models.orchestration.event_log import runs
+from many_models.orchestration.event_log import history
 from many_models.orchestration.forecast_spec import spec_of
 from many_models.orchestration.ingestion import awaited
 from many_models.orchestration.stage_run import (
@@ -400,15 +400,15 @@ def made_versions(instance: dg.DagsterInstance, stage: Stage) -> dict[str, str]:
 
 
 def _tags(instance: dg.DagsterInstance, stage: Stage, tag: str) -> dict[str, str]:
-    latest = runs.latest_tags(instance, dg.AssetKey(stage), [tag])
+    latest = history.latest_tags(instance, dg.AssetKey(stage), [tag])
     return {key: tags[tag] for key, tags in latest.items() if tag in tags}
 
 
 def _busy(instance: dg.DagsterInstance, stage: Stage) -> frozenset[str]:
     if stage in {"raw_covariates", "pooled_models"}:
-        running = any(_is_of(stage, run) for run in runs.runs_in_flight(instance))
+        running = any(_is_of(stage, run) for run in history.runs_in_flight(instance))
         return frozenset({ALL}) if running else frozenset()
-    return runs.keys_in_flight(instance, dg.AssetKey(stage))
+    return history.keys_in_flight(instance, dg.AssetKey(stage))
 
 
 def _is_of(stage: Stage, run: dg.DagsterRun) -> bool:

@@ -12,7 +12,7 @@ import dagster as dg
 
 from many_models.data import lake_tables
 from many_models.errors import ManyModelsError
-from many_models.orchestration.event_log import runs
+from many_models.orchestration.event_log import dead_runs
 from many_models.ports import Lake, ProductionRegistry, StagingRegistry
 from many_models.settings import Settings
 
@@ -86,7 +86,7 @@ def job(settings: Settings) -> dg.JobDefinition:
         staging: dg.ResourceParam[StagingRegistry],
         production: dg.ResourceParam[ProductionRegistry],
     ) -> None:
-        runs.claim_run(context)
+        dead_runs.claim_run(context)
         done = keep_up(settings, context.instance, lake, staging, production, context.run_id)
         context.add_output_metadata({
             **{f"{name} deleted": count for name, count in done.deleted.items()},

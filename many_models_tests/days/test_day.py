@@ -193,7 +193,7 @@ def test_a_series_whose_data_raises_fails_alone_and_says_why(odd_series: Project
     assert status["permanent"].all()
     assert not status["set_aside"].any()
     with open_instance(odd_series.home) as instance:
-        from many_models.orchestration.event_log.runs import failed_partitions
+        from many_models.orchestration.event_log.history import failed_partitions
 
         assert set(failed_partitions(instance, dg.AssetKey("store_item_datasets"))) == {"a__off_grid"}
     assert "a__good0" in odd_series.partitions("predictions")

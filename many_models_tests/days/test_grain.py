@@ -13,7 +13,7 @@ from many_models.errors import SettingsError
 from many_models.keys import SeriesKey
 from many_models.operations.day import open_instance
 from many_models.orchestration import partitions
-from many_models.orchestration.event_log import runs
+from many_models.orchestration.event_log import history
 from many_models.orchestration.stage_run import VERSION_TAG
 from many_models.settings import Settings, load_settings
 from many_models_tests.support.project import END, Project, make_project, sales, stages_of
@@ -51,7 +51,7 @@ def test_a_partition_of_something_else_than_keys_is_refused(tmp_path: Path) -> N
 
 def failed(project: Project, stage: str) -> dict[str, str]:
     with open_instance(project.home) as instance:
-        return runs.failed_partitions(instance, dg.AssetKey(stage))
+        return history.failed_partitions(instance, dg.AssetKey(stage))
 
 
 @pytest.mark.slow
@@ -73,7 +73,7 @@ def test_days_by_store_end_in_the_tables_of_days_by_store_item(tmp_path: Path) -
     for name, frame in expected.items():
         pd.testing.assert_frame_equal(found[name], frame, obj=name)
     with open_instance(by_store.home) as instance:
-        assert set(runs.latest_tags(instance, TRAINED, [VERSION_TAG])) == {"s0__i0", "s0__i1", "s1__i0", "s1__i1"}
+        assert set(history.latest_tags(instance, TRAINED, [VERSION_TAG])) == {"s0__i0", "s0__i1", "s1__i0", "s1__i1"}
         assert instance.get_dynamic_partitions("store_items") == ["s0", "s1"]
 
 

@@ -18,7 +18,7 @@ import pytest
 from many_models.operations.day import Day, Progress, open_instance
 from many_models.orchestration.automation import JOBS
 from many_models.orchestration.due import STAGES
-from many_models.orchestration.event_log import runs
+from many_models.orchestration.event_log import history
 from many_models_tests.days.test_ui_day import end_session, wait_for
 from many_models_tests.support.project import Project, make_project, sales
 
@@ -123,19 +123,19 @@ def test_a_new_daemon_ends_the_day_of_one_that_was_killed_in_the_middle_of_train
         first = start()
         begun = wait_for("training", lambda: waits_again(project, 0), PATIENCE)
         killed = kill_in_the_middle_of(instance, "trained_models", first)
-        assert runs.keys_in_flight(instance, TRAINED) == {"s0__i0", "s0__i1", "s0__i2"}
+        assert history.keys_in_flight(instance, TRAINED) == {"s0__i0", "s0__i1", "s0__i2"}
 
         second = start()
         wait_for("the second training", lambda: waits_again(project, begun), PATIENCE)
         second.kill()  # the daemon alone: the run goes on
         second.wait()
-        (orphan,) = runs.runs_in_flight(instance, ["train_models"])
+        (orphan,) = history.runs_in_flight(instance, ["train_models"])
         assert instance.get_run_by_id(killed).status is dg.DagsterRunStatus.FAILURE
 
         start()
         tick = time.time()
         wait_for("a tick of the third daemon", lambda: ticked_since(instance, tick), PATIENCE)
-        assert [run.run_id for run in runs.runs_in_flight(instance, ["train_models"])] == [orphan.run_id]
+        assert [run.run_id for run in history.runs_in_flight(instance, ["train_models"])] == [orphan.run_id]
         (project.root / "go").touch()
         wait_for("the load into the warehouse", lambda: loaded_and_idle(instance), PATIENCE)
 
@@ -175,7 +175,7 @@ def kill_in_the_middle_of(instance: dg.DagsterInstance, stage: Stage, daemon: su
     """Kill the daemon, its code server, and the run of `stage` with its workers; the run, which is left as running."""
     os.killpg(daemon.pid, signal.SIGKILL)
     daemon.wait()
-    (run,) = runs.runs_in_flight(instance, list(JOBS.values()))
+    (run,) = history.runs_in_flight(instance, list(JOBS.values()))
     assert (run.job_name, run.status) == (JOBS[stage], dg.DagsterRunStatus.STARTED)
     return run.run_id
 
@@ -210,7 +210,7 @@ def ticked_since(instance: dg.DagsterInstance, moment: float) -> bool:
 def loaded_and_idle(instance: dg.DagsterInstance) -> bool:
     """Whether the warehouse is loaded and nothing runs."""
     loaded = instance.get_latest_materialization_event(dg.AssetKey("warehouse_predictions"))
-    return loaded is not None and not runs.runs_in_flight(instance, list(JOBS.values()))
+    return loaded is not None and not history.runs_in_flight(instance, list(JOBS.values()))
 
 
 def assert_as_clean(project: Project, clean: Project) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from many_models.operations.day import open_instance
-from many_models.orchestration.event_log.runs import PROCESS_TAG
+from many_models.orchestration.event_log.dead_runs import PROCESS_TAG
 from many_models.orchestration.stage_state import STAGE_TAG
 from many_models_tests.support.ports import free_port
 

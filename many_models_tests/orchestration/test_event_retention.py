@@ -17,7 +17,7 @@ from dagster._core.utils import make_new_run_id
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from many_models.orchestration.event_log import runs
+from many_models.orchestration.event_log import history
 from many_models.orchestration.event_log.retention import PrunedEvents, prune_events
 from many_models_tests.orchestration import test_events, test_postgres_storage
 from many_models_tests.orchestration.test_events import STAGE, add, ask, entry, launch, plain, runs_of_a_day, states
@@ -95,9 +95,9 @@ def health(instance):
 def seen(instance):
     """All that is derived from events: what is due, failed and in flight, and Dagster's partition health."""
     return {
-        "tags": runs.latest_tags(instance, STAGE, [VERSION, UPSTREAM]),
-        "failed": runs.failed_partitions(instance, STAGE),
-        "in flight": runs.keys_in_flight(instance, STAGE),
+        "tags": history.latest_tags(instance, STAGE, [VERSION, UPSTREAM]),
+        "failed": history.failed_partitions(instance, STAGE),
+        "in flight": history.keys_in_flight(instance, STAGE),
         "newest": instance.get_latest_materialization_event(STAGE),
         "cached": health(instance),
         "materialized": instance.get_materialized_partitions(STAGE),
@@ -171,7 +171,7 @@ def test_events_younger_than_the_limit_and_those_of_running_runs_stay(opened, tm
             live(instance, status, ["a"], [("a", "v")], "")
         assert prune_events(instance, datetime(2020, 1, 1, tzinfo=UTC)) == PrunedEvents()
         assert prune_events(instance, soon()).events == 2
-        assert len(runs.keys_in_flight(instance, STAGE)) == 1
+        assert len(history.keys_in_flight(instance, STAGE)) == 1
 
 
 @pytest.mark.slow

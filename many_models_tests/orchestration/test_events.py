@@ -36,7 +36,7 @@ from hypothesis import strategies as st
 
 from many_models.errors import InputError, MissingDependencyError, SettingsError
 from many_models.operations import day
-from many_models.orchestration.event_log import runs, storage_sqlite
+from many_models.orchestration.event_log import dead_runs, history, private_api, runs, storage_sqlite
 from many_models_tests.support.event_assets import STORE_ITEMS, UPSTREAM, VERSION, defs, materialization
 
 pytestmark = pytest.mark.slow
@@ -81,7 +81,7 @@ def launch(instance, keys, all_keys, *, job_name="stage_job", **config):
     return defs.resolve_job_def(job_name).execute_in_process(
         instance=instance,
         run_config={"ops": ops},
-        tags={**request.tags, **runs.process_tag()},
+        tags={**request.tags, **dead_runs.process_tag()},
         raise_on_error=False,
     )
 
@@ -364,20 +364,20 @@ def test_the_good_series_are_materialized_and_exactly_the_bad_ones_failed(instan
     assert result.success is not bool(bad)
     seen = states(instance)
     assert (seen.materialized, seen.failed, seen.in_progress) == (asked - failing, failing, set())
-    assert runs.failed_partitions(instance, STAGE) == dict.fromkeys(failing, result.run_id)
-    assert set(runs.latest_tags(instance, STAGE, [VERSION])) == asked - failing
+    assert history.failed_partitions(instance, STAGE) == dict.fromkeys(failing, result.run_id)
+    assert set(history.latest_tags(instance, STAGE, [VERSION])) == asked - failing
 
 
 def test_a_scattered_run_that_fails_leaves_every_other_key_as_it_was(instance):
     keys = add(instance, 12)
     launch(instance, keys[:6], keys, fail=keys[2:3])
-    before, tags = states(instance), runs.latest_tags(instance, STAGE, [VERSION, UPSTREAM])
+    before, tags = states(instance), history.latest_tags(instance, STAGE, [VERSION, UPSTREAM])
     scattered = [keys[1], keys[4], keys[9]]
     launch(instance, scattered, keys, fail=scattered, version="v2")
     after = states(instance)
     assert after.failed == before.failed | set(scattered)
     assert after.materialized == before.materialized
-    assert runs.latest_tags(instance, STAGE, [VERSION, UPSTREAM]) == tags
+    assert history.latest_tags(instance, STAGE, [VERSION, UPSTREAM]) == tags
 
 
 def test_a_failed_series_that_succeeds_is_failed_no_more(instance):
@@ -386,7 +386,7 @@ def test_a_failed_series_that_succeeds_is_failed_no_more(instance):
     assert states(instance).failed == {keys[1], keys[3]}
     launch(instance, [keys[1]], keys, version="v2")
     assert states(instance).failed == {keys[3]}
-    assert set(runs.failed_partitions(instance, STAGE)) == {keys[3]}
+    assert set(history.failed_partitions(instance, STAGE)) == {keys[3]}
 
 
 PAGE = """query($before: String) { assetOrError(assetKey: {path: ["stage"]}) { ... on Asset {
@@ -529,7 +529,7 @@ def test_a_run_outside_a_backfill_leaves_the_queue_alone(instance):
 def test_a_pool_gets_a_limit_once_and_keeps_the_one_that_somebody_set(instance):
     instance.event_log_storage.set_concurrency_slots("mine", 5)
     for _ in range(2):
-        runs.ensure_pools(instance, ["mine", "stage"])
+        history.ensure_pools(instance, ["mine", "stage"])
     limits = {pool.name: pool.limit for pool in instance.event_log_storage.get_pool_limits()}
     assert limits == {"mine": 5, "stage": 1}
 
@@ -585,17 +585,17 @@ def test_a_sensor_resolves_the_request_against_the_job(instance, which):
 # --- Reading --------------------------------------------------------------------------------------------------------
 def test_the_newest_tags_count_also_after_a_partition_was_wiped_or_an_event_has_none(instance):
     keys = add(instance, 4)
-    assert runs.latest_tags(instance, STAGE, [VERSION]) == {}
+    assert history.latest_tags(instance, STAGE, [VERSION]) == {}
     launch(instance, keys[:3], keys)
     launch(instance, keys[1:2], keys, version="v2")
     instance.report_runless_asset_event(dg.AssetMaterialization(STAGE, partition=keys[2]))
-    assert runs.latest_tags(instance, STAGE, [VERSION, "no such tag"]) == {
+    assert history.latest_tags(instance, STAGE, [VERSION, "no such tag"]) == {
         keys[0]: {VERSION: "v1"},
         keys[1]: {VERSION: "v2"},
         keys[2]: {},
     }
     instance.wipe_assets([STAGE])
-    assert runs.latest_tags(instance, STAGE, [VERSION]) == {}
+    assert history.latest_tags(instance, STAGE, [VERSION]) == {}
 
 
 def test_keys_of_queued_and_running_runs_are_in_flight_whether_planned_or_in_the_config(instance):
@@ -607,20 +607,20 @@ def test_keys_of_queued_and_running_runs_are_in_flight_whether_planned_or_in_the
             job, status=status, tags=tags, run_config={"ops": {"stage": {"config": config}}} if config else {}
         )
 
-    assert runs.keys_in_flight(instance, STAGE) == frozenset()
+    assert history.keys_in_flight(instance, STAGE) == frozenset()
     not_begun = create(dg.DagsterRunStatus.NOT_STARTED, {"dagster/partition": keys[0]}, keys=[keys[0], keys[7]])
     running = create(dg.DagsterRunStatus.STARTED, {runs.RANGE_START_TAG: keys[3], runs.RANGE_END_TAG: keys[5]})
     create(dg.DagsterRunStatus.FAILURE, {"dagster/partition": keys[9]})
-    assert runs.keys_in_flight(instance, STAGE) == {keys[0], keys[7], *keys[3:6]}
-    assert {run.run_id for run in runs.runs_in_flight(instance, ["stage_job"])} == {not_begun.run_id, running.run_id}
-    assert runs.runs_in_flight(instance, ["another"]) == ()
-    assert runs.keys_in_flight(instance, dg.AssetKey("another")) == frozenset()
+    assert history.keys_in_flight(instance, STAGE) == {keys[0], keys[7], *keys[3:6]}
+    assert {run.run_id for run in history.runs_in_flight(instance, ["stage_job"])} == {not_begun.run_id, running.run_id}
+    assert history.runs_in_flight(instance, ["another"]) == ()
+    assert history.keys_in_flight(instance, dg.AssetKey("another")) == frozenset()
 
 
 def test_an_event_log_that_is_no_sql_is_an_error_and_not_empty(instance, monkeypatch):
     monkeypatch.setattr(dg.DagsterInstance, "event_log_storage", object())
     with pytest.raises(MissingDependencyError, match="cannot be read"):
-        runs.latest_tags(instance, STAGE, [VERSION])
+        history.latest_tags(instance, STAGE, [VERSION])
 
 
 # --- Runs whose process is gone -------------------------------------------------------------------------------------
@@ -640,12 +640,12 @@ def test_a_run_whose_process_was_killed_is_marked_failed_and_its_keys_are_due_ag
         keys = add(instance, 5)
         done = subprocess.run([sys.executable, "-c", DYING, tmp_path / "home"], cwd=ROOT, check=False)
         assert done.returncode == -9
-        (run,) = runs.runs_in_flight(instance)
+        (run,) = history.runs_in_flight(instance)
         assert run.status is dg.DagsterRunStatus.STARTED
-        assert runs.keys_in_flight(instance, STAGE) == set(keys)
-        assert runs.mark_dead_runs_failed(instance) == (run.run_id,)
-        assert runs.mark_dead_runs_failed(instance) == ()
-        assert runs.keys_in_flight(instance, STAGE) == frozenset()
+        assert history.keys_in_flight(instance, STAGE) == set(keys)
+        assert dead_runs.mark_dead_runs_failed(instance) == (run.run_id,)
+        assert dead_runs.mark_dead_runs_failed(instance) == ()
+        assert history.keys_in_flight(instance, STAGE) == frozenset()
         seen = states(instance)
         assert (seen.materialized, seen.failed) == ({keys[0]}, set(keys[1:]))
 
@@ -665,28 +665,28 @@ def test_a_run_whose_process_was_killed_is_marked_failed_and_its_keys_are_due_ag
     ids=["itself", "other host", "pid used again", "no such pid", "rebooted", "other container", "nonsense", "empty"],
 )
 def test_only_a_process_known_to_be_gone_is_dead(process, dead):
-    this = runs.process_tag()[runs.PROCESS_TAG]
+    this = dead_runs.process_tag()[dead_runs.PROCESS_TAG]
     host, boot, space, pid, start = this.split(" ")
     text = this if process == "this" else process.format(host=host, boot=boot, space=space, pid=pid, start=start)
-    assert runs._is_gone(text) is dead
+    assert dead_runs._is_gone(text) is dead
 
 
 def test_a_finished_process_that_nobody_waited_for_is_dead():
     child = subprocess.Popen([sys.executable, "-c", "pass"])
-    while Path(f"/proc/{child.pid}/stat").exists() and runs._started(child.pid) != "gone":
+    while Path(f"/proc/{child.pid}/stat").exists() and dead_runs._started(child.pid) != "gone":
         time.sleep(0.01)
-    assert runs._started(child.pid) == "gone"
+    assert dead_runs._started(child.pid) == "gone"
     child.wait()
 
 
 # --- When Dagster changes -------------------------------------------------------------------------------------------
 def test_this_dagster_has_the_private_api_that_we_use():
-    runs.private_api_problems.cache_clear()
-    problems = runs.private_api_problems()
+    private_api.private_api_problems.cache_clear()
+    problems = private_api.private_api_problems()
     assert not problems, (
         f"Dagster {dg.__version__} no longer fits many_models.orchestration.event_log:\n  "
         + "\n  ".join(problems)
-        + "\nRead its _core/events and _core/storage/event_log, then adapt _PRIVATE_API and what uses it."
+        + "\nRead its _core/events and _core/storage/event_log, then adapt PRIVATE_API and what uses it."
     )
 
 
@@ -696,9 +696,9 @@ def test_an_api_that_changed_is_noticed_by_name_and_by_parameter(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(SqliteEventLogStorage, "_store_asset_event", renamed)
         patch.delattr("dagster._core.events.ASSET_EVENTS")
-        runs.private_api_problems.cache_clear()
-        problems = " ".join(runs.private_api_problems())
-    runs.private_api_problems.cache_clear()
+        private_api.private_api_problems.cache_clear()
+        problems = " ".join(private_api.private_api_problems())
+    private_api.private_api_problems.cache_clear()
     assert "ASSET_EVENTS is gone" in problems
     assert "_store_asset_event takes (self, conn, event, identity)" in problems
 
@@ -712,9 +712,9 @@ def test_without_the_private_api_good_series_are_still_recorded_with_one_warning
     left = []
     for name in ("batched", "public"):
         if name == "public":
-            monkeypatch.setattr(runs, "private_api_problems", lambda: ("x is gone",))
+            monkeypatch.setattr(private_api, "private_api_problems", lambda: ("x is gone",))
             monkeypatch.setattr(storage_sqlite, "private_api_problems", lambda: ("x is gone",))
-            runs._warn_once.cache_clear()
+            private_api._warn_once.cache_clear()
         with open_instance(tmp_path / name) as instance, warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
             keys = add(instance, 6)

@@ -13,7 +13,7 @@ from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventL
 from many_models.errors import MissingDependencyError
 from many_models.operations.day import open_instance
 from many_models.orchestration.automation import raw_state
-from many_models.orchestration.event_log import public_api, runs
+from many_models.orchestration.event_log import history, private_api, public_api, retention, runs
 from many_models.orchestration.event_log.retention import prune_events
 from many_models.orchestration.stage_run import UPSTREAM_TAG, VERSION_TAG
 from many_models.wiring import build_source
@@ -40,12 +40,13 @@ def another_dagster(monkeypatch):
         raise AssertionError("private API is used though it does not fit")
 
     monkeypatch.setattr(SqliteEventLogStorage, "_store_asset_event", renamed)
-    monkeypatch.setattr(runs, "sql_event_log", not_ours)
-    runs.private_api_problems.cache_clear()
-    runs._warn_once.cache_clear()
+    for module in (history, runs, retention):
+        monkeypatch.setattr(module, "sql_event_log", not_ours)
+    private_api.private_api_problems.cache_clear()
+    private_api._warn_once.cache_clear()
     yield
-    runs.private_api_problems.cache_clear()
-    runs._warn_once.cache_clear()
+    private_api.private_api_problems.cache_clear()
+    private_api._warn_once.cache_clear()
 
 
 def known(project: Project) -> dict[str, object]:
@@ -54,11 +55,11 @@ def known(project: Project) -> dict[str, object]:
         keys = {stage: dg.AssetKey(stage) for stage in STAGES}
         return {
             "tags": {
-                stage: {name: sorted(tags) for name, tags in runs.latest_tags(instance, key, TAGS).items()}
+                stage: {name: sorted(tags) for name, tags in history.latest_tags(instance, key, TAGS).items()}
                 for stage, key in keys.items()
             },
-            "failed": {stage: sorted(runs.failed_partitions(instance, key)) for stage, key in keys.items()},
-            "in flight": {stage: runs.keys_in_flight(instance, key) for stage, key in keys.items()},
+            "failed": {stage: sorted(history.failed_partitions(instance, key)) for stage, key in keys.items()},
+            "in flight": {stage: history.keys_in_flight(instance, key) for stage, key in keys.items()},
         }
 
 
@@ -81,8 +82,9 @@ def test_days_run_on_the_public_api_alone_with_one_warning_and_end_as_they_would
 def assert_as_on_clean_days(tmp_path, rows, reports, odd, found) -> None:
     """The same days on the private API: the same work, the same tables, the same answers."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "private_api_problems", lambda: ())
-        patch.setattr(runs, "sql_event_log", lambda instance: instance.event_log_storage)
+        patch.setattr(private_api, "private_api_problems", lambda: ())
+        for module in (history, runs, retention):
+            patch.setattr(module, "sql_event_log", lambda instance: instance.event_log_storage)
         clean = make_project(tmp_path / "clean", rows, forecast=QUICK)
         for until, seen in zip((END - timedelta(days=1), END), reports, strict=True):
             said = [(report.stage, report.keys, report.done, report.failed) for report in clean.run(until)]
@@ -108,10 +110,10 @@ def test_the_public_api_tells_of_runs_what_the_private_one_tells(tmp_path):
         keys = add(instance, 6)
         launch(instance, keys, keys, version="v1", fail=[keys[1], keys[4]])
         launch(instance, [keys[0], keys[2], keys[4]], keys, version="v2", fail=[keys[2]])
-        failed = runs.failed_partitions(instance, STAGE)
+        failed = history.failed_partitions(instance, STAGE)
         assert set(failed) == {keys[1], keys[2]}
         assert public_api.failed(instance, STAGE) == failed
-        tags = runs.latest_tags(instance, STAGE, [UPSTREAM, VERSION])
+        tags = history.latest_tags(instance, STAGE, [UPSTREAM, VERSION])
         made = public_api.newest_materializations(instance, STAGE)
         assert list(made) == list(tags)
         told = {key: entry.asset_materialization.tags for key, entry in made.items()}
@@ -119,5 +121,6 @@ def test_the_public_api_tells_of_runs_what_the_private_one_tells(tmp_path):
         run_ids = [run.run_id for run in instance.get_runs()]
         planned = public_api.planned(instance, STAGE, run_ids)
         assert {run: sorted(keys) for run, keys in planned.items()} == {
-            run: sorted(keys) for run, keys in runs._planned_by_run(instance.event_log_storage, STAGE, run_ids).items()
+            run: sorted(keys)
+            for run, keys in history.planned_by_run(instance.event_log_storage, STAGE, run_ids).items()
         }

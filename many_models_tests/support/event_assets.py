@@ -5,7 +5,8 @@ import signal
 
 import dagster as dg
 
-from many_models.orchestration.event_log.runs import claim_run, keys_of_run, plan, record, settle_siblings, sibling_keys
+from many_models.orchestration.event_log.dead_runs import claim_run
+from many_models.orchestration.event_log.runs import keys_of_run, plan, record, settle_siblings, sibling_keys
 
 STORE_ITEMS = dg.DynamicPartitionsDefinition(name="store_items")
 VERSION, UPSTREAM = "many_models/version", "many_models/upstream"

@@ -18,7 +18,7 @@ from many_models.keys import digest
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from mlflow.tracking._model_registry.client import ModelRegistryClient
+    from many_models.adapters.registry.mlflow_private import ModelRegistryClient
 
 STALE_SECONDS = 60.0
 ASIDE = ".gone-"

@@ -30,6 +30,7 @@ from many_models.adapters.registry.mlflow_folder import (
     write_folders,
 )
 from many_models.adapters.registry.mlflow_lease import leased
+from many_models.adapters.registry.mlflow_private import hard_delete_run
 from many_models.adapters.registry.rules import OWN_TAGS
 from many_models.errors import (
     ConflictError,
@@ -48,8 +49,8 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.tracking import MlflowClient
-    from mlflow.tracking._model_registry.client import ModelRegistryClient
 
+    from many_models.adapters.registry.mlflow_private import ModelRegistryClient
     from many_models.ports import PackUpload
 
     _Clients = tuple[MlflowClient, ModelRegistryClient]
@@ -421,7 +422,7 @@ class MlflowStore:
         if root:
             shutil.rmtree(root.parent, ignore_errors=True)
         if self.is_database:
-            _hard_delete_run(self.uri, run_id)
+            hard_delete_run(self.uri, run_id)
 
 
 def by_age(versions: Iterable[ModelVersion]) -> list[ModelVersion]:
@@ -475,13 +476,14 @@ def _new_clients(uri: str) -> _Clients:
         os.environ.setdefault(name, value)
     _reach(uri)
     from mlflow.tracking import MlflowClient
-    from mlflow.tracking._model_registry.client import ModelRegistryClient
+
+    from many_models.adapters.registry.mlflow_private import registry_client
 
     talk = logging.getLogger("mlflow.store.db.utils")  # announces its tables on stderr, in the midst of a progress bar
     level = talk.level
     talk.setLevel(logging.WARNING)
     try:
-        return MlflowClient(tracking_uri=uri, registry_uri=uri), ModelRegistryClient(uri, uri)
+        return MlflowClient(tracking_uri=uri, registry_uri=uri), registry_client(uri)
     finally:
         talk.setLevel(level)
 
@@ -556,11 +558,3 @@ def _experiment(client: MlflowClient, name: str, artifacts: str) -> str:
         if error.error_code not in _CONFLICT or not (found := client.get_experiment_by_name(name)):
             raise
         return str(found.experiment_id)
-
-
-def _hard_delete_run(uri: str, run_id: str) -> None:
-    """Deletes a soft-deleted run as `mlflow gc` does, which calls the same: there is no public way."""
-    from mlflow.tracking._tracking_service import utils
-
-    store = getattr(utils, "_get_store")(uri)  # noqa: B009
-    getattr(store, "_hard_delete_run")(run_id)  # noqa: B009

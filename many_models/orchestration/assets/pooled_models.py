@@ -10,7 +10,7 @@ from many_models.data.lake_tables import NO_POOLED
 from many_models.errors import InputError
 from many_models.orchestration import stage_state
 from many_models.orchestration.chunks import packs_of
-from many_models.orchestration.event_log import runs
+from many_models.orchestration.event_log import dead_runs
 from many_models.orchestration.forecast_spec import spec_of
 from many_models.orchestration.stage_run import UPSTREAM_TAG, VERSION_TAG, Metadata, refuse_shared_run
 from many_models.ports import Lake, Where
@@ -39,7 +39,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
     )
     def pooled_models(context: dg.AssetExecutionContext, lake: dg.ResourceParam[Lake]) -> dg.MaterializeResult[None]:
         refuse_shared_run(context)
-        runs.claim_run(context)
+        dead_runs.claim_run(context)
         version, metadata = NO_POOLED, Metadata()
         try:
             learned, series, cutoff = _learn(settings, lake)

@@ -8,7 +8,7 @@ import dagster as dg
 from many_models.errors import MissingDependencyError
 from many_models.keys import digest
 from many_models.orchestration import due
-from many_models.orchestration.event_log import runs
+from many_models.orchestration.event_log import history
 from many_models.orchestration.stage_run import DUE_TAG
 from many_models.settings import PowerBiSettings, Settings
 
@@ -99,7 +99,7 @@ def _sensor(model: dg.AssetKey) -> dg.SensorDefinition:
         description="Refreshes Power BI's semantic model after a load of the warehouse.",
     )
     def refresh_after_load(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        if any(runs.keys_in_flight(context.instance, LOADED)):
+        if any(history.keys_in_flight(context.instance, LOADED)):
             return dg.SkipReason("the warehouse is being loaded")
         return request(context.instance, model)
 

@@ -15,7 +15,7 @@ from many_models.data.row_checks import CheckedRows, Kind
 from many_models.errors import InputError
 from many_models.keys import SeriesKey, pack_of
 from many_models.orchestration import partitions, stage_state
-from many_models.orchestration.event_log import runs
+from many_models.orchestration.event_log import dead_runs, runs
 from many_models.orchestration.ingestion import bring, require_landed, to_bring
 from many_models.orchestration.schema_check import schema_check
 from many_models.orchestration.stage_run import (
@@ -398,7 +398,7 @@ def build_raw_covariates(settings: Settings) -> dg.AssetsDefinition:
         import pyarrow.compute as pc
 
         refuse_shared_run(context)
-        runs.claim_run(context)
+        dead_runs.claim_run(context)
         rows, attributes, content = read_known(settings, source, lake)
         lake.replace(lake_tables.RAW_COVARIATES.name, rows, Where())
         if attributes is not None:

@@ -8,7 +8,7 @@ import dagster as dg
 from many_models.data import lake_tables
 from many_models.errors import InputError
 from many_models.orchestration import stage_state
-from many_models.orchestration.event_log import runs
+from many_models.orchestration.event_log import dead_runs, runs
 from many_models.orchestration.stage_run import Done, Metadata, backfill_policy, materialization, refuse_shared_run
 from many_models.ports import Lake, Warehouse, WarehousePart, Where
 from many_models.reporting.actuals import actual_parts, held_periods, with_keys
@@ -41,7 +41,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, lake: dg.ResourceParam[Lake], warehouse: dg.ResourceParam[Warehouse]
     ) -> Iterator[None]:
         refuse_shared_run(context)
-        runs.claim_run(context)
+        dead_runs.claim_run(context)
         wanted = stage_state.warehouse_state(context.instance, lake).wanted
         for date in context.partition_keys:
             copied, held = stage_state.made_versions(context.instance, "raw_sales"), held_periods(warehouse)

@@ -1,4 +1,4 @@
-"""What `runs` asks of an instance, by Dagster's public API alone: event after event, hence slow."""
+"""What `history` asks of an instance, by Dagster's public API alone: event after event, hence slow."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 Each series leaves two events a day at each stage (planned, materialized). What is due, partition health and the UI's
 answers about assets are made of the newest of each kind of each partition; older ones are history. Deleting runs would
-erase the state of their partitions, so events are deleted instead. Private API of Dagster, as `runs`.
+erase the state of their partitions, so events are deleted instead. Uses Dagster's private API; `private_api` checks it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from dagster._core.storage.event_log.schema import (
 from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
 from sqlalchemy import and_, delete, func, select, text
 
-from many_models.orchestration.event_log.runs import require_private_api, runs_in_flight, sql_event_log
+from many_models.orchestration.event_log.history import runs_in_flight
+from many_models.orchestration.event_log.private_api import require_private_api, sql_event_log
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
     from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
     from sqlalchemy import Select
 
-_AT_A_TIME = 200_000  # events that are held in memory
-_A_STATEMENT = 5_000  # events that one statement names
+_EVENTS_IN_MEMORY = 200_000  # events that are held in memory
+_EVENTS_PER_STATEMENT = 5_000  # events that one statement names
 WORTH_A_VACUUM = 0.3  # the share of a SQLite file that must be free
 _KINDS = (DagsterEventType.ASSET_MATERIALIZATION.value, DagsterEventType.ASSET_MATERIALIZATION_PLANNED.value)
 _TABLE = SqlEventLogStorageTable
@@ -96,7 +97,7 @@ def _superseded(storage: SqlEventLogStorage, before: datetime, busy: Sequence[st
     if busy:
         query = query.where(_TABLE.c.run_id.not_in(busy))
     with storage.index_connection() as index:
-        return [(row.id, row.run_id) for row in index.execute(query.limit(_AT_A_TIME))]
+        return [(row.id, row.run_id) for row in index.execute(query.limit(_EVENTS_IN_MEMORY))]
 
 
 def _delete_planned_checks(storage: SqlEventLogStorage, before: datetime, busy: Sequence[str]) -> int:
@@ -116,16 +117,16 @@ def _delete_planned_checks(storage: SqlEventLogStorage, before: datetime, busy: 
     query = query.where(planned.c.run_id.not_in(busy)) if busy else query
     with storage.index_transaction() as index:
         ids = index.execute(query).scalars().all()
-        for start in range(0, len(ids), _A_STATEMENT):
-            some = ids[start : start + _A_STATEMENT]
+        for start in range(0, len(ids), _EVENTS_PER_STATEMENT):
+            some = ids[start : start + _EVENTS_PER_STATEMENT]
             index.execute(delete(AssetCheckExecutionsTable).where(AssetCheckExecutionsTable.c.id.in_(some)))
     return len(ids)
 
 
 def _delete(storage: SqlEventLogStorage, ids: Sequence[int]) -> None:
     with storage.index_transaction() as index:
-        for start in range(0, len(ids), _A_STATEMENT):
-            some = ids[start : start + _A_STATEMENT]
+        for start in range(0, len(ids), _EVENTS_PER_STATEMENT):
+            some = ids[start : start + _EVENTS_PER_STATEMENT]
             index.execute(delete(AssetEventTagsTable).where(AssetEventTagsTable.c.event_id.in_(some)))
             index.execute(delete(_TABLE).where(_TABLE.c.id.in_(some)))
 
@@ -147,8 +148,8 @@ def _prune_run_file(storage: SqliteEventLogStorage, run_id: str, superseded: Seq
                 stay[row[1:]] -= 1
             else:
                 ids.append(row.id)
-        for start in range(0, len(ids), _A_STATEMENT):
-            own.execute(delete(_TABLE).where(_TABLE.c.id.in_(ids[start : start + _A_STATEMENT])))
+        for start in range(0, len(ids), _EVENTS_PER_STATEMENT):
+            own.execute(delete(_TABLE).where(_TABLE.c.id.in_(ids[start : start + _EVENTS_PER_STATEMENT])))
     _vacuum_file(storage, run_id)
 
 

@@ -10,7 +10,7 @@ dagster.yaml (the URL stands in the environment, never in a file):
         config: {postgres_url: {env: DAGSTER_POSTGRES_URL}}
 
 or with dagster-postgres' own `postgres_db` (and `auth_provider`, for a managed identity). Needs the extra `postgres`.
-Private API of Dagster, as `many_models.orchestration.event_log.runs`; `runs.private_api_problems` checks it.
+Uses Dagster's private API; `private_api.private_api_problems` checks it.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ The stock event log takes two transactions (the run's file, then the index) and 
       class: ComputeLogs
       config: {base_dir: var/dagster/storage}
 
-Private API of Dagster, as `many_models.orchestration.event_log.runs`; `runs.private_api_problems` checks both.
+Uses Dagster's private API; `private_api.private_api_problems` checks it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ from dagster._core.storage.local_compute_log_manager import LocalComputeLogManag
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 
 from many_models.errors import SettingsError
-from many_models.orchestration.event_log.runs import BATCH_SIZE, private_api_problems
+from many_models.orchestration.event_log.private_api import private_api_problems
+from many_models.orchestration.event_log.runs import BATCH_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence

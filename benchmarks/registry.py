@@ -1,5 +1,5 @@
 """What the registries cost on SQLite: registering, finding, promoting and rolling back 10,000 series, against MLflow as
-it is usually written. `python -m benchmarks.registry [--small] [--json]`.
+it is usually written. `python -m benchmarks.registry [--small] [--azureml] [--json]`.
 """
 
 from __future__ import annotations
@@ -188,6 +188,34 @@ def measure(size: Size, folder: Path) -> list[Figure]:
     ]
 
 
+CALL_SECONDS = 0.1
+
+
+def measure_azureml(size: Size, folder: Path) -> list[Figure]:
+    """The same series in an Azure ML workspace that takes CALL_SECONDS a call, with its files in Azurite."""
+    from many_models.adapters.azure.blob_folder import BlobFolder
+    from many_models.adapters.azure.storage import AzureStorage
+    from many_models.adapters.registry.azureml import AzureMLStaging
+    from many_models.adapters.registry.azureml_assets import ModelAssets
+    from many_models_tests.stand_ins.azureml_models import Workspace
+    from many_models_tests.stand_ins.azurite import running
+
+    with running(folder / "azurite") as azurite:
+        url = f"{azurite.container('registry')}/staging"
+        files = BlobFolder(AzureStorage(url, "key", lambda _: azurite.key, endpoint=azurite.endpoint))
+        workspace = Workspace(files, seconds=CALL_SECONDS)
+        staging = AzureMLStaging(files, ModelAssets(lambda: workspace, "registry"))
+        packs = packs_of(size.series, 100, 0)
+        names = [name for upload in packs for name in upload.series]
+        registering = seconds(lambda: staging.register("one", packs))
+        finding = seconds(lambda: staging.newest(names), 3)
+    told = f"Azure ML, {CALL_SECONDS:g} s a call"
+    return [
+        Figure(f"registering {size.series:,} series in packs of 100, {told}", registering, "s", "at most 60"),
+        Figure(f"finding {size.series:,} newest versions, {told}", finding, "s", ""),
+    ]
+
+
 def resolve(production: MlflowProduction, expected: int) -> None:
     """Which pack version and row serves each series."""
     live = production.live()
@@ -199,9 +227,11 @@ def resolve(production: MlflowProduction, expected: int) -> None:
 def main() -> None:
     """Measures, and prints a table or JSON."""
     parser = flags(__doc__ or "", "1,000 series instead of 10,000")
+    parser.add_argument("--azureml", action="store_true", help="only the registry on Azure ML, against a stand-in")
     options = parser.parse_args()
+    how = measure_azureml if options.azureml else measure
     with tempfile.TemporaryDirectory() as folder:
-        figures = measure(SMALL if options.small else FULL, Path(folder))
+        figures = how(SMALL if options.small else FULL, Path(folder))
     show(figures, machine("mlflow"), as_json=options.json)
 
 

@@ -243,19 +243,53 @@ class ComputeSettings(Section):
     spark_config: dict[str, str] = {}
 
 
+WORKSPACE = re.compile(
+    r"/subscriptions/([^/]+)/resourceGroups/([^/]+)/providers/Microsoft\.MachineLearningServices/workspaces/([^/]+)/?",
+    re.IGNORECASE,
+)
+
+
+def workspace_of(resource_id: str, setting: str) -> tuple[str, str, str]:
+    """Subscription, resource group and name of an Azure ML workspace. Raises ValueError, naming `setting`."""
+    if (found := WORKSPACE.fullmatch(resource_id)) is None:
+        raise ValueError(
+            f"{setting} is {resource_id!r}, not the resource id of an Azure ML workspace: copy it from the portal, "
+            "/subscriptions/…/resourceGroups/…/providers/Microsoft.MachineLearningServices/workspaces/NAME"
+        )
+    return found[1], found[2], found[3]
+
+
 class RegistrySettings(Section):
-    """Two MLflow stores: a tracking URI and an artifact folder each ("": the server's own). Credentials come from the
-    environment alone, see docs/registries.md. `aliases` false: where there are none, as in Azure ML.
+    """Two registries. `kind` `mlflow`: a tracking URI and an artifact folder each ("": the server's own), with
+    credentials from the environment. `kind` `azureml`: a workspace's resource id and a folder in Azure storage each.
+    `aliases` false: for an MLflow store without them.
     """
 
+    kind: Literal["mlflow", "azureml"] = "mlflow"
     staging: str = "sqlite:///var/registry/staging.db"
     staging_artifacts: str = "var/registry/staging"
     production: str = "sqlite:///var/registry/production.db"
     production_artifacts: str = "var/registry/production"
     prefix: str = "many_models"
     aliases: bool = True
+    datastore: str = "many_models_registry"
+    identity: Literal["default", "managed_identity"] = "default"
+    client_id: str = ""
     keep_releases: Annotated[int, Field(ge=1)] = 30
     keep_versions: Annotated[int, Field(ge=1)] = 7
+
+    @model_validator(mode="after")
+    def _azureml_is_whole(self) -> RegistrySettings:
+        if self.kind == "azureml":
+            for name in ("staging", "production"):
+                workspace_of(getattr(self, name), f"registry.{name}")
+                artifacts = getattr(self, f"{name}_artifacts")
+                if not artifacts.startswith(("abfss://", "abfs://")):
+                    raise ValueError(
+                        f'registry.{name}_artifacts is {artifacts!r}: with registry.kind = "azureml" it is a folder in '
+                        "Azure storage, abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/FOLDER"
+                    )
+        return self
 
     def artifacts(self, folder: str, root: Path) -> str:
         """An artifact folder as MLflow takes it: a path counted from `root`, a URI as it is, "" for the server's."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from many_models.errors import SettingsError
-from many_models.settings import Settings, secret
+from many_models.settings import Settings, secret, workspace_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -13,9 +13,11 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
     from many_models import ports
+    from many_models.adapters.azure.blob_folder import BlobFolder
     from many_models.adapters.azure.datastore import LakeDatastore
     from many_models.adapters.azure.storage import AzureStorage
     from many_models.adapters.compute.azureml import RemoteJob
+    from many_models.adapters.registry.azureml_assets import ModelAssets
     from many_models.adapters.sql.connections import Login
     from many_models.settings import ComputeSettings
 
@@ -126,6 +128,11 @@ def _azureml(settings: Settings, follow: Callable[[RemoteJob], None]) -> ports.C
 
 def build_staging(settings: Settings) -> ports.StagingRegistry:
     """The registry that training writes."""
+    if settings.registry.kind == "azureml":
+        from many_models.adapters.registry.azureml import AzureMLStaging
+
+        folder, assets = _azureml_parts(settings, "staging")
+        return AzureMLStaging(folder, assets, settings.registry.prefix)
     from many_models.adapters.registry.mlflow_production import MlflowStaging
 
     registry = settings.registry
@@ -135,6 +142,11 @@ def build_staging(settings: Settings) -> ports.StagingRegistry:
 
 def build_production(settings: Settings, *, fail_soon: bool = False) -> ports.ProductionRegistry:
     """The registry that serves; with `fail_soon` this process gives up on it within seconds, not minutes."""
+    if settings.registry.kind == "azureml":
+        from many_models.adapters.registry.azureml import AzureMLProduction
+
+        folder, assets = _azureml_parts(settings, "production")
+        return AzureMLProduction(folder, assets, settings.registry.prefix)
     from many_models.adapters.registry.mlflow_production import MlflowProduction
     from many_models.adapters.registry.mlflow_store import fail_soon as give_up_soon
 
@@ -143,6 +155,21 @@ def build_production(settings: Settings, *, fail_soon: bool = False) -> ports.Pr
     registry = settings.registry
     artifacts = registry.artifacts(registry.production_artifacts, settings.root)
     return MlflowProduction(settings.url(registry.production), artifacts, registry.prefix, aliases=registry.aliases)
+
+
+def _azureml_parts(settings: Settings, role: Literal["staging", "production"]) -> tuple[BlobFolder, ModelAssets]:
+    """The folder and the model assets of one of the two workspaces."""
+    from functools import partial
+
+    from many_models.adapters.azure.blob_folder import BlobFolder
+    from many_models.adapters.azure.machine_learning import connect
+    from many_models.adapters.registry.azureml_assets import ModelAssets
+
+    registry = settings.registry
+    workspace = workspace_of(registry.staging if role == "staging" else registry.production, f"registry.{role}")
+    place = registry.staging_artifacts if role == "staging" else registry.production_artifacts
+    client = partial(connect, *workspace, registry.identity, registry.client_id)
+    return BlobFolder(_storage(settings, place)), ModelAssets(client, registry.datastore)
 
 
 def build_warehouse(settings: Settings) -> ports.Warehouse:

@@ -15,6 +15,8 @@ from many_models.adapters.registry.azureml import INDEX, AzureMLProduction, Azur
 from many_models.adapters.registry.azureml_assets import ModelAssets
 from many_models.errors import AccessError, ConflictError, SettingsError
 from many_models.keys import digest
+from many_models.settings import load_settings
+from many_models.wiring import build_production, build_staging
 from many_models_tests.contracts.registry import NOW, ProductionContract, StagingContract, draft, served, upload
 from many_models_tests.stand_ins.azureml_models import Workspace
 
@@ -205,3 +207,38 @@ def test_a_datastore_that_is_not_there_is_named(parts):
     folder, workspace, _ = parts()
     with pytest.raises(SettingsError, match="Could not find datastore: other"):
         AzureMLStaging(folder, ModelAssets(lambda: workspace, "other")).check()
+
+
+# --- settings ---
+ID = "/subscriptions/s/resourceGroups/g/providers/Microsoft.MachineLearningServices/workspaces/{}"
+SETTINGS = f"""
+[registry]
+kind = "azureml"
+staging = "{ID.format("one")}"
+staging_artifacts = "abfss://staging@account.dfs.core.windows.net/registry"
+production = "{ID.format("two")}"
+production_artifacts = "abfss://production@account.dfs.core.windows.net/registry"
+"""
+
+
+def test_the_settings_make_both_registries(tmp_path):
+    (tmp_path / "many_models.toml").write_text(SETTINGS)
+    settings = load_settings(tmp_path / "many_models.toml")
+    staging, production = build_staging(settings), build_production(settings)
+    assert isinstance(staging, AzureMLStaging)
+    assert isinstance(production, AzureMLProduction)
+    assert staging._packs.folder.storage.container == "staging"
+    assert production._packs.folder.storage.container == "production"
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "told"),
+    [
+        (ID.format("one"), "azureml://westeurope.api.azureml.ms/mlflow", "registry.staging is 'azureml.*resource id"),
+        ("abfss://production", "/var/production", "registry.production_artifacts is .*a folder in Azure storage"),
+    ],
+)
+def test_a_registry_that_is_half_of_azure_is_refused(tmp_path, right, wrong, told):
+    (tmp_path / "many_models.toml").write_text(SETTINGS.replace(right, wrong))
+    with pytest.raises(SettingsError, match=told):
+        load_settings(tmp_path / "many_models.toml")

@@ -97,6 +97,6 @@ class NoPredict:
         pass
 
 
-def made(weeks):
+def made(weeks) -> WeekdayMeans:
     """A function that makes a forecaster."""
     return WeekdayMeans(weeks)

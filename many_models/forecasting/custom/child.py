@@ -15,6 +15,7 @@ import pickle
 import random
 import sys
 import time
+import typing
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -182,13 +183,12 @@ class _Forecasters:
             for part in attribute.split("."):
                 maker = getattr(maker, part)
             values = json.loads(options)
+            if problem := _no_maker(maker):
+                return "", f"{use} {problem}"
             model = make(maker, values, 0)
             kind = kind_of(model)
-            needed = ("forecast",) if kind == "statsforecast" else ("fit", "predict")
-            if absent := [what for what in needed if not callable(getattr(model, what, None))]:
-                return "", f"{use} has no {', '.join(absent)}"
-            if inspect.isclass(model):
-                return "", f"{use} makes a class, needed something that makes forecasters"
+            if inspect.isclass(model) or (problem := _no_forecaster(type(model))):
+                return "", f"{use} makes something else than a forecaster: {problem or 'a class'}"
         except (Exception, SystemExit) as error:  # noqa: BLE001  whatever a user's module raises
             return "", f"{use} cannot be used: {_text(error)}"
         finally:
@@ -217,6 +217,28 @@ class _Forecasters:
         finally:
             faulthandler.cancel_dump_traceback_later()
         return Answer(found, "", time.perf_counter() - begun, fitted)
+
+
+def _no_maker(maker: object) -> str:
+    """Why `maker` is not called; "" for a class of forecasters, or a function that says that it makes one."""
+    if inspect.isclass(maker):
+        return _no_forecaster(maker)
+    if not callable(maker):
+        return "is neither a class nor a function"
+    try:
+        made = typing.get_type_hints(maker).get("return")
+    except Exception as error:  # noqa: BLE001  whatever a user's annotations raise
+        return f"does not say what it makes: {_text(error)}"
+    if not inspect.isclass(made):
+        return "is not called: name a class, or a function that says which class it makes (def make() -> MyForecaster)"
+    return _no_forecaster(made)
+
+
+def _no_forecaster(kind: type) -> str:
+    homes = {base.__module__.split(".")[0] for base in kind.__mro__}
+    needed = ("forecast",) if "statsforecast" in homes else ("fit", "predict")
+    absent = [what for what in needed if not callable(getattr(kind, what, None))]
+    return f"has no {', '.join(absent)}" if absent else ""
 
 
 def _text(error: BaseException) -> str:

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from many_models.errors import SettingsError
 from many_models.forecasting.custom.child import WARM_UP_SECONDS, Answer, Fit, History, Open, Rows
+from many_models.forecasting.custom.folder import require_own
 from many_models.forecasting.pack import mm_pack_v1 as loader
 from many_models.forecasting.panel import stamps_us
 
@@ -215,7 +216,10 @@ class _Child:
             if self._process is None or self._process.poll() is not None or self._path != path:
                 self.stop()
                 self._path = path
-            for custom in spec.competing:
+            untried = [custom for custom in spec.competing if custom not in self._kinds]
+            if untried and spec.folder:
+                require_own(spec.folder, [custom.use for custom in untried])
+            for custom in untried:
                 if custom not in self._kinds:
                     self._kinds[custom] = self._first_try(custom)
             return {custom.name: self._kinds[custom] for custom in spec.competing}

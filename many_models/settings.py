@@ -298,12 +298,12 @@ class RegistrySettings(Section):
 
 class WarehouseSettings(Section):
     """The SQL warehouse, as a SQLAlchemy URL; `kind` `synapse` for a dedicated pool, which stages files in `staging`,
-    `serverless` for a serverless pool, whose views read the lake.
+    `fabric` for a Fabric warehouse, which does so too, `serverless` for a serverless pool, whose views read the lake.
 
     `credential`: as the URL says, the secret MANY_MODELS_WAREHOUSE_PASSWORD, or an identity of Entra ID.
     """
 
-    kind: Literal["sql", "synapse", "serverless"] = "sql"
+    kind: Literal["sql", "synapse", "fabric", "serverless"] = "sql"
     url: str = "sqlite:///var/warehouse.db"
     tables_in: str = ""
     credential: Literal["url", "password", "default", "managed_identity"] = "url"

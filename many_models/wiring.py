@@ -184,11 +184,15 @@ def build_warehouse(settings: Settings) -> ports.Warehouse:
         return SqlWarehouse(url, schema=warehouse.tables_in, login=login)
     if warehouse.kind == "serverless":
         return _serverless(settings, url, login)
-    from many_models.adapters.warehouse.staging_blob import BlobStaging
+    from many_models.adapters.warehouse.staging_blob import BlobStaging, staging_beside
+
+    staging = BlobStaging(_storage(settings, warehouse.staging or staging_beside(settings.lake.path)))
+    if warehouse.kind == "fabric":
+        from many_models.adapters.warehouse.fabric import FabricWarehouse
+
+        return FabricWarehouse(url, staging, schema=warehouse.tables_in, login=login)
     from many_models.adapters.warehouse.synapse import SynapseDialect, SynapseWarehouse
 
-    place = warehouse.staging or f"{settings.lake.path.rstrip('/')}/staging"
-    staging = BlobStaging(_storage(settings, place))
     dialect = SynapseDialect(warehouse.distribution, warehouse.index)
     return SynapseWarehouse(url, staging, schema=warehouse.tables_in, login=login, dialect=dialect)
 

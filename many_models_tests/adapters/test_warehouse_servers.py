@@ -18,8 +18,9 @@ import sqlalchemy as sa
 from many_models.adapters.azure import identity
 from many_models.adapters.sql import connections, dialects
 from many_models.adapters.warehouse import sql
+from many_models.adapters.warehouse.fabric import FabricWarehouse
 from many_models.adapters.warehouse.sql import SqlWarehouse
-from many_models.adapters.warehouse.synapse import FolderStaging, SynapseWarehouse
+from many_models.adapters.warehouse.synapse import SynapseWarehouse
 from many_models.errors import AccessError, InputError, SettingsError
 from many_models.ports import WarehouseView, Where
 from many_models.settings import load_settings
@@ -83,7 +84,7 @@ class TestSqlServerWarehouse(WarehouseContract):
 
 
 class TestSynapseWarehouse(WarehouseContract):
-    """On the stand-in, rows through a folder: driver, wire and our steps, not Synapse's semantics."""
+    """On the stand-in with a dedicated pool's rules, rows through a folder."""
 
     keeps_infinity = False
     longest_name = 128
@@ -91,7 +92,22 @@ class TestSynapseWarehouse(WarehouseContract):
 
     @pytest.fixture
     def make(self, tds):
-        return lambda: SynapseWarehouse(tds.url(), FolderStaging(), clock=lambda: NOON, schema=new_schema())
+        return lambda: SynapseWarehouse(
+            tds.url(database="synapse"), tds.staging(), clock=lambda: NOON, schema=new_schema()
+        )
+
+
+class TestFabricWarehouse(WarehouseContract):
+    """On the stand-in with the rules of a Fabric warehouse, rows through a folder."""
+
+    keeps_infinity = False
+    longest_name = 128
+    examples = 6
+
+    @pytest.fixture
+    def make(self, tds):
+        url = tds.url(database="fabric")
+        return lambda: FabricWarehouse(url, tds.staging(), clock=lambda: NOON, schema=new_schema())
 
 
 def test_a_password_in_the_settings_file_is_refused_without_showing_it(tmp_path):
@@ -141,9 +157,10 @@ def test_synapse_reads_what_was_staged_in_azure_storage_and_leaves_none_of_it(az
     monkeypatch.setenv("AZURE_STORAGE_KEY", azurite.key)
     with running_tds(tmp_path, storage=azurite.connection_string) as server:
         file = tmp_path / "many_models.toml"
+        address = server.url(password="", database="synapse")
         file.write_text(
             f'[lake]\npath = "{root}/lake"\ncredential = "key"\nendpoint = "{azurite.endpoint}"\n'
-            f'[warehouse]\nkind = "synapse"\nurl = "{server.url(password="")}"\ncredential = "password"\n'
+            f'[warehouse]\nkind = "synapse"\nurl = "{address}"\ncredential = "password"\n'
         )
         monkeypatch.setenv("MANY_MODELS_WAREHOUSE_PASSWORD", PASSWORD)
         warehouse = build_warehouse(load_settings(file))
@@ -152,7 +169,7 @@ def test_synapse_reads_what_was_staged_in_azure_storage_and_leaves_none_of_it(az
         assert contents(warehouse.read("predictions")) == contents(rows(row("a"), row("ü", step=None)))
         copies = [statement for statement in server.statements() if statement.startswith("COPY INTO")]
     assert len(copies) == 2
-    assert azurite.endpoint in copies[0]
+    assert f"FROM 'https://{azurite.account}.dfs.core.windows.net/lake/lake/staging/" in copies[0]
     assert azurite.blobs("lake") == []
 
 
@@ -165,7 +182,7 @@ def test_a_connection_cut_in_the_middle_of_a_load_is_tried_again_and_loads_once(
     monkeypatch.setattr(sql, "PAUSE_SECONDS", 0.01)
     schema = new_schema()
     warehouse = (
-        SynapseWarehouse(tds.url(), FolderStaging(), schema=schema)
+        SynapseWarehouse(tds.url(database="synapse"), tds.staging(), schema=schema)
         if kind == "synapse"
         else SqlWarehouse(tds.url(), schema=schema)
     )
@@ -350,7 +367,8 @@ def test_every_statement_that_the_adapters_send_is_t_sql(tds):
     before = len(tds.statements())
     for warehouse in (
         SqlWarehouse(tds.url(), schema=new_schema()),
-        SynapseWarehouse(tds.url(), FolderStaging(), schema=new_schema()),
+        SynapseWarehouse(tds.url(database="synapse"), tds.staging(), schema=new_schema()),
+        FabricWarehouse(tds.url(database="fabric"), tds.staging(), schema=new_schema()),
     ):
         warehouse.load("a", "f", [part(rows(row("a"), row("b")), Where(among={"series_id": ["a", "b"]}), "t")])
         wider = rows(row("c")).append_column("new column", pa.array([1.5]))

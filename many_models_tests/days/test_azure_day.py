@@ -49,7 +49,7 @@ def test_a_day_from_postgres_through_azure_storage_into_synapse_ends_as_a_day_on
     workers = {"kind": "processes", "workers": 1}
     local = make_project(tmp_path / "disk", rows, forecast=QUICK)
     with running_tds(tmp_path_factory.mktemp("synapse"), storage=azurite.connection_string) as synapse:
-        warehouse = {"kind": "synapse", "url": synapse.url(password=""), "credential": "password"}
+        warehouse = {"kind": "synapse", "url": synapse.url(password="", database="synapse"), "credential": "password"}
         remote = make_project(
             tmp_path / "azure", rows, source=source, lake=lake, warehouse=warehouse, compute=workers, forecast=QUICK
         )
@@ -71,7 +71,8 @@ def test_a_day_from_postgres_through_azure_storage_into_synapse_ends_as_a_day_on
         assert report.column_names == expected.column_names
         copies = [statement for statement in synapse.statements() if statement.startswith("COPY INTO")]
         assert len(copies) >= 3
-        assert all(f"FROM '{azurite.endpoint}/day/many_models/staging/" in statement for statement in copies)
+        address = f"https://{azurite.account}.dfs.core.windows.net/day/many_models/staging/"
+        assert all(f"FROM '{address}" in statement for statement in copies)
         assert not [name for name in azurite.blobs("day") if "/staging/" in name]
         assert not [
             statement for statement in synapse.statements() if any(map(statement.__contains__, secrets.values()))

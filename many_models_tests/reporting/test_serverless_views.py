@@ -100,14 +100,16 @@ def test_their_numbers_over_a_lake_on_azure_storage_are_those_of_a_loaded_wareho
     loaded, _ = reported(MemoryWarehouse)
     with running_tds(tmp_path / "tds", storage=azurite.connection_string) as pool:
         if how == "printed":
-            found = SqlWarehouse(pool.url())
+            found = SqlWarehouse(pool.url(database="serverless"))
             printed = CliRunner().invoke(main, ["views", "--config", str(file)], catch_exceptions=False).output
-            engine = sa.create_engine(pool.url(), poolclass=sa.pool.NullPool, isolation_level="AUTOCOMMIT")
+            engine = sa.create_engine(
+                pool.url(database="serverless"), poolclass=sa.pool.NullPool, isolation_level="AUTOCOMMIT"
+            )
             with engine.connect() as connection:
                 for batch in printed.split(";\nGO\n")[:-1]:
                     connection.exec_driver_sql(batch)
         else:
-            address = pool.url(password="")
+            address = pool.url(password="", database="serverless")
             text = f'[warehouse]\nkind = "serverless"\nurl = "{address}"\ncredential = "password"\n'
             file.write_text(file.read_text() + text)
             monkeypatch.setenv("MANY_MODELS_WAREHOUSE_PASSWORD", PASSWORD)

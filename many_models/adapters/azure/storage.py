@@ -24,6 +24,7 @@ T = TypeVar("T")
 Credential = Literal["default", "managed_identity", "key", "sas"]
 KEY, SAS = "AZURE_STORAGE_KEY", "AZURE_STORAGE_SAS_TOKEN"
 SCOPE = "https://storage.azure.com/.default"
+ONELAKE = ".fabric.microsoft.com"
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 PATIENCE = {  # 503 (server busy) and 429 (throttled) are asked again for two minutes and more
     "max_retries": "60",
@@ -68,8 +69,23 @@ class AzureStorage:
                 "[lake] path is no Azure location: it is written "
                 "abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/FOLDER, without any secret"
             )
+        if self.in_onelake and self.credential in {"key", "sas"}:
+            raise SettingsError(
+                f"[lake] credential is {self.credential}; OneLake takes Entra ID only: default, managed_identity"
+            )
+        if self.in_onelake and not re.match(r"[^/]+\.[A-Za-z]+/(Tables|Files)(/|$)", self.folder):
+            raise SettingsError(
+                f"[lake] path ends in {self.folder!r}; in OneLake it is written abfss://WORKSPACE@"
+                "onelake.dfs.fabric.microsoft.com/NAME.Lakehouse/Tables, and with the option Lakehouse schemas "
+                "…/Tables/dbo"
+            )
         if self.endpoint.startswith("http://") and urlsplit(self.endpoint).hostname not in LOOPBACK:
             raise SettingsError(f"[lake] endpoint {self.endpoint}: http:// is for an emulator on this machine only")
+
+    @property
+    def in_onelake(self) -> bool:
+        """Whether it is in Fabric's OneLake, which has one account for all workspaces."""
+        return self._host.endswith(ONELAKE)
 
     @property
     def account(self) -> str:
@@ -89,7 +105,16 @@ class AzureStorage:
     @property
     def blob_address(self) -> str:
         """The https address of the account's blob service."""
-        return self.endpoint or f"https://{self.account}.blob.core.windows.net"
+        return self.endpoint or f"https://{self._host.replace('.dfs.', '.blob.', 1)}"
+
+    @property
+    def dfs_address(self) -> str:
+        """The https address of the account's Data Lake endpoint, which COPY INTO needs; an emulator has none."""
+        return f"https://{self._host}"
+
+    @property
+    def _host(self) -> str:
+        return urlsplit(self.url).hostname or ""
 
     def blob_credential(self) -> Any:
         """What azure-storage-blob takes as `credential`. Raises SettingsError when a secret is missing."""
@@ -106,6 +131,8 @@ class AzureStorage:
     def __call__(self) -> dict[str, str]:
         """The options, with a token that is good now. Raises AccessError, or SettingsError when a secret is missing."""
         options = {**PATIENCE, "azure_storage_account_name": self.account}
+        if self.in_onelake:
+            options["azure_use_fabric_endpoint"] = "true"
         if self.endpoint:
             options["azure_storage_endpoint"] = self.endpoint
             options["allow_http"] = str(self.endpoint.startswith("http://")).lower()

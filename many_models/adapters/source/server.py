@@ -208,7 +208,7 @@ class ServerSource:
     def _chosen(self, column: sa.Column[Any], kind: pa.DataType) -> sa.ColumnElement[Any]:
         """The column, converted by the server to what Arrow takes."""
         if kind == pa.float64() and not isinstance(column.type, sa.Double):
-            return sa.cast(column, sa.Double()).label(column.name)
+            return sa.cast(column, sa.Float(53)).label(column.name)  # Synapse has no DOUBLE PRECISION
         if isinstance(column.type, sa.DateTime | sa.Date):
             zoned = isinstance(column.type, sa.DateTime) and column.type.timezone
             return self._dated(column, _utc(column) if zoned else column).label(column.name)

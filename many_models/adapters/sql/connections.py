@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from many_models.adapters.azure.identity import Identity
 
 CONNECT_SECONDS = 15
+BULK_RIGHT = "ADMINISTER DATABASE BULK OPERATIONS"
 POOL: dict[str, Any] = {"pool_size": 1, "pool_pre_ping": True, "pool_recycle": 1800, "hide_parameters": True}
 ACCESS_TOKEN = 1256  # SQL_COPT_SS_ACCESS_TOKEN of Microsoft's ODBC drivers
 TOKEN_SCOPES = {
@@ -38,8 +39,11 @@ TOKEN_SCOPES = {
 _DRIVERS = {"postgresql": "postgresql+psycopg2", "mssql": "mssql+pyodbc"}
 _EXPIRED = re.compile(r"token (is|has) expired", re.IGNORECASE)
 _REFUSED = {"28000", "28P01", "42501", "0P000"}
-_REFUSED_NUMBERS = {229, 230, 262, 297, 300, 916, 15247, 15151, 18456, 18470, 105215}
-_BUSY_NUMBERS = {1204, 1205, 1222, 3960, 3961}
+_NO_BULK = 4834
+_REFUSED_NUMBERS = {_NO_BULK, 229, 230, 262, 297, 300, 916, 15247, 15151, 18456, 18470, 105215}
+_BUSY_NUMBERS = {1204, 1205, 1222, 3960, 3961, 24556}  # 24556: Fabric's conflict of snapshots
+_PAUSED_NUMBERS = {42108, 42109}  # a dedicated pool that is paused, or is being resumed
+_THROTTLED = re.compile(r"capacity has exceeded its limits|\b(429|430)\b.*(thrott|capacity)", re.IGNORECASE)
 _AWAY_NUMBERS = {4060, 40197, 40501, 40613, 49918, 49919, 49920, 10928, 10929, 10053, 10054, 10060, 11001, 64, 233}
 _AWAY_CLASSES = {"08", "53", "57", "58", "XX"}  # of SQLSTATE; XX: the server's own fault
 _FULL_NUMBERS = {1101, 1105, 9002, 40544}
@@ -150,6 +154,12 @@ def meaning(error: DBAPIError, what: str, text: str) -> ManyModelsError:
     """The error of our tree that a driver's `error` stands for; `text` is what it says, without secrets."""
     state, number = _codes(error)
     said = f"{what}: {text}"
+    if number == _NO_BULK:
+        return AccessError(f"{said}; run: GRANT {BULK_RIGHT} TO the login's user, and INSERT on the tables")
+    if number in _PAUSED_NUMBERS:
+        return UnavailableError(f"{said}; resume the SQL pool, then run again")
+    if _THROTTLED.search(text):
+        return UnavailableError(f"{said}; the capacity is used up: wait, or scale it up")
     if state in _REFUSED or number in _REFUSED_NUMBERS or _refused_text(text):
         return AccessError(f"{said}; check the login and what it is granted")
     if state in {"40001", "40P01", "55P03"} or number in _BUSY_NUMBERS:

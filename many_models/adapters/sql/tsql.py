@@ -28,7 +28,7 @@ from many_models.adapters.sql.dialects import (
 from many_models.errors import ConflictError, InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from many_models.adapters.sql.dialects import SqlType
     from many_models.ports import Scalar, WarehouseView
@@ -38,6 +38,7 @@ LONGEST_TEXT = 4000  # nvarchar's and columnstore's limit without MAX, in UTF-16
 LONGEST_KEY = 400  # of all texts in a key together: an index key has at most 900 bytes
 MOST_ROWS, MOST_PARAMETERS = 1000, 2000  # of one INSERT; SQL Server takes 2100 parameters
 STAGING = "many_models_staging"
+SEPARATOR = "\x1f"  # between values that STRING_SPLIT takes apart: ASCII's unit separator
 _COLUMNS = """
 SELECT c.name, t.name AS kind, COALESCE(k.ordinal, 0) AS ordinal
 FROM sys.schemas AS s
@@ -83,11 +84,12 @@ class SqlServer(Dialect):
     attempts = 3
     _arrays = True
     default_schema: ClassVar[str | None] = "dbo"
+    collation: ClassVar[str] = COLLATION
     add_column = "ADD"
     types: ClassVar[tuple[tuple[pa.DataType, SqlType], ...]] = (
         (pa.string(), sa.Unicode(LONGEST_TEXT, COLLATION)),
         (pa.int64(), sa.BigInteger()),
-        (pa.float64(), sa.Double(53)),
+        (pa.float64(), sa.Float(53)),  # not DOUBLE PRECISION, which Synapse's grammar lacks
         (pa.bool_(), mssql.BIT()),
         (TIMESTAMP, mssql.DATETIME2(6)),
         (pa.date32(), sa.Date()),
@@ -158,17 +160,28 @@ class SqlServer(Dialect):
         return super().column_type(kind)
 
     def among(self, column: sa.Column[Any], values: Sequence[Scalar]) -> sa.ColumnElement[bool]:
-        """Any number of values in JSON parameters that are short enough for every driver; a long text by itself."""
+        """Any number of values in lists that fit into a parameter of every driver; a long text by itself."""
         value = sa.column("value", sa.Unicode())
-        found = sa.cast(value, sa.BigInteger()) if isinstance(column.type, sa.Integer) else sa.collate(value, COLLATION)
+        found = (
+            sa.cast(value, sa.BigInteger())
+            if isinstance(column.type, sa.Integer)
+            else sa.collate(value, self.collation)
+        )
         terms: list[sa.ColumnElement[bool]] = []
-        for listed in _json_lists(values):
+        for listed in self.lists(values):
             if isinstance(listed, list):
-                rows = sa.func.OPENJSON(sa.literal(f"[{', '.join(listed)}]", sa.Unicode(LONGEST_TEXT))).alias("listed")
-                terms.append(column.in_(sa.select(found).select_from(rows)))
+                terms.append(column.in_(sa.select(found).select_from(self.listed(listed))))
             else:
                 terms.append(column == listed)
         return sa.or_(sa.false(), *terms)
+
+    def lists(self, values: Sequence[Scalar]) -> Iterator[list[str] | Scalar]:
+        """The values as texts, in lists that fit into a parameter; as it is what does not fit."""
+        return _lists(values, json.dumps, 2)
+
+    def listed(self, texts: list[str]) -> sa.FromClause:
+        """A table of one column, `value`, that holds what a list of `lists` holds."""
+        return sa.func.OPENJSON(sa.literal(f"[{', '.join(texts)}]", sa.Unicode(LONGEST_TEXT))).alias("listed")
 
     def replace(
         self, connection: sa.Connection, table: sa.Table, rows: pa.Table, condition: sa.ColumnElement[bool]
@@ -241,21 +254,28 @@ def _spelt(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.strftime(column, "%Y-%m-%dT%H:%M:%S") if pa.types.is_timestamp(column.type) else column
 
 
-def _json_lists(values: Sequence[Scalar]) -> Iterator[list[str] | Scalar]:
-    """The values spelt in JSON, in lists that fit into a parameter; as it is what does not fit."""
+def _lists(
+    values: Sequence[Scalar], text: Callable[[Scalar], str | None], between: int
+) -> Iterator[list[str] | Scalar]:
+    """The values as `text` makes them, in lists that fit into a parameter with `between` characters after each."""
     some, size = list[str](), 0
     for value in values:
-        spelt = json.dumps(value)
-        if len(spelt) > LONGEST_TEXT - 2:
+        written = text(value)
+        if written is None or len(written) > LONGEST_TEXT - 2:
             yield value
             continue
-        if size + len(spelt) + 2 > LONGEST_TEXT - 2:
+        if size + len(written) + between > LONGEST_TEXT - 2:
             yield some
             some, size = [], 0
-        some.append(spelt)
-        size += len(spelt) + 2
+        some.append(written)
+        size += len(written) + between
     if some:
         yield some
+
+
+def separated(values: Sequence[Scalar]) -> Iterator[list[str] | Scalar]:
+    """The values in lists for STRING_SPLIT; as it is what holds its separator."""
+    return _lists(values, lambda value: None if SEPARATOR in str(value) or value == "" else str(value), 1)
 
 
 def _longest(column: pa.ChunkedArray) -> int:

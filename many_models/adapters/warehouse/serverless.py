@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from many_models.adapters.sql.connections import BULK_RIGHT
 from many_models.adapters.warehouse.sql import NO_LOGIN, SqlWarehouse
+from many_models.errors import AccessError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -46,7 +48,12 @@ class ServerlessWarehouse(SqlWarehouse):
         self._again(make)
 
     def check(self) -> str:
-        """See `Warehouse.check`."""
-        with self._transaction("asking for it") as connection:
-            connection.exec_driver_sql("SELECT 1")
+        """See `Warehouse.check`. Raises AccessError that names the GRANT which OPENROWSET needs."""
+        with self._transaction("asking for its login's rights") as connection:
+            asked = "SELECT permission_name FROM sys.fn_my_permissions(NULL, 'DATABASE')"
+            held = {name for (name,) in connection.exec_driver_sql(asked)}
+        if BULK_RIGHT not in held:
+            raise AccessError(
+                f"the warehouse {self._name}: run in that database: GRANT {BULK_RIGHT} TO [the login's user]"
+            )
         return f"warehouse {self._name}: a serverless pool, which reads the lake"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from many_models.adapters.azure.storage import BLOB_PATIENCE, blob_errors, delete, while_busy
+from many_models.adapters.azure.storage import BLOB_PATIENCE, ONELAKE, blob_errors, delete, while_busy
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -14,8 +14,18 @@ if TYPE_CHECKING:
     from many_models.adapters.azure.storage import AzureStorage
 
 
+def staging_beside(lake: str) -> str:
+    """Where files are staged when nothing says so: in the lake, but in OneLake under Files, where no tables are."""
+    place = lake.rstrip("/")
+    item, tables, _ = place.partition("/Tables")
+    return f"{item}/Files/many_models_staging" if tables and ONELAKE in place else f"{place}/staging"
+
+
 class BlobStaging:
-    """The folder that `storage` names, shown to COPY INTO by its https address."""
+    """The folder that `storage` names, shown to COPY INTO by its Data Lake address.
+
+    From a blob address COPY takes no Parquet with a managed identity; the upload itself goes to the blob service.
+    """
 
     def __init__(self, storage: AzureStorage) -> None:
         self._storage = storage
@@ -40,6 +50,6 @@ class BlobStaging:
             with blob:
                 while_busy(upload)
                 try:
-                    yield where
+                    yield f"{storage.dfs_address}/{storage.container}/{path}"
                 finally:
                     delete(blob.delete_blob)

@@ -1,13 +1,15 @@
 """The warehouse in a dedicated SQL pool of Synapse: rows through storage by COPY INTO, then swapped in one transaction.
 
-A transaction there holds no DDL and no COPY, and a key is not enforced. So a load first stages its parts, each in a
-table of its own, then makes or widens the tables, and last, in one transaction, deletes, inserts, looks for keys that
-stand twice and records the load. Killed before that, it leaves staging tables, which the next load drops, and perhaps
-empty tables.
+A transaction there holds no DDL and no COPY, and a key is not enforced: what a table's key is stands in the table
+`table_keys`, since the catalogue need not call an unenforced key a primary key. A load first stages its parts, each in
+a table of its own, then makes or widens the tables, and last, in one transaction, deletes, looks for keys that stay,
+inserts and records the load. Killed before that, it leaves staging tables, which the next load drops, and perhaps
+empty tables. docs/azure-rules.md lists the pool's rules.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import tempfile
 from contextlib import ExitStack, contextmanager, suppress
@@ -21,22 +23,25 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from many_models.adapters.arrow import LOADS, clash, utc_now
+from many_models.adapters.sql.connections import BULK_RIGHT
 from many_models.adapters.sql.dialects import batches, query_of
-from many_models.adapters.sql.tsql import SqlServer
+from many_models.adapters.sql.tsql import LONGEST_TEXT, SEPARATOR, SqlServer, separated
 from many_models.adapters.warehouse.sql import NO_LOGIN, SqlWarehouse
-from many_models.errors import InputError
+from many_models.errors import AccessError, InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
     from contextlib import AbstractContextManager
     from datetime import datetime
 
     from many_models.adapters.sql import connections
-    from many_models.ports import WarehousePart, WarehouseView
+    from many_models.ports import Scalar, WarehousePart, WarehouseView
 
 Distribution = Literal["hash", "round_robin", "replicate"]
 Index = Literal["columnstore", "heap"]
 STAGED = "many_models_staging_"
+KEYS = "table_keys"
+RIGHTS = (BULK_RIGHT, "SELECT", "INSERT", "DELETE", "CREATE TABLE", "CREATE VIEW")
 
 
 class Staging(Protocol):
@@ -47,29 +52,74 @@ class Staging(Protocol):
         ...
 
 
-class FolderStaging:
-    """A folder of this machine: for tests, whose server sees the same folder."""
-
-    @contextmanager
-    def holding(self, file: Path, name: str) -> Generator[str]:  # noqa: ARG002  the file lies there already
-        """See `Staging.holding`."""
-        yield file.as_uri()
-
-
 @dataclass
 class SynapseDialect(SqlServer):
     """T-SQL as a dedicated pool takes it: distributed tables, keys that are not enforced, no locks of applications."""
 
     distribution: Distribution = "hash"
     index: Index = "columnstore"
+    attempts = 6  # half a minute: another's transaction that has filled the log may be through
 
     def begin_writing(self, connection: sa.Connection, schema: str | None) -> None:
         """Nothing: the schema is made before the transaction."""
 
+    def reflect(self, connection: sa.Connection, schema: str | None, table: str) -> sa.Table | None:
+        """With the key that was recorded; with the catalogue's where none was, in tables of older versions."""
+        there = super().reflect(connection, schema, table)
+        key = None if there is None or table == KEYS else self.recorded_key(connection, schema, table)
+        if there is None or key is None:
+            return there
+        plain = [sa.Column[Any](column.name, column.type) for column in there.columns]
+        primary = sa.PrimaryKeyConstraint(*(column for name in key for column in plain if column.name == name))
+        return sa.Table(table, sa.MetaData(), *plain, primary, schema=schema)
+
+    def recorded_key(self, connection: sa.Connection, schema: str | None, table: str) -> list[str] | None:
+        """The key that was recorded when `table` was made; None when none was."""
+        if KEYS not in self.tables(connection, schema):
+            return None
+        keys = self._keys(schema)
+        asked = sa.select(keys.c.key_columns).where(keys.c.table_name == table)
+        found = connection.execute(asked).scalar_one_or_none()
+        return None if found is None else json.loads(found)
+
+    def record_key(self, connection: sa.Connection, schema: str | None, table: str, key: Sequence[str]) -> None:
+        """Before the table is made, so that no table is ever without."""
+        keys = self._keys(schema)
+        if KEYS not in self.tables(connection, schema):
+            connection.exec_driver_sql(self.ddl(connection, keys, ()))
+        connection.execute(sa.delete(keys).where(keys.c.table_name == table))
+        connection.execute(sa.insert(keys).values(table_name=table, key_columns=json.dumps(list(key))))
+
+    def _keys(self, schema: str | None) -> sa.Table:
+        text = self.column_type(pa.string())
+        columns = sa.Column[Any]("table_name", text), sa.Column[Any]("key_columns", text)
+        return sa.Table(KEYS, sa.MetaData(), *columns, schema=schema)
+
     def create(self, connection: sa.Connection, table: sa.Table) -> None:
         """A table that is distributed by its key's first column, so that a series' rows lie together."""
         key = [column.name for column in table.primary_key.columns]
+        self.record_key(connection, table.schema, table.name, key)
         connection.exec_driver_sql(self.ddl(connection, table, key))
+
+    def lists(self, values: Sequence[Scalar]) -> Iterator[list[str] | Scalar]:
+        """For STRING_SPLIT: pages disagree on OPENJSON in a dedicated pool."""
+        return separated(values)
+
+    def listed(self, texts: list[str]) -> sa.FromClause:
+        """See `SqlServer.listed`."""
+        joined = sa.literal(SEPARATOR.join(texts), sa.Unicode(LONGEST_TEXT))
+        return sa.func.STRING_SPLIT(joined, sa.literal(SEPARATOR, sa.Unicode(1))).alias("listed")
+
+    def copy_options(self) -> str:
+        """How COPY INTO reads the files: as the workspace's managed identity."""
+        return "FILE_TYPE = 'PARQUET', CREDENTIAL = (IDENTITY = 'Managed Identity')"
+
+    def upkeep(self, connection: sa.Connection, table: sa.Table) -> Iterator[str]:
+        """What is run after a load has changed `table`: statistics, and rows out of the open row groups."""
+        name = connection.dialect.identifier_preparer.format_table(table)
+        yield f"UPDATE STATISTICS {name}"
+        if self.index == "columnstore":
+            yield f"ALTER INDEX ALL ON {name} REORGANIZE WITH (COMPRESS_ALL_ROW_GROUPS = ON)"
 
     def ddl(self, connection: sa.Connection, table: sa.Table, key: Sequence[str]) -> str:
         """CREATE TABLE; without `key`, of a staging table: round robin, a heap."""
@@ -92,6 +142,16 @@ class SynapseDialect(SqlServer):
         name = connection.dialect.identifier_preparer.format_table(sa.table(view.name, schema=schema))
         verb = "ALTER" if there else "CREATE"
         connection.exec_driver_sql(f"{verb} VIEW {name} AS {query_of(connection, schema, view)}")
+
+    def require_rights(self, connection: sa.Connection, warehouse: str) -> None:
+        """Raises AccessError that names the GRANT of each right that the login lacks."""
+        asked = "SELECT permission_name FROM sys.fn_my_permissions(NULL, 'DATABASE')"
+        held = {name for (name,) in connection.exec_driver_sql(asked)}
+        if lacking := [right for right in RIGHTS if right not in held]:
+            raise AccessError(
+                f"the warehouse {warehouse}: its login lacks {', '.join(lacking)}; run in that database: "
+                f"GRANT {', '.join(lacking)} TO [the login's user]"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +190,10 @@ class SynapseWarehouse(SqlWarehouse):
 
     def _load(self, load: str, fingerprint: str, ready: Sequence[tuple[WarehousePart, pa.Table]]) -> int:
         doing = f"load {load!r}"
+        if any(part.table == KEYS for part, _ in ready):
+            raise InputError(
+                f"{KEYS!r} is where the warehouse records the keys of its tables; give the table another name"
+            )
         with ExitStack() as stack:
             connection = stack.enter_context(self._autocommit(doing))
             self._synapse.make_schema(connection, self._schema)
@@ -147,7 +211,27 @@ class SynapseWarehouse(SqlWarehouse):
             finally:
                 with suppress(DBAPIError):  # the next load drops what is left
                     self._drop(connection, [one.table.name for one in staged])
+            for table in dict.fromkeys(part.table for part, rows in ready if len(rows)):
+                self._keep_up(connection, table)
         return sum(len(rows) for _, rows in ready)
+
+    def _keep_up(self, connection: sa.Connection, table: str) -> None:
+        """The load is done: what fails here is done after the next one."""
+        for statement in self._synapse.upkeep(connection, sa.Table(table, sa.MetaData(), schema=self._schema)):
+            with suppress(DBAPIError):
+                connection.exec_driver_sql(statement)
+
+    def check(self) -> str:
+        """See `Warehouse.check`. Raises AccessError that names the GRANT of each right that is missing."""
+        with self._autocommit("asking for the login's rights") as connection:
+            self._synapse.require_rights(connection, self._name)
+        return super().check()
+
+    def _checked(self, there: sa.Table | None, part: WarehousePart, rows: pa.Table) -> pa.Table:
+        """See `SqlWarehouse._checked`. A table whose key neither we nor the catalogue know has the part's."""
+        if there is not None and not there.primary_key.columns and set(part.key) <= set(there.c.keys()):
+            there.append_constraint(sa.PrimaryKeyConstraint(*(there.c[name] for name in part.key)))
+        return super()._checked(there, part, rows)
 
     def _fitting(
         self, connection: sa.Connection, part: WarehousePart, rows: pa.Table, known: dict[str, pa.Schema]
@@ -180,7 +264,7 @@ class SynapseWarehouse(SqlWarehouse):
                 with self._staging.holding(file, file.name) as address:
                     connection.exec_driver_sql(
                         f"COPY INTO {quoted.format_table(table)} ({listed}) FROM '{address}' "
-                        "WITH (FILE_TYPE = 'PARQUET', CREDENTIAL = (IDENTITY = 'Managed Identity'))"
+                        f"WITH ({self._synapse.copy_options()})"
                     )
         return _Staged(part, len(rows), tuple(rows.column_names), table)
 
@@ -193,6 +277,8 @@ class SynapseWarehouse(SqlWarehouse):
                 self._dialect.create(connection, self._table(part.table, rows.schema, part.key))
                 made.append(part.table)
                 continue
+            if self._synapse.recorded_key(connection, self._schema, part.table) is None:
+                self._synapse.record_key(connection, self._schema, part.table, part.key)
             for field in list(rows.schema)[len(there.columns) :]:
                 self._widen(connection, there, field)
         if self._reflected(connection, LOADS) is None:
@@ -206,18 +292,20 @@ class SynapseWarehouse(SqlWarehouse):
                 assert there is not None
                 connection.execute(sa.delete(there).where(self._condition(there, one.part.where)))
                 if one.rows:
+                    self._refuse_taken(connection, one, there)
                     rows = sa.select(*(one.table.c[name] for name in one.columns))
                     connection.execute(sa.insert(there).from_select(list(one.columns), rows))
-                    self._refuse_twice(connection, one, there)
             self._record(connection, load, fingerprint, sum(one.rows for one in staged))
 
-    def _refuse_twice(self, connection: sa.Connection, one: _Staged, there: sa.Table) -> None:
-        """Raises InputError when a new row's key stands in the table twice, which Synapse does not prevent."""
-        keys = [there.c[name] for name in one.part.key]
+    def _refuse_taken(self, connection: sa.Connection, one: _Staged, there: sa.Table) -> None:
+        """Raises InputError when rows that stay have the key of a new row, which Synapse does not prevent.
+
+        Asked before the new rows are there, and not by GROUP BY: where an unenforced key is violated, the pool may take
+        it for unique and answer wrongly. That the new rows' own keys are different, `require_part` has seen.
+        """
         same = sa.and_(*(there.c[name] == one.table.c[name] for name in one.part.key))
-        counted = sa.select(*keys).select_from(there.join(one.table, same)).group_by(*keys)
-        twice = counted.having(sa.func.count() > 1).subquery("twice")
-        found = connection.execute(sa.select(sa.func.count()).select_from(twice)).scalar_one()
+        taken = sa.select(sa.func.count()).select_from(one.table).where(sa.exists().where(same))
+        found = connection.execute(taken).scalar_one()
         if found:
             raise clash(one.part, f"{found} of them")
 

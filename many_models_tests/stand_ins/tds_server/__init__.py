@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -24,10 +25,27 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-USER, READER, PASSWORD = "loader", "reader", "pass:word/ü"
+USER, READER, NEWCOMER, PASSWORD = "loader", "reader", "newcomer", "pass:word/ü"
 TOKEN = "header.payload.signature"
 IDENTITY = "identity"  # who shows a token as a password: FreeTDS knows no other way
 START_SECONDS = 300
+
+
+@dataclass(frozen=True)
+class LocalStaging:
+    """A folder that the stand-in knows by an address of storage."""
+
+    folder: Path
+
+    @contextmanager
+    def holding(self, file: Path, name: str) -> Generator[str]:
+        """See `Staging.holding`."""
+        self.folder.mkdir(exist_ok=True)
+        shutil.copy(file, self.folder / name)
+        try:
+            yield f"https://local.dfs.core.windows.net/staging/{name}"
+        finally:
+            (self.folder / name).unlink()
 
 
 @dataclass(frozen=True)
@@ -37,10 +55,20 @@ class TdsServer:
     port: int
     folder: Path
 
-    def url(self, user: str = USER, password: str = PASSWORD) -> str:
-        """SQLAlchemy's URL, through FreeTDS."""
+    def url(self, user: str = USER, password: str = PASSWORD, database: str = "dw") -> str:
+        """SQLAlchemy's URL, through FreeTDS; `database` also says what the server plays, see `rules`.
+
+        A Fabric warehouse takes tokens only: there `user` is shown as a token.
+        """
+        if database == "fabric":
+            user, password = IDENTITY, TOKEN if user == USER else f"{TOKEN}:{user}"
         who = f"{quote_plus(user)}:{quote_plus(password)}@" if password else (f"{user}@" if user else "")
-        return f"mssql+pyodbc://{who}127.0.0.1/dw?driver=FreeTDS&port={self.port}&TDS_Version=7.4&ClientCharset=UTF-8"
+        driver = f"driver=FreeTDS&port={self.port}&TDS_Version=7.4&ClientCharset=UTF-8"
+        return f"mssql+pyodbc://{who}127.0.0.1/{database}?{driver}"
+
+    def staging(self) -> LocalStaging:
+        """Where files lie for COPY INTO when no test needs Azure storage's emulator."""
+        return LocalStaging(self.folder / "storage")
 
     def statements(self) -> list[str]:
         """Every statement that came, in order."""
@@ -52,6 +80,11 @@ class TdsServer:
         (self.folder / "cut.new").write_text(pattern)
         (self.folder / "cut.new").rename(self.folder / "cut")
 
+    def fail_at(self, pattern: str, number: int, text: str, times: int = 1) -> None:
+        """Answer the next `times` statements that `pattern` is found in with this error."""
+        (self.folder / "fail.new").write_text(json.dumps([pattern, number, text, times]))
+        (self.folder / "fail.new").rename(self.folder / "fail")
+
     def accept_tokens(self, *tokens: str) -> None:
         """From now on these, and no others."""
         (self.folder / "tokens.json").write_text(json.dumps(tokens))
@@ -61,7 +94,8 @@ class TdsServer:
 def running_tds(folder: Path, storage: str = "") -> Generator[TdsServer]:
     """A stand-in for as long as the block takes; COPY INTO reads what the connection string `storage` names."""
     folder.mkdir(parents=True, exist_ok=True)
-    settings = {"logins": {USER: PASSWORD, READER: PASSWORD}, "reader": READER, "storage": storage}
+    logins = dict.fromkeys((USER, READER, NEWCOMER), PASSWORD)
+    settings = {"logins": logins, "reader": READER, "newcomer": NEWCOMER, "storage": storage}
     (folder / "settings.json").write_text(json.dumps(settings))
     (folder / "tokens.json").write_text(json.dumps([TOKEN]))
     root = Path(__file__).parents[3]

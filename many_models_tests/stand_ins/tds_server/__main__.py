@@ -21,7 +21,8 @@ import sqlglot
 from sqlglot import exp
 
 from many_models_tests.stand_ins.tds_server import IDENTITY, wire
-from many_models_tests.stand_ins.tds_server.engine import Engine, Rows, ServerError, Session
+from many_models_tests.stand_ins.tds_server.engine import Engine, Rows, Session
+from many_models_tests.stand_ins.tds_server.rules import PRODUCTS, ServerError
 from many_models_tests.stand_ins.tds_server.wire import DONE, DONE_IN_PROCEDURE, DONE_PROCEDURE, Reader
 
 PROCEDURES = {10: "sp_executesql", 11: "sp_prepare", 12: "sp_execute", 13: "sp_prepexec", 15: "sp_unprepare"}
@@ -60,7 +61,7 @@ class Server(socketserver.ThreadingTCPServer):
         super().__init__(("127.0.0.1", 0), Connection)
         self.folder = folder
         self.settings: dict[str, Any] = json.loads((folder / "settings.json").read_text())
-        self.engine = Engine(self.settings.get("storage", ""))
+        self.engine = Engine(self.settings.get("storage", ""), folder)
         self.writing = threading.Lock()
 
     def note(self, statement: str) -> None:
@@ -72,11 +73,21 @@ class Server(socketserver.ThreadingTCPServer):
             if cut.exists() and re.search(cut.read_text(), statement, re.IGNORECASE):
                 cut.unlink()
                 raise Cut
+            failing = self.folder / "fail"
+            if failing.exists():
+                pattern, number, text, times = json.loads(failing.read_text())
+                if re.search(pattern, statement, re.IGNORECASE):
+                    failing.write_text(
+                        json.dumps([pattern, number, text, times - 1])
+                    ) if times > 1 else failing.unlink()
+                    raise ServerError(number, 17, text)
 
-    def admit(self, user: str, password: str, token: str) -> None:
+    def admit(self, user: str, password: str, token: str, *, only_tokens: bool = False) -> None:
         """Raises ServerError 18456 unless the login is good."""
+        if only_tokens and not token and user != IDENTITY:
+            raise ServerError(18456, 14, f"Login failed for user '{user}'. Only Microsoft Entra ID is supported.")
         if token:
-            if token not in json.loads((self.folder / "tokens.json").read_text()):
+            if token.partition(":")[0] not in json.loads((self.folder / "tokens.json").read_text()):
                 raise ServerError(
                     18456, 14, "Login failed for user '<token-identified principal>'. The token is expired."
                 )
@@ -144,7 +155,7 @@ class Connection(socketserver.BaseRequestHandler):
         _, body = self.receive()
         user, database, token = _field(body, 40), _field(body, 68) or "dw", _token(body)
         try:
-            self.server.admit(user, _password(body), token)
+            self.server.admit(user, _password(body), token, only_tokens=database == "fabric")
         except ServerError as error:
             self.send(wire.message(error.number, error.severity, str(error)) + wire.done(status=wire.ERROR))
             return None
@@ -158,7 +169,13 @@ class Connection(socketserver.BaseRequestHandler):
             reply += wire.changed(4, str(wanted), "4096")
         self.send(reply + wire.done())
         self.packet = wanted if 512 <= wanted <= 32767 else self.packet
-        return Session(self.server.engine, reader=user == self.server.settings.get("reader"))
+        settings = self.server.settings
+        return Session(
+            self.server.engine,
+            reader=user == settings.get("reader"),
+            product=database if database in PRODUCTS else "",
+            bulk=settings.get("newcomer") not in {user, _password(body).partition(":")[2], token.partition(":")[2]},
+        )
 
     # --- requests ---
     def answer(self, kind: int, body: bytes) -> None:

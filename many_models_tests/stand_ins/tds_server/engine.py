@@ -19,6 +19,8 @@ import pyarrow as pa
 import sqlglot
 from sqlglot import exp
 
+from many_models_tests.stand_ins.tds_server.rules import ServerError, refuse, refuse_delta
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -47,7 +49,8 @@ CREATE VIEW sys.types AS
 CREATE VIEW sys.indexes AS
     SELECT DISTINCT object_id, 1 AS index_id, 1 AS is_primary_key FROM (
         SELECT sys_id(schema_name, table_name) AS object_id FROM duckdb_constraints()
-        WHERE constraint_type = 'PRIMARY KEY' UNION ALL SELECT sys_id(s, t) FROM sys.unenforced);
+        WHERE constraint_type = 'PRIMARY KEY')
+    UNION ALL SELECT DISTINCT sys_id(s, t), 1, 0 FROM sys.unenforced;
 CREATE VIEW sys.index_columns AS
     SELECT k.object_id, 1 AS index_id, c.column_id, k.ordinal AS key_ordinal FROM (
         SELECT sys_id(schema_name, table_name) AS object_id, unnest(constraint_column_names) AS name,
@@ -57,6 +60,8 @@ CREATE VIEW sys.index_columns AS
 CREATE VIEW sys.system_views AS SELECT 'dm_exec_sessions' AS name;
 CREATE VIEW sys.dm_exec_sessions AS SELECT 'stand-in' AS session_id, 2 AS transaction_isolation_level;
 CREATE MACRO schema_name() AS 'dbo';
+CREATE MACRO db_name() AS 'dw';
+CREATE MACRO databasepropertyex(name, property) AS 'Latin1_General_100_BIN2_UTF8';
 CREATE MACRO serverproperty(name) AS
     CASE upper(name) WHEN 'PRODUCTVERSION' THEN '16.0.1000.6' WHEN 'ENGINEEDITION' THEN '6' END;
 """
@@ -72,20 +77,18 @@ PHYSICAL = re.compile(r"\s+WITH\s*\((?:DISTRIBUTION|HEAP|CLUSTERED).*\)\s*$", re
 UNENFORCED = re.compile(
     r",\s*PRIMARY KEY NONCLUSTERED \((?P<key>.+?)\) NOT ENFORCED(?=\s*\))", re.IGNORECASE | re.DOTALL
 )
+PHYSICAL_ONLY = re.compile(r"\s*(create|update)\s+statistics\b|\s*alter\s+index\b", re.IGNORECASE)
+PERMISSIONS = re.compile(r"\bfn_my_permissions\b", re.IGNORECASE)
+ADDED_KEY = re.compile(
+    r"ALTER TABLE (?P<table>.+?) ADD CONSTRAINT .+? PRIMARY KEY NONCLUSTERED \((?P<key>.+?)\) NOT ENFORCED", re.DOTALL
+)
+GROUPED = re.compile(r"\s*select\b.*\bgroup by\b", re.IGNORECASE | re.DOTALL)
 WRITES = re.compile(r"\s*(insert|update|delete|merge|create|alter|drop|copy|truncate)\b", re.IGNORECASE)
 
 
 OPENROWSET = re.compile(
     r"OPENROWSET\(BULK '(?P<url>[^']+)', FORMAT = 'DELTA'\) WITH \((?P<columns>.+?)\)(?= AS \w\b)", re.DOTALL
 )
-
-
-class ServerError(Exception):
-    """An error as SQL Server numbers them."""
-
-    def __init__(self, number: int, severity: int, text: str) -> None:
-        super().__init__(text)
-        self.number, self.severity = number, severity
 
 
 @dataclass(frozen=True)
@@ -99,11 +102,11 @@ class Rows:
 class Engine:
     """One database in memory, for all sessions; `storage`: what an Azure connection string names, for COPY INTO."""
 
-    def __init__(self, storage: str = "") -> None:
+    def __init__(self, storage: str = "", folder: Path = Path()) -> None:
         self.database = duckdb.connect(":memory:")
         self.database.execute(CATALOG)
         self.lock = threading.Lock()
-        self.storage = storage
+        self.storage, self.folder = storage, folder
         self.copies = 0
 
     def delta(self, url: str) -> pa.Table:
@@ -121,12 +124,17 @@ class Engine:
             "allow_http": "true",
         }
         place = f"abfss://{container}@{named['AccountName']}.dfs.core.windows.net/{path.rstrip('/')}"
-        return DeltaTable(place, storage_options=options).to_pyarrow_table()
+        table = DeltaTable(place, storage_options=options)
+        protocol = table.protocol()
+        refuse_delta(protocol.reader_features or [], protocol.min_reader_version, path)
+        rows = pa.table(table.scan())  # a pool has UTC times as datetime2
+        plain = [pa.timestamp("us") if pa.types.is_timestamp(field.type) else field.type for field in rows.schema]
+        return rows.cast(pa.schema(list(zip(rows.schema.names, plain, strict=True))))
 
     def local(self, url: str, folder: str) -> str:
-        """The path of what COPY's URL names: a file of this machine, or a blob that is fetched into `folder`."""
-        if url.startswith("file://"):
-            return url.removeprefix("file://")
+        """The path of what COPY's URL names: a file beside the server, or a blob that is fetched into `folder`."""
+        if not self.storage:
+            return str(self.folder / "storage" / url.rpartition("/")[2])
         from azure.storage.blob import BlobClient
 
         container, name = re.sub(r"https?://[^/]+/(?:devstoreaccount1/)?", "", url).split("/", maxsplit=1)
@@ -142,6 +150,8 @@ class Session:
 
     engine: Engine
     reader: bool = False  # a login that may not write
+    product: str = ""  # whose rules hold: one of rules.PRODUCTS; "" for SQL Server, which takes all that we send
+    bulk: bool = True  # whether the login has ADMINISTER DATABASE BULK OPERATIONS
     in_transaction: bool = False
     _begun: bool = False
     _holds: bool = False
@@ -177,8 +187,11 @@ class Session:
             raise _as_server_error(error) from error
 
     def _run(self, text: str, values: dict[str, Any]) -> Iterator[Rows | int]:
-        if not text or SET.match(text):
+        refuse(self.product, text, in_transaction=self.in_transaction, bulk=self.bulk)
+        if not text or SET.match(text) or PHYSICAL_ONLY.match(text):
             yield -1
+        elif PERMISSIONS.search(text):
+            yield Rows([("permission_name", "VARCHAR")], [(name,) for name in self._permissions()])
         elif lock := LOCK.search(text):
             yield Rows([("held", "INTEGER")], [(self._hold(int(lock[1]) / 1000),)])
         elif BEGIN.match(text):
@@ -195,6 +208,11 @@ class Session:
                 self._begun = True
             copy = COPY.match(text)
             yield from self._copy(copy) if copy else self._translated(text, values)
+
+    def _permissions(self) -> list[str]:
+        return ["CONNECT", "SELECT", *(["ADMINISTER DATABASE BULK OPERATIONS"] if self.bulk else [])] + (
+            [] if self.reader else ["INSERT", "DELETE", "CREATE TABLE", "CREATE VIEW", "ALTER ANY SCHEMA"]
+        )
 
     def _hold(self, seconds: float) -> int:
         if not self._holds:
@@ -216,8 +234,24 @@ class Session:
 
         return OPENROWSET.sub(copied, text)
 
+    def _trusting(self, text: str) -> str:
+        """`text` as a pool runs it that takes unenforced keys for unique: whoever groups by one finds one row each."""
+        if self.product not in {"synapse", "fabric"} or not GROUPED.match(text):
+            return text
+        keys: dict[tuple[str, str], set[str]] = {}
+        for schema, table, column in self.cursor.execute("SELECT s, t, c FROM sys.unenforced").fetchall():
+            keys.setdefault((schema, table), set()).add(column)
+        parsed = sqlglot.parse_one(text, read="tsql")
+        for select in parsed.find_all(exp.Select):
+            group = select.args.get("group")
+            by = {column.name for column in group.find_all(exp.Column)} if group else set()
+            if any(by >= keys.get((table.db, table.name), {""}) for table in select.find_all(exp.Table)):
+                for count in list(select.find_all(exp.Count)):
+                    count.replace(exp.Literal.number(1))
+        return parsed.sql("tsql")
+
     def _translated(self, text: str, values: dict[str, Any]) -> Iterator[Rows | int]:
-        for kind, statement in translated(self._without_physical(self._with_deltas(text))):
+        for kind, statement in translated(self._without_physical(self._with_deltas(self._trusting(text)))):
             named = {name: value for name, value in values.items() if re.search(rf"\${name}\b", statement)}
             found = self.cursor.execute(statement, named) if named else self.cursor.execute(statement)
             if kind in {"Insert", "Update", "Delete", "Merge"}:
@@ -231,23 +265,29 @@ class Session:
     def _without_physical(self, text: str) -> str:
         """CREATE TABLE without Synapse's distribution and index, its unenforced key noted in the catalog."""
         text = re.sub(r"^ALTER VIEW\b", "CREATE OR REPLACE VIEW", PHYSICAL.sub("", text))
+        if added := ADDED_KEY.match(text):
+            self._note_key(f"SELECT * FROM {added['table']}", added["key"])
+            return "SELECT 1"
         key = UNENFORCED.search(text)
         if key is None:
             return text
         text = UNENFORCED.sub("", text)
-        made = sqlglot.parse_one(text, read="tsql").find(exp.Table)
-        assert made is not None
-        names = [column.name for column in sqlglot.parse_one(f"SELECT {key['key']}", read="tsql").selects]
-        for ordinal, name in enumerate(names, 1):
-            self.cursor.execute("INSERT INTO sys.unenforced VALUES (?, ?, ?, ?)", [made.db, made.name, name, ordinal])
+        self._note_key(text, key["key"])
         return text
 
+    def _note_key(self, statement: str, key: str) -> None:
+        made = sqlglot.parse_one(statement, read="tsql").find(exp.Table)
+        assert made is not None
+        names = [column.name for column in sqlglot.parse_one(f"SELECT {key}", read="tsql").selects]
+        for ordinal, name in enumerate(names, 1):
+            self.cursor.execute("INSERT INTO sys.unenforced VALUES (?, ?, ?, ?)", [made.db, made.name, name, ordinal])
+
     def _copy(self, copy: re.Match[str]) -> Iterator[int]:
-        """COPY INTO from Azure storage (or, for tests without, a folder), columns by position."""
+        """COPY INTO from Azure storage, columns by position."""
         if self.in_transaction:
             raise ServerError(104409, 16, "COPY INTO is not allowed within a transaction.")
         options = copy["options"].lower()
-        if "file_type = 'parquet'" not in options or "credential" not in options:
+        if "file_type = 'parquet'" not in options or ("credential" not in options and self.product != "fabric"):
             raise ServerError(104473, 16, "COPY INTO needs FILE_TYPE and CREDENTIAL.")
         target = sqlglot.parse_one(f"SELECT * FROM {copy['table']}", read="tsql").find(exp.Table)
         columns = sqlglot.parse_one(f"SELECT {copy['columns']}", read="tsql").selects
@@ -306,6 +346,9 @@ def _mended(node: exp.Expression) -> exp.Expression:
         return node.this
     if isinstance(node, exp.DataType):
         return _type(node)
+    if isinstance(node, exp.Anonymous) and node.name.upper() == "STRING_SPLIT":
+        text, separator = (one.transform(_mended).sql("duckdb") for one in node.expressions)
+        return exp.maybe_parse(f"(SELECT unnest(string_split({text}, {separator})) AS value)", dialect="duckdb")
     if isinstance(node, exp.OpenJSON):
         listed = node.this.transform(_mended).sql("duckdb")
         return exp.maybe_parse(f"(SELECT unnest(from_json({listed}, '[\"VARCHAR\"]')) AS value)", dialect="duckdb")

@@ -26,7 +26,10 @@ Scalar = str | int
 class SalesTable:
     """Where sales stand in the source, in the user's own names.
 
-    `changed`: a column that is set whenever a row is written (a moment, or a number that grows), or "".
+    `changed`: a column that is set whenever a row is written (a moment, or a number that grows), or "". `timezone`: the
+    IANA zone of the local time that moments with a zone or an offset are read in; without it, a text with an offset
+    keeps the clock time that is written, and other moments are in UTC. `aggregate`: column and how several of its
+    values in a series and period become one; a `count` takes any column as target.
     """
 
     table: str
@@ -35,6 +38,13 @@ class SalesTable:
     target: str
     known: tuple[str, ...] = ()
     changed: str = ""
+    timezone: str = ""
+    aggregate: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def counts(self) -> bool:
+        """Whether the target is a number of rows, so that its values need not be numbers."""
+        return dict(self.aggregate).get(self.target, "").startswith("count")
 
     @property
     def counted(self) -> tuple[str, ...]:
@@ -49,7 +59,7 @@ class SalesTable:
 
 @dataclass(frozen=True, slots=True)
 class DayCount:
-    """One calendar day of the source: its number of rows, and a fingerprint that changes when they do."""
+    """One calendar day of the source: its rows that have a target, and a fingerprint that changes when rows do."""
 
     day: datetime
     rows: int
@@ -85,8 +95,8 @@ class Source(Protocol):
     def read(self, sales: SalesTable, since: datetime, before: datetime) -> Iterator[pa.Table]:
         """The rows with since ≤ timestamp < before, in tables of bounded size, columns as `sales.columns`.
 
-        The timestamp comes as timestamp[us] (a zone is converted to UTC and dropped), keys as string (a null key
-        part as ""), target and known columns in their own types. Raises as `days`.
+        The timestamp comes as timestamp[us] (see `SalesTable` for zones), keys as string (a null key part as ""),
+        target and known columns in their own types. Raises as `days`.
         """
         ...
 

@@ -12,17 +12,28 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
+    import numpy as np
+    import pandas as pd
     import pyarrow as pa
+    from numpy.typing import NDArray
 
 
-def from_source(raw: pa.Table, keys: Sequence[str], timestamp: str, known: Sequence[str]) -> pa.Table:
+def from_source(
+    raw: pa.Table,
+    keys: Sequence[str],
+    timestamp: str,
+    known: Sequence[str],
+    *,
+    timezone: str = "",
+    frequency: str = "D",
+) -> pa.Table:
     """The covariates table under inner names: those of `keys` that it has (string), `ds`, and `known`.
 
     A table without any of the keys says the same of all series. Numbers and flags become double, all else is text.
-    Rows without a readable timestamp are left out, of several for the same keys and time the last one counts. Raises
+    `ds` is the stamp of its period of `frequency`, in local time (see `SalesTable.timezone`). Rows without a readable
+    timestamp are left out, of several for the same keys and period the last one counts (see `contradictions`). Raises
     InputError when the timestamp or a covariate is not there.
     """
-    import pandas as pd
     import pyarrow as pa
 
     if missing := [name for name in (timestamp, *known) if name not in raw.column_names]:
@@ -32,13 +43,46 @@ def from_source(raw: pa.Table, keys: Sequence[str], timestamp: str, known: Seque
         column = raw[name].cast(pa.string()) if name in own else _number_or_text(raw[name])
         raw = raw.set_column(raw.column_names.index(name), name, column)
     frame = raw.select([*own, timestamp, *known]).to_pandas().rename(columns={timestamp: "ds"})
-    frame["ds"] = pd.to_datetime(frame["ds"], errors="coerce", format="mixed", utc=True).dt.tz_localize(None)
+    frame["ds"] = _local(frame["ds"], timezone)
+    frame["ds"] = _stamps(frame["ds"].to_numpy("datetime64[us]"), frequency)
     frame = frame.dropna(subset=["ds"]).drop_duplicates([*own, "ds"], keep="last")
     for name in own:
         frame[name] = frame[name].fillna("")
     types = {name: raw.schema.field(name).type for name in (*own, *known)}
     fields = [*((name, types[name]) for name in own), ("ds", pa.timestamp("us")), *((n, types[n]) for n in known)]
     return pa.Table.from_pandas(frame, pa.schema(fields), preserve_index=False, safe=False)
+
+
+_OFFSET = r"\s*(?:[zZ]|[-+]\d\d:?\d\d)\s*$"
+
+
+def _local(column: pd.Series, timezone: str) -> pd.Series:
+    """Moments in local time: those with a zone are converted to `timezone`; without one a text keeps its clock time."""
+    import pandas as pd
+
+    if pd.api.types.is_datetime64_any_dtype(column):
+        moments = pd.to_datetime(column, utc=True)
+        zoned = getattr(column.dt, "tz", None) is not None
+        return (moments.dt.tz_convert(timezone) if zoned and timezone else moments).dt.tz_localize(None)
+    texts = column.astype("string")
+    with_offset = texts.str.match(r".*\d\d:\d\d.*" + _OFFSET).fillna(value=False).astype(bool)
+    plain = texts.where(~with_offset, texts.str.replace(_OFFSET, "", regex=True))
+    moments = pd.to_datetime(plain, errors="coerce", format="mixed", utc=True).dt.tz_localize(None)
+    if timezone and with_offset.any():
+        local = pd.to_datetime(texts[with_offset], errors="coerce", format="mixed", utc=True)
+        moments = moments.copy()
+        moments.loc[with_offset] = pd.Series(local).dt.tz_convert(timezone).dt.tz_localize(None)
+    return moments
+
+
+def _stamps(ds: NDArray[np.datetime64], frequency: str) -> NDArray[np.datetime64]:
+    from many_models.data.aggregation import is_coarse, labels
+
+    if is_coarse(frequency):
+        return labels(ds, frequency)
+    unit = "h" if frequency.lstrip("0123456789") in {"h", "H"} else "D"
+    fine = frequency.endswith(("min", "s"))
+    return ds if fine else ds.astype(f"datetime64[{unit}]").astype("datetime64[us]")
 
 
 def versions(covariates: pa.Table, attributes: pa.Table | None, as_of: datetime | None) -> dict[str, str]:

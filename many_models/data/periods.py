@@ -79,9 +79,9 @@ def last_complete_day(days: Sequence[DayCount], share: float, latest: datetime) 
     """The last day up to `latest` that most series have reported for, or None when there is none.
 
     A day counts as complete with at least `share` of the median number of rows of the COMPLETE_OVER days with rows
-    before it (the first one has none before it, and counts).
+    before it (the first one has none before it, and counts). Days without a target, as those of a plan, are left out.
     """
-    counts = [day for day in days if day.day <= latest]
+    counts = [day for day in days if day.rows and day.day <= latest]
     for index in range(len(counts) - 1, -1, -1):
         before = [day.rows for day in counts[max(0, index - COMPLETE_OVER) : index]]
         if not before or counts[index].rows >= share * median(before):

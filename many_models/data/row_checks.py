@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from many_models.data import aggregation
 from many_models.errors import InputError
 from many_models.keys import SeriesKey
 
@@ -26,7 +27,15 @@ if TYPE_CHECKING:
 
 Kind = Literal["number", "text"]
 Reason = Literal[
-    "bad_timestamp", "after_now", "missing_target", "not_a_number", "infinite", "too_large", "negative", "duplicate"
+    "bad_timestamp",
+    "after_now",
+    "missing_target",
+    "not_a_number",
+    "infinite",
+    "too_large",
+    "negative",
+    "duplicate",
+    "too_early",
 ]
 REASONS: tuple[Reason, ...] = get_args(Reason)
 """Every reason to quarantine a row, in the order in which they are looked for; a row has the first that fits."""
@@ -44,6 +53,7 @@ _SPREAD = 8  # a byte for each pair of a series and a time, of which so many may
 class CheckedRows:
     """What `check_rows` makes of a raw table; `rows.num_rows + quarantined.num_rows` is the raw table's.
 
+    (Where rows are aggregated there are fewer.)
     `rows`: series_id (string), ds (timestamp[us]), y (double, finite), and each known covariate in its own name
     (double or string, null where unknown), in the source's order.
     `series`: series_id and the key parts (string) in the user's names, one row per series in `rows`.
@@ -90,7 +100,7 @@ def _missing(name: str, columns: Mapping[str, str]) -> str:
 def _unusable(name: str, kind: str, sales: SalesTable) -> str:
     if name == sales.timestamp and not kind.startswith(("timestamp", "date", "string", "large_string", "null")):
         return f"the timestamp {name!r} is {kind}, needed a date, a timestamp or ISO 8601 text"
-    if name == sales.target and not (_is_numeric(kind, flags=False) or _is_text(kind)):
+    if name == sales.target and not (_is_numeric(kind, flags=False) or _is_text(kind) or sales.counts):
         return f"the target {name!r} is {kind}, needed a number"
     if name in sales.keys and not (_is_text(kind) or kind.startswith(("int", "uint", "bool", "date", "dictionary"))):
         return f"the key {name!r} is {kind}, needed text or a whole number"
@@ -119,25 +129,34 @@ def check_rows(
 ) -> CheckedRows:
     """Sort the rows of `raw`, as `Source.read` or `Source.read_undated` returns them, into usable and quarantined.
 
-    `raw` holds all rows of the days that it covers: of several rows for one series and `ds`, the first usable one is
-    kept and the others are duplicates. `now` is wall-clock time (UTC where it has a zone); the time of day is cut off
-    unless `frequency` is finer than a day (hourly: the minutes are). A timestamp column of strings is one in which
-    the source found no dates. `kinds` (of `check_columns`) says which known covariates are numbers even if this part
+    `raw` holds all rows of the periods that it covers: of several rows for one series and `ds`, the first usable one is
+    kept and the others are duplicates, or where `sales.aggregate` says how, they are made one. Then a negative target
+    is judged after aggregation, so that returns lower the sum. `now` is wall-clock time (UTC where it has a zone); the
+    time of day is cut off unless `frequency` is finer than a day (hourly: the minutes are), and `ds` is the stamp of
+    its period where that is coarser than a day. A timestamp column of strings is one in which the source found no
+    dates. `kinds` (of `check_columns`) says which known covariates are numbers even if this part
     of the table holds text; without it each column's own type says so.
     """
     series_ids, codes, parts = _series(raw, sales)
     ds = _timestamps(raw[sales.timestamp], frequency)
-    y, target_reasons = _target(raw[sales.target])
+    if sales.counts:
+        y, target_reasons = np.where(pc.is_valid(raw[sales.target]).to_numpy(), 1.0, np.nan), _missing_only(raw, sales)
+    else:
+        y, target_reasons = _target(raw[sales.target])
     reasons = np.full(raw.num_rows, _GOOD, np.int8)
     undated = np.isnat(ds) | (ds < np.datetime64(EARLIEST, "us"))
     _mark(reasons, "bad_timestamp", undated)
     _mark(reasons, "after_now", ~undated & (ds > np.datetime64(_naive(now), "us")))
     for reason, where in target_reasons:
         _mark(reasons, reason, where)
-    if negatives == "quarantine":
-        _mark(reasons, "negative", y < 0)
-    repeated, firsts = _duplicates(codes, ds, reasons == _GOOD)
-    _mark(reasons, "duplicate", repeated)
+    if aggregation.is_coarse(frequency):
+        ds[~undated] = aggregation.labels(ds[~undated], frequency)
+    firsts = np.full(raw.num_rows, -1, np.int64)
+    if not sales.aggregate:
+        if negatives == "quarantine":
+            _mark(reasons, "negative", y < 0)
+        repeated, firsts = _duplicates(codes, ds, reasons == _GOOD)
+        _mark(reasons, "duplicate", repeated)
 
     kept = np.flatnonzero(reasons == _GOOD)
     known, unread = _known(raw, sales, kinds or {}, kept)
@@ -151,6 +170,13 @@ def check_rows(
             **known,
         }
     )
+    negative = rows.slice(0, 0)
+    if sales.aggregate:
+        rows = _aggregated(rows, raw, sales, kept)
+        if negatives == "quarantine":
+            below = pc.less(rows["y"], 0.0)
+            negative, rows = rows.filter(below), rows.filter(pc.invert(below))
+        kept_codes = pc.index_in(rows["series_id"], series_ids).to_numpy()
     seen = pa.array(np.flatnonzero(np.bincount(kept_codes, minlength=len(series_ids))))
     series = pa.table({"series_id": series_ids, **parts}).take(seen)
     bad = np.flatnonzero(reasons != _GOOD)
@@ -159,7 +185,40 @@ def check_rows(
         "ds": pa.array(ds[bad], pa.timestamp("us")),
         **_explained(raw.select(list(sales.columns)), sales, bad, reasons[bad], firsts[bad]),
     }
-    return CheckedRows(rows, series, pa.table(quarantined), unread)
+    together = pa.concat_tables([pa.table(quarantined), _negative_sums(negative, sales)])
+    return CheckedRows(rows, series, together, unread)
+
+
+def _missing_only(raw: pa.Table, sales: SalesTable) -> list[tuple[Reason, NDArray[np.bool_]]]:
+    return [("missing_target", pc.is_null(raw[sales.target]).to_numpy())]
+
+
+def _aggregated(rows: pa.Table, raw: pa.Table, sales: SalesTable, kept: NDArray[np.int64]) -> pa.Table:
+    """One row for each series and ds of `rows`, which are the rows `kept` of `raw`."""
+    how = dict(sales.aggregate)
+    if sales.counts and how[sales.target] == "count_distinct":
+        rows = rows.set_column(rows.column_names.index("y"), "y", raw[sales.target].take(pa.array(kept)))
+    times = raw[sales.timestamp].take(pa.array(kept))
+    if pa.types.is_temporal(times.type):
+        order = np.argsort(times.cast(pa.timestamp("us"), safe=False).to_numpy(), kind="stable")
+        rows = rows.take(pa.array(order))
+    ways = {**{name: way for name, way in how.items() if name != sales.target}, "y": how.get(sales.target, "sum")}
+    found = aggregation.aggregate(rows, ["series_id", "ds"], ways)
+    return found.set_column(2, "y", found["y"].cast(pa.float64()))
+
+
+def _negative_sums(rows: pa.Table, sales: SalesTable) -> pa.Table:
+    """Aggregated rows whose target is negative, as quarantined ones."""
+    values = rows["y"].to_pylist()
+    way = dict(sales.aggregate).get(sales.target, "sum")
+    texts = {
+        "row": [as_json({sales.target: value}) for value in values],
+        "reason": ["negative"] * len(values),
+        "detail": [f"the {way} of {sales.target} is {value!r}, and the settings quarantine negative values"
+                   for value in values],
+    }  # fmt: skip
+    columns = {name: pa.array(column, pa.string()) for name, column in texts.items()}
+    return pa.table({"series_id": rows["series_id"], "ds": rows["ds"], **columns})
 
 
 def _naive(now: datetime) -> datetime:
@@ -344,6 +403,7 @@ _DETAILS: dict[Reason, Callable[[object, SalesTable], str]] = {
     "not_a_number": lambda value, sales: f"{sales.target} is {value!r}, needed a number",
     "infinite": lambda value, sales: f"{sales.target} is infinite ({value!r})",
     "too_large": lambda value, sales: f"{sales.target} is {value!r}, the largest usable value is {LARGEST_TARGET:g}",
+    "too_early": lambda value, sales: f"{sales.timestamp} is {value!s}, before data.start",
     "negative": lambda value, sales: f"{sales.target} is {value!r}, and the settings quarantine negative values",
 }
 

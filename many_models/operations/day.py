@@ -113,6 +113,30 @@ def _dagster_yaml(storage: Storage) -> str:
 
 
 @dataclass(slots=True)
+class Finished:
+    """What has been run to its end in this day: stage and key → the version that the key was due at."""
+
+    versions: dict[tuple[Stage, str], str | None] = field(default_factory=dict[tuple["Stage", str], "str | None"])
+
+    def add(self, work: Work, state: StageState) -> None:
+        """Note that a run has done all of `work`, as `state` wanted it."""
+        self.versions |= {(work.stage, key): state.wanted.get(key) for key in work.keys}
+
+    def refuse_to_repeat(self, work: Work, state: StageState) -> None:
+        """Raise PermanentError when a key is due again at the version that it was run for, which would never end."""
+        again = [
+            key for key in work.keys
+            if (work.stage, key) in self.versions and self.versions[work.stage, key] == state.wanted.get(key)
+        ]  # fmt: skip
+        if again:
+            raise PermanentError(
+                f"{work.stage} has just been run and is due again for {len(again)} of its keys, the first "
+                f"{again[0]!r}, though nothing has changed: it would be run for ever. This is a fault of "
+                "many_models: please report it with your many_models.toml. Earlier forecasts are untouched"
+            )
+
+
+@dataclass(slots=True)
 class Day:
     """Everything that is due, stage by stage, until nothing is; `resources` replace adapters by name."""
 
@@ -137,10 +161,11 @@ class Day:
         definitions, assets = build(settings, resources), build_assets(settings)
         dead_runs.mark_dead_runs_failed(self.instance)
         self._refuse_another_projects_instance(lake)
-        tried = dict[str, int]()
+        tried, seen = dict[str, int](), Finished()
         try:
             while (found := self._next(source, lake)) is not None:
                 work, current = found
+                seen.refuse_to_repeat(work, current)
                 tags = dead_runs.process_tag()
                 request = automation.request_of(settings, self.instance, assets[work.stage], work, current, tags)
                 mark = request.tags[automation.DUE_TAG]
@@ -148,6 +173,8 @@ class Day:
                 report = self._run(definitions, work, request, lake)
                 self.reports.append(report)
                 self.progress.report(report)
+                if report.done == report.keys:
+                    seen.add(work, current)
                 if not report.done:
                     self._raise_if_hopeless(report, tried[mark])
             self._refresh_power_bi(definitions)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from many_models.data import lake_tables
+from many_models.data.aggregation import is_coarse, whole_periods_until
 from many_models.data.periods import (
     COMPLETE_OVER,
     end_offset,
@@ -68,10 +70,24 @@ def source_versions(settings: Settings, source: Source, sales: SalesTable, since
     and not after `data.until`. Periods without rows are there too, so that a closed day makes no gap.
     """
     opening = _opening(settings, since)
-    days = source.days(sales, opening)
-    return _period_versions(
-        settings, days, last_complete_day(days, settings.data.complete_share, _latest(settings)), opening
-    )
+    days = source.days(sales, _judged_from(settings, opening))
+    as_of = last_complete_day(days, settings.data.complete_share, _latest(settings))
+    return _period_versions(settings, _from(days, opening), as_of, opening)
+
+
+def _judged_from(settings: Settings, opening: datetime) -> datetime:
+    """From when on days are counted to tell which one is the last complete one. Where a period holds several days, its
+    version depends on that day, which then has to be the same whatever the first day that is looked at.
+    """
+    if settings.partitions.grain in {"hour", "day"}:
+        return opening
+    judged = max(RECENT_DAYS[0], 2 * COMPLETE_OVER * math.ceil(step_days(settings)))
+    return max(opening - timedelta(days=judged), datetime.combine(settings.data.start, datetime.min.time()))
+
+
+def _from(days: Sequence[DayCount], opening: datetime) -> list[DayCount]:
+    first = datetime.combine(opening, datetime.min.time())
+    return [day for day in days if day.day >= first]
 
 
 def versions_of_copy(
@@ -84,17 +100,50 @@ def versions_of_copy(
     are counted in the source for it.
     """
     opening = _opening(settings, min(starts))
+    whole_days = settings.partitions.grain in {"hour", "day"}
+    least = max(starts) if whole_days else None  # what is copied is versioned, whether or not its day is complete
     by_rows = settings.partitions.grain != "hour" and not sales.changed  # an hour has its day's version
     if by_rows and max(starts) - opening > timedelta(days=RECENT_DAYS[0]):
         as_of = _as_of_near(settings, source, sales, opening, max(starts))
         if as_of is not None:
             return lambda copied: (
-                source_versions(settings, source, sales, min(starts))
+                _counted_versions(settings, source, sales, opening, least)
                 if copied is None
-                else _period_versions(settings, sorted(copied, key=lambda day: day.day), as_of, opening)
+                else _period_versions(settings, _from(_once(copied), opening), as_of, opening, least)
             )
-    counted = source_versions(settings, source, sales, min(starts))
+    counted = _counted_versions(settings, source, sales, opening, least)
     return lambda _: counted
+
+
+def copied_until(settings: Settings, source: Source, sales: SalesTable, starts: Sequence[datetime]) -> datetime | None:
+    """The moment before which rows are copied; None where periods are copied as they are.
+
+    Rows of several days that become one wait until their period is over, and so do the days of a running week or month
+    that are not complete.
+    """
+    grain, frequency = settings.partitions.grain, settings.data.frequency
+    gathers = bool(sales.aggregate) and is_coarse(frequency)
+    if not gathers and grain in {"hour", "day"}:
+        return None
+    opening = _opening(settings, min(starts))
+    days = source.days(sales, max(opening, max(starts) - timedelta(days=RECENT_DAYS[1])))
+    as_of = last_complete_day(days, settings.data.complete_share, _latest(settings))
+    if as_of is None:
+        return None
+    return whole_periods_until(as_of, frequency) if gathers else as_of + timedelta(days=1)
+
+
+def _counted_versions(
+    settings: Settings, source: Source, sales: SalesTable, opening: datetime, least: datetime | None
+) -> dict[str, str]:
+    days = source.days(sales, _judged_from(settings, opening))
+    as_of = last_complete_day(days, settings.data.complete_share, _latest(settings))
+    return _period_versions(settings, _from(days, opening), as_of, opening, least)
+
+
+def _once(days: Sequence[DayCount]) -> list[DayCount]:
+    """The days in order, each once: those at the end of a year are read with both years where weeks are whole."""
+    return [day for _, day in sorted({day.day: day for day in days}.items())]
 
 
 def _as_of_near(
@@ -124,9 +173,17 @@ def _latest(settings: Settings) -> datetime:
 
 
 def _period_versions(
-    settings: Settings, days: Sequence[DayCount], as_of: datetime | None, opening: datetime
+    settings: Settings,
+    days: Sequence[DayCount],
+    as_of: datetime | None,
+    opening: datetime,
+    least: datetime | None = None,
 ) -> dict[str, str]:
+    """The version of each period up to the last complete day `as_of`, or at least up to the one that is at `least`."""
     grain = settings.partitions.grain
+    if as_of is not None and settings.data.aggregates and is_coarse(settings.data.frequency):
+        as_of = whole_periods_until(as_of, settings.data.frequency) - timedelta(days=1)
+    as_of = max((moment for moment in (as_of, least) if moment is not None), default=None)
     if as_of is None:
         return {}
     of_period = defaultdict[datetime, list[str]](list)
@@ -152,10 +209,20 @@ def raw_state(settings: Settings, instance: dg.DagsterInstance, source: Source, 
     since = None
     if done and not sales.changed:
         newest = max(period_of_key(grain, key) for key in done)
-        since = newest - timedelta(days=settings.data.look_back * {"hour": 1, "day": 1, "week": 7, "month": 31}[grain])
+        since = looked_at_from(settings, newest)
     wanted = source_versions(settings, source, sales, since) if done else _first_periods(settings, source, sales)
     wanted |= awaited(settings, wanted, now(settings))
     return StageState("raw_sales", wanted, done, busy=_busy(instance, "raw_sales"))
+
+
+def looked_at_from(settings: Settings, newest: datetime) -> datetime:
+    """The start of the oldest period that is looked at again when `newest` is the newest one that was copied.
+
+    It is a period's start: a part of a period would look like a change of it.
+    """
+    grain = settings.partitions.grain
+    days = {"hour": 1, "day": 1, "week": 7, "month": 31}[grain]
+    return period_start(grain, newest - timedelta(days=settings.data.look_back * days))
 
 
 def _first_periods(settings: Settings, source: Source, sales: SalesTable) -> dict[str, str]:

@@ -40,8 +40,8 @@ SPELLINGS: dict[str | None, datetime | None] = {
     "2017-01-01 00:00:00 ": DAY,
     "2017-01-01 00:00\t\r\n": DAY,
     "2017-01-01T00:00:00Z": DAY,
-    "2017-01-01T02:00:00+02:00": DAY,
-    "2016-12-31 19:30-04:30": DAY,
+    "2017-01-01T00:00:00+02:00": DAY,
+    "2016-12-31 19:30-04:30": datetime(2016, 12, 31, 19, 30),
     "2017-01-01 13:14:15": DAY + timedelta(hours=13, minutes=14, seconds=15),
     "2017-01-01 00:00:00.123456": DAY + timedelta(microseconds=123456),
     "2017-01-01 00:00:00.123456789": DAY + timedelta(microseconds=123456),
@@ -321,6 +321,31 @@ class SourceContract(Contract):
                 assert list(source.read(SALES, day + timedelta(1), day + timedelta(9))) == []
                 assert list(source.read(SALES, day - timedelta(9), day)) == []
             assert undated.num_rows == 0
+
+    def test_days_are_counted_in_the_local_time_that_was_asked_for(self, make):
+        """Midnight in Berlin, winter and summer, is the evening before in UTC; a day of 25 hours is one day."""
+        texts = [
+            *("2024-06-01T22:00:00Z", "2024-06-02T21:59:59+00:00", "2024-06-02T00:00:00+02:00", "2024-06-02 10:00"),
+            *("2024-06-02", "2024-10-26T22:00:00Z", "2024-10-27T22:59:00Z"),
+            *("2024-03-30T23:00:00Z", "2024-03-31T21:59:00Z"),
+        ]
+        table = rows(*(row(f"s{at}", sold=float(at)) for at in range(len(texts))))
+        source = make({"sales": table.set_column(2, "date", pa.array(texts, pa.string()))})
+        local = replace(SALES, timezone="Europe/Berlin")
+        days = {count.day: count.rows for count in source.days(local)}
+        assert days == {datetime(2024, 3, 31): 2, datetime(2024, 6, 2): 5, datetime(2024, 10, 27): 2}
+        found = list(source.read(local, datetime(2024, 6, 2), datetime(2024, 6, 3)))
+        assert sum(part.num_rows for part in found) == 5
+        assert source.span(local, DAY, datetime(2025, 1, 1)) == (datetime(2024, 3, 31), datetime(2024, 10, 27))
+        assert list(source.read(local, datetime(2024, 6, 1), datetime(2024, 6, 2))) == []
+
+    def test_rows_without_a_target_are_not_counted_but_seen(self, make):
+        """Rows of a plan have no target yet: no day is complete because of them, and their change is a change."""
+        plan = rows(row(sold=1.0), row("s2", sold=None), row(day=1, sold=None, price=2.0))
+        dearer = rows(row(sold=1.0), row("s2", sold=None), row(day=1, sold=None, price=3.0))
+        first, second = make({"sales": plan}).days(SALES)
+        assert [first.rows, second.rows] == [1, 0]
+        assert make({"sales": dearer}).days(SALES)[1].fingerprint != second.fingerprint
 
     def test_an_integer_is_a_date_when_it_spells_one(self, make):
         table = rows(row(sold=1), row(sold=2), row(sold=3), row(sold=4))

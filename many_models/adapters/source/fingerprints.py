@@ -38,18 +38,28 @@ class DayFingerprints:
 
     def __init__(self) -> None:
         self._rows: dict[int, int] = {}
+        self._told: dict[int, int] = {}
         self._sums: dict[int, int] = {}
         self._hashes: dict[str, int] = {}
 
-    def add(self, timestamps: pa.ChunkedArray, columns: Sequence[pa.ChunkedArray]) -> None:
+    def add(
+        self, timestamps: pa.ChunkedArray, columns: Sequence[pa.ChunkedArray], target: pa.ChunkedArray | None = None
+    ) -> None:
         """Add rows: their timestamps (timestamp[us], no nulls) and their other columns, always in the same order.
 
-        A column that mixes numbers and texts comes as a struct of `number` (double) and `text` (string).
+        Rows that have no `target`, where it is given, change a day's fingerprint and are not counted. A column that
+        mixes numbers and texts comes as a struct of `number` (double) and `text` (string).
         """
         for start in range(0, len(timestamps), _EXACT_ROWS):
-            self._add(timestamps.slice(start, _EXACT_ROWS), [column.slice(start, _EXACT_ROWS) for column in columns])
+            self._add(
+                timestamps.slice(start, _EXACT_ROWS),
+                [column.slice(start, _EXACT_ROWS) for column in columns],
+                None if target is None else target.slice(start, _EXACT_ROWS),
+            )
 
-    def _add(self, timestamps: pa.ChunkedArray, columns: Sequence[pa.ChunkedArray]) -> None:
+    def _add(
+        self, timestamps: pa.ChunkedArray, columns: Sequence[pa.ChunkedArray], target: pa.ChunkedArray | None
+    ) -> None:
         micros = timestamps.cast(pa.int64()).to_numpy()
         hashed = _mixed(micros.view(np.uint64))
         for column in columns:
@@ -58,17 +68,20 @@ class DayFingerprints:
         first = int(days.min())
         days -= first
         counts = np.bincount(days)
+        told = counts if target is None or not target.null_count else np.bincount(days[target.is_valid().to_numpy()],
+                                                                                  minlength=len(counts))  # fmt: skip
         low = np.bincount(days, weights=(hashed & _LOW).astype(np.float64))
         high = np.bincount(days, weights=(hashed >> np.uint64(32)).astype(np.float64))
         for at in np.flatnonzero(counts).tolist():
             day = first + at
             self._rows[day] = self._rows.get(day, 0) + int(counts[at])
+            self._told[day] = self._told.get(day, 0) + int(told[at])
             self._sums[day] = self._sums.get(day, 0) + int(low[at]) + (int(high[at]) << 32)
 
     def counted(self) -> list[DayCount]:
         """Every day that has rows, in order."""
         return [
-            DayCount(EPOCH + timedelta(days=day), rows, f"{rows:x}-{self._sums[day] % 2**64:016x}")
+            DayCount(EPOCH + timedelta(days=day), self._told[day], f"{rows:x}-{self._sums[day] % 2**64:016x}")
             for day, rows in sorted(self._rows.items())
         ]
 
@@ -106,7 +119,8 @@ def days_of(sales: SalesTable, rows: pa.Table) -> list[DayCount] | None:
     if not all(pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in kinds):
         return None
     days = DayFingerprints()
-    days.add(rows[sales.timestamp], [rows[name] for name in (*sales.keys, sales.target, *sales.known)])
+    counted = [rows[name] for name in (*sales.keys, sales.target, *sales.known)]
+    days.add(rows[sales.timestamp], counted, rows[sales.target])
     return days.counted()
 
 

@@ -6,8 +6,9 @@ What counts as a date, as a key's text, and as undated is what `source_sql` says
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -57,7 +58,11 @@ class MemorySource:
         rows = between(rows, sales.timestamp, midnight(since), None)
         days = DayFingerprints()
         counted = [" changed"] if sales.changed else sales.counted
-        days.add(rows.column(sales.timestamp), [rows.column(name) for name in counted])
+        days.add(
+            rows.column(sales.timestamp),
+            [rows.column(name) for name in counted],
+            None if sales.changed else rows.column(sales.target),
+        )
         return days.counted()
 
     def span(self, sales: SalesTable, since: datetime, until: datetime) -> tuple[datetime, datetime] | None:
@@ -106,7 +111,7 @@ class MemorySource:
         rows = rows.select(list(sales.columns))
         for at, name in enumerate(sales.keys):
             rows = rows.set_column(at, name, key_texts(rows.column(name)))
-        return rows.set_column(len(sales.keys), sales.timestamp, moments(rows.column(sales.timestamp)))
+        return rows.set_column(len(sales.keys), sales.timestamp, moments(rows.column(sales.timestamp), sales.timezone))
 
 
 def key_texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -118,29 +123,32 @@ def key_texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.fill_null(column.cast(pa.string()), "")
 
 
-def moments(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Timestamps in UTC, null where `column` is null or no date."""
+def moments(column: pa.ChunkedArray, timezone: str = "") -> pa.ChunkedArray:
+    """Timestamps in local time (see `SalesTable.timezone`), null where `column` is null or no date."""
     if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
-        moments = column.cast(pa.timestamp("us", column.type.tz)) if pa.types.is_timestamp(column.type) else column
-        return moments.cast(TIMESTAMP)
+        if pa.types.is_timestamp(column.type) and column.type.tz is not None:
+            return pc.local_timestamp(column.cast(pa.timestamp("us", timezone or "UTC")))
+        return column.cast(TIMESTAMP)
     if not (pa.types.is_string(column.type) or pa.types.is_integer(column.type)):
         return pa.chunked_array([pa.nulls(len(column), TIMESTAMP)])
     encoded = column.cast(pa.string()).combine_chunks().dictionary_encode()
-    spelt = pa.array([_moment(text) for text in encoded.dictionary.to_pylist()], TIMESTAMP)
+    zone = ZoneInfo(timezone) if timezone else None
+    spelt = pa.array([_moment(text, zone) for text in encoded.dictionary.to_pylist()], TIMESTAMP)
     return pa.chunked_array([spelt.take(encoded.indices)])
 
 
-def _moment(text: str) -> datetime | None:
-    """The date or moment that `text` spells; None when it spells none."""
+def _moment(text: str, zone: ZoneInfo | None) -> datetime | None:
+    """The date or moment that `text` spells, one with an offset in `zone` or as it is written; None for no date."""
     parts = _MOMENT.fullmatch(text)
     try:
         if _DATE.fullmatch(text):
             return _known(datetime.fromisoformat(text))
         if parts is None:
             return None
-        day, clock, seconds, fraction, zone = (part or "" for part in parts.groups())
-        moment = datetime.fromisoformat(f"{day}T{clock}{seconds}{fraction[:7]}{zone.upper()}")
-        return _known(moment.astimezone(UTC).replace(tzinfo=None) if zone else moment)
+        day, clock, seconds, fraction, offset = (part or "" for part in parts.groups())
+        moment = datetime.fromisoformat(f"{day}T{clock}{seconds}{fraction[:7]}{offset.upper()}")
+        local = moment.astimezone(zone) if offset and zone is not None else moment
+        return _known(local.replace(tzinfo=None))
     except (ValueError, OverflowError):
         return None
 

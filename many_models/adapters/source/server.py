@@ -67,7 +67,8 @@ class ServerSource:
         columns = (sales.timestamp, *sales.counted) if sales.changed else sales.columns
         for rows in self._sales(sales, columns, midnight(since), None):
             if len(rows):
-                days.add(rows.column(sales.timestamp), [rows.column(name) for name in sales.counted])
+                target = None if sales.changed else rows.column(sales.target)
+                days.add(rows.column(sales.timestamp), [rows.column(name) for name in sales.counted], target)
         return days.counted()
 
     def _counted(self, sales: SalesTable, since: datetime | None) -> list[DayCount] | None:
@@ -77,15 +78,19 @@ class ServerSource:
             require_columns(sales.table, list(there.c.keys()), [*sales.columns, sales.changed])
             if not isinstance(there.c[sales.timestamp].type, sa.DateTime | sa.Date):
                 return None
-            moment = _utc(there.c[sales.timestamp])
+            moment = _local(there.c[sales.timestamp], sales.timezone)
             day = sa.cast(moment, sa.Date).label("day")
             newest = sa.func.max(there.c[sales.changed])
             dated = self._dated(there.c[sales.timestamp], moment)
-            query = sa.select(day, sa.func.count(), newest).where(dated.is_not(None)).group_by(day)
+            query = (
+                sa.select(day, sa.func.count(), newest, sa.func.count(there.c[sales.target]))
+                .where(dated.is_not(None))
+                .group_by(day)
+            )
             found = connection.execute(query.where(moment >= self._bound(since)) if since else query).fetchall()
         counted = [
-            DayCount(datetime(at.year, at.month, at.day), rows, f"{rows:x}-{digest(str(changed))}")
-            for at, rows, changed in found
+            DayCount(datetime(at.year, at.month, at.day), told, f"{rows:x}-{digest(str(changed))}")
+            for at, rows, changed, told in found
         ]
         return sorted(counted, key=lambda one: one.day)
 
@@ -96,7 +101,7 @@ class ServerSource:
             there = self._table(connection, sales.table)
             require_columns(sales.table, list(there.c.keys()), sales.columns)
             if isinstance(there.c[sales.timestamp].type, sa.DateTime | sa.Date):
-                moment = _utc(there.c[sales.timestamp])
+                moment = _local(there.c[sales.timestamp], sales.timezone)
                 dated = self._dated(there.c[sales.timestamp], moment)
                 query = sa.select(sa.func.min(dated), sa.func.max(dated)).where(moment >= self._bound(start))
                 found = connection.execute(query.where(moment < self._bound(end)) if end else query).one()
@@ -143,8 +148,8 @@ class ServerSource:
     ) -> Iterator[pa.Table]:
         """Dated rows: keys as text, the timestamp as timestamp[us]."""
         at = columns.index(sales.timestamp)
-        for rows in self._rows(sales.table, columns, sales.timestamp, since, before):
-            dated = rows.set_column(at, sales.timestamp, moments(rows.column(sales.timestamp)))
+        for rows in self._rows(sales.table, columns, sales.timestamp, since, before, sales.timezone):
+            dated = rows.set_column(at, sales.timestamp, moments(rows.column(sales.timestamp), sales.timezone))
             yield _with_keys(between(dated, sales.timestamp, since, before), sales)
 
     def _rows(
@@ -154,6 +159,7 @@ class ServerSource:
         timestamp: str = "",
         since: datetime | None = None,
         before: datetime | None = None,
+        timezone: str = "",
     ) -> Iterator[pa.Table]:
         """The columns (none: all) in tables of bounded size, at least one; the server leaves out some rows only."""
         with self._connection(table) as connection:
@@ -161,9 +167,10 @@ class ServerSource:
             names = list(dict.fromkeys(columns)) or [column.name for column in there.columns]
             require_columns(table, [column.name for column in there.columns], names)
             kinds = [self._dialect.arrow_type(there.c[name].type) for name in names]
-            query = sa.select(*(self._chosen(there.c[name], kind) for name, kind in zip(names, kinds, strict=True)))
+            chosen = [self._chosen(there.c[name], kind, timezone) for name, kind in zip(names, kinds, strict=True)]
+            query = sa.select(*chosen)
             if timestamp and isinstance(there.c[timestamp].type, sa.DateTime | sa.Date):
-                moment = _utc(there.c[timestamp])
+                moment = _local(there.c[timestamp], timezone)
                 query = query.where(moment >= self._bound(midnight(since))) if since else query
                 query = query.where(moment < self._bound(before)) if before else query
             schema = pa.schema(list(zip(names, kinds, strict=True)))
@@ -205,13 +212,13 @@ class ServerSource:
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
             raise InputError(f"{what}: {self._said(error)}") from error
 
-    def _chosen(self, column: sa.Column[Any], kind: pa.DataType) -> sa.ColumnElement[Any]:
+    def _chosen(self, column: sa.Column[Any], kind: pa.DataType, timezone: str) -> sa.ColumnElement[Any]:
         """The column, converted by the server to what Arrow takes."""
         if kind == pa.float64() and not isinstance(column.type, sa.Double):
             return sa.cast(column, sa.Float(53)).label(column.name)  # Synapse has no DOUBLE PRECISION
         if isinstance(column.type, sa.DateTime | sa.Date):
             zoned = isinstance(column.type, sa.DateTime) and column.type.timezone
-            return self._dated(column, _utc(column) if zoned else column).label(column.name)
+            return self._dated(column, _local(column, timezone) if zoned else column).label(column.name)
         if kind == pa.string() and (not isinstance(column.type, sa.String) or isinstance(column.type, sa.Enum)):
             return sa.cast(column, sa.Text()).label(column.name)
         return column
@@ -269,10 +276,10 @@ def _with_keys(rows: pa.Table, sales: SalesTable) -> pa.Table:
     return rows
 
 
-def _utc(column: sa.Column[Any]) -> sa.ColumnElement[Any]:
-    """A zoned timestamp in UTC without its zone; anything else as it is."""
+def _local(column: sa.Column[Any], timezone: str) -> sa.ColumnElement[Any]:
+    """A zoned timestamp in local time (UTC without a `timezone`), its zone dropped; anything else as it is."""
     zoned = isinstance(column.type, sa.DateTime) and column.type.timezone
-    return sa.func.timezone("UTC", column) if zoned else sa.type_coerce(column, sa.DateTime())
+    return sa.func.timezone(timezone or "UTC", column) if zoned else sa.type_coerce(column, sa.DateTime())
 
 
 def _dialect(url: sa.URL) -> Dialect:

@@ -3,7 +3,8 @@
 SQLite types values, not columns, so what a column holds is looked up in the rows that are read:
 
 - A timestamp is a date when it is text or an integer spelt `2017-01-01`, `20170101` or `2017-01-01 10:00[:00[.000]]`
-  (with a blank or a T; with a zone, `Z` or `+02:00`, it is exact to the millisecond) and such a day exists from the
+  (with a blank or a T; with a zone, `Z` or `+02:00`, its clock time, or the moment in `SalesTable.timezone`, exact to
+  the millisecond) and such a day exists from the
   year 2 on. Anything else (null, epoch seconds, `01/02/2017`) leaves its row undated: it is read by `read_undated`,
   never guessed at, never dropped.
 - A column of integers is int64, of numbers double; with any text among them all of it is string, so that the row check
@@ -22,8 +23,16 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from many_models.adapters.arrow import TIMESTAMP, between, midnight, require_columns
+from many_models.adapters.arrow import (
+    TIMESTAMP,
+    between,
+    day_after,
+    first_and_last_day,
+    midnight,
+    require_columns,
+)
 from many_models.adapters.source.fingerprints import DayFingerprints, days_of
 from many_models.errors import InputError, ManyModelsError, MissingTableError, SettingsError, UnavailableError
 from many_models.sql_names import quoted
@@ -67,7 +76,8 @@ class SqlSource:
             near = _near(sales.timestamp, since, None, plain=plain)
             keys = () if sales.changed else sales.keys
             found = self._found(sales.table, {name: declared[name] for name in sales.counted[len(keys) :]}, near)
-            stamp = _at(sales.timestamp) if plain else _canonical(sales.timestamp)
+            zone = "" if plain else sales.timezone
+            stamp = _at(sales.timestamp) if plain else _canonical(sales.timestamp, utc=bool(zone))
             chosen = [(stamp, TIMESTAMP), *((_key(key), pa.string()) for key in keys)]
             for column in found.values():
                 chosen += (
@@ -75,18 +85,24 @@ class SqlSource:
                     if column.mixed
                     else [(column.value, column.type)]
                 )
-            for rows in self._rows(sales.table, chosen, near):
-                dated = between(rows, "c0", midnight(since), None)
-                days.add(dated.column(0), _paired(dated.columns[1:], len(keys), list(found.values())))
+            columns = list(found.values())
+            target = len(chosen) if sales.changed else _place(columns, sales.target, 1 + len(keys))
+            for rows in self._rows(sales.table, [*chosen, *_zoned(sales, zone)], near):
+                dated = between(_localised(rows, "c0", zone), "c0", midnight(since), None)
+                told = None if sales.changed else _values_of(dated.columns, target, columns, sales.target)
+                days.add(dated.column(0), _paired(dated.columns[1:], len(keys), columns), told)
         return days.counted()
 
     def span(self, sales: SalesTable, since: datetime, until: datetime) -> tuple[datetime, datetime] | None:
         """See `Source.span`."""
         with self._errors(sales.table):
             self._required(sales.table, sales.columns)
+            plain = self._plain_days(sales)
+            if sales.timezone and not plain:
+                return self._local_span(sales, since, until)
             at, different = (
                 (_at(sales.timestamp), quoted(sales.table))
-                if self._plain_days(sales)
+                if plain
                 else (f"substr({_canonical(sales.timestamp)}, 1, 10)", f"({_different(sales)})")
             )
             within = f"FROM {different} AS t WHERE {at} BETWEEN '{since.date()}' AND '{until.date()}'"
@@ -95,6 +111,18 @@ class SqlSource:
             first, last = (str(column[0].as_py()) for column in batch.columns)
         return (datetime.fromisoformat(first), datetime.fromisoformat(last)) if first else None
 
+    def _local_span(self, sales: SalesTable, since: datetime, until: datetime) -> tuple[datetime, datetime] | None:
+        """`span` in a time zone, which SQLite does not know: the column is read whole."""
+        chosen = [(_canonical(sales.timestamp, utc=True), TIMESTAMP), *_zoned(sales, sales.timezone)]
+        near = _near(sales.timestamp, since, until, plain=False)
+        start, end = midnight(since), day_after(until)
+        days = [
+            ends
+            for rows in self._rows(sales.table, chosen, near)
+            if (ends := first_and_last_day(between(_localised(rows, "c0", sales.timezone), "c0", start, end).column(0)))
+        ]
+        return (min(first for first, _ in days), max(last for _, last in days)) if days else None
+
     def read(self, sales: SalesTable, since: datetime, before: datetime) -> Iterator[pa.Table]:
         """See `Source.read`; tables of at most 100,000 rows."""
         with self._errors(sales.table):
@@ -102,13 +130,14 @@ class SqlSource:
             plain = self._plain_days(sales)
             near = _near(sales.timestamp, since, before, plain=plain)
             found = self._found(sales.table, {name: declared[name] for name in (sales.target, *sales.known)}, near)
+            zone, at = "" if plain else sales.timezone, f"c{len(sales.keys)}"
             chosen = [
                 *((_key(key), pa.string()) for key in sales.keys),
-                (_at(sales.timestamp) if plain else _canonical(sales.timestamp), TIMESTAMP),
+                (_at(sales.timestamp) if plain else _canonical(sales.timestamp, utc=bool(zone)), TIMESTAMP),
                 *((column.value, column.type) for column in found.values()),
             ]
-            for rows in self._rows(sales.table, chosen, near):
-                if len(inside := between(rows, f"c{len(sales.keys)}", since, before)):
+            for rows in self._rows(sales.table, [*chosen, *_zoned(sales, zone)], near):
+                if len(inside := between(_localised(rows, at, zone), at, since, before)):
                     yield inside.rename_columns(list(sales.columns))
 
     def days_of(self, sales: SalesTable, rows: pa.Table) -> Sequence[DayCount] | None:
@@ -404,15 +433,64 @@ def _key(name: str) -> str:
     )
 
 
-def _canonical(name: str) -> str:
-    """SQL of the timestamp as text that Arrow parses and that sorts by day, in UTC; null when it is no date."""
+_OFFSET = "*[-+Zz]*"
+
+
+def _zoned(sales: SalesTable, zone: str) -> list[tuple[str, pa.DataType]]:
+    """Where moments are brought to a `zone`: whether each timestamp has an offset."""
+    if not zone:
+        return []
+    at = _at(sales.timestamp)
+    return [(f"CASE WHEN length({at}) > 10 AND substr({at}, 12) GLOB '{_OFFSET}' THEN 1 ELSE 0 END", pa.int64())]
+
+
+def _localised(rows: pa.Table, at: str, zone: str) -> pa.Table:
+    """`rows` with those moments of column `at` that have an offset (the last column says which) in local time."""
+    if not zone:
+        return rows
+    utc, flag = rows[at], pc.equal(rows.column(rows.num_columns - 1), 1)
+    local = pc.local_timestamp(pc.assume_timezone(utc, "UTC").cast(pa.timestamp("us", zone)))
+    rows = rows.set_column(rows.column_names.index(at), at, pc.if_else(flag, local, utc))
+    return rows.remove_column(rows.num_columns - 1)
+
+
+def _place(found: Sequence[_Column], name: str, start: int) -> int:
+    """Where the values of column `name` are among those that `days` reads."""
+    at = start
+    for column in found:
+        if column.name == name:
+            return at
+        at += 2 if column.mixed else 1
+    return at
+
+
+def _values_of(columns: Sequence[pa.ChunkedArray], at: int, found: Sequence[_Column], target: str) -> pa.ChunkedArray:
+    """The target: numbers, and texts where there are some; a blank text is no target."""
+    if not next(column.mixed for column in found if column.name == target):
+        return columns[at]
+    texts = columns[at + 1]
+    texts = pc.if_else(pc.equal(pc.utf8_trim_whitespace(texts), ""), pa.scalar(None, pa.string()), texts)
+    return pc.coalesce(columns[at].cast(pa.string()), texts)
+
+
+def _canonical(name: str, *, utc: bool = False) -> str:
+    """SQL of the timestamp as text that Arrow parses and that sorts by day; null when it is no date.
+
+    A moment with an offset comes in UTC, or as the clock time that is written.
+    """
     at = _at(name)
     spelt = f"substr({at}, 1, 4) || '-' || substr({at}, 5, 2) || '-' || substr({at}, 7, 2)"
     clock = f"substr({at}, 11) GLOB '[ T][0-2][0-9]:[0-5][0-9]*' AND substr({at}, 12, 2) < '24'"
     valid = f"strftime('%s', {at}) IS NOT NULL AND instr({at}, char(0)) = 0"
+    trimmed = f"rtrim({at}, char(9, 10, 11, 12, 13, 32))"
+    clock_time = (
+        f"substr(CASE WHEN {trimmed} GLOB '*[Zz]' THEN rtrim(rtrim({trimmed}, 'Zz')) "
+        f"ELSE rtrim(substr({trimmed}, 1, length({trimmed}) - 6)) END, 1, 26)"
+    )
+    with_offset = f"strftime('%Y-%m-%d %H:%M:%f', {at})" if utc else clock_time
     moment = (
         f"CASE WHEN date(substr({at}, 1, 10)) = substr({at}, 1, 10) AND {clock} AND {valid} "
-        f"THEN CASE WHEN substr({at}, 12) GLOB '*[-+Zz]*' THEN strftime('%Y-%m-%d %H:%M:%f', {at}) "
+        f"THEN CASE WHEN substr({at}, 12) GLOB '{_OFFSET}' THEN {with_offset} "
         f"ELSE rtrim(substr({at}, 1, 26), char(9, 10, 11, 12, 13, 32)) END END"
     )
     return (

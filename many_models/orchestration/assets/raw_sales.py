@@ -1,5 +1,6 @@
 """raw_sales and raw_covariates: what the source holds, checked and copied into the lake period by period."""
 
+import functools
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ import dagster as dg
 import pyarrow as pa
 
 from many_models.data import lake_tables
+from many_models.data.aggregation import is_coarse, period_of
 from many_models.data.periods import KEY_FORMATS, Grain, end_offset, period_key, period_of_key, period_start, spans
 from many_models.data.row_checks import CheckedRows, Kind
 from many_models.errors import InputError
@@ -33,14 +35,20 @@ from many_models.ports import DayCount, Ingestion, Lake, SalesTable, Source, Whe
 from many_models.settings import Settings
 
 _SORTED_QUICKLY = 2**16  # numbers of 16 bits are sorted by counting
-FAR_FUTURE = datetime(9999, 1, 1)
+FAR_FUTURE = datetime(9999, 12, 31, 23, 59, 59, 999999)
+NO_COVARIATES = pa.schema([("ds", pa.timestamp("us"))])
+FAR_PAST = datetime(2, 1, 1)
+EARLIEST_READ = datetime(1990, 1, 1)  # rows before it, or before data.start where that is earlier, are mistakes
 
 
 def sales_table(settings: Settings, columns: Sequence[str]) -> SalesTable:
     """The sales table as the settings name it, with those known covariates that stand in it (`columns`)."""
     data = settings.data
     known = tuple(name for name in data.known if name in columns or not settings.source.covariates_table)
-    return SalesTable(settings.source.table, tuple(data.keys), data.timestamp, data.target, known, data.changed)
+    return SalesTable(
+        settings.source.table, tuple(data.keys), data.timestamp, data.target, known, data.changed, data.timezone,
+        tuple(sorted((name, how) for name, how in data.aggregates.items() if name in {data.target, *known})),
+    )  # fmt: skip
 
 
 def sales_of(settings: Settings, source: Source) -> SalesTable:
@@ -81,6 +89,16 @@ class Ingest:
     sales: SalesTable
     kinds: Mapping[str, Kind]
     now: datetime
+    until: datetime | None = None
+
+    def whole(self, since: datetime, before: datetime) -> tuple[datetime, datetime]:
+        """The span widened to whole periods of the data's frequency, from `data.start` on and not beyond `until`."""
+        frequency = self.settings.data.frequency
+        if is_coarse(frequency):
+            since = period_of(since, frequency)[0]
+            before = period_of(before - timedelta(microseconds=1), frequency)[1]
+        since = max(since, datetime.combine(self.settings.data.start, datetime.min.time()))
+        return since, before if self.until is None else max(since, min(before, self.until))
 
     def checked(self, raw: pa.Table) -> CheckedRows:
         """The rows sorted into usable and quarantined."""
@@ -99,6 +117,8 @@ class Ingest:
     def copy_span(self, since: datetime, before: datetime, raw: pa.Table | None) -> pa.Table:
         """Put what `read_span` returned into the lake and return its usable rows (ds and series_id among others)."""
         checked = self.checked(raw) if raw is not None else None
+        if before <= since:
+            return self._no_rows()
         years = list(range(since.year, (before - timedelta(microseconds=1)).year + 1))
         rows = with_pack_and_year(checked.rows, self.settings) if checked else self._no_rows()
         where = Where(among={"year": years}, since=since, before=before)
@@ -139,9 +159,12 @@ class Ingest:
     def quarantine_the_rest(self) -> None:
         """Quarantine the rows that no period holds: without a date, or dated after the wall clock."""
         self.quarantine("undated", self.checked(self.source.read_undated(self.sales)), Where())
-        later = list(self.source.read(self.sales, self.now, FAR_FUTURE))
-        after_now = self.checked(pa.concat_tables(later, promote_options="permissive")) if later else None
-        self.quarantine("future", after_now, Where())
+        opening = min(datetime.combine(self.settings.data.start, datetime.min.time()), EARLIEST_READ)
+        for origin, since, before in (("future", self.now, FAR_FUTURE), ("early", FAR_PAST, opening)):
+            found = list(self.source.read(self.sales, since, before))
+            raw = pa.concat_tables(found, promote_options="permissive") if found else None
+            checked = None if raw is None else self.checked(without_plan(raw, self.sales))
+            self.quarantine(origin, checked if origin == "future" or checked is None else all_early(checked), Where())
 
     def _no_rows(self) -> pa.Table:
         kinds = {"number": pa.float64(), "text": pa.string()}
@@ -159,6 +182,31 @@ class Ingest:
         if new.num_rows:
             both = new if there is None else pa.concat_tables([there, new], promote_options="permissive")
             self.lake.replace(lake_tables.SERIES_KEYS.name, both.sort_by("series_id"), Where())
+
+
+def without_plan(raw: pa.Table, sales: SalesTable) -> pa.Table:
+    """`raw` without the rows of a plan: those that say a known covariate and have no target yet."""
+    import pyarrow.compute as pc
+
+    if not sales.known:
+        return raw
+    known = [pc.is_valid(raw[name]) for name in sales.known]
+    planned = functools.reduce(pc.or_, known)
+    return raw.filter(pc.invert(pc.and_(planned, pc.is_null(raw[sales.target], nan_is_null=True))))
+
+
+def all_early(checked: CheckedRows) -> CheckedRows:
+    """`checked`, its usable rows quarantined, too: they are before everything that is copied."""
+    from dataclasses import replace
+
+    rows = checked.rows
+    count = rows.num_rows
+    detail = "dated before data.start, and too long ago to be meant: correct the date, or set data.start earlier"
+    early = rows.select(["series_id", "ds"])
+    for name, value in (("row", '{"y": null}'), ("reason", "too_early"), ("detail", detail)):
+        early = early.append_column(name, pa.array([value] * count, pa.string()))
+    early = early.set_column(2, "row", pa.array([f'{{"y": {value}}}' for value in rows["y"].to_pylist()], pa.string()))
+    return replace(checked, rows=rows.slice(0, 0), quarantined=pa.concat_tables([checked.quarantined, early]))
 
 
 def time_partitions(settings: Settings) -> dg.TimeWindowPartitionsDefinition:
@@ -225,10 +273,11 @@ def build_raw_sales(settings: Settings) -> dg.AssetsDefinition:
             bring(context, settings, ingestion, brought)
             require_landed(settings, brought, stage_state.source_versions(settings, source, sales, min(starts)))
         versions_of = stage_state.versions_of_copy(settings, source, sales, starts)
-        ingest = Ingest(settings, source, lake, sales, kinds, stage_state.now(settings))
+        until = stage_state.copied_until(settings, source, sales, starts)
+        ingest = Ingest(settings, source, lake, sales, kinds, stage_state.now(settings), until)
         counts = Counter[str]()
         seen: list[DayCount] | None = []
-        todo = spans(grain, starts)
+        todo = [ingest.whole(*span) for span in spans(grain, starts)]
         for number, (since, before, raw) in enumerate(_read_ahead(ingest, todo), 1):
             told = source.days_of(sales, raw) if raw is not None else ()
             seen = None if told is None or seen is None else [*seen, *told]
@@ -342,16 +391,39 @@ def read_covariates(settings: Settings, source: Source, lake: Lake) -> pa.Table:
     from many_models.data import covariates
 
     table_name, data = settings.source.covariates_table, settings.data
-    if not table_name or not data.known:
-        return pa.schema([("ds", pa.timestamp("us"))]).empty_table()
+    as_of = stage_state.lake_as_of(lake)
+    if not table_name:
+        return _planned(settings, source, as_of)
+    if not data.known:
+        return NO_COVARIATES.empty_table()
     there = source.columns(table_name)
     columns = [name for name in [*data.keys, data.timestamp, *data.known] if name in there]
-    rows = covariates.from_source(source.read_table(table_name, columns), data.keys, data.timestamp, data.known)
-    as_of = stage_state.lake_as_of(lake)
+    rows = covariates.from_source(
+        source.read_table(table_name, columns), data.keys, data.timestamp, data.known,
+        timezone=data.timezone, frequency=data.frequency,
+    )  # fmt: skip
     in_sales = set(source.columns(settings.source.table))
     if as_of is not None and in_sales.issuperset(data.known):
         rows = rows.filter(pc.greater(rows["ds"], pa.scalar(as_of, pa.timestamp("us"))))
     return rows
+
+
+def _planned(settings: Settings, source: Source, as_of: datetime | None) -> pa.Table:
+    """What the sales table itself says of the time after `as_of`: rows of a plan, whose target is still empty."""
+    import pyarrow.compute as pc
+
+    from many_models.data import covariates
+
+    data = settings.data
+    if not data.known or as_of is None:
+        return NO_COVARIATES.empty_table()
+    sales = sales_of(settings, source)
+    found = list(source.read(sales, as_of + lake_tables.AFTER, FAR_FUTURE))
+    if not found:
+        return NO_COVARIATES.empty_table()
+    raw = pa.concat_tables(found, promote_options="permissive").select([*data.keys, data.timestamp, *data.known])
+    rows = covariates.from_source(raw, data.keys, data.timestamp, data.known, frequency=data.frequency)
+    return rows.filter(pc.greater(rows["ds"], pa.scalar(as_of, pa.timestamp("us"))))
 
 
 def read_attributes(settings: Settings, source: Source) -> pa.Table | None:

@@ -1,0 +1,119 @@
+"""Periods of raw_sales: what is due is what a run then records, whatever the grain and the frequency."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from many_models.adapters.source.memory import MemorySource
+from many_models.data.periods import last_complete_day, period_of_key
+from many_models.errors import PermanentError
+from many_models.operations.day import Finished
+from many_models.orchestration.assets.raw_sales import sales_table
+from many_models.orchestration.due import StageState, Work
+from many_models.orchestration.stage_state import copied_until, looked_at_from, source_versions, versions_of_copy
+from many_models.ports import DayCount
+from many_models.settings import DataSettings, PartitionSettings, Settings
+
+KINDS = [
+    ("month", "MS"), ("month", "ME"), ("month", "D"), ("month", "W-SUN"), ("month", "QS"), ("month", "YS"),
+    ("week", "W-MON"), ("week", "D"), ("week", "MS"), ("week", "W-SUN"), ("day", "MS"), ("day", "D"), ("day", "W-MON"),
+    ("hour", "h"), ("day", "h"),
+]  # fmt: skip
+
+
+@dataclass
+class Table:
+    """Sales of three stores, and a fourth that opened late and reports at times."""
+
+    grain: str
+    frequency: str
+    aggregate: str = ""
+    rows: pd.DataFrame = field(init=False)
+
+    def __post_init__(self) -> None:
+        periods = {"h": 24 * 40, "D": 500, "W": 120}.get(self.frequency[0], 60)
+        days = pd.date_range(end="2024-06-20", periods=periods, freq=self.frequency)
+        stores = [("A", 0), ("B", 0), ("C", 0), ("D", periods // 2)]
+        rng = np.random.default_rng(3)
+        parts = [pd.DataFrame({"store": name, "date": days[since:], "sales": 1.0}) for name, since in stores]
+        whole = pd.concat(parts)
+        self.rows = whole.loc[(whole["store"] != "D") | (rng.random(len(whole)) < 0.7)]
+
+    def settings(self) -> Settings:
+        data = DataSettings(
+            keys=["store"],
+            frequency=self.frequency,
+            start=date(2014, 1, 15),
+            aggregate=self.aggregate,  # type: ignore[arg-type]
+        )
+        return Settings(data=data, partitions=PartitionSettings(grain=self.grain))  # type: ignore[arg-type]
+
+    def source(self) -> MemorySource:
+        return MemorySource({"sales": pa.Table.from_pandas(self.rows, preserve_index=False)})
+
+
+@pytest.mark.parametrize(("grain", "frequency"), KINDS)
+@pytest.mark.parametrize("aggregate", ["", "sum"])
+def test_nothing_is_due_at_the_next_look_after_it_was_copied(grain: str, frequency: str, aggregate: str):
+    """A look from `look_back` periods before the newest copy sees the versions that copies of any periods record."""
+    table = Table(grain, frequency, aggregate)
+    settings, source = table.settings(), table.source()
+    sales = sales_table(settings, [])
+    every = source_versions(settings, source, sales, None)
+    newest = max(period_of_key(grain, key) for key in every)  # type: ignore[arg-type]
+    seen = source_versions(settings, source, sales, looked_at_from(settings, newest))
+    assert seen
+    assert seen.items() <= every.items()
+    keys = sorted(seen)
+    for picked in (keys, keys[-1:], keys[:1], [keys[0], keys[-1]]):
+        starts = [period_of_key(grain, key) for key in picked]  # type: ignore[arg-type]
+        recorded = versions_of_copy(settings, source, sales, starts)(None)
+        assert {key: recorded.get(key) for key in picked} == {key: seen[key] for key in picked}
+
+
+def test_a_weak_last_day_is_copied_under_the_version_that_it_was_due_at():
+    """Judged by few days it is incomplete, by more it is complete: what is recorded may not hang on that."""
+    table = Table("day", "D")
+    settings = table.settings()
+    busy = pd.date_range("2024-06-17", "2024-06-19")
+    more = pd.DataFrame([{"store": f"x{at}", "date": day, "sales": 1.0} for day in busy for at in range(4)])
+    source = MemorySource({"sales": pa.Table.from_pandas(pd.concat([table.rows, more]), preserve_index=False)})
+    sales = sales_table(settings, [])
+    due = source_versions(settings, source, sales, datetime(2024, 6, 1))
+    starts = [datetime(2024, 6, 17), datetime(2024, 6, 20)]
+    recorded = versions_of_copy(settings, source, sales, starts)(None)
+    assert recorded["2024-06-20"] == due["2024-06-20"]
+
+
+def test_rows_of_a_running_week_wait_until_it_is_over():
+    table = Table("day", "W-MON", "sum")
+    days = pd.date_range("2024-01-01", "2024-06-19")  # a Wednesday
+    table.rows = pd.DataFrame({"store": "A", "date": days, "sales": 1.0})
+    settings, source = table.settings(), table.source()
+    sales = sales_table(settings, [])
+    versions = source_versions(settings, source, sales, None)
+    assert max(versions) == "2024-06-16"
+    assert copied_until(settings, source, sales, [datetime(2024, 6, 10)]) == datetime(2024, 6, 17)
+
+
+def test_a_plan_in_the_table_does_not_move_the_last_complete_day():
+    days = [DayCount(datetime(2024, 1, 1) + timedelta(days=at), 10 if at < 50 else 0, "x") for at in range(200)]
+    assert last_complete_day(days, 0.5, datetime(2025, 1, 1)) == datetime(2024, 2, 19)
+
+
+def test_a_stage_that_is_due_again_at_the_same_version_is_refused_by_name():
+    finished = Finished()
+    work = Work("raw_sales", ("2024-06-01", "2024-07-01"))
+    state = StageState("raw_sales", {"2024-06-01": "a", "2024-07-01": "b"}, {})
+    finished.refuse_to_repeat(work, state)
+    finished.add(work, state)
+    finished.refuse_to_repeat(work, StageState("raw_sales", {"2024-06-01": "c", "2024-07-01": "d"}, {}))
+    finished.refuse_to_repeat(Work("predictions", work.keys), StageState("predictions", dict(state.wanted), {}))
+    with pytest.raises(PermanentError, match=r"raw_sales has just been run and is due again for 1 .* '2024-07-01'"):
+        finished.refuse_to_repeat(work, StageState("raw_sales", {"2024-06-01": "c", "2024-07-01": "b"}, {}))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -20,11 +20,6 @@ TIMESTAMP = pa.timestamp("us")
 LOADS = "loads"
 SHOWN = 3
 HASHED_ROWS = 50_000
-
-
-def utc_now() -> datetime:
-    """The wall clock in UTC, without zone."""
-    return datetime.now(UTC).replace(tzinfo=None)
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType:

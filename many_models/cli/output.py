@@ -12,6 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, 
 from rich.progress import Progress as Bars
 from rich.table import Table
 
+from many_models.system import utc_now
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from pathlib import Path
@@ -281,15 +283,13 @@ def say_checks(out: Console, rows: Sequence[Mapping[str, object]]) -> None:
 
 def roll_back(out: Console, settings: Settings, release_id: str, actor: str = "", reason: str = "") -> None:
     """Make a kept release live again, and tell lake and UI, so that what is due follows. Raises InputError."""
-    from datetime import UTC, datetime
-
     from many_models.promotion import approval
     from many_models.wiring import build_lake, build_production
 
     lake, production = build_lake(settings), build_production(settings)
     release = production.activate(release_id)
     approval.tell_lake(lake, release)
-    now = datetime.now(UTC).replace(tzinfo=None, microsecond=0)
+    now = utc_now().replace(microsecond=0)
     approval.log(lake, release, "rolled back", actor or _account(), reason, now)
     _report_check(settings, production)
     made, series = f"{release.created_at:%Y-%m-%d %H:%M}", len(release.champions)
@@ -300,8 +300,6 @@ def approve(
     out: Console, settings: Settings, proposal: str, *, actor: str, reason: str, reject: bool
 ) -> dict[str, object]:
     """Say yes or no to the release that waits; `proposal` "" for whichever does. Raises ConflictError for another."""
-    from datetime import UTC, datetime
-
     from many_models.promotion.approval import Approver, facts_of
     from many_models.wiring import build_lake, build_production
 
@@ -311,7 +309,7 @@ def approve(
     proposal = proposal or approver.proposal().release_id
     facts = facts_of(production.waiting(), live)
     if reject:
-        approver.reject(proposal, datetime.now(UTC).replace(tzinfo=None, microsecond=0))
+        approver.reject(proposal, utc_now().replace(microsecond=0))
     else:
         live = approver.approve(proposal)
     _report_check(settings, production)

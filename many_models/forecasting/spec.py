@@ -10,28 +10,13 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from many_models.errors import SettingsError
+from many_models.forecasting.pack.mm_pack_v1 import CANDIDATES as BUILT_IN
 from many_models.keys import digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 CODE_VERSION = "2"
-
-BUILT_IN: tuple[str, ...] = (
-    "seasonal_naive",
-    "mean",
-    "seasonal_mean",
-    "smoothing_slow",
-    "smoothing_medium",
-    "smoothing_fast",
-    "tsb",
-    "croston",
-    "ridge_raw",
-    "ridge_log",
-    "poisson",
-    "pooled",
-    "trees",
-)
 
 # What weights of candidates minimise: squared errors (the default: right for sums, whatever the share of zeros),
 # absolute ones with series alike, absolute ones by volume, or absolute ones with intervals at equal tails.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from many_models.errors import SeriesFailure, TransientError
 from many_models.orchestration import stage_state
 from many_models.ports import Champion, Release
+from many_models.system import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -45,9 +46,7 @@ def remember(release: Release, memory: Path) -> None:
     facts |= {"reason": release.reason, "previous": release.previous}
     champions = [asdict(champion) for champion in release.champions.values()]
     memory.parent.mkdir(parents=True, exist_ok=True)
-    fresh = memory.with_suffix(".part")
-    fresh.write_text(json.dumps({**facts, "champions": champions}), encoding="utf-8")
-    fresh.replace(memory)
+    write_atomically(memory, json.dumps({**facts, "champions": champions}).encode())
 
 
 def recall(memory: Path) -> Release | None:

@@ -9,7 +9,8 @@ import threading
 from typing import TYPE_CHECKING
 
 from many_models.errors import IntegrityError, ManyModelsError, UnavailableError
-from many_models.serving.pack_file import contents, in_memory, joined, read, write
+from many_models.serving.pack_file import contents, in_memory, joined, read
+from many_models.system import write_atomically
 
 if TYPE_CHECKING:
     import mmap
@@ -76,7 +77,7 @@ class Shelf:
         self._fetched("ok")
         try:
             self._make_room(len(content))
-            write(self._folder, path, content)
+            write_atomically(path, content)
         except OSError as error:
             if not self.full:
                 log.warning("packs cannot be kept on the local disk (%s): served from memory", error.strerror)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import mmap
 import os
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from many_models.adapters.registry.rules import verified
@@ -15,6 +13,7 @@ from many_models.forecasting.pack import mm_pack_v1 as loader
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
@@ -53,18 +52,6 @@ def parted(view: memoryview) -> dict[str, memoryview]:
         found[name] = view[at : at + size]
         at += size
     return found
-
-
-def write(folder: Path, path: Path, content: bytes) -> None:
-    """`content` as `path`, whole or not at all. Raises OSError, leaving nothing behind."""
-    handle, name = tempfile.mkstemp(dir=folder, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def read(path: Path) -> mmap.mmap:

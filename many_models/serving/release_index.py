@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,6 +12,7 @@ import numpy as np
 
 from many_models.errors import IntegrityError
 from many_models.ports import Champion, Release
+from many_models.system import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -147,10 +149,9 @@ class Catalogue:
         tables = {"facts": self._facts, "packs": [[p.ref, p.sha256] for p in self.packs], "texts": self._texts}
         text = np.frombuffer(json.dumps(tables).encode(), np.uint8)
         names = np.frombuffer(self._names, np.uint8)
-        part = path.with_suffix(".part")
-        with part.open("wb") as file:
-            np.savez(file, allow_pickle=False, tables=text, names=names, **self._arrays)  # pyright: ignore[reportArgumentType]
-        part.replace(path)
+        file = io.BytesIO()
+        np.savez(file, allow_pickle=False, tables=text, names=names, **self._arrays)  # pyright: ignore[reportArgumentType]
+        write_atomically(path, file.getvalue())
 
     @classmethod
     def load(cls, path: Path) -> Catalogue:

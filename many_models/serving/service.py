@@ -9,7 +9,7 @@ import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from many_models.errors import IntegrityError, ManyModelsError, SeriesError, TransientError, UnavailableError
@@ -17,6 +17,7 @@ from many_models.serving.disk_cache import Shelf
 from many_models.serving.loaded_pack import LoadedPack, Question
 from many_models.serving.memory_cache import PackCache
 from many_models.serving.release_watcher import Follower
+from many_models.system import utc_now
 
 if TYPE_CHECKING:
     import mmap
@@ -75,7 +76,7 @@ class Service:
         await self.follower.start()
         if (release := self.follower.current) is not None and len(release):
             warm = Question(release.name(0))
-            await self.forecasts([warm, replace(warm, cutoff=datetime.now(UTC).replace(tzinfo=None))])
+            await self.forecasts([warm, replace(warm, cutoff=utc_now())])
 
     async def stop(self) -> None:
         """Let everything go; does not wait for what hangs."""
@@ -315,7 +316,7 @@ async def answer_json(service: Service, text: str | bytes) -> bytes:
 def age_days(cutoff: str) -> int:
     """Whole days from a cutoff, as a manifest has it, until now; -1 where it is no time."""
     try:
-        return (datetime.now(UTC).replace(tzinfo=None) - datetime.fromisoformat(cutoff).replace(tzinfo=None)).days
+        return (utc_now() - datetime.fromisoformat(cutoff).replace(tzinfo=None)).days
     except ValueError:
         return -1
 

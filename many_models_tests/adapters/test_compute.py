@@ -11,10 +11,10 @@ import time
 import psutil
 import pytest
 
-from many_models.adapters.compute import processes
 from many_models.adapters.compute.processes import ProcessCompute
 from many_models.adapters.compute.serial import SerialCompute
 from many_models.errors import InputError, UnavailableError
+from many_models.system import THREAD_VARIABLES
 from many_models_tests.contracts.compute import ComputeContract, done, failures, interrupted_when, plainly
 from many_models_tests.support.adapter_faults import start
 from many_models_tests.support.compute_tasks import (
@@ -97,7 +97,7 @@ def test_every_worker_may_be_killed_again_and_again(pool):
 def test_workers_have_one_thread_each_and_the_parent_is_left_alone(pool):
     before = dict(os.environ)
     for _, result in pool.run(about_me, chunked(1, 1)):
-        assert result.files["threads"].decode() == repr(dict.fromkeys(processes.ONE_THREAD, "1"))
+        assert result.files["threads"].decode() == repr(dict.fromkeys(THREAD_VARIABLES, "1"))
     assert dict(os.environ) == before
 
 

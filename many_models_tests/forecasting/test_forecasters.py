@@ -14,7 +14,7 @@ import pytest
 from many_models.errors import SettingsError
 from many_models.forecasting import PackModel, Spec, pool, train
 from many_models.forecasting.pack import mm_pack_v1 as loader
-from many_models.forecasting.spec import BUILT_IN, Custom
+from many_models.forecasting.spec import Custom
 from many_models_tests.contracts.forecaster import ForecasterContract
 from many_models_tests.forecasting.histories import AS_OF, rows_of, sales
 
@@ -59,10 +59,6 @@ class TestStatsforecast(ForecasterContract):
     @pytest.fixture
     def custom(self):
         return (Custom("theta", "statsforecast.models:DynamicOptimizedTheta", '{"season_length": 7}', LONG),)
-
-
-def test_the_names_of_spec_and_loader_are_the_same():
-    assert BUILT_IN == loader.CANDIDATES
 
 
 # --- Isolated, timed, recorded --------------------------------------------------------------------------------------

@@ -14,9 +14,9 @@ import numpy as np
 import psutil
 import pyarrow as pa
 
-from many_models.adapters.compute.processes import ONE_THREAD
 from many_models.errors import SeriesError, SeriesFailure, UnavailableError
 from many_models.ports import Chunk, ChunkResult
+from many_models.system import THREAD_VARIABLES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -193,7 +193,7 @@ class KillsItsNode:
 
 
 def about_me(chunk: Chunk) -> ChunkResult:
-    threads = {name: os.environ.get(name) for name in ONE_THREAD}
+    threads = {name: os.environ.get(name) for name in THREAD_VARIABLES}
     return ChunkResult(files={"pid": str(os.getpid()).encode(), "threads": repr(threads).encode()})
 
 

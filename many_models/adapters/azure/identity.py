@@ -6,6 +6,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Literal
 
 from many_models.errors import AccessError, MissingDependencyError
+from many_models.system import first_line
 
 if TYPE_CHECKING:
     from azure.core.credentials import TokenCredential
@@ -45,8 +46,7 @@ def token(scope: str, identity: Identity = "default", client_id: str = "") -> st
     try:
         return credential(identity, client_id).get_token(scope).token
     except (AzureError, ValueError) as error:
-        lines = str(error).splitlines() or [type(error).__name__]
         raise AccessError(
-            f"no token for {scope} ({identity}): {lines[0]} Check the identity of this machine: managed identity, "
-            "workload identity, AZURE_CLIENT_ID, or `az login`"
+            f"no token for {scope} ({identity}): {first_line(error)} Check the identity of this machine: "
+            "managed identity, workload identity, AZURE_CLIENT_ID, or `az login`"
         ) from error

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from many_models.adapters.azure.identity import credential
 from many_models.errors import AccessError, ManyModelsError, MissingDependencyError, SettingsError, UnavailableError
+from many_models.system import first_line
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
@@ -32,7 +33,7 @@ def azure_ml_error(error: Exception, what: str, section: str) -> ManyModelsError
 
     if isinstance(error, ManyModelsError):
         return error
-    said = f"{what}: {next(iter(str(error).splitlines()), type(error).__name__)[:300]}"
+    said = f"{what}: {first_line(error)}"
     status = error.status_code if isinstance(error, HttpResponseError) else None
     if isinstance(error, ClientAuthenticationError) or status in {401, 403}:
         return AccessError(f"{said}; the identity needs the role AzureML Data Scientist on the workspace")

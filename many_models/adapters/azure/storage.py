@@ -5,7 +5,6 @@ refusals mean.
 from __future__ import annotations
 
 import re
-import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
@@ -14,6 +13,7 @@ from urllib.parse import urlsplit
 
 from many_models.adapters.azure.identity import credential, token
 from many_models.errors import AccessError, MissingDependencyError, SettingsError, UnavailableError
+from many_models.system import doubling, retry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -170,15 +170,10 @@ def while_busy(work: Callable[[], T]) -> T:
     """What `work` returns, asked again for two minutes while the store is busy (429, 5xx)."""
     from azure.core.exceptions import HttpResponseError
 
-    until, pause = time.monotonic() + BUSY_SECONDS, 0.5
-    while True:
-        try:
-            return work()
-        except HttpResponseError as error:
-            if error.status_code not in BUSY or time.monotonic() > until:
-                raise
-            time.sleep(pause)
-            pause = min(2 * pause, BUSY_PAUSE_SECONDS)
+    def again(error: Exception) -> float | None:
+        return 0.0 if isinstance(error, HttpResponseError) and error.status_code in BUSY else None
+
+    return retry(work, again, doubling(0.5, BUSY_PAUSE_SECONDS, BUSY_SECONDS))
 
 
 def delete(blob: Callable[[], None]) -> None:

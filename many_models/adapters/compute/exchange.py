@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from many_models.adapters.azure.storage import BLOB_PATIENCE, blob_errors, delete, while_busy
 from many_models.errors import AccessError, UnavailableError
+from many_models.system import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -56,9 +56,7 @@ class FolderExchange:
         file = Path(self.path, name)
         with _os_errors(file):
             file.parent.mkdir(parents=True, exist_ok=True)
-            half = file.with_name(f".{file.name}.{os.getpid()}")
-            half.write_bytes(content)
-            half.replace(file)
+            write_atomically(file, content)
 
     def get(self, name: str) -> bytes:
         """See `Exchange.get`."""

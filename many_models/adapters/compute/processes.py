@@ -13,7 +13,6 @@ import pickle
 import signal
 import struct
 import subprocess
-import sys
 import threading
 import weakref
 from collections import deque
@@ -27,23 +26,13 @@ from many_models.adapters.compute.jobs import Job, Trouble, settle
 from many_models.adapters.compute.serial import require_series
 from many_models.errors import InputError, SeriesFailure, UnavailableError
 from many_models.ports import Chunk, ChunkResult
+from many_models.system import child_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from many_models.ports import Task
 
-# one process a core is what fills the cores: more threads inside make every fit slower
-ONE_THREAD = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "BLIS_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "NUMBA_NUM_THREADS",
-    "RAYON_NUM_THREADS",
-)
 AHEAD = 3  # chunks in flight for each worker: running, waiting, or done before their turn
 START_SECONDS = 120.0  # for a worker to start, and to import what the task needs
 
@@ -202,9 +191,7 @@ class _Worker:
     """A worker process, driven by one thread at a time."""
 
     def __init__(self) -> None:
-        boot = f"import os, sys; os.environ.update(dict.fromkeys({ONE_THREAD!r}, '1')); sys.path[:] = {sys.path!r}; "
-        boot += f"from {__name__} import work; work()"
-        command = [sys.executable, "-c", boot]
+        command = child_command(__name__, "work")
         try:
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: S603 -- ours
         except OSError as error:

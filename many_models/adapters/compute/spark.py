@@ -30,6 +30,7 @@ from many_models.adapters.compute.jobs import Job, Trouble, narrowed, settle, un
 from many_models.adapters.compute.results import Done, Row, done_of, rows_of
 from many_models.adapters.compute.serial import SerialCompute, require_series
 from many_models.errors import InputError, UnavailableError
+from many_models.system import first_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
@@ -239,7 +240,9 @@ class _Waves:
         except (PySparkException, Py4JJavaError) as error:
             return [_trouble(error)] * len(wave)
         except Exception as error:
-            raise UnavailableError(f"Spark is gone in the middle of a run: {_first_line(error)}") from error
+            raise UnavailableError(
+                f"Spark went away in the middle of a run: {type(error).__name__}: {first_line(error)}"
+            ) from error
         by_job: list[list[dict[str, Any]]] = [[] for _ in wave]
         for row in answers.to_pylist():
             by_job[row["at"]].append(row)
@@ -293,10 +296,6 @@ def _cause(text: str) -> str:
         if found := [line for line in lines if telling in line]:
             return found[-1][:300]
     return (lines or ["no reason given"])[0][:300]
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"
 
 
 def _outcome(job: Job, rows: list[dict[str, Any]]) -> Outcome:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from many_models.errors import InputError, UnavailableError
+from many_models.system import THREAD_VARIABLES, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -29,7 +30,6 @@ ONE_MACHINE = {
     "spark.driver.bindAddress": "127.0.0.1",
 }
 TASK_CPUS = "spark.task.cpus"
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
 def connect(
@@ -64,7 +64,7 @@ def _threads(config: Mapping[str, str]) -> dict[str, str]:
     """As many threads in a worker as its chunk has cores: one, unless `spark.task.cpus` says more (a forecaster of the
     user's with threads of its own). One Python a core fills the cores; more threads inside make every fit slower.
     """
-    return {f"spark.executorEnv.{name}": config.get(TASK_CPUS, "1") for name in THREADS}
+    return {f"spark.executorEnv.{name}": config.get(TASK_CPUS, "1") for name in THREAD_VARIABLES}
 
 
 def _require_reachable(remote: str) -> None:
@@ -81,7 +81,6 @@ def _place(remote: str) -> str:
 
 
 def _why(error: Exception, remote: str, master: str) -> str:
-    first = (str(error).splitlines() or [""])[0][:200]
     if remote:
         return (
             f"no Spark Connect server answers at {_place(remote)} ({type(error).__name__}): is it up, and is this its "
@@ -89,7 +88,7 @@ def _why(error: Exception, remote: str, master: str) -> str:
         )
     if problem := _java_problem():
         return f"Spark does not start: {problem}"
-    return f"Spark does not start at {master}: {type(error).__name__}: {first}"
+    return f"Spark does not start at {master}: {type(error).__name__}: {first_line(error, 200)}"
 
 
 def _java_problem() -> str:

@@ -7,12 +7,12 @@ and endpoints see: each version has its metrics as tags and names the folder of 
 
 from __future__ import annotations
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from many_models.adapters.azure.machine_learning import azure_ml_error
+from many_models.system import doubling, retry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -98,13 +98,10 @@ def _while_busy(work: Callable[[], Any]) -> Any:
     """What `work` returns; it is called again for three minutes while the service throttles or fails."""
     from azure.core.exceptions import HttpResponseError
 
-    until, pause = time.monotonic() + BUSY_SECONDS, 0.5
-    while True:
-        try:
-            return work()
-        except HttpResponseError as error:
-            if error.status_code not in BUSY or time.monotonic() > until:
-                raise
-            asked = str(getattr(error.response, "headers", {}).get("Retry-After", ""))
-            time.sleep(float(asked) if asked.isdigit() else pause)
-            pause = min(2 * pause, BUSY_PAUSE_SECONDS)
+    def again(error: Exception) -> float | None:
+        if not isinstance(error, HttpResponseError) or error.status_code not in BUSY:
+            return None
+        asked = str(getattr(error.response, "headers", {}).get("Retry-After", ""))
+        return float(asked) if asked.isdigit() else 0.0
+
+    return retry(work, again, doubling(0.5, BUSY_PAUSE_SECONDS, BUSY_SECONDS))

@@ -15,12 +15,12 @@ from many_models.adapters.registry.rules import (
     new_release,
     new_release_id,
     newest_per_series,
-    utc_now,
     verified,
 )
 from many_models.errors import ConflictError, InputError
 from many_models.keys import files_sha256, slug
 from many_models.ports import Approval, PackVersion
+from many_models.system import utc_now
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence

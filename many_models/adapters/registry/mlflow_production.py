@@ -22,11 +22,11 @@ from many_models.adapters.registry.rules import (
     new_release_id,
     newest_per_series,
     release_of,
-    utc_now,
     verified,
 )
 from many_models.errors import ConflictError, InputError, IntegrityError
 from many_models.ports import Approval
+from many_models.system import utc_now
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence

@@ -42,6 +42,7 @@ from many_models.errors import (
 )
 from many_models.keys import digest, files_sha256, slug
 from many_models.ports import PackVersion
+from many_models.system import first_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
@@ -180,7 +181,7 @@ class MlflowStore:
         from requests import RequestException
         from sqlalchemy.exc import DBAPIError
 
-        said = _masked(str(error).splitlines()[0]) if str(error) else type(error).__name__
+        said = _masked(first_line(error))
         text = f"{doing} in MLflow at {self.shown}: {said}"
         if isinstance(error, MlflowException):
             if error.error_code in _REFUSED:

@@ -9,7 +9,7 @@ import re
 import secrets
 from collections import Counter
 from dataclasses import astuple, fields, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -30,11 +30,6 @@ MANIFEST_FORMAT = 1
 _TAG_KEY = re.compile(r"[\w./ -]+", re.ASCII)
 _ROWS, _ROWS_BYTES = b'"champions":[', 1_000_000
 _COLUMNS = [field.name for field in fields(Champion)]
-
-
-def utc_now() -> datetime:
-    """The wall clock in UTC, without a zone, as times are kept everywhere inside."""
-    return datetime.now(UTC).replace(tzinfo=None)
 
 
 def verified(files: Mapping[str, bytes], sha256: str, ref: str) -> Mapping[str, bytes]:

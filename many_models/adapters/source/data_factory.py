@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from many_models.errors import AccessError, InputError, PermanentError, SettingsError, UnavailableError
+from many_models.system import first_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -153,7 +154,7 @@ class DataFactory:
         try:
             yield
         except ClientAuthenticationError as error:
-            raise AccessError(f"{self._what}: the identity is not accepted: {_first_line(error)}") from error
+            raise AccessError(f"{self._what}: the identity is not accepted: {first_line(error)}") from error
         except HttpResponseError as error:
             if error.status_code == 403:
                 raise AccessError(
@@ -163,14 +164,10 @@ class DataFactory:
             if error.status_code == 404:
                 raise SettingsError(
                     f"{self._what}: there is no such pipeline in resource group {self._pipeline.resource_group} "
-                    f"({_first_line(error)}); mend [data_factory]"
+                    f"({first_line(error)}); mend [data_factory]"
                 ) from error
             if error.status_code is not None and 400 <= error.status_code < 500 and error.status_code != 429:
-                raise InputError(f"{self._what} refuses: {_first_line(error)}") from error
-            raise UnavailableError(f"{self._what}: {_first_line(error)}") from error
+                raise InputError(f"{self._what} refuses: {first_line(error)}") from error
+            raise UnavailableError(f"{self._what}: {first_line(error)}") from error
         except AzureError as error:
-            raise UnavailableError(f"{self._what}: {_first_line(error)}") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+            raise UnavailableError(f"{self._what}: {first_line(error)}") from error

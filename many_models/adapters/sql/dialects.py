@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError, NoSuchTableError
 from many_models.adapters.arrow import TIMESTAMP
 from many_models.adapters.sql import connections
 from many_models.errors import InputError
+from many_models.sql_names import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -181,8 +182,8 @@ class Postgres(Dialect):
 
     def insert(self, connection: sa.Connection, table: sa.Table, rows: pa.Table) -> None:
         """COPY, batch by batch, so that memory does not grow with the rows; IntegrityError as SQLAlchemy's."""
-        names = ", ".join(map(_plainly_quoted, rows.column_names))
-        path = ".".join(map(_plainly_quoted, filter(None, (table.schema, table.name))))
+        names = ", ".join(map(quoted, rows.column_names))
+        path = ".".join(map(quoted, filter(None, (table.schema, table.name))))
         statement = f"COPY {path} ({names}) FROM STDIN (FORMAT csv)"
         driver = connection.connection.driver_connection
         assert driver is not None
@@ -274,7 +275,3 @@ def refuse_texts(table: str, rows: pa.Table, part: str, why: str) -> None:
         column = rows.column(name)
         if pa.types.is_string(column.type) and pc.any(pc.match_substring(column, part)).as_py():
             raise InputError(f"table {table!r}, column {name!r}: {why}; take it out before it is loaded")
-
-
-def _plainly_quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

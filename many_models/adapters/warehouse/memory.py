@@ -18,9 +18,9 @@ from many_models.adapters.arrow import (
     require_part,
     require_unique,
     sql_plain,
-    utc_now,
 )
 from many_models.errors import InputError, MissingTableError
+from many_models.system import utc_now
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -6,7 +6,6 @@ Synapse, where a transaction cannot hold DDL, has a load of its own in `warehous
 
 from __future__ import annotations
 
-import time
 from contextlib import contextmanager
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,10 +14,11 @@ import pyarrow as pa
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from many_models.adapters.arrow import LOADS, check_where, clash, conform, require_part, sql_plain, utc_now
+from many_models.adapters.arrow import LOADS, check_where, clash, conform, require_part, sql_plain
 from many_models.adapters.sql import connections
 from many_models.adapters.sql.dialects import Dialect, KeyClashError, Postgres
 from many_models.errors import InputError, ManyModelsError, MissingTableError, SettingsError, TransientError
+from many_models.system import retry, utc_now
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping, Sequence
@@ -193,12 +193,8 @@ class SqlWarehouse:
         return sa.and_(sa.true(), *terms)
 
     def _again(self, work: Callable[[], T]) -> T:
-        for attempt in range(1, self._dialect.attempts):
-            try:
-                return work()
-            except TransientError:
-                time.sleep(PAUSE_SECONDS * 2 ** (attempt - 1))
-        return work()
+        pauses = (PAUSE_SECONDS * 2**number for number in range(self._dialect.attempts - 1))
+        return retry(work, lambda error: 0.0 if isinstance(error, TransientError) else None, pauses)
 
     @contextmanager
     def _transaction(self, doing: str, *, writes: bool = False) -> Generator[sa.Connection]:

@@ -22,12 +22,13 @@ import pyarrow as pa
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
-from many_models.adapters.arrow import LOADS, clash, utc_now
+from many_models.adapters.arrow import LOADS, clash
 from many_models.adapters.sql.connections import BULK_RIGHT
 from many_models.adapters.sql.dialects import batches, query_of
 from many_models.adapters.sql.tsql import LONGEST_TEXT, SEPARATOR, SqlServer, separated
 from many_models.adapters.warehouse.sql import NO_LOGIN, SqlWarehouse
 from many_models.errors import AccessError, InputError
+from many_models.system import utc_now
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence

@@ -22,6 +22,7 @@ from many_models.forecasting.custom.child import WARM_UP_SECONDS, Answer, Fit, H
 from many_models.forecasting.custom.folder import require_own
 from many_models.forecasting.pack import mm_pack_v1 as loader
 from many_models.forecasting.panel import stamps_us
+from many_models.system import child_command
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from many_models.forecasting.spec import Custom, Spec
 
 LOST_IN_A_ROW = 3  # series that hung or killed their process, after which a forecaster is not tried on the rest
-ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "LOKY_MAX_CPU_COUNT")
 
 
 @dataclass(frozen=True)
@@ -255,13 +255,8 @@ class _Child:
     def _say(self, message: object) -> object | None:
         """Its answer to `message`; None when it died."""
         if self._process is None or self._process.poll() is not None:
-            code = (
-                f"import os, sys; sys.path[:] = {sys.path!r}; os.environ.update(dict.fromkeys({ONE_THREAD!r}, '1'));"
-                "from many_models.forecasting.custom.child import main; main()"
-            )
-            self._process = subprocess.Popen(  # noqa: S603  our own Python
-                [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-            )
+            command = child_command("many_models.forecasting.custom.child", "main")
+            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: S603 -- ours
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:

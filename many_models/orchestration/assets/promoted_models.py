@@ -6,7 +6,7 @@ import getpass
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import lru_cache
 from math import isfinite
 from typing import TYPE_CHECKING
@@ -36,6 +36,7 @@ from many_models.ports import (
 from many_models.promotion import approval
 from many_models.promotion.policy import ChampionEvidence, Decision, Evidence, Policy, decide
 from many_models.settings import Settings
+from many_models.system import utc_now
 
 if TYPE_CHECKING:
     from many_models.forecasting import Spec
@@ -365,7 +366,7 @@ def _write_decisions(
         "policy": _policy_version(settings),
         "release_id": release.release_id if release else "",
         "actor": actor,
-        "decided_at": datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="seconds"),
+        "decided_at": utc_now().isoformat(timespec="seconds"),
     }
     of_cutoff = defaultdict[str, list[Mapping[str, object]]](list)
     for decision in decisions:

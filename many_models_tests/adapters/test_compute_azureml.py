@@ -21,7 +21,7 @@ import pytest
 from azure.core.exceptions import ClientAuthenticationError, HttpResponseError
 
 import many_models
-from many_models.adapters.azure import machine_learning
+from many_models.adapters.azure import identity, machine_learning
 from many_models.adapters.compute import azureml, exchange
 from many_models.adapters.compute.azureml import AzureMLCompute, JobSettings
 from many_models.adapters.compute.azureml_worker import require_same
@@ -40,6 +40,7 @@ from many_models.tasks import PrepareTask, TrainTask
 from many_models_tests.contracts.compute import ComputeContract, done, failures, plainly
 from many_models_tests.stand_ins.azureml_fake import Workspace
 from many_models_tests.support.compute_tasks import (
+    AsksWhoItIs,
     Harms,
     KillsItsNode,
     Leaves,
@@ -122,6 +123,25 @@ def test_a_module_of_the_users_travels_with_the_job(workspace, tmp_path):
     assert result.files["said"] == b"from my own file"
     ((_, result), (_, second)) = on(Workspace(tmp_path / "other")).run(UsesMine(), chunked(2))
     assert {f.kind for f in (*result.failures, *second.failures)} == {"ModuleNotFoundError"}
+
+
+@pytest.mark.parametrize(("client_id", "asked"), [("nodes", "nodes"), ("", "the driver's")])
+def test_workers_ask_as_the_identity_of_their_node(workspace, client_id, asked):
+    """The driver's identity is not on the node: its first download would fail."""
+    job = replace(JOB, client_id=client_id)
+    ((_, result),) = on(workspace, job).run(AsksWhoItIs(), chunked(2))
+    assert result.files["client_id"].decode() == asked
+
+
+def test_azure_mls_own_variable_names_the_identity_where_nothing_else_does(monkeypatch):
+    asked = []
+    monkeypatch.setattr("azure.identity.ManagedIdentityCredential", lambda client_id=None: asked.append(client_id))
+    monkeypatch.setenv("DEFAULT_IDENTITY_CLIENT_ID", "azure's")
+    for named in ("", "settings'"):
+        identity.credential.cache_clear()
+        identity.credential("managed_identity", named)
+    identity.credential.cache_clear()
+    assert asked == ["azure's", "settings'"]
 
 
 TRAINER = """

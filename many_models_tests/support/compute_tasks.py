@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,6 +92,21 @@ class Leaves:
         (Path(self.folder) / f"{chunk.number}-{os.getpid()}").touch()
         time.sleep(self.seconds)
         return describe(chunk)
+
+
+class AsksWhoItIs:
+    """Its result's file `client_id` says which managed identity it asked for, where its driver's settings name one."""
+
+    def __call__(self, chunk: Chunk) -> ChunkResult:
+        import azure.identity
+
+        from many_models.adapters.azure.identity import credential
+
+        asked: list[str | None] = []
+        azure.identity.ManagedIdentityCredential = lambda client_id=None: asked.append(client_id)
+        credential.cache_clear()
+        credential("managed_identity", "the driver's")
+        return replace(describe(chunk), files={"client_id": str(asked[0]).encode()})
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from typing import TYPE_CHECKING, Literal
 
@@ -12,13 +13,18 @@ if TYPE_CHECKING:
     from azure.core.credentials import TokenCredential
 
 Identity = Literal["default", "managed_identity"]
+NODE_CLIENT_ID = "MANY_MODELS_NODE_CLIENT_ID"
+"""Set on the node of a cluster: the identity that the node has. What the driver's settings name is not there."""
+AZURE_ML_CLIENT_ID = "DEFAULT_IDENTITY_CLIENT_ID"
+"""Set by Azure ML on compute with a user-assigned identity; azure-identity does not read it."""
 
 
 @cache
 def credential(identity: Identity = "default", client_id: str = "") -> TokenCredential:
     """The credential of this process, made once: it keeps its tokens and renews them before they end.
 
-    `client_id` names a user-assigned identity. Raises MissingDependencyError without the extra `azure`.
+    `client_id` names a user-assigned identity; on a node of a cluster, the node's own identity wins. Raises
+    MissingDependencyError without the extra `azure`.
     """
     try:
         from azure.identity import DefaultAzureCredential, ManagedIdentityCredential
@@ -26,6 +32,7 @@ def credential(identity: Identity = "default", client_id: str = "") -> TokenCred
         raise MissingDependencyError(
             "Azure's identities need the package azure-identity: pip install 'many_models[azure]'"
         ) from error
+    client_id = os.environ.get(NODE_CLIENT_ID) or client_id or os.environ.get(AZURE_ML_CLIENT_ID, "")
     if identity == "managed_identity":
         return ManagedIdentityCredential(client_id=client_id or None)
     return DefaultAzureCredential(managed_identity_client_id=client_id or None)

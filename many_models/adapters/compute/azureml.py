@@ -355,10 +355,17 @@ class _Run:
             task=RunFunction(
                 code=self._code_folder(),
                 entry_script="entry.py",
-                program_arguments=f"--version {metadata.version(PACKAGE)} --python {platform.python_version()}",
+                program_arguments=self._arguments(),
                 environment=environment,
             ),
         )
+
+    def _arguments(self) -> str:
+        """What a worker has to know before it opens anything: versions, and the identity that its node has."""
+        words = ["--version", metadata.version(PACKAGE), "--python", platform.python_version()]
+        if self._settings.client_id:
+            words += ["--client-id", self._settings.client_id]
+        return " ".join(words)
 
     def _code_folder(self) -> str:
         """The folder that becomes the job's code: the entry script, and the user's files beside it."""

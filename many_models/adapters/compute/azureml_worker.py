@@ -20,6 +20,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from many_models.adapters.azure.identity import NODE_CLIENT_ID
 from many_models.adapters.compute.processes import ProcessCompute
 from many_models.adapters.compute.results import Row, packed, rows_of
 from many_models.errors import InputError
@@ -69,8 +70,11 @@ class Worker:
         parser = argparse.ArgumentParser()
         parser.add_argument("--version", required=True)
         parser.add_argument("--python", required=True)
+        parser.add_argument("--client-id", default="")
         known, _ = parser.parse_known_args(list(arguments))  # Azure ML adds flags of its own
         require_same(known.version, known.python)
+        if known.client_id:  # in the environment, so that the processes of this node have it, too
+            os.environ[NODE_CLIENT_ID] = known.client_id
         self._pool: ProcessCompute | None = None
         self._notes = 0
 

@@ -107,7 +107,7 @@ def summary(settings: Settings) -> dict[str, object]:
     from many_models.wiring import build_lake
 
     lake = build_lake(settings)
-    as_of = stage_state.lake_as_of(lake)
+    as_of = lake_tables.lake_as_of(lake)
     result: dict[str, object] = {"as_of": as_of.isoformat() if as_of else None}
     series = lake_tables.read_if_there(lake, lake_tables.SERIES, columns=["active"])
     if series is not None:
@@ -322,7 +322,7 @@ def approve(
 
 def _report_check(settings: Settings, production: ProductionRegistry) -> None:
     from many_models.operations.day import open_instance
-    from many_models.promotion.approval import report_check
+    from many_models.orchestration.approval_check import report_check
     from many_models.settings import dagster_home
 
     with open_instance(dagster_home(settings)) as instance:

@@ -185,3 +185,11 @@ def counts(rows: pa.Table, column: str) -> dict[str, int]:
     import pyarrow.compute as pc
 
     return {row["values"]: row["counts"] for row in pc.value_counts(rows[column]).to_pylist()}
+
+
+def lake_as_of(lake: Lake) -> datetime | None:
+    """The newest ds of raw_sales in the lake, or None before the first run."""
+    import pyarrow.compute as pc
+
+    versions = read_if_there(lake, RAW_VERSIONS, columns=["last"])
+    return None if versions is None or not versions.num_rows else pc.max(versions["last"]).as_py()

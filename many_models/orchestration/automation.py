@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from many_models import errors
+from many_models.data import lake_tables
 from many_models.keys import digest
 from many_models.orchestration import due, partitions, stage_state
 from many_models.orchestration.assets import raw_sales
@@ -237,7 +238,7 @@ def has_known_tables(settings: Settings) -> bool:
 
 def covariates_state(settings: Settings, instance: dg.DagsterInstance, source: Source, lake: Lake) -> StageState:
     """The state of raw_covariates, for which the source is asked."""
-    if stage_state.lake_as_of(lake) is None or not has_known_tables(settings):
+    if lake_tables.lake_as_of(lake) is None or not has_known_tables(settings):
         return stage_state.covariates_state(settings, instance, lake)
     *_, content = raw_sales.read_known(settings, source, lake)
     return stage_state.covariates_state(settings, instance, lake, content)

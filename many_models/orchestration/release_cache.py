@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from many_models.errors import SeriesFailure, TransientError
-from many_models.orchestration import stage_state
+from many_models.orchestration import upstream
 from many_models.ports import Champion, Release
 from many_models.system import write_atomically
 
@@ -67,7 +67,7 @@ def promoted_since(
     if not away:
         return []
     known = (
-        {name: stage_state.version_of(one.staging, one.cutoff) for name, one in release.champions.items()}
+        {name: upstream.version_of(one.staging, one.cutoff) for name, one in release.champions.items()}
         if release
         else {}
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import dagster as dg
 import pyarrow as pa
 
 from many_models.data import lake_tables
@@ -16,17 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
     from datetime import datetime
 
-    from many_models.orchestration.stage_run import Metadata
     from many_models.ports import Champion, Lake, ProductionRegistry, Release
 
-CHECK = "approved"
-PROMOTED = dg.AssetKey("promoted_models")
 LEAVES = ""
-
-
-def check_spec() -> dg.AssetCheckSpec:
-    """The check on promoted_models that fails while a release waits."""
-    return dg.AssetCheckSpec(CHECK, asset=PROMOTED, description="No release waits for `many-models approve`.")
 
 
 def changes(release: Release | None, live: Release | None) -> dict[str, str]:
@@ -74,38 +65,6 @@ def facts_of(waiting: Release | None, live: Release | None) -> dict[str, str | i
         "first": ", ".join(sorted(changed)[:10]),
         "approve": f"many-models approve {waiting.release_id} --why '…'",
     }
-
-
-def check_result(waiting: Release | None, live: Release | None) -> dg.AssetCheckResult:
-    """The check as a run of promoted_models reports it."""
-    return dg.AssetCheckResult(
-        passed=waiting is None,
-        asset_key=PROMOTED,
-        check_name=CHECK,
-        severity=dg.AssetCheckSeverity.WARN,
-        metadata=_metadata(waiting, live),
-    )
-
-
-def report_check(instance: dg.DagsterInstance, waiting: Release | None, live: Release | None) -> None:
-    """The same from a command, outside of any run."""
-    instance.report_runless_asset_event(
-        dg.AssetCheckEvaluation(
-            asset_key=PROMOTED,
-            check_name=CHECK,
-            passed=waiting is None,
-            severity=dg.AssetCheckSeverity.WARN,
-            metadata={name: dg.MetadataValue.text(str(value)) for name, value in _metadata(waiting, live).items()},
-        )
-    )
-
-
-def _metadata(waiting: Release | None, live: Release | None) -> Metadata:
-    told: Metadata = dict(facts_of(waiting, live))
-    told["live"] = live.release_id if live else "none"
-    if live is not None and live.approval is not None:
-        told |= {"approved_by": live.approval.actor, "approved_because": live.approval.reason}
-    return told
 
 
 # --- saying yes or no -----------------------------------------------------------------------------------------------

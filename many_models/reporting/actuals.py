@@ -5,11 +5,10 @@ from datetime import datetime, timedelta
 
 import pyarrow as pa
 
-from many_models.data import lake_tables
+from many_models.data import clock, lake_tables
 from many_models.data.periods import next_period, period_key, period_of_key, spans
 from many_models.errors import MissingTableError
 from many_models.keys import SeriesKey
-from many_models.orchestration import stage_state
 from many_models.ports import Lake, Warehouse, WarehousePart, Where
 from many_models.reporting.accuracy import SCHEMA, realised
 from many_models.reporting.views import WEEK
@@ -45,7 +44,7 @@ def actual_parts(
     otherwise is brought whatever its age, with the accuracy of all cutoffs of `cutoff_dates` that forecast it.
     """
     grain, keys = settings.partitions.grain, settings.data.keys
-    reach = timedelta(days=settings.forecast.horizon * stage_state.step_days(settings) * LONGEST_MONTH)
+    reach = timedelta(days=settings.forecast.horizon * clock.step_days(settings) * LONGEST_MONTH)
     recent = _whole_days(cutoff - ALWAYS * reach, cutoff)
     floor = min([period_key(grain, recent[0]), *held])
     changed = [key for key, version in copied.items() if key >= floor and held.get(key) != version]

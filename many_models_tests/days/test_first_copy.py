@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from many_models.data.periods import last_complete_day
 from many_models.operations.day import open_instance
-from many_models.orchestration import stage_state
+from many_models.orchestration import source_state, stage_state
 from many_models.orchestration.assets.raw_sales import with_pack_and_year
 from many_models.ports import DayCount, SalesTable
 from many_models.settings import Settings
@@ -70,10 +70,10 @@ def test_the_last_complete_day_is_the_one_that_a_look_at_all_days_finds(steps, s
         at += timedelta(days=gap)
     settings = settings_until(max(days) - timedelta(days=spare))
     source, share = Counted(days), settings.data.complete_share
-    latest = stage_state._latest(settings)
+    latest = source_state._latest(settings)
     whole = last_complete_day(source.days(SALES), share, latest)
     span = source.span(SALES, FIRST, latest)
-    near = None if span is None else stage_state._as_of_near(settings, source, SALES, FIRST, span[1])
+    near = None if span is None else source_state._as_of_near(settings, source, SALES, FIRST, span[1])
     assert near == whole
 
 

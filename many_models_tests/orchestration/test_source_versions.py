@@ -16,7 +16,7 @@ from many_models.errors import PermanentError
 from many_models.operations.day import Finished
 from many_models.orchestration.assets.raw_sales import sales_table
 from many_models.orchestration.due import StageState, Work
-from many_models.orchestration.stage_state import copied_until, looked_at_from, source_versions, versions_of_copy
+from many_models.orchestration.source_state import copied_until, looked_at_from, source_versions, versions_of_copy
 from many_models.ports import DayCount
 from many_models.settings import DataSettings, PartitionSettings, Settings
 

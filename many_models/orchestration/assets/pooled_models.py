@@ -13,6 +13,7 @@ from many_models.orchestration.chunks import packs_of
 from many_models.orchestration.event_log import dead_runs
 from many_models.orchestration.forecast_spec import spec_of
 from many_models.orchestration.stage_run import UPSTREAM_TAG, VERSION_TAG, Metadata, refuse_shared_run
+from many_models.orchestration.upstream import Upstream
 from many_models.ports import Lake, Where
 from many_models.settings import Settings
 
@@ -49,7 +50,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         except InputError as error:
             metadata["nothing_learned"] = str(error)
             context.log.warning(f"training goes on without pooled models: {error}")
-        tags = {UPSTREAM_TAG: stage_state.pooled_upstream(settings, lake), VERSION_TAG: version}
+        tags = {UPSTREAM_TAG: Upstream(settings).pooled(lake_tables.lake_as_of(lake)), VERSION_TAG: version}
         return dg.MaterializeResult(value=None, metadata=metadata, tags=tags)
 
     return pooled_models
@@ -60,7 +61,7 @@ def _learn(settings: Settings, lake: Lake) -> "tuple[PooledModels, int, datetime
     from many_models.forecasting.pooling import sample_of
 
     spec = spec_of(settings)
-    cutoff = stage_state.lake_as_of(lake)
+    cutoff = lake_tables.lake_as_of(lake)
     names = sample_of(stage_state.active_series(lake), settings.forecast.pool_series, spec)
     if cutoff is None or not names:
         raise InputError("no active series has a dataset yet")

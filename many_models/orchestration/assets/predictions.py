@@ -17,6 +17,7 @@ from many_models.orchestration.assets.trained_models import cutoffs_of
 from many_models.orchestration.chunks import chunks_of, failures_of, follow, good_series, together
 from many_models.orchestration.forecast_spec import spec_of
 from many_models.orchestration.stage_run import STORE_ITEMS, Done, KeySet, backfill_policy, finish
+from many_models.orchestration.upstream import predicted
 from many_models.ports import Compute, Lake, ProductionRegistry, Release, Where
 from many_models.settings import Settings
 
@@ -64,7 +65,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         spec = spec_of(settings)
         datasets = stage_state.made_versions(context.instance, "store_item_datasets")
         champions, ahead = stage_state.champion_versions(lake), stage_state.covariate_versions(lake)["ahead"]
-        upstream = {k: stage_state.prediction_upstream(champions.get(k, ""), datasets.get(k, ""), ahead) for k in keys}
+        upstream = {k: predicted(champions.get(k, ""), datasets.get(k, ""), ahead) for k in keys}
         cutoffs, inactive = cutoffs_of(lake, keys)
         done = {
             key: Done(stage_state.INACTIVE, stage_state.INACTIVE, {"inactive": why}) for key, why in inactive.items()
@@ -216,7 +217,7 @@ def _summary(parts: Sequence[pa.Table]) -> metadata.Metadata:
 
 def _checks(lake: Lake, cutoffs: Mapping[datetime, Sequence[str]]) -> Iterator[dg.AssetCheckResult]:
     """The state of the newest cutoff in the lake, whatever part of it this run made."""
-    newest = max(cutoffs, default=stage_state.lake_as_of(lake))
+    newest = max(cutoffs, default=lake_tables.lake_as_of(lake))
     date = f"{newest:%Y-%m-%d}" if newest else ""
     rows = lake_tables.read_if_there(lake, lake_tables.PREDICTIONS, Where(among={"cutoff_date": [date]}))
     there = set(rows["series_id"].to_pylist()) if rows is not None else set[str]()

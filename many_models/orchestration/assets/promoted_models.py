@@ -17,10 +17,11 @@ import pyarrow as pa
 from many_models.data import lake_tables
 from many_models.errors import ManyModelsError, SeriesFailure, SettingsError
 from many_models.keys import digest
-from many_models.orchestration import metadata, stage_state
+from many_models.orchestration import approval_check, metadata, stage_state
 from many_models.orchestration.chunks import packs_of
 from many_models.orchestration.forecast_spec import spec_of
 from many_models.orchestration.stage_run import STORE_ITEMS, Done, KeySet, backfill_policy, finish
+from many_models.orchestration.upstream import Upstream
 from many_models.ports import (
     Champion,
     Lake,
@@ -54,7 +55,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         kinds={"mlflow"},
         owners=[settings.dagster.owner],
         pool="promoted_models",
-        check_specs=[approval.check_spec()],
+        check_specs=[approval_check.check_spec()],
         description=(
             "The promotion decision of every series, with its rule and both scores. What is promoted becomes one "
             "release in the production registry; readers see the old release or the new one, never a mixture. Where "
@@ -70,7 +71,8 @@ def build(settings: Settings) -> dg.AssetsDefinition:
     ) -> Iterator[dg.AssetCheckResult]:
         keys = stage_state.begin_series(context, config, settings, lake)
         made = stage_state.made_versions(context.instance, "trained_models")
-        upstream = {key: stage_state.promoted_upstream(settings, made.get(key, "")) for key in keys}
+        of = Upstream(settings)
+        upstream = {key: of.promoted(made.get(key, "")) for key in keys}
         rows, absent = _trained(settings, lake, keys)
         done = {
             k: Done(upstream[k], stage_state.INACTIVE, {"inactive": "no model"})
@@ -98,7 +100,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
                 approval.log(lake, release, event, release.actor, release.reason, release.created_at)
         decided += standing.values()
         done |= {d.series_id: _done(d, upstream, release) for d in decided}
-        yield approval.check_result(waiting, live)
+        yield approval_check.check_result(waiting, live)
         summary = metadata.promotion_summary(decided, release) | approval.facts_of(waiting, live)
         finish(context, settings, lake, keys, done, failures, upstream, summary)
 

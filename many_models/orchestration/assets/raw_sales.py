@@ -10,13 +10,13 @@ from datetime import datetime, timedelta
 import dagster as dg
 import pyarrow as pa
 
-from many_models.data import lake_tables
+from many_models.data import clock, lake_tables
 from many_models.data.aggregation import is_coarse, period_of
 from many_models.data.periods import KEY_FORMATS, Grain, end_offset, period_key, period_of_key, period_start, spans
 from many_models.data.row_checks import CheckedRows, Kind
 from many_models.errors import InputError
 from many_models.keys import SeriesKey, pack_of
-from many_models.orchestration import partitions, stage_state
+from many_models.orchestration import partitions, source_state
 from many_models.orchestration.event_log import dead_runs, runs
 from many_models.orchestration.ingestion import bring, require_landed, to_bring
 from many_models.orchestration.schema_check import schema_check
@@ -31,6 +31,7 @@ from many_models.orchestration.stage_run import (
     refuse_shared_run,
     table,
 )
+from many_models.orchestration.upstream import Upstream
 from many_models.ports import DayCount, Ingestion, Lake, SalesTable, Source, Where
 from many_models.settings import Settings
 
@@ -268,13 +269,13 @@ def build_raw_sales(settings: Settings) -> dg.AssetsDefinition:
             raise
         starts = [period_of_key(grain, key) for key in keys]
         if settings.data_factory.pipeline:
-            there = stage_state.source_versions(settings, source, sales, min(starts))
+            there = source_state.source_versions(settings, source, sales, min(starts))
             brought = to_bring(keys, there, by_hand=DUE_TAG not in context.run.tags)
             bring(context, settings, ingestion, brought)
-            require_landed(settings, brought, stage_state.source_versions(settings, source, sales, min(starts)))
-        versions_of = stage_state.versions_of_copy(settings, source, sales, starts)
-        until = stage_state.copied_until(settings, source, sales, starts)
-        ingest = Ingest(settings, source, lake, sales, kinds, stage_state.now(settings), until)
+            require_landed(settings, brought, source_state.source_versions(settings, source, sales, min(starts)))
+        versions_of = source_state.versions_of_copy(settings, source, sales, starts)
+        until = source_state.copied_until(settings, source, sales, starts)
+        ingest = Ingest(settings, source, lake, sales, kinds, clock.now(settings), until)
         counts = Counter[str]()
         seen: list[DayCount] | None = []
         todo = [ingest.whole(*span) for span in spans(grain, starts)]
@@ -357,11 +358,11 @@ def _checks(settings: Settings, lake: Lake, columns: Mapping[str, str]) -> Itera
         severity=warn,
         metadata={"newest": newest, "median_before": usual},
     )
-    as_of = stage_state.lake_as_of(lake)
-    clock = settings.data.until or stage_state.now(settings)
-    late = (clock - as_of).days if as_of else -1
+    as_of = lake_tables.lake_as_of(lake)
+    now = settings.data.until or clock.now(settings)
+    late = (now - as_of).days if as_of else -1
     yield dg.AssetCheckResult(
-        passed=0 <= late <= max(2, 2 * stage_state.step_days(settings)), check_name="freshness", severity=warn,
+        passed=0 <= late <= max(2, 2 * clock.step_days(settings)), check_name="freshness", severity=warn,
         metadata={"as_of": str(as_of), "days_behind": late},
     )  # fmt: skip
     yield schema_check(settings, lake, columns)
@@ -376,7 +377,7 @@ def _reasons_text(lake: Lake) -> str:
 def _recent_counts(lake: Lake, days: int = 29) -> list[int]:
     import pyarrow.compute as pc
 
-    as_of = stage_state.lake_as_of(lake)
+    as_of = lake_tables.lake_as_of(lake)
     if as_of is None:
         return []
     rows = lake.read(lake_tables.RAW_SALES.name, Where(among={"year": [as_of.year - 1, as_of.year]}), columns=["ds"])
@@ -391,7 +392,7 @@ def read_covariates(settings: Settings, source: Source, lake: Lake) -> pa.Table:
     from many_models.data import covariates
 
     table_name, data = settings.source.covariates_table, settings.data
-    as_of = stage_state.lake_as_of(lake)
+    as_of = lake_tables.lake_as_of(lake)
     if not table_name:
         return _planned(settings, source, as_of)
     if not data.known:
@@ -447,7 +448,7 @@ def read_known(settings: Settings, source: Source, lake: Lake) -> tuple[pa.Table
     from many_models.data.covariates import versions
 
     rows, attributes = read_covariates(settings, source, lake), read_attributes(settings, source)
-    return rows, attributes, versions(rows, attributes, stage_state.lake_as_of(lake))
+    return rows, attributes, versions(rows, attributes, lake_tables.lake_as_of(lake))
 
 
 def build_raw_covariates(settings: Settings) -> dg.AssetsDefinition:
@@ -478,7 +479,7 @@ def build_raw_covariates(settings: Settings) -> dg.AssetsDefinition:
         lake.replace(
             lake_tables.COVARIATE_VERSIONS.name, pa.Table.from_pylist([content]), Where()
         )  # last: see read_known
-        version = stage_state.covariates_version(settings, lake, content)
+        version = Upstream(settings).covariates(lake_tables.lake_as_of(lake), content)
         metadata: Metadata = {"dagster/row_count": rows.num_rows, "until": str(pc.max(rows["ds"]))}
         if not settings.source.covariates_table:
             metadata["note"] = "no source.covariates_table in the settings: the last known values are repeated"

@@ -50,7 +50,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         from many_models.tasks import PrepareTask
 
         keys = stage_state.begin_series(context, config, settings, lake)
-        as_of = stage_state.lake_as_of(lake)
+        as_of = lake_tables.lake_as_of(lake)
         if as_of is None:
             raise InputError("raw_sales has no rows in the lake yet: materialize raw_sales first")
         wanted = stage_state.dataset_versions(settings, lake)

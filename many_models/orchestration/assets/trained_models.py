@@ -18,6 +18,7 @@ from many_models.orchestration import metadata, stage_state
 from many_models.orchestration.chunks import Results, chunks_of, failures_of, follow, good_series, together
 from many_models.orchestration.forecast_spec import periods_before, spec_of
 from many_models.orchestration.stage_run import STORE_ITEMS, VERSION_TAG, Done, KeySet, backfill_policy, finish
+from many_models.orchestration.upstream import Upstream
 from many_models.ports import Compute, Lake, PackUpload, StagingRegistry, Where
 from many_models.reporting.training_metrics import BASELINE, training_metrics
 from many_models.settings import Settings
@@ -60,8 +61,9 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         spec = spec_of(settings)
         datasets = stage_state.made_versions(context.instance, "store_item_datasets")
         pooled = stage_state.tag_of(context.instance, "pooled_models", VERSION_TAG)
-        ahead = stage_state.known_to_training(settings, lake)
-        upstream = {key: stage_state.trained_upstream(settings, datasets.get(key, ""), pooled, ahead) for key in keys}
+        of = Upstream(settings)
+        ahead = stage_state.known_to_training(of.spec, lake)
+        upstream = {key: of.trained(datasets.get(key, ""), pooled, ahead) for key in keys}
         check_custom(spec)
         remember_recipe(lake, spec)
         cutoffs, inactive = cutoffs_of(lake, keys)
@@ -201,7 +203,7 @@ def priors_of(settings: Settings, lake: Lake) -> dict[str, "Prior"]:
     from many_models.forecasting import Prior
     from many_models.keys import SeriesKey
 
-    as_of = stage_state.lake_as_of(lake)
+    as_of = lake_tables.lake_as_of(lake)
     keys = settings.data.keys
     if as_of is None or len(keys) < 2:
         return {}

@@ -15,10 +15,11 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mssql
 from sqlalchemy.ext.compiler import compiles
 
-from many_models.adapters.arrow import TIMESTAMP, utc_now
+from many_models.adapters.arrow import TIMESTAMP
 from many_models.adapters.warehouse.sql import NO_LOGIN
 from many_models.adapters.warehouse.synapse import Staging, SynapseDialect, SynapseWarehouse
 from many_models.errors import InputError, SettingsError
+from many_models.system import utc_now
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -52,7 +52,8 @@ class Section(BaseModel):
 
 
 class SourceSettings(Section):
-    """Where sales come from: `url` is a SQLAlchemy URL (`sqlite:///path` or another), `table` the sales table.
+    """Where sales come from: `url` is a SQLAlchemy URL (`sqlite:///path` or another), of `kind` `files` a folder or
+    `abfss://…`; `table` is the sales table.
 
     `covariates_table` holds what is known of the future: the timestamp, any of the keys, and the known columns.
     `attributes_table` holds what does not change: any of the keys, and the columns that data.attributes names.
@@ -60,12 +61,14 @@ class SourceSettings(Section):
     through connectorx where it can, "stream" as the database's driver hands out rows, which is slower.
     """
 
+    kind: Literal["sql", "files"] = "sql"
     url: str = "sqlite:///sales.db"
     table: str = "sales"
     covariates_table: str = ""
     attributes_table: str = ""
-    credential: Literal["url", "password", "default", "managed_identity"] = "url"
+    credential: Literal["url", "password", "default", "managed_identity", "key", "sas"] = "url"
     client_id: str = ""
+    endpoint: str = ""
     reader: Literal["auto", "stream"] = "auto"
 
 

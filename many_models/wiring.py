@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 def build_source(settings: Settings) -> ports.Source:
     """The source that the settings name."""
     source = settings.source
+    if source.kind == "files":
+        return _files(settings)
     url = settings.url(source.url)
     if url.startswith(("postgresql", "mssql")):
         from many_models.adapters.source.server import ServerSource
@@ -36,6 +38,21 @@ def build_source(settings: Settings) -> ports.Source:
     from many_models.adapters.source.sqlite import SqlSource
 
     return SqlSource(url)
+
+
+def _files(settings: Settings) -> ports.Source:
+    from many_models.adapters.source.files import FilesSource
+
+    source, place = settings.source, settings.place(settings.source.url)
+    if not place.startswith(("abfss://", "abfs://")):
+        return FilesSource(place)
+    from many_models.adapters.azure.storage import AzureStorage
+
+    if source.credential == "password":
+        raise SettingsError("[source] credential is password; files in Azure storage take default or managed_identity, "
+                            "or the secrets of key and sas")  # fmt: skip
+    credential = "default" if source.credential == "url" else source.credential
+    return FilesSource(place, AzureStorage(place, credential, secret, source.client_id, source.endpoint))
 
 
 def build_ingestion(settings: Settings) -> ports.Ingestion:

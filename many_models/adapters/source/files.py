@@ -188,7 +188,7 @@ class FilesSource:
         known = _format(info.base_name)
         if known is None:
             raise InputError(
-                f"{self._place}/{info.path} is neither Parquet nor CSV by its name; move it away, or put _ before its name"
+                f"{self._place}/{info.path} is neither Parquet nor CSV by its name; move it away, or put _ before it"
             )
         folders = [folder.partition("=") for folder in info.path.split("/")[:-1]]
         values = tuple((unquote(name), unquote(value)) for name, sign, value in folders if sign)

@@ -51,6 +51,26 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class AzureLogin(Section):
+    """Who asks Azure: whatever identity is found, or a managed identity (`client_id`: which one)."""
+
+    identity: Literal["default", "managed_identity"] = "default"
+    client_id: str = ""
+
+
+class AzurePlace(Section):
+    """Where a resource of Azure is."""
+
+    subscription: str = ""
+    resource_group: str = ""
+
+
+class AzureWorkspace(AzurePlace):
+    """An Azure ML workspace."""
+
+    workspace: str = ""
+
+
 class SourceSettings(Section):
     """Where sales come from: `url` is a SQLAlchemy URL (`sqlite:///path` or another), of `kind` `files` a folder or
     `abfss://…`; `table` is the sales table.
@@ -72,26 +92,22 @@ class SourceSettings(Section):
     reader: Literal["auto", "stream"] = "auto"
 
 
-class DataFactorySettings(Section):
+class DataFactorySettings(AzurePlace, AzureLogin):
     """An existing Azure Data Factory pipeline that fills the source; off without `pipeline`.
 
     It is started for each period with `parameter` set to the period's first day (2024-06-30), and awaited.
     """
 
-    subscription: str = ""
-    resource_group: str = ""
     factory: str = ""
     pipeline: str = ""
     parameter: str = "day"
-    identity: Literal["default", "managed_identity"] = "default"
-    client_id: str = ""
     poll: Annotated[float, Field(gt=0)] = 15.0
     timeout: Annotated[float, Field(gt=0)] = 3600.0
 
     @model_validator(mode="after")
     def _a_pipeline_has_its_place(self) -> DataFactorySettings:
-        place = {"subscription": self.subscription, "resource_group": self.resource_group, "factory": self.factory}
-        if self.pipeline and (missing := [name for name, value in place.items() if not value]):
+        missing = [name for name in ("subscription", "resource_group", "factory") if not getattr(self, name)]
+        if self.pipeline and missing:
             raise ValueError(f"data_factory.pipeline needs {', '.join(missing)}")
         return self
 
@@ -262,7 +278,7 @@ def workspace_of(resource_id: str, setting: str) -> tuple[str, str, str]:
     return found[1], found[2], found[3]
 
 
-class RegistrySettings(Section):
+class RegistrySettings(AzureLogin):
     """Two registries. `kind` `mlflow`: a tracking URI and an artifact folder each ("": the server's own), with
     credentials from the environment. `kind` `azureml`: a workspace's resource id and a folder in Azure storage each.
     `aliases` false: for an MLflow store without them.
@@ -276,8 +292,6 @@ class RegistrySettings(Section):
     prefix: str = "many_models"
     aliases: bool = True
     datastore: str = "many_models_registry"
-    identity: Literal["default", "managed_identity"] = "default"
-    client_id: str = ""
     keep_releases: Annotated[int, Field(ge=1)] = 30
     keep_versions: Annotated[int, Field(ge=1)] = 7
 
@@ -341,7 +355,7 @@ class ServeSettings(Section):
     drain_seconds: Annotated[float, Field(ge=0)] = 0.0
 
 
-class PowerBiSettings(Section):
+class PowerBiSettings(AzureLogin):
     """The semantic model that is refreshed after each load of the warehouse; off without `workspace`.
 
     `reports` name what stands on it, as `NAME=ID`.
@@ -351,8 +365,6 @@ class PowerBiSettings(Section):
     semantic_model: str = ""
     semantic_model_name: str = "forecasts"
     reports: list[str] = []
-    identity: Literal["default", "managed_identity"] = "default"
-    client_id: str = ""
     timeout: Annotated[int, Field(gt=0)] = 1800
 
     @model_validator(mode="after")
@@ -364,7 +376,7 @@ class PowerBiSettings(Section):
         return self
 
 
-class AzureMlSettings(Section):
+class AzureMlSettings(AzureWorkspace, AzureLogin):
     """Parallel jobs where `compute.kind` is `azureml`: on nodes of `cluster`, or serverless ones of `instance_type`.
 
     Their environment holds many_models of the same version: one of the workspace's (`environment`, NAME:VERSION), or a
@@ -372,11 +384,6 @@ class AzureMlSettings(Section):
     pass (default: `jobs` in the lake); `node_client_id` names the managed identity that the nodes take.
     """
 
-    subscription: str = ""
-    resource_group: str = ""
-    workspace: str = ""
-    identity: Literal["default", "managed_identity"] = "default"
-    client_id: str = ""
     cluster: str = ""
     instance_type: str = ""
     instances: Annotated[int, Field(ge=1)] = 1
@@ -389,15 +396,10 @@ class AzureMlSettings(Section):
     poll: Annotated[float, Field(gt=0)] = 10.0
 
 
-class DatastoreSettings(Section):
+class DatastoreSettings(AzureWorkspace, AzureLogin):
     """The Azure ML workspace that gets the lake as a datastore (`many-models register`); off without it."""
 
-    subscription: str = ""
-    resource_group: str = ""
-    workspace: str = ""
     name: str = "many_models"
-    identity: Literal["default", "managed_identity"] = "default"
-    client_id: str = ""
 
 
 class DagsterSettings(Section):

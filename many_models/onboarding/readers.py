@@ -197,7 +197,7 @@ class CsvFile:
                 for batch in reader:
                     if batch.num_rows:
                         yield pa.Table.from_batches([batch])
-        except (pa.ArrowInvalid, OSError, EOFError) as error:
+        except (pa.ArrowInvalid, OSError, EOFError, UnicodeError) as error:
             raise InputError(f"{self.path} cannot be read: {error}") from error
 
     def _leave_out(self, row: object) -> str:

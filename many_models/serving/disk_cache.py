@@ -56,7 +56,7 @@ class Shelf:
                 os.utime(path)  # what was used last is deleted last
         except FileNotFoundError:
             pass
-        except (IntegrityError, OSError) as error:
+        except (IntegrityError, OSError, ValueError) as error:
             log.warning("pack %s is damaged on the local disk (%s): fetching it again", pack.ref, type(error).__name__)
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)

@@ -69,9 +69,10 @@ def init(
     force: bool,
 ) -> None:
     """Look at a CSV, a Parquet file or a SQL table, guess what is what, and write many_models.toml."""
-    from many_models.cli.output import Given, console, initialise
+    from many_models.cli.output import console, print_inferred, progress
+    from many_models.operations.setup import InitOptions, initialise
 
-    given = Given()
+    given = InitOptions()
     if keys:
         given["keys"] = _names(keys)
     if known is not None:
@@ -82,7 +83,10 @@ def init(
         given["target"] = target
     if frequency:
         given["frequency"] = frequency
-    initialise(console(), location, table, given, into, force=force)
+    out = console()
+    with progress(out, "loading into sales.db") as loading:
+        done = initialise(location, table, given, into, loading, force=force)
+    print_inferred(out, location, done)
 
 
 def _names(text: str) -> list[str]:
@@ -98,14 +102,14 @@ def _names(text: str) -> list[str]:
 @click.option("--into", type=click.Path(path_type=Path, file_okay=False), default=Path("demo"), show_default=True)
 def demo(series: int, days: int, end: datetime | None, seed: int, into: Path) -> None:
     """Make a small source database, run everything that is due, and say where to look."""
-    from many_models.cli.output import console, run_day, say_next, source_progress
+    from many_models.cli.output import console, print_next_steps, progress, run_day
     from many_models.onboarding.demo import demo_settings, write_source
     from many_models.settings import FILE_NAME, load_settings
 
     out = console()
     last = (end or datetime.now() - timedelta(days=1)).date()  # noqa: DTZ005  the stores' own clock
     into.mkdir(parents=True, exist_ok=True)
-    with source_progress(out) as progress:
+    with progress(out, "source database") as progress:
         facts = write_source(into / "sales.db", series=series, days=days, end=last, seed=seed, progress=progress)
     (into / FILE_NAME).write_text(demo_settings(start=facts.first, url="sqlite:///sales.db"))
     out.print(
@@ -113,7 +117,7 @@ def demo(series: int, days: int, end: datetime | None, seed: int, into: Path) ->
     )
     settings = load_settings(into / FILE_NAME)
     run_day(out, settings)
-    say_next(out, settings)
+    print_next_steps(out, settings)
 
 
 @main.command()
@@ -122,7 +126,8 @@ def demo(series: int, days: int, end: datetime | None, seed: int, into: Path) ->
 @json_option
 def run(config: Path | None, until: datetime | None, *, as_json: bool) -> None:
     """Run everything that is due, stage by stage, until nothing is."""
-    from many_models.cli.output import console, run_day, say_next, summary
+    from many_models.cli.output import console, print_next_steps, run_day
+    from many_models.operations.status import summary
     from many_models.settings import load_settings
 
     settings = load_settings(config)
@@ -131,7 +136,7 @@ def run(config: Path | None, until: datetime | None, *, as_json: bool) -> None:
     out = console(quiet=as_json)
     reports = run_day(out, settings)
     if reports:
-        say_next(out, settings)
+        print_next_steps(out, settings)
     if as_json:
         print(json.dumps({"stages": [asdict(report) for report in reports], **summary(settings)}))
 
@@ -264,20 +269,21 @@ def _read(path: Path, columns: list[str]) -> pd.DataFrame:
 @json_option
 def status(config: Path | None, *, check: bool, as_json: bool) -> None:
     """Say what is due, running, failed and set aside, and what is live."""
-    from many_models.cli.output import check_ports, console, say_checks, say_status, say_summary, status_of
+    from many_models.cli.output import console, print_checks, print_status, print_summary
+    from many_models.operations.status import check_ports, status_of
     from many_models.settings import load_settings
 
     settings = load_settings(config)
     out = console(quiet=as_json)
     if check:
         rows = check_ports(settings)
-        say_checks(out, rows)
+        print_checks(out, rows)
         if as_json:
             print(json.dumps({"ports": rows}))
         sys.exit(0 if all(row["ok"] for row in rows) else 1)
     found = status_of(settings)
-    say_status(out, found)
-    say_summary(out, settings)
+    print_status(out, found)
+    print_summary(out, settings)
     if as_json:
         print(json.dumps(found, default=str))
 
@@ -287,10 +293,12 @@ def status(config: Path | None, *, check: bool, as_json: bool) -> None:
 @json_option
 def upkeep(config: Path | None, *, as_json: bool) -> None:
     """Delete what is superseded: old events, old versions of tables and of models. What is live stays."""
-    from many_models.cli.output import console, keep_up
+    from many_models.cli.output import console, print_maintenance
+    from many_models.operations.setup import run_maintenance
     from many_models.settings import load_settings
 
-    done = keep_up(console(quiet=as_json), load_settings(config))
+    done = run_maintenance(load_settings(config))
+    print_maintenance(console(quiet=as_json), done)
     if as_json:
         print(json.dumps(asdict(done)))
     sys.exit(1 if done.errors else 0)
@@ -310,21 +318,22 @@ why_option = click.option("--why", default="", help="Why; it is kept.")
 @json_option
 def approve(proposal: str, config: Path | None, by: str, why: str, *, reject: bool, show: bool, as_json: bool) -> None:
     """Make the release that waits live; with PROPOSAL only if it is that one."""
-    from many_models.cli.output import approve as say_yes_or_no
-    from many_models.cli.output import console, say_waiting, waiting_proposal
+    from many_models.cli.output import console, print_verdict, print_waiting
+    from many_models.operations import releases
     from many_models.settings import load_settings
 
     if show:
-        waiting = waiting_proposal(load_settings(config))
+        waiting = releases.waiting_proposal(load_settings(config))
         out = console(quiet=as_json)
-        say_waiting(out, waiting) if waiting else out.print("no release waits for approval")
+        print_waiting(out, waiting) if waiting else out.print("no release waits for approval")
         if as_json:
             print(json.dumps({"proposal": "", **waiting}))
         return
 
-    told = say_yes_or_no(console(quiet=as_json), load_settings(config), proposal, actor=by, reason=why, reject=reject)
+    told = releases.approve(load_settings(config), proposal, actor=by, reason=why, reject=reject)
+    print_verdict(console(quiet=as_json), told)
     if as_json:
-        print(json.dumps(told))
+        print(json.dumps({name: getattr(told, name) for name in ("proposal", "approved", "actor", "live")}))
 
 
 @main.command()
@@ -334,10 +343,11 @@ def approve(proposal: str, config: Path | None, by: str, why: str, *, reject: bo
 @why_option
 def rollback(release: str, config: Path | None, by: str, why: str) -> None:
     """Make a kept RELEASE live again, in one step."""
-    from many_models.cli.output import console, roll_back
+    from many_models.cli.output import console, print_release
+    from many_models.operations.releases import roll_back
     from many_models.settings import load_settings
 
-    roll_back(console(), load_settings(config), release, by, why)
+    print_release(console(), roll_back(load_settings(config), release, by, why))
 
 
 # --- serving --------------------------------------------------------------------------------------------------------
@@ -383,7 +393,10 @@ def views(config: Path | None) -> None:
 @config_option
 def register(config: Path | None) -> None:
     """Register the lake as an Azure ML datastore, and its tables as data assets."""
-    from many_models.cli.output import console, register_lake
+    from many_models.cli.output import console
+    from many_models.operations.setup import register_lake
     from many_models.settings import load_settings
 
-    register_lake(console(), load_settings(config))
+    settings = load_settings(config)
+    names = register_lake(settings)
+    console().print(f"datastore {settings.datastore.name}: {len(names)} data assets: {', '.join(names)}")

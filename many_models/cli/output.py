@@ -1,40 +1,32 @@
-"""What the command prints: progress, tables, what to do next. Everything goes through one rich console."""
+"""What the command prints: progress, tables, next steps. Everything goes through one rich console."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
 
-from many_models.system import utc_now
+from many_models.operations.releases import waiting_proposal
+from many_models.operations.status import summary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
-    from pathlib import Path
 
     from pandas import DataFrame
 
     from many_models.operations.day import StageReport
+    from many_models.operations.releases import Verdict
+    from many_models.operations.setup import Initialised
     from many_models.orchestration.due import Stage
     from many_models.orchestration.upkeep import Upkeep
-    from many_models.ports import ProductionRegistry
+    from many_models.ports import Release
     from many_models.settings import Settings
-
-
-class Given(TypedDict, total=False):
-    """What the user says instead of letting it be guessed."""
-
-    keys: Sequence[str]
-    timestamp: str
-    target: str
-    known: Sequence[str]
-    frequency: str
 
 
 def console(*, quiet: bool = False) -> Console:
@@ -50,11 +42,17 @@ def bars(out: Console) -> Bars:
 
 
 @contextmanager
-def source_progress(out: Console) -> Generator[Callable[[int, int], None]]:
-    """Shows how much of the demo's source has been written."""
+def progress(out: Console, what: str) -> Generator[Callable[[int, int], None]]:
+    """A bar that shows how much of `what` is done; its function takes what is done and the total, 0 if unknown."""
+    tasks = list[TaskID]()
     with bars(out) as display:
-        task = display.add_task("source database", total=None)
-        yield lambda done, total: display.update(task, completed=done, total=total)
+
+        def show(done: int, total: int) -> None:
+            if not tasks:
+                tasks.append(display.add_task(what, total=None))
+            display.update(tasks[0], completed=done, total=total or None)
+
+        yield show
 
 
 def run_day(out: Console, settings: Settings) -> list[StageReport]:
@@ -74,7 +72,7 @@ def run_day(out: Console, settings: Settings) -> list[StageReport]:
 
         def report(done: StageReport) -> None:
             display.update(current[-1], visible=False)
-            out.print(line_of(done))
+            out.print(stage_line(done))
 
         reports = Day(settings, instance, Progress(stage, advance, report)).run()
     if not reports:
@@ -82,7 +80,7 @@ def run_day(out: Console, settings: Settings) -> list[StageReport]:
     return reports
 
 
-def line_of(report: StageReport) -> str:
+def stage_line(report: StageReport) -> str:
     """One stage in one line."""
     units: Mapping[Stage, str] = {
         "raw_sales": "periods",
@@ -96,40 +94,7 @@ def line_of(report: StageReport) -> str:
     return line + (f"\n    {report.error}" if report.error else "")
 
 
-def summary(settings: Settings) -> dict[str, object]:
-    """What stands after a run: as_of, series, scores, the live release, rows in the warehouse."""
-    import pyarrow.compute as pc
-
-    from many_models.data import lake_tables
-    from many_models.operations.day import skill_of
-    from many_models.orchestration import stage_state
-    from many_models.ports import Where
-    from many_models.wiring import build_lake
-
-    lake = build_lake(settings)
-    as_of = lake_tables.lake_as_of(lake)
-    result: dict[str, object] = {"as_of": as_of.isoformat() if as_of else None}
-    series = lake_tables.read_if_there(lake, lake_tables.SERIES, columns=["active"])
-    if series is not None:
-        result["series"] = series.num_rows
-        result["active_series"] = pc.sum(series["active"].cast("int64")).as_py() or 0
-    result["set_aside"] = sorted(stage_state.set_aside(lake))
-    if (scores := skill_of(lake)) is not None:
-        result["wape"], result["seasonal_naive_wape"] = scores
-    if as_of is not None:
-        where = Where(among={"cutoff_date": [f"{as_of:%Y-%m-%d}"]})
-        decisions = lake_tables.read_if_there(lake, lake_tables.DECISIONS, where)
-        if decisions is not None:
-            result["decisions"] = lake_tables.counts(decisions, "action")
-        predictions = lake_tables.read_if_there(lake, lake_tables.PREDICTIONS, where, ["series_id"])
-        result["prediction_rows"] = predictions.num_rows if predictions is not None else 0
-    bad = lake_tables.read_if_there(lake, lake_tables.QUARANTINE, columns=["reason"])
-    if bad is not None:
-        result["quarantined"] = lake_tables.counts(bad, "reason")
-    return result
-
-
-def say_summary(out: Console, settings: Settings) -> None:
+def print_summary(out: Console, settings: Settings) -> None:
     """The summary for people."""
     found = summary(settings)
     if "wape" in found:
@@ -150,11 +115,11 @@ def say_summary(out: Console, settings: Settings) -> None:
     )
 
 
-def say_next(out: Console, settings: Settings) -> None:
+def print_next_steps(out: Console, settings: Settings) -> None:
     """The commands to type next."""
     from many_models.settings import dagster_home
 
-    say_summary(out, settings)
+    print_summary(out, settings)
     home = dagster_home(settings)
     url = settings.url(settings.warehouse.url)
     file = settings.root / "many_models.toml"
@@ -162,7 +127,7 @@ def say_next(out: Console, settings: Settings) -> None:
     here = home == type(home).cwd()
     at = f"MANY_MODELS_CONFIG={shown} DAGSTER_HOME={home}"
     dev = "make dev" if here else f"{at} dagster dev -m many_models.definitions"
-    say_waiting(out, waiting_proposal(settings))
+    print_waiting(out, waiting_proposal(settings))
     out.print("\nnext:")
     out.print(f"  {dev}   # the UI, on what has just been made")
     out.print(f"  many-models status --config {shown}   # what is live, due, failed, set aside")
@@ -172,54 +137,10 @@ def say_next(out: Console, settings: Settings) -> None:
         out.print(f"  sqlite3 {database} '{query}'   # where reports read")
 
 
-def keep_up(out: Console, settings: Settings) -> Upkeep:
-    """Delete what is superseded, and say what went."""
-    from many_models.operations.day import open_instance
-    from many_models.orchestration import upkeep
-    from many_models.settings import dagster_home
-    from many_models.wiring import build_lake, build_production, build_staging
-
-    registries = build_staging(settings), build_production(settings)
-    with open_instance(dagster_home(settings), settings.dagster.storage) as instance:
-        done = upkeep.keep_up(settings, instance, build_lake(settings), *registries)
-    out.print(upkeep.in_words(done))
-    for name, error in done.errors.items():
-        out.print(f"[red]{name}[/red]: {error}")
-    return done
-
-
 # --- status ---------------------------------------------------------------------------------------------------------
-def status_of(settings: Settings) -> dict[str, object]:
-    """What is due, failed and set aside at each stage, the live release, and the summary."""
-    from many_models.operations.day import open_instance
-    from many_models.orchestration import automation, due, stage_state
-    from many_models.settings import dagster_home
-    from many_models.wiring import build_lake, build_source
-
-    lake, source = build_lake(settings), build_source(settings)
-    stages = list[dict[str, object]]()
-    with open_instance(dagster_home(settings), settings.dagster.storage) as instance:
-        for stage in due.STAGES:
-            if stage == "raw_sales":
-                found = automation.raw_state(settings, instance, source)
-            elif stage == "raw_covariates":
-                found = automation.covariates_state(settings, instance, source, lake)
-            else:
-                found = stage_state.stage_state(settings, instance, lake, stage)
-            stages.append({
-                "stage": stage, "keys": len(found.wanted), "due": len(found.due()), "running": len(found.busy),
-                "behind": len(found.behind()), "failed": len(found.failed),
-            })  # fmt: skip
-        failures = [
-            {"stage": stage, "series": key, "reason": record.reason, "kind": record.kind, "attempts": record.attempts,
-             "set_aside": record.set_aside}
-            for stage in due.STAGES
-            for key, record in stage_state.status_rows(lake, stage).items()
-        ]  # fmt: skip
-    return {"stages": stages, "failures": failures, "waiting": waiting_proposal(settings), **summary(settings)}
 
 
-def say_status(out: Console, found: Mapping[str, object]) -> None:
+def print_status(out: Console, found: Mapping[str, object]) -> None:
     """`status_of` for people."""
     table = Table("stage", "keys", "due", "running", "behind", "failed")
     stages, failures = found["stages"], found["failures"]
@@ -232,10 +153,10 @@ def say_status(out: Console, found: Mapping[str, object]) -> None:
         out.print(f"  {row['stage']}: {row['series']}: {row['reason']}{aside}")
     if len(rows) > 20:
         out.print(f"  … and {len(rows) - 20} more in the lake's table series_status")
-    say_waiting(out, found["waiting"])
+    print_waiting(out, found["waiting"])
 
 
-def say_waiting(out: Console, waiting: object) -> None:
+def print_waiting(out: Console, waiting: object) -> None:
     """`waiting_proposal` for people."""
     if isinstance(waiting, dict) and waiting:
         out.print(
@@ -245,108 +166,11 @@ def say_waiting(out: Console, waiting: object) -> None:
         out.print(f"  {waiting['approve']}")
 
 
-def check_ports(settings: Settings) -> list[dict[str, object]]:
-    """One row per port: whether it answers, and what it says. A port that fails in a way we did not foresee is a row,
-    too: the others are asked all the same.
-    """
-    from many_models.definitions import BUILDERS
-    from many_models.errors import ManyModelsError
-
-    rows = list[dict[str, object]]()
-    for name, make in BUILDERS.items():
-        try:
-            rows.append({"port": name, "ok": True, "says": make(settings).check()})
-        except ManyModelsError as error:
-            rows.append({"port": name, "ok": False, "says": str(error)})
-        except Exception as error:  # noqa: BLE001  what is wrong is the answer
-            said = " ".join(str(error).split())[:300]
-            rows.append({"port": name, "ok": False, "says": f"{type(error).__name__}: {said}"})
-    return rows
-
-
-def register_lake(out: Console, settings: Settings) -> list[str]:
-    """Register the lake's tables with Azure ML; returns the data assets' names."""
-    from many_models.wiring import build_datastore, build_lake
-
-    datastore = build_datastore(settings)
-    names = datastore.register(build_lake(settings).tables())
-    out.print(f"datastore {settings.datastore.name}: {len(names)} data assets: {', '.join(names)}")
-    return names
-
-
-def say_checks(out: Console, rows: Sequence[Mapping[str, object]]) -> None:
+def print_checks(out: Console, rows: Sequence[Mapping[str, object]]) -> None:
     """`check_ports` for people."""
     for row in rows:
         mark = "[green]✓[/green]" if row["ok"] else "[red]✗[/red]"
         out.print(f"{mark} {row['port']:10} {row['says']}")
-
-
-def roll_back(out: Console, settings: Settings, release_id: str, actor: str = "", reason: str = "") -> None:
-    """Make a kept release live again, and tell lake and UI, so that what is due follows. Raises InputError."""
-    from many_models.promotion import approval
-    from many_models.wiring import build_lake, build_production
-
-    lake, production = build_lake(settings), build_production(settings)
-    release = production.activate(release_id)
-    approval.tell_lake(lake, release)
-    now = utc_now().replace(microsecond=0)
-    approval.log(lake, release, "rolled back", actor or _account(), reason, now)
-    _report_check(settings, production)
-    made, series = f"{release.created_at:%Y-%m-%d %H:%M}", len(release.champions)
-    out.print(f"live again: release {release.release_id} of {made}, {series} series")
-
-
-def approve(
-    out: Console, settings: Settings, proposal: str, *, actor: str, reason: str, reject: bool
-) -> dict[str, object]:
-    """Say yes or no to the release that waits; `proposal` "" for whichever does. Raises ConflictError for another."""
-    from many_models.promotion.approval import Approver, facts_of
-    from many_models.wiring import build_lake, build_production
-
-    production = build_production(settings)
-    approver = Approver(build_lake(settings), production, actor or _account(), reason)
-    live = production.live()
-    proposal = proposal or approver.proposal().release_id
-    facts = facts_of(production.waiting(), live)
-    if reject:
-        approver.reject(proposal, utc_now().replace(microsecond=0))
-    else:
-        live = approver.approve(proposal)
-    _report_check(settings, production)
-    did = "rejected" if reject else "live"
-    mine = facts.get("proposal") == proposal
-    changed = f": {facts['series_changed']} series changed, {facts['series_leaving']} left" if mine else " already"
-    out.print(f"{did}: {proposal}{changed}; by {approver.actor}")
-    return {"proposal": proposal, "approved": not reject, "actor": approver.actor, "live": live and live.release_id}
-
-
-def _report_check(settings: Settings, production: ProductionRegistry) -> None:
-    from many_models.operations.day import open_instance
-    from many_models.orchestration.approval_check import report_check
-    from many_models.settings import dagster_home
-
-    with open_instance(dagster_home(settings)) as instance:
-        report_check(instance, production.waiting(), production.live())
-
-
-def _account() -> str:
-    import getpass
-
-    return getpass.getuser()
-
-
-def waiting_proposal(settings: Settings) -> dict[str, str | int]:
-    """The release that waits for a human, in plain values. The registry is asked only where the lake's log has one."""
-    from many_models.data import lake_tables
-    from many_models.promotion.approval import facts_of
-    from many_models.wiring import build_lake, build_production
-
-    rows = lake_tables.records(build_lake(settings), lake_tables.RELEASE_LOG, columns=["release_id", "event"])
-    decided = {row["release_id"] for row in rows if row["event"] in {"approved", "rejected"}}
-    if not {row["release_id"] for row in rows if row["event"] == "proposed"} - decided:
-        return {}
-    production = build_production(settings)
-    return facts_of(production.waiting(), production.live())
 
 
 # --- backtest -------------------------------------------------------------------------------------------------------
@@ -360,34 +184,14 @@ def metrics_table(metrics: DataFrame) -> Table:
 
 
 # --- init -----------------------------------------------------------------------------------------------------------
-def initialise(out: Console, location: str, table: str, given: Given, into: Path, *, force: bool) -> None:
-    """Guess what a stranger's table is, write many_models.toml (for a file also the SQLite source beside it), and say
-    what was guessed and why. Raises SettingsError when there is a many_models.toml already.
-    """
-    from many_models.errors import SettingsError
-    from many_models.onboarding.guess import infer_settings
-    from many_models.onboarding.load import load_file
-    from many_models.settings import FILE_NAME, load_settings
 
-    file = into / FILE_NAME
-    if file.exists() and not force:
-        raise SettingsError(f"{file} is there already: --force replaces it, --into FOLDER writes elsewhere")
-    found = infer_settings(location, table=table, **given)
-    into.mkdir(parents=True, exist_ok=True)
-    url, name = found.url, found.table.value
-    if found.kind != "sql":
-        with bars(out) as display:
-            task = display.add_task("loading into sales.db", total=None)
-            loaded = load_file(
-                location,
-                into / "sales.db",
-                found,
-                lambda done, total: display.update(task, completed=done, total=total or None),
-            )
-        url, name = "sqlite:///sales.db", loaded.table
-        out.print(f"{location}: {loaded.rows:,} rows loaded into {into / 'sales.db'}, table {loaded.table}")
-    file.write_text(found.to_toml(url, name))
-    load_settings(file)
+
+def print_inferred(out: Console, location: str, done: Initialised) -> None:
+    """What `init` has inferred and why, what it wrote, and the command to type next."""
+    found, file = done.inferred, done.file
+    if done.loaded is not None:
+        where = file.with_name("sales.db")
+        out.print(f"{location}: {done.loaded.rows:,} rows loaded into {where}, table {done.loaded.table}")
     guesses = Table("what", "guess", "how sure", "why")
     for what, choice in found.choices.items():
         value = ", ".join(map(str, choice.value)) if isinstance(choice.value, tuple) else str(choice.value)
@@ -396,5 +200,28 @@ def initialise(out: Console, location: str, table: str, given: Given, into: Path
     for warning in found.warnings:
         out.print(f"[yellow]warning[/yellow]: {warning}")
     out.print(f"{found.series:,} series, {found.start} to {found.last}; written: {file}. Check it, then:")
-    where = "" if into == type(into)() else f" --config {file}"
-    out.print(f"  many-models run{where}")
+    config = "" if file.parent == type(file)() else f" --config {file}"
+    out.print(f"  many-models run{config}")
+
+
+# --- releases and maintenance ---------------------------------------------------------------------------------------
+def print_release(out: Console, release: Release) -> None:
+    """The release that is live again."""
+    made, series = f"{release.created_at:%Y-%m-%d %H:%M}", len(release.champions)
+    out.print(f"live again: release {release.release_id} of {made}, {series} series")
+
+
+def print_verdict(out: Console, told: Verdict) -> None:
+    """What was said about a proposal, and how many series it changed."""
+    did = "live" if told.approved else "rejected"
+    counts = " already" if told.changed is None else f": {told.changed} series changed, {told.leaving} left"
+    out.print(f"{did}: {told.proposal}{counts}; by {told.actor}")
+
+
+def print_maintenance(out: Console, done: Upkeep) -> None:
+    """What maintenance deleted, and what failed."""
+    from many_models.orchestration import upkeep
+
+    out.print(upkeep.in_words(done))
+    for name, error in done.errors.items():
+        out.print(f"[red]{name}[/red]: {error}")

@@ -18,7 +18,6 @@ from many_models.orchestration import automation, due, stage_state
 from many_models.orchestration.assets import power_bi
 from many_models.orchestration.event_log import dead_runs, history
 from many_models.orchestration.stage_run import status_rows
-from many_models.ports import Where
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -267,18 +266,3 @@ def _first_error(instance: dg.DagsterInstance, result: dg.ExecuteInProcessResult
             return failure.description or ""
     cause = automation.cause_of(instance, result.run_id)
     return cause.message if cause else "the run failed before its first step"
-
-
-def skill_of(lake: Lake) -> tuple[float, float] | None:
-    """WAPE of the selected forecasts and of the seasonal naive over all series and windows of the newest training."""
-    trained = lake_tables.read_if_there(lake, lake_tables.TRAINED, columns=["series_id", "wape"])
-    naive = Where(among={"candidate": ["seasonal_naive"]})
-    scores = lake_tables.read_if_there(lake, lake_tables.SCORES, naive, ["series_id", "abs_error", "abs_actual"])
-    if trained is None or scores is None:
-        return None
-    sums = scores.to_pandas().groupby("series_id").sum()
-    frame = trained.to_pandas().set_index("series_id").join(sums, how="inner").dropna()
-    actual = float(frame["abs_actual"].sum())
-    if actual == 0:
-        return None
-    return float((frame["wape"] * frame["abs_actual"]).sum()) / actual, float(frame["abs_error"].sum()) / actual

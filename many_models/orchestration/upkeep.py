@@ -28,7 +28,7 @@ class Upkeep:
     errors: Mapping[str, str]
 
 
-def keep_up(
+def run_maintenance(
     settings: Settings,
     instance: dg.DagsterInstance,
     lake: Lake,
@@ -87,7 +87,7 @@ def job(settings: Settings) -> dg.JobDefinition:
         production: dg.ResourceParam[ProductionRegistry],
     ) -> None:
         dead_runs.claim_run(context)
-        done = keep_up(settings, context.instance, lake, staging, production, context.run_id)
+        done = run_maintenance(settings, context.instance, lake, staging, production, context.run_id)
         context.add_output_metadata({
             **{f"{name} deleted": count for name, count in done.deleted.items()},
             **{f"{name} bytes freed": count for name, count in done.bytes.items()},

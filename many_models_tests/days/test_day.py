@@ -349,16 +349,15 @@ def test_known_covariates_of_the_future_come_from_their_table_and_repeated_ones_
 
 @pytest.mark.slow
 def test_after_a_rollback_the_older_release_serves_and_predictions_follow(project: Project) -> None:
-    from rich.console import Console
 
-    from many_models.cli.output import roll_back
+    from many_models.operations.releases import roll_back
     from many_models.wiring import build_production
 
     day = DAY_BEFORE + timedelta(days=1)
     project.run(day)
     settings = project.settings(day)
     newest, oldest = build_production(settings).releases()
-    roll_back(Console(quiet=True), settings, oldest.release_id)
+    roll_back(settings, oldest.release_id)
     assert stages_of(project.run(day)) == {"predictions": 6, "warehouse_predictions": 1}
     served = set(project.warehouse(f"SELECT DISTINCT model FROM predictions WHERE cutoff_date = '{day}'")["model"])
     assert served == {champion.ref for champion in oldest.champions.values()}

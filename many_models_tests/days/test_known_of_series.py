@@ -10,11 +10,11 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from many_models.cli.output import status_of
 from many_models.data.covariates import attributes_from_source, read_holidays, versions, with_attributes
 from many_models.definitions import build
 from many_models.errors import InputError, SettingsError
 from many_models.operations.day import open_instance
+from many_models.operations.status import status_of
 from many_models.settings import Settings, load_settings
 from many_models.wiring import build_lake, build_source
 from many_models_tests.support.project import END, Project, make_project, sales, settings_text

@@ -80,6 +80,6 @@ def test_a_part_that_fails_is_listed_and_the_others_are_done(three_days: Project
 
     monkeypatch.setattr(type(production), "releases", away)
     with open_instance(three_days.home) as instance:
-        done = upkeep.keep_up(settings, instance, build_lake(settings), build_staging(settings), production)
+        done = upkeep.run_maintenance(settings, instance, build_lake(settings), build_staging(settings), production)
     assert "staging" in done.errors  # what it may not delete is not known
     assert {"events", "lake"} <= set(done.deleted)

@@ -18,9 +18,9 @@ import yaml
 from click.testing import CliRunner
 
 from many_models.cli.main import main
-from many_models.cli.output import status_of
 from many_models.errors import ConflictError
 from many_models.operations.day import open_instance
+from many_models.operations.status import status_of
 from many_models.promotion import approval
 from many_models.wiring import build_lake, build_production
 from many_models_tests.stand_ins.azure_devops import Run

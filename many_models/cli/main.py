@@ -166,6 +166,10 @@ def run(config: Path | None, until: datetime | None, *, as_json: bool) -> None:
 )  # fmt: skip
 @click.option("--custom", multiple=True, help="A forecaster of your own: 'NAME=MODULE:ATTRIBUTE {\"option\": 1}'.")
 @click.option("--candidates", default="", help="Forecasters that compete, comma-separated [default: all].")
+@click.option(
+    "--objective", type=click.Choice(["rmsse", "mase", "wape", "pinball"]), default="rmsse", show_default=True,
+    help="What the weights of candidates minimise.",
+)  # fmt: skip
 @click.option("--workers", default=0, help="Processes [default: one a core].")
 @click.option(
     "--forecasts", type=click.Path(path_type=Path, dir_okay=False), help="Write the forecasts here (Parquet)."
@@ -189,6 +193,7 @@ def backtest(
     missing: Literal["unknown", "zero", "closed"],
     custom: tuple[str, ...],
     candidates: str,
+    objective: str,
     workers: int,
     forecasts: Path | None,
     *,
@@ -223,6 +228,7 @@ def backtest(
             missing_known=missing_known,
             missing=missing,
             candidates=_names(candidates),
+            objective=objective,
             custom=[_custom(text) for text in custom],
             folder=str(Path.cwd()),
             workers=workers or len(os.sched_getaffinity(0)),

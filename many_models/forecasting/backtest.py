@@ -65,6 +65,7 @@ def backtest(  # noqa: PLR0913 - its parameters are its settings
     missing_known: Literal["repeat", "error"] = "repeat",
     season: int | None = None,
     candidates: Sequence[str] = (),
+    objective: str = "rmsse",
     custom: Sequence[Custom] = (),
     folder: str = "",
     levels: Sequence[int] = (80, 95),
@@ -80,10 +81,10 @@ def backtest(  # noqa: PLR0913 - its parameters are its settings
     series; at each one everything (weights, calibration, pooled models) is learned anew from rows up to it, known
     covariates reach as far as the forecast; where one is missing the value before it counts, or with `missing_known`
     "error" nothing does. `holidays` are the user's own (ISO date, name) beside those of `country`, `attributes` columns
-    that do not change within a series, `pool_by` those of the `keys` whose series learn together. `negatives`: take
-    them, cut them at zero, or refuse them. `missing` and `missing_on` (weekday, 0 is Monday) say what a period without
-    a row means, in what is learned and in what is scored. `progress` is called with a step's name and the share that
-    is done.
+    that do not change within a series, `pool_by` those of the `keys` whose series learn together. `objective` is what
+    weights of candidates minimise (see `spec.OBJECTIVES`). `negatives`: take them, cut them at zero, or refuse them.
+    `missing` and `missing_on` (weekday, 0 is Monday) say what a period without a row means, in what is learned and in
+    what is scored. `progress` is called with a step's name and the share that is done.
     `forecasts` has keys, timestamp, cutoff, y_hat and bounds; `metrics` a row per candidate with wape, mase, rmsse,
     bias, n and, for "selected", coverage and width per level, for
     `custom` ones (found in `folder` too) `seconds` a series and how many series `failed`. A series that cannot be used
@@ -92,7 +93,7 @@ def backtest(  # noqa: PLR0913 - its parameters are its settings
     table, names = _table(data, list(keys), timestamp, target, [*known, *attributes], negatives)
     spec = Spec(
         frequency, horizon, season=season, known=tuple(known), country=country, candidates=tuple(candidates),
-        levels=tuple(levels), nonnegative=not pc.any(pc.less(table["y"], 0.0)).as_py(),
+        objective=objective, levels=tuple(levels), nonnegative=not pc.any(pc.less(table["y"], 0.0)).as_py(),
         ended_after=10**9, custom=tuple(custom), folder=folder, holidays=tuple(holidays), attributes=tuple(attributes),
         pool_by=_places(pool_by, keys), missing=missing, missing_on=tuple(missing_on),
     )  # fmt: skip

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 GROWTH = 0.1  # how much wider than at the first step an interval is at the last one, before evidence
 STEPS_OF_GROWTH = 2000.0  # errors whose worth that belief is
+SHOCK = 0.05  # standard deviation of what the series of a class share in a window, before evidence
+CHANCE = 2.0  # how much more than chance would explain has to speak for a correction
+MOST_FACTOR = 0.3  # the largest correction, as a log
 WIDER = 1.04  # few windows share their luck: the next one is a little further off than they were
 
 
@@ -53,7 +56,7 @@ def gather_evidence(evaluation: Evaluation) -> Evidence:
     if evaluation.pooled:
         teaches = np.array([name not in evaluation.pooled.left_out for name in evaluation.panel.series], bool)
         evaluation = replace(evaluation, mask=evaluation.mask & teaches[:, None, None])
-    moments, windows = combination.error_moments(evaluation.F, evaluation.Y, scored(evaluation), spec.objective)
+    moments, windows = _moments(evaluation, scored(evaluation))
     groups = len(combination.CLASSES) + 1
     full = np.tile(10.0 * np.eye(C), (groups, 1, 1))
     counts = combination.importance(evaluation.Y, evaluation.mask, spec.objective)
@@ -102,11 +105,24 @@ def growth_of(r: NDArray[np.float64], mask: NDArray[np.bool_]) -> float:
 
 
 def calibration(F: NDArray[np.float64], Y: NDArray[np.float64], mask: NDArray[np.bool_]) -> float:
-    """Actual over forecast, half of the way from 1: the windows share their luck."""
-    actual, forecast = np.where(mask, Y, 0.0).sum(), np.where(mask, F, 0.0).sum()
-    if actual <= 0 or forecast <= 0:
+    """Actual over forecast of a class of series (series × windows × steps), as far as the windows agree about it.
+
+    All series of a window share its luck, so a window is one observation of the log ratio, and what chance explains is
+    left alone: the mean is shrunk by CHANCE times its variance (James & Stein 1961, positive part). The variance is
+    that between windows, believed to be SHOCK² before there are any, or that of series within windows if larger.
+    """
+    actual, forecast = np.where(mask, Y, 0.0).sum(2), np.where(mask, F, 0.0).sum(2)
+    good = (actual.sum(0) > 0) & (forecast.sum(0) > 0)
+    n = int(good.sum())
+    if n < 2:
         return 1.0
-    return float(np.clip((2.0 * actual) / (actual + forecast), 0.8, 1.25))
+    actual, forecast = actual[:, good], forecast[:, good]
+    ratio = np.log(actual.sum(0) / forecast.sum(0))
+    mean = float(ratio.mean())
+    between = (float(((ratio - mean) ** 2).sum()) + 2.0 * SHOCK**2) / (n + 1)
+    within = float((((actual - forecast * np.exp(mean)) ** 2).sum(0) / forecast.sum(0) ** 2).mean())
+    kept = max(0.0, 1.0 - CHANCE * max(between, within) / n / max(mean**2, 1e-12))
+    return float(np.exp(np.clip(kept * mean, -MOST_FACTOR, MOST_FACTOR)))
 
 
 def standardised(
@@ -166,14 +182,20 @@ def final_weights(evaluation: Evaluation, leave_out: int | None = None) -> NDArr
     mask = scored(evaluation)
     if leave_out is not None:
         mask[:, leave_out] = False
-    moments, windows = combination.error_moments(evaluation.F, evaluation.Y, mask, evaluation.spec.objective)
+    moments, windows = _moments(evaluation, mask)
     evidence = None
     if evaluation.pooled is not None and len(evaluation.pooled.evidence.moments):
         chosen = [evaluation.spec.every_candidate.index(name) for name in evaluation.names]
         evidence = evaluation.pooled.evidence.moments[:, chosen][:, :, chosen][evaluation.classes]
-    seasons = (evaluation.panel.code != loader.MISSING).sum(1) / evaluation.layout.season
-    share = combination.share_of_belief(seasons)
-    return combination.simplex_weights(moments, windows, evaluation.belief, evidence, share, evaluation.there)
+    return combination.simplex_weights(moments, windows, evaluation.belief, evidence, there=evaluation.there)
+
+
+def _moments(evaluation: Evaluation, mask: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Products of the candidates' errors where `mask`, and each series' windows, see `combination.error_moments`."""
+    usual = evaluation.scales[1][:, -1]
+    return combination.error_moments(
+        evaluation.F, evaluation.Y, mask, evaluation.spec.objective, usual, evaluation.classes == 0
+    )
 
 
 def factors(evaluation: Evaluation) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""Weights of candidates: a quadratic programme on the simplex, shrunk towards what is believed before the evidence."""
+"""Weights of candidates: a quadratic programme on the simplex, shrunk towards the candidates with the best record."""
 
 from __future__ import annotations
 
@@ -23,37 +23,42 @@ BELIEF_SPARSE = {
     "pooled": 0.2, "trees": 0.3,
 }  # fmt: skip
 WINDOWS_OF_BELIEF = 3.0  # how many windows of a series' own errors weigh as much as what is believed
-WINDOWS_OF_EVIDENCE = 40.0  # the same where what is believed is the evidence of many series
-SHARE_OF_BELIEF = (0.5, 0.25)  # how much what is believed before any evidence still counts beside it: no history, rich
-RICH = 30.0  # seasons that make a history rich
-TOO_FAR = 1.25  # mean square over the best one's beyond which a candidate takes no part
+WINDOWS_OF_EVIDENCE = 15.0  # the same where what is believed is the evidence of many series
+KEPT = 0.3  # how much a candidate's own record counts beside how well it goes together with the others
+EXCESS = 0.05  # mean square over the best one's that is taken for chance in that record
+RICH = 200.0  # observations that make a history rich
+TOO_FAR = 2.0  # mean square over the best one's beyond which a candidate takes no part
 SETTLE, SETTLED = 25, 1e-3  # rounds, and the move of a weight over so many that ends the search
 CLASSES = (0.25, 0.6, 0.9)  # shares of periods with sales that part the classes of series
 
 
-def beliefs(names: Sequence[str], seasons: NDArray[np.float64], sold: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Weights before evidence (series × candidates), from seasons of history and the share of periods with sales."""
+def beliefs(names: Sequence[str], observations: NDArray[np.float64], sold: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weights before any evidence (series × candidates), from observations of history and the share of periods with
+    sales. Observations and not seasons: three years of weeks are three seasons and yet a long history.
+    """
     dense = np.array([BELIEF.get(name, 0.1) for name in names])
     sparse = np.array([BELIEF_SPARSE.get(name, 0.1) for name in names])
-    rich = np.clip(seasons / RICH, 0.0, 1.0)[:, None] * np.clip(2.0 * sold[:, None], 0.2, 1.0)
+    rich = np.clip(observations / RICH, 0.0, 1.0)[:, None] * np.clip(2.0 * sold[:, None], 0.2, 1.0)
     weights = rich * dense + (1.0 - rich) * sparse
     return weights / weights.sum(1, keepdims=True)
 
 
-def share_of_belief(seasons: NDArray[np.float64]) -> NDArray[np.float64]:
-    """What belief still counts beside the evidence of many series: more where few seasons gave that evidence."""
-    none, rich = SHARE_OF_BELIEF
-    return none + (rich - none) * np.clip(seasons / RICH, 0.0, 1.0)
-
-
 def error_moments(
-    F: NDArray[np.float64], Y: NDArray[np.float64], mask: NDArray[np.bool_], objective: str = "rmsse"
+    F: NDArray[np.float64],
+    Y: NDArray[np.float64],
+    mask: NDArray[np.bool_],
+    objective: str = "rmsse",
+    usual: NDArray[np.float64] | None = None,
+    sparse: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean products of the candidates' errors (series × candidates × candidates) and the windows that count.
 
     `F` series × windows × candidates × steps, `Y` and `mask` series × windows × steps. Each series is in units of
-    its median candidate's mean square, so that series can be pooled. Objectives of absolute errors weigh each error
-    by the inverse of the median candidate's, which makes the square an absolute value (Weiszfeld's step).
+    its median candidate's mean square, so that series can be pooled. With `usual`, what its squares are like over its
+    history (NaN where unknown), squared errors are in units of the geometric mean of both: windows in which a series
+    happened to sell nothing must not speak for forecasts of nothing. For `sparse` series, of which many sell nothing
+    in any window, the history alone is the unit. Objectives of absolute errors weigh each error by the inverse of the
+    median candidate's, which makes the square an absolute value (Weiszfeld's step).
     """
     e = np.where(mask[:, :, None, :], F - Y[:, :, None, :], 0.0)
     e = np.moveaxis(e, 2, 1).reshape(len(F), F.shape[2], F.shape[1] * F.shape[3])
@@ -66,7 +71,13 @@ def error_moments(
         v = mean / np.maximum(np.maximum(size, 0.2 * mean), 1e-300)
         M = (e * v[:, None]) @ np.moveaxis(e, 1, 2) / np.maximum(n, 1)[:, None, None]
     typical = np.median(np.einsum("icc->ic", M), axis=1)
-    return M / np.where(typical > 0, typical, 1.0)[:, None, None], mask.any(2).sum(1).astype(float)
+    unit = np.where(typical > 0, typical, 1.0)
+    if usual is not None and objective == "rmsse":
+        known = np.isfinite(usual) & (usual > 0)
+        history = np.where(known, usual, unit)
+        both = np.sqrt(history * np.where(typical > 0, typical, history))
+        unit = history if sparse is None else np.where(sparse, history, both)
+    return M / unit[:, None, None], mask.any(2).sum(1).astype(float)
 
 
 def importance(Y: NDArray[np.float64], mask: NDArray[np.bool_], objective: str) -> NDArray[np.float64]:
@@ -112,35 +123,38 @@ def pooled_moments(
 
 def simplex_weights(
     moments: NDArray[np.float64], windows: NDArray[np.float64], belief: NDArray[np.float64],
-    evidence: NDArray[np.float64] | None = None, share: NDArray[np.float64] | float = SHARE_OF_BELIEF[0],
-    there: NDArray[np.bool_] | None = None,
+    evidence: NDArray[np.float64] | None = None, kept: float = KEPT, there: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.float64]:  # fmt: skip
     """Weights (series × candidates) ≥ 0 that sum to 1 and minimise w'Mw, M a series' own moments and what is believed.
 
-    What is believed is `evidence` (moments of its class, series × candidates × candidates) where there is some, else
-    independent excess errors whose best mixture is `belief`; it counts as much as so many windows, and `share` of it
-    is belief all the same. A candidate that the evidence puts far behind the best, or that is not `there`, takes no
-    part.
+    What is believed is `evidence` (moments of its class, series × candidates × candidates), which counts as much as so
+    many windows. Where there is none it is independent excess errors whose best mixture is `belief`. How errors of
+    candidates go together in a few windows is partly luck: `kept` of M takes them as independent, each as far behind
+    the best as the evidence of all says, which shrinks weights towards the best ones. A candidate that the evidence
+    puts far behind the best, or that is not `there`, takes no part.
     """
     worth = WINDOWS_OF_BELIEF if evidence is None else WINDOWS_OF_EVIDENCE
-    excess = 0.02 / np.maximum(belief, 1e-4)
-    believed = 1.0 + np.einsum("ic,cd->icd", excess, np.eye(belief.shape[1]))
+    alone = np.eye(belief.shape[1])
     trust = (windows / (windows + worth))[:, None, None]
     beaten = np.zeros(belief.shape, bool)
     if evidence is None:
-        M = trust * moments + (1 - trust) * believed
+        M = trust * moments + (1 - trust) * (1.0 + np.einsum("ic,cd->icd", 0.02 / np.maximum(belief, 1e-4), alone))
+        start = belief
     else:
         seen = trust * moments + (1 - trust) * evidence
         square = np.einsum("icc->ic", seen)
         beaten = square > TOO_FAR * square.min(1, keepdims=True)
-        kept = np.broadcast_to(np.asarray(share), windows.shape)[:, None, None] * (1 - trust)
-        M = (1 - kept) * seen + kept * believed
+        record = np.einsum("icc->ic", evidence)
+        best = np.maximum(record.min(1, keepdims=True), 1e-12)
+        excess = record / best - 1.0 + EXCESS
+        M = (1 - kept) * seen + kept * best[:, :, None] * (1.0 + np.einsum("ic,cd->icd", excess, alone))
+        start = 1.0 / excess
     if there is not None:
         beaten |= ~there
     # a little of the diagonal again keeps near-twins from trading places
-    M = M + 0.02 * np.einsum("icc->i", M)[:, None, None] / M.shape[1] * np.eye(M.shape[1])
-    M = M + 100.0 * np.einsum("ic,cd->icd", beaten * np.einsum("icc->ic", M).max(1, keepdims=True), np.eye(M.shape[1]))
-    start = np.where(beaten, 0.0, belief) + 1e-6
+    M = M + 0.02 * np.einsum("icc->i", M)[:, None, None] / M.shape[1] * alone
+    M = M + 100.0 * np.einsum("ic,cd->icd", beaten * np.einsum("icc->ic", M).max(1, keepdims=True), alone)
+    start = np.where(beaten, 0.0, start) + 1e-6
     return np.where(beaten, 0.0, _minimise(M, start / start.sum(1, keepdims=True)))
 
 

@@ -98,7 +98,7 @@ def evaluate(
             # a window counts for a series that has something to learn from before it
             mask[:, j] = seen[:, origin + 1 : origin + 1 + H] & (seen[:, : origin + 1].sum(1) >= least(m))[:, None]
     sold = ((panel.y != 0) & seen).sum(1) / np.maximum(seen.sum(1), 1)
-    belief = combination.beliefs(names, seen.sum(1) / m, sold)
+    belief = combination.beliefs(names, seen.sum(1).astype(float), sold)
     if spec.candidates and "seasonal_naive" not in spec.candidates:
         belief[:, 0] = 0.0
         belief /= np.maximum(belief.sum(1, keepdims=True), 1e-12)

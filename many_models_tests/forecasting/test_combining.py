@@ -8,7 +8,7 @@ import pytest
 
 from many_models.errors import SettingsError
 from many_models.forecasting import Spec, combination, metrics, train
-from many_models.forecasting.calibration import GROWTH, growth_of
+from many_models.forecasting.calibration import GROWTH, calibration, growth_of
 from many_models.forecasting.pack import mm_pack_v1 as loader
 from many_models_tests.forecasting.histories import AS_OF, rows_of
 
@@ -104,3 +104,57 @@ def test_intervals_widen_by_what_the_errors_of_later_steps_say():
         errors = chance.normal(size=mask.shape) * (1 + growth * np.arange(steps) / steps)
         assert growth_of(errors / (1 + GROWTH * np.arange(steps) / steps), mask) == pytest.approx(growth, abs=0.08)
     assert growth_of(errors[:1, :1], mask[:1, :1]) < 0.3
+
+
+# --- a combination that is safe ---------------------------------------------------------------------------------------
+def shocked(shocks: tuple[float, ...], series: int = 60) -> tuple[np.ndarray, np.ndarray]:
+    """Forecasts and actual sales (series × windows × 14 steps): all series of a window share one shock."""
+    chance = np.random.default_rng(5)
+    actual = np.exp(np.array(shocks))[None, :, None] * chance.gamma(25.0, 4.0, (series, len(shocks), 14))
+    return np.full(actual.shape, 100.0), actual
+
+
+@pytest.mark.parametrize("shocks", [(0.25, 0.0, -0.05), (0.1, -0.1, 0.15), (-0.2, 0.02, 0.02)])
+def test_a_shock_that_all_series_of_a_window_share_is_not_calibrated_away(shocks):
+    """One lucky window of three is one observation, however many series saw it."""
+    forecast, actual = shocked(shocks)
+    assert calibration(forecast, actual, np.ones(actual.shape, bool)) == pytest.approx(1.0, abs=0.01)
+
+
+def test_a_bias_that_every_window_has_is_corrected():
+    forecast, actual = shocked((-0.24, -0.2, -0.22))
+    factor = calibration(forecast, actual, np.ones(actual.shape, bool))
+    assert np.exp(-0.22) < factor < np.exp(-0.17)
+
+
+def test_one_window_corrects_nothing():
+    forecast, actual = shocked((-0.3,))
+    assert calibration(forecast, actual, np.ones(actual.shape, bool)) == 1.0
+
+
+def test_weights_go_to_the_best_candidates_and_not_to_a_list():
+    """Three years of months are a rich history: what is best on them is best, whatever was best elsewhere."""
+    chance = np.random.default_rng(6)
+    truth = chance.gamma(25.0, 4.0, (80, 3, 6))
+    names = ("seasonal_naive", "mean", "tsb", "ridge_raw")
+    noise = {"seasonal_naive": 8.0, "mean": 25.0, "tsb": 25.0, "ridge_raw": 20.0}
+    forecasts = np.stack([truth + chance.normal(0, noise[name], truth.shape) for name in names], 2)
+    mask, there = np.ones(truth.shape, bool), np.ones((80, 4), bool)
+    moments, windows = combination.error_moments(forecasts, truth, mask)
+    pooled = combination.pooled_moments(moments, windows, np.zeros(80, np.int64), there)
+    belief = combination.beliefs(names, np.full(80, 36.0), np.ones(80))
+    found = combination.simplex_weights(moments, windows, belief, np.tile(pooled[:1], (80, 1, 1)))
+    assert found[:, 0].mean() > 0.8
+
+
+def test_windows_without_sales_do_not_speak_for_forecasts_of_nothing():
+    """Of 200 series that sell in one window of ten the mean is right; in most windows nothing is."""
+    chance = np.random.default_rng(7)
+    truth = np.where(chance.random((200, 3, 1)) < 0.1, 50.0, 0.0) * np.ones((200, 3, 6))
+    forecasts = np.stack([np.full(truth.shape, 5.0), np.full(truth.shape, 0.5)], 2)
+    mask, there = np.ones(truth.shape, bool), np.ones((200, 2), bool)
+    usual = np.full(200, 0.1 * 50.0**2)
+    sparse = np.ones(200, bool)
+    moments, windows = combination.error_moments(forecasts, truth, mask, "rmsse", usual, sparse)
+    pooled = combination.pooled_moments(moments, windows, np.zeros(200, np.int64), there)
+    assert pooled[0, 0, 0] < pooled[0, 1, 1]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 _COMPILED = (
-    "season_of", "is_closed", "advance", "prefix", "last_year", "fill", "back_to_scale", "forecast",
+    "season_of", "is_structural", "is_closed", "advance", "prefix", "last_year", "fill", "back_to_scale", "forecast",
     "log_mean", "recent_mean", "same_phase", "fill_extra", "fill_plain", "tree_sum",
 )  # fmt: skip
 
@@ -50,6 +50,7 @@ def _compiled_twin() -> ModuleType:
 pack = _compiled_twin()
 _advance, _prefix, _last_year = pack.advance, pack.prefix, pack.last_year
 _fill, _back_to_scale, _forecast, _is_closed = pack.fill, pack.back_to_scale, pack.forecast, pack.is_closed
+_is_structural = pack.is_structural
 pack_log_mean, pack_recent_mean, pack_same_phase, pack_fill_extra = (
     pack.log_mean,
     pack.recent_mean,
@@ -284,9 +285,10 @@ def _irls(X, off, y, w0, a, b, beta, prior, strength, rounds, cold, own, XW, w, 
 
 
 @compiled
-def features(y, code, ph, hol, C, x, binary, steps, first, origins, conf, own, decay, P, S, X, w, z, states, off):
+def features(y, code, ph, hol, C, x, binary, steps, first, origins, conf, own, decay, P, S, X, w, wl, z, states, off):
     """One pass over a series' time: linear features X (3 × time × features) of every target, weights w and targets z
-    (2 × time: raw and log), offsets `off` of the count scale, and the state after each origin (`states`).
+    (2 × time: raw and log), offsets `off` of the count scale, and the state after each origin (`states`). `wl` are the
+    weights on the log scale, without the zeros that are none of its level.
 
     The row of a target stands at the target's place, `steps` periods after the state it is seen from; its weight is
     0 where the target is not observed or comes too early.
@@ -306,12 +308,13 @@ def features(y, code, ph, hol, C, x, binary, steps, first, origins, conf, own, d
             for h in range(1, H + 1):
                 t = o + h
                 if t < T and steps[t] == h and code[t] == OBSERVED:
-                    _last_year(P, o, t, conf, ly)
+                    _last_year(P, o, t, conf, own, ly)
                     for way in range(3):
                         _fill(xs, S, way, ph[t], h, C[t], x[t], ly, conf, own)
                         for j in range(p):
                             X[way, t, j] = xs[j]
                     w[t] = math.exp((t - T) / decay)
+                    wl[t] = 0.0 if y[t] == 0.0 and _is_structural(S, ph[t], conf, own) else w[t]
                     off[t] = pack_log_mean(S)
                     z[0, t] = y[t] / own[UNIT]
                     z[1, t] = math.log1p(max(y[t], 0.0) / own[LOG_UNIT])
@@ -341,6 +344,7 @@ def fit_series(
     XW = np.empty((T, p), np.float32)
     z = np.zeros((2, T), np.float32)
     w = np.zeros(T, np.float32)
+    wl = np.zeros(T, np.float32)
     ww = np.zeros(T, np.float32)
     v = np.zeros(T, np.float32)
     eta = np.zeros(T)
@@ -348,7 +352,7 @@ def fit_series(
     P = np.zeros((T + 1, 3))
     states = np.zeros((origins.size, S.size))
     off = np.zeros(T)
-    features(y, code, ph, hol, C, x, binary, steps, first, origins, conf, own, decay, P, S, X, w, z, states, off)
+    features(y, code, ph, hol, C, x, binary, steps, first, origins, conf, own, decay, P, S, X, w, wl, z, states, off)
     wide = p + mm_pack_v1.EXTRA + int(conf[mm_pack_v1.COVARIATES])
     row = np.empty(wide + static.size)
     _copy(static, row[wide:])
@@ -372,7 +376,7 @@ def fit_series(
             smear[way] = 1.0
             state[f, way] = NOT_FITTED
         for way in range(2):
-            _add_gram(X[way], w, z[way], done, o + 1, XW, G[way], g[way])
+            _add_gram(X[way], w if way == RAW else wl, z[way], done, o + 1, XW, G[way], g[way])
         done = o + 1
         if n >= 8:
             for way in range(2):
@@ -417,11 +421,12 @@ def pooled_moments(
     X = np.zeros((3, T, p), np.float32)
     z = np.zeros((2, T), np.float32)
     w = np.zeros(T, np.float32)
+    wl = np.zeros(T, np.float32)
     P = np.zeros((T + 1, 3))
     states = np.zeros((1, S.size))
     off = np.zeros(T)
     origins = np.array([origin])
-    features(y, code, ph, hol, C, x, binary, steps, first, origins, conf, own, decay, P, S, X, w, z, states, off)
+    features(y, code, ph, hol, C, x, binary, steps, first, origins, conf, own, decay, P, S, X, w, wl, z, states, off)
     _bounds(y, code, first, T, own)
     XW = np.empty((T, p), np.float32)
     ww = np.zeros(T, np.float32)
@@ -437,7 +442,7 @@ def pooled_moments(
         quiet = min(1.0, LOUD * n / max(size, 1e-30))
         for way in range(2):
             for t in range(first, T):
-                ww[t] = w[t] * (quiet if way == RAW else 1.0)
+                ww[t] = w[t] * quiet if way == RAW else wl[t]
             _add_gram(X[way], ww, z[way], first, T, XW, G[way], g[way])
     _predictors(X[COUNT], off, w, first, T, beta, eta)
     for t in range(first, T):
@@ -495,7 +500,7 @@ def pooled_rows(
         for h in range(1, H + 1):
             t = o + h
             if t < T and steps[t] == h and keep[t] != 0 and code[t] == OBSERVED:
-                _last_year(P, o, t, conf, ly)
+                _last_year(P, o, t, conf, own, ly)
                 _fill(linear, S, COUNT, ph[t], h, C[t], x[t], ly, conf, own)
                 log_mean = pack_log_mean(S)
                 e = log_mean

@@ -113,6 +113,7 @@ class Layout:
         beat = rhythm(self.frequency)
         m = self.season
         seasons = 8 if m <= 24 and beat.unit in ("h", "D") else (3 if m <= 12 else 2)
+        seasons = 4 if beat.unit == "h" and m == 168 else seasons
         half, reference = {"D": (3, 28), "W": (1, 4)}.get(beat.unit, (0, 3 if beat.unit != "h" else 24))
         year = 168 if beat.unit == "h" else beat.year
         odds, size = {"h": (0.005, 0.02), "D": (0.02, 0.05), "W": (0.05, 0.1)}.get(beat.unit, (0.1, 0.1))

@@ -16,7 +16,7 @@ from many_models.keys import digest
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-CODE_VERSION = "2"
+CODE_VERSION = "3"
 
 # What weights of candidates minimise: squared errors (the default: right for sums, whatever the share of zeros),
 # absolute ones with series alike, absolute ones by volume, or absolute ones with intervals at equal tails.
@@ -46,7 +46,7 @@ class Rhythm:
 
 
 _RHYTHMS: dict[str, Rhythm] = {
-    "h": Rhythm("h", 24, 8736, (6.0, 30.0, 168.0, 672.0), 168, 8760.0, 336),
+    "h": Rhythm("h", 168, 8736, (6.0, 30.0, 168.0, 672.0), 168, 8760.0, 336),
     "D": Rhythm("D", 7, 364, (4.0, 12.0, 40.0, 125.0), 28, 1000.0, 90),
     "W": Rhythm("W", 52, 52, (2.0, 5.0, 13.0, 40.0), 13, 260.0, 26),
     "M": Rhythm("M", 12, 12, (2.0, 4.0, 8.0, 18.0), 12, 60.0, 12),

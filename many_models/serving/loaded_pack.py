@@ -239,7 +239,8 @@ class _Model(loader.Pack):
         super().__init__(index, arrays, *more)
         holidays = hashlib.sha256(arrays["holiday_days"].tobytes() + arrays["holiday_slots"].tobytes()).digest()
         conf = arrays["conf"]
-        self._kind = (index["frequency"], float(conf[loader.SEASON]), float(conf[loader.SLOTS]), holidays)
+        about = (float(conf[place]) for place in (loader.SEASON, loader.SLOTS, loader.CALENDAR))
+        self._kind = (index["frequency"], *about, holidays)
 
     def calendar(self, after: int, h: int) -> Any:
         """See the loader."""

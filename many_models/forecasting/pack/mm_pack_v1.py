@@ -24,8 +24,10 @@ TAU, ALPHA, GAIN_SEASON, GAIN_ODDS, GAIN_SIZE = 0, 4, 7, 8, 9
 HALF, REFERENCE, HORIZON, SEASON, YEAR, WINDOW, SEASONS, CALENDAR, COVARIATES, SLOTS, TAIL = range(10, 21)
 CONF_SIZE = 21
 # Places in `own`: what the first history of a series fixes.
-UNIT, LOG_UNIT, ADDITIVE, LOW, HIGH, NONNEGATIVE = range(6)
-OWN_SIZE = 6
+# ZEROS: 1 where zeros of a series that hardly ever sells nothing are kept apart on the log scale (0 in older packs).
+UNIT, LOG_UNIT, ADDITIVE, LOW, HIGH, NONNEGATIVE, ZEROS = range(7)
+OWN_SIZE = 7
+LEAST_OWN_SIZE = 6  # of packs from before ZEROS
 # Ways to look at a series, in the order of the rows of coefficients.
 RAW, LOG, COUNT = 0, 1, 2
 DYNAMIC = 10
@@ -78,6 +80,18 @@ def season_of(S, ph, own, m):
     return none if mean <= 0.0 else max(1.0 + trust * (S[es + ph] / mean - 1.0), 0.0)
 
 
+def is_structural(S, ph, conf, own):
+    """Whether a zero would say nothing of the level: the series sells most of the time, and much in such a phase.
+
+    On the log scale such a zero is as far away as nothing else: a closed day that no column announces would be the
+    whole fit. It is left out there, and the smearing factor, which sees all periods, keeps the mean right.
+    """
+    if own[ZEROS] == 0.0 or own[ADDITIVE] != 0.0 or S[S.size - 1] < 14.0:
+        return False
+    m = int(conf[SEASON])
+    return S[2 * (4 + m)] > 0.5 and S[2 * (4 + m) + 1 + ph] * own[UNIT] > 9.0 * own[LOG_UNIT]
+
+
 def is_closed(S, ph, hol, x, binary, conf):
     """Whether all that was seen says that nothing is sold in such a period: same phase, holiday or flag always zero."""
     m = int(conf[SEASON])
@@ -87,7 +101,7 @@ def is_closed(S, ph, hol, x, binary, conf):
         return False
     surprise = -math.log(1.0 - nz + 1e-3)
     zc = 2 * (4 + m) + 1 + m + 3 + 2
-    if 1 < m <= 31 and S[zc + ph] >= 4.0 and S[zc + ph] * surprise > 9.2:
+    if (1 < m <= 31 or m == 168) and S[zc + ph] >= 4.0 and S[zc + ph] * surprise > 9.2:
         return True
     cnt = zc + m + k
     for j in range(k):
@@ -135,6 +149,8 @@ def advance(S, y, code, ph, hol, x, binary, conf, own):
         return
     gw = max(conf[GAIN_SEASON], 1.0 / (n // m + 2.0))
     for s in range(2):
+        if s == LOG and zero and is_structural(S, ph, conf, own):
+            continue
         b = s * (4 + m)
         z = y / own[UNIT] if s == 0 else math.log1p(max(y, 0.0) / own[LOG_UNIT])
         r = z - S[b + 4 + ph]
@@ -183,7 +199,7 @@ def prefix(y, code, own, P):
             P[t + 1, 2] += 1.0
 
 
-def last_year(P, o, t, conf, out):
+def last_year(P, o, t, conf, own, out):
     """How the series moved a year ago between the periods that stand for `o` and `t`: raw, log, log of means."""
     out[0] = 0.0
     out[1] = 0.0
@@ -207,7 +223,11 @@ def last_year(P, o, t, conf, out):
     u = (P[b, 0] - P[a, 0]) / n
     v = (P[rb, 0] - P[ra, 0]) / rn
     out[0] = u - v
-    out[1] = (P[b, 1] - P[a, 1]) / n - (P[rb, 1] - P[ra, 1]) / rn
+    if own[ZEROS] != 0.0:  # of means: one closed day in seven is no tenth of the level
+        scale = own[UNIT] / own[LOG_UNIT]
+        out[1] = math.log1p(max(u, 0.0) * scale) - math.log1p(max(v, 0.0) * scale)
+    else:
+        out[1] = (P[b, 1] - P[a, 1]) / n - (P[rb, 1] - P[ra, 1]) / rn
     out[2] = min(max(math.log(max(u, 0.0) + 0.1) - math.log(max(v, 0.0) + 0.1), -2.0), 2.0)
 
 
@@ -337,7 +357,7 @@ def fill_plain(X, p, S, P, y, code, o, t, h, ph, hol, calendar, x, mean, conf, o
     """What a user's regressor sees of a target at `t`, `h` steps after the state `S` at `o`: `p` linear features, PLAIN
     more. `ly` (3) and `two` (2) are room to work in.
     """
-    last_year(P, o, t, conf, ly)
+    last_year(P, o, t, conf, own, ly)
     same_phase(y, code, o, t, mean, conf, two)
     fill(X, S, RAW, ph, h, calendar, x, ly, conf, own)
     X[p] = ph
@@ -380,7 +400,7 @@ def forecast(
     mean = recent_mean(y, code, o, conf)
     for i in range(H):
         t = o + 1 + i
-        last_year(P, o, t, conf, ly)
+        last_year(P, o, t, conf, own, ly)
         same_phase(y, code, o, t, mean, conf, two)
         F[0, i] = two[0]
         F[1, i] = mean
@@ -498,10 +518,19 @@ def _day_of_year(ds: np.ndarray) -> np.ndarray:
     return (ds.astype("datetime64[D]") - ds.astype("datetime64[Y]").astype("datetime64[D]")).astype(np.int64)
 
 
-def calendar(ds: np.ndarray, frequency: str, season: int, days: np.ndarray, slots: np.ndarray, n_slots: int):
+def calendar(
+    ds: np.ndarray,
+    frequency: str,
+    season: int,
+    days: np.ndarray,
+    slots: np.ndarray,
+    n_slots: int,
+    hours: bool = True,  # noqa: FBT001, FBT002
+):
     """Calendar features (periods × columns, float32) and holiday slot (int64, -1 for none) of stamps.
 
     `days` (days since 1970, sorted) and `slots` are the holidays; the columns are season, year, month, holidays.
+    Hourly data have a column an hour of the day whatever the season, but not without `hours` (as in older packs).
     """
     unit = _unit(frequency)
     ph = phases(ds, frequency, season)
@@ -509,6 +538,8 @@ def calendar(ds: np.ndarray, frequency: str, season: int, days: np.ndarray, slot
     day = ds.astype("datetime64[D]").astype(np.int64)
     if unit == "h":
         columns += [((day + 3) % 7 == i).astype(float) for i in range(6)]
+        if hours and season > 31:
+            columns += [(ds.astype("datetime64[h]").astype(np.int64) % 24 == i).astype(float) for i in range(23)]
     doy = _day_of_year(ds)
     if unit in ("h", "D", "B", "W"):
         for k in (1, 2, 3, 4):
@@ -535,9 +566,17 @@ def calendar(ds: np.ndarray, frequency: str, season: int, days: np.ndarray, slot
     return np.stack(columns, 1).astype(np.float32), slot, ph
 
 
-def shape_features(ds: np.ndarray, frequency: str, season: int, days: np.ndarray, slots: np.ndarray, n_slots: int):
+def shape_features(
+    ds: np.ndarray,
+    frequency: str,
+    season: int,
+    days: np.ndarray,
+    slots: np.ndarray,
+    n_slots: int,
+    hours: bool = True,  # noqa: FBT001, FBT002
+):
     """Calendar features (periods × columns, float64) of a shape that many series share: richer than `calendar`."""
-    base, _, _ = calendar(ds, frequency, season, days, slots, n_slots)
+    base, _, _ = calendar(ds, frequency, season, days, slots, n_slots, hours)
     columns = [base.astype(float)]
     if _unit(frequency) in ("h", "D", "B", "W"):
         month = ds.astype("datetime64[M]").astype(np.int64) % 12
@@ -593,6 +632,7 @@ class Pack:
         self.row = {name: i for i, name in enumerate(index["series"])}
         self.levels = [int(level) for level in index["levels"]]
         self._calendars, self._shapes, self._fitted = {}, {}, {}
+        self._hours = has_hours(index["frequency"], arrays)
 
     def cutoff_of(self, i):
         """The training cutoff of row `i`, datetime64[us]."""
@@ -607,7 +647,7 @@ class Pack:
             ds = stamps(np.arange(after + 1, after + 1 + h), self.index["frequency"])
             C, hol, ph = calendar(
                 ds, self.index["frequency"], int(self.arrays["conf"][SEASON]), self.arrays["holiday_days"],
-                self.arrays["holiday_slots"], int(self.arrays["conf"][SLOTS]),
+                self.arrays["holiday_slots"], int(self.arrays["conf"][SLOTS]), self._hours,
             )  # fmt: skip
             self._calendars[key] = (ds, C, hol, ph)
         return self._calendars[key]
@@ -621,7 +661,7 @@ class Pack:
             a = self.arrays
             features = shape_features(
                 self.calendar(after, h)[0], self.index["frequency"], int(a["conf"][SEASON]), a["holiday_days"],
-                a["holiday_slots"], int(a["conf"][SLOTS]),
+                a["holiday_slots"], int(a["conf"][SLOTS]), self._hours,
             )  # fmt: skip
             self._shapes[key] = (features @ a["pool_shape"][pool].astype(float))[:, None]
         return self._shapes[key]
@@ -890,6 +930,15 @@ class Pack:
         return pd.concat(parts).sort_index() if parts else pd.DataFrame(self.table([]))
 
 
+def has_hours(frequency, arrays):
+    """Whether a pack's calendar has columns for the hours of the day beside a season that is longer than a day."""
+    conf, day = arrays["conf"], np.array(["2024-01-01"], "datetime64[us]")
+    if _unit(frequency) != "h":
+        return True
+    about = (frequency, int(conf[SEASON]), arrays["holiday_days"], arrays["holiday_slots"], int(conf[SLOTS]))
+    return calendar(day, *about)[0].shape[1] == conf[CALENDAR]
+
+
 def interval(point, spread, quantiles, nonnegative, horizon):
     """Bounds (h × levels × 2) around `point` (h,).
 
@@ -1024,6 +1073,7 @@ def _check_shapes(index, arrays):
         raise ValueError(f"holiday_slots.npy has a slot beyond the {slots} of conf.npy")
     about = (index["frequency"], m, a["holiday_days"], a["holiday_slots"], slots)
     day = np.array(["2024-01-01"], "datetime64[us]")
+    about = (*about, has_hours(index["frequency"], arrays))
     nc, shape = calendar(day, *about)[0].shape[1], shape_features(day, *about).shape[1]
     if conf[CALENDAR] != nc:
         raise ValueError(f"conf.npy has {conf[CALENDAR]:g} calendar columns, its frequency and holidays make {nc}")
@@ -1127,6 +1177,7 @@ def own_arrays(arrays, index):
         if name in PER_SERIES and arrays[name].shape[:1] != (n,):
             raise ValueError(f"{name}.npy has the shape {arrays[name].shape}, rows for {n} series are needed")
     arrays = {name: arrays[name] for name in (*PER_SERIES, *SHARED, *PER_POOL, *TREES)}
+    from_before(index, arrays)
     check(index, arrays)
     return arrays
 
@@ -1165,6 +1216,13 @@ def array_of(content, file):
     if start + count * kind.itemsize != len(content):
         raise ValueError(f"{file} has {len(content) - start} bytes of numbers, {count * kind.itemsize} are needed")
     return np.frombuffer(content, kind, count, start).reshape(shape)
+
+
+def from_before(index, arrays):
+    """Complete, in place, a pack from before series said how zeros are taken: as then."""
+    if index.get("own_size", LEAST_OWN_SIZE) == LEAST_OWN_SIZE and arrays["own"].shape[1:] == (LEAST_OWN_SIZE,):
+        arrays["own"] = np.pad(arrays["own"], ((0, 0), (0, OWN_SIZE - LEAST_OWN_SIZE)))
+        index["own_size"] = OWN_SIZE
 
 
 def fitted_files(index, files):

@@ -8,10 +8,20 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from many_models.errors import SettingsError
+from many_models.setting_checks import explained, known_country, known_cron, known_frequency, known_timezone
 
 FILE_NAME = "many_models.toml"
 Storage = Literal["sqlite", "postgres"]
@@ -30,19 +40,6 @@ def kept_from_keys(name: str) -> bool:
     """Whether a key cannot have this `name`, in any case: columns and views of the warehouse have it."""
     name = name.casefold()
     return name in KEPT_FROM_KEYS or re.fullmatch(r"(lo|hi|within|cover)\d+", name) is not None
-
-
-def known_timezone(name: str) -> str:
-    """`name`, which is empty or an IANA time zone. Raises ValueError with the nearest names for any other text."""
-    import difflib
-    from zoneinfo import available_timezones
-
-    if not name or name in available_timezones():
-        return name
-    folded = {zone.casefold(): zone for zone in available_timezones()}
-    near = [folded[one] for one in difflib.get_close_matches(name.casefold(), folded, n=2, cutoff=0.6)]
-    hint = f" (did you mean {' or '.join(near)}?)" if near else ""
-    raise ValueError(f"there is no time zone {name!r}{hint}: use an IANA name such as Europe/Berlin or UTC")
 
 
 class Section(BaseModel):
@@ -161,10 +158,12 @@ class DataSettings(Section):
             raise ValueError(f"missing_on is for daily data, and the frequency is {self.frequency}: leave it out")
         return self
 
-    @field_validator("timezone")
+    @field_validator("timezone", "frequency", "country")
     @classmethod
-    def _a_zone_that_there_is(cls, name: str) -> str:
-        return known_timezone(name)
+    def _what_there_is(cls, name: str, info: ValidationInfo) -> str:
+        return {"timezone": known_timezone, "frequency": known_frequency, "country": known_country}[
+            str(info.field_name)
+        ](name)
 
     @property
     def aggregates(self) -> dict[str, How]:
@@ -410,10 +409,10 @@ class DagsterSettings(Section):
     cron: str = "0 6 * * *"
     timezone: str = "UTC"
 
-    @field_validator("timezone")
+    @field_validator("timezone", "cron")
     @classmethod
-    def _a_zone_that_there_is(cls, name: str) -> str:
-        return known_timezone(name)
+    def _what_there_is(cls, name: str, info: ValidationInfo) -> str:
+        return known_cron(name) if info.field_name == "cron" else known_timezone(name)
 
 
 class RetentionSettings(Section):
@@ -425,6 +424,11 @@ class RetentionSettings(Section):
     cron: str = "30 4 * * *"
     events_days: Annotated[int, Field(ge=1)] = 7
     lake_hours: Annotated[int, Field(ge=1)] = 24
+
+    @field_validator("cron")
+    @classmethod
+    def _a_cron_expression(cls, text: str) -> str:
+        return known_cron(text)
 
 
 class Settings(Section):
@@ -535,7 +539,8 @@ def load_settings(file: Path | None = None) -> Settings:
     try:
         loaded = FromFile(root=path.parent.absolute() if path else Path.cwd())
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors()]
+        sections = {name: list(values) for name, values in Settings().model_dump(exclude={"root"}).items()}
+        lines = explained(error.errors(), sections)
         raise SettingsError(f"{path or 'the environment'}: " + "; ".join(lines)) from error
     except ValueError as error:  # not TOML
         raise SettingsError(f"{path}: {error}") from error

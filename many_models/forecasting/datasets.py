@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from many_models.forecasting.spec import Spec
 
 LARGEST = 1e15
+STALE = 1 / 3  # of the silence that ends a series: from then on its silence is told
 BLOCK = 200  # series classified at a time, so that memory stays that of a chunk
 SERIES_SCHEMA = pa.schema(
     [
@@ -58,7 +59,7 @@ class Prepared:
     `rows`: series_id, ds, y (null where missing or an outlier), known covariates, attributes, state (observed,
     missing, closed, stock_out, outlier), outlier (the value of an outlier, which nothing learns from; else null).
     `series`: series_id, first and last observation, until (the history's last period), rows (periods from first to
-    until), observations, active, why, digest (over the whole history).
+    until), observations, active, why (it has ended, or is silent since when), digest (over the whole history).
     `since`: of these series `rows` has only what comes after that period; up to it nothing has changed.
     """
 
@@ -105,7 +106,8 @@ def prepare(raw: pa.Table, spec: Spec, as_of: datetime, held: Mapping[str, Held]
         silent = silence_limit(spec, *(np.array([value], np.int64) for value in (len(seen), first, last)))[0]
         active = bool(end - last < silent)
         stop = end if active else last
-        why = "" if active else f"ended {str(_stamp(last, spec))[:10]}"
+        word = "ended" if not active else "silent since" if end - last >= STALE * silent else ""
+        why = f"{word} {str(_stamp(last, spec))[:10]}" if word else ""
         described.append((name, first, last, len(seen), active, why))
         source = np.full(stop - first + 1, -1, np.int64)
         inside = (number[a:b] >= first) & (number[a:b] <= stop)

@@ -17,7 +17,9 @@ from many_models.errors import PermanentError, SettingsError, UnavailableError
 from many_models.orchestration import automation, due, stage_state
 from many_models.orchestration.assets import power_bi
 from many_models.orchestration.event_log import dead_runs, history
+from many_models.orchestration.forecast_spec import spec_of
 from many_models.orchestration.stage_run import status_rows
+from many_models.setting_checks import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -153,6 +155,7 @@ class Day:
         time after time for one that might pass, or when another process is at work on it.
         """
         settings = self.settings
+        spec_of(settings)  # a mistake in what is to be forecast is told before anything is copied
         resources = {name: self.resources.get(name) or make(settings) for name, make in BUILDERS.items()}
         source, lake = cast("Source", resources["source"]), cast("Lake", resources["lake"])
         compute = cast("Compute", resources["compute"])
@@ -160,6 +163,7 @@ class Day:
         definitions, assets = build(settings, resources), build_assets(settings)
         dead_runs.mark_dead_runs_failed(self.instance)
         self._refuse_another_projects_instance(lake)
+        refuse_unknown_series(settings, lake)
         tried, seen = dict[str, int](), Finished()
         try:
             while (found := self._next(source, lake)) is not None:
@@ -172,6 +176,8 @@ class Day:
                 report = self._run(definitions, work, request, lake)
                 self.reports.append(report)
                 self.progress.report(report)
+                if report.stage == "raw_sales":
+                    refuse_unknown_series(settings, lake)
                 if report.done == report.keys:
                     seen.add(work, current)
                 if not report.done:
@@ -253,6 +259,20 @@ class Day:
             bad = [key for key in work.keys if key in listed]
         bad = bad or work.keys  # none: it failed as a whole
         return len(work.keys) - len(bad), len(bad), _first_error(self.instance, result)
+
+
+def refuse_unknown_series(settings: Settings, lake: Lake) -> None:
+    """Raise SettingsError where `promotion.pinned` or `excluded` names a series that the lake does not have."""
+    there = {row["series_id"] for row in lake_tables.records(lake, lake_tables.SERIES_KEYS, columns=["series_id"])}
+    for name in ("pinned", "excluded"):
+        asked: list[str] = getattr(settings.promotion, name)
+        if there and (unknown := [series for series in asked if series not in there]):
+            keys = "__".join(settings.data.keys)
+            hint = nearest(unknown[0], there)
+            raise SettingsError(
+                f"promotion.{name} names {unknown[0]!r}, which is no series of the sales table{hint}: write {keys}, as "
+                "in the column series_id of the forecasts"
+            )
 
 
 def _failed_for_series(result: dg.ExecuteInProcessResult) -> bool:

@@ -176,6 +176,12 @@ def looked_at_from(settings: Settings, newest: datetime) -> datetime:
     return period_start(grain, newest - timedelta(days=settings.data.look_back * days))
 
 
+def first_period(settings: Settings) -> str:
+    """The key of the period that `data.start` is in."""
+    grain = settings.partitions.grain
+    return period_key(grain, period_start(grain, _opening(settings, None)))
+
+
 def first_periods(settings: Settings, source: Source, sales: SalesTable) -> dict[str, str]:
     """Every period from the source's first row to its last complete one, which all are to be copied: what they hold is
     counted when they are, since a look at every row takes as long as copying it.

@@ -153,11 +153,15 @@ def finish(  # noqa: PLR0913, PLR0917  (a run, what it was to do, and what came 
     )
     if failed:
         raise dg.Failure(
-            f"{len(failed)} of {len(good) + len(failed)} series failed at {stage}; the others are done. "
+            f"{_how_many(len(failed), len(good))} failed at {stage}{'; the others are done' if good else ''}. "
             f"First: {next(iter(failed))}: {next(iter(failed.values())).reason}",
             metadata={"failed": len(failed), "reasons": failure_table(list(failed.values()))},
             allow_retries=False,
         )
+
+
+def _how_many(failed: int, good: int) -> str:
+    return f"{failed} of {good + failed} series" if good else f"all {failed} series" if failed > 1 else "the one series"
 
 
 def _record(

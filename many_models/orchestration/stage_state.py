@@ -13,12 +13,13 @@ from many_models.data.periods import (
     period_of_key,
 )
 from many_models.keys import digest
-from many_models.orchestration import partitions
+from many_models.orchestration import copied_settings, partitions
+from many_models.orchestration.copied_settings import LOOK_TAG
 from many_models.orchestration.due import StageState
 from many_models.orchestration.event_log import history
 from many_models.orchestration.forecast_spec import spec_of
 from many_models.orchestration.ingestion import awaited
-from many_models.orchestration.source_state import first_periods, looked_at_from, source_versions
+from many_models.orchestration.source_state import first_period, first_periods, looked_at_from, source_versions
 from many_models.orchestration.stage_run import (
     DUE_TAG,
     UPSTREAM_TAG,
@@ -57,12 +58,19 @@ def raw_state(settings: Settings, instance: dg.DagsterInstance, source: Source, 
     Raises InputError when nothing was copied yet and the source has no row to begin with.
     """
     grain = settings.partitions.grain
-    done = _consumed(instance, "raw_sales")
+    now_with = copied_settings.copied_with(settings, sales.known)
+    tags = history.latest_tags(instance, dg.AssetKey("raw_sales"), [UPSTREAM_TAG, copied_settings.COPIED_TAG, LOOK_TAG])
+    done = {key: of[UPSTREAM_TAG] for key, of in tags.items() if UPSTREAM_TAG in of}
+    for with_before in {of.get(copied_settings.COPIED_TAG, "") for of in tags.values()}:
+        copied_settings.refuse_other_names(with_before, settings, now_with)
+    otherwise = {key for key in copied_settings.not_copied_so(tags, now_with) if key >= first_period(settings)}
+    again = {key for key, of in tags.items() if of.get(LOOK_TAG)}
     since = None
-    if done and not sales.changed:
+    if done and not sales.changed and not otherwise and not again:
         newest = max(period_of_key(grain, key) for key in done)
         since = looked_at_from(settings, newest)
     wanted = source_versions(settings, source, sales, since) if done else first_periods(settings, source, sales)
+    wanted |= {key: digest(wanted[key], "again") for key in again | otherwise if key in wanted}
     wanted |= awaited(settings, wanted, now(settings))
     return StageState("raw_sales", wanted, done, busy=_busy(instance, "raw_sales"))
 

@@ -31,7 +31,8 @@ class ChampionEvidence:
 
     `wape` is the score recorded at its promotion, `baseline_wape` the baseline's at the same cutoffs (None: not
     recorded); `staging` its staging version (`name/version`), `fallback` not empty when it is no fitted model. `gone`
-    says that its recipe cannot be run any more: a candidate or a covariate of it is not there.
+    says that its recipe cannot be run any more: a candidate or a covariate of it is not there. `outdated` names the
+    settings (horizon, frequency …) that differ from those it was trained with: it cannot serve what they ask for.
     """
 
     recipe: str
@@ -41,6 +42,7 @@ class ChampionEvidence:
     baseline_wape: float | None = None
     fallback: str = ""
     gone: bool = False
+    outdated: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +134,7 @@ def _verdict(e: Evidence, policy: Policy) -> _Verdict:
             return verdict
     for name, flaw in _flaws(e):
         if reason := flaw(e, policy):
-            return ("reject" if e.champion is None else "keep"), name, reason
+            return ("reject" if e.champion is None or e.champion.outdated else "keep"), name, reason
     return _compete(e, policy)
 
 
@@ -150,7 +152,7 @@ def _already_live(e: Evidence, _: Policy) -> _Verdict | None:
 
 
 def _pinned(e: Evidence, policy: Policy) -> _Verdict | None:
-    if e.champion and e.series_id in policy.pinned:
+    if e.champion and e.series_id in policy.pinned and not e.champion.outdated:
         return "keep", "pinned", f"pinned by the settings to {e.champion.staging}"
     return None
 
@@ -229,6 +231,8 @@ def _intervals_off(e: Evidence, policy: Policy) -> str:
 # --- which of two sane models ---
 def _compete(e: Evidence, policy: Policy) -> _Verdict:
     champion = e.champion
+    if champion and champion.outdated:
+        return "promote", "settings_changed", f"the champion was trained with another {champion.outdated}: {_score(e)}"
     if e.fallback:
         return _fallback(e)
     if not isfinite(e.wape):

@@ -35,7 +35,14 @@ FALLBACK = replace(FIRST, fallback="constant", wape=nan, baseline_wape=nan, bias
 UNMEASURED = replace(FIRST, wape=nan, baseline_wape=nan, bias=nan, accuracy=nan)
 POLICY = Policy()
 
+OUTDATED = replace(CHALLENGE, champion=replace(CHAMPION, outdated="horizon"), champion_wape_now=None)
+
 TABLE = [
+    # --- a champion that was trained with another horizon, frequency … ---
+    ("a champion of another horizon is replaced, however good it was", OUTDATED, POLICY, "promote", "settings_changed"),
+    ("even where it is pinned", OUTDATED, Policy(pinned=["s1"]), "promote", "settings_changed"),
+    ("and leaves where its successor is broken", replace(OUTDATED, finite=False), POLICY, "reject", "not_finite"),
+    ("a fallback replaces it, too", replace(OUTDATED, fallback="constant"), POLICY, "promote", "settings_changed"),
     # --- a series without a champion ---
     ("a sane first model goes live", FIRST, POLICY, "promote", "first"),
     ("a first model without finite forecasts", replace(FIRST, finite=False), POLICY, "reject", "not_finite"),

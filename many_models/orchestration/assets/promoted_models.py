@@ -205,7 +205,20 @@ def _champion(champion: Champion, recorded: Mapping[str, object] | None, spec: "
         baseline if isfinite(baseline) else None,
         champion.fallback,
         gone=recorded is not None and same and _is_gone(str(recorded["spec"] or ""), spec),
+        outdated=", ".join(outdated_settings(str(recorded["spec"] or ""), spec)) if recorded and same else "",
     )
+
+
+@lru_cache(maxsize=64)
+def outdated_settings(recipe: str, spec: "Spec") -> tuple[str, ...]:
+    """The settings that a pack's models share and in which a champion's spec (JSON) differs from `spec`."""
+    from many_models.forecasting import Spec as SpecOf
+
+    try:
+        old = SpecOf.from_json(recipe)
+    except SettingsError:
+        return ()
+    return tuple(name for name in SHARED_SETTINGS if getattr(old, name) != getattr(spec, name))
 
 
 @lru_cache(maxsize=64)
@@ -219,11 +232,19 @@ def _is_gone(recipe: str, spec: "Spec") -> bool:
         return True
 
 
-def _leaving(settings: Settings, lake: Lake, served: Collection[str]) -> list[str]:
-    """Those of `served` that have ended, and those that the settings exclude."""
+def _leaving(settings: Settings, lake: Lake, served: Collection[str], winners: Collection[str]) -> list[str]:
+    """Those of `served` that have ended, those that the settings exclude, and those that no new model replaces though
+    theirs was trained with another horizon, frequency … than the settings have now.
+    """
     rows = lake_tables.records(lake, lake_tables.SERIES, columns=["series_id", "active"])
     ended = {row["series_id"] for row in rows if not row["active"]}
-    return sorted((ended | set(settings.promotion.excluded)) & set(served))
+    spec = spec_of(settings)
+    recorded = lake_tables.records(lake, lake_tables.CHAMPIONS, columns=["series_id", "spec"])
+    outdated = {row["series_id"] for row in recorded if outdated_settings(str(row["spec"] or ""), spec)}
+    return sorted((ended | set(settings.promotion.excluded) | (outdated - set(winners))) & set(served))
+
+
+SHARED_SETTINGS = ("horizon", "frequency", "season", "known", "country", "holidays", "levels")
 
 
 @dataclass(slots=True)
@@ -247,7 +268,7 @@ class _Decider:
         """
         winners = {decision.series_id for decision in decisions if decision.action == "promote"}
         served = {*(self.live.champions if self.live else ()), *(self.waiting.champions if self.waiting else ())}
-        leaving = _leaving(self.settings, self.lake, served)
+        leaving = _leaving(self.settings, self.lake, served, winners)
         carried = approval.carried_over(self.waiting, self.live, rows.keys(), leaving)
         gone = [name for name in leaving if self.live and name in self.live.champions]
         wanted = {name: str(rows[name]["staging"]) for name in winners}

@@ -17,7 +17,14 @@ from many_models.data.row_checks import CheckedRows, Kind
 from many_models.errors import InputError
 from many_models.keys import SeriesKey, pack_of
 from many_models.orchestration import partitions, source_state
-from many_models.orchestration.event_log import dead_runs, runs
+from many_models.orchestration.copied_settings import (
+    COPIED_TAG,
+    LOOK_TAG,
+    copied_with,
+    forget_before_start,
+    retire_vanished,
+)
+from many_models.orchestration.event_log import dead_runs, history, runs
 from many_models.orchestration.ingestion import bring, require_landed, to_bring
 from many_models.orchestration.schema_check import schema_check
 from many_models.orchestration.stage_run import (
@@ -276,6 +283,7 @@ def build_raw_sales(settings: Settings) -> dg.AssetsDefinition:
         versions_of = source_state.versions_of_copy(settings, source, sales, starts)
         until = source_state.copied_until(settings, source, sales, starts)
         ingest = Ingest(settings, source, lake, sales, kinds, clock.now(settings), until)
+        names_before = _series_there(lake)
         counts = Counter[str]()
         seen: list[DayCount] | None = []
         todo = [ingest.whole(*span) for span in spans(grain, starts)]
@@ -292,7 +300,13 @@ def build_raw_sales(settings: Settings) -> dg.AssetsDefinition:
         if lake.version(lake_tables.SERIES_KEYS.name) is None:
             raise InputError(f"table {sales.table!r}: none of its rows can be used; {_reasons_text(lake)}")
         add_store_items(context, settings, lake)
-        runs.record(context, [_period(context, key, wanted.get(key, ""), counts[key]) for key in keys])
+        forget_before_start(lake, settings)
+        if vanished := retire_vanished(lake):
+            context.log.warning(f"{len(vanished)} series have no rows left, the first {vanished[0]}: they have ended")
+        tags = {COPIED_TAG: copied_with(settings, sales.known)}
+        if names_before and _series_there(lake) > names_before and _older_rows_differ(context, settings, source, keys):
+            tags[LOOK_TAG] = "yes"  # a new store may come with its history, which is copied whole at the next look
+        runs.record(context, [_period(context, key, wanted.get(key, ""), counts[key], tags) for key in keys])
         runs.settle_siblings(context, keys, ())
         yield from _checks(settings, lake, columns)
 
@@ -323,8 +337,26 @@ def _rows_per_period(grain: Grain, rows: pa.Table) -> dict[str, int]:
     return result
 
 
-def _period(context: dg.AssetExecutionContext, key: str, version: str, rows: int) -> dg.AssetMaterialization:
-    tags = {UPSTREAM_TAG: version, VERSION_TAG: version}
+def _series_there(lake: Lake) -> set[str]:
+    rows = lake_tables.read_if_there(lake, lake_tables.SERIES_KEYS, columns=["series_id"])
+    return set() if rows is None else set(rows["series_id"].to_pylist())
+
+
+def _older_rows_differ(
+    context: dg.AssetExecutionContext, settings: Settings, source: Source, keys: Sequence[str]
+) -> bool:
+    """Whether the source holds other rows of periods that were copied before, and not by this run."""
+    latest = history.latest_tags(context.instance, context.asset_key, [VERSION_TAG])
+    done = {key: tags[VERSION_TAG] for key, tags in latest.items() if VERSION_TAG in tags}
+    there = source_state.source_versions(settings, source, sales_of(settings, source), None)
+    mine = set(keys)
+    return any(done.get(key) != version for key, version in there.items() if key not in mine and key in done)
+
+
+def _period(
+    context: dg.AssetExecutionContext, key: str, version: str, rows: int, more: Mapping[str, str]
+) -> dg.AssetMaterialization:
+    tags = {UPSTREAM_TAG: version, VERSION_TAG: version, **more}
     return dg.AssetMaterialization(context.asset_key, partition=key, metadata={"dagster/row_count": rows}, tags=tags)
 
 

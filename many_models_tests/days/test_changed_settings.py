@@ -1,0 +1,64 @@
+"""Settings and sources that change between two runs: the right tables, or one sentence that says what to do."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pandas as pd
+import pytest
+
+from many_models.errors import SettingsError
+from many_models_tests.support.project import END, SMALL, Project, make_project, sales, settings_text
+
+QUICK = {"horizon": 7, "windows": 1, "trees": False}
+
+
+def change(project: Project, **sections: dict[str, object]) -> None:
+    settings = {name: {**SMALL.get(name, {}), **sections.get(name, {})} for name in {**SMALL, **sections}}
+    (project.root / "many_models.toml").write_text(settings_text(**settings))
+
+
+def newest(project: Project) -> pd.DataFrame:
+    rows = project.warehouse("SELECT * FROM predictions")
+    return rows[pd.to_datetime(rows["cutoff"]) == pd.to_datetime(rows["cutoff"]).max()]
+
+
+@pytest.mark.slow
+def test_another_horizon_and_another_target_end_in_whole_tables(tmp_path):
+    """Horizon 7, then 3, then 10, then another target: every series has it, and nothing is left of what was before."""
+    rows = sales(stores=1, items=3, days=90).assign(revenue=lambda frame: frame["sales"] * 100)
+    project = make_project(tmp_path, rows, forecast=QUICK)
+    project.run(END)
+    for horizon in (3, 10):
+        change(project, forecast={**QUICK, "horizon": horizon})
+        project.run(END)
+        assert newest(project).groupby("series_id").size().to_dict() == dict.fromkeys(
+            ["s0__i0", "s0__i1", "s0__i2"], horizon
+        )
+        assert set(newest(project)["fallback"].fillna("")) == {""}
+    units = newest(project)["y_hat"].mean()
+    change(project, forecast={**QUICK, "horizon": 10}, data={"target": "revenue"})
+    project.run(END)
+    assert project.table("raw_sales")["y"].min() >= 100 * rows["sales"].min()
+    assert newest(project)["y_hat"].mean() == pytest.approx(100 * units, rel=0.05)
+    assert project.run(END) == []
+    change(project, forecast={**QUICK, "horizon": 10}, data={"target": "revenue", "keys": ["item", "store"]})
+    with pytest.raises(SettingsError, match=r"data.keys are item, store, .* another order.*new folder"):
+        project.run(END)
+
+
+@pytest.mark.slow
+def test_a_new_store_comes_with_its_history_and_a_renamed_one_leaves_nothing_behind(tmp_path):
+    """A store that arrives with 80 days of history, and one that gets another name: whole histories, old name ended."""
+    rows = sales(stores=3, items=1, days=80)
+    early = rows[(rows["store"] != "s2") & (rows["date"] < END.isoformat())]
+    project = make_project(tmp_path, early, forecast=QUICK)
+    project.run(END - timedelta(days=1))
+    project.source("UPDATE sales SET store = 'renamed' WHERE store = 's1'")
+    late = rows[(rows["store"] == "s2") | (rows["date"] == END.isoformat())].replace({"store": {"s1": "renamed"}})
+    project.source("INSERT INTO sales VALUES (?, ?, ?, ?)", list(late.itertuples(index=False, name=None)))
+    project.run(END)
+    counts = project.table("raw_sales").groupby("series_id").size().to_dict()
+    assert counts == {"s0__i0": 80, "s2__i0": 80, "renamed__i0": 80}
+    assert set(newest(project)["series_id"]) == set(counts)
+    assert project.run(END) == []

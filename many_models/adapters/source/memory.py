@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from datetime import datetime
 from typing import TYPE_CHECKING
-from zoneinfo import ZoneInfo
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -28,6 +27,7 @@ from many_models.errors import MissingTableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from zoneinfo import ZoneInfo
 
     from many_models.ports import DayCount, SalesTable
 
@@ -125,6 +125,8 @@ def key_texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def moments(column: pa.ChunkedArray, timezone: str = "") -> pa.ChunkedArray:
     """Timestamps in local time (see `SalesTable.timezone`), null where `column` is null or no date."""
+    from zoneinfo import ZoneInfo  # it reads the environment when it is imported
+
     if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
         if pa.types.is_timestamp(column.type) and column.type.tz is not None:
             return pc.local_timestamp(column.cast(pa.timestamp("us", timezone or "UTC")))

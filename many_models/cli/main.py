@@ -126,13 +126,9 @@ def demo(series: int, days: int, end: datetime | None, seed: int, into: Path) ->
 @json_option
 def run(config: Path | None, until: datetime | None, *, as_json: bool) -> None:
     """Run everything that is due, stage by stage, until nothing is."""
-<<<<<<< HEAD
     from many_models.cli.output import console, print_next_steps, run_day
-    from many_models.operations.status import summary
-=======
-    from many_models.cli.output import console, run_day, say_next, summary
     from many_models.operations.outcome import nothing_forecast
->>>>>>> 12fd699 (Copy again what other settings change, tell mistakes and outcomes, whole histories of new stores)
+    from many_models.operations.status import summary
     from many_models.settings import load_settings
 
     settings = load_settings(config)
@@ -141,12 +137,8 @@ def run(config: Path | None, until: datetime | None, *, as_json: bool) -> None:
     out = console(quiet=as_json)
     reports = run_day(out, settings)
     if reports:
-<<<<<<< HEAD
         print_next_steps(out, settings)
-=======
-        say_next(out, settings)
     found = summary(settings)
->>>>>>> 12fd699 (Copy again what other settings change, tell mistakes and outcomes, whole histories of new stores)
     if as_json:
         print(json.dumps({"stages": [asdict(report) for report in reports], **found}))
     if why := nothing_forecast(reports, int(str(found.get("prediction_rows", 0)))):

@@ -94,46 +94,7 @@ def stage_line(report: StageReport) -> str:
     return line + (f"\n    {report.error}" if report.error else "")
 
 
-<<<<<<< HEAD
 def print_summary(out: Console, settings: Settings) -> None:
-=======
-def summary(settings: Settings) -> dict[str, object]:
-    """What stands after a run: as_of, series, scores, the live release, rows in the warehouse."""
-    import pyarrow.compute as pc
-
-    from many_models.data import lake_tables
-    from many_models.operations.day import skill_of
-    from many_models.operations.outcome import outcome_of
-    from many_models.orchestration import stage_state
-    from many_models.ports import Where
-    from many_models.wiring import build_lake
-
-    lake = build_lake(settings)
-    as_of = lake_tables.lake_as_of(lake)
-    result: dict[str, object] = {"as_of": as_of.isoformat() if as_of else None}
-    series = lake_tables.read_if_there(lake, lake_tables.SERIES, columns=["active"])
-    if series is not None:
-        result["series"] = series.num_rows
-        result["active_series"] = pc.sum(series["active"].cast("int64")).as_py() or 0
-    result["set_aside"] = sorted(stage_state.set_aside(lake))
-    result["outcome"] = outcome_of(lake)
-    if (scores := skill_of(lake)) is not None:
-        result["wape"], result["seasonal_naive_wape"] = scores
-    if as_of is not None:
-        where = Where(among={"cutoff_date": [f"{as_of:%Y-%m-%d}"]})
-        decisions = lake_tables.read_if_there(lake, lake_tables.DECISIONS, where)
-        if decisions is not None:
-            result["decisions"] = lake_tables.counts(decisions, "action")
-        predictions = lake_tables.read_if_there(lake, lake_tables.PREDICTIONS, where, ["series_id"])
-        result["prediction_rows"] = predictions.num_rows if predictions is not None else 0
-    bad = lake_tables.read_if_there(lake, lake_tables.QUARANTINE, columns=["reason"])
-    if bad is not None:
-        result["quarantined"] = lake_tables.counts(bad, "reason")
-    return result
-
-
-def say_summary(out: Console, settings: Settings) -> None:
->>>>>>> 12fd699 (Copy again what other settings change, tell mistakes and outcomes, whole histories of new stores)
     """The summary for people."""
     from many_models.operations.outcome import line_of_outcome
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from many_models.data import lake_tables
+from many_models.operations.outcome import outcome_of
 from many_models.operations.releases import waiting_proposal
 from many_models.ports import Where
 
@@ -43,6 +44,7 @@ def summary(settings: Settings) -> dict[str, object]:
         result["series"] = series.num_rows
         result["active_series"] = pc.sum(series["active"].cast("int64")).as_py() or 0
     result["set_aside"] = sorted(stage_state.set_aside(lake))
+    result["outcome"] = outcome_of(lake)
     if (scores := skill_of(lake)) is not None:
         result["wape"], result["seasonal_naive_wape"] = scores
     if as_of is not None:

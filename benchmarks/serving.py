@@ -1,6 +1,7 @@
 """The real-time service against `mlflow models serve` of one of our packs: throughput, latency, cold loads, memory
 under uniform access, a release switch under load. Load comes from a second process, in a closed loop.
-`python -m benchmarks.serving [--small] [--json]`.
+`python -m benchmarks.serving [--small] [--json]`. With `--hostile` what others feel of one client without a key; with
+`--against BIN/many-models` what this version costs warm beside another one that is installed there, in turns.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import psutil
 import pyarrow as pa
 import uvloop
 
+from benchmarks._hostile import KINDS, Watched, attacked, ratio_of
 from benchmarks._report import Figure, flags, machine, show
 from many_models.adapters.registry.mlflow_production import MlflowProduction
 from many_models.forecasting import PackModel, Spec, prepare, train
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
 
 EACH, DAYS, HORIZON = 100, 730, 28
 BUDGET = 64.0  # MB
+KEY = "the benchmark's own key"
+LIMIT = 1536 * 1.048576  # MB: the manifest's, deploy/serving/kubernetes.yaml
 
 
 @dataclass(frozen=True)
@@ -121,18 +125,23 @@ def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
 
 
 @contextmanager
-def serving(folder: Path, memory_mb: float) -> Generator[tuple[int, int]]:
-    """Our service on the registry in `folder`: its process id and port."""
+def serving(
+    folder: Path, memory_mb: float, program: str = "", more: Mapping[str, str] | None = None
+) -> Generator[tuple[int, int]]:
+    """Our service on the registry in `folder`, or that of `program`: its process id and port."""
     command = [sys.executable, "-c", "from many_models.cli.main import main; main(prog_name='many-models')"]
+    command = [program] if program else command
     env = {
         "MANY_MODELS__REGISTRY__PRODUCTION": f"sqlite:///{folder}/production.db",
         "MANY_MODELS__REGISTRY__PRODUCTION_ARTIFACTS": f"{folder}/production",
         "MANY_MODELS__SERVE__MEMORY_MB": str(memory_mb),
         "MANY_MODELS__SERVE__LAKE": "false",
         "MALLOC_ARENA_MAX": "2",
-        "PYTHONPATH": str(Path(__file__).parents[1]),
+        **({} if program else {"PYTHONPATH": str(Path(__file__).parents[1])}),
+        **(more or {}),
     }
-    with running([*command, "serve", "--no-auth", "--port", "{port}"], folder, env, "/health/ready") as server:
+    keyless = [] if more else ["--no-auth"]
+    with running([*command, "serve", *keyless, "--port", "{port}"], folder, env, "/health/ready") as server:
         yield server
 
 
@@ -197,7 +206,7 @@ async def loaded(load: Load) -> dict[str, Any]:
         while time.perf_counter() - begun < load.seconds and state["number"] < load.requests:
             state["number"] += 1
             path, body = body_of(load.kind, state["number"], load.stores, chance)
-            head = f"POST {path} HTTP/1.1\r\nHost: s\r\nContent-Type: application/json\r\n"
+            head = f"POST {path} HTTP/1.1\r\nHost: s\r\nX-API-Key: {KEY}\r\nContent-Type: application/json\r\n"
             head += f"Content-Length: {len(body)}\r\n\r\n"
             start = time.perf_counter()
             writer.write(head.encode() + body)
@@ -356,11 +365,55 @@ def seconds_until(port: int, release: str) -> float:
     return time.perf_counter() - begun
 
 
-def measure(size: Size, folder: Path) -> list[Figure]:
-    """All figures, in one run."""
+def beside_a_hostile_client(folder: Path, size: Size) -> list[Figure]:
+    """For each kind of client without a key: others' p99 against theirs before and after, health, memory."""
+    figures: list[Figure] = []
+    more = {"MANY_MODELS_SERVE_API_KEYS": KEY, "MANY_MODELS__SERVE__MAX_CONNECTIONS": "500"}
+    load = size.seconds / 2
+    with serving(folder, BUDGET, more=more) as (pid, port):
+        put_load(Load("computed", port, 2, load, 1))
+        quiet = [put_load(Load("computed", port, 2, load, 1))]
+        for kind in KINDS:
+            with attacked(kind, port), Watched(pid, port) as watched:
+                loud = put_load(Load("computed", port, 2, load, 1))
+            quiet.append(put_load(Load("computed", port, 2, load, 1)))
+            figures += [
+                Figure(f"{kind}: others' p99", loud["p99"] / max(quiet[-2]["p99"], quiet[-1]["p99"]), "times",
+                       "at most 2"),
+                Figure(f"{kind}: others' errors", float(loud["errors"]), "", "0"),
+                Figure(f"{kind}: slowest health", watched.slowest, "s", "at most 1"),
+                Figure(f"{kind}: most memory", watched.memory, "MB", f"at most {LIMIT:.0f}"),
+            ]  # fmt: skip
+    return figures
+
+
+def against_another(folder: Path, size: Size, program: str, rounds: int = 7) -> list[Figure]:
+    """Warm latencies of this version against those of `program`, both running, in turns."""
+    with serving(folder, 512) as (_, ours), serving(folder, 512, program) as (_, theirs):
+        times: dict[tuple[str, int], list[float]] = {}
+        for turn in range(rounds + 1):
+            for kind in ("kept", "computed", "thousand"):
+                for port in (ours, theirs) if turn % 2 else (theirs, ours):
+                    found = put_load(Load(kind, port, 1, size.seconds / 2, 10))
+                    if turn:  # the first one warms up
+                        times.setdefault((kind, port), []).append(found["p50"])
+    words = {"kept": "one series, asked before", "computed": "one series, computed", "thousand": "1,000 series"}
+    return [
+        Figure(f"{words[kind]}, p50 against the other version's", ratio_of(times[kind, theirs], times[kind, ours]),
+               "times", "at most 1.03")
+        for kind in words
+    ]  # fmt: skip
+
+
+def measure(size: Size, folder: Path, *, hostile: bool = False, program: str = "") -> list[Figure]:
+    """All figures of a kind, in one run."""
     model = trained()
     production = MlflowProduction(f"sqlite:///{folder}/production.db", str(folder / "production"))
     publish(production, model, range(size.series // EACH), 1.0)
+    if hostile:
+        return beside_a_hostile_client(folder, size)
+    if program:
+        return against_another(folder, size, program)
     figures = against_mlflow(folder, model, size)
     return figures + under_uniform_access(folder, size, lambda: publish(production, model, range(10), 2.0).release_id)
 
@@ -369,12 +422,16 @@ def main() -> None:
     """Measures, and prints a table or JSON."""
     parser = flags(__doc__ or "", "5,000 series and 10 s instead of 100,000 and 5 minutes")
     parser.add_argument("--load", help=argparse.SUPPRESS)
+    parser.add_argument("--hostile", action="store_true", help="one client without a key: what others feel of it")
+    parser.add_argument("--against", default="", metavar="BIN", help="many-models of another version: what ours costs")
     options = parser.parse_args()
     if options.load:
         print(json.dumps(uvloop.run(loaded(Load(**json.loads(options.load))))))
         return
     with tempfile.TemporaryDirectory() as folder:
-        figures = measure(SMALL if options.small else FULL, Path(folder))
+        figures = measure(
+            SMALL if options.small else FULL, Path(folder), hostile=options.hostile, program=options.against
+        )
     show(figures, machine("mlflow", "fastapi"), as_json=options.json)
 
 

@@ -188,7 +188,7 @@ class Entra:
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
     """Keys come from where the settings say, over TLS: a redirect could lead anywhere."""
 
-    def redirect_request(self, *_: Any) -> None:
+    def redirect_request(self, *_: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]  it looks at none
         """None."""
 
 

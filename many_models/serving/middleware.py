@@ -80,7 +80,7 @@ class Gate:
         state: dict[str, object] = scope.setdefault("state", {})
         if scope["path"].startswith(GUARDED):
             await self._guard.check(headers)
-            state["known"] = not self._guard.is_open
+            state["known"] = True
         if state.get("crowded") and not scope["path"].startswith(OPEN):
             raise RefusedError(503, "Busy", "every connection is taken: ask again in a moment")
         size = headers.get(b"content-length", b"0")

@@ -14,7 +14,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 HEAD_SECONDS = 10.0  # from the first byte of a request, or the start of a connection, to the end of the headers
 HEAD_BYTES = 32_768  # of a request line and its headers, and of trailers
@@ -23,18 +23,23 @@ WRITE_SECONDS = 30.0  # for a client that does not read its answer
 MOST_PIPELINED = 16  # requests of a connection that wait for the one before them
 SPARE = 256  # connections above the limit that are looked at, so that health is answered
 
+PARKED = 2  # times the limit: connections that are open and not listened to
+
 IDLE, HEAD, BODY, REFUSED = range(4)
 
 
 class Room:
-    """The connections of a server, at most `most`: whoever has shown no accepted key leaves first, the longest unused
-    of them before the others. `told` counts what was refused, by reason.
+    """The connections of a server, at most `most` that are listened to, few of them of strangers: of clients whose key
+    has not been accepted yet. A stranger too many is not closed, or it would come back at once: the longest unused one
+    is parked, which costs a file and no time, until its deadline. `told` counts what was refused, by reason.
     """
 
     def __init__(self, most: int, told: Callable[[str], None] = lambda _: None) -> None:
         self.most, self.told = most, told
+        self._most_strangers = min(most, max(most // 8, 16))
         self._strangers: dict[Protocol, None] = {}
         self._known: dict[Protocol, None] = {}
+        self._parked: dict[Protocol, None] = {}
 
     def __len__(self) -> int:
         return len(self._strangers) + len(self._known)
@@ -47,8 +52,18 @@ class Room:
     def enter(self, connection: Protocol) -> None:
         """A new connection; another one leaves for it where there are too many."""
         self._strangers[connection] = None
-        if len(self) > self.most and not self._make_room(connection) and len(self) > self.most + SPARE:
-            connection.end("crowded")
+        if len(self._strangers) > self._most_strangers and (oldest := _waiting(self._strangers, connection)):
+            del self._strangers[oldest]
+            self._parked[oldest] = None
+            self.told("parked")
+            oldest.park()
+        if len(self._parked) > PARKED * self.most:
+            next(iter(self._parked)).end("crowded")
+        if len(self) > self.most:
+            if idle := _waiting(self._known, connection):
+                idle.end("crowded")
+            elif len(self) > self.most + SPARE:
+                connection.end("crowded")
 
     def used(self, connection: Protocol, *, known: bool) -> None:
         """A request of it has been answered, and its key accepted or not: it leaves last now of those like it."""
@@ -58,16 +73,13 @@ class Room:
 
     def leave(self, connection: Protocol) -> None:
         """It has gone."""
-        self._strangers.pop(connection, None)
-        self._known.pop(connection, None)
+        for group in (self._strangers, self._known, self._parked):
+            group.pop(connection, None)
 
-    def _make_room(self, newcomer: Protocol) -> bool:
-        for group in (self._strangers, self._known):
-            for connection in group:
-                if connection is not newcomer and not connection.is_answered:
-                    connection.end("crowded")
-                    return True
-        return False
+
+def _waiting(group: Iterable[Protocol], newcomer: Protocol) -> Protocol | None:
+    """The longest unused of them that is not being answered."""
+    return next((one for one in group if one is not newcomer and not one.is_answered), None)
 
 
 class Protocol(HttpToolsProtocol):
@@ -108,6 +120,12 @@ class Protocol(HttpToolsProtocol):
         self._room.told(reason)
         self._room.leave(self)
         self.transport.abort()
+
+    def park(self) -> None:
+        """Listens no more to the client; what it has begun is over at its deadline."""
+        self.flow.pause_reading()
+        self._unset_keepalive_if_required()
+        self._let_go_after(HEAD_SECONDS, "crowded")
 
     # --- what arrives -------------------------------------------------------------------------------------------------
     def data_received(self, data: bytes) -> None:

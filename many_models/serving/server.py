@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
-from many_models.serving.protocol import SPARE, Protocol, Room
+from many_models.serving.protocol import PARKED, SPARE, Protocol, Room
 
 if TYPE_CHECKING:
     import socket
@@ -75,12 +75,12 @@ def build_server(app: FastAPI, serve: ServeSettings) -> Server:
 def run(app: FastAPI, serve: ServeSettings) -> None:
     """Serves until a signal."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = serve.max_connections + SPARE + SPARE_FILES
+    needed = (1 + PARKED) * serve.max_connections + SPARE + SPARE_FILES
     if soft < needed:
         soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     if soft < needed:  # without a file for it a connection cannot even be refused
-        possible = max(soft - SPARE - SPARE_FILES, 1)
+        possible = max((soft - SPARE - SPARE_FILES) // (1 + PARKED), 1)
         log.warning("serve.max_connections is %d instead of %d: ulimit -n is %d", possible, serve.max_connections, hard)
         serve = serve.model_copy(update={"max_connections": possible})
     build_server(app, serve).run()

@@ -146,13 +146,12 @@ def is_held(port: int, connection: socket.socket) -> bool:
     return any(c.laddr.port == port and c.raddr == client for c in psutil.Process().net_connections("tcp4"))
 
 
-def test_silent_connections_leave_for_new_ones_and_nobody_is_refused(wire: int, monkeypatch) -> None:
+def test_silent_connections_are_parked_for_new_ones_and_nobody_is_refused(wire: int, monkeypatch) -> None:
     monkeypatch.setattr(protocol, "HEAD_SECONDS", 600.0)  # they are held for as long as we take
     held = [connect(wire) for _ in range(80)]
     try:
         assert question(wire)[0] == 200
         assert get(wire, "/health/live") == 200
-        assert not held[0].recv(1)  # the oldest has left
     finally:
         for connection in held:
             connection.close()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 import numpy as np
 
 from many_models.errors import InputError
+from many_models.onboarding.grid import listed
 from many_models.onboarding.profile import codes_of, name_suggests
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ _ITEMS = (
     "item product produkt sku article artikel dept department abteilung brand marke category family material part well "
     "meter sensor id uid series device line route key gtin ean upc producto warengruppe channel segment name code nr"
 ).split()
+_PEOPLE = "customer kunde user order receipt invoice bestellung beleg cashier employee transaction ticket".split()
 TIMES = "date ds day tag datum time timestamp week woche month monat period hour fecha jour dt zeit starting".split()
 HOURS = "hour hr stunde minute".split()
 _NOT_TIMES = "created updated modified loaded inserted birth expiry delivery expires".split()
@@ -79,8 +81,8 @@ def choose_time(columns: Mapping[str, Column], given: str) -> Inferred[str]:
     }
     if not scores:
         raise InputError(
-            f"no column with two dates among {', '.join(columns)}; name one with --timestamp, written like 2026-01-31 "
-            "(a year and a month in columns of their own have to become one)"
+            f"no column with two dates among {listed(list(columns))}; name one with --timestamp, written like "
+            "2026-01-31, or a year and a month in columns of their own"
         )
     best, *others = sorted(scores, key=lambda name: -scores[name])
     column = columns[best]
@@ -101,8 +103,17 @@ def choose_keys(profile: TableProfile, given: tuple[str, ...], target: str) -> I
         return _keys_of_one(profile, target)
     scores = {name: _key_score(profile, name) for name in profile.columns if name != target}
     candidates = sorted((name for name in scores if scores[name] > -5), key=lambda name: -scores[name])[:9]
+    if profile.are_events:
+        return _keys_with_repeats(profile, candidates, scores)
+    return _unique_keys(profile, candidates, scores)
+
+
+def _unique_keys(
+    profile: TableProfile, candidates: Sequence[str], scores: Mapping[str, float]
+) -> Inferred[tuple[str, ...]]:
+    """The fewest columns that name each row once for its date, the best-named of them first."""
     if not candidates:
-        raise InputError(f"no column names the series among {', '.join(profile.columns)}; give --keys a,b")
+        raise InputError(f"no column names the series among {listed(list(profile.columns))}; give --keys a,b")
     best: tuple[tuple[str, ...], float] | None = None
     for size in (1, 2, 3, 4):
         found: dict[tuple[str, ...], float] = {}
@@ -203,13 +214,27 @@ def _pair_for_id(profile: TableProfile, names: tuple[str, ...], candidates: Sequ
 def _keys_with_repeats(
     profile: TableProfile, candidates: Sequence[str], scores: Mapping[str, float]
 ) -> Inferred[tuple[str, ...]]:
-    named = [name for name in candidates if scores[name] >= 2 and not name_suggests(name, _MONEY)][:3]
+    named = [
+        name
+        for name in candidates
+        if scores[name] >= 2 and not name_suggests(name, _MONEY) and not name_suggests(name, _PEOPLE)
+    ]
+    if not named and profile.are_events:
+        return Inferred((), "no column names a store or an item: one series", "unsure")
     if not named:
         raise InputError(
-            f"no columns among {', '.join(profile.columns)} name each row once for its date; give --keys a,b"
+            f"no columns among {listed(list(profile.columns))} name each row once for its date; give --keys a,b"
         )
-    share = 1 - profile.unique_share(named)
-    return Inferred(tuple(named), f"by their names; {share:.0%} of the rows repeat a series and date", "unsure")
+    chosen: list[str] = []
+    for name in named:
+        series = int(profile.group([*chosen, name]).max()) + 1
+        known = any(profile.follows(name, profile.columns[other].codes) for other in chosen)
+        if len(chosen) < 3 and profile.rows / series >= 10 and not known:
+            chosen.append(name)
+    chosen = chosen or named[:1]
+    chosen.sort(key=lambda name: not name_suggests(name, _SITES) or name_suggests(name, _ITEMS[:6]))
+    share = 1 - profile.unique_share(chosen)
+    return Inferred(tuple(chosen), f"by their names; {share:.0%} of the rows repeat a series and date", "unsure")
 
 
 # --- Target ---------------------------------------------------------------------------------------------------------
@@ -230,7 +255,7 @@ def choose_target(profile: TableProfile, given: str) -> Inferred[str]:
     scores = {name: _target_score(profile, name, numbers) for name in numbers if not profile.is_calendar(name)}
     if not scores:
         raise InputError(
-            f"no column of numbers that change with time among {', '.join(profile.columns)}; give --target"
+            f"no column of numbers that change with time among {listed(list(profile.columns))}; give --target"
         )
     best, *others = sorted(scores, key=lambda name: -scores[name])
     near = [name for name in others if scores[name] > scores[best] - 0.75]
@@ -437,16 +462,28 @@ def choose_frequency(profile: TableProfile, given: str) -> Inferred[str]:
     steps = steps[steps > 0]
     if not len(steps):
         raise InputError("no series has two dates, so their distance is unknown; give --frequency, for example D")
-    common = int(np.bincount(np.minimum(steps, 60 * 24 * 400)).argmax())
-    if common < 60:
-        raise InputError(
-            f"rows are {common} minutes apart; the finest frequency is hourly: sum them up first, or give --frequency h"
-        )
+    counts = np.bincount(np.minimum(steps, 60 * 24 * 400))
+    common = int(counts.argmax())
+    regular = counts[common] / counts.sum() >= 0.5
     if common < 60 * 24 and (ds.astype("datetime64[h]") != ds.astype("datetime64[D]")).any():
-        return Inferred(
-            "h", f"rows of a series are mostly {common / 60:g} h apart", "sure" if common == 60 else "unsure"
-        )
+        return _frequency_within_days(common, regular=regular, per_day=_rows_per_day(profile))
     return _frequency_of_days(ds.astype("datetime64[D]"), round(common / 60 / 24))
+
+
+def _rows_per_day(profile: TableProfile) -> float:
+    rows = profile.some_series
+    days = codes_of(codes_of(profile.series[rows]) * 1_000_000 + profile.day[rows])
+    return len(rows) / (int(days.max()) + 1)
+
+
+def _frequency_within_days(minutes: int, *, regular: bool, per_day: float) -> Inferred[str]:
+    """Hours where rows are an hour or less apart all day; else days, to which the rows of a day are summed up."""
+    if regular and minutes == 60:
+        return Inferred("h", "rows of a series are mostly 1 h apart", "sure", ("--frequency D",))
+    if regular and minutes < 60 and per_day > 24:
+        return Inferred("h", f"rows are {minutes} minutes apart: they become hours", "likely", ("--frequency D",))
+    told = f"{per_day:.1f} rows a series and day, at different times: they become days"
+    return Inferred("D", told, "likely", ("--frequency h", "--frequency W-MON"))
 
 
 def _frequency_of_days(days: NDArray[np.datetime64], common: int) -> Inferred[str]:
@@ -462,7 +499,7 @@ def _frequency_of_days(days: NDArray[np.datetime64], common: int) -> Inferred[st
         return Inferred(unit + "S", f"rows are about a {word} apart, on changing days of the month", "unsure")
     weekdays = np.bincount((days.astype(np.int64) + 3) % 7, minlength=7)
     names = ("MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN")
-    if weekdays.max() > 0.97 * weekdays.sum() and common >= 7:
+    if weekdays.max() > 0.9 * weekdays.sum() and common >= 7:
         frequency = f"W-{names[int(weekdays.argmax())]}"
         if common == 7:
             return Inferred(frequency, f"one row a week, on {names[int(weekdays.argmax())].title()}s", "sure")

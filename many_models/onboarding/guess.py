@@ -6,19 +6,18 @@ import re
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 
 from many_models.errors import InputError
+from many_models.onboarding.cleaning import merged, totals_in, variants_in, without
 from many_models.onboarding.column_roles import (
-    HOURS,
     TARGETS,
     TIMES,
     Confidence,
     Inferred,
-    T,
-    centred,
     choose_frequency,
     choose_horizon,
     choose_keys,
@@ -29,8 +28,12 @@ from many_models.onboarding.column_roles import (
     find_leaks,
     unit_of,
 )
-from many_models.onboarding.profile import TableProfile, codes_of, name_suggests
-from many_models.onboarding.readers import SqlTable, head, open_file, require_table, sql_tables
+from many_models.onboarding.findings import warnings_of
+from many_models.onboarding.grid import listed
+from many_models.onboarding.layout import open_table
+from many_models.onboarding.profile import TableProfile, name_suggests
+from many_models.onboarding.readers import SqlTable, head, require_table, sql_tables
+from many_models.onboarding.row_meaning import infer_aggregate, infer_missing, steady_in_periods
 from many_models.onboarding.value_types import infer_column, parse
 from many_models.settings import RESERVED, kept_from_keys
 
@@ -40,12 +43,15 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from many_models.onboarding.readers import TableReader
+    from many_models.onboarding.grid import Reading
+    from many_models.onboarding.readers import TableKind, TableReader
+    from many_models.onboarding.row_meaning import Missing
     from many_models.onboarding.value_types import Column
 
 FILE_ROWS, SQL_ROWS = 3_000_000, 1_000_000
 DEFAULT_TABLE = "sales"
 ONLY_SERIES = "series"  # the key that a table of one series is given
+_YEARS_APART = 4  # a few rows that long before all others are typing errors
 _SEASON = {"h": 24, "D": 7, "W": 52, "M": 12, "Q": 4, "Y": 1}
 _GRAIN = {"h": "day", "D": "day", "W": "week", "M": "month", "Q": "month", "Y": "month"}
 
@@ -57,10 +63,12 @@ class InferredSettings:
     `kind` says what `location` is; `rows` were looked at (`complete`: all there are), `series` found in them between
     `first` and `last`. `added_key` is a constant column to be added because the table holds one series.
     `columns` is how `load_file` reads each column. `url` is a database's, with an absolute path where it is a file.
+    `totals` mark rows to be left out, `variants` are names of keys to be replaced, `plan_after` is the time after which
+    rows without a target are the plan.
     """
 
     location: str
-    kind: Literal["csv", "parquet", "sql"]
+    kind: TableKind
     table: Inferred[str]
     covariates_table: Inferred[str]
     keys: Inferred[tuple[str, ...]]
@@ -70,7 +78,7 @@ class InferredSettings:
     season: Inferred[int]
     horizon: Inferred[int]
     known: Inferred[tuple[str, ...]]
-    negatives: Inferred[Literal["allow", "quarantine"]]
+    negatives: Inferred[Any]
     start: date
     last: date
     rows: int
@@ -78,14 +86,31 @@ class InferredSettings:
     complete: bool
     warnings: tuple[str, ...]
     columns: Mapping[str, Column] = field(repr=False)
+    profile: TableProfile = field(repr=False)
+    missing: Inferred[Missing]
+    missing_on: Inferred[dict[str, Missing]]
+    aggregate: Inferred[Any]
+    timezone: Inferred[str]
     renamed: Mapping[str, str] = field(default_factory=dict[str, str])
     added_key: str = ""
     url: str = ""
+    readings: tuple[Reading, ...] = ()
+    totals: Mapping[str, Sequence[str]] = field(default_factory=dict[str, "Sequence[str]"])
+    variants: Mapping[str, Mapping[str, str]] = field(default_factory=dict[str, "Mapping[str, str]"])
+    plan_after: datetime | None = None
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def reader(self) -> TableReader:
+        """The file, to be read in the way that it was looked at."""
+        return open_table(self.location, sheet=self.options["sheet"], first=self.options["first"])
 
     @property
     def choices(self) -> dict[str, Inferred[object]]:
         """Every guess by the name of its setting, for a table that people read."""
-        names = "table covariates_table keys timestamp target frequency season horizon known negatives".split()
+        names = (
+            "table covariates_table keys timestamp target frequency aggregate missing missing_on timezone season "
+            "horizon known negatives"
+        ).split()
         found: dict[str, Inferred[object]] = {name: getattr(self, name) for name in names}
         return {name: choice for name, choice in found.items() if choice.value or name == "known"}
 
@@ -105,12 +130,21 @@ class InferredSettings:
                 ("target", self.target.value, _why(self.target)),
                 ("known", list(self.known.value), _why(self.known)),
                 ("frequency", self.frequency.value, _why(self.frequency)),
+                ("missing", self.missing.value, _why(self.missing)),
                 ("country", "", 'not guessed; an ISO code such as "DE" adds its public holidays'),
                 ("start", self.start, "the first day in the data"),
                 ("negatives", self.negatives.value, _why(self.negatives)),
             ],
             "forecast": [("horizon", self.horizon.value, _why(self.horizon))],
         }
+        of_rows: tuple[tuple[str, Inferred[Any]], ...] = (
+            ("missing_on", self.missing_on),
+            ("aggregate", self.aggregate),
+            ("timezone", self.timezone),
+        )
+        for name, choice in of_rows:
+            if choice.value or choice.alternatives:
+                sections["data"].append((name, choice.value, _why(choice)))
         if self.covariates_table.value:
             sections["source"].append(("covariates_table", self.covariates_table.value, _why(self.covariates_table)))
         if grain != "day":
@@ -128,13 +162,24 @@ class InferredSettings:
             for key, value, reason in entries:
                 if reason:
                     section.add(tomlkit.comment(_one_line(reason)))
-                section.add(key, value)
+                section.add(key, _inline(value))
             document.add(tomlkit.nl())
             document.add(name, section)
         return tomlkit.dumps(document)
 
 
-def _why(choice: Inferred[T]) -> str:
+def _inline(value: object) -> object:
+    """A mapping as it is written in one line."""
+    if not isinstance(value, dict):
+        return value
+    import tomlkit
+
+    table = tomlkit.inline_table()
+    table.update(value)
+    return table
+
+
+def _why(choice: Inferred[Any]) -> str:
     other = f"; or: {', '.join(choice.alternatives)}" if choice.alternatives else ""
     return f"{choice.confidence}: {choice.reason}{other}" if choice.reason else ""
 
@@ -153,12 +198,18 @@ def infer_settings(  # noqa: PLR0913  (each flag of the command that overrules a
     target: str = "",
     known: Sequence[str] | None = None,
     frequency: str = "",
+    missing: str = "",
+    aggregate: str | None = None,
+    sheet: str = "",
+    first: date | None = None,
+    styles: Mapping[str, str] | None = None,
     now: datetime | None = None,
 ) -> InferredSettings:
-    """What the table at `location` means: a CSV or Parquet file, or a SQLAlchemy URL (`URL::table` names the table).
+    """What the table at `location` means: a file, a folder of files, or a SQLAlchemy URL (`URL::table` names a table).
 
-    What is given (`keys`, `timestamp` …) is taken as it is. Raises InputError when something cannot be guessed: its
-    text names what is there and the flag to give. Rows later than `now` (default: the clock) count for nothing.
+    What is given (`keys`, `timestamp` …) is taken as it is; `styles` says how columns are written, by name. Raises
+    InputError when something cannot be guessed: its text names what is there and the flag to give. Rows later than
+    `now` (default: the clock) are not looked at.
     """
     url, named = _as_url(location)
     chosen = Inferred(table or named or DEFAULT_TABLE, "given" if table or named else "")
@@ -167,49 +218,58 @@ def infer_settings(  # noqa: PLR0913  (each flag of the command that overrules a
         reader: TableReader = SqlTable(url, chosen.value, SQL_ROWS)
         rows, more = head(reader, SQL_ROWS)
     else:
-        reader = open_file(location)
+        reader = open_table(location, sheet=sheet, first=first)
         rows, more = head(reader, FILE_ROWS)
     _require(rows.column_names, {"keys": keys, "timestamp": [timestamp], "target": [target], "known": known or ()})
-    comma = getattr(reader, "separator", ",") == ";"
-    columns = {
-        name: infer_column(
-            name, rows[name], comma_first=comma, time_like=name == timestamp or name_suggests(name, TIMES)
-        )
-        for name in rows.column_names
-    }
-    time = choose_time(columns, timestamp)
-    profile = TableProfile(columns, columns[time.value], now or datetime.now(UTC))
-    found_keys = choose_keys(profile, tuple(keys), target)
-    profile.set_keys(found_keys.value)
-    found_target = choose_target(profile, target)
+    totals = {} if url else totals_in(rows)
+    look = _Look.of(without(rows, totals), reader, tuple(keys), timestamp, target, styles or {}, now)
+    if planned := look.planned():
+        sold = look.rows.filter(pa.array(~planned.mask))
+        look = _Look.of(sold, reader, tuple(keys), timestamp, target, styles or {}, now)
+    profile, time, found_target = look.profile, look.time, look.target
     found_frequency = choose_frequency(profile, frequency)
     leaks = find_leaks(profile, found_target.value)
     found_known = choose_known(profile, found_target.value, known, leaks)
-    warnings = [*reader.notes, *_warnings(profile, found_target.value, found_frequency.value, reader.kind)]
-    if more:
-        warnings.append(f"only the first {rows.num_rows:,} rows were looked at")
-    start, last = _first_and_last(profile, reader)
-    if more:
-        start = min(start, _earliest(reader, time.value, columns[time.value]) or start)
-    names, added = (found_keys.value, "") if found_keys.value else ((ONLY_SERIES,), ONLY_SERIES)
+    how = infer_aggregate(profile, found_target.value, found_frequency.value, aggregate)
+    if how.value and known is None:
+        found_known = steady_in_periods(profile, found_known, found_frequency.value)
+    absent = infer_missing(profile, found_target.value, found_frequency.value, missing, summed=how.value == "sum")
+    plan = _plan_table(url, chosen.value, time.value, found_known.value, planned)
+    start, last, early = _first_and_last(profile, reader)
+    if more and not early:
+        start = min(start, _earliest(reader, time.value, look.columns[time.value]) or start)
+    names, added = (look.keys.value, "") if look.keys.value else ((ONLY_SERIES,), ONLY_SERIES)
     if added and url:
         raise InputError(f"{reader} holds one series and no column to name it: make a view with a constant key column")
-    renamed = _renamed(rows.column_names, names, found_known.value, added)
+    renamed = _renamed(look.rows.column_names, names, found_known.value, added)
     if renamed and url:
-        raise InputError(f"columns {', '.join(renamed)} have names that the product uses itself: rename them in a view")
+        raise InputError(
+            f"columns {listed(list(renamed))} have names that the product uses itself: rename them in a view"
+        )
     unit = unit_of(found_frequency.value)
+    warnings = [
+        *reader.notes,
+        *_told(totals, look.variants, planned, plan.value, early),
+        *warnings_of(profile, found_target.value, found_frequency.value, reader.kind, how.value, absent.missing.value),
+        *([f"only the first {rows.num_rows:,} rows were looked at"] if more else []),
+    ]
+    zone = _zone_of(look.columns[time.value], unit, how.value)
     return InferredSettings(
         location=location,
         kind=reader.kind,
         table=chosen,
-        covariates_table=_choose_covariates_table(url, chosen.value, time.value, found_known.value),
-        keys=_with_names(found_keys, names, renamed),
+        covariates_table=plan,
+        keys=_with_names(look.keys, names, renamed),
         timestamp=time,
         target=found_target,
         frequency=found_frequency,
         season=Inferred(_SEASON[unit], f"what {found_frequency.value} data repeat after"),
         horizon=choose_horizon(profile, unit),
         known=_with_names(found_known, found_known.value, renamed),
+        missing=absent.missing,
+        missing_on=absent.missing_on,
+        aggregate=how,
+        timezone=zone,
         negatives=choose_negatives(profile, found_target.value),
         start=start,
         last=last,
@@ -217,26 +277,148 @@ def infer_settings(  # noqa: PLR0913  (each flag of the command that overrules a
         series=profile.series_count,
         complete=not more,
         warnings=tuple(warnings),
-        columns=columns,
+        columns=look.columns,
         renamed=renamed,
         added_key=added,
         url=url,
+        readings=tuple(reader.readings),
+        totals=totals,
+        variants=look.variants,
+        plan_after=planned.last if planned and plan.value else None,
+        profile=profile,
+        options={"sheet": sheet, "first": first},
     )
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """Rows of the days to come: no target, and later than all rows that have one."""
+
+    mask: NDArray[np.bool_]
+    rows: int
+    last: datetime
+
+
+@dataclass(frozen=True)
+class _Look:
+    """A table's columns, and which of them are time, keys and target; keys written in two ways are one."""
+
+    rows: pa.Table
+    columns: Mapping[str, Column]
+    time: Inferred[str]
+    keys: Inferred[tuple[str, ...]]
+    target: Inferred[str]
+    variants: Mapping[str, Mapping[str, str]]
+    profile: TableProfile
+
+    @classmethod
+    def of(  # noqa: PLR0913, PLR0917
+        cls,
+        rows: pa.Table,
+        reader: TableReader,
+        keys: tuple[str, ...],
+        timestamp: str,
+        target: str,
+        styles: Mapping[str, str],
+        now: datetime | None,
+    ) -> _Look:
+        """Raises InputError where one of them cannot be told."""
+        comma = getattr(reader, "separator", ",") == ";"
+        columns = {
+            name: infer_column(
+                name,
+                rows[name],
+                comma_first=comma,
+                time_like=name == timestamp or name_suggests(name, TIMES),
+                style=styles.get(name, ""),
+            )
+            for name in rows.column_names
+        }
+        time = choose_time(columns, timestamp)
+        profile = TableProfile(columns, columns[time.value], now or datetime.now(UTC))
+        found_keys = choose_keys(profile, keys, target)
+        variants = variants_in(profile, found_keys.value) if reader.kind != "sql" else {}
+        if variants:
+            columns |= {name: merged(columns[name], names) for name, names in variants.items()}
+            profile = TableProfile(columns, columns[time.value], now or datetime.now(UTC))
+        profile.set_keys(found_keys.value)
+        return cls(rows, columns, time, found_keys, choose_target(profile, target), variants, profile)
+
+    def planned(self) -> _Planned | None:
+        """The rows of a plan, or None where there are none."""
+        column, ds = self.columns[self.target.value], self.columns[self.time.value].values
+        if not column.missing:
+            return None
+        sold = np.isfinite(column.values) & ~np.isnat(ds)
+        if not sold.any():
+            return None
+        last = ds[sold].max()
+        mask = ~np.isfinite(column.values) & (ds > last)
+        return _Planned(mask, int(mask.sum()), last.astype("datetime64[us]").item()) if mask.any() else None
+
+
+def _told(
+    totals: Mapping[str, Sequence[str]],
+    variants: Mapping[str, Mapping[str, str]],
+    planned: _Planned | None,
+    plan: str,
+    early: str,
+) -> list[str]:
+    """What was done to the rows, in sentences."""
+    found = [f"rows whose {name} is {listed(texts)} are totals of others: left out" for name, texts in totals.items()]
+    for name, pairs in variants.items():
+        shown = listed([f"{variant!r} = {usual!r}" for variant, usual in pairs.items()], 3)
+        found.append(f"{len(pairs):,} names of {name} are another written differently, read as one: {shown}")
+    if planned and not plan:
+        found.append(
+            f"{planned.rows:,} rows after {planned.last:%Y-%m-%d} have no target and no known covariate: left out"
+        )
+    elif planned:
+        found.append(f"{planned.rows:,} rows after {planned.last:%Y-%m-%d} have no target: the plan, in table {plan}")
+    return [*found, early] if early else found
+
+
+def _zone_of(column: Column, unit: str, aggregate: str) -> Inferred[str]:
+    """The time zone whose days are meant, where moments with a zone are summed up to days or longer."""
+    found = re.fullmatch(r"timestamp\[\w+, tz=([\w/+-]+)\]", column.raw)
+    if (
+        unit == "h"
+        or not aggregate
+        or column.type.style != "native"
+        or not found
+        or found[1] == "UTC"
+        or "/" not in found[1]
+    ):
+        return Inferred("", "")
+    return Inferred(found[1], "the moments' own zone: its days are summed up", "likely")
 
 
 def _require(there: Sequence[str], given: Mapping[str, Sequence[str]]) -> None:
     for flag, names in given.items():
         if missing := [name for name in names if name and name not in there]:
-            raise InputError(f"--{flag} {', '.join(missing)}: the columns are {', '.join(there)}")
+            raise InputError(f"--{flag} {', '.join(missing)}: the columns are {listed(there)}")
 
 
-def _first_and_last(profile: TableProfile, reader: TableReader) -> tuple[date, date]:
+def _first_and_last(profile: TableProfile, reader: TableReader) -> tuple[date, date, str]:
+    """The first and the last day, and a sentence on days before the first that look like typing errors."""
     days = profile.ds[~np.isnat(profile.ds)]
     if not len(days):
         raise InputError(
             f"{reader}: no row has a date in {profile.time.name!r} that is understood and not later than now"
         )
-    return days.min().astype("datetime64[D]").item(), days.max().astype("datetime64[D]").item()
+    different, counts = np.unique(days.astype("datetime64[D]"), return_counts=True)
+    gaps = np.flatnonzero(np.diff(different).astype(np.int64) > _YEARS_APART * 365)
+    early = ""
+    for gap in gaps:
+        before = int(counts[: gap + 1].sum())
+        if before <= max(3, 0.001 * len(days)):
+            shown = listed([str(day) for day in different[: gap + 1]], 3)
+            early = (
+                f"{before:,} rows are dated {shown}, years before all others, like typing errors: data start after them"
+            )
+            different = different[gap + 1 :]
+            break
+    return different[0].item(), different[-1].item(), early
 
 
 def _with_names(
@@ -326,7 +508,11 @@ def _choose_table(url: str, named: str) -> Inferred[str]:
     )
 
 
-def _choose_covariates_table(url: str, table: str, timestamp: str, known: Sequence[str]) -> Inferred[str]:
+def _plan_table(url: str, table: str, timestamp: str, known: Sequence[str], planned: _Planned | None) -> Inferred[str]:
+    """The table of what is known of the future: one of the database, or the plan that a file has after its sales."""
+    if planned and known and not url:
+        why = f"{planned.rows:,} rows without a target after {planned.last:%Y-%m-%d}"
+        return Inferred(f"{table}_plan", why, "sure")
     if not url or not known:
         return Inferred("", "")
     for name in sql_tables(url):
@@ -339,90 +525,3 @@ def _choose_covariates_table(url: str, table: str, timestamp: str, known: Sequen
         if {timestamp, *known} <= set(rows.column_names):
             return Inferred(name, f"it has {timestamp} and {', '.join(known)}", "likely")
     return Inferred("", "")
-
-
-# --- Warnings -------------------------------------------------------------------------------------------------------
-def _warnings(profile: TableProfile, target: str, frequency: str, kind: str) -> list[str]:
-    column, time = profile.columns[target], profile.time
-    dated = np.flatnonzero(~np.isnat(profile.ds))
-    repeats = round((1 - profile.unique_share(profile.keys, dated)) * len(dated))
-    advice = "; sum them up first if they are single receipts" if repeats > 0.02 * len(dated) else ""
-    quarantined = {
-        "rows without a date that is understood": time.unread + time.missing,
-        "rows dated later than now": profile.late,
-        f"values of {target} that are no numbers": column.unread,
-        f"missing values of {target}": column.missing,
-        "rows that repeat a series and date": repeats,
-    }
-    found = [f"{what}: {count:,}, to be quarantined" for what, count in quarantined.items() if count]
-    if repeats:
-        found[-1] += f" (the first of them counts{advice})"
-    hours = [name for name in profile.columns if name_suggests(name, HOURS) and not profile.is_calendar(name)]
-    if hours and not (profile.ds.astype("datetime64[h]") != profile.ds.astype("datetime64[D]"))[dated].any():
-        found.append(f"{time.name} has no time of day: put it and {hours[0]} into one column for hourly forecasts")
-    numbers = [name for name, other in profile.columns.items() if other.kind == "number"]
-    if profile.series_count == 1 and len(numbers) > 1 and not name_suggests(target, TARGETS):
-        found.append(
-            f"if {', '.join(numbers[:3])} … are series, write them below one another: a row per series and date"
-        )
-    if time.type.or_else:
-        found.append(f"the dates also read as {time.type.or_else}; check the first and last day")
-    if kind == "sql" and time.type.style not in {"native", "iso", "%Y%m%d"}:
-        found.append(f"the source reads dates like 2026-01-31 only: make a view that writes {time.name} so")
-    found += _gaps(profile, frequency)
-    if _is_noise(profile, target):
-        found.append(f"{target} looks like noise around a mean: no model can beat the mean")
-    return found
-
-
-def _gaps(profile: TableProfile, frequency: str) -> list[str]:
-    per_unit = {"h": 1 / 24, "D": 1.0, "W": 7.0, "M": 30.44, "Q": 91.3, "Y": 365.25}[unit_of(frequency)]
-    rows = profile.some_series
-    codes = codes_of(profile.series[rows])
-    times = profile.ds[rows].astype("datetime64[s]").astype(np.int64) / 86400
-    first = np.full(int(codes.max()) + 1, np.inf)
-    last = np.full(len(first), -np.inf)
-    np.minimum.at(first, codes, times)
-    np.maximum.at(last, codes, times)
-    expected = np.round((last - first) / per_unit) + 1
-    missing = 1 - np.bincount(codes).sum() / expected.sum()
-    found: list[str] = []
-    if missing > 0.02:
-        found.append(
-            f"{missing:.0%} of the periods between a series' first and last row have no row (closed, or nothing sold?)"
-        )
-    ended = float((last < np.nanmax(last) - 26 * per_unit).mean())
-    if ended > 0.05:
-        found.append(
-            f"{ended:.0%} of the series end more than 26 periods before the last date: the longest gone get no forecast"
-        )
-    return found
-
-
-def _is_noise(profile: TableProfile, target: str) -> bool:
-    """No lag up to 14 and no weekday or month says anything of the deviation from the series' mean."""
-    rows, same = profile.some_series, profile.neighbours
-    y = np.nan_to_num(profile.columns[target].values[rows])
-    series = profile.series[rows]
-    deviation = centred(y[:, None], series)[:, 0]
-    spread = np.sqrt(_centred_mean(deviation**2, series))
-    z = np.where(spread > 0, deviation / np.maximum(spread, 1e-12), 0.0)
-    if len(z) < 500 or not same.any() or float((z**2).mean()) < 0.5:
-        return False
-    limit = 0.015 + 3.5 / np.sqrt(len(z))
-    for lag in range(1, 15):
-        pairs = series[lag:] == series[:-lag]
-        if pairs.sum() > 200 and abs(float((z[lag:] * z[:-lag])[pairs].mean())) > limit:
-            return False
-    day = profile.day[rows]
-    month = profile.ds[rows].astype("datetime64[M]").astype(np.int64) % 12
-    for part in (day % 7, month):
-        means = np.bincount(part, z, 12) / np.maximum(np.bincount(part, minlength=12), 1)
-        if float((means[part] ** 2).mean()) > 0.005 + 12 * 3 / len(z):
-            return False
-    return True
-
-
-def _centred_mean(values: NDArray[np.float64], series: NDArray[np.int64]) -> NDArray[np.float64]:
-    codes = codes_of(series)
-    return (np.bincount(codes, values) / np.bincount(codes))[codes]

@@ -59,6 +59,13 @@ class TableProfile:
         return (int(codes.max()) + 1) / len(codes)
 
     @cached_property
+    def are_events(self) -> bool:
+        """Whether rows come at any minute of a day, as receipts do, and not at regular times."""
+        there = self.ds[~np.isnat(self.ds)][:_SAMPLE_ROWS]
+        minutes = there.astype("datetime64[m]").astype(np.int64) % (24 * 60)
+        return len(there) > 100 and len(np.unique(minutes)) > 96 and bool((minutes % 15 != 0).mean() > 0.3)
+
+    @cached_property
     def some_dates(self) -> NDArray[np.int64]:
         """All rows of some dates."""
         per_date = self.rows / self.dates

@@ -1,4 +1,4 @@
-"""A stranger's CSV, Parquet file or SQL table: its rows, and what the text in its columns means."""
+"""CSV files, Parquet files and SQL tables of other people, as Arrow tables under clean names."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import pyarrow as pa
 
 from many_models.errors import InputError, MissingDependencyError, MissingTableError, UnavailableError
+from many_models.onboarding.grid import Reading, examples, find_header, listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,14 +25,17 @@ if TYPE_CHECKING:
 SEPARATORS = (",", ";", "\t", "|")
 BATCH_ROWS = 100_000
 _BLOCK = 4 << 20
-_MAGIC = {b"PAR1": "parquet", b"SQLi": "sqlite", b"PK\x03\x04": "zip", b"\x1f\x8b": "gzip"}
+TableKind = Literal["csv", "parquet", "sql", "excel", "json"]
 
 
 # --- Where rows come from -------------------------------------------------------------------------------------------
 class TableReader(Protocol):
     """Rows under clean, distinct column names; text where the reader knows no types."""
 
-    kind: Literal["csv", "parquet", "sql"]
+    @property
+    def kind(self) -> TableKind:
+        """What it is read from."""
+        ...
 
     def batches(self) -> Iterator[pa.Table]:
         """All rows, in tables of bounded size. Raises InputError for what cannot be read."""
@@ -40,6 +44,11 @@ class TableReader(Protocol):
     @property
     def notes(self) -> Sequence[str]:
         """What was met while reading that its user should know."""
+        ...
+
+    @property
+    def readings(self) -> Sequence[Reading]:
+        """How the file was read, where there was a choice; whole once `batches` has been read from."""
         ...
 
 
@@ -55,21 +64,6 @@ def head(reader: TableReader, limit: int) -> tuple[pa.Table, bool]:
     if not rows:
         raise InputError(f"{reader} has no rows")
     return pa.concat_tables(tables, promote_options="permissive"), False
-
-
-def open_file(location: str) -> TableReader:
-    """The rows of a CSV (plain or .gz) or Parquet file. Raises InputError that says what else it is."""
-    path = Path(location)
-    if not path.is_file():
-        raise InputError(f"there is no file {location!r}")
-    with path.open("rb") as file:
-        first = file.read(4)
-    kind = next((kind for magic, kind in _MAGIC.items() if first.startswith(magic)), "csv")
-    if kind == "parquet":
-        return ParquetFile(path)
-    if kind == "zip":
-        raise InputError(f"{location!r} is a zip archive or an Excel workbook: unpack it, or save it as CSV")
-    return CsvFile(path, "gzip" if kind == "gzip" else "detect")
 
 
 def clean_names(names: Sequence[str]) -> list[str]:
@@ -91,8 +85,9 @@ class ParquetFile:
     """A Parquet file, or what calls itself one."""
 
     path: Path
-    kind: Literal["csv", "parquet", "sql"] = "parquet"
+    kind: TableKind = "parquet"
     notes: list[str] = field(default_factory=list[str])
+    readings: list[Reading] = field(default_factory=list[Reading])
 
     def __str__(self) -> str:
         return str(self.path)
@@ -107,19 +102,39 @@ class ParquetFile:
             nested = sorted(set(file.schema_arrow.names) - set(flat))
             self.notes = [f"nested columns are left out: {', '.join(nested)}"] if nested else []
             for batch in file.iter_batches(BATCH_ROWS, columns=flat):
-                yield pa.Table.from_batches([batch]).rename_columns(clean_names(batch.schema.names))
+                yield _plain(pa.Table.from_batches([batch])).rename_columns(clean_names(batch.schema.names))
         except (pa.ArrowInvalid, OSError) as error:
             raise InputError(f"{self.path} is no Parquet file that can be read: {error}") from error
 
 
+def _plain(table: pa.Table) -> pa.Table:
+    """Categories as what they stand for, half floats as floats, durations as texts: what every rule here can read."""
+    for at, column in enumerate(table.schema):
+        kind = column.type
+        if pa.types.is_dictionary(kind):
+            table = table.set_column(at, column.name, table[at].cast(kind.value_type))
+        elif pa.types.is_float16(kind):
+            table = table.set_column(at, column.name, table[at].cast(pa.float32()))
+        elif pa.types.is_duration(kind):
+            table = table.set_column(
+                at, column.name, pa.array([value and str(value) for value in table[at].to_pylist()])
+            )
+        elif pa.types.is_decimal(kind):
+            table = table.set_column(at, column.name, table[at].cast(pa.float64()))
+    return table
+
+
 @dataclass
 class CsvFile:
-    """A text file with a header line; separator and encoding are found out."""
+    """A text file with a header line; separator, encoding and the header's line are found out."""
 
     path: Path
     compression: str = "detect"
-    kind: Literal["csv", "parquet", "sql"] = "csv"
+    kind: TableKind = "csv"
     broken: list[str] = field(default_factory=list[str])
+    readings: list[Reading] = field(default_factory=list[Reading])
+    _names: list[str] = field(default_factory=list[str], init=False)
+    _below: int = field(default=0, init=False)  # lines of the header after its first
 
     def __str__(self) -> str:
         return str(self.path)
@@ -133,59 +148,89 @@ class CsvFile:
 
     @cached_property
     def encoding(self) -> str:
-        """`utf8` where the whole file is, else what Windows writes; UTF-16 by its mark."""
+        """`utf8` where the whole file is; UTF-16 by its mark or its zeros; else what its letters speak for."""
         decoder = codecs.getincrementaldecoder("utf-8")()
         with self._stream() as stream:
-            block = stream.read(_BLOCK)
-            if block[:2] in {codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE}:
-                return "utf-16"
+            block = first = stream.read(_BLOCK)
+            if wide := _utf16(first):
+                return wide
             try:
                 while block:
                     decoder.decode(block)
                     block = stream.read(_BLOCK)
                 decoder.decode(b"", final=True)
             except UnicodeDecodeError:
-                return "cp1252"
+                found = _single_byte(block[: 1 << 18])
+                self.readings.append(Reading(f"a text in the encoding {found}"))
+                return found
         return "utf8"
 
     @cached_property
-    def separator(self) -> str:
-        """The separator that cuts most of the first lines into equally many fields."""
+    def _start(self) -> tuple[str, int]:
+        """The separator and the header's line. Raises InputError."""
         lines = self._first_lines()
+        if told := re.fullmatch(r'"?sep=(.)"?\s*', lines[0]):
+            return told[1], 1 + self._header(lines[1:], told[1])
+        separator = self._separator(lines)
+        return separator, self._header(lines, separator)
+
+    @property
+    def separator(self) -> str:
+        """What is between the fields."""
+        return self._start[0]
+
+    def _separator(self, lines: list[str]) -> str:
+        """The separator that cuts most of the first lines into equally many fields."""
         scores: dict[str, tuple[float, int]] = {}
         for separator in SEPARATORS:
             widths = Counter(len(row) for row in csv.reader(lines, delimiter=separator) if row)
-            width, times = widths.most_common(1)[0]
-            scores[separator] = (times / widths.total() if width > 1 else 0.0, width)
+            several = [(width, times) for width, times in widths.most_common() if width > 1]
+            width, times = several[0] if several else (1, 0)
+            scores[separator] = (times / widths.total(), width)
         best = max(SEPARATORS, key=lambda separator: scores[separator])
-        if scores[best][1] < 2:
+        if scores[best][1] < 2 or (scores[best][0] < 0.3 and len(lines) > 5):
             raise InputError(
                 f"{self.path}: its lines have one field, needed a header and columns separated by , ; | or tabs"
             )
         return best
 
+    def _header(self, lines: list[str], separator: str) -> int:
+        """The line of the header among `lines`. Raises InputError where values come first."""
+        reader = csv.reader(lines, delimiter=separator)
+        ends, rows = [0], list[list[str]]()
+        for row in reader:
+            rows.append(row)
+            ends.append(reader.line_num)
+        at = find_header(rows)
+        if at < 0:
+            first = next((row for row in rows if len(row) > 1), rows[0])
+            raise InputError(
+                f"{self.path}: the first line ({listed(first)}) looks like values, needed a line of column names first"
+            )
+        if ends[at]:
+            what = f"a table with its header in line {ends[at] + 1}"
+            self.readings.append(Reading(what, examples(rows[: at + 1]), examples(rows[at:])))
+        self._names, self._below = clean_names(rows[at]), ends[at + 1] - ends[at] - 1
+        return ends[at]
+
     @cached_property
     def names(self) -> list[str]:
         """The header's names, clean and distinct."""
-        header = next(csv.reader(self._first_lines()[:1], delimiter=self.separator))
-        values = [
-            cell
-            for cell in header
-            if re.fullmatch(r"[-+]?\d+([.,]\d+)?|\d{4}-\d\d-\d\d.*|\d\d?[./]\d\d?[./]\d{2,4}", cell)
-        ]
-        if len(values) * 2 >= len(header):
-            raise InputError(
-                f"{self.path}: the first line {header} looks like values, needed a line of column names first"
-            )
-        return clean_names(header)
+        _ = self._start
+        return self._names
 
     def batches(self) -> Iterator[pa.Table]:
         """See `TableReader.batches`; all columns are strings, an empty field is an empty one."""
         from pyarrow import csv as arrow_csv
 
         self.broken.clear()
+        header = self._start[1]
         reading = arrow_csv.ReadOptions(
-            column_names=self.names, skip_rows=1, encoding=self.encoding, block_size=_BLOCK, use_threads=False
+            column_names=self.names,
+            skip_rows=header + 1 + self._below,
+            encoding=self.encoding,
+            block_size=_BLOCK,
+            use_threads=False,
         )
         parsing = arrow_csv.ParseOptions(
             delimiter=self.separator, newlines_in_values=True, invalid_row_handler=self._leave_out
@@ -229,8 +274,9 @@ class SqlTable:
     url: str
     table: str
     limit: int
-    kind: Literal["csv", "parquet", "sql"] = "sql"
+    kind: TableKind = "sql"
     notes: list[str] = field(default_factory=list[str])
+    readings: list[Reading] = field(default_factory=list[Reading])
 
     def __str__(self) -> str:
         return f"table {self.table!r}"
@@ -253,13 +299,14 @@ class SqlTable:
         finally:
             engine.dispose()
         columns = zip(*fetched, strict=True) if fetched else ((),) * len(names)
-        table = pa.table([_array(values) for values in columns], names=names)
+        table = pa.table([array_of(values) for values in columns], names=names)
         yield table
         if more:
             yield table.slice(0, 0)
 
 
-def _array(values: Sequence[object]) -> pa.Array:
+def array_of(values: Sequence[object]) -> pa.Array:
+    """Values of any types as one array: numbers and moments where all are, else texts."""
     try:
         array = pa.array(values)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
@@ -291,7 +338,8 @@ def sql_tables(url: str) -> list[str]:
     engine = sql_engine(url)
     try:
         inspector = sa.inspect(engine)
-        return sorted([*inspector.get_table_names(), *inspector.get_view_names()])
+        names = [*inspector.get_table_names(), *inspector.get_view_names()]
+        return sorted(name for name in names if not name.startswith("many_models_"))
     except SQLAlchemyError as error:
         raise UnavailableError(f"the database does not answer: {error}") from error
     finally:
@@ -303,3 +351,26 @@ def require_table(url: str, table: str) -> None:
     there = sql_tables(url)
     if table not in there:
         raise MissingTableError(f"no table {table!r} in the database; there are: {', '.join(there) or 'none'}")
+
+
+# --- Encodings ------------------------------------------------------------------------------------------------------
+def _utf16(block: bytes) -> str:
+    """The UTF-16 that `block` is in, by its mark or because every second byte is zero; "" where it is none."""
+    if block[:2] in {codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE}:
+        return "utf-16"
+    some = block[:4096]
+    even, odd = some[::2].count(0), some[1::2].count(0)
+    if max(even, odd) * 2 < len(some) * 0.7:
+        return ""
+    return "utf-16-le" if odd > even else "utf-16-be"
+
+
+def _single_byte(block: bytes) -> str:
+    """The encoding of a text that is not UTF-8: Western where few letters have accents, else by their frequencies."""
+    import charset_normalizer
+
+    letters = sum(byte > 127 or chr(byte).isalpha() for byte in block)
+    if sum(byte > 127 for byte in block) < 0.3 * letters:
+        return "cp1252"
+    best = charset_normalizer.from_bytes(block).best()
+    return best.encoding if best else "cp1252"

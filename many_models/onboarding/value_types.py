@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
+from datetime import date
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -10,6 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 Kind = Literal["time", "number", "flag", "text", "empty"]
@@ -20,6 +24,20 @@ _NUMBER_STYLES = {
     "thousands": rf"^({_PLAIN}|[+-]?\d{{1,3}}(,\d{{3}})+(\.\d+)?)$",
     "comma": r"^[+-]?(\d{1,3}(\.\d{3})+|\d+)(,\d+)?$",
 }
+_LOOSE = "loose "  # before a style: money, units, signs behind the number and spaces between its digits are taken away
+_POINTED = {"plain": r"^[+-]?[1-9]\d{0,2}(\.\d{3})+$", "comma": r"^[+-]?[1-9]\d{0,2}(,\d{3})+$"}
+_FRACTION = {"plain": r"\.", "comma": ","}
+_SPACES = str.maketrans(dict.fromkeys("\u00a0\u202f\u2009\u2007", " ") | {"\u2212": "-", "\u2019": "'"})
+_MONEY = re.compile(
+    r"[$€£¥₹₽₺₩฿₫₴]|\b(usd|eur|gbp|chf|jpy|cny|inr|cad|aud|nzd|sek|nok|dkk|pln|czk|huf|brl|mxn|zar|kr|zł|kč|rs|fr)\b\.?",
+    re.IGNORECASE,
+)
+_UNIT = re.compile(r"(?<=[\d.,])(\s*)([a-zµ²³°%]{1,8})\.?$", re.IGNORECASE)
+_UNITS = frozenset(
+    "pc pcs piece pieces st stk stck stück ea each unit units box boxes pack packs kg g mg t lb lbs oz l ml cl hl gal "
+    "kwh mwh wh gj bbl % m² m³ pallet pallets case cases bottle bottles".split()
+)
+_MULTIPLES = frozenset("k m mio mrd mn bn tsd e".split())  # 3k is not 3
 _FLAGS = {
     **dict.fromkeys(("true", "t", "yes", "y", "ja", "j", "oui", "si", "wahr"), 1.0),
     **dict.fromkeys(("false", "f", "no", "n", "nein", "non", "falsch"), 0.0),
@@ -38,8 +56,10 @@ _TRIED = 300
 class ColumnType:
     """How a column's values are to be read.
 
-    `style` of a number: `plain`, `thousands` (1,234.5) or `comma` (1.234,5); of a time: `native`, `iso`, `isoweek`,
-    `epoch_s`, `epoch_ms` or a strptime format; `or_else` a second format that fits as well. `whole`: no fractions.
+    `style` of a number: `plain`, `thousands` (1,234.5) or `comma` (1.234,5), after `loose ` where money, units or
+    signs around it are taken away; of a time: `native`, `local` (the clock time of its zone), `iso`, `isoweek`,
+    `epoch_s`, `epoch_ms`, `excel` (days since 1899-12-30) or a strptime format. `or_else` is a second style that fits
+    as well. `whole`: no fractions.
     """
 
     kind: Kind
@@ -62,6 +82,7 @@ class Column:
     levels: NDArray[Any]
     unread: int
     missing: int
+    raw: str = ""  # the Arrow type that the file has it in
 
     @property
     def kind(self) -> Kind:
@@ -74,16 +95,21 @@ class Column:
         return self.levels[self.codes]
 
 
-def infer_column(name: str, column: pa.ChunkedArray, *, comma_first: bool = False, time_like: bool = False) -> Column:
+def infer_column(
+    name: str, column: pa.ChunkedArray, *, comma_first: bool = False, time_like: bool = False, style: str = ""
+) -> Column:
     """What a column means, from all its values; `comma_first` where 1,5 is more likely one and a half.
 
-    `time_like` says that its name speaks of time, so that 202401 or 1700000000 may be one.
+    `time_like` says that its name speaks of time, so that 202401 or 1700000000 may be one. `style` is how it
+    is written, where that is known.
     """
     whole = column.combine_chunks() if column.num_chunks else pa.array([], column.type)
     encoded = whole.dictionary_encode("encode")
     codes, levels = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64), encoded.dictionary
     counts = np.bincount(codes, minlength=len(levels))
     column_type = infer_type(levels, counts, comma_first=comma_first, time_like=time_like)
+    if style and style != column_type.style:
+        column_type = replace(column_type, style=style, or_else="")
     parsed = parse(levels, column_type)
     empty = is_empty(levels)
     readable = (
@@ -93,7 +119,15 @@ def infer_column(name: str, column: pa.ChunkedArray, *, comma_first: bool = Fals
         if column_type.kind == "time"
         else ~empty
     )
-    return Column(name, column_type, codes, parsed, int(counts[~readable & ~empty].sum()), int(counts[empty].sum()))
+    return Column(
+        name,
+        column_type,
+        codes,
+        parsed,
+        int(counts[~readable & ~empty].sum()),
+        int(counts[empty].sum()),
+        str(whole.type),
+    )
 
 
 def is_empty(levels: pa.Array) -> NDArray[np.bool_]:
@@ -111,7 +145,9 @@ def infer_type(levels: pa.Array, counts: NDArray[np.int64], *, comma_first: bool
     if not there.any() or pa.types.is_null(levels.type):
         return ColumnType("empty")
     if pa.types.is_temporal(levels.type):
-        return ColumnType("time", "native") if not pa.types.is_time(levels.type) else ColumnType("text")
+        if pa.types.is_time(levels.type) or pa.types.is_duration(levels.type):
+            return ColumnType("text")
+        return ColumnType("time", "local" if _at_local_midnight(levels) else "native")
     if pa.types.is_boolean(levels.type):
         return ColumnType("flag", "native")
     if _is_number(levels.type):
@@ -119,16 +155,105 @@ def infer_type(levels: pa.Array, counts: NDArray[np.int64], *, comma_first: bool
     if not (pa.types.is_string(levels.type) or pa.types.is_large_string(levels.type)):
         return ColumnType("text")
     weights = counts[there]
-    texts = pc.utf8_trim_whitespace(levels.filter(pa.array(there)).cast(pa.string()))
+    return _type_of_texts(
+        pc.utf8_trim_whitespace(levels.filter(pa.array(there)).cast(pa.string())),
+        weights,
+        comma_first=comma_first,
+        time_like=time_like,
+    )
+
+
+def _type_of_texts(texts: pa.Array, weights: NDArray[np.int64], *, comma_first: bool, time_like: bool) -> ColumnType:
     total = weights.sum()
     if len(texts) <= 4 and set(pc.utf8_lower(texts).to_pylist()) <= set(_FLAGS):
         return ColumnType("flag", "words")
     styles = ("comma", "plain", "thousands") if comma_first else ("plain", "thousands", "comma")
     for style in styles:
-        fits = pc.match_substring_regex(texts, _NUMBER_STYLES[style]).to_numpy(zero_copy_only=False)
+        fits = _matches(texts, _NUMBER_STYLES[style])
         if weights[fits].sum() >= _MOSTLY * total:
-            return _type_of_numbers(parse(texts, ColumnType("number", style)), weights, style, time_like=time_like)
+            chosen, or_else = _pointed(texts, style)
+            found = _type_of_numbers(parse(texts, ColumnType("number", chosen)), weights, chosen, time_like=time_like)
+            return replace(found, or_else=or_else) if found.kind == "number" else found
+    if found := _loose_type(texts, weights, styles):
+        return found
     return _type_of_times(texts, weights) or ColumnType("text")
+
+
+def _matches(texts: pa.Array, pattern: str) -> NDArray[np.bool_]:
+    return pc.fill_null(pc.match_substring_regex(texts, pattern), fill_value=False).to_numpy(zero_copy_only=False)
+
+
+def _at_local_midnight(levels: pa.Array) -> bool:
+    """Whether moments with a zone are all the first of a local day: then the day is meant, and not the moment."""
+    if not pa.types.is_timestamp(levels.type) or levels.type.tz in {None, "UTC", "+00:00"}:
+        return False
+    clock = pc.local_timestamp(levels.drop_null())
+    return bool(pc.all(pc.equal(clock, pc.floor_temporal(clock, unit="day"))).as_py())
+
+
+def _pointed(texts: pa.Array, style: str) -> tuple[str, str]:
+    """The style of numbers that fit `style`, and a second one: 1.234 beside 987 is one thousand and more.
+
+    Every value with a point has groups of three digits behind it. Values above a thousand without a point, or a zero
+    before it, or groups of another length, say that it is a decimal point.
+    """
+    if style not in _POINTED:
+        return style, ""
+    with_point = _matches(texts, _FRACTION[style])
+    groups = _matches(texts, _POINTED[style])
+    if with_point.sum() < 3 or (with_point & ~groups).any():
+        return style, ""
+    other = {"plain": "comma", "comma": "thousands"}[style]
+    repeated = _matches(texts, r"[.,]\d{3}[.,]")
+    small = _matches(texts, r"^[+-]?\d{1,3}$")
+    if repeated.any() or (small.any() and (small | with_point).all()):
+        return other, "" if repeated.any() else style
+    return style, other if (with_point | small).all() else ""
+
+
+def _loose_type(texts: pa.Array, weights: NDArray[np.int64], styles: Sequence[str]) -> ColumnType | None:
+    """Numbers with money, one unit, a sign behind them or spaces between their digits; None where they are none."""
+    tried = np.unique(np.linspace(0, len(texts) - 1, min(len(texts), _TRIED)).astype(int))
+    sample = texts.take(pa.array(tried)).to_pylist()
+    if sum(any(sign.isdigit() for sign in text) for text in sample) < _MOSTLY * len(sample):
+        return None
+    units = {unit.casefold().rstrip("s") for text in sample if (unit := _unit_of(text))}
+    if len(units) > 1:
+        return None  # kilograms and pieces in one column are not one number
+    bare = undecorated(texts)
+    for style in styles:
+        if weights[_matches(bare, _NUMBER_STYLES[style])].sum() >= _MOSTLY * weights.sum():
+            chosen, _ = _pointed(bare, style)
+            values = parse(bare, ColumnType("number", chosen))
+            finite = values[np.isfinite(values)]
+            return ColumnType("number", _LOOSE + chosen, whole=bool((finite == np.floor(finite)).all()))
+    return None
+
+
+def _unit_of(text: str) -> str:
+    bare = _MONEY.sub("", text.translate(_SPACES)).strip().rstrip(")-")
+    found = _UNIT.search(bare)
+    return found[2] if found else ""
+
+
+def undecorated(texts: pa.Array) -> pa.Array:
+    """Numbers without money, units and spaces, with their sign before them: `(1 234,50 €)` becomes `-1234,50`."""
+    return pa.array([None if text is None else _undecorated(text) for text in texts.to_pylist()], pa.string())
+
+
+def _undecorated(text: str) -> str:
+    bare = _MONEY.sub("", text.translate(_SPACES)).strip()
+    if bare.startswith("(") and bare.endswith(")"):
+        bare = "-" + bare[1:-1].strip()
+    if bare.endswith("-"):
+        bare = "-" + bare[:-1].strip()
+    if found := _UNIT.search(bare):
+        unit = found[2].casefold()
+        if unit in _MULTIPLES or not (found[1] or unit in _UNITS):
+            return text  # 12A is a name, and 3k is not 3
+        bare = bare[: found.start()].strip()
+    bare = re.sub(r"^([+-])\s+", r"\1", bare)
+    return re.sub(r"(?<=\d)[ '](?=\d{3}(\D|$))", "", bare)
 
 
 def _is_number(kind: pa.DataType) -> bool:
@@ -153,6 +278,8 @@ def _type_of_numbers(
             return ColumnType("time", "%Y%m%d")
     if time_like and mostly((numbers >= 190001) & (numbers <= 220012) & (numbers % 100 >= 1) & (numbers % 100 <= 12)):
         return ColumnType("time", "%Y%m")
+    if time_like and mostly((numbers > 25569) & (numbers < 73050)) and len(numbers) > 5:
+        return ColumnType("time", "excel")
     if time_like and mostly((numbers > 3e8) & (numbers < 4.1e9)):
         return ColumnType("time", "epoch_s")
     if time_like and mostly((numbers > 3e11) & (numbers < 4.1e12)):
@@ -212,6 +339,8 @@ def parse(levels: pa.Array, column_type: ColumnType) -> NDArray[Any]:
         return pc.fill_null(plain.cast(pa.float64(), safe=False), np.nan).to_numpy(zero_copy_only=False)
     style = "plain" if column_type.style == "native" else column_type.style
     texts = pc.utf8_trim_whitespace(levels.cast(pa.string()))
+    if style.startswith(_LOOSE):
+        texts, style = undecorated(texts), style.removeprefix(_LOOSE)
     fits = pc.fill_null(pc.match_substring_regex(texts, _NUMBER_STYLES[style]), fill_value=False)
     texts = pc.if_else(fits, texts, pa.scalar(None, pa.string()))
     if style != "plain":
@@ -222,9 +351,15 @@ def parse(levels: pa.Array, column_type: ColumnType) -> NDArray[Any]:
 
 
 def parse_times(levels: pa.Array, style: str) -> NDArray[np.datetime64]:
-    """`levels` as datetime64[us], in UTC where they have a zone; NaT for what is not written in this style."""
+    """`levels` as datetime64[us]; NaT for what is not written in this style.
+
+    A text with an offset keeps the clock time that is written, since 2024-06-02T00:00:00+02:00 is the second of June;
+    other moments with a zone are in UTC.
+    """
     import pandas as pd
 
+    if style == "local":
+        return pc.local_timestamp(levels).cast(pa.timestamp("us"), safe=False).to_numpy(zero_copy_only=False)
     if style == "native":
         kind = levels.type
         stamps = levels.cast(
@@ -235,12 +370,23 @@ def parse_times(levels: pa.Array, style: str) -> NDArray[np.datetime64]:
         unit = 1_000_000 if style == "epoch_s" else 1_000
         numbers = parse(levels, ColumnType("number", "native"))
         return pd.to_datetime(pd.Series(numbers) * unit, unit="us", errors="coerce").to_numpy().astype("datetime64[us]")
+    if style == "excel":
+        numbers = parse(levels, ColumnType("number", "native"))
+        return pd.to_datetime(pd.Series(numbers) - 25569, unit="D", errors="coerce").to_numpy().astype("datetime64[us]")
     if _is_number(levels.type):
         levels = _as_text(parse(levels, ColumnType("number", "native")))
     texts = pd.Series(pc.utf8_trim_whitespace(levels.cast(pa.string())).to_pylist(), dtype=object)
     if style == "isoweek":
         weeks = texts.str.extract(r"^(\d{4})-?[Ww](\d{2})$")
+        last = (weeks[0] + "-12-28").map(_iso_week_of, na_action="ignore")  # a year's last week has its 28 December
+        weeks = weeks[weeks[1].astype(float).between(1, last.astype(float))].reindex(texts.index)
         texts, style = weeks[0] + "-W" + weeks[1] + "-1", "%G-W%V-%u"
+    if style == "iso":
+        texts = texts.str.replace(r"(?<=:\d\d)(\.\d+)?\s*[+-]\d\d:?\d\d$", r"\1", regex=True)
     pattern = "ISO8601" if style == "iso" else style
     stamps = pd.to_datetime(texts, format=pattern, errors="coerce", utc=True)
     return stamps.dt.tz_localize(None).to_numpy().astype("datetime64[us]")
+
+
+def _iso_week_of(day: str) -> int:
+    return date.fromisoformat(day).isocalendar().week

@@ -283,13 +283,14 @@ def test_a_clean_table_is_not_warned_of(tmp_path: Path) -> None:
     assert looked_at(csv(tmp_path, frame)).warnings == ()
 
 
-def test_receipts_are_taken_by_their_names_with_a_warning(tmp_path: Path) -> None:
+def test_receipts_are_summed_up_and_their_keys_taken_by_name(tmp_path: Path) -> None:
     frame = panel("D", 60, store=["a", "b"], item=["x", "y"])[["store", "item", "time", "y"]]
     frame = frame.loc[frame.index.repeat(4)].rename(columns={"time": "date", "y": "units"})
     frame["units"] = RNG.integers(1, 5, len(frame))
     found = looked_at(csv(tmp_path, frame))
     assert (found.keys.value, found.keys.confidence) == (("store", "item"), "unsure")
-    assert any("sum them up first" in warning for warning in found.warnings)
+    assert (found.aggregate.value, found.missing.value) == ("sum", "zero")
+    assert "4.0 rows a series and period" in found.aggregate.reason
 
 
 @pytest.mark.parametrize(
@@ -301,7 +302,6 @@ def test_receipts_are_taken_by_their_names_with_a_warning(tmp_path: Path) -> Non
         ("2024-01-01,3,4\n2024-01-02,4,5\n", "looks like values"),
         ("store,y\na,1\nb,2\n", "--timestamp"),
         ("date,store\n2024-01-01,a\n2024-01-02,a\n", "--target"),
-        ("year,month,store,y\n2024,1,a,3\n2024,2,a,4\n", "have to become one"),
     ],
 )
 def test_what_cannot_be_guessed_says_what_to_give(tmp_path: Path, text: str, message: str) -> None:
@@ -311,11 +311,11 @@ def test_what_cannot_be_guessed_says_what_to_give(tmp_path: Path, text: str, mes
         looked_at(str(path))
 
 
-def test_quarter_hours_are_refused_with_advice(tmp_path: Path) -> None:
-    frame = panel("15min", 100, meter=["a", "b"])[["meter", "time", "y"]]
-    with pytest.raises(InputError, match=r"15 minutes apart.*--frequency h"):
-        looked_at(csv(tmp_path, frame))
-    assert looked_at(csv(tmp_path, frame), frequency="h").frequency.value == "h"
+def test_quarter_hours_become_hours(tmp_path: Path) -> None:
+    frame = panel("15min", 400, meter=["a", "b"])[["meter", "time", "y"]]
+    found = looked_at(csv(tmp_path, frame))
+    assert (found.frequency.value, found.aggregate.value) == ("h", "sum")
+    assert looked_at(csv(tmp_path, frame), frequency="D").aggregate.value == "sum"
 
 
 def test_given_names_overrule_guesses_and_wrong_ones_are_named(tmp_path: Path) -> None:
@@ -333,9 +333,9 @@ def test_given_names_overrule_guesses_and_wrong_ones_are_named(tmp_path: Path) -
         looked_at(str(tmp_path / "nowhere.csv"))
 
 
-def test_an_excel_file_is_recognised(tmp_path: Path) -> None:
+def test_a_damaged_workbook_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "book.xlsx").write_bytes(b"PK\x03\x04 and so on")
-    with pytest.raises(InputError, match="save it as CSV"):
+    with pytest.raises(InputError, match="damaged archive or workbook"):
         looked_at(str(tmp_path / "book.xlsx"))
 
 

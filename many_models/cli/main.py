@@ -53,6 +53,15 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 @click.option("--frequency", default="", help="h, D, W-SUN, MS …, where the guess is wrong.")
 @click.option("--known", default=None, help="Known covariates, comma-separated; empty for none.")
 @click.option(
+    "--missing", type=click.Choice(["zero", "closed", "unknown"]), help="What a period without a row means."
+)  # fmt: skip
+@click.option(
+    "--aggregate", help="How several rows of a series and period become one: sum, mean …; empty: they do not."
+)
+@click.option("--sheet", default="", help="The sheet of a workbook, where the guess is wrong.")
+@click.option("--first", type=click.DateTime(["%Y-%m-%d"]), help="The day of the first of columns like d_1, d_2 …")
+@click.option("--yes", is_flag=True, help="Ask nothing, take the guesses.")
+@click.option(
     "--into", type=click.Path(path_type=Path, file_okay=False), default=Path(), help="Folder for the settings."
 )
 @click.option("--force", is_flag=True, help="Replace an existing many_models.toml.")
@@ -64,29 +73,62 @@ def init(
     target: str,
     frequency: str,
     known: str | None,
+    missing: str | None,
+    aggregate: str | None,
+    sheet: str,
+    first: datetime | None,
     into: Path,
     *,
+    yes: bool,
     force: bool,
 ) -> None:
-    """Look at a CSV, a Parquet file or a SQL table, guess what is what, and write many_models.toml."""
-    from many_models.cli.output import console, print_inferred, progress
-    from many_models.operations.setup import InitOptions, initialise
+    """Look at a file (CSV, Excel, JSON, Parquet), a folder of files or a SQL table, guess what is what, and write
+    many_models.toml and a report page.
+    """
+    from many_models.cli.onboarding import ask_what_is_unsure, can_ask, print_inferred, print_readings
+    from many_models.cli.output import console, progress
+    from many_models.operations.setup import InitOptions, infer, initialise, refuse_existing
 
-    given = InitOptions()
-    if keys:
-        given["keys"] = _names(keys)
+    given = InitOptions(keys=_names(keys)) if keys else InitOptions()
     if known is not None:
         given["known"] = _names(known)
-    if timestamp:
-        given["timestamp"] = timestamp
-    if target:
-        given["target"] = target
-    if frequency:
-        given["frequency"] = frequency
+    if aggregate is not None:
+        given["aggregate"] = aggregate
+    if first is not None:
+        given["first"] = first.date()
+    said = {
+        "table": table, "timestamp": timestamp, "target": target, "frequency": frequency, "missing": missing,
+        "sheet": sheet,
+    }  # fmt: skip
+    given |= InitOptions(**{name: value for name, value in said.items() if value})  # pyright: ignore[reportArgumentType]
     out = console()
+    refuse_existing(location, into, force=force)
+    found = infer(location, given)
+    if can_ask() and not yes:
+        found = ask_what_is_unsure(out, location, given, found)
+    print_readings(out, found.readings)
     with progress(out, "loading into sales.db") as loading:
-        done = initialise(location, table, given, into, loading, force=force)
+        done = initialise(found, into, loading)
     print_inferred(out, location, done)
+
+
+@main.command()
+@click.argument("location", metavar="FILE")
+@config_option
+@click.option("--plan", is_flag=True, help="The file is a plan: known covariates of the days to come, without sales.")
+@click.option("--check", is_flag=True, help="Only say what would be added, changed and refused.")
+@json_option
+def load(location: str, config: Path | None, *, plan: bool, check: bool, as_json: bool) -> None:
+    """Load the next file, or a plan, into the project's source; safe to repeat."""
+    from many_models.cli.onboarding import print_load
+    from many_models.cli.output import console
+    from many_models.onboarding.next_file import load_next_file
+    from many_models.settings import load_settings
+
+    done = load_next_file(load_settings(config), location, plan=plan, check=check)
+    print_load(console(quiet=as_json), location, done, check=check)
+    if as_json:
+        print(json.dumps(done.as_dict(), default=str))
 
 
 def _names(text: str) -> list[str]:

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from many_models.operations.day import StageReport
     from many_models.operations.releases import Verdict
-    from many_models.operations.setup import Initialised
     from many_models.orchestration.due import Stage
     from many_models.orchestration.upkeep import Upkeep
     from many_models.ports import Release
@@ -186,27 +185,6 @@ def metrics_table(metrics: DataFrame) -> Table:
         cells = [f"{value:.3f}" if isinstance(value, float) else str(value) for value in row]
         table.add_row(*("" if cell == "nan" else cell for cell in cells), style="bold" if row[0] == "selected" else "")
     return table
-
-
-# --- init -----------------------------------------------------------------------------------------------------------
-
-
-def print_inferred(out: Console, location: str, done: Initialised) -> None:
-    """What `init` has inferred and why, what it wrote, and the command to type next."""
-    found, file = done.inferred, done.file
-    if done.loaded is not None:
-        where = file.with_name("sales.db")
-        out.print(f"{location}: {done.loaded.rows:,} rows loaded into {where}, table {done.loaded.table}")
-    guesses = Table("what", "guess", "how sure", "why")
-    for what, choice in found.choices.items():
-        value = ", ".join(map(str, choice.value)) if isinstance(choice.value, tuple) else str(choice.value)
-        guesses.add_row(what, value or "(none)", choice.confidence, choice.reason)
-    out.print(guesses)
-    for warning in found.warnings:
-        out.print(f"[yellow]warning[/yellow]: {warning}")
-    out.print(f"{found.series:,} series, {found.start} to {found.last}; written: {file}. Check it, then:")
-    config = "" if file.parent == type(file)() else f" --config {file}"
-    out.print(f"  many-models run{config}")
 
 
 # --- releases and maintenance ---------------------------------------------------------------------------------------

@@ -105,7 +105,7 @@ def variants_in(profile: TableProfile, keys: Sequence[str]) -> dict[str, dict[st
         groups: dict[str, list[int]] = {}
         for number, level in enumerate(column.levels):
             if isinstance(level, str) and counts[number]:
-                groups.setdefault(_folded(level), []).append(number)
+                groups.setdefault(folded(level), []).append(number)
         for same in groups.values():
             best = max(same, key=lambda number: counts[number])
             if len(same) > 1 and not _overlap(profile, keys, key, same):
@@ -114,7 +114,8 @@ def variants_in(profile: TableProfile, keys: Sequence[str]) -> dict[str, dict[st
     return found
 
 
-def _folded(name: str) -> str:
+def folded(name: str) -> str:
+    """A name without what people do not see: its case, blanks around it and twice, how accents are composed."""
     return " ".join(unicodedata.normalize("NFKC", name).split()).casefold()
 
 

@@ -252,11 +252,13 @@ def choose_target(profile: TableProfile, given: str) -> Inferred[str]:
         and profile.varies(name)
         and not _is_counter(profile, name)
     ]
-    scores = {name: _target_score(profile, name, numbers) for name in numbers if not profile.is_calendar(name)}
+    scores = {name: _target_score(profile, name) for name in numbers if not profile.is_calendar(name)}
     if not scores:
         raise InputError(
             f"no column of numbers that change with time among {listed(list(profile.columns))}; give --target"
         )
+    for name in [name for name in scores if scores[name] > max(scores.values()) - 2.5]:
+        scores[name] -= 2 * bool(_factors(profile, name, numbers))
     best, *others = sorted(scores, key=lambda name: -scores[name])
     near = [name for name in others if scores[name] > scores[best] - 0.75]
     reason = (
@@ -278,14 +280,14 @@ def _is_counter(profile: TableProfile, name: str) -> bool:
     )
 
 
-def _target_score(profile: TableProfile, name: str, numbers: Sequence[str]) -> float:
+def _target_score(profile: TableProfile, name: str) -> float:
     column = profile.columns[name]
     score = 2.0 * profile.change_rate(name) + 0.5 * column.type.whole
     score += (
         5 * (name.casefold() in {"y", "target"}) + 4 * name_suggests(name, TARGETS) + 1.5 * name_suggests(name, _MONEY)
     )
     score -= 6 * (name_suggests(name, _LEAKS) and not name_suggests(name, _MONEY)) + 5 * name_suggests(name, _KNOWN)
-    score -= 2 * bool(_factors(profile, name, numbers)) + 1.0 * column.missing / profile.rows
+    score -= 1.0 * column.missing / profile.rows
     return score + 0.5 * min(1.0, _spread(profile, name))
 
 
@@ -295,20 +297,38 @@ def _spread(profile: TableProfile, name: str) -> float:
     return float(values.std() / (abs(values).mean() + 1e-12)) if len(values) else 0.0
 
 
-def _factors(profile: TableProfile, name: str, numbers: Sequence[str]) -> tuple[str, str] | None:
-    """Two other columns whose product this one is (revenue = quantity × price)."""
+def _factors(profile: TableProfile, name: str, numbers: Sequence[str], must: str = "") -> tuple[str, str] | None:
+    """Two other columns whose product this one is (revenue = quantity × price), `must` among them where it is given.
+
+    Pairs that fail on a few rows are not looked at further: there are very many of them in a table of many numbers.
+    """
+    others = [other for other in numbers if other != name]
+    if not others:
+        return None
+    few, all_ = profile.few_values(name), np.stack([profile.few_values(other) for other in others], axis=1)
     rows = profile.some_series[:20_000]
-    values = profile.columns[name].values[rows]
-    for first, second in combinations([other for other in numbers if other != name], 2):
-        product = profile.columns[first].values[rows] * profile.columns[second].values[rows]
-        good = np.isfinite(product) & np.isfinite(values)
-        if (
-            good.sum() > 20
-            and np.isclose(product[good], values[good], rtol=0.005, atol=0.011).mean() > 0.98
-            and np.ptp(values[good]) > 0
-        ):
-            return first, second
+    for at, first in enumerate(others):
+        if must and first != must:
+            continue
+        with np.errstate(over="ignore", invalid="ignore"):
+            product = all_[:, at, None] * all_[:, 0 if must else at + 1 :]
+        bad = np.isfinite(product) & np.isfinite(few)[:, None] & ~_close(product, few[:, None])
+        for offset in np.flatnonzero(bad.sum(axis=0) <= 0.1 * len(few)):
+            second = others[int(offset) + (0 if must else at + 1)]
+            if second != first and _is_product(profile, name, (first, second), rows):
+                return first, second
     return None
+
+
+def _close(product: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.bool_]:
+    return np.isclose(product, values, rtol=0.005, atol=0.011)
+
+
+def _is_product(profile: TableProfile, name: str, pair: tuple[str, str], rows: NDArray[np.int64]) -> bool:
+    values = profile.columns[name].values[rows]
+    product = profile.columns[pair[0]].values[rows] * profile.columns[pair[1]].values[rows]
+    good = np.isfinite(product) & np.isfinite(values)
+    return bool(good.sum() > 20 and _close(product[good], values[good]).mean() > 0.98 and np.ptp(values[good]) > 0)
 
 
 # --- Known covariates -----------------------------------------------------------------------------------------------
@@ -322,19 +342,24 @@ def find_leaks(profile: TableProfile, target: str) -> dict[str, str]:
     varying = [name for name in numbers if profile.varies(name)]
     found = {name: "its name says so" for name in varying if name_suggests(name, _LEAKS)}
     for name in varying:
-        if target in (_factors(profile, name, [*varying, target]) or ()):
+        if _factors(profile, name, [*varying, target], must=target):
             found[name] = "it is the target times another column"
     found |= {
         name: "it follows from the target's own values"
         for name in _explained(profile, target, varying)
-        if name not in found
+        if name not in found and not _is_event(profile, name)
     }
     return found
 
 
+def _is_event(profile: TableProfile, name: str) -> bool:
+    """Whether a column is a flag of something planned. Sales that double on promotions tell which days had one."""
+    return _levels(profile, name) <= 3 and name_suggests(name, _KNOWN)
+
+
 def _explained(profile: TableProfile, target: str, names: Sequence[str]) -> list[str]:
     """The columns that a linear function of the target's last fifteen values (now included) explains."""
-    rows, lags = profile.some_series[:60_000], 15
+    rows, lags = profile.some_series[: 60_000 if len(names) < 30 else 10_000], 15
     series, y = profile.series[rows], profile.columns[target].values[rows]
     if len(rows) < 4 * lags:
         return []
@@ -343,9 +368,10 @@ def _explained(profile: TableProfile, target: str, names: Sequence[str]) -> list
     design = np.stack([y[at - lag] for lag in range(lags)], axis=1)
     design = np.concatenate([design, np.stack([_running_mean(y, at, width) for width in (7, 14)], axis=1)], axis=1)
     explained: list[str] = []
+    usable = np.isfinite(design).all(axis=1)
     for name in names:
         x = profile.columns[name].values[rows][at]
-        good = np.isfinite(design).all(axis=1) & np.isfinite(x)
+        good = usable & np.isfinite(x)
         if good.sum() < 200:
             continue
         one, two = centred(design[good], series[at][good]), centred(x[good, None], series[at][good])
@@ -427,7 +453,10 @@ def _could_be_known(profile: TableProfile, name: str) -> Confidence | None:
                 if profile.columns[key].kind == "text" and _levels(profile, key) < 50
             ),
         ]
-        return "unsure" if any(profile.follows(name, group) for group in keys) and profile.series_count > 1 else None
+        shared = [
+            group for group in keys if int(group.max()) + 1 < 0.7 * profile.rows
+        ]  # several rows each, so it tells
+        return "unsure" if any(profile.follows(name, group) for group in shared) else None
     return "unsure" if 0 < profile.change_rate(name) < 0.1 and len(column.levels) > 3 else None
 
 

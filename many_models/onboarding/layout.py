@@ -355,7 +355,7 @@ def _is_part(table: pa.Table, name: str, most: int) -> bool:
     """Whether a column counts from 1 to `most`, or has months' names, or Q1 and W01."""
     texts = [str(value) for value in table[name].unique().to_pylist() if value not in {None, ""}]
     numbers = [_whole(text) or _month_of(text) or _whole(re.sub(r"^\D+", "", text)) for text in texts]
-    return len(numbers) > 1 and all(number and 1 <= number <= most for number in numbers)
+    return bool(numbers) and all(number and 1 <= number <= most for number in numbers)
 
 
 def _whole(value: object) -> int | None:

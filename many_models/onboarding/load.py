@@ -68,7 +68,7 @@ def load_file(
                 connection.executemany(insert, rows_for(sold, columns, series))
                 if planned.num_rows:
                     connection.executemany(into_plan, rows_for(planned, plan, series))
-                rows += batch.num_rows
+                rows += sold.num_rows + planned.num_rows
                 if progress:
                     progress(rows, guess.rows if guess.complete else 0)
             index = quoted(f"{guess.table.value}_by_{guess.timestamp.value}")

@@ -35,6 +35,7 @@ class TableProfile:
         self.rows = len(self.ds)
         self.keys: tuple[str, ...] = ()
         self._calendar: dict[str, bool] = {}
+        self._few: dict[str, NDArray[np.float64]] = {}
 
     def set_keys(self, keys: tuple[str, ...]) -> None:
         """From now on series are the different values of `keys`."""
@@ -80,6 +81,14 @@ class TableProfile:
         chosen = np.unique(np.linspace(0, self.series_count - 1, count).astype(int))
         rows = np.flatnonzero(np.isin(self.series, chosen) & ~np.isnat(self.ds))
         return rows[np.lexsort((self.ds[rows], self.series[rows]))]
+
+    def few_values(self, name: str) -> NDArray[np.float64]:
+        """The values of a column of numbers in 32 rows, the same for all columns."""
+        if name not in self._few:
+            rows = self.some_series
+            at = rows[np.linspace(0, len(rows) - 1, min(32, len(rows))).astype(int)]
+            self._few[name] = self.columns[name].levels[self.columns[name].codes[at]].astype(np.float64)
+        return self._few[name]
 
     @cached_property
     def neighbours(self) -> NDArray[np.bool_]:

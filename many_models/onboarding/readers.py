@@ -24,6 +24,20 @@ if TYPE_CHECKING:
 
 SEPARATORS = (",", ";", "\t", "|")
 BATCH_ROWS = 100_000
+_ENCODINGS = (
+    "cp1251",
+    "cp1250",
+    "cp1253",
+    "cp1254",
+    "cp1255",
+    "cp1256",
+    "cp1257",
+    "cp932",
+    "gb18030",
+    "big5",
+    "euc_kr",
+    "koi8_r",
+)
 _BLOCK = 4 << 20
 TableKind = Literal["csv", "parquet", "sql", "excel", "json"]
 
@@ -372,5 +386,5 @@ def _single_byte(block: bytes) -> str:
     letters = sum(byte > 127 or chr(byte).isalpha() for byte in block)
     if sum(byte > 127 for byte in block) < 0.3 * letters:
         return "cp1252"
-    best = charset_normalizer.from_bytes(block).best()
+    best = charset_normalizer.from_bytes(block, cp_isolation=list(_ENCODINGS)).best()
     return best.encoding if best else "cp1252"

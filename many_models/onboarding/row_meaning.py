@@ -203,8 +203,8 @@ def _explained_by_rate(sparse: _Presence, inside: NDArray[np.bool_], gaps: NDArr
     enough = inside.sum(axis=1) >= 30
     if enough.sum() < 3:
         return False
-    near = np.abs(found - expected)[enough] < 0.2
-    return float(near.mean()) > 0.6
+    near, weight = np.abs(found - expected) < 0.15, np.where(enough, found + expected, 0.0)
+    return float((near * weight).sum()) > 0.6 * float(weight.sum())
 
 
 def _closed_weekdays(sparse: _Presence) -> dict[str, Missing]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from datetime import date
     from pathlib import Path
 
     from many_models.onboarding.guess import InferredSettings
@@ -18,11 +19,16 @@ if TYPE_CHECKING:
 class InitOptions(TypedDict, total=False):
     """What the user says instead of letting it be guessed."""
 
+    table: str
     keys: Sequence[str]
     timestamp: str
     target: str
     known: Sequence[str]
     frequency: str
+    missing: str
+    aggregate: str
+    sheet: str
+    first: date
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,29 +40,41 @@ class Initialised:
     loaded: Loaded | None
 
 
-def initialise(
-    location: str, table: str, given: InitOptions, into: Path, progress: Callable[[int, int], None], *, force: bool
-) -> Initialised:
-    """Infer the settings of the table at `location` and write many_models.toml into the folder `into`.
-
-    A file is also loaded into the SQLite source `sales.db` there; `progress` gets the done and the total amount.
-    Raises SettingsError when there is a many_models.toml already.
-    """
+def refuse_existing(location: str, into: Path, *, force: bool) -> None:
+    """Raise SettingsError where the folder `into` has a many_models.toml, unless `force`."""
     from many_models.errors import SettingsError
-    from many_models.onboarding.guess import infer_settings
-    from many_models.onboarding.load import load_file
-    from many_models.settings import FILE_NAME, load_settings
+    from many_models.settings import FILE_NAME
 
     file = into / FILE_NAME
     if file.exists() and not force:
-        raise SettingsError(f"{file} is there already: --force replaces it, --into FOLDER writes elsewhere")
-    found = infer_settings(location, table=table, **given)
+        raise SettingsError(
+            f"{file} is there already: `many-models load {location}` adds a file to its source, --force replaces it, "
+            "--into FOLDER writes elsewhere"
+        )
+
+
+def infer(location: str, given: InitOptions) -> InferredSettings:
+    """The settings of the table at `location`; what is `given` is taken as it is."""
+    from many_models.onboarding.guess import infer_settings
+
+    return infer_settings(location, **given)
+
+
+def initialise(found: InferredSettings, into: Path, progress: Callable[[int, int], None]) -> Initialised:
+    """Write many_models.toml with what was inferred into the folder `into`.
+
+    A file is also loaded into the SQLite source `sales.db` there; `progress` gets the done and the total amount.
+    """
+    from many_models.onboarding.load import load_file
+    from many_models.settings import FILE_NAME, load_settings
+
     into.mkdir(parents=True, exist_ok=True)
+    file = into / FILE_NAME
     url, name, loaded = found.url, found.table.value, None
     if found.kind != "sql":
-        loaded = load_file(location, into / "sales.db", found, progress)
+        loaded = load_file(found.location, into / "sales.db", found, progress)
         url, name = "sqlite:///sales.db", loaded.table
-    file.write_text(found.to_toml(url, name))
+    file.write_text(found.to_toml(url, name), encoding="utf-8")
     load_settings(file)
     return Initialised(file, found, loaded)
 

@@ -1,0 +1,202 @@
+"""What several rows of a period mean, and what a period without a row means: by evidence."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from many_models.onboarding.guess import InferredSettings, infer_settings
+from many_models.onboarding.questions import questions_of
+from many_models.settings import load_settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def sales(days: int = 400, rate: float = 20.0, series: int = 8, seed: int = 1) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    dates = pd.date_range("2024-01-01", periods=days)
+    frames = [
+        pd.DataFrame({"store": f"s{n % 2}", "item": f"i{n}", "date": dates, "units": rng.poisson(rate, days)})
+        for n in range(series)
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+def guessed(tmp_path: Path, frame: pd.DataFrame, **given: object) -> InferredSettings:
+    path = tmp_path / "t.parquet"
+    frame.to_parquet(path, index=False)
+    return infer_settings(str(path), now=NOW, **{"keys": ["store", "item"], **given})  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 2.0])
+def test_rows_only_when_sold_mean_zero(tmp_path: Path, rate: float) -> None:
+    frame = sales(rate=rate, days=700)
+    found = guessed(tmp_path, frame[frame["units"] > 0])
+    assert found.missing.value == "zero"
+    assert f"its mean is {rate:.1g}"[:13] in found.missing.reason or rate > 0.1
+    assert "where it is not known" in found.missing.reason
+
+
+def test_weekdays_without_rows_are_closed(tmp_path: Path) -> None:
+    frame = sales()
+    found = guessed(tmp_path, frame[frame["date"].dt.dayofweek != 6])
+    assert found.missing_on.value == {"sunday": "closed"}
+    assert found.missing.value == "unknown"
+
+
+def test_closed_weekdays_beside_rows_only_when_sold(tmp_path: Path) -> None:
+    frame = sales(rate=0.4, days=700)
+    found = guessed(tmp_path, frame[(frame["date"].dt.dayofweek < 5) & (frame["units"] > 0)])
+    assert found.missing_on.value == {"saturday": "closed", "sunday": "closed"}
+    assert found.missing.value == "zero"
+
+
+def test_days_without_a_row_of_a_whole_store_are_closed(tmp_path: Path) -> None:
+    frame = sales()
+    rng = np.random.default_rng(2)
+    shut = {store: set(rng.choice(frame["date"].unique(), 40, replace=False)) for store in ("s0", "s1")}
+    gone = [day in shut[store] for store, day in zip(frame["store"], frame["date"].to_numpy(), strict=True)]
+    assert guessed(tmp_path, frame[~np.array(gone)]).missing.value == "closed"
+
+
+def test_lost_records_and_recorded_zeros_are_unknown(tmp_path: Path) -> None:
+    frame = sales()
+    lost = (frame["item"].isin(["i1", "i4"])) & frame["date"].between("2024-05-01", "2024-08-01")
+    assert guessed(tmp_path, frame[~lost]).missing.value == "unknown"
+    zeros = sales(rate=0.5)
+    kept = np.random.default_rng(3).random(len(zeros)) > 0.2
+    assert guessed(tmp_path, zeros[kept]).missing.value == "unknown"
+
+
+def test_a_full_table_is_neither_asked_about_nor_aggregated(tmp_path: Path) -> None:
+    found = guessed(tmp_path, sales())
+    assert (found.missing.value, found.missing.confidence, found.aggregate.value) == ("unknown", "sure", "")
+    assert questions_of(found) == []
+
+
+def receipts(minutes: bool = True) -> pd.DataFrame:
+    rng = np.random.default_rng(4)
+    frame = sales(days=120, rate=1.0, series=4).loc[lambda rows: rows.index.repeat(4)].reset_index(drop=True)
+    frame["units"] = rng.integers(1, 5, len(frame))
+    if minutes:
+        frame["date"] += pd.to_timedelta(rng.integers(8 * 60, 20 * 60, len(frame)), unit="min")
+    frame["receipt_id"] = np.arange(len(frame))
+    frame["unit_price"] = rng.uniform(1, 9, len(frame)).round(2)
+    return frame
+
+
+@pytest.mark.parametrize("minutes", [True, False])
+def test_receipts_are_summed_up_to_days(tmp_path: Path, *, minutes: bool) -> None:
+    found = guessed(tmp_path, receipts(minutes), keys=())
+    assert (found.keys.value, found.target.value) == (("store", "item"), "units")
+    assert (found.frequency.value, found.aggregate.value, found.missing.value) == ("D", "sum", "zero")
+    assert found.known.value == ()  # the price differs from receipt to receipt
+
+
+def test_two_rows_a_day_are_days_and_a_row_at_nine_is_a_day(tmp_path: Path) -> None:
+    frame = sales(days=200)
+    two = pd.concat([frame.assign(date=frame["date"] + pd.Timedelta(hours=hour)) for hour in (9, 18)])
+    found = guessed(tmp_path, two)
+    assert (found.frequency.value, found.aggregate.value) == ("D", "sum")
+    found = guessed(tmp_path, frame.assign(date=frame["date"] + pd.Timedelta(hours=9)))
+    assert (found.frequency.value, found.aggregate.value) == ("D", "sum")
+
+
+def test_a_coarser_frequency_is_summed_up_to(tmp_path: Path) -> None:
+    assert guessed(tmp_path, sales(days=200), frequency="W-MON").aggregate.value == "sum"
+
+
+def test_an_export_loaded_twice_is_not_summed_up(tmp_path: Path) -> None:
+    frame = sales(days=100)
+    found = guessed(tmp_path, pd.concat([frame, frame]))
+    assert found.aggregate.value == ""
+    assert "loaded twice" in found.aggregate.reason
+
+
+def test_one_row_on_another_weekday_leaves_weekly_data_weekly(tmp_path: Path) -> None:
+    frame = sales(days=30)
+    frame["date"] = pd.Timestamp("2024-01-01") + (frame["date"] - frame["date"].min()) * 7
+    frame.loc[frame["date"] == frame["date"].unique()[7], "date"] += pd.Timedelta(days=1)
+    found = guessed(tmp_path, frame)
+    assert (found.frequency.value, found.aggregate.value) == ("W-MON", "sum")
+
+
+def test_months_on_the_thirtieth_are_months(tmp_path: Path) -> None:
+    frame = sales(days=36)
+    ends = pd.date_range("2021-01-01", periods=36, freq="MS")
+    day = {
+        date: end + pd.Timedelta(days=min(29, end.days_in_month - 1))
+        for date, end in zip(frame["date"].unique(), ends, strict=True)
+    }
+    found = guessed(tmp_path, frame.assign(date=frame["date"].map(day)))
+    assert (found.frequency.value[0], found.aggregate.value) == ("M", "sum")
+
+
+def test_a_typing_error_in_a_year_does_not_move_the_start(tmp_path: Path) -> None:
+    frame = sales()
+    frame.loc[3, "date"] = pd.Timestamp("1926-01-04")
+    found = guessed(tmp_path, frame)
+    assert str(found.start) == "2024-01-01"
+    assert any("1926-01-04" in warning and "typing errors" in warning for warning in found.warnings)
+
+
+def test_the_plan_in_the_same_table_becomes_a_table_of_the_future(tmp_path: Path) -> None:
+    frame = sales().assign(promo=lambda rows: (rows["date"].dt.day < 4).astype(int))
+    frame["units"] = frame["units"].astype(float)
+    frame.loc[frame["date"] > "2025-01-20", "units"] = np.nan
+    found = guessed(tmp_path, frame)
+    assert (found.covariates_table.value, found.known.value, str(found.last)) == (
+        "sales_plan",
+        ("promo",),
+        "2025-01-20",
+    )
+    assert not any("missing values" in warning for warning in found.warnings)
+
+
+def test_names_written_in_two_ways_are_one_series(tmp_path: Path) -> None:
+    frame = sales(series=4)
+    late = frame["date"] > "2024-08-01"
+    frame.loc[late & (frame["item"] == "i1"), "item"] = "I1 "
+    frame["store"] = frame["store"].where(~late, frame["store"].str.upper())
+    found = guessed(tmp_path, frame)
+    assert found.series == 4
+    assert found.variants == {"item": {"I1 ": "i1"}, "store": {"S0": "s0", "S1": "s1"}}
+    both = pd.concat([sales(series=4), sales(series=4).assign(item=lambda rows: rows["item"].str.upper())])
+    assert guessed(tmp_path, both).variants == {}  # both sell on the same days: two items
+
+
+def test_a_strong_promotion_is_no_leak_and_a_random_flag_not_known(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    frame = sales(rate=100.0, series=2)
+    frame["promo"] = (rng.random(len(frame)) < 0.15).astype(int)
+    frame["units"] = 100 + 900 * frame["promo"] + rng.integers(0, 3, len(frame))
+    frame["flag"] = (rng.random(len(frame)) < 0.5).astype(int)
+    found = guessed(tmp_path, frame)
+    assert found.known.value == ("promo",)
+
+
+def test_the_settings_have_what_rows_mean(tmp_path: Path) -> None:
+    found = guessed(tmp_path, receipts(), keys=())
+    (tmp_path / "many_models.toml").write_text(found.to_toml("sqlite:///x.db"))
+    data = load_settings(tmp_path / "many_models.toml").data
+    assert (data.aggregate, data.missing, data.missing_on) == ("sum", "zero", {})
+    frame = sales()
+    closed = guessed(tmp_path, frame[frame["date"].dt.dayofweek != 6])
+    (tmp_path / "many_models.toml").write_text(closed.to_toml("sqlite:///x.db"))
+    assert load_settings(tmp_path / "many_models.toml").data.missing_on == {"sunday": "closed"}
+
+
+def test_questions_are_asked_where_the_answer_changes_forecasts(tmp_path: Path) -> None:
+    frame = sales(rate=0.3, days=600)
+    found = guessed(tmp_path, frame[frame["units"] > 0])
+    asked = {question.about: question for question in questions_of(found)}
+    assert asked["missing"].options[1].change in ({"missing": "closed"}, {"missing": "unknown"})
+    assert "its mean is" in asked["missing"].text
+    assert "aggregate" in {question.about for question in questions_of(guessed(tmp_path, receipts(), keys=()))}

@@ -80,7 +80,8 @@ def test_the_next_days_are_added_and_a_second_load_changes_nothing(tmp_path: Pat
 def test_rows_that_the_settings_do_not_allow_are_refused_by_kind(tmp_path: Path) -> None:
     settings = project(tmp_path, first_lines())
     bad = [
-        "a,007,soon,5,0", "a,,2024-03-01,5,0", "a,007,2024-03-02,n/a,0", "a,007,2024-03-03,-4,0", "a,007,2027-03-03,4,0",
+        "a,007,soon,5,0", "a,,2024-03-01,5,0", "a,007,2024-03-02,n/a,0", "a,007,2024-03-03,-4,0",
+        "a,007,2027-03-03,4,0",
         "a,007,2019-01-01,4,0", "b,8,2024-03-04,1,0", "b,8,2024-03-04,2,0", "b,8,2024-03-05,7,0",
     ]  # fmt: skip
     done = loaded(tmp_path, settings, bad)

@@ -117,15 +117,18 @@ def init(
 @config_option
 @click.option("--plan", is_flag=True, help="The file is a plan: known covariates of the days to come, without sales.")
 @click.option("--check", is_flag=True, help="Only say what would be added, changed and refused.")
+@click.option("--first", type=click.DateTime(["%Y-%m-%d"]), help="The day of the first of columns like d_1, d_2 …")
 @json_option
-def load(location: str, config: Path | None, *, plan: bool, check: bool, as_json: bool) -> None:
+def load(location: str, config: Path | None, *, plan: bool, check: bool, first: datetime | None, as_json: bool) -> None:
     """Load the next file, or a plan, into the project's source; safe to repeat."""
     from many_models.cli.onboarding import print_load
     from many_models.cli.output import console
     from many_models.onboarding.next_file import load_next_file
     from many_models.settings import load_settings
 
-    done = load_next_file(load_settings(config), location, plan=plan, check=check)
+    done = load_next_file(
+        load_settings(config), location, plan=plan, check=check, first=first.date() if first else None
+    )
     print_load(console(quiet=as_json), location, done, check=check)
     if as_json:
         print(json.dumps(done.as_dict(), default=str))

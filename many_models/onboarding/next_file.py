@@ -6,7 +6,7 @@ import hashlib
 import sqlite3
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,8 +72,9 @@ class LoadResult:
 
 
 def load_next_file(
-    settings: Settings, location: str, *, plan: bool = False, check: bool = False, now: datetime | None = None
-) -> LoadResult:
+    settings: Settings, location: str, *, plan: bool = False, check: bool = False, first: date | None = None,
+    now: datetime | None = None,
+) -> LoadResult:  # fmt: skip
     """Add the rows of the file at `location` to the source of the settings, or with `plan` to its plan.
 
     A row that is there with the same values is left alone, one of the same series and time with other values is
@@ -83,7 +84,9 @@ def load_next_file(
     """
     database = _database(settings)
     result = LoadResult()
-    reader = open_table(location)
+    reader = open_table(location, first=first)
+    if unclear := [reading.question for reading in reader.readings if reading.question.startswith("which day")]:
+        raise InputError(f"{location}: {unclear[0]}")
     rows, more = head(reader, _ROWS)
     if more:
         raise InputError(f"{location} has more than {_ROWS:,} rows: load it in parts")

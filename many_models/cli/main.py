@@ -444,6 +444,24 @@ def views(config: Path | None) -> None:
         click.echo(f"{statement};\nGO")
 
 
+@main.command("power-bi")
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@config_option
+def power_bi(folder: Path, config: Path | None) -> None:
+    """Write a Power BI project over the warehouse's report views into FOLDER."""
+    from many_models.reporting.power_bi_project import project, schemas
+    from many_models.settings import load_settings
+    from many_models.wiring import build_warehouse
+
+    settings = load_settings(config)
+    keys = settings.data.keys
+    for path, text in project(keys, schemas(build_warehouse(settings), keys)).items():
+        file = folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    click.echo(f"Wrote {folder}: open it in Power BI Desktop, and set the parameters Server, Database and Schema")
+
+
 @main.command()
 @config_option
 def register(config: Path | None) -> None:

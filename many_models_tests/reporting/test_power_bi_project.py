@@ -1,0 +1,121 @@
+"""The Power BI project: TMDL that reads, fields that are there, and views that the warehouse has."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pyarrow as pa
+import pytest
+
+from many_models.adapters.warehouse.memory import MemoryWarehouse
+from many_models.errors import MissingTableError
+from many_models.reporting.power_bi_project import DAYS, FACTS, ITEMS, VIEWS, measures, project, schemas
+from many_models_tests.contracts.warehouse import REPORT_KEYS, reported
+
+NAME = r"(?:[A-Za-z_]\w*|'(?:[^']|'')+')"
+# What a line may be, by its depth in tabs: the part of TMDL's grammar that the project uses (Microsoft's page
+# "Tabular Model Definition Language (TMDL)": objects, properties, expressions, ref, multi-line expressions).
+GRAMMAR = {
+    0: rf"(table {NAME}|model Model|database|ref table {NAME}|relationship [0-9a-f-]{{36}}|expression {NAME} = .+)",
+    1: rf"(lineageTag: [0-9a-f-]{{36}}|measure {NAME} = .+|column {NAME}|culture: en-US"
+    rf"|partition {NAME} = (m|calculated)"
+    rf"|compatibilityLevel: \d+|defaultPowerBIDataSourceVersion: powerBI_V3|(from|to)Column: {NAME}\.{NAME})",
+    2: rf"(lineageTag: [0-9a-f-]{{36}}|dataType: (string|int64|double|dateTime|boolean)|formatString: .+"
+    rf"|summarizeBy: none"
+    rf"|sourceColumn: {NAME}|isNameInferred|mode: import|source =( .+)?)",
+    4: r".+",  # M
+}
+
+
+@pytest.fixture(scope="module")
+def made() -> dict[str, str]:
+    warehouse, _ = reported(MemoryWarehouse)
+    return project(REPORT_KEYS, schemas(warehouse, REPORT_KEYS))
+
+
+def plainly(name: str) -> str:
+    return name[1:-1].replace("''", "'") if name.startswith("'") else name
+
+
+def fields(made: dict[str, str]) -> dict[str, set[str]]:
+    """Table → its columns and measures."""
+    found: dict[str, set[str]] = {}
+    for path, text in made.items():
+        if "/tables/" in path:
+            table = plainly(re.match(rf"table ({NAME})", text)[1])
+            found[table] = {
+                plainly(name) for name in re.findall(rf"^\t(?:column|measure) ({NAME})", text, re.MULTILINE)
+            }
+    return found
+
+
+def unread(text: str) -> list[str]:
+    """The lines that the grammar does not know."""
+    lines = [line for line in text.splitlines() if line]
+    depths = [len(line) - len(line.lstrip("\t")) for line in lines]
+    return [
+        line
+        for line, depth in zip(lines, depths, strict=True)
+        if depth not in GRAMMAR or not re.fullmatch(GRAMMAR[depth], line.lstrip("\t"))
+    ]
+
+
+def test_every_file_of_the_model_is_tmdl(made):
+    texts = {path: text for path, text in made.items() if path.endswith(".tmdl")}
+    assert len(texts) == len(VIEWS) + 6
+    assert {path: bad for path, text in texts.items() if (bad := unread(text))} == {}
+
+
+@pytest.mark.parametrize(
+    "bad",
+    ["table two words\n", "table t\n\tcolum a\n", "table t\n  column a\n", "table t\n\tcolumn a\n\t\tdataType: text\n"],
+)
+def test_what_is_no_tmdl_is_noticed(bad):
+    assert unread(bad)
+
+
+def test_every_table_is_a_view_of_the_warehouse_with_its_columns(made):
+    warehouse, _ = reported(MemoryWarehouse)
+    for view in VIEWS:
+        text = made[f"forecasts.SemanticModel/definition/tables/{view}.tmdl"]
+        assert f'Item = "{view}"' in text
+        assert fields(made)[view] >= set(warehouse.read(view).column_names)
+    assert set(fields(made)) == {*VIEWS, ITEMS, DAYS}
+
+
+def test_relationships_measures_and_visuals_name_fields_that_are_there(made):
+    there = fields(made)
+    text = made["forecasts.SemanticModel/definition/relationships.tmdl"]
+    ends = re.findall(rf"(?:from|to)Column: ({NAME})\.({NAME})", text)
+    assert len(ends) == 2 * (2 * len(VIEWS) - 1)  # promotion_history has no day
+    named = [(plainly(table), plainly(column)) for table, column in ends]
+    named += [
+        (FACTS, name)
+        for name in re.findall(rf"{FACTS}\[(\w+)\]", made[f"forecasts.SemanticModel/definition/tables/{FACTS}.tmdl"])
+    ]
+    for path, content in made.items():
+        if path.endswith("visual.json"):
+            for role in json.loads(content)["visual"]["query"]["queryState"].values():
+                for one in role["projections"]:
+                    (field,) = one["field"].values()
+                    named.append((field["Expression"]["SourceRef"]["Entity"], field["Property"]))
+    assert len(named) > 40
+    assert [(table, name) for table, name in named if name not in there[table]] == []
+
+
+def test_measures_follow_the_intervals():
+    assert {"Coverage 80", "Coverage 95"} <= set(measures(["within80", "within95"]))
+    assert {"Forecast", "Actual", "WAPE", "Bias", "Value added over the mean"} <= set(measures([]))
+    assert "Coverage 80" not in measures([])
+
+
+def test_before_the_first_load_it_is_told():
+    with pytest.raises(MissingTableError):
+        schemas(MemoryWarehouse(), REPORT_KEYS)
+
+
+def test_types_are_those_of_the_columns():
+    schema = pa.schema([("n", pa.int64()), ("y", pa.float64()), ("at", pa.timestamp("us")), ("on", pa.bool_())])
+    text = project(["series_id"], {FACTS: schema})[f"forecasts.SemanticModel/definition/tables/{FACTS}.tmdl"]
+    assert re.findall(r"dataType: (\w+)", text) == ["int64", "double", "dateTime", "boolean"]

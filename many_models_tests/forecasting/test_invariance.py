@@ -26,7 +26,7 @@ ODD = {
     "all zeros": np.zeros(400),
     "one observation": np.array([5.0]),
     "a level shift": np.r_[sales(200, 20.0, seed=95), 1000 * sales(200, 20.0, seed=96)],
-    "a spike": np.r_[sales(200, 20.0, seed=95), 1e12, sales(199, 20.0, seed=96)],
+    "a spike": np.r_[sales(10, 20.0, seed=95), 1e12, sales(389, 20.0, seed=96)],  # too early to be an outlier
 }
 MOST_POINT, MOST_BOUND = 0.01, 0.03  # of a series' level
 

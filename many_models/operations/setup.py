@@ -83,7 +83,9 @@ def register_lake(settings: Settings) -> list[str]:
     """Register the lake's tables with Azure ML; returns the data assets' names."""
     from many_models.wiring import build_datastore, build_lake
 
-    return build_datastore(settings).register(build_lake(settings).tables())
+    datastore, lake = build_datastore(settings), build_lake(settings)
+    versions = {table: lake.version(table) for table in lake.tables()}
+    return datastore.register({table: version for table, version in versions.items() if version is not None})
 
 
 def run_maintenance(settings: Settings) -> Upkeep:

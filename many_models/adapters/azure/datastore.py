@@ -1,9 +1,12 @@
-"""Azure ML's view of the lake: the container as a datastore, each table as a data asset that notebooks find."""
+"""Azure ML's view of the lake: a datastore, and each table as a folder and as a tabular dataset (MLTable)."""
 
 from __future__ import annotations
 
+import json
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
@@ -12,7 +15,7 @@ from many_models.errors import SettingsError
 from many_models.keys import escape_part
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable
+    from collections.abc import Callable, Generator, Mapping
 
     from azure.ai.ml import MLClient
 
@@ -27,10 +30,12 @@ class LakeDatastore:
     name: str
     client: Callable[[], MLClient]
 
-    def register(self, tables: Iterable[str]) -> list[str]:
-        """Make or bring up to date the datastore and a data asset for each table; returns the assets' names.
+    def register(self, tables: Mapping[str, int]) -> list[str]:
+        """Make or bring up to date the datastore and two data assets for each table; returns the assets' names.
 
-        The same again changes nothing. Raises SettingsError when the lake is not on Azure.
+        `tables`: name → version of the lake. NAME_TABLE is the table's folder; NAME_TABLE_mltable is an MLTable, whose
+        versions are the lake's: each reads the rows of its own as long as the lake keeps them
+        (`retention.lake_hours`). The same again changes nothing. Raises SettingsError when the lake is not on Azure.
         """
         from azure.ai.ml.entities import AzureDataLakeGen2Datastore, Data
 
@@ -43,18 +48,29 @@ class LakeDatastore:
                 description="The lake of many_models: Delta tables.",
             )  # fmt: skip
             client.datastores.create_or_update(store)
-            for table in sorted(tables):
+            for table, version in sorted(tables.items()):
                 name = f"{self.name}_{table}"
                 path = "/".join(filter(None, (folder, quote(escape_part(table).replace("%", "+")))))
+                place = f"azureml://datastores/{self.name}/paths/{path}/"
                 asset = Data(
                     name=name,
                     version=VERSION,
                     type="uri_folder",
-                    path=f"azureml://datastores/{self.name}/paths/{path}/",
+                    path=place,
                     description=f"Delta table {table} of many_models: read it with deltalake or Spark.",
                 )
                 client.data.create_or_update(asset)
-                registered.append(name)
+                with TemporaryDirectory() as files:
+                    (Path(files) / "MLTable").write_text(mltable(place, version))
+                    tabular = Data(
+                        name=f"{name}_mltable",
+                        version=str(version),
+                        type="mltable",
+                        path=files,
+                        description=f"Rows of {table} of many_models at version {version} of its Delta table.",
+                    )
+                    client.data.create_or_update(tabular)
+                registered += [name, f"{name}_mltable"]
         return registered
 
     def _location(self) -> tuple[str, str, str]:
@@ -71,3 +87,14 @@ class LakeDatastore:
             yield
         except AzureError as error:
             raise azure_ml_error(error, f"Azure ML, datastore {self.name!r}", "datastore") from error
+
+
+def mltable(place: str, version: int) -> str:
+    """The MLTable file of a Delta table at `place`: JSON, which is YAML, too."""
+    content = {
+        "$schema": "https://azuremlschemas.azureedge.net/latest/MLTable.schema.json",
+        "type": "mltable",
+        "paths": [{"folder": place}],
+        "transformations": [{"read_delta_lake": {"version_as_of": version}}],
+    }
+    return json.dumps(content, indent=2) + "\n"

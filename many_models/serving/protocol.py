@@ -132,13 +132,14 @@ class Protocol(HttpToolsProtocol):
         """Bytes of a request, of several, or of none."""
         self._unset_keepalive_if_required()
         if self._stage == REFUSED:
-            self._drain(len(data))
             return
         if self._stage < BODY:
             self._head_bytes += len(data)
         else:
             self._idle_bytes += len(data)
             self._drain(len(data))
+            if self._stage == REFUSED:
+                return
         parser: Any = self.parser
         try:
             parser.feed_data(data)
@@ -249,8 +250,10 @@ class Protocol(HttpToolsProtocol):
         self._refuse(431, "TooLarge", f"headers may have {HEAD_BYTES} bytes", "large headers")
 
     def _refuse(self, status: int, kind: str, reason: str, counted: str) -> None:
-        """The last words of a connection; what its client goes on to say is thrown away, within bounds."""
-        self._stage, self._drained = REFUSED, 0
+        """The last words of a connection. It stays open for a moment, unheard: closed at once, its client might not
+        read them, and would be back at once.
+        """
+        self._stage = REFUSED
         self._room.told(counted)
         if self.transport.is_closing() or self._is_busy():
             self.transport.close()  # in the middle of another answer
@@ -259,15 +262,17 @@ class Protocol(HttpToolsProtocol):
         body = json.dumps({"error": {"kind": kind, "reason": reason}}).encode()
         head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
         self.transport.write(STATUS_LINE[status] + head + body)
-        self._in_time()
+        self.flow.pause_reading()
         self._let_go_after(DRAIN_SECONDS, "")
 
     def _drain(self, size: int) -> None:
-        """Counts what comes after the answer."""
-        if self._stage == REFUSED or not self._is_busy():
+        """Counts what comes after the answer; too much of it is not listened to, until the deadline of the rest."""
+        if not self._is_busy():
             self._drained += size
             if self._drained > DRAIN_BYTES:
-                self.end("large rest")
+                self._stage = REFUSED
+                self._room.told("large rest")
+                self.flow.pause_reading()
 
     def _keep_alive(self) -> None:
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)

@@ -28,6 +28,8 @@ def print_inferred(out: Console, location: str, done: Initialised) -> None:
     """What `init` has inferred and why, what it wrote, and the command to type next."""
     from rich.markup import escape
 
+    from many_models.onboarding.questions import shown
+
     found, file = done.inferred, done.file
     if done.loaded is not None:
         where = file.with_name("sales.db")
@@ -38,18 +40,10 @@ def print_inferred(out: Console, location: str, done: Initialised) -> None:
     out.print(guesses)
     for warning in found.warnings:
         out.print(f"[yellow]warning[/yellow]: {escape(warning)}")
-    out.print(f"{found.series:,} series, {found.start} to {found.last}; written: {file}. Check it, then:")
+    dates = f"{found.start} to {found.last}"
+    out.print(f"{found.series:,} series, {dates}; written: {file} and {done.page} (a page to look at). Then:")
     config = "" if file.parent == type(file)() else f" --config {file}"
     out.print(f"  many-models run{config}")
-
-
-def shown(value: object) -> str:
-    """A setting's value as a text for people."""
-    if isinstance(value, tuple):
-        return ", ".join(map(str, value))  # pyright: ignore[reportUnknownArgumentType]
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {part}" for name, part in value.items())
-    return str(value)
 
 
 def print_readings(out: Console, readings: Sequence[Reading]) -> None:

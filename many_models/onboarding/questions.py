@@ -108,3 +108,12 @@ def _on_aggregate(found: InferredSettings) -> list[Question]:
     options = [Option(f"{choice.value or 'none'}: {means.get(choice.value, '')}")]
     options += [Option(f"{other or 'none'}: {means[other]}", {"aggregate": other}) for other in others]
     return [Question("aggregate", f"What do several rows of a series and period mean? {choice.reason}", tuple(options))]
+
+
+def shown(value: object) -> str:
+    """A setting's value as a text for people."""
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))  # pyright: ignore[reportUnknownArgumentType]
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {part}" for name, part in value.items())
+    return str(value)

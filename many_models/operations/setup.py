@@ -33,11 +33,12 @@ class InitOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Initialised:
-    """The settings file that was written, what it was inferred from, and the file that was loaded; None for SQL."""
+    """The settings file and the report page, what they were made from, and the file that was loaded; None for SQL."""
 
     file: Path
     inferred: InferredSettings
     loaded: Loaded | None
+    page: Path
 
 
 def refuse_existing(location: str, into: Path, *, force: bool) -> None:
@@ -61,11 +62,12 @@ def infer(location: str, given: InitOptions) -> InferredSettings:
 
 
 def initialise(found: InferredSettings, into: Path, progress: Callable[[int, int], None]) -> Initialised:
-    """Write many_models.toml with what was inferred into the folder `into`.
+    """Write many_models.toml with what was inferred, and the report page, into the folder `into`.
 
     A file is also loaded into the SQLite source `sales.db` there; `progress` gets the done and the total amount.
     """
     from many_models.onboarding.load import load_file
+    from many_models.onboarding.report_page import PAGE, report_page
     from many_models.settings import FILE_NAME, load_settings
 
     into.mkdir(parents=True, exist_ok=True)
@@ -76,7 +78,9 @@ def initialise(found: InferredSettings, into: Path, progress: Callable[[int, int
         url, name = "sqlite:///sales.db", loaded.table
     file.write_text(found.to_toml(url, name), encoding="utf-8")
     load_settings(file)
-    return Initialised(file, found, loaded)
+    page = into / PAGE
+    page.write_text(report_page(found), encoding="utf-8")
+    return Initialised(file, found, loaded, page)
 
 
 def register_lake(settings: Settings) -> list[str]:

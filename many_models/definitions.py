@@ -14,6 +14,7 @@ from many_models.orchestration.assets import (
     power_bi,
     predictions,
     promoted_models,
+    raw_covariates,
     raw_sales,
     store_item_datasets,
     trained_models,
@@ -53,7 +54,7 @@ def build_assets(settings: Settings) -> dict[Stage, dg.AssetsDefinition]:
     warnings.filterwarnings("ignore", "Parameter `backfill_policy`", category=dg.BetaWarning)
     return {
         "raw_sales": raw_sales.build_raw_sales(settings),
-        "raw_covariates": raw_sales.build_raw_covariates(settings),
+        "raw_covariates": raw_covariates.build_raw_covariates(settings),
         "store_item_datasets": store_item_datasets.build(settings),
         "pooled_models": pooled_models.build(settings),
         "trained_models": trained_models.build(settings),

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from many_models import errors
-from many_models.data import lake_tables
+from many_models.data import ingest, lake_tables
 from many_models.keys import digest
 from many_models.orchestration import due, partitions, stage_state
-from many_models.orchestration.assets import raw_sales
+from many_models.orchestration.assets import raw_covariates
 from many_models.orchestration.due import STAGES, Stage, StageState, Work
 from many_models.orchestration.event_log import dead_runs, history, runs
 from many_models.orchestration.stage_run import DUE_TAG
@@ -240,11 +240,11 @@ def covariates_state(settings: Settings, instance: dg.DagsterInstance, source: S
     """The state of raw_covariates, for which the source is asked."""
     if lake_tables.lake_as_of(lake) is None or not has_known_tables(settings):
         return stage_state.covariates_state(settings, instance, lake)
-    *_, content = raw_sales.read_known(settings, source, lake)
+    *_, content = raw_covariates.read_known(settings, source, lake)
     return stage_state.covariates_state(settings, instance, lake, content)
 
 
 def raw_state(settings: Settings, instance: dg.DagsterInstance, source: Source) -> StageState:
     """The state of raw_sales, for which the source is asked."""
-    sales = raw_sales.sales_of(settings, source)
+    sales = ingest.sales_of(settings, source)
     return stage_state.raw_state(settings, instance, source, sales)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from many_models.keys import SeriesKey, pack_of
+from many_models.data.packs import packs_of
 from many_models.ports import Chunk
 
 if TYPE_CHECKING:
@@ -21,16 +20,6 @@ if TYPE_CHECKING:
 
 PROGRESS_SECONDS = 5.0
 A_SLOT, SMALLEST, LARGEST = 4, 25, 200
-
-
-def packs_of(settings: Settings, series: Sequence[str]) -> dict[str, list[str]]:
-    """Pack → its series among `series`, both in order of first appearance."""
-    packs = defaultdict[str, list[str]](list)
-    keys = settings.data.keys
-    for name in series:
-        pack = pack_of(SeriesKey.parse(name, len(keys)), keys, settings.packs.by, settings.packs.buckets)
-        packs[pack].append(name)
-    return dict(packs)
 
 
 def chunks_of(settings: Settings, series: Sequence[str], compute: Compute) -> list[Chunk]:

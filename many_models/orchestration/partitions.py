@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from many_models.data import lake_tables
+from many_models.data.periods import KEY_FORMATS, Grain, end_offset, period_start
 from many_models.keys import SeriesKey, digest
 from many_models.orchestration.event_log import history
 
@@ -58,3 +60,17 @@ def materialization(
     done = max(map(len, series.values()))
     metadata = {"series": done, "failed": failed, history.MEMBERS: dg.MetadataValue.json(series)}
     return dg.AssetMaterialization(context.asset_key, partition=partition, metadata=metadata, tags=tags)
+
+
+def time_partitions(settings: Settings) -> dg.TimeWindowPartitionsDefinition:
+    """The partitions of raw_sales in time, up to and with the running period."""
+    grain: Grain = settings.partitions.grain
+    first = period_start(grain, datetime.combine(settings.data.start, datetime.min.time()))
+    crons: dict[Grain, str] = {"hour": "0 * * * *", "day": "0 0 * * *", "week": "0 0 * * 1", "month": "0 0 1 * *"}
+    return dg.TimeWindowPartitionsDefinition(
+        start=first,
+        fmt=KEY_FORMATS[grain],
+        cron_schedule=crons[grain],
+        timezone=settings.dagster.timezone,
+        end_offset=end_offset(grain),
+    )

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from many_models.data.ingest import with_pack_and_year
 from many_models.data.periods import last_complete_day
 from many_models.operations.day import open_instance
 from many_models.orchestration import source_state, stage_state
-from many_models.orchestration.assets.raw_sales import with_pack_and_year
 from many_models.ports import DayCount, SalesTable
 from many_models.settings import Settings
 

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pytest
 
 from many_models.adapters.source.memory import MemorySource
+from many_models.data.ingest import sales_table
 from many_models.data.periods import last_complete_day, period_of_key
 from many_models.errors import PermanentError
 from many_models.operations.day import Finished
-from many_models.orchestration.assets.raw_sales import sales_table
 from many_models.orchestration.due import StageState, Work
 from many_models.orchestration.source_state import copied_until, looked_at_from, source_versions, versions_of_copy
 from many_models.ports import DayCount

@@ -7,9 +7,9 @@ import pyarrow as pa
 
 from many_models.data import lake_tables
 from many_models.data.lake_tables import NO_POOLED
+from many_models.data.packs import packs_of
 from many_models.errors import InputError
 from many_models.orchestration import stage_state
-from many_models.orchestration.chunks import packs_of
 from many_models.orchestration.event_log import dead_runs
 from many_models.orchestration.forecast_spec import spec_of
 from many_models.orchestration.stage_run import UPSTREAM_TAG, VERSION_TAG, Metadata, refuse_shared_run

@@ -15,10 +15,10 @@ import dagster as dg
 import pyarrow as pa
 
 from many_models.data import lake_tables
+from many_models.data.packs import packs_of
 from many_models.errors import ManyModelsError, SeriesFailure, SettingsError
 from many_models.keys import digest
 from many_models.orchestration import approval_check, metadata, stage_state
-from many_models.orchestration.chunks import packs_of
 from many_models.orchestration.forecast_spec import spec_of
 from many_models.orchestration.stage_run import STORE_ITEMS, Done, KeySet, backfill_policy, finish
 from many_models.orchestration.upstream import Upstream

@@ -1,0 +1,194 @@
+"""Copying the source into the lake: spans of rows, checked, versioned and quarantined."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from many_models.data import lake_tables
+from many_models.data.aggregation import is_coarse, period_of
+from many_models.keys import SeriesKey, pack_of
+from many_models.ports import Lake, SalesTable, Source, Where
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from many_models.data.row_checks import CheckedRows, Kind
+    from many_models.settings import Settings
+
+_SORTED_QUICKLY = 2**16  # numbers of 16 bits are sorted by counting
+FAR_FUTURE = datetime(9999, 12, 31, 23, 59, 59, 999999)
+FAR_PAST = datetime(2, 1, 1)
+EARLIEST_READ = datetime(1990, 1, 1)  # rows before it, or before data.start where that is earlier, are mistakes
+
+
+def sales_table(settings: Settings, columns: Sequence[str]) -> SalesTable:
+    """The sales table as the settings name it, with those known covariates that stand in it (`columns`)."""
+    data = settings.data
+    known = tuple(name for name in data.known if name in columns or not settings.source.covariates_table)
+    return SalesTable(
+        settings.source.table, tuple(data.keys), data.timestamp, data.target, known, data.changed, data.timezone,
+        tuple(sorted((name, how) for name, how in data.aggregates.items() if name in {data.target, *known})),
+    )  # fmt: skip
+
+
+def sales_of(settings: Settings, source: Source) -> SalesTable:
+    """`sales_table`, asking the source for its columns, which is a look at every row, only where they matter."""
+    asked = bool(settings.data.known and settings.source.covariates_table)
+    return sales_table(settings, list(source.columns(settings.source.table)) if asked else [])
+
+
+def with_pack_and_year(rows: pa.Table, settings: Settings) -> pa.Table:
+    """`rows` with their `pack` and `year`, sorted so that one pack's rows lie together in a file."""
+    import numpy as np
+    import pyarrow.compute as pc
+
+    ids = rows["series_id"].combine_chunks().dictionary_encode()
+    names = ids.dictionary.to_pylist()
+    keys = [SeriesKey.parse(name) for name in names]
+    packs = [pack_of(key, settings.data.keys, settings.packs.by, settings.packs.buckets) for key in keys]
+    places = sorted(range(len(names)), key=lambda at: (packs[at], names[at]))
+    rank = np.empty(len(names), np.uint16 if len(names) < _SORTED_QUICKLY else np.int64)
+    rank[places] = np.arange(len(names))
+    ds = rows["ds"].to_numpy()
+    order = np.argsort(ds, kind="stable") if (ds[1:] < ds[:-1]).any() else np.arange(len(ds))
+    order = order[np.argsort(rank[ids.indices.to_numpy()][order], kind="stable")]
+    series = pa.array(ids.indices.to_numpy()[order])
+    rest = rows.drop_columns(["series_id"]).take(pa.array(order))
+    sorted_rows = rest.add_column(rows.column_names.index("series_id"), "series_id", ids.dictionary.take(series))
+    sorted_rows = sorted_rows.append_column("pack", pa.array(packs, pa.string()).take(series))
+    return sorted_rows.append_column("year", pc.year(sorted_rows["ds"]).cast(pa.int32()))
+
+
+@dataclass(slots=True)
+class Ingest:
+    """One run of raw_sales: copies spans of the source into the lake and counts what it saw."""
+
+    settings: Settings
+    source: Source
+    lake: Lake
+    sales: SalesTable
+    kinds: Mapping[str, Kind]
+    now: datetime
+    until: datetime | None = None
+
+    def whole(self, since: datetime, before: datetime) -> tuple[datetime, datetime]:
+        """The span widened to whole periods of the data's frequency, from `data.start` on and not beyond `until`."""
+        frequency = self.settings.data.frequency
+        if is_coarse(frequency):
+            since = period_of(since, frequency)[0]
+            before = period_of(before - timedelta(microseconds=1), frequency)[1]
+        since = max(since, datetime.combine(self.settings.data.start, datetime.min.time()))
+        return since, before if self.until is None else max(since, min(before, self.until))
+
+    def checked(self, raw: pa.Table) -> CheckedRows:
+        """The rows sorted into usable and quarantined."""
+        from many_models.data.row_checks import check_rows
+
+        data = self.settings.data
+        return check_rows(
+            raw, self.sales, now=self.now, negatives=data.negatives, frequency=data.frequency, kinds=self.kinds
+        )
+
+    def read_span(self, since: datetime, before: datetime) -> pa.Table | None:
+        """The source's rows with since ≤ ds < before; None when there are none."""
+        parts = list(self.source.read(self.sales, since, before))
+        return pa.concat_tables(parts, promote_options="permissive") if parts else None
+
+    def copy_span(self, since: datetime, before: datetime, raw: pa.Table | None) -> pa.Table:
+        """Put what `read_span` returned into the lake and return its usable rows (ds and series_id among others)."""
+        checked = self.checked(raw) if raw is not None else None
+        if before <= since:
+            return self._no_rows()
+        years = list(range(since.year, (before - timedelta(microseconds=1)).year + 1))
+        rows = with_pack_and_year(checked.rows, self.settings) if checked else self._no_rows()
+        where = Where(among={"year": years}, since=since, before=before)
+        there = lake_tables.read_if_there(self.lake, lake_tables.RAW_SALES, where)
+        self.lake.replace(lake_tables.RAW_SALES.name, rows, where, lake_tables.RAW_SALES.partition_by)
+        self.quarantine("dated", checked, Where(since=since, before=before, column="period"))
+        if checked:
+            self._new_series(checked.series)
+        versions = self._versions(rows, there, years)
+        self.lake.replace(
+            lake_tables.RAW_VERSIONS.name, versions, Where(among={"year": years}), lake_tables.RAW_VERSIONS.partition_by
+        )
+        return rows
+
+    def _versions(self, rows: pa.Table, replaced: pa.Table | None, years: list[int]) -> pa.Table:
+        """The versions of `years` after `rows` have replaced what was there; where nothing was (a new day), what is
+        there already is not read again.
+        """
+        from many_models.data.content_versions import with_more, year_versions
+
+        columns = rows.column_names if replaced is None else replaced.column_names
+        if (replaced is not None and replaced.num_rows) or set(columns) != set(rows.column_names):
+            return year_versions(self.lake.read(lake_tables.RAW_SALES.name, Where(among={"year": years})))
+        new = year_versions(rows.select(columns))
+        before = lake_tables.read_if_there(self.lake, lake_tables.RAW_VERSIONS, Where(among={"year": years}))
+        return new if before is None or not before.num_rows else with_more(before, new)
+
+    def quarantine(self, origin: str, checked: CheckedRows | None, where: Where) -> None:
+        """Put the quarantined rows of one origin (dated, undated, future) in the place of those of an earlier run."""
+        from many_models.data.row_checks import empty_quarantine
+
+        bad = checked.quarantined if checked else empty_quarantine()
+        bad = bad.append_column("origin", pa.array([origin] * bad.num_rows, pa.string()))
+        bad = bad.append_column("period", bad["ds"])
+        scope = Where(among={"origin": [origin]}, since=where.since, before=where.before, column=where.column)
+        self.lake.replace(lake_tables.QUARANTINE.name, bad, scope, lake_tables.QUARANTINE.partition_by)
+
+    def quarantine_the_rest(self) -> None:
+        """Quarantine the rows that no period holds: without a date, or dated after the wall clock."""
+        self.quarantine("undated", self.checked(self.source.read_undated(self.sales)), Where())
+        opening = min(datetime.combine(self.settings.data.start, datetime.min.time()), EARLIEST_READ)
+        for origin, since, before in (("future", self.now, FAR_FUTURE), ("early", FAR_PAST, opening)):
+            found = list(self.source.read(self.sales, since, before))
+            raw = pa.concat_tables(found, promote_options="permissive") if found else None
+            checked = None if raw is None else self.checked(without_plan(raw, self.sales))
+            self.quarantine(origin, checked if origin == "future" or checked is None else all_early(checked), Where())
+
+    def _no_rows(self) -> pa.Table:
+        kinds = {"number": pa.float64(), "text": pa.string()}
+        known = [(name, kinds[self.kinds[name]]) for name in self.sales.known]
+        fields = [("series_id", pa.string()), ("ds", pa.timestamp("us")), ("y", pa.float64()), *known]
+        return pa.schema([*fields, ("pack", pa.string()), ("year", pa.int32())]).empty_table()
+
+    def _new_series(self, series: pa.Table) -> None:
+        import pyarrow.compute as pc
+
+        there = lake_tables.read_if_there(self.lake, lake_tables.SERIES_KEYS)
+        new = series
+        if there is not None:
+            new = series.filter(pc.invert(pc.is_in(series["series_id"], there["series_id"])))
+        if new.num_rows:
+            both = new if there is None else pa.concat_tables([there, new], promote_options="permissive")
+            self.lake.replace(lake_tables.SERIES_KEYS.name, both.sort_by("series_id"), Where())
+
+
+def without_plan(raw: pa.Table, sales: SalesTable) -> pa.Table:
+    """`raw` without the rows of a plan: those that say a known covariate and have no target yet."""
+    import pyarrow.compute as pc
+
+    if not sales.known:
+        return raw
+    known = [pc.is_valid(raw[name]) for name in sales.known]
+    planned = functools.reduce(pc.or_, known)
+    return raw.filter(pc.invert(pc.and_(planned, pc.is_null(raw[sales.target], nan_is_null=True))))
+
+
+def all_early(checked: CheckedRows) -> CheckedRows:
+    """`checked`, its usable rows quarantined, too: they are before everything that is copied."""
+    from dataclasses import replace
+
+    rows = checked.rows
+    count = rows.num_rows
+    detail = "dated before data.start, and too long ago to be meant: correct the date, or set data.start earlier"
+    early = rows.select(["series_id", "ds"])
+    for name, value in (("row", '{"y": null}'), ("reason", "too_early"), ("detail", detail)):
+        early = early.append_column(name, pa.array([value] * count, pa.string()))
+    early = early.set_column(2, "row", pa.array([f'{{"y": {value}}}' for value in rows["y"].to_pylist()], pa.string()))
+    return replace(checked, rows=rows.slice(0, 0), quarantined=pa.concat_tables([checked.quarantined, early]))

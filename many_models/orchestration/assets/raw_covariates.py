@@ -1,0 +1,119 @@
+"""raw_covariates: what is known of the future, and attributes of series, copied into the lake."""
+
+from datetime import datetime
+
+import dagster as dg
+import pyarrow as pa
+
+from many_models.data import lake_tables
+from many_models.data.ingest import FAR_FUTURE, sales_of
+from many_models.orchestration.event_log import dead_runs
+from many_models.orchestration.stage_run import UPSTREAM_TAG, VERSION_TAG, Metadata, refuse_shared_run
+from many_models.orchestration.upstream import Upstream
+from many_models.ports import Lake, Source, Where
+from many_models.settings import Settings
+
+NO_COVARIATES = pa.schema([("ds", pa.timestamp("us"))])
+
+
+def read_covariates(settings: Settings, source: Source, lake: Lake) -> pa.Table:
+    """What the covariates table says, from as far back as the sales table says nothing of it."""
+    import pyarrow.compute as pc
+
+    from many_models.data import covariates
+
+    table_name, data = settings.source.covariates_table, settings.data
+    as_of = lake_tables.lake_as_of(lake)
+    if not table_name:
+        return _planned(settings, source, as_of)
+    if not data.known:
+        return NO_COVARIATES.empty_table()
+    there = source.columns(table_name)
+    columns = [name for name in [*data.keys, data.timestamp, *data.known] if name in there]
+    rows = covariates.from_source(
+        source.read_table(table_name, columns), data.keys, data.timestamp, data.known,
+        timezone=data.timezone, frequency=data.frequency,
+    )  # fmt: skip
+    in_sales = set(source.columns(settings.source.table))
+    if as_of is not None and in_sales.issuperset(data.known):
+        rows = rows.filter(pc.greater(rows["ds"], pa.scalar(as_of, pa.timestamp("us"))))
+    return rows
+
+
+def _planned(settings: Settings, source: Source, as_of: datetime | None) -> pa.Table:
+    """What the sales table itself says of the time after `as_of`: rows of a plan, whose target is still empty."""
+    import pyarrow.compute as pc
+
+    from many_models.data import covariates
+
+    data = settings.data
+    if not data.known or as_of is None:
+        return NO_COVARIATES.empty_table()
+    sales = sales_of(settings, source)
+    found = list(source.read(sales, as_of + lake_tables.AFTER, FAR_FUTURE))
+    if not found:
+        return NO_COVARIATES.empty_table()
+    raw = pa.concat_tables(found, promote_options="permissive").select([*data.keys, data.timestamp, *data.known])
+    rows = covariates.from_source(raw, data.keys, data.timestamp, data.known, frequency=data.frequency)
+    return rows.filter(pc.greater(rows["ds"], pa.scalar(as_of, pa.timestamp("us"))))
+
+
+def read_attributes(settings: Settings, source: Source) -> pa.Table | None:
+    """What the attributes table says of the columns that are asked for; None where none are."""
+    from many_models.data import covariates
+
+    table_name, data = settings.source.attributes_table, settings.data
+    if not data.attributes:
+        return None
+    there = source.columns(table_name)
+    raw = source.read_table(table_name, [name for name in [*data.keys, *data.attributes] if name in there])
+    return covariates.attributes_from_source(raw, data.keys, data.attributes)
+
+
+def read_known(settings: Settings, source: Source, lake: Lake) -> tuple[pa.Table, pa.Table | None, dict[str, str]]:
+    """Covariates, attributes, and what stands for their content (see `covariates.versions`).
+
+    The content is written down after what it stands for: who reads in between redoes work, and never takes the old rows
+    for the new.
+    """
+    from many_models.data.covariates import versions
+
+    rows, attributes = read_covariates(settings, source, lake), read_attributes(settings, source)
+    return rows, attributes, versions(rows, attributes, lake_tables.lake_as_of(lake))
+
+
+def build_raw_covariates(settings: Settings) -> dg.AssetsDefinition:
+    """The asset raw_covariates."""
+
+    @dg.asset(
+        group_name="data",
+        kinds={"deltalake", "table"},
+        owners=[settings.dagster.owner],
+        pool="raw_covariates",
+        description=(
+            "What is known of the future: prices, promotions, closures, from the covariates table. Where the future is "
+            "missing, the last value is repeated, which `known_repeated` records on the predictions, or with "
+            "`data.missing_future` the series fails. And attributes of series, from their own table."
+        ),
+    )
+    def raw_covariates(
+        context: dg.AssetExecutionContext, source: dg.ResourceParam[Source], lake: dg.ResourceParam[Lake]
+    ) -> dg.MaterializeResult[None]:
+        import pyarrow.compute as pc
+
+        refuse_shared_run(context)
+        dead_runs.claim_run(context)
+        rows, attributes, content = read_known(settings, source, lake)
+        lake.replace(lake_tables.RAW_COVARIATES.name, rows, Where())
+        if attributes is not None:
+            lake.replace(lake_tables.RAW_ATTRIBUTES.name, attributes, Where())
+        lake.replace(
+            lake_tables.COVARIATE_VERSIONS.name, pa.Table.from_pylist([content]), Where()
+        )  # last: see read_known
+        version = Upstream(settings).covariates(lake_tables.lake_as_of(lake), content)
+        metadata: Metadata = {"dagster/row_count": rows.num_rows, "until": str(pc.max(rows["ds"]))}
+        if not settings.source.covariates_table:
+            metadata["note"] = "no source.covariates_table in the settings: the last known values are repeated"
+        return dg.MaterializeResult(value=None, metadata=metadata, tags={UPSTREAM_TAG: version, VERSION_TAG: version})
+
+    return raw_covariates

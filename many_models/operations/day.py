@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
 POSTGRES_URL = "DAGSTER_POSTGRES_URL"
 CODE_LOCATION_TAG = ".dagster/repository"  # with it the run is listed on its job's page
 WRITTEN = "# Written by many-models for this folder; its templates/dagster.yaml has comments.\n"
+MOVED_MODULES = {  # what a dagster.yaml may name → where it is now
+    "many_models.dagster_storage": "many_models.orchestration.event_log.storage_sqlite",
+    "many_models.dagster_storage_postgres": "many_models.orchestration.event_log.storage_postgres",
+}
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -90,6 +95,7 @@ def open_instance(home: Path, storage: Storage = "sqlite") -> Generator[dg.Dagst
     file = home / "dagster.yaml"
     if not file.exists():
         file.write_text(_dagster_yaml(storage))
+    _refuse_moved_modules(file)
     if POSTGRES_URL in file.read_text() and not os.environ.get(POSTGRES_URL):
         raise SettingsError(
             f"{file} keeps Dagster's storage on PostgreSQL, at the URL in {POSTGRES_URL}, which is not set: "
@@ -99,6 +105,16 @@ def open_instance(home: Path, storage: Storage = "sqlite") -> Generator[dg.Dagst
         instance.compute_log_manager  # noqa: B018 -- made at its first use, which may be in another thread
         history.ensure_pools(instance, due.STAGES)
         yield instance
+
+
+def _refuse_moved_modules(file: Path) -> None:
+    """Raise SettingsError for a dagster.yaml that names modules as they were called before they moved."""
+    for number, line in enumerate(file.read_text().splitlines(), 1):
+        named = re.fullmatch(r"\s*module:\s*[\"']?([\w.]+)[\"']?\s*(?:#.*)?", line)
+        if named and named[1] in MOVED_MODULES:
+            raise SettingsError(
+                f"{file}, line {number}: the module {named[1]} has moved; write `module: {MOVED_MODULES[named[1]]}`"
+            )
 
 
 def _dagster_yaml(storage: Storage) -> str:

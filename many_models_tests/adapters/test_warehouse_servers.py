@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+import pyodbc
 import pytest
 import sqlalchemy as sa
 
@@ -21,7 +22,7 @@ from many_models.adapters.warehouse import sql
 from many_models.adapters.warehouse.fabric import FabricWarehouse
 from many_models.adapters.warehouse.sql import SqlWarehouse
 from many_models.adapters.warehouse.synapse import SynapseWarehouse
-from many_models.errors import AccessError, InputError, SettingsError
+from many_models.errors import AccessError, InputError, SettingsError, UnavailableError
 from many_models.ports import WarehouseView, Where
 from many_models.settings import load_settings
 from many_models.wiring import build_warehouse
@@ -41,6 +42,7 @@ from many_models_tests.stand_ins.tds_server import (
     READER,
     TOKEN,
     require_freetds,
+    require_microsofts_driver,
     running_tds,
     unparsed,
 )
@@ -81,6 +83,18 @@ class TestSqlServerWarehouse(WarehouseContract):
     @pytest.fixture
     def make(self, tds):
         return lambda: SqlWarehouse(tds.url(), clock=lambda: NOON, schema=new_schema())
+
+
+class TestSqlServerWarehouseByMicrosoftsDriver(WarehouseContract):
+    """On the stand-in, through ODBC Driver 18: arrays of parameters, Unicode, datetime2."""
+
+    keeps_infinity = False
+    longest_name = 128
+    examples = 6
+
+    @pytest.fixture
+    def make(self, tds):
+        return lambda: SqlWarehouse(tds.microsofts_url(), clock=lambda: NOON, schema=new_schema())
 
 
 class TestSynapseWarehouse(WarehouseContract):
@@ -400,3 +414,40 @@ def test_every_statement_that_the_adapters_send_is_t_sql(tds):
 )
 def test_what_is_no_t_sql_is_noticed(wrong):
     assert unparsed(wrong)
+
+
+# --- Microsoft's own driver -----------------------------------------------------------------------------------------
+def test_arrays_of_parameters_keep_texts_that_grow_and_look_like_numbers(tds):
+    """The first row of an array decides how the driver binds: a longer or another text after it must not be cut."""
+    warehouse = SqlWarehouse(tds.microsofts_url(), schema=new_schema())
+    texts = ["0.087", "x" * 3_000, "ü😀", "", None, "1e5"]
+    new = rows(*(row(f"s{at}", y_hat=at / 7) for at in range(6))).append_column("note", pa.array(texts))
+    before = len(tds.statements())
+    warehouse.load("a", "f", [part(new)])
+    found = warehouse.read("predictions")
+    assert contents(found) == contents(new)
+    assert len([one for one in tds.statements()[before:] if "INSERT INTO" in one and "staging" in one]) == 1
+
+
+def test_microsofts_driver_shows_a_token_by_its_attribute(tds):
+    url = tds.microsofts_url(user="", database="fabric")
+    login = connections.Login(token=lambda: TOKEN)
+    warehouse = FabricWarehouse(url, tds.staging(), schema=new_schema(), login=login)
+    assert warehouse.load("a", "f", [part(rows(row("a")))]) == 1
+    with pytest.raises(AccessError, match="token is expired"):
+        FabricWarehouse(url, tds.staging(), login=connections.Login(token=lambda: "another")).check()
+
+
+def test_microsofts_driver_refuses_a_server_without_encryption(tds, monkeypatch):
+    monkeypatch.setattr(sql, "PAUSE_SECONDS", 0.001)
+    with pytest.raises(UnavailableError, match="Encryption not supported"):
+        SqlWarehouse(tds.microsofts_url(encrypt="yes")).check()
+
+
+def test_a_driver_that_is_not_installed_is_taken_from_the_wheel(tds):
+    path = require_microsofts_driver()
+    url = sa.make_url("mssql+pyodbc://me@host/db?driver=ODBC+Driver+18+for+SQL+Server")
+    if "ODBC Driver 18 for SQL Server" not in pyodbc.drivers():
+        assert connections._with_driver(url).query["driver"] == path
+    for other in ("mssql+pyodbc://me@host/db?driver=FreeTDS", "mssql+pyodbc:///?odbc_connect=x"):
+        assert connections._with_driver(sa.make_url(other)) == sa.make_url(other)

@@ -92,6 +92,7 @@ def server_engine(url: sa.URL, login: Login, section: str, **options: Any) -> sa
     arguments = {"connect_timeout": CONNECT_SECONDS} if url.drivername == "postgresql+psycopg2" else {}
     if url.drivername == "mssql+pyodbc":
         arguments = {"timeout": CONNECT_SECONDS}
+        url = _with_driver(url)
     try:
         engine = sa.create_engine(url, connect_args=arguments, **POOL, **options)
     except ImportError as error:
@@ -104,6 +105,21 @@ def server_engine(url: sa.URL, login: Login, section: str, **options: Any) -> sa
     if login.token is not None:
         _show_token(engine, login.token)
     return engine
+
+
+def _with_driver(url: sa.URL) -> sa.URL:
+    """`url` with the driver that a wheel brings, where it names none, or one of Microsoft's that is not installed."""
+    from many_models.adapters.sql.odbc_driver import bundled_driver
+
+    named = str(url.query.get("driver", ""))
+    if "odbc_connect" in url.query or url.host is None or (named and not named.startswith("ODBC Driver")):
+        return url
+    try:
+        import pyodbc
+    except ImportError:
+        return url
+    path = None if named in pyodbc.drivers() else bundled_driver()
+    return url if path is None else url.update_query_dict({"driver": path})
 
 
 def _show_token(engine: sa.Engine, shown_token: Callable[[], str]) -> None:

@@ -66,6 +66,12 @@ class TdsServer:
         driver = f"driver=FreeTDS&port={self.port}&TDS_Version=7.4&ClientCharset=UTF-8"
         return f"mssql+pyodbc://{who}127.0.0.1/{database}?{driver}"
 
+    def microsofts_url(self, user: str = USER, database: str = "dw", encrypt: str = "no") -> str:
+        """SQLAlchemy's URL, through Microsoft's ODBC driver, as the wheel mssql-python-odbc has it."""
+        who = f"{quote_plus(user)}:{quote_plus(PASSWORD)}@" if user else ""
+        options = f"driver={quote_plus(require_microsofts_driver())}&Encrypt={encrypt}&TrustServerCertificate=yes"
+        return f"mssql+pyodbc://{who}127.0.0.1:{self.port}/{database}?{options}"
+
     def staging(self) -> LocalStaging:
         """Where files lie for COPY INTO when no test needs Azure storage's emulator."""
         return LocalStaging(self.folder / "storage")
@@ -126,6 +132,17 @@ def require_freetds() -> None:
     if not there:
         assert os.environ.get("CI") != "true", "no FreeTDS: .ci/run installs Debian's tdsodbc and unixodbc"
         pytest.skip("no ODBC driver FreeTDS (Debian: apt-get install tdsodbc unixodbc)")
+
+
+def require_microsofts_driver() -> str:
+    """The path of Microsoft's driver; an error in CI, a skip with the reason elsewhere, when it is not installed."""
+    from many_models.adapters.sql.odbc_driver import bundled_driver
+
+    path = bundled_driver()
+    if path is None:
+        assert os.environ.get("CI") != "true", "no Microsoft ODBC driver: pip install mssql-python-odbc"
+        pytest.skip("no Microsoft ODBC driver (pip install mssql-python-odbc)")
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -145,8 +145,9 @@ class Connection(socketserver.BaseRequestHandler):
 
     # --- login ---
     def login(self) -> Session | None:
-        self.receive()  # what the client offers; encryption is declined
-        options = [(0, b"\x10\x00\x03\xe8\x00\x00"), (1, b"\x02"), (2, b"\0"), (3, b""), (4, b"\0"), (6, b"\1")]
+        _, offered = self.receive()  # encryption is declined
+        options = [(0, b"\x10\x00\x03\xe8\x00\x00"), (1, b"\x02"), (2, b"\0"), (3, b""), (4, b"\0")]
+        options += [(6, b"\1")] if 6 in _offered(offered) else []  # only a client that names it may be answered so
         head, data, start = b"", b"", 5 * len(options) + 1
         for option, value in options:
             head += struct.pack(">BHH", option, start + len(data), len(value))
@@ -310,6 +311,15 @@ class Connection(socketserver.BaseRequestHandler):
             self.session.begin()
             out += begun
         return out + wire.done()
+
+
+def _offered(body: bytes) -> set[int]:
+    """The options of a pre-login message."""
+    found, at = set[int](), 0
+    while at < len(body) and body[at] != 0xFF:
+        found.add(body[at])
+        at += 5
+    return found
 
 
 def _field(body: bytes, at: int) -> str:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from many_models.settings import ServeSettings
 
-INLINE_BYTES = 32_000  # a longer body is read on another thread, one at a time
+INLINE_BYTES = 64_000  # a longer body is read on another thread, one at a time
 DENSEST = 8  # bytes that each object or list of a body has at least: closer ones are no request, and take memory
 NAMES = frozenset(name for part in (ForecastRequest, SeriesRequest, KnownAt, Observed) for name in part.model_fields)
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from many_models.errors import InputError, ManyModelsError, SettingsError
 from many_models.forecasting import PackModel
 from many_models.keys import SeriesKey
-from many_models.onboarding.readers import head, open_file
+from many_models.onboarding.files import open_file
+from many_models.onboarding.readers import head
 from many_models.serving.api_keys import SHORTEST_KEY, _keys_of
 from many_models.serving.bodies import BodyError, parse
 from many_models.serving.loaded_pack import LoadedPack

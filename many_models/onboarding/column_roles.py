@@ -369,19 +369,28 @@ def _explained(profile: TableProfile, target: str, names: Sequence[str]) -> list
     design = np.concatenate([design, np.stack([_running_mean(y, at, width) for width in (7, 14)], axis=1)], axis=1)
     explained: list[str] = []
     usable = np.isfinite(design).all(axis=1)
+    bases: dict[bytes, NDArray[np.float64]] = {}
     for name in names:
         x = profile.columns[name].values[rows][at]
         good = usable & np.isfinite(x)
         if good.sum() < 200:
             continue
-        one, two = centred(design[good], series[at][good]), centred(x[good, None], series[at][good])
+        mask = np.packbits(good).tobytes()
+        if mask not in bases:  # nearly always one for all columns
+            bases[mask] = _basis(centred(design[good], series[at][good]))
+        two = centred(x[good, None], series[at][good])[:, 0]
         total = float((two**2).sum())
         if total <= 1e-12 * max(1.0, float((x[good] ** 2).sum())):
             continue
-        weights, *_ = np.linalg.lstsq(one, two, rcond=None)
-        if 1 - float(((two - one @ weights) ** 2).sum()) / total > 0.9:
+        if float(((two @ bases[mask]) ** 2).sum()) / total > 0.9:
             explained.append(name)
     return explained
+
+
+def _basis(design: NDArray[np.float64]) -> NDArray[np.float64]:
+    """An orthonormal basis of the columns, whose projections are least squares for any number of targets."""
+    left, sizes, _ = np.linalg.svd(design, full_matrices=False)
+    return left[:, sizes > 1e-10 * max(float(sizes.max()), 1e-300)]
 
 
 def _running_mean(y: NDArray[np.float64], at: NDArray[np.int64], width: int) -> NDArray[np.float64]:

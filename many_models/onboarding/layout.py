@@ -348,7 +348,7 @@ def _find_parts(table: pa.Table, _first: date | None) -> Step | None:
 
 def _is_year(table: pa.Table, name: str) -> bool:
     values = [_whole(value) for value in table[name].unique().to_pylist() if value not in {None, ""}]
-    return bool(values) and all(value is not None and 1900 <= value <= 2100 for value in values)
+    return bool(values) and all(value is not None and 1700 <= value <= 2100 for value in values)
 
 
 def _is_part(table: pa.Table, name: str, most: int) -> bool:

@@ -40,6 +40,7 @@ class TableProfile:
     def set_keys(self, keys: tuple[str, ...]) -> None:
         """From now on series are the different values of `keys`."""
         self.keys = keys
+        self._varies: dict[str, bool] = {}
         self.series = self.group(keys)
         self.series_count = int(self.series.max()) + 1
 
@@ -109,9 +110,12 @@ class TableProfile:
 
     def varies(self, name: str) -> bool:
         """Whether some series has more than one value."""
-        column = self.columns[name]
-        combined = codes_of(self.series * len(column.levels) + column.codes)
-        return int(combined.max()) + 1 > self.series_count
+        if name not in self._varies:
+            column = self.columns[name]
+            firsts = np.zeros(self.series_count, np.int64)
+            firsts[self.series[::-1]] = column.codes[::-1]
+            self._varies[name] = bool((column.codes != firsts[self.series]).any())
+        return self._varies[name]
 
     def follows(self, name: str, group: NDArray[np.int64]) -> bool:
         """Whether the column is the same in (nearly) all rows of a group."""

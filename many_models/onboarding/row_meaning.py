@@ -173,7 +173,7 @@ def _meaning_of_gaps(
         reason = f"{told}, and zeros are in rows of their own ({sparse.zeros:.1%}): what a missing row was is not known"
         return Inferred("unknown", reason + example, "likely", ('missing = "zero"', 'missing = "closed"'))
     shared = _shared_by_site(sparse, inside, gaps)
-    if shared > 0.8:
+    if shared > 0.8 and share < 0.3:
         reason = f"{told}, and {shared:.0%} of these are days on which no series of that {sparse.site} has one"
         return Inferred("closed", reason + example, "likely", ('missing = "zero"', 'missing = "unknown"'))
     # after a gap, is the next period a gap as often as any other? outages are long, days without sales come singly
@@ -182,10 +182,10 @@ def _meaning_of_gaps(
     followed = (gaps[:, 1:] & gaps[:, :-1] & both).sum()
     chance = ((gaps[:, :-1] & both) * expected[:, None]).sum()
     ratio = float(followed / max(chance, 1e-9))
-    if ratio < 1.3 and sparse.lowest > 0:
+    if 0.6 < ratio < 1.3 and sparse.near_zero:
         reason = f"{told}, no row is zero, and gaps come as by chance: a row only when something was sold"
         return Inferred("zero", reason + example, "likely", ('missing = "unknown"', 'missing = "closed"'))
-    if sparse.lowest > 0 and _explained_by_rate(sparse, inside, gaps):
+    if sparse.near_zero and _explained_by_rate(sparse, inside, gaps):
         reason = f"{told}, no row is zero, and series that sell less have more gaps: a row only when something was sold"
         return Inferred("zero", reason + example, "likely", ('missing = "unknown"', 'missing = "closed"'))
     reason = f"{told}, many in a row: they look like records that are lost"
@@ -245,7 +245,7 @@ class _Presence:
     site: str
     sums: NDArray[np.float64]
     zeros: float
-    lowest: float
+    near_zero: bool  # no value is zero, and some are as small as what is next to it
     names: list[str]
 
     @classmethod
@@ -275,8 +275,10 @@ class _Presence:
         sums = np.bincount(series, np.where(finite, values, 0.0), size).astype(np.float64)
         zeros = float((values[finite] == 0).mean()) if finite.any() else 0.0
         lowest = float(np.quantile(values[finite], 0.001)) if finite.any() else 0.0
+        small = lowest < 0.25 * float(values[finite].mean()) if finite.any() else False
+        near_zero = lowest > 0 and (small or (profile.columns[target].type.whole and lowest <= 3))
         site = profile.keys[0] if profile.keys else ""
-        return cls(there, inside, np.arange(count) + first, sites, site, sums, zeros, lowest, names)
+        return cls(there, inside, np.arange(count) + first, sites, site, sums, zeros, near_zero, names)
 
     def example(self, gaps: NDArray[np.bool_]) -> str:
         """Both readings of one series, in words: of that with the most gaps among those with ten rows."""

@@ -45,7 +45,7 @@ _FLAGS = {
 _DATES = (
     *("%Y/%m/%d", "%Y.%m.%d", "%d.%m.%Y", "%d.%m.%y", "%m/%d/%Y", "%d/%m/%Y", "%m/%d/%y", "%d/%m/%y"),
     *("%m-%d-%Y", "%d-%m-%Y", "%d-%b-%Y", "%d-%b-%y", "%d %b %Y", "%b %d, %Y", "%d %B %Y", "%B %d, %Y"),
-    *("%b-%y", "%b %Y", "%B %Y", "%m/%Y", "%Y/%m", "%m.%Y"),
+    *("%b-%y", "%b %Y", "%B %Y", "%b-%Y", "%B-%Y", "%m/%Y", "%Y/%m", "%m.%Y"),
 )
 _CLOCKS = ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p")
 _MOSTLY = 0.9  # of a column's values must fit, for it to be numbers or times with a few bad ones

@@ -75,6 +75,14 @@ def test_lost_records_and_recorded_zeros_are_unknown(tmp_path: Path) -> None:
     assert guessed(tmp_path, zeros[kept]).missing.value == "unknown"
 
 
+def test_a_measure_that_is_never_near_zero_is_not_zero_where_it_is_missing(tmp_path: Path) -> None:
+    frame = sales(rate=900.0)
+    second = frame["date"].dt.dayofyear % 2 == 0
+    assert guessed(tmp_path, frame[second]).missing.value == "unknown"
+    random = np.random.default_rng(6).random(len(frame)) > 0.3
+    assert guessed(tmp_path, frame[random]).missing.value == "unknown"
+
+
 def test_a_full_table_is_neither_asked_about_nor_aggregated(tmp_path: Path) -> None:
     found = guessed(tmp_path, sales())
     assert (found.missing.value, found.missing.confidence, found.aggregate.value) == ("unknown", "sure", "")

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 SEPARATOR = "__"
 _READABLE = frozenset(" -._~")
 _MOST_PARTS = 2**16
+_IN_AZURE = re.compile(r"abfss?://[\w$.-]+@[A-Za-z0-9.-]+(:\d+)?(/[^?#]*)?", re.ASCII)
+LONGEST_PACK = 240  # bytes of `quote`: the lake has a folder `pack=…` for each, and a folder's name has 255 of them
 _EMPTY = "%"  # quote() never leaves a bare per cent sign
 
 
@@ -98,11 +100,13 @@ def pack_of(key: SeriesKey, keys: Sequence[str], by: Sequence[str], buckets: int
     """The pack that a series belongs to.
 
     `by` names the keys whose parts make the pack (all keys: a pack of one). Empty: the first key when there are
-    several, else one of `buckets` by hash, so that a single-key table does not become a pack per series.
+    several, else one of `buckets` by hash, so that a single-key table does not become a pack per series. A name that
+    would be too long for a folder of the lake is a slug of it.
     """
     names = list(by) or (list(keys[:1]) if len(keys) > 1 else [])
     if names:
-        return SeriesKey(tuple(part for name, part in zip(keys, key.parts, strict=True) if name in names)).series_id
+        pack = SeriesKey(tuple(part for name, part in zip(keys, key.parts, strict=True) if name in names)).series_id
+        return pack if len(quote(pack, safe="", errors="surrogatepass")) <= LONGEST_PACK else slug(pack)
     bucket = int(hashlib.sha256(key.series_id.encode()).hexdigest()[:8], 16) % buckets
     return f"bucket-{bucket:03d}"
 
@@ -113,3 +117,19 @@ def row_hashes(rows: pa.Table) -> NDArray[np.uint64]:
 
     hashed: Any = hash_pandas_object  # pandas.util gives it without its types
     return hashed(rows.to_pandas(), index=False).to_numpy()
+
+
+def plain_name(name: str) -> bool:
+    """Whether `name` can name a column: not empty, and without line breaks and other control characters, which would
+    begin a new line of a script that it is written into.
+    """
+    return bool(name) and all(char.isprintable() for char in name)
+
+
+def known_place(path: str) -> str:
+    """`path` of a folder, or in Azure storage. Raises ValueError for a URL that is neither."""
+    if not plain_name(path):
+        raise ValueError(f"{path!r} is empty or holds line breaks or other control characters")
+    if path.startswith(("abfss:", "abfs:")) and not _IN_AZURE.fullmatch(path):
+        raise ValueError(f"{path!r} is not written abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/FOLDER")
+    return path

@@ -21,6 +21,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from many_models.errors import SettingsError
+from many_models.keys import known_place, plain_name
 from many_models.setting_checks import explained, known_country, known_cron, known_frequency, known_timezone
 
 FILE_NAME = "many_models.toml"
@@ -137,12 +138,15 @@ class DataSettings(Section):
     negatives: Literal["allow", "quarantine"] = "quarantine"
     complete_share: Annotated[float, Field(ge=0, le=1)] = 0.5
     look_back: Annotated[int, Field(ge=0)] = 7
+    max_loss: Annotated[float, Field(ge=0, le=1)] = 0.5
     changed: str = ""
     ended_after: int | None = None
 
     @model_validator(mode="after")
     def _names_do_not_collide(self) -> DataSettings:
         names = [*self.keys, self.timestamp, self.target, *self.known, *self.attributes]
+        if odd := [name for name in names if not plain_name(name)]:
+            raise ValueError(f"names that no column can have here: {', '.join(map(repr, odd))}; rename them in a view")
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"columns named twice: {', '.join(twice)}")
         if taken := sorted(RESERVED & {*self.known, *self.attributes} | {*filter(kept_from_keys, self.keys)}):
@@ -241,6 +245,11 @@ class LakeSettings(Section):
     credential: Literal["default", "managed_identity", "key", "sas"] = "default"
     client_id: str = ""
     endpoint: str = ""
+
+    @field_validator("path")
+    @classmethod
+    def _a_place(cls, path: str) -> str:
+        return known_place(path)
 
 
 class ComputeSettings(Section):

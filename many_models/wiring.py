@@ -151,10 +151,11 @@ def build_staging(settings: Settings) -> ports.StagingRegistry:
         folder, assets = _azureml_parts(settings, "staging")
         return AzureMLStaging(folder, assets, settings.registry.prefix)
     from many_models.adapters.registry.mlflow_production import MlflowStaging
+    from many_models.adapters.sql.connections import with_driver
 
     registry = settings.registry
     artifacts = registry.artifacts(registry.staging_artifacts, settings.root)
-    return MlflowStaging(settings.url(registry.staging), artifacts, registry.prefix)
+    return MlflowStaging(with_driver(settings.url(registry.staging)), artifacts, registry.prefix)
 
 
 def build_production(settings: Settings, *, fail_soon: bool = False) -> ports.ProductionRegistry:
@@ -166,12 +167,15 @@ def build_production(settings: Settings, *, fail_soon: bool = False) -> ports.Pr
         return AzureMLProduction(folder, assets, settings.registry.prefix)
     from many_models.adapters.registry.mlflow_production import MlflowProduction
     from many_models.adapters.registry.mlflow_store import fail_soon as give_up_soon
+    from many_models.adapters.sql.connections import with_driver
 
     if fail_soon:
         give_up_soon()
     registry = settings.registry
     artifacts = registry.artifacts(registry.production_artifacts, settings.root)
-    return MlflowProduction(settings.url(registry.production), artifacts, registry.prefix, aliases=registry.aliases)
+    return MlflowProduction(
+        with_driver(settings.url(registry.production)), artifacts, registry.prefix, aliases=registry.aliases
+    )
 
 
 def _azureml_parts(settings: Settings, role: Literal["staging", "production"]) -> tuple[BlobFolder, ModelAssets]:

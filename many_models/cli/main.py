@@ -29,6 +29,26 @@ class Main(click.Group):
         except ManyModelsError as error:
             click.echo(f"error: {error}", err=True)
             ctx.exit(1)
+        except click.exceptions.ClickException:
+            raise
+        except Exception as error:
+            if not (said := _trouble(error)):
+                raise
+            click.echo(f"error: {said}", err=True)
+            ctx.exit(1)
+
+
+def _trouble(error: Exception) -> str:
+    """What is wrong with a disk or a database file of the project; "" for a bug."""
+    import os
+
+    from many_models.operations.trouble import in_words
+
+    config, home = os.environ.get("MANY_MODELS_CONFIG"), os.environ.get("DAGSTER_HOME")
+    given = click.get_current_context(silent=True)
+    file = given.params.get("config") if given and given.invoked_subcommand is None else None
+    named = [Path(place) for place in (home, file and Path(file).parent, config and Path(config).parent) if place]
+    return in_words(error, [*named, Path.cwd()])
 
 
 @click.group(cls=Main, context_settings={"help_option_names": ["-h", "--help"]})
@@ -341,6 +361,49 @@ def status(config: Path | None, *, check: bool, as_json: bool) -> None:
     print_summary(out, settings)
     if as_json:
         print(json.dumps(found, default=str))
+
+
+@main.command()
+@config_option
+@click.option("--mend", is_flag=True, help="Bring back what can be brought back; a run then does what is due.")
+@json_option
+def doctor(config: Path | None, *, mend: bool, as_json: bool) -> None:
+    """Compare Dagster's records, lake, registries, warehouse and what is served; exit code 1 where they disagree."""
+    from many_models.cli.output import console, print_findings
+    from many_models.operations.doctor import examine_project
+    from many_models.settings import load_settings
+
+    found, mended = examine_project(load_settings(config), and_mend=mend)
+    print_findings(console(quiet=as_json), found, mended)
+    if as_json:
+        print(json.dumps({"findings": [asdict(one) for one in found], "mended": mended}))
+    sys.exit(1 if found and not mend else 0)
+
+
+@main.command()
+@click.argument("into", type=click.Path(path_type=Path, file_okay=False))
+@config_option
+def backup(into: Path, config: Path | None) -> None:
+    """Copy the whole project into the new folder INTO, while it runs."""
+    from many_models.cli.output import console
+    from many_models.operations.backup import back_up
+    from many_models.settings import dagster_home, load_settings
+
+    settings = load_settings(config)
+    copied = back_up(settings, dagster_home(settings), into)
+    console().print(f"{len(copied)} files copied into {into}; `many-models restore {into} FOLDER` puts them back")
+
+
+@main.command()
+@click.argument("copy", metavar="BACKUP", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("into", type=click.Path(path_type=Path, file_okay=False))
+def restore(copy: Path, into: Path) -> None:
+    """Put a BACKUP into the new folder INTO, verified file by file."""
+    from many_models.cli.output import console
+    from many_models.operations.backup import restore as put_back
+
+    put_back(copy, into)
+    console().print(f"restored into {into}; `cd {into} && many-models doctor`, then run as ever")
 
 
 @main.command()

@@ -28,6 +28,7 @@ def print_inferred(out: Console, location: str, done: Initialised) -> None:
     """What `init` has inferred and why, what it wrote, and the command to type next."""
     from rich.markup import escape
 
+    from many_models.onboarding.guess import SOURCE_PASSWORD
     from many_models.onboarding.questions import shown
 
     found, file = done.inferred, done.file
@@ -40,6 +41,8 @@ def print_inferred(out: Console, location: str, done: Initialised) -> None:
     out.print(guesses)
     for warning in found.warnings:
         out.print(f"[yellow]warning[/yellow]: {escape(warning)}")
+    if found.password:
+        out.print(f"the password is in no file: export {SOURCE_PASSWORD}=… before you run")
     dates = f"{found.start} to {found.last}"
     out.print(f"{found.series:,} series, {dates}; written: {file} and {done.page} (a page to look at). Then:")
     config = "" if file.parent == type(file)() else f" --config {file}"

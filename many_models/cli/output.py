@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from many_models.operations.day import StageReport
+    from many_models.operations.doctor import Finding
     from many_models.operations.releases import Verdict
     from many_models.orchestration.due import Stage
     from many_models.orchestration.upkeep import Upkeep
@@ -56,11 +58,11 @@ def progress(out: Console, what: str) -> Generator[Callable[[int, int], None]]:
 
 def run_day(out: Console, settings: Settings) -> list[StageReport]:
     """Run everything that is due, with a progress display and a line for each stage."""
-    from many_models.operations.day import Day, Progress, open_instance
+    from many_models.operations.day import Day, Progress, alone, open_instance
     from many_models.settings import dagster_home
 
     home = dagster_home(settings)
-    with bars(out) as display, open_instance(home, settings.dagster.storage) as instance:
+    with bars(out) as display, alone(home), open_instance(home, settings.dagster.storage) as instance:
         current = list[TaskID]()
 
         def stage(name: str, keys: int) -> None:
@@ -73,7 +75,10 @@ def run_day(out: Console, settings: Settings) -> list[StageReport]:
             display.update(current[-1], visible=False)
             out.print(stage_line(done))
 
-        reports = Day(settings, instance, Progress(stage, advance, report)).run()
+        def note(text: str) -> None:
+            out.print(f"[yellow]note[/yellow]: {text}")
+
+        reports = Day(settings, instance, Progress(stage, advance, report, note)).run()
     if not reports:
         out.print("nothing is due: everything is up to date")
     return reports
@@ -168,6 +173,16 @@ def print_waiting(out: Console, waiting: object) -> None:
             f"{waiting['made_by']}: {waiting['series_changed']} series changed, {waiting['series_leaving']} leave"
         )
         out.print(f"  {waiting['approve']}")
+
+
+def print_findings(out: Console, found: Sequence[Finding], mended: Sequence[str]) -> None:
+    """What disagrees, what mends it, and what has been mended."""
+    for one in found:
+        out.print(f"[red]✗[/red] {one.store:10} {escape(one.says)}\n    {escape(one.remedy)}")
+    if not found:
+        out.print("[green]✓[/green] records, lake, registries, warehouse and what is served agree")
+    for told in mended:
+        out.print(f"[green]mended[/green] {escape(told)}; now: many-models run")
 
 
 def print_checks(out: Console, rows: Sequence[Mapping[str, object]]) -> None:

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from many_models.data import lake_tables
 from many_models.data.aggregation import is_coarse, period_of
+from many_models.errors import InputError
 from many_models.keys import SeriesKey, pack_of
 from many_models.ports import Lake, SalesTable, Source, Where
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from many_models.settings import Settings
 
 _SORTED_QUICKLY = 2**16  # numbers of 16 bits are sorted by counting
+LOSS_COUNTS_FROM = 100  # rows of a span: fewer may go for many a good reason
 FAR_FUTURE = datetime(9999, 12, 31, 23, 59, 59, 999999)
 FAR_PAST = datetime(2, 1, 1)
 EARLIEST_READ = datetime(1990, 1, 1)  # rows before it, or before data.start where that is earlier, are mistakes
@@ -108,6 +110,7 @@ class Ingest:
         rows = with_pack_and_year(checked.rows, self.settings) if checked else self._no_rows()
         where = Where(among={"year": years}, since=since, before=before)
         there = lake_tables.read_if_there(self.lake, lake_tables.RAW_SALES, where)
+        self._refuse_loss(0 if there is None else there.num_rows, rows.num_rows, since, before)
         self.lake.replace(lake_tables.RAW_SALES.name, rows, where, lake_tables.RAW_SALES.partition_by)
         self.quarantine("dated", checked, Where(since=since, before=before, column="period"))
         if checked:
@@ -117,6 +120,19 @@ class Ingest:
             lake_tables.RAW_VERSIONS.name, versions, Where(among={"year": years}), lake_tables.RAW_VERSIONS.partition_by
         )
         return rows
+
+    def _refuse_loss(self, held: int, comes: int, since: datetime, before: datetime) -> None:
+        """Raise InputError where a copy would take more rows away than `data.max_loss`: a source that was emptied, or
+        that somebody is loading, is not a source whose sales have gone.
+        """
+        most = self.settings.data.max_loss
+        if held >= LOSS_COUNTS_FROM and not self.settings.data.aggregates and comes < held * (1 - most):
+            raise InputError(
+                f"table {self.sales.table!r}: the lake holds {held:,} rows from {since:%Y-%m-%d} to before "
+                f"{before:%Y-%m-%d}, and the source has {comes:,} that can be used, a loss of more than {most:.0%} "
+                "(data.max_loss). Nothing was changed. Where the rows are really gone: MANY_MODELS__DATA__MAX_LOSS=1 "
+                "for one run"
+            )
 
     def _versions(self, rows: pa.Table, replaced: pa.Table | None, years: list[int]) -> pa.Table:
         """The versions of `years` after `rows` have replaced what was there; where nothing was (a new day), what is

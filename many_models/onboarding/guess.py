@@ -54,6 +54,7 @@ ONLY_SERIES = "series"  # the key that a table of one series is given
 _YEARS_APART = 4  # a few rows that long before all others are typing errors
 _SEASON = {"h": 24, "D": 7, "W": 52, "M": 12, "Q": 4, "Y": 1}
 _GRAIN = {"h": "day", "D": "day", "W": "week", "M": "month", "Q": "month", "Y": "month"}
+SOURCE_PASSWORD = "MANY_MODELS_SOURCE_PASSWORD"  # noqa: S105  the secret's name
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ class InferredSettings:
 
     `kind` says what `location` is; `rows` were looked at (`complete`: all there are), `series` found in them between
     `first` and `last`. `added_key` is a constant column to be added because the table holds one series.
-    `columns` is how `load_file` reads each column. `url` is a database's, with an absolute path where it is a file.
+    `columns` is how `load_file` reads each column. `url` is a database's, with an absolute path where it is a file, and
+    without the password where the user gave one (`password`).
     `totals` mark rows to be left out, `variants` are names of keys to be replaced, `plan_after` is the time after which
     rows without a target are the plan.
     """
@@ -94,6 +96,7 @@ class InferredSettings:
     renamed: Mapping[str, str] = field(default_factory=dict[str, str])
     added_key: str = ""
     url: str = ""
+    password: bool = False
     readings: tuple[Reading, ...] = ()
     totals: Mapping[str, Sequence[str]] = field(default_factory=dict[str, "Sequence[str]"])
     variants: Mapping[str, Mapping[str, str]] = field(default_factory=dict[str, "Mapping[str, str]"])
@@ -145,6 +148,9 @@ class InferredSettings:
         for name, choice in of_rows:
             if choice.value or choice.alternatives:
                 sections["data"].append((name, choice.value, _why(choice)))
+        if self.password:
+            told = f"the password is not written here: export {SOURCE_PASSWORD}=…, or {SOURCE_PASSWORD}_FILE=its file"
+            sections["source"].insert(1, ("credential", "password", told))
         if self.covariates_table.value:
             sections["source"].append(("covariates_table", self.covariates_table.value, _why(self.covariates_table)))
         if grain != "day":
@@ -211,7 +217,10 @@ def infer_settings(  # noqa: PLR0913  (each flag of the command that overrules a
     InputError when something cannot be guessed: its text names what is there and the flag to give. Rows later than
     `now` (default: the clock) are not looked at.
     """
+    from many_models.adapters.sql.connections import split_password
+
     url, named = _as_url(location)
+    public, password = split_password(url) if url else ("", "")
     chosen = Inferred(table or named or DEFAULT_TABLE, "given" if table or named else "")
     if url:
         chosen = _choose_table(url, table or named)
@@ -255,7 +264,7 @@ def infer_settings(  # noqa: PLR0913  (each flag of the command that overrules a
     ]
     zone = _zone_of(look.columns[time.value], unit, how.value)
     return InferredSettings(
-        location=location,
+        location=location if not url else f"{public}::{named}" if named else public,
         kind=reader.kind,
         table=chosen,
         covariates_table=plan,
@@ -280,7 +289,8 @@ def infer_settings(  # noqa: PLR0913  (each flag of the command that overrules a
         columns=look.columns,
         renamed=renamed,
         added_key=added,
-        url=url,
+        url=public,
+        password=bool(password),
         readings=tuple(reader.readings),
         totals=totals,
         variants=look.variants,

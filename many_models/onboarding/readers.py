@@ -309,7 +309,7 @@ class SqlTable:
                 fetched = rows.fetchmany(self.limit)
                 more = rows.fetchone() is not None
         except SQLAlchemyError as error:
-            raise UnavailableError(f"table {self.table!r}: {error}") from error
+            raise UnavailableError(f"table {self.table!r}: {said_of(error, self.url)}") from None
         finally:
             engine.dispose()
         columns = zip(*fetched, strict=True) if fetched else ((),) * len(names)
@@ -333,15 +333,26 @@ def sql_engine(url: str) -> sa.Engine:
     import sqlalchemy as sa
     from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
+    from many_models.adapters.sql.connections import masked, with_driver
+
     try:
-        parsed = sa.make_url(url)
+        parsed = sa.make_url(with_driver(url))
         if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():
             raise InputError(f"there is no SQLite database {parsed.database!r}")
         return sa.create_engine(parsed)
-    except (ArgumentError, NoSuchModuleError) as error:
-        raise InputError(f"{url!r} is no SQLAlchemy URL; write for example sqlite:///sales.db") from error
+    except (ArgumentError, NoSuchModuleError, ValueError):
+        said = masked(url)
+        raise InputError(f"{said!r} is no SQLAlchemy URL; write for example sqlite:///sales.db") from None
     except ImportError as error:
         raise MissingDependencyError(f"the driver of this database is not installed: {error}") from error
+
+
+def said_of(error: Exception, url: str) -> str:
+    """What a driver said, in one line and without the password of `url`."""
+    from many_models.adapters.sql.connections import Login, parse, without_secrets
+
+    text = " ".join(str(error).split("\n(Background", maxsplit=1)[0].split())
+    return without_secrets(text, parse(url, "source"), Login())
 
 
 def sql_tables(url: str) -> list[str]:
@@ -355,7 +366,7 @@ def sql_tables(url: str) -> list[str]:
         names = [*inspector.get_table_names(), *inspector.get_view_names()]
         return sorted(name for name in names if not name.startswith("many_models_"))
     except SQLAlchemyError as error:
-        raise UnavailableError(f"the database does not answer: {error}") from error
+        raise UnavailableError(f"the database does not answer: {said_of(error, url)}") from None
     finally:
         engine.dispose()
 

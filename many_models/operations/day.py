@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import re
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import dagster as dg
+from filelock import FileLock, Timeout
 
 from many_models.data import lake_tables
 from many_models.definitions import BUILDERS, build, build_assets
-from many_models.errors import PermanentError, SettingsError, UnavailableError
-from many_models.orchestration import automation, due, stage_state
+from many_models.errors import PermanentError, SettingsError, TransientError, UnavailableError
+from many_models.operations import doctor
+from many_models.orchestration import automation, due, lake_marks, stage_state
 from many_models.orchestration.assets import power_bi
 from many_models.orchestration.event_log import dead_runs, history
 from many_models.orchestration.forecast_spec import spec_of
@@ -26,9 +28,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
     from many_models.orchestration.due import Stage, StageState, Work
-    from many_models.ports import Chunk, ChunkResult, Compute, Lake, Source, Task
+    from many_models.ports import Chunk, ChunkResult, Compute, Lake, ProductionRegistry, Source, Task, Warehouse
     from many_models.settings import Settings, Storage
 
+SETUP_LOCK, RUN_LOCK = ".setup.lock", ".run.lock"
 POSTGRES_URL = "DAGSTER_POSTGRES_URL"
 CODE_LOCATION_TAG = ".dagster/repository"  # with it the run is listed on its job's page
 WRITTEN = "# Written by many-models for this folder; its templates/dagster.yaml has comments.\n"
@@ -59,6 +62,7 @@ class Progress:
     stage: Callable[[Stage, int], None] = lambda _stage, _keys: None
     advance: Callable[[int], None] = lambda _series: None
     report: Callable[[StageReport], None] = lambda _report: None
+    note: Callable[[str], None] = lambda _text: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +97,9 @@ def open_instance(home: Path, storage: Storage = "sqlite") -> Generator[dg.Dagst
 
     home.mkdir(parents=True, exist_ok=True)
     file = home / "dagster.yaml"
-    if not file.exists():
-        file.write_text(_dagster_yaml(storage))
+    with FileLock(home / SETUP_LOCK):
+        if not file.exists():
+            file.write_text(_dagster_yaml(storage))
     _refuse_moved_modules(file)
     if POSTGRES_URL in file.read_text() and not os.environ.get(POSTGRES_URL):
         raise SettingsError(
@@ -102,8 +107,9 @@ def open_instance(home: Path, storage: Storage = "sqlite") -> Generator[dg.Dagst
             f"export {POSTGRES_URL}=postgresql://user:password@host:port/database"
         )
     with counting_from(home.absolute()), dg.DagsterInstance.from_config(str(home)) as instance:
-        instance.compute_log_manager  # noqa: B018 -- made at its first use, which may be in another thread
-        history.ensure_pools(instance, due.STAGES)
+        with FileLock(home / SETUP_LOCK):
+            instance.compute_log_manager  # noqa: B018 -- made at its first use, which may be in another thread
+            history.ensure_pools(instance, due.STAGES)
         yield instance
 
 
@@ -115,6 +121,23 @@ def _refuse_moved_modules(file: Path) -> None:
             raise SettingsError(
                 f"{file}, line {number}: the module {named[1]} has moved; write `module: {MOVED_MODULES[named[1]]}`"
             )
+
+
+@contextmanager
+def alone(home: Path) -> Generator[None]:
+    """Held by one `many-models run` at a time. Raises UnavailableError where another one holds it; a killed one does
+    not.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(home / RUN_LOCK, blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UnavailableError(f"another `many-models run` is at work on {home}: wait for it, then run again") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _dagster_yaml(storage: Storage) -> str:
@@ -179,10 +202,12 @@ class Day:
         definitions, assets = build(settings, resources), build_assets(settings)
         dead_runs.mark_dead_runs_failed(self.instance)
         self._refuse_another_projects_instance(lake)
+        self._reconcile(lake, resources)
         refuse_unknown_series(settings, lake)
+        warehouse = cast("Warehouse", resources["warehouse"])
         tried, seen = dict[str, int](), Finished()
         try:
-            while (found := self._next(source, lake)) is not None:
+            while (found := self._next(source, lake, warehouse)) is not None:
                 work, current = found
                 seen.refuse_to_repeat(work, current)
                 tags = dead_runs.process_tag()
@@ -221,17 +246,36 @@ class Day:
             where = self.settings.place(self.settings.lake.path)
             raise SettingsError(
                 f"this Dagster instance ({self.instance.root_directory}) counts {len(copied)} periods of raw_sales as "
-                f"copied, but the lake {where} has none: it belongs to another project. Work in a folder of its own, "
-                "or set DAGSTER_HOME, or delete the storage of this instance"
+                f"copied, but the lake {where} has none: it belongs to another project, or the lake is gone. "
+                "Work in a folder of its own, or set DAGSTER_HOME; where it is this project's own lake that is gone, "
+                "`many-models doctor --mend` has everything made again from the source"
             )
 
-    def _next(self, source: Source, lake: Lake) -> tuple[Work, StageState] | None:
-        work, current = automation.next_due(self._states(source, lake))
+    def _reconcile(self, lake: Lake, resources: Mapping[str, object]) -> None:
+        """What the records know and a store lacks is due again, or the run stops and names the table."""
+        lake_marks.require(self.instance, lake)
+        if lost := lake_marks.lost(self.instance, lake):
+            stages = lake_marks.forget(self.instance, lake, lost)
+            tables = ", ".join(sorted(lost))
+            self.progress.note(f"the lake has lost {tables}: {', '.join(stages)} is made again for every series")
+        with suppress(TransientError):  # a stage that needs the registry says that it is away
+            for told in doctor.follow_release(self.instance, lake, cast("ProductionRegistry", resources["production"])):
+                self.progress.note(told)
+
+    def _warehouse_state(self, lake: Lake, warehouse: Warehouse) -> StageState:
+        """The state of the last stage; the warehouse is asked what it holds, where it answers."""
+        loads: Mapping[str, str] | None = None
+        with suppress(TransientError):
+            loads = warehouse.loads()
+        return stage_state.warehouse_state(self.instance, lake_tables.read_once(lake), loads)
+
+    def _next(self, source: Source, lake: Lake, warehouse: Warehouse) -> tuple[Work, StageState] | None:
+        work, current = automation.next_due(self._states(source, lake, warehouse))
         if work is None and current is not None:
             raise UnavailableError(f"{current.stage} is running elsewhere ({len(current.busy)} keys): wait for it")
         return None if work is None or current is None else (work, current)
 
-    def _states(self, source: Source, lake: Lake) -> Iterator[StageState]:
+    def _states(self, source: Source, lake: Lake, warehouse: Warehouse) -> Iterator[StageState]:
         """All states, one by one as they are needed; the tables beside the sales are read once."""
         yield automation.raw_state(self.settings, self.instance, source)
         found = stage_state.covariates_state(self.settings, self.instance, lake)
@@ -240,8 +284,9 @@ class Day:
             found = automation.covariates_state(self.settings, self.instance, source, lake)
             self._covariates_seen = not found.due()
         yield found
-        for stage in due.STAGES[2:]:
+        for stage in due.STAGES[2:-1]:
             yield stage_state.stage_state(self.settings, self.instance, lake, stage)
+        yield self._warehouse_state(lake, warehouse)
 
     def _raise_if_hopeless(self, report: StageReport, attempts: int) -> None:
         cause = automation.cause_of(self.instance, report.run_id)

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from many_models.data import lake_tables
 from many_models.errors import SeriesFailure
-from many_models.orchestration import due, partitions
+from many_models.orchestration import due, lake_marks, partitions
 from many_models.orchestration.event_log import dead_runs, history, runs
 
 if TYPE_CHECKING:
@@ -147,6 +147,7 @@ def finish(  # noqa: PLR0913, PLR0917  (a run, what it was to do, and what came 
         )
     if standing != before:
         write_status(lake, stage, standing)
+    lake_marks.remember(context.instance, lake)
     runs.settle_siblings(context, finished, {partitions.partition_of(settings, key) for key in failed} - finished)
     context.log_event(
         dg.AssetObservation(context.asset_key, metadata={**summary, "series": len(good), "failed": len(failed)})

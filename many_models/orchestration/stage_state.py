@@ -13,7 +13,7 @@ from many_models.data.periods import (
     period_of_key,
 )
 from many_models.keys import digest
-from many_models.orchestration import copied_settings, partitions
+from many_models.orchestration import copied_settings, lake_marks, partitions
 from many_models.orchestration.copied_settings import LOOK_TAG
 from many_models.orchestration.due import StageState
 from many_models.orchestration.event_log import history
@@ -30,6 +30,7 @@ from many_models.orchestration.stage_run import (
     status_rows,
 )
 from many_models.orchestration.upstream import Upstream, predicted, version_of
+from many_models.ports import Where
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -173,6 +174,7 @@ def begin_series(context: dg.AssetExecutionContext, config: KeySet, settings: Se
     Where a partition holds several, those of them that are due; when somebody asks for the partition, all that have
     come as far as this stage, and those that are set aside.
     """
+    lake_marks.require(context.instance, lake)
     series = partitions.series_of(settings, lake, begin(context, config))
     if not settings.partitions.by:
         return series
@@ -217,8 +219,17 @@ def champion_versions(lake: Lake) -> dict[str, str]:
 
 
 # --- Warehouse ------------------------------------------------------------------------------------------------------
-def warehouse_state(instance: dg.DagsterInstance, lake: Lake) -> StageState:
-    """warehouse_predictions: the newest cutoff against its load."""
+def load_name(date: str) -> str:
+    """The warehouse's name for the load of the cutoff `date`."""
+    return f"cutoff {date}"
+
+
+def warehouse_state(instance: dg.DagsterInstance, lake: Lake, loads: Mapping[str, str] | None = None) -> StageState:
+    """warehouse_predictions: the newest cutoff against its load.
+
+    With `loads`, which the warehouse says it holds, a load that only the records know is due again, too: one at a time,
+    the oldest first, so that each brings its own actuals.
+    """
     made = made_versions(instance, "predictions")
     series = active_series(lake)
     as_of = lake_as_of(lake)
@@ -226,7 +237,25 @@ def warehouse_state(instance: dg.DagsterInstance, lake: Lake) -> StageState:
     if made and as_of is not None:
         wanted[f"{as_of:%Y-%m-%d}"] = digest(sorted((k, v) for k, v in made.items() if k in series))
     done = _consumed(instance, "warehouse_predictions")
+    if missing := missing_loads(lake, done, loads):
+        wanted = {missing[0]: done[missing[0]]}
+        done = {date: version for date, version in done.items() if date not in missing}
     return StageState("warehouse_predictions", wanted, done, busy=_busy(instance, "warehouse_predictions"))
+
+
+def missing_loads(lake: Lake, done: Mapping[str, str], loads: Mapping[str, str] | None) -> list[str]:
+    """The cutoffs, the oldest first, that the records call loaded, the lake has predictions of, and the warehouse lacks
+    or has otherwise.
+    """
+    if loads is None:
+        return []
+    lacking = sorted(date for date, version in done.items() if loads.get(load_name(date)) != version)
+    if not lacking:
+        return []
+    where = Where(among={"cutoff_date": lacking})
+    rows = lake_tables.read_if_there(lake, lake_tables.PREDICTIONS, where, ["cutoff_date"])
+    held = set(rows["cutoff_date"].unique().to_pylist()) if rows is not None else set[str]()
+    return [date for date in lacking if date in held]
 
 
 # --- All ------------------------------------------------------------------------------------------------------------

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from many_models.adapters.lake.delta import DeltaLake
 from many_models.errors import InputError
 from many_models.keys import SeriesKey, pack_of, slug
+from many_models.ports import Where
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PARTS = st.lists(
     st.text(alphabet=st.characters(), max_size=8) | st.text("_.% a/\\'\"é🍓,", max_size=6), min_size=1, max_size=3
@@ -65,3 +73,16 @@ def test_packs_are_stores_unless_the_settings_say_otherwise() -> None:
     assert pack_of(key, ["store", "item"], ["item"], 16) == "i1"
     assert pack_of(key, ["store", "item"], ["store", "item"], 16) == key.series_id
     assert pack_of(SeriesKey(("w1",)), ["well"], [], 16).startswith("bucket-")
+
+
+@pytest.mark.parametrize("store", ["ж" * 51, "a" * 300, "世" * 40, "%" * 100, "a " * 150 + "b", "." * 200])
+def test_a_store_with_a_long_name_has_a_folder_in_the_lake(tmp_path: Path, store: str) -> None:
+    """A folder's name has 255 bytes; delta-rs writes `pack=…` with every byte of other scripts as three."""
+    keys = [SeriesKey((name, "i1")) for name in (store, store + "x", "s1")]
+    packs = [pack_of(key, ["store", "item"], [], 16) for key in keys]
+    assert len(set(packs)) == 3
+    assert packs[2] == "s1"  # names that fit stay as they are
+    rows = pa.table({"series_id": [key.series_id for key in keys], "pack": packs})
+    lake = DeltaLake(tmp_path)
+    lake.replace("t", rows, Where(), ["pack"])
+    assert lake.read("t", Where(among={"pack": packs[:1]}))["series_id"].to_pylist() == [keys[0].series_id]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from many_models.ports import Freed
 
@@ -48,3 +50,23 @@ def _partitions_of_many_files(table: DeltaTable) -> Iterator[list[tuple[str, str
     for partition, count in counts.items():
         if count >= MANY_FILES:
             yield [(name, "=", str(value)) for name, value in zip(columns, partition, strict=True)]
+
+
+def files_of_newest(table: Path) -> list[Path]:
+    """The files of a Delta table at its newest version, and its log up to that version: what is committed meanwhile is
+    left out.
+    """
+    from deltalake import DeltaTable
+
+    there = DeltaTable(str(table))
+    data = [path if path.exists() else Path(unquote(str(path))) for path in map(_local, there.file_uris())]
+    log = [
+        path
+        for path in sorted((table / "_delta_log").iterdir())
+        if path.name[:20].isdigit() and int(path.name[:20]) <= there.version()
+    ]
+    return [*data, *log]
+
+
+def _local(uri: str) -> Path:
+    return Path(uri.removeprefix("file://"))

@@ -36,7 +36,7 @@ TOKEN_SCOPES = {
     "mssql": "https://database.windows.net/.default",
     "postgresql": "https://ossrdbms-aad.database.windows.net/.default",
 }
-_DRIVERS = {"postgresql": "postgresql+psycopg2", "mssql": "mssql+pyodbc"}
+_DRIVERS = {"postgresql": "postgresql+psycopg2", "postgres": "postgresql+psycopg2", "mssql": "mssql+pyodbc"}
 _EXPIRED = re.compile(r"token (is|has) expired", re.IGNORECASE)
 _REFUSED = {"28000", "28P01", "42501", "0P000"}
 _NO_BULK = 4834
@@ -70,16 +70,23 @@ def login_of(url: str, credential: str, password: Callable[[], str], client_id: 
     return Login()
 
 
+def with_driver(url: str) -> str:
+    """`url`, a text, with the driver that this package installs where it names none: SQLAlchemy's own choice for
+    `postgresql://` has changed between releases, and `postgres://` it does not know.
+    """
+    scheme, separator, rest = url.partition("://")
+    return f"{_DRIVERS.get(scheme, scheme)}{separator}{rest}"
+
+
 def parse(url: str, section: str) -> sa.URL:
     """`url` of the settings' `section`. Raises SettingsError without the password."""
     try:
-        parsed = sa.make_url(url)
+        return sa.make_url(with_driver(url))
     except (ArgumentError, ValueError):
         raise SettingsError(
             f"[{section}] url is no SQLAlchemy URL; write sqlite:///path/to/file.db, postgresql://user@host/database "
             "or mssql+pyodbc://user@host/database?driver=ODBC+Driver+18+for+SQL+Server"
         ) from None
-    return parsed.set(drivername=_DRIVERS.get(parsed.drivername, parsed.drivername))
 
 
 def server_engine(url: sa.URL, login: Login, section: str, **options: Any) -> sa.Engine:
@@ -149,6 +156,27 @@ def _show_token(engine: sa.Engine, shown_token: Callable[[], str]) -> None:
 def shown(url: sa.URL) -> str:
     """`url` for people: without its password, and without what else its query may carry."""
     return url.set(query={}).render_as_string(hide_password=True)
+
+
+_PASSWORD = re.compile(r"(://[^/@:\s]*):[^\s]*@")
+
+
+def masked(url: str) -> str:
+    """The text `url`, which may be no URL at all, with `***` in the place of what may be a password."""
+    return _PASSWORD.sub(r"\1:***@", url.partition("?")[0])
+
+
+def split_password(url: str) -> tuple[str, str]:
+    """(`url` without its password, the password, "" where it has none). Raises InputError for a secret in its query."""
+    try:
+        parsed = sa.make_url(with_driver(url))
+    except (ArgumentError, ValueError):
+        raise InputError(f"{masked(url)!r} is no SQLAlchemy URL; write for example sqlite:///sales.db") from None
+    if secrets := sorted(name for name in parsed.query if _secret_name(name)):
+        raise InputError(f"the URL's query holds {', '.join(secrets)}: write user:password@ before the host instead")
+    if not parsed.password:
+        return url, ""
+    return parsed._replace(password=None).render_as_string(hide_password=False), str(parsed.password)
 
 
 def without_secrets(text: str, url: sa.URL, login: Login) -> str:

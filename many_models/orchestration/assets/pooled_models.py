@@ -9,7 +9,7 @@ from many_models.data import lake_tables
 from many_models.data.lake_tables import NO_POOLED
 from many_models.data.packs import packs_of
 from many_models.errors import InputError
-from many_models.orchestration import stage_state
+from many_models.orchestration import lake_marks, stage_state
 from many_models.orchestration.event_log import dead_runs
 from many_models.orchestration.forecast_spec import spec_of
 from many_models.orchestration.stage_run import UPSTREAM_TAG, VERSION_TAG, Metadata, refuse_shared_run
@@ -41,6 +41,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
     def pooled_models(context: dg.AssetExecutionContext, lake: dg.ResourceParam[Lake]) -> dg.MaterializeResult[None]:
         refuse_shared_run(context)
         dead_runs.claim_run(context)
+        lake_marks.require(context.instance, lake)
         version, metadata = NO_POOLED, Metadata()
         try:
             learned, series, cutoff = _learn(settings, lake)
@@ -50,6 +51,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         except InputError as error:
             metadata["nothing_learned"] = str(error)
             context.log.warning(f"training goes on without pooled models: {error}")
+        lake_marks.remember(context.instance, lake)
         tags = {UPSTREAM_TAG: Upstream(settings).pooled(lake_tables.lake_as_of(lake)), VERSION_TAG: version}
         return dg.MaterializeResult(value=None, metadata=metadata, tags=tags)
 

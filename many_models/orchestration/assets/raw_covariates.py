@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from many_models.data import lake_tables
 from many_models.data.ingest import FAR_FUTURE, sales_of
+from many_models.orchestration import lake_marks
 from many_models.orchestration.event_log import dead_runs
 from many_models.orchestration.stage_run import UPSTREAM_TAG, VERSION_TAG, Metadata, refuse_shared_run
 from many_models.orchestration.upstream import Upstream
@@ -103,6 +104,7 @@ def build_raw_covariates(settings: Settings) -> dg.AssetsDefinition:
 
         refuse_shared_run(context)
         dead_runs.claim_run(context)
+        lake_marks.require(context.instance, lake)
         rows, attributes, content = read_known(settings, source, lake)
         lake.replace(lake_tables.RAW_COVARIATES.name, rows, Where())
         if attributes is not None:
@@ -110,6 +112,7 @@ def build_raw_covariates(settings: Settings) -> dg.AssetsDefinition:
         lake.replace(
             lake_tables.COVARIATE_VERSIONS.name, pa.Table.from_pylist([content]), Where()
         )  # last: see read_known
+        lake_marks.remember(context.instance, lake)
         version = Upstream(settings).covariates(lake_tables.lake_as_of(lake), content)
         metadata: Metadata = {"dagster/row_count": rows.num_rows, "until": str(pc.max(rows["ds"]))}
         if not settings.source.covariates_table:

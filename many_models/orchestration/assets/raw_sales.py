@@ -12,7 +12,7 @@ from many_models.data import clock, lake_tables
 from many_models.data.ingest import Ingest, sales_of, sales_table
 from many_models.data.periods import Grain, period_key, period_of_key, period_start, spans
 from many_models.errors import InputError
-from many_models.orchestration import partitions, source_state
+from many_models.orchestration import lake_marks, partitions, source_state
 from many_models.orchestration.copied_settings import (
     COPIED_TAG,
     LOOK_TAG,
@@ -72,6 +72,7 @@ def build_raw_sales(settings: Settings) -> dg.AssetsDefinition:
     ) -> Iterator[dg.AssetCheckResult]:
         from many_models.data.row_checks import check_columns
 
+        lake_marks.require(context.instance, lake)
         keys = begin(context, config)
         columns = source.columns(settings.source.table)
         sales = sales_table(settings, list(columns))
@@ -113,6 +114,7 @@ def build_raw_sales(settings: Settings) -> dg.AssetsDefinition:
         if names_before and _series_there(lake) > names_before and _older_rows_differ(context, settings, source, keys):
             tags[LOOK_TAG] = "yes"  # a new store may come with its history, which is copied whole at the next look
         runs.record(context, [_period(context, key, wanted.get(key, ""), counts[key], tags) for key in keys])
+        lake_marks.remember(context.instance, lake)
         runs.settle_siblings(context, keys, ())
         yield from _checks(settings, lake, columns)
 

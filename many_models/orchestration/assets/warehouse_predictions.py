@@ -7,7 +7,7 @@ import dagster as dg
 
 from many_models.data import lake_tables
 from many_models.errors import InputError
-from many_models.orchestration import stage_state
+from many_models.orchestration import lake_marks, stage_state
 from many_models.orchestration.event_log import dead_runs, runs
 from many_models.orchestration.stage_run import Done, Metadata, backfill_policy, materialization, refuse_shared_run
 from many_models.ports import Lake, Warehouse, WarehousePart, Where
@@ -42,14 +42,16 @@ def build(settings: Settings) -> dg.AssetsDefinition:
     ) -> Iterator[None]:
         refuse_shared_run(context)
         dead_runs.claim_run(context)
+        lake_marks.require(context.instance, lake)
         wanted = stage_state.warehouse_state(context.instance, lake).wanted
+        loaded = stage_state.made_versions(context.instance, "warehouse_predictions")
         for date in context.partition_keys:
             copied, held = stage_state.made_versions(context.instance, "raw_sales"), held_periods(warehouse)
             parts = forecast_parts(settings, lake, date)
             cutoffs = context.instance.get_dynamic_partitions("cutoffs")
             parts += actual_parts(settings, lake, datetime.fromisoformat(date), copied, held, cutoffs)
-            version = wanted.get(date, "earlier")
-            written = warehouse.load(f"cutoff {date}", version, parts)
+            version = wanted.get(date, loaded.get(date, "earlier"))
+            written = warehouse.load(stage_state.load_name(date), version, parts)
             views = report_views(settings.data.keys, {part.table: part.rows.column_names for part in parts})
             warehouse.define(views)
             context.log.info(f"cutoff {date}: {', '.join(f'{part.rows.num_rows:,} {part.table}' for part in parts)}")

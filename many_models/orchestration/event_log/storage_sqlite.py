@@ -31,6 +31,7 @@ from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
 from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
 from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
+from filelock import FileLock
 
 from many_models.errors import SettingsError
 from many_models.orchestration.event_log.private_api import private_api_problems
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 _TABLE = SqlEventLogStorageTable
 _HOME = ContextVar[Path | None]("home", default=None)
+LOCK = ".storage.lock"
 BATCH_SIZE_VARIABLE = "DAGSTER_EVENT_BATCH_SIZE"
 
 
@@ -151,9 +153,12 @@ class BatchedSqliteStorage(DagsterSqliteStorage):
     """
 
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
-        super().__init__(base_dir, inst_data=inst_data)
-        stock = self._event_log_storage
-        self._event_log_storage = BatchedSqliteEventLog(stock._base_dir)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        folder = Path(base_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / LOCK):  # two processes that make the tables at once would leave them damaged
+            super().__init__(base_dir, inst_data=inst_data)
+            stock = self._event_log_storage
+            self._event_log_storage = BatchedSqliteEventLog(stock._base_dir)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
         os.environ.setdefault(BATCH_SIZE_VARIABLE, str(BATCH_SIZE))
 
     @classmethod

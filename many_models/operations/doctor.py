@@ -1,0 +1,225 @@
+"""Whether the stores agree: Dagster's records, the lake, both registries, the warehouse and what the endpoint serves.
+
+Each check compares two stores and says what one knows and the other lacks. `mend` brings back what can be brought back:
+from the lake first, then by having it made again (its records are taken back, so that it is due).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import dagster as dg
+
+from many_models.data import lake_tables
+from many_models.errors import ManyModelsError
+from many_models.orchestration import lake_marks, stage_state
+from many_models.ports import Where
+from many_models.promotion import approval
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from many_models.ports import Lake, ProductionRegistry, Release, StagingRegistry, Warehouse
+    from many_models.settings import Settings
+
+Store = Literal["records", "lake", "staging", "production", "warehouse", "serving"]
+SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One disagreement: the `store` that lacks something, what it lacks, and what mends it."""
+
+    store: Store
+    says: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """All that is compared."""
+
+    instance: dg.DagsterInstance
+    lake: Lake
+    staging: StagingRegistry
+    production: ProductionRegistry
+    warehouse: Warehouse
+
+
+def examine_project(settings: Settings, *, and_mend: bool) -> tuple[list[Finding], list[str]]:
+    """Every disagreement of a project's stores, and with `and_mend` what `mend` did."""
+    from many_models.operations.day import open_instance
+    from many_models.settings import dagster_home
+    from many_models.wiring import build_lake, build_production, build_staging, build_warehouse
+
+    ports = build_lake(settings), build_staging(settings), build_production(settings), build_warehouse(settings)
+    with open_instance(dagster_home(settings), settings.dagster.storage) as instance:
+        stores = Stores(instance, *ports)
+        found = examine(stores)
+        return found, mend(stores) if and_mend and found else []
+
+
+def examine(stores: Stores) -> list[Finding]:
+    """Every disagreement. A store that does not answer is one, and the others are compared all the same."""
+    checks: dict[Store, Callable[[Stores], Iterator[Finding]]] = {
+        "lake": _lake, "records": _records, "staging": _staging, "production": _production,
+        "serving": _serving, "warehouse": _warehouse,
+    }  # fmt: skip
+    found = list[Finding]()
+    for store, check in checks.items():
+        try:
+            found += check(stores)
+        except ManyModelsError as error:
+            found.append(Finding(store, str(error), "see `many-models status --check`"))
+    return found
+
+
+def mend(stores: Stores) -> list[str]:
+    """Have what is missing made again, and say what was done; a run then does what is due."""
+    told = list[str]()
+    if tables := lake_marks.lost(stores.instance, stores.lake):
+        stages = lake_marks.forget(stores.instance, stores.lake, tables)
+        told.append(
+            f"{', '.join(stages)}: everything is due again, since the lake has lost {', '.join(sorted(tables))}"
+        )
+    if lacking := lost_packs(stores):
+        lake_marks.take_back(stores.instance, ["trained_models", "promoted_models"])
+        told.append(f"trained_models: everything is due again, since staging lacks {_some(lacking)}")
+    told += follow_release(stores.instance, stores.lake, stores.production)
+    if unreadable := broken_packs(stores.production.live(), stores.production):
+        lake_marks.take_back(stores.instance, ["trained_models", "promoted_models"])
+        told.append(f"trained_models and promoted_models: everything is due again, since {_some(list(unreadable))}")
+    if dates := _lost_loads(stores):
+        told.append(f"warehouse: the next run loads {len(dates)} cutoffs again, from {dates[0]} on")
+    return told
+
+
+# --- lake and records -----------------------------------------------------------------------------------------------
+def _lake(stores: Stores) -> Iterator[Finding]:
+    for table, why in lake_marks.lost(stores.instance, stores.lake).items():
+        stage = lake_marks.MADE_BY[table]
+        if lake_marks.can_be_remade(table):
+            remedy = f"the next run makes {stage} again from the lake's other tables"
+        elif stage == "predictions":
+            remedy = "--mend makes the newest cutoff again; older ones are in the warehouse alone"
+        elif stage == "raw_sales":
+            remedy = "--mend copies every period again from the source"
+        else:
+            remedy = f"--mend makes {stage} again"
+        yield Finding("lake", f"table {table}: {why}", remedy)
+
+
+def _records(stores: Stores) -> Iterator[Finding]:
+    copied = stores.instance.get_materialized_partitions(dg.AssetKey("raw_sales"))
+    if stage_state.lake_as_of(stores.lake) is not None and not copied:
+        yield Finding(
+            "records",
+            "Dagster's records know of no period of raw_sales, and the lake holds some",
+            "the next run does every stage again: the same rows take the place of those that are there",
+        )
+
+
+# --- registries -----------------------------------------------------------------------------------------------------
+def lost_packs(stores: Stores) -> list[str]:
+    """The staging versions that the lake says models are in, and staging does not have."""
+    rows = lake_tables.records(stores.lake, lake_tables.TRAINED, columns=["series_id", "staging"])
+    active = stage_state.active_series(stores.lake)
+    wanted = {row["series_id"]: row["staging"] for row in rows if row["series_id"] in active}
+    held = stores.staging.newest(sorted(wanted))
+    return sorted({ref for name, ref in wanted.items() if name not in held or _older(held[name].ref, ref)})
+
+
+def _older(held: str, wanted: str) -> bool:
+    """Whether `held` is an older version of a model than `wanted`, or of another model."""
+    name, _, version = held.rpartition("/")
+    wanted_name, _, wanted_version = wanted.rpartition("/")
+    if name != wanted_name or not (version.isdigit() and wanted_version.isdigit()):
+        return held != wanted
+    return int(version) < int(wanted_version)
+
+
+def _staging(stores: Stores) -> Iterator[Finding]:
+    if lacking := lost_packs(stores):
+        yield Finding("staging", f"the lake's trained_models name {_some(lacking)}, which staging lacks",
+                      "--mend has the series trained again")  # fmt: skip
+
+
+def told_release(lake: Lake) -> str:
+    """The release that the lake's champions are of; "" before the first."""
+    rows = lake_tables.read_if_there(lake, lake_tables.CHAMPIONS, columns=["release_id"])
+    return str(rows["release_id"][0].as_py()) if rows is not None and rows.num_rows else ""
+
+
+def gone_back(lake: Lake, production: ProductionRegistry) -> str:
+    """Why what is live is older than what the lake was told, or ""; a release that was only just published is newer."""
+    told, live = told_release(lake), production.live_id()
+    if not told or told == live:
+        return ""
+    kept = {release.release_id: release for release in production.releases()}
+    if told not in kept:
+        return f"production does not know release {told}, which the lake's champions are of; live is {live or 'none'}"
+    if live in kept and kept[live].previous != told and kept[live].created_at < kept[told].created_at:
+        return f"release {live} is live, and the lake's champions are of {told}, which is newer"
+    return ""
+
+
+def follow_release(instance: dg.DagsterInstance, lake: Lake, production: ProductionRegistry) -> list[str]:
+    """Where production has gone back: tell the lake what is live now; where production does not know the newer release
+    any more, have promotion decide again, too.
+    """
+    why = gone_back(lake, production)
+    if not why:
+        return []
+    live = production.live()
+    forgotten = why.startswith("production does not know")
+    if live is not None:
+        approval.tell_lake(lake, live)
+    elif (there := lake_tables.read_if_there(lake, lake_tables.CHAMPIONS)) is not None:
+        lake.replace(lake_tables.CHAMPIONS.name, there.slice(0, 0), Where())
+    if forgotten:
+        lake_marks.take_back(instance, ["promoted_models"])
+    done = "promotion decides again" if forgotten else "predictions follow it"
+    return [f"{why}: {done}"]
+
+
+def _production(stores: Stores) -> Iterator[Finding]:
+    if why := gone_back(stores.lake, stores.production):
+        yield Finding("production", why, "the next run, or --mend, has the lake follow what is live, and promotion "
+                      "decide again where the newer release is unknown")  # fmt: skip
+
+
+def broken_packs(live: Release | None, production: ProductionRegistry) -> dict[str, str]:
+    """Pack of the live release that cannot be read whole → why."""
+    if live is None:
+        return {}
+    found = dict[str, str]()
+    for ref, sha256 in sorted({(one.ref, one.sha256) for one in live.champions.values()}):
+        try:
+            production.files(ref, sha256)
+        except ManyModelsError as error:
+            found[ref] = str(error)
+    return found
+
+
+def _serving(stores: Stores) -> Iterator[Finding]:
+    for ref, why in broken_packs(stores.production.live(), stores.production).items():
+        yield Finding("serving", f"pack {ref} of the live release cannot be read: {why}",
+                      "--mend has its series trained and promoted again")  # fmt: skip
+
+
+# --- warehouse ------------------------------------------------------------------------------------------------------
+def _lost_loads(stores: Stores) -> list[str]:
+    done = stage_state.made_versions(stores.instance, "warehouse_predictions")
+    return stage_state.missing_loads(stores.lake, done, stores.warehouse.loads())
+
+
+def _warehouse(stores: Stores) -> Iterator[Finding]:
+    if dates := _lost_loads(stores):
+        yield Finding("warehouse", f"it lacks {len(dates)} loads that the records count as done: {_some(dates)}",
+                      "the next run loads them again from the lake")  # fmt: skip
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

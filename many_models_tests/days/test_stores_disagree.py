@@ -1,0 +1,225 @@
+"""One store set back a day, emptied or gone: `doctor` names it, `run` stops or mends it, and the day ends equal."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from contextlib import closing
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import pytest
+
+from many_models.data import lake_tables
+from many_models.errors import IntegrityError
+from many_models.operations import doctor
+from many_models.operations.day import Day, Progress, open_instance
+from many_models.orchestration import lake_marks
+from many_models.wiring import build_lake, build_production, build_staging, build_warehouse
+from many_models_tests.support.project import END, Project, make_project, sales
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+pytestmark = pytest.mark.slow
+
+FIRST, SECOND = END - timedelta(days=1), END
+
+
+@pytest.fixture(scope="module")
+def days(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Project]:
+    """A project after its first day, and after its second."""
+    root = tmp_path_factory.mktemp("stores")
+    before = make_project(root / "before", sales(items=2))
+    before.run(FIRST)
+    after = Project(shutil.copytree(before.root, root / "after"))
+    after.run(SECOND)
+    return before, after
+
+
+@pytest.fixture
+def project(days: tuple[Project, Project], tmp_path: Path) -> Project:
+    return Project(shutil.copytree(days[1].root, tmp_path / "p"))
+
+
+def stores(project: Project) -> AbstractContextManager[doctor.Stores]:
+    from contextlib import contextmanager
+
+    @contextmanager
+    def opened() -> Iterator[doctor.Stores]:
+        settings = project.settings()
+        ports = build_lake(settings), build_staging(settings), build_production(settings), build_warehouse(settings)
+        with open_instance(project.home) as instance:
+            yield doctor.Stores(instance, *ports)
+
+    return opened()
+
+
+def run(project: Project) -> list[str]:
+    """A run of the second day; what it notes."""
+    notes = list[str]()
+    with open_instance(project.home) as instance:
+        Day(project.settings(SECOND), instance, Progress(note=notes.append)).run()
+    return notes
+
+
+def assert_equal(project: Project, days: tuple[Project, Project], *, but: frozenset[str] = frozenset()) -> None:
+    found, wanted = project.contents(), days[1].contents()
+    assert set(found) == set(wanted)
+    for name, frame in wanted.items():
+        if name not in but:
+            pd.testing.assert_frame_equal(found[name], frame, obj=name)
+
+
+# what was decided is decided again, with the models that are live as what came before
+AGAIN = frozenset({"lake decisions", "warehouse decisions", "lake release_log"})
+
+
+# pooled models that are learned again at a later day are other ones, and so is what they take part in
+LEARNED = AGAIN | {f"lake {name}" for name in ("pooled_models", "trained_models", "candidate_scores", "champions",
+                                               "predictions")} | {"warehouse predictions"}  # fmt: skip
+
+
+def assert_forecasts_all(project: Project, days: tuple[Project, Project]) -> None:
+    """A forecast for each series and period, whatever its value."""
+    query = "SELECT series_id, ds FROM predictions WHERE cutoff_date = (SELECT MAX(cutoff_date) FROM predictions)"
+    found, wanted = (one.warehouse(f"{query} ORDER BY series_id, ds") for one in (project, days[1]))
+    pd.testing.assert_frame_equal(found, wanted)
+
+
+def test_stores_that_agree_have_no_findings(project: Project) -> None:
+    with stores(project) as opened:
+        assert doctor.examine(opened) == []
+        assert doctor.mend(opened) == []
+    assert run(project) == []
+
+
+# --- the lake -------------------------------------------------------------------------------------------------------
+def gone(project: Project, _: Project, table: str) -> None:
+    shutil.rmtree(project.root / "var" / "lake" / table)
+
+
+def set_back(project: Project, before: Project, table: str) -> None:
+    gone(project, before, table)
+    shutil.copytree(before.root / "var" / "lake" / table, project.root / "var" / "lake" / table)
+
+
+def emptied(project: Project, before: Project, table: str) -> None:
+    """Made again without a row."""
+    rows = build_lake(project.settings()).read(table)
+    gone(project, before, table)
+    build_lake(project.settings()).replace(table, rows.slice(0, 0), lake_tables.Where())
+
+
+RAW, PREDICTED, CHAMPIONS = lake_tables.RAW_SALES.name, lake_tables.PREDICTIONS.name, lake_tables.CHAMPIONS.name
+Damage = "Callable[[Project, Project, str], None]"
+
+
+@pytest.mark.parametrize(("table", "damage"), [
+    (RAW, gone), (RAW, set_back), (RAW, emptied), (PREDICTED, gone), (CHAMPIONS, set_back),
+])  # fmt: skip
+def test_a_run_stops_and_names_the_table_that_the_lake_has_lost(
+    project: Project, days: tuple[Project, Project], table: str, damage: Damage
+) -> None:
+    damage(project, days[0], table)
+    before = {name: len(frame) for name, frame in warehouse(project).items()}
+    with pytest.raises(IntegrityError, match=rf"{table}.*doctor --mend"):
+        run(project)
+    assert {name: len(frame) for name, frame in warehouse(project).items()} == before
+
+
+def warehouse(project: Project) -> dict[str, pd.DataFrame]:
+    return {name: project.warehouse(f"SELECT * FROM {name}") for name in ("predictions", "actuals", "accuracy")}
+
+
+@pytest.mark.parametrize(("table", "damage"), [
+    (RAW, set_back), (PREDICTED, set_back), (CHAMPIONS, gone), (lake_tables.TRAINED.name, emptied),
+])  # fmt: skip
+def test_mended_a_table_of_the_lake_is_as_it_was(
+    project: Project, days: tuple[Project, Project], table: str, damage: Damage
+) -> None:
+    damage(project, days[0], table)
+    with stores(project) as opened:
+        assert any(table in one.says for one in doctor.examine(opened))
+        assert doctor.mend(opened)
+        assert not lake_marks.lost(opened.instance, opened.lake)
+    run(project)
+    assert_equal(project, days, but=AGAIN if table == lake_tables.TRAINED.name else frozenset())
+
+
+@pytest.mark.parametrize("damage", [gone, set_back])
+def test_the_whole_lake_lost_is_made_again(project: Project, days: tuple[Project, Project], damage: Damage) -> None:
+    for table in sorted(build_lake(project.settings()).tables()):
+        damage(project, days[0], table)
+    with stores(project) as opened:
+        assert doctor.examine(opened)
+        doctor.mend(opened)
+    run(project)
+    assert_equal(project, days, but=LEARNED)
+    assert_forecasts_all(project, days)
+
+
+def test_a_run_that_somebody_starts_in_the_ui_stops_too(project: Project, days: tuple[Project, Project]) -> None:
+    from many_models.definitions import build
+    from many_models.orchestration.automation import JOBS
+
+    gone(project, days[0], lake_tables.RAW_SALES.name)
+    with open_instance(project.home) as instance:
+        job = build(project.settings(SECOND)).resolve_job_def(JOBS["raw_sales"])
+        result = job.execute_in_process(instance=instance, partition_key=SECOND.isoformat(), raise_on_error=False)
+        assert not result.success
+    assert not (project.root / "var" / "lake" / lake_tables.RAW_SALES.name).exists()
+
+
+# --- records, registries, warehouse ---------------------------------------------------------------------------------
+PLACES = {"records": ["dagster"], "staging": ["var/registry/staging.db", "var/registry/staging"],
+          "production": ["var/registry/production.db", "var/registry/production"],
+          "warehouse": ["var/warehouse.db"]}  # fmt: skip
+
+
+RUN_ALONE = {"warehouse", "production", "records"}  # a run notices without `doctor --mend`
+
+
+@pytest.mark.parametrize("how", ["gone", "set back", "emptied"])
+@pytest.mark.parametrize("store", ["staging", "production", "warehouse", "records"])
+def test_a_store_lost_is_found_and_the_day_ends_as_it_would_have(
+    project: Project, days: tuple[Project, Project], store: str, how: str
+) -> None:
+    lose(project, days[0], store, how)
+    with stores(project) as opened:
+        found = {one.store for one in doctor.examine(opened)}
+        assert store in found or (store == "records" and how == "set back")
+        if store not in RUN_ALONE:
+            doctor.mend(opened)
+    run(project)
+    assert_equal(project, days, but=LEARNED if store == "records" else AGAIN)
+    assert_forecasts_all(project, days)
+    with stores(project) as opened:
+        assert doctor.examine(opened) == []
+
+
+def lose(project: Project, before: Project, store: str, how: str) -> None:
+    for place in PLACES[store]:
+        path = project.root / place
+        if how == "emptied" and path.suffix == ".db":
+            empty(path)
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+        if how == "set back":
+            source = before.root / place
+            shutil.copytree(source, path) if source.is_dir() else shutil.copy(source, path)
+
+
+def empty(database: Path) -> None:
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("PRAGMA foreign_keys = OFF")
+        names = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%'")
+        for (name,) in names.fetchall():
+            if name != "alembic_version":
+                connection.execute(f'DELETE FROM "{name}"')

@@ -224,6 +224,11 @@ def load_name(date: str) -> str:
     return f"cutoff {date}"
 
 
+def date_of(load: str) -> str:
+    """The inverse of `load_name`."""
+    return load.removeprefix("cutoff ")
+
+
 def warehouse_state(instance: dg.DagsterInstance, lake: Lake, loads: Mapping[str, str] | None = None) -> StageState:
     """warehouse_predictions: the newest cutoff against its load.
 

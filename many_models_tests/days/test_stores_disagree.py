@@ -158,7 +158,7 @@ def test_the_whole_lake_lost_is_made_again(project: Project, days: tuple[Project
         assert doctor.examine(opened)
         doctor.mend(opened)
     run(project)
-    assert_equal(project, days, but=LEARNED)
+    assert_equal(project, days, but=LEARNED | {"warehouse accuracy"})  # of forecasts that are gone
     assert_forecasts_all(project, days)
 
 

@@ -48,7 +48,8 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         for date in context.partition_keys:
             copied, held = stage_state.made_versions(context.instance, "raw_sales"), held_periods(warehouse)
             parts = forecast_parts(settings, lake, date)
-            cutoffs = context.instance.get_dynamic_partitions("cutoffs")
+            known = {*context.instance.get_dynamic_partitions("cutoffs"), *map(stage_state.date_of, warehouse.loads())}
+            cutoffs = sorted(known)  # those of the warehouse, too: the records may be newer than it
             parts += actual_parts(settings, lake, datetime.fromisoformat(date), copied, held, cutoffs)
             version = wanted.get(date, loaded.get(date, "earlier"))
             written = warehouse.load(stage_state.load_name(date), version, parts)

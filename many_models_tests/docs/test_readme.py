@@ -342,8 +342,8 @@ def test_the_fallbacks_that_the_readme_names_are_the_codes() -> None:
 
 
 def test_the_help_lists_the_commands_of_the_readme() -> None:
-    listed = re.findall(r"^  (\w+) +[A-Z]", command("--help").split("Commands:")[1], re.MULTILINE)
-    documented = re.findall(r"^\| `many-models (\w+)", section("Commands"), re.MULTILINE)
+    listed = re.findall(r"^  ([\w-]+) +[A-Z]", command("--help").split("Commands:")[1], re.MULTILINE)
+    documented = re.findall(r"^\| `many-models ([\w-]+)", section("Commands"), re.MULTILINE)
     assert sorted(documented) == sorted(listed)
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -83,7 +83,11 @@ class FilesSource:
         days = DayFingerprints()
         for rows in self._merged(sales, midnight(since), None):
             if len(rows):
-                days.add(rows[sales.timestamp], [rows[name] for name in sales.counted])
+                days.add(
+                    rows[sales.timestamp],
+                    [rows[name] for name in sales.counted],
+                    None if sales.changed else rows[sales.target],
+                )
         return days.counted()
 
     def span(self, sales: SalesTable, since: datetime, until: datetime) -> tuple[datetime, datetime] | None:
@@ -91,9 +95,10 @@ class FilesSource:
         first, last = midnight(since), day_after(until)
         ends: list[datetime] = []
         for file, schema in self._required(sales):
-            if not _overlap(own := self._ends(file, sales.timestamp), first, last):
+            if not _overlap(_widened(own := self._ends(file, sales.timestamp), sales), first, last):
                 continue
-            if own is not None and first is not None and own[0] >= first and (last is None or own[1] < last):
+            whole = own is not None and first is not None and own[0] >= first and (last is None or own[1] < last)
+            if own is not None and whole and not sales.timezone:
                 ends += own
                 continue
             rows = self._dated(file, schema, [sales.timestamp], sales, first, last)
@@ -117,7 +122,7 @@ class FilesSource:
         tables: list[pa.Table] = []
         for file, schema in self._required(sales):
             rows = self._rows(file, schema, sales.columns, sales)
-            undated = rows.filter(pc.is_null(moments(rows[sales.timestamp])))
+            undated = rows.filter(pc.is_null(moments(rows[sales.timestamp], sales.timezone)))
             tables.append(_with_key_texts(undated, sales, undated[sales.timestamp].cast(pa.string())))
         return pa.concat_tables(tables)
 
@@ -241,7 +246,7 @@ class FilesSource:
         """The dated rows of that time, those of files whose times overlap together, each key and moment once."""
         columns = list(dict.fromkeys([*sales.columns, *sales.counted]))
         found = [(file, schema, self._ends(file, sales.timestamp)) for file, schema in self._required(sales)]
-        if not any(_overlap(ends, since, before) for *_, ends in found):
+        if not any(_overlap(_widened(ends, sales), since, before) for *_, ends in found):
             return
         for group in _groups([(ends, (file, schema)) for file, schema, ends in found if ends is not None]):
             tables = [self._dated(file, schema, columns, sales, since, before) for file, schema in group]
@@ -258,7 +263,7 @@ class FilesSource:
     ) -> pa.Table:
         """The rows of `file` with since ≤ timestamp < before, the timestamp as timestamp[us], keys as string."""
         rows = self._rows(file, schema, columns, sales, since, before)
-        rows = _with_key_texts(rows, sales, moments(rows[sales.timestamp]))
+        rows = _with_key_texts(rows, sales, moments(rows[sales.timestamp], sales.timezone))
         return between(rows, sales.timestamp, since, before)
 
     def _ends(self, file: _File, timestamp: str) -> Ends:
@@ -314,7 +319,8 @@ class FilesSource:
                 groups = list(range(parquet.num_row_groups))
                 if sales is not None and len(groups) > 1 and (since or before):
                     spans = self._row_groups(file, sales.timestamp)
-                    groups = [at for at in groups if len(spans) == 1 or _overlap(spans[at], since, before)]
+                    near = [_widened(span, sales) for span in spans]
+                    groups = [at for at in groups if len(near) == 1 or _overlap(near[at], since, before)]
                 rows = parquet.read_row_groups(groups, stored, use_threads=False)
                 count = sum(parquet.metadata.row_group(at).num_rows for at in groups)
             elif file.kind == "delta":
@@ -324,7 +330,11 @@ class FilesSource:
             else:
                 rows = self._csv(file, dict.fromkeys(texts, pa.string()))
                 count = len(rows)
-            rows = without_zones(plain(rows))
+            zoned = plain(rows)
+            rows = without_zones(zoned)
+            if sales is not None and sales.timezone and sales.timestamp in columns:  # `moments` needs the offset
+                at = rows.column_names.index(sales.timestamp)
+                rows = rows.set_column(at, sales.timestamp, zoned[sales.timestamp])
         kept = {
             name: rows[name]
             if name in rows.column_names
@@ -393,6 +403,13 @@ def _moment(value: date | datetime) -> datetime:
     if not isinstance(value, datetime):
         return datetime(value.year, value.month, value.day)
     return value.replace(tzinfo=None)
+
+
+def _widened(ends: Ends, sales: SalesTable) -> Ends:
+    """`ends` as far as local time may move them: statistics of files know no time zone."""
+    if ends is None or not sales.timezone:
+        return ends
+    return ends[0] - timedelta(days=1), ends[1] + timedelta(days=1)
 
 
 def _overlap(ends: Ends, since: datetime | None, before: datetime | None) -> bool:

@@ -193,7 +193,8 @@ class ScoreTask:
 
     `models` maps a series to the reference of the production pack that serves it and the folder that holds the pack's
     verified files, or that `packs` has in its place; a series without one is served by its own seasonal naive
-    (fallback `no_champion`). Without `repeat` a series whose model needs a known covariate that is missing fails.
+    (fallback `no_champion`). Without `repeat` a series whose model needs a known covariate that is missing fails. With
+    a `factor` forecasts beyond so many times what a series ever did become its usual value (fallback `out_of_bounds`).
     """
 
     lake: Lake
@@ -203,6 +204,7 @@ class ScoreTask:
     models: Mapping[str, tuple[str, str]]
     packs: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict[str, "Mapping[str, bytes]"])
     repeat: bool = True
+    factor: float = 0.0
 
     def narrowed(self, chunk: Chunk) -> ScoreTask:
         """See `NarrowingTask.narrowed`: the models of the chunk's series, with the files of their packs."""
@@ -237,8 +239,22 @@ class ScoreTask:
             if parts
             else pa.table({"series_id": pa.array([], pa.string())})
         )
+        if self.factor and predictions.num_rows:
+            predictions = self._within_bounds(chunk, predictions)
         failures += _absent(chunk, predictions, failures)
         return ChunkResult({"predictions": _with_pack(predictions, chunk.pack)}, failures=failures)
+
+    def _within_bounds(self, chunk: Chunk, predictions: pa.Table) -> pa.Table:
+        """`predictions` within what their series, or all series of their pack, ever did (see `sanity.bounded`)."""
+        from many_models.forecasting.sanity import Seen, bounded, kin_level
+
+        rows = records(self.lake, SERIES, Where(among={"pack": [chunk.pack]}))
+        seen = {
+            row["series_id"]: Seen(row["low"], row["high"], row["observations"], row["usual"])
+            for row in rows
+            if row.get("low") is not None
+        }
+        return bounded(predictions, seen, self.factor, kin_level(seen))[0]
 
     def _forecasts(
         self, model: PackModel, ref: str, pack: str, series: Sequence[str], future: pa.Table | None

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from many_models.forecasting.spec import Spec
 
 LARGEST = 1e15
+NEWEST = 28  # observations whose median is what a series usually does
 STALE = 1 / 3  # of the silence that ends a series: from then on its silence is told
 BLOCK = 200  # series classified at a time, so that memory stays that of a chunk
 SERIES_SCHEMA = pa.schema(
@@ -40,6 +41,9 @@ SERIES_SCHEMA = pa.schema(
         ("active", pa.bool_()),
         ("why", pa.string()),
         ("digest", pa.string()),
+        ("low", pa.float64()),
+        ("high", pa.float64()),
+        ("usual", pa.float64()),
     ]
 )
 
@@ -59,7 +63,8 @@ class Prepared:
     `rows`: series_id, ds, y (null where missing or an outlier), known covariates, attributes, state (observed,
     missing, closed, stock_out, outlier), outlier (the value of an outlier, which nothing learns from; else null).
     `series`: series_id, first and last observation, until (the history's last period), rows (periods from first to
-    until), observations, active, why (it has ended, or is silent since when), digest (over the whole history).
+    until), observations, active, why (it has ended, or is silent since when), digest (over the whole history), low,
+    high and usual (the lowest and highest value, and the median of the newest ones, outliers left out).
     `since`: of these series `rows` has only what comes after that period; up to it nothing has changed.
     """
 
@@ -116,7 +121,9 @@ def prepare(raw: pa.Table, spec: Spec, as_of: datetime, held: Mapping[str, Held]
     rows = _rows(raw, spec, kept)
     digests, skipped = _digests(rows, kept, spec, held or {})
     since = {k[0]: _stamp(k[1] + skip - 1, spec).astype(object) for k, skip in zip(kept, skipped, strict=True) if skip}
-    return Prepared(_after(rows, kept, skipped), _series_table(described, digests, kept, spec), failures, since)
+    return Prepared(
+        _after(rows, kept, skipped), _series_table(described, digests, kept, spec, _levels(rows, kept)), failures, since
+    )
 
 
 def _typed(raw: pa.Table, spec: Spec) -> pa.Table:
@@ -205,6 +212,19 @@ def _outliers(y: NDArray[np.float64], kept: Sequence[tuple[str, int, int, NDArra
     for _, _, _, source in kept:
         found[at : at + len(source)] = outliers(y[at : at + len(source)])
         at += len(source)
+    return found
+
+
+def _levels(
+    rows: pa.Table, kept: Sequence[tuple[str, int, int, NDArray[np.int64]]]
+) -> dict[str, tuple[float, float, float]]:
+    """Series → its lowest and highest value, and the median of the newest NEWEST, outliers left out."""
+    y, found, at = _floats(rows["y"]), dict[str, tuple[float, float, float]](), 0
+    for name, _, _, source in kept:
+        own = y[at : at + len(source)]
+        own, at = own[np.isfinite(own)], at + len(source)
+        if len(own):
+            found[name] = float(own.min()), float(own.max()), float(np.median(own[-NEWEST:]))
     return found
 
 
@@ -302,6 +322,7 @@ def _series_table(
     digests: Mapping[str, str],
     kept: Sequence[tuple[str, int, int, NDArray[np.int64]]],
     spec: Spec,
+    levels: Mapping[str, tuple[float, float, float]],
 ) -> pa.Table:
     kept_of = {name: (stop, len(source)) for name, _first, stop, source in kept}
 
@@ -311,9 +332,11 @@ def _series_table(
     table = list[dict[str, object]]()
     for name, first, last, seen, active, why in described:
         stop, size = kept_of.get(name, (None, 0))
+        low, high, usual = levels.get(name, (None, None, None))
         table.append({
             "series_id": name, "first": stamp(first), "last": stamp(last), "until": stamp(stop), "rows": size,
             "observations": seen, "active": active, "why": why, "digest": digests.get(name, ""),
+            "low": low, "high": high, "usual": usual,
         })  # fmt: skip
     return pa.Table.from_pylist(table, SERIES_SCHEMA)
 

@@ -338,7 +338,7 @@ def test_the_fallbacks_that_the_readme_names_are_the_codes() -> None:
     named = re.search(r"of its forecast: (.+?)\. A series that has ended", section("What happens each day"))
     assert named is not None
     names = set(re.findall(r"`(\w+)(?::KEY)?`", named[1]))
-    assert names == {"short_history", "constant", "zero", "prior", "no_champion"}
+    assert names == {"short_history", "constant", "zero", "prior", "no_champion", "out_of_bounds"}
 
 
 def test_the_help_lists_the_commands_of_the_readme() -> None:

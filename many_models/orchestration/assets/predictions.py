@@ -84,7 +84,15 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         parts = list[pa.Table]()
         repeat = settings.data.missing_future == "repeat"
         for cutoff, series in sorted(cutoffs.items()):
-            task = ScoreTask(lake, spec, cutoff, tuple(settings.data.keys), models, repeat=repeat)
+            task = ScoreTask(
+                lake,
+                spec,
+                cutoff,
+                tuple(settings.data.keys),
+                models,
+                repeat=repeat,
+                factor=settings.forecast.sane_factor,
+            )
             chunks = chunks_of(settings, [name for name in series if name not in broken], compute)
             scored = list[pa.Table]()
             for _, results in follow(context, compute, task, chunks):

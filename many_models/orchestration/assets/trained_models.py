@@ -16,7 +16,7 @@ from many_models.errors import SeriesFailure, SettingsError
 from many_models.keys import digest, slug
 from many_models.orchestration import metadata, stage_state
 from many_models.orchestration.chunks import Results, chunks_of, failures_of, follow, good_series, together
-from many_models.orchestration.forecast_spec import periods_before, spec_of
+from many_models.orchestration.forecast_spec import periods_before, periods_between, spec_of
 from many_models.orchestration.stage_run import STORE_ITEMS, VERSION_TAG, Done, KeySet, backfill_policy, finish
 from many_models.orchestration.upstream import Upstream
 from many_models.ports import Compute, Lake, PackUpload, StagingRegistry, Where
@@ -197,10 +197,10 @@ def champion_specs(lake: Lake, spec: "Spec") -> dict[str, "Spec"]:
 
 
 def priors_of(settings: Settings, lake: Lake) -> dict[str, "Prior"]:
-    """What is known of each series from elsewhere: the recent mean of its last key (its item) over the other series,
-    else of its first key (its store). Fallbacks for series that are too short use it.
+    """What is known of each series from elsewhere (see `priors_from`), from the sales of the last PRIOR_SEASONS
+    seasons. Fallbacks for series that are too short use it.
     """
-    from many_models.forecasting import Prior
+    from many_models.forecasting.priors import priors_from
     from many_models.keys import SeriesKey
 
     as_of = lake_tables.lake_as_of(lake)
@@ -210,18 +210,14 @@ def priors_of(settings: Settings, lake: Lake) -> dict[str, "Prior"]:
     spec = spec_of(settings)
     since = periods_before(as_of, PRIOR_SEASONS * spec.steps_per_season, spec)
     where = Where(among={"year": list(range(since.year, as_of.year + 1))}, since=since)
-    frame = lake.read(lake_tables.RAW_SALES.name, where, ["series_id", "y"]).to_pandas()
-    means = frame.groupby("series_id", sort=True)["y"].mean().rename("level").reset_index()
-    parts = [SeriesKey.parse(name, len(keys)).parts for name in means["series_id"]]
-    priors = dict[str, Prior]()
-    for index in (0, -1):  # the item's, where there is one, wins over the store's
-        groups = means.assign(group=[part[index] for part in parts]).groupby("group")["level"]
-        others = groups.transform("sum") - means["level"]
-        count = groups.transform("size") - 1
-        for name, level, n in zip(means["series_id"], others, count, strict=True):
-            if n > 0:
-                priors[name] = Prior(float(level / n), keys[index])
-    return priors
+    frame = lake.read(lake_tables.RAW_SALES.name, where, ["series_id", "ds", "y"]).to_pandas()
+    groups = frame.groupby("series_id", sort=True)
+    levels = groups["y"].mean()
+    if spec.missing != "unknown":  # of all periods since the first row, not of those with a row alone
+        periods = periods_between(groups["ds"].min(), as_of, spec)
+        levels = groups["y"].sum() / periods
+    parts = {str(name): SeriesKey.parse(str(name), len(keys)).parts for name in levels.index}
+    return priors_from({str(name): float(level) for name, level in levels.items()}, parts, keys)
 
 
 def _upload(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pandas import Series
@@ -60,7 +60,7 @@ def periods_before(moment: datetime, periods: int, spec: Spec) -> datetime:
     return datetime.fromisoformat(earlier.isoformat())
 
 
-def periods_between(first: Series[Any], last: datetime, spec: Spec) -> Series[Any]:
+def periods_between(first: Series, last: datetime, spec: Spec) -> Series:
     """The number of periods of the data from each moment of `first` to `last`, both included."""
     import numpy as np
 

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from many_models.ports import Lake, SalesTable, Source
     from many_models.settings import Settings
 
-DATASET_FORMAT = "2"
+DATASET_FORMAT = "3"
 OVER_SERIES: frozenset[Stage] = frozenset({"store_item_datasets", "trained_models", "promoted_models", "predictions"})
 INACTIVE = "inactive"  # the version of a series that has ended: recorded once, with no model and no forecast
 ALL = ""  # the one key of a stage without partitions

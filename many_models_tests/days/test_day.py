@@ -12,11 +12,13 @@ import pytest
 from deltalake import DeltaTable
 
 from many_models.errors import InputError, MissingTableError, PermanentError, SettingsError
+from many_models.forecasting import datasets
 from many_models.keys import SeriesKey
 from many_models.operations.day import Day, open_instance
 from many_models_tests.support.project import END, Project, make_project, sales, stages_of
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
     from pathlib import Path
 
     from many_models.orchestration import due
@@ -161,7 +163,7 @@ def weekly() -> pd.DataFrame:
     end = date(2024, 6, 30)
     weeks = [end - timedelta(weeks=back) for back in range(109, -1, -1)]
     rows = [("a", f"good{n}", day, 20.0 + n + (i * (3 + n)) % 7) for n in range(4) for i, day in enumerate(weeks)]
-    rows += [("a", "off_grid", day + timedelta(days=i % 3), 5.0 + i % 4) for i, day in enumerate(weeks)]
+    rows += [("a", "too_large", day, 5e8 + i % 4) for i, day in enumerate(weeks)]
     rows += [("a", "short", day, 3.0) for day in weeks[-3:]]
     rows += [("a", "constant", day, 6.0) for day in weeks]
     rows += [("a", "zeros", day, 0.0) for day in weeks]
@@ -171,7 +173,14 @@ def weekly() -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def odd_series(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def odd_series(tmp_path_factory: pytest.TempPathFactory) -> Generator[Project]:
+    """A project with a series that datasets refuse: row checks let values up to 1e15 pass, datasets here up to 1e8."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets, "LARGEST", 1e8)
+        yield _odd_series(tmp_path_factory)
+
+
+def _odd_series(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = make_project(
         tmp_path_factory.mktemp("odd") / "p",
         weekly(),
@@ -187,15 +196,15 @@ def odd_series(tmp_path_factory: pytest.TempPathFactory) -> Project:
 @pytest.mark.slow
 def test_a_series_whose_data_raises_fails_alone_and_says_why(odd_series: Project) -> None:
     status = odd_series.table("series_status")
-    assert status["series_id"].tolist() == ["a__off_grid"]
+    assert status["series_id"].tolist() == ["a__too_large"]
     assert status["stage"].tolist() == ["store_item_datasets"]
-    assert "frequency" in status["reason"][0]
+    assert "needed a finite number below 1e+08" in status["reason"][0]
     assert status["permanent"].all()
     assert not status["set_aside"].any()
     with open_instance(odd_series.home) as instance:
         from many_models.orchestration.event_log.history import failed_partitions
 
-        assert set(failed_partitions(instance, dg.AssetKey("store_item_datasets"))) == {"a__off_grid"}
+        assert set(failed_partitions(instance, dg.AssetKey("store_item_datasets"))) == {"a__too_large"}
     assert "a__good0" in odd_series.partitions("predictions")
 
 
@@ -213,13 +222,13 @@ def test_odd_series_get_a_recorded_fallback_and_ended_ones_no_forecast(odd_serie
     fallback = rows.groupby("item")["fallback"].first().to_dict()
     assert fallback["good0"] == ""
     assert all(fallback[name] for name in ("short", "constant", "zeros", "new_today"))
-    assert {"ended", "off_grid"}.isdisjoint(fallback)
+    assert {"ended", "too_large"}.isdisjoint(fallback)
     assert (rows[rows["item"] == "zeros"]["y_hat"] == 0).all()
     assert (rows[rows["item"] == "constant"]["y_hat"] == 6).all()
     # the same permanent reason at new data: set aside, and no longer tried
     status = project.table("series_status")
     assert status["set_aside"].tolist() == [True]
-    items = ("good0", "good1", "good2", "good3", "constant", "zeros", "off_grid")
+    items = ("good0", "good1", "good2", "good3", "constant", "zeros", "too_large")
     project.source("INSERT INTO sales VALUES (?, ?, ?, ?)", [("a", item, "2024-07-07", 5.0) for item in items])
     reports = project.run()
     assert {report.stage: report.failed for report in reports}["store_item_datasets"] == 0
@@ -231,8 +240,8 @@ def test_materializing_a_series_that_was_set_aside_brings_it_back(odd_series: Pr
     project = Project(shutil.copytree(odd_series.root, tmp_path / "p"))
     project.run()
     assert project.table("series_status")["set_aside"].tolist() == [True]
-    project.source("DELETE FROM sales WHERE item = 'off_grid'")
-    good = weekly().query("item == 'good1'").assign(item="off_grid")
+    project.source("DELETE FROM sales WHERE item = 'too_large'")
+    good = weekly().query("item == 'good1'").assign(item="too_large")
     project.source("INSERT INTO sales VALUES (?, ?, ?, ?)", [tuple(row) for row in good.itertuples(index=False)])
     with open_instance(project.home) as instance:
         from many_models.definitions import build
@@ -243,10 +252,10 @@ def test_materializing_a_series_that_was_set_aside_brings_it_back(odd_series: Pr
         tags = {"dagster/asset_partition_range_start": weeks[0], "dagster/asset_partition_range_end": weeks[-1]}
         assert definitions.resolve_job_def(JOBS["raw_sales"]).execute_in_process(instance=instance, tags=tags).success
         job = definitions.resolve_job_def(JOBS["store_item_datasets"])
-        assert job.execute_in_process(instance=instance, partition_key="a__off_grid").success
+        assert job.execute_in_process(instance=instance, partition_key="a__too_large").success
     assert project.table("series_status").empty
     project.run()
-    assert len(project.warehouse("SELECT * FROM predictions WHERE item = 'off_grid'")) == 4
+    assert len(project.warehouse("SELECT * FROM predictions WHERE item = 'too_large'")) == 4
 
 
 # --- Bad input ------------------------------------------------------------------------------------------------------

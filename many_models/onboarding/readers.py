@@ -81,11 +81,15 @@ def head(reader: TableReader, limit: int) -> tuple[pa.Table, bool]:
 
 
 def clean_names(names: Sequence[str]) -> list[str]:
-    """Column names without blanks around them, none empty, none twice (whatever their case, as SQLite compares)."""
+    """Column names without blanks around them, none empty, none twice (whatever their case, as SQLite compares).
+
+    A control character (a line break in a spreadsheet's header) becomes a space: the settings refuse it.
+    """
     result: list[str] = []
     seen: set[str] = set()
     for number, raw in enumerate(names, 1):
-        name = base = raw.strip().strip("\ufeff") or f"column_{number}"
+        plain = "".join(char if char.isprintable() else " " for char in raw.replace("\ufeff", ""))
+        name = base = plain.strip() or f"column_{number}"
         copy = 2
         while name.casefold() in seen:
             name, copy = f"{base}_{copy}", copy + 1

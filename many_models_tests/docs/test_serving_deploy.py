@@ -106,6 +106,6 @@ def test_the_scoring_script_answers_from_a_registry(tmp_path: Path, monkeypatch:
     assert found["release"] == release.release_id
     assert found["forecasts"][0]["cutoff"] == AS_OF.isoformat()
     assert found["forecasts"][1]["error"]["kind"] == "UnknownSeries"
-    assert score.run("{")["error"]["kind"] == "Invalid"
+    assert score.run("{")["error"]["kind"] == "NoJSON"
     assert score.run(json.dumps({"series": [{"series_id": "x"}] * 2001}))["error"]["kind"] == "Limit"
     score._loop.call_soon_threadsafe(score._loop.stop)

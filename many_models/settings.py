@@ -46,7 +46,7 @@ def kept_from_keys(name: str) -> bool:
 class Section(BaseModel):
     """A section of the settings: unknown names are errors, values do not change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)  # it may be a secret
 
 
 class AzureLogin(Section):

@@ -8,7 +8,6 @@ import traceback
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 
 import pyarrow as pa
@@ -33,7 +32,7 @@ NAME = "00000000-0000-0000-0000-000000000001"
 pytestmark = pytest.mark.slow
 
 
-def store(url: str, tables, dialect: Dialect) -> None:
+def store(url: str, tables, dialect: Dialect, folder: Path = Path()) -> None:
     """Arrow tables as the only tables of a database."""
     engine = sa.create_engine(url, poolclass=sa.pool.NullPool)
     with engine.begin() as connection:
@@ -47,18 +46,20 @@ def store(url: str, tables, dialect: Dialect) -> None:
                 dialect.insert(connection, table, rows)
     if isinstance(dialect, SqlServer):
         for name, rows in tables.items():
-            copy_into(engine, name, rows)
+            copy_into(engine, name, rows, folder)
 
 
-def copy_into(engine: sa.Engine, table: str, rows: pa.Table) -> None:
+def copy_into(engine: sa.Engine, table: str, rows: pa.Table, folder: Path) -> None:
     """What Synapse's COPY INTO does; FreeTDS takes half a minute to send as many rows."""
     quoted = engine.dialect.identifier_preparer
-    with TemporaryDirectory() as folder, engine.connect() as connection:
-        file = Path(folder) / "rows.parquet"
+    with engine.connect() as connection:
+        folder.mkdir(exist_ok=True)
+        file = folder / "rows.parquet"
         parquet.write_table(rows.rename_columns([f"c{at}" for at in range(rows.num_columns)]), file)
         columns = ", ".join(map(quoted.quote_identifier, rows.column_names))
         connection.execution_options(isolation_level="AUTOCOMMIT").exec_driver_sql(
-            f"COPY INTO {quoted.quote_identifier(table)} ({columns}) FROM '{file.as_uri()}' "
+            f"COPY INTO {quoted.quote_identifier(table)} ({columns}) "
+            f"FROM 'https://account.dfs.core.windows.net/staging/{file.name}' "
             "WITH (FILE_TYPE = 'PARQUET', CREDENTIAL = (IDENTITY = 'Managed Identity'))"
         )
 
@@ -110,7 +111,7 @@ class TestSqlServerSource(SourceContract):
         dialect.engine(sa.make_url(url), Login()).dispose()  # which notices FreeTDS
 
         def made(tables) -> ServerSource:
-            store(url, tables, dialect)
+            store(url, tables, dialect, tds_of_sources.folder / "storage")
             return ServerSource(url)
 
         return made

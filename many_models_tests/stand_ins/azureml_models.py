@@ -13,7 +13,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 
@@ -146,8 +146,3 @@ class Models:
         if (name, version) not in self.workspace.kept:
             refuse(404, "UserError", f"Model {name}:{version} was not found")
         self.workspace.archived.add((name, version))
-
-
-def fresh_workspace(files: BlobFolder, **options: Any) -> Workspace:
-    """A workspace whose datastore is the container of `files`."""
-    return Workspace(files, **options)

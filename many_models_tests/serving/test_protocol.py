@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import logging
 import socket
@@ -12,13 +11,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from many_models.serving import protocol
+from many_models_tests.support.raw_http import PATIENCE, RawClient
 from many_models_tests.support.serving_parts import KEY, Registry, pack, served
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-PATIENCE = 60  # seconds for what comes at once or never; uvicorn lets an idle connection go after 75
 BODY = json.dumps({"series": [{"series_id": "a__tea"}]}).encode()
 HEAD = b"POST /v1/forecasts HTTP/1.1\r\nHost: s\r\nContent-Type: application/json\r\n"
 GET = b"GET /health/live HTTP/1.1\r\nHost: s\r\n"
@@ -36,17 +35,6 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
         folder = tmp_path_factory.mktemp("protocol")
         with served(Registry(pack("a")), folder, auth=["api_key"], max_connections=20, max_body_mb=1) as (found, _):
             yield found
-
-
-def connect(port: int) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
-
-
-def status_of(connection: socket.socket) -> int:
-    answer = http.client.HTTPResponse(connection)
-    answer.begin()
-    answer.read()
-    return answer.status
 
 
 def is_closed_within(connection: socket.socket, pieces: Iterable[bytes], pace: float = 0.0) -> int:
@@ -89,7 +77,7 @@ SLOW = {
 
 @pytest.mark.parametrize("what", SLOW)
 def test_a_slow_client_is_let_go_whatever_part_is_slow(port: int, what: str) -> None:
-    with connect(port) as connection:
+    with RawClient(port) as connection:
         is_closed_within(connection, slowly(*SLOW[what]), PACE)
 
 
@@ -113,7 +101,7 @@ LARGE = {
 @pytest.mark.parametrize("what", LARGE)
 def test_a_large_client_is_stopped_whatever_part_is_large(port: int, what: str) -> None:
     first, then = LARGE[what]
-    with connect(port) as connection:
+    with RawClient(port) as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
         took = is_closed_within(connection, (first, *[then] * 3_000))
     assert took < 12_000_000  # ours is far below, the rest is the kernel's buffers
@@ -121,68 +109,68 @@ def test_a_large_client_is_stopped_whatever_part_is_large(port: int, what: str) 
 
 @pytest.mark.parametrize("size", [40_000, 200_000])
 def test_headers_beyond_the_limit_are_answered_431_and_close_ones_are_not(port: int, size: int) -> None:
-    with connect(port) as connection:
+    with RawClient(port) as connection:
         connection.sendall(GET + b"X: " + b"x" * size + b"\r\n\r\n")
-        assert status_of(connection) == 431
-    with connect(port) as connection:
+        assert connection.status() == 431
+    with RawClient(port) as connection:
         connection.sendall(GET + b"X: " + b"x" * 30_000 + b"\r\n\r\n")
-        assert status_of(connection) == 200
+        assert connection.status() == 200
 
 
 def test_requests_that_are_sent_ahead_without_end_end_the_connection(port: int) -> None:
-    with connect(port) as connection:
+    with RawClient(port) as connection:
         is_closed_within(connection, [(GET + b"\r\n") * 5_000] * 100)
-    with connect(port) as connection:
+    with RawClient(port) as connection:
         connection.sendall((GET + b"\r\n") * 10)
         for _ in range(10):
-            assert status_of(connection) == 200
+            assert connection.status() == 200
 
 
 def test_a_refused_request_whose_body_ends_keeps_its_connection(port: int) -> None:
-    with connect(port) as connection:
+    with RawClient(port) as connection:
         for _ in range(3):
             connection.sendall(HEAD + b"Content-Length: 200000\r\n\r\n")
-            assert status_of(connection) == 401
+            assert connection.status() == 401
             connection.sendall(b" " * 200_000 + GET + b"\r\n")
-            assert status_of(connection) == 200
+            assert connection.status() == 200
 
 
 def test_silent_and_idle_strangers_leave_before_anybody_with_a_key(port: int) -> None:
     with ExitStack() as open_ones:
-        known = open_ones.enter_context(connect(port))
+        known = open_ones.enter_context(RawClient(port))
         keyed = WHOLE.replace(b"Host: s", b"Host: s\r\nX-API-Key: " + KEY.encode())
         known.sendall(keyed)
-        assert status_of(known) == 200
+        assert known.status() == 200
         for i in range(60):
-            stranger = open_ones.enter_context(connect(port))
+            stranger = open_ones.enter_context(RawClient(port))
             stranger.sendall(GET + b"\r\n" if i % 2 else GET)
             if i % 2:
-                assert status_of(stranger) == 200
+                assert stranger.status() == 200
         known.sendall(keyed)
-        assert status_of(known) == 200
+        assert known.status() == 200
         for path in (b"live", b"ready"):
-            newcomer = open_ones.enter_context(connect(port))
+            newcomer = open_ones.enter_context(RawClient(port))
             newcomer.sendall(GET.replace(b"live", path) + b"\r\n")
-            assert status_of(newcomer) == 200
+            assert newcomer.status() == 200
 
 
 def test_when_every_connection_is_busy_health_still_answers(tmp_path: Path) -> None:
     registry = Registry(pack("a"), pack("b"))
     with served(registry, tmp_path, max_connections=3) as (port, _), ExitStack() as open_ones, registry.hanging():
-        busy = [open_ones.enter_context(connect(port)) for _ in range(3)]
+        busy = [open_ones.enter_context(RawClient(port)) for _ in range(3)]
         for connection in busy:
             connection.sendall(WHOLE.replace(b"a__tea", b"b__tea"))
         status = 0
         for _ in range(200):  # until all three are being answered
-            connection = open_ones.enter_context(connect(port))
+            connection = open_ones.enter_context(RawClient(port))
             connection.sendall(WHOLE)
-            if (status := status_of(connection)) == 503:
+            if (status := connection.status()) == 503:
                 break
         assert status == 503
         for path in (b"live", b"ready"):
-            connection = open_ones.enter_context(connect(port))
+            connection = open_ones.enter_context(RawClient(port))
             connection.sendall(GET.replace(b"live", path) + b"\r\n")
-            assert status_of(connection) == 200
+            assert connection.status() == 200
 
 
 @pytest.mark.parametrize("upgrade", [b"websocket", b"h2c", b"anything"])
@@ -190,11 +178,11 @@ def test_an_upgrade_is_answered_as_any_request_and_nothing_of_it_is_logged(port:
     caplog.set_level(logging.DEBUG)
     said = b"GET /v1/releases/live?secret=hush HTTP/1.1\r\nHost: s\r\nConnection: Upgrade\r\nUpgrade: " + upgrade
     said += b"\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-    with connect(port) as connection:
+    with RawClient(port) as connection:
         connection.sendall(said)
-        assert status_of(connection) == 401
+        assert connection.status() == 401
         with suppress(ConnectionResetError):
-            assert not connection.recv(1)
+            assert not connection.rest()
     assert "hush" not in caplog.text
     assert "websocket" not in caplog.text.lower()
 
@@ -202,7 +190,7 @@ def test_an_upgrade_is_answered_as_any_request_and_nothing_of_it_is_logged(port:
 def test_what_is_no_http_leaves_no_line_of_log(port: int, caplog) -> None:
     caplog.set_level(logging.INFO)
     for said in (b"\x16\x03\x01\r\n\r\n", b"CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n", b"OPTIONS * HTTP/1.1\r\n\r\n"):
-        with connect(port) as connection:
+        with RawClient(port) as connection:
             connection.sendall(said)
-            assert status_of(connection) in {400, 401, 404, 405}
+            assert connection.status() in {400, 401, 404, 405}
     assert [record for record in caplog.records if record.name.startswith("uvicorn")] == []

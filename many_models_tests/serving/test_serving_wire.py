@@ -24,11 +24,11 @@ from hypothesis import settings as hypothesis_settings
 from many_models.serving import protocol
 from many_models_tests.support.compute_tasks import wait_for
 from many_models_tests.support.ports import free_port
+from many_models_tests.support.raw_http import PATIENCE, RawClient
 from many_models_tests.support.serving_parts import KEY, Registry, pack, served
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
-PATIENCE = 60  # seconds for what comes at once or never; uvicorn lets an idle connection go after 75
 BODY = json.dumps({"series": [{"series_id": "a__tea"}]}).encode()
 HEAD = b"POST /v1/forecasts HTTP/1.1\r\nHost: s\r\nContent-Type: application/json\r\n"
 
@@ -44,24 +44,19 @@ def wire(tmp_path_factory):
             yield port
 
 
-def connect(port: int) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
-
-
 def get(port: int, path: str) -> int:
-    with connect(port) as connection:
+    with RawClient(port) as connection:
         connection.sendall(b"GET %b HTTP/1.1\r\nHost: s\r\n\r\n" % path.encode())
         return answer_of(connection)[0]
 
 
-def answer_of(connection: socket.socket) -> tuple[int, dict]:
-    answer = http.client.HTTPResponse(connection)
-    answer.begin()
-    return answer.status, json.loads(answer.read() or b"{}")
+def answer_of(connection: RawClient) -> tuple[int, dict]:
+    status, body = connection.answer()
+    return status, json.loads(body or b"{}")
 
 
 def question(port: int) -> tuple[int, dict]:
-    with connect(port) as connection:
+    with RawClient(port) as connection:
         connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY)
         return answer_of(connection)
 
@@ -80,14 +75,14 @@ def require_closed(connection: socket.socket) -> None:
 
 def test_a_client_that_says_nothing_or_half_a_header_is_let_go(wire: int) -> None:
     for said in (b"", HEAD):
-        with connect(wire) as connection:
+        with RawClient(wire) as connection:
             connection.sendall(said)
             require_closed(connection)
     assert "y_hat" in ask(wire)["forecasts"][0]
 
 
 def test_a_body_that_comes_too_slowly_ends_in_408(wire: int) -> None:
-    with connect(wire) as connection:
+    with RawClient(wire) as connection:
         connection.sendall(HEAD + b"Content-Length: 1000\r\n\r\n{")
         assert answer_of(connection)[0] == 408
         require_closed(connection)
@@ -95,7 +90,7 @@ def test_a_body_that_comes_too_slowly_ends_in_408(wire: int) -> None:
 
 @pytest.mark.parametrize("chunked", [False, True])
 def test_a_body_that_is_too_large_is_not_read(wire: int, chunked: bool) -> None:
-    with connect(wire) as connection:
+    with RawClient(wire) as connection:
         try:
             if chunked:
                 connection.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
@@ -111,7 +106,7 @@ def test_a_body_that_is_too_large_is_not_read(wire: int, chunked: bool) -> None:
 
 @pytest.mark.parametrize("said", [b"\x16\x03\x01\x00\xa5\x01\x00\r\n\r\n", b"GET\r\n\r\n", b"POST / HTTP/9\r\n\r\n"])
 def test_what_is_no_http_is_refused(wire: int, said: bytes) -> None:
-    with connect(wire) as connection:
+    with RawClient(wire) as connection:
         connection.sendall(said)
         require_closed(connection)
     assert "y_hat" in ask(wire)["forecasts"][0]
@@ -148,7 +143,7 @@ def is_held(port: int, connection: socket.socket) -> bool:
 
 def test_silent_connections_are_parked_for_new_ones_and_nobody_is_refused(wire: int, monkeypatch) -> None:
     monkeypatch.setattr(protocol, "HEAD_SECONDS", 600.0)  # they are held for as long as we take
-    held = [connect(wire) for _ in range(80)]
+    held = [RawClient(wire) for _ in range(80)]
     try:
         assert question(wire)[0] == 200
         assert get(wire, "/health/live") == 200

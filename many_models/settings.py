@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     JsonValue,
     ValidationError,
@@ -23,6 +21,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from many_models.errors import SettingsError
 from many_models.keys import known_place, plain_name
 from many_models.setting_checks import explained, known_country, known_cron, known_frequency, known_timezone
+from many_models.setting_sections import BoardSettings, Section, ServeSettings
 
 FILE_NAME = "many_models.toml"
 Storage = Literal["sqlite", "postgres"]
@@ -41,12 +40,6 @@ def kept_from_keys(name: str) -> bool:
     """Whether a key cannot have this `name`, in any case: columns and views of the warehouse have it."""
     name = name.casefold()
     return name in KEPT_FROM_KEYS or re.fullmatch(r"(lo|hi|within|cover)\d+", name) is not None
-
-
-class Section(BaseModel):
-    """A section of the settings: unknown names are errors, values do not change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)  # it may be a secret
 
 
 class AzureLogin(Section):
@@ -339,31 +332,6 @@ class WarehouseSettings(Section):
     index: Literal["columnstore", "heap"] = "columnstore"
 
 
-class ServeSettings(Section):
-    """The real-time service. API keys come from a file or the environment, never from here; see docs/serving.md."""
-
-    host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535)] = 8080
-    auth: list[Literal["api_key", "entra"]] = ["api_key"]
-    api_keys_file: str = ""
-    entra_tenant: str = ""
-    entra_audience: str = ""
-    entra_roles: list[str] = []
-    entra_keys: str = ""
-    cache: str = "var/cache/serving"
-    memory_mb: Annotated[float, Field(gt=0)] = 256.0
-    disk_mb: Annotated[float, Field(gt=0)] = 4096.0
-    poll_seconds: Annotated[float, Field(gt=0)] = 2.0
-    lake: bool = True
-    max_series: Annotated[int, Field(ge=1)] = 2000
-    max_horizon: Annotated[int, Field(ge=1)] = 366
-    max_body_mb: Annotated[float, Field(gt=0)] = 8.0
-    max_seconds: Annotated[float, Field(gt=0)] = 30.0
-    body_seconds: Annotated[float, Field(gt=0)] = 10.0
-    max_connections: Annotated[int, Field(ge=1)] = 4000
-    drain_seconds: Annotated[float, Field(ge=0)] = 0.0
-
-
 class PowerBiSettings(AzureLogin):
     """The semantic model that is refreshed after each load of the warehouse; off without `workspace`.
 
@@ -458,6 +426,7 @@ class Settings(Section):
     registry: RegistrySettings = RegistrySettings()
     warehouse: WarehouseSettings = WarehouseSettings()
     serve: ServeSettings = ServeSettings()
+    board: BoardSettings = BoardSettings()
     power_bi: PowerBiSettings = PowerBiSettings()
     datastore: DatastoreSettings = DatastoreSettings()
     dagster: DagsterSettings = DagsterSettings()

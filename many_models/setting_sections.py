@@ -1,0 +1,73 @@
+"""Sections of the settings that people and programs on the network meet: the endpoint and the board."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+from urllib.parse import quote
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+
+class Section(BaseModel):
+    """A section of the settings: unknown names are errors, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)  # it may be a secret
+
+
+class ServeSettings(Section):
+    """The real-time service. API keys come from a file or the environment, never from here; see docs/serving.md."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    auth: list[Literal["api_key", "entra"]] = ["api_key"]
+    api_keys_file: str = ""
+    entra_tenant: str = ""
+    entra_audience: str = ""
+    entra_roles: list[str] = []
+    entra_keys: str = ""
+    cache: str = "var/cache/serving"
+    memory_mb: Annotated[float, Field(gt=0)] = 256.0
+    disk_mb: Annotated[float, Field(gt=0)] = 4096.0
+    poll_seconds: Annotated[float, Field(gt=0)] = 2.0
+    lake: bool = True
+    max_series: Annotated[int, Field(ge=1)] = 2000
+    max_horizon: Annotated[int, Field(ge=1)] = 366
+    max_body_mb: Annotated[float, Field(gt=0)] = 8.0
+    max_seconds: Annotated[float, Field(gt=0)] = 30.0
+    body_seconds: Annotated[float, Field(gt=0)] = 10.0
+    max_connections: Annotated[int, Field(ge=1)] = 4000
+    drain_seconds: Annotated[float, Field(ge=0)] = 0.0
+
+
+class BoardSettings(Section):
+    """The board: pages for people, see docs/board.md. Keys and tokens are those of `serve`.
+
+    `url` is where people reach it, `dagster` and `mlflow` where they reach those. `value` names the known covariate or
+    attribute that a unit is worth. `rows` is a CSV file that says which users see which series.
+    """
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8090
+    url: str = ""
+    dagster: str = "http://127.0.0.1:3000"
+    mlflow: str = ""
+    value: str = "price"
+    approver_keys_file: str = ""
+    approver_role: str = "approver"
+    entra_client: str = ""
+    entra_authority: str = ""
+    rows: str = ""
+    session_hours: Annotated[float, Field(gt=0)] = 12.0
+
+    @field_validator("url", "dagster", "mlflow", "entra_authority")
+    @classmethod
+    def _a_web_address(cls, url: str) -> str:
+        if url and not re.fullmatch(r"https?://[^\s\"'<>?#@]+", url):
+            raise ValueError(f"{url!r} is no address of a web page: write https://HOST or https://HOST/PATH")
+        return url.rstrip("/")
+
+    def item_url(self, series_id: str) -> str:
+        """The address of a series' page; of the board on this machine where `url` is not set."""
+        base = self.url or f"http://{self.host}:{self.port}"
+        return f"{base}/items/{quote(series_id, safe='')}"

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from many_models.forecasting.datasets import Prepared
+    from many_models.forecasting.panel import Layout
     from many_models.forecasting.pooling import PooledModels
     from many_models.forecasting.spec import Custom
 
@@ -115,7 +116,7 @@ def backtest(  # noqa: PLR0913 - its parameters are its settings
         tell(f"window {j + 1} of {windows}: {cutoff:%Y-%m-%d}", j / windows)
         found.append(_window(prepared.rows, table, spec, cutoff, workers))
     tell("scoring", 1.0)
-    report = _report(prepared.rows.select(["series_id", "ds", "y"]), spec, cutoffs, found)
+    report = _report(prepared.rows.select(["series_id", "ds", "y", "outlier"]), spec, cutoffs, found)
     forecasts = pd.concat([window.forecasts for window in found], ignore_index=True)
     forecasts = forecasts.rename(columns={"ds": timestamp}).merge(names, on="series_id").drop(columns="series_id")
     bounds = [f"{side}{level}" for level in levels for side in ("lo", "hi")]
@@ -180,6 +181,17 @@ def _table(
     for name in known:
         columns[name] = pa.Array.from_pandas(data[name] if data[name].dtype != object else data[name].astype("string"))
     return pa.table(columns), unique
+
+
+def _scales(
+    table: pa.Table, layout: Layout, origins: NDArray[np.int64], season: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """See `metrics.scales`, of all that each series did: others' figures are not without outliers either."""
+    y = pc.coalesce(table["y"], table["outlier"])
+    panel = build(
+        pa.table({"series_id": table["series_id"], "ds": table["ds"], "y": y}), layout, pc.max(table["ds"]).as_py()
+    )
+    return metrics.scales(panel.y, panel.code != loader.MISSING, origins, season)
 
 
 _Tried = tuple[str, str, float | None, str]  # series, custom forecaster, seconds, problem
@@ -268,7 +280,7 @@ def _report(table: pa.Table, spec: Spec, cutoffs: Sequence[datetime], found: Seq
         F[-1, mine, j] = window.forecasts["y_hat"].to_numpy().reshape(len(mine), H)
         for name, values in bounds.items():
             values[mine, j] = window.forecasts[name].to_numpy().reshape(len(mine), H)
-    scales = metrics.scales(panel.y, seen, origins, spec.steps_per_season)
+    scales = _scales(table, layout, origins, spec.steps_per_season)
     out = []
     for c, name in enumerate(names):
         scores = metrics.pooled_scores(metrics.window_scores(F[c], Y, mask, *scales))

@@ -23,11 +23,12 @@ BELIEF_SPARSE = {
     "pooled": 0.2, "trees": 0.3,
 }  # fmt: skip
 WINDOWS_OF_BELIEF = 3.0  # how many windows of a series' own errors weigh as much as what is believed
-WINDOWS_OF_EVIDENCE = 15.0  # the same where what is believed is the evidence of many series
+WINDOWS_OF_EVIDENCE = 30.0  # the same where what is believed is the evidence of many series
 KEPT = 0.3  # how much a candidate's own record counts beside how well it goes together with the others
-EXCESS = 0.05  # mean square over the best one's that is taken for chance in that record
+EXCESS = 0.1  # mean square over the best one's that is taken for chance in that record
 RICH = 200.0  # observations that make a history rich
-TOO_FAR = 2.0  # mean square over the best one's beyond which a candidate takes no part
+LOUDEST = 4.0  # times the median candidate's mean square that one may have at most in what is told of its class
+TOO_FAR = 1.5  # mean square over the best one's beyond which a candidate takes no part
 SETTLE, SETTLED = 25, 1e-3  # rounds, and the move of a weight over so many that ends the search
 CLASSES = (0.25, 0.6, 0.9)  # shares of periods with sales that part the classes of series
 
@@ -103,9 +104,11 @@ def pooled_moments(
     """Mean moments per class (classes × candidates × candidates), shrunk towards all series' by 20 series' worth.
 
     A series counts by its windows, times `counts`; one that is far off (a level that broke) at most as if every
-    candidate's mean square were four times its median's. A pair of candidates is judged by the series where both are
-    `there` (series × candidates).
+    candidate's mean square were four times its median's. A candidate that is far off for one series says no more
+    than `_bounded` allows: that series' own weights leave it out, the others' must not. A pair of candidates is judged
+    by the series where both are `there` (series × candidates).
     """
+    moments = _bounded(moments, there)
     size = np.einsum("icc->i", moments) / moments.shape[1]
     both = there[:, :, None] & there[:, None, :]
     weight = (windows * (1.0 if counts is None else counts) / np.maximum(size / 4.0, 1.0))[:, None, None] * both
@@ -119,6 +122,17 @@ def pooled_moments(
         prior = 20.0 * max(windows.max(initial=0.0), 1.0)
         result[k] = ((mine * moments).sum(0) + prior * everything) / (mine.sum(0) + prior)
     return result
+
+
+def _bounded(moments: NDArray[np.float64], there: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Moments in which no candidate's mean square is more than LOUDEST times the median of those that are `there`, or
+    than LOUDEST units: where a series sold nothing, what is far from the median need not be bad.
+    """
+    square = np.einsum("icc->ic", moments)
+    usual = np.array([np.median(mine[ok]) if ok.any() else np.inf for mine, ok in zip(square, there, strict=True)])
+    usual = np.maximum(usual, 1.0)[:, None]
+    less = np.sqrt(np.minimum(1.0, LOUDEST * usual / np.maximum(square, 1e-300)))
+    return moments * less[:, :, None] * less[:, None, :]
 
 
 def simplex_weights(

@@ -9,12 +9,7 @@ from many_models_tests.support.public_tables import public_set
 
 FLOORS = {
     "store_item": {"wape": 0.110},
-    "m5_tiny": {
-        "wape": 0.450,
-        "mase": 0.99,
-        "rmsse": 0.685,
-        "bias": 0.05,
-    },  # .975 by MASE before weights followed records
+    "m5_tiny": {"wape": 0.450, "mase": 0.98, "rmsse": 0.685, "bias": 0.05},
     "carparts": {"rmsse": 0.667, "mase": 1.17, "bias": 0.10},
 }
 

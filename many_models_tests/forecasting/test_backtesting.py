@@ -70,6 +70,16 @@ def test_metrics_agree_with_a_slow_reckoning(report, data):
     assert row["rmsse"] == pytest.approx(np.mean(rmsse))
 
 
+def test_errors_are_measured_against_all_that_a_series_did_outliers_too():
+    """As others measure: what learning leaves out does not make the scale of MASE and RMSSE smaller."""
+    y = sales(300, 8.0, seed=1)
+    y[150] = 9000.0
+    table = pd.DataFrame({"shop": "a", "item": 1, "day": stamps(300), "sold": y})
+    row = backtest(table, **{**OPTIONS, "windows": 1}).metrics.set_index("candidate").loc["seasonal_naive"]
+    scale = np.abs(y[7:-7] - y[:-14]).mean()
+    assert row["mase"] == pytest.approx(np.abs(y[-7:] - y[-14:-7]).mean() / scale)
+
+
 def test_the_selected_forecast_beats_the_baseline(report):
     by = report.metrics.set_index("candidate")
     assert by.loc["selected", "wape"] < 0.9 * by.loc["seasonal_naive", "wape"]

@@ -158,3 +158,16 @@ def test_windows_without_sales_do_not_speak_for_forecasts_of_nothing():
     moments, windows = combination.error_moments(forecasts, truth, mask, "rmsse", usual, sparse)
     pooled = combination.pooled_moments(moments, windows, np.zeros(200, np.int64), there)
     assert pooled[0, 0, 0] < pooled[0, 1, 1]
+
+
+def test_a_candidate_that_explodes_for_one_series_keeps_its_weight_for_others():
+    """One series on which the best candidate is a hundred times off is that series' own matter."""
+    chance = np.random.default_rng(8)
+    truth = chance.gamma(25.0, 4.0, (60, 3, 14))
+    forecasts = np.stack([truth + chance.normal(0, noise, truth.shape) for noise in (10.0, 20.0, 20.0, 20.0)], 2)
+    forecasts[0, :, 0] *= 30.0
+    moments, windows = combination.error_moments(forecasts, truth, np.ones(truth.shape, bool))
+    pooled = combination.pooled_moments(moments, windows, np.zeros(60, np.int64), np.ones((60, 4), bool))
+    found = combination.simplex_weights(moments, windows, np.full((60, 4), 0.25), np.tile(pooled[:1], (60, 1, 1)))
+    assert found[1:, 0].min() > 0.6
+    assert found[0, 0] == 0.0

@@ -47,12 +47,6 @@ def period_of(moment: datetime, frequency: str) -> tuple[datetime, datetime]:
     return first, after
 
 
-def whole_periods_until(day: datetime, frequency: str) -> datetime:
-    """The end of the last period that is over when the day that begins at `day` is."""
-    first, after = period_of(day, frequency)
-    return after if after <= day + _DAY else first
-
-
 def _numbers(ds: NDArray[np.datetime64], frequency: str) -> NDArray[np.int64]:
     number = pack.step_number(ds, frequency)
     if _by_last_day(frequency):

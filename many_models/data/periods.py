@@ -6,14 +6,18 @@ from datetime import datetime, timedelta
 from statistics import median
 from typing import TYPE_CHECKING, Literal
 
+from many_models.data.aggregation import period_of
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from many_models.ports import DayCount
 
 Grain = Literal["hour", "day", "week", "month"]
 KEY_FORMATS: dict[Grain, str] = {"hour": "%Y-%m-%d-%H:%M", "day": "%Y-%m-%d", "week": "%Y-%m-%d", "month": "%Y-%m-%d"}
 COMPLETE_OVER = 28  # as_of is judged against the median of so many days before
+SAME_WEEKDAYS = 8  # a day without rows is usual where so many of its weekday before it have none
+LIKE_PERIODS = (3, 12)  # at least and at most so many periods before tell on how many days of one there are rows
 
 
 def period_start(grain: Grain, moment: datetime) -> datetime:
@@ -87,3 +91,36 @@ def last_complete_day(days: Sequence[DayCount], share: float, latest: datetime) 
         if not before or counts[index].rows >= share * median(before):
             return counts[index].day
     return None
+
+
+def complete_until(days: Sequence[DayCount], as_of: datetime, frequency: str, share: float) -> datetime:
+    """The end of the last period of `frequency`, which is coarser than a day, that has all its rows by `as_of`.
+
+    `as_of` is the last complete day of `days`. The period that it is in is over when no more is to come: each of its
+    later days has as many rows (`share` of them) as its weekday usually has, which may be none, or all periods before
+    have rows on the same number of days, as data have that were summed before, and this one has them, too.
+    """
+    first, after = period_of(as_of, frequency)
+    rows = {day.day: day.rows for day in days if day.rows}
+    opening = min(rows, default=as_of)
+    later = (as_of + timedelta(days=at) for at in range(1, (after - as_of).days))
+    if all(_as_usual(rows, day, opening, share) for day in later):
+        return after
+    numbers, start = list[int](), first
+    while len(numbers) < LIKE_PERIODS[1]:
+        before = period_of(start - timedelta(days=1), frequency)[0]
+        if before < opening and numbers:  # the first one may be a part
+            break
+        numbers.append(sum(before <= day < start for day in rows))
+        start = before
+    alike = len(numbers) >= LIKE_PERIODS[0] and set(numbers) == {sum(first <= day < after for day in rows)}
+    return after if alike else first
+
+
+def _as_usual(rows: Mapping[datetime, int], day: datetime, opening: datetime, share: float) -> bool:
+    """Whether `day` has as many `rows` as its weekday had in the SAME_WEEKDAYS weeks before."""
+    earlier = [day - timedelta(weeks=weeks) for weeks in range(1, SAME_WEEKDAYS + 1)]
+    if earlier[-1] < opening:
+        return False
+    usual = [rows.get(moment, 0) for moment in earlier]
+    return not any(usual) or rows.get(day, 0) >= max(1, share * median(usual))

@@ -7,10 +7,12 @@ from collections import defaultdict
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from many_models.data.aggregation import is_coarse, whole_periods_until
+from many_models.data.aggregation import is_coarse
 from many_models.data.clock import now, step_days
 from many_models.data.periods import (
     COMPLETE_OVER,
+    LIKE_PERIODS,
+    complete_until,
     end_offset,
     last_complete_day,
     period_key,
@@ -39,18 +41,44 @@ def source_versions(settings: Settings, source: Source, sales: SalesTable, since
     """
     opening = _opening(settings, since)
     days = source.days(sales, _judged_from(settings, opening))
-    as_of = last_complete_day(days, settings.data.complete_share, _latest(settings))
-    return _period_versions(settings, _from(days, opening), as_of, opening)
+    return _period_versions(settings, _from(days, opening), _last_complete(settings, days), opening)
+
+
+def _last_complete(settings: Settings, days: Sequence[DayCount]) -> datetime | None:
+    """The last complete day of `days`; where rows of several days become one, the last day of the last complete period
+    of the data's frequency, which may be after the last row.
+    """
+    share, latest = settings.data.complete_share, _latest(settings)
+    as_of = last_complete_day(days, share, latest)
+    if as_of is None or not _gathers(settings):
+        return as_of
+    told = [day for day in days if day.day <= latest]
+    last = complete_until(told, as_of, settings.data.frequency, share) - timedelta(days=1)
+    return min(last, period_start("day", latest))
+
+
+def _gathers(settings: Settings) -> bool:
+    """Whether rows of several days become one."""
+    return bool(settings.data.aggregates) and is_coarse(settings.data.frequency)
 
 
 def _judged_from(settings: Settings, opening: datetime) -> datetime:
-    """From when on days are counted to tell which one is the last complete one. Where a period holds several days, its
-    version depends on that day, which then has to be the same whatever the first day that is looked at.
+    """From when on days are counted to tell which one is the last complete one: it has to be the same one whatever the
+    first day that is looked at. Otherwise ten silent days after a copy would be judged by one another.
     """
-    if settings.partitions.grain in {"hour", "day"}:
-        return opening
-    judged = max(RECENT_DAYS[0], 2 * COMPLETE_OVER * math.ceil(step_days(settings)))
+    if settings.partitions.grain in {"hour", "day"} and not _gathers(settings):
+        judged = COMPLETE_OVER * math.ceil(step_days(settings))
+    else:
+        judged = max(RECENT_DAYS[0], 2 * COMPLETE_OVER * math.ceil(step_days(settings)))
     return max(opening - timedelta(days=judged), datetime.combine(settings.data.start, datetime.min.time()))
+
+
+def _recent_days(settings: Settings) -> tuple[int, ...]:
+    """RECENT_DAYS, with those that LIKE_PERIODS of the data's frequency have."""
+    if not _gathers(settings):
+        return RECENT_DAYS
+    like = (LIKE_PERIODS[1] + 2) * math.ceil(step_days(settings))
+    return tuple(max(days, like) for days in RECENT_DAYS)
 
 
 def _from(days: Sequence[DayCount], opening: datetime) -> list[DayCount]:
@@ -89,24 +117,20 @@ def copied_until(settings: Settings, source: Source, sales: SalesTable, starts: 
     Rows of several days that become one wait until their period is over, and so do the days of a running week or month
     that are not complete.
     """
-    grain, frequency = settings.partitions.grain, settings.data.frequency
-    gathers = bool(sales.aggregate) and is_coarse(frequency)
-    if not gathers and grain in {"hour", "day"}:
+    grain = settings.partitions.grain
+    if not _gathers(settings) and grain in {"hour", "day"}:
         return None
-    opening = _opening(settings, min(starts))
-    days = source.days(sales, max(opening, max(starts) - timedelta(days=RECENT_DAYS[1])))
-    as_of = last_complete_day(days, settings.data.complete_share, _latest(settings))
-    if as_of is None:
-        return None
-    return whole_periods_until(as_of, frequency) if gathers else as_of + timedelta(days=1)
+    first = _judged_from(settings, _opening(settings, min(starts)))
+    days = source.days(sales, max(first, max(starts) - timedelta(days=_recent_days(settings)[1])))
+    as_of = _last_complete(settings, days)
+    return None if as_of is None else as_of + timedelta(days=1)
 
 
 def _counted_versions(
     settings: Settings, source: Source, sales: SalesTable, opening: datetime, least: datetime | None
 ) -> dict[str, str]:
     days = source.days(sales, _judged_from(settings, opening))
-    as_of = last_complete_day(days, settings.data.complete_share, _latest(settings))
-    return _period_versions(settings, _from(days, opening), as_of, opening, least)
+    return _period_versions(settings, _from(days, opening), _last_complete(settings, days), opening, least)
 
 
 def _once(days: Sequence[DayCount]) -> list[DayCount]:
@@ -118,10 +142,10 @@ def _as_of_near(
     settings: Settings, source: Source, sales: SalesTable, opening: datetime, last: datetime
 ) -> datetime | None:
     """The last complete day of the source from `opening` on, looked for in the days around `last` before in all."""
-    windows = [last - timedelta(days=days) for days in RECENT_DAYS if last - timedelta(days=days) > opening]
-    for since in (*windows, opening):
+    windows = [last - timedelta(days=days) for days in _recent_days(settings)]
+    for since in (*(window for window in windows if window > opening), opening):
         days = source.days(sales, since)
-        as_of = last_complete_day(days, settings.data.complete_share, _latest(settings))
+        as_of = _last_complete(settings, days)
         if since == opening or (as_of is not None and sum(day.day < as_of for day in days) >= COMPLETE_OVER):
             return as_of
     return None
@@ -149,8 +173,6 @@ def _period_versions(
 ) -> dict[str, str]:
     """The version of each period up to the last complete day `as_of`, or at least up to the one that is at `least`."""
     grain = settings.partitions.grain
-    if as_of is not None and settings.data.aggregates and is_coarse(settings.data.frequency):
-        as_of = whole_periods_until(as_of, settings.data.frequency) - timedelta(days=1)
     as_of = max((moment for moment in (as_of, least) if moment is not None), default=None)
     if as_of is None:
         return {}

@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from many_models.data.aggregation import aggregate, is_coarse, labels, period_of, whole_periods_until
+from many_models.data.aggregation import aggregate, is_coarse, labels, period_of
 from many_models.data.row_checks import check_rows
 from many_models.errors import InputError
 from many_models.ports import SalesTable
@@ -125,8 +125,6 @@ def test_every_day_belongs_to_the_one_period_that_has_its_label(frequency: str):
         assert labels(np.array([first, after - timedelta(days=1)], "datetime64[us]"), frequency).tolist() == [mark] * 2
         assert labels(np.array([first - timedelta(days=1)], "datetime64[us]"), frequency)[0] != np.datetime64(mark)
         assert labels(np.array([mark], "datetime64[us]"), frequency).tolist() == [mark]
-        assert whole_periods_until(day.to_pydatetime(), frequency) in {first, after}
-        assert (whole_periods_until(day.to_pydatetime(), frequency) == after) == (day + timedelta(days=1) >= after)
     assert is_coarse(frequency) == (frequency != "D")
 
 

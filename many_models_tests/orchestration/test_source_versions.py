@@ -11,8 +11,9 @@ import pyarrow as pa
 import pytest
 
 from many_models.adapters.source.memory import MemorySource
+from many_models.data.aggregation import period_of
 from many_models.data.ingest import sales_table
-from many_models.data.periods import last_complete_day, period_of_key
+from many_models.data.periods import complete_until, last_complete_day, period_of_key
 from many_models.errors import PermanentError
 from many_models.operations.day import Finished
 from many_models.orchestration.due import StageState, Work
@@ -100,6 +101,96 @@ def test_rows_of_a_running_week_wait_until_it_is_over():
     versions = source_versions(settings, source, sales, None)
     assert max(versions) == "2024-06-16"
     assert copied_until(settings, source, sales, [datetime(2024, 6, 10)]) == datetime(2024, 6, 17)
+
+
+def complete(days: pd.DatetimeIndex, frequency: str, rows: int = 20) -> datetime:
+    counts = [DayCount(day.to_pydatetime(), rows, "x") for day in days]
+    as_of = last_complete_day(counts, 0.5, datetime(2100, 1, 1))
+    assert as_of is not None
+    return complete_until(counts, as_of, frequency, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("stamps", "frequency", "until"),
+    [
+        ("W-MON", "W-MON", "2024-07-01"),
+        ("W-SUN", "W-MON", "2024-07-01"),
+        ("W-WED", "W-SUN", "2024-06-30"),
+        ("MS", "MS", "2024-07-01"),
+        ("ME", "MS", "2024-07-01"),
+        ("BME", "ME", "2024-07-01"),
+        ("BMS", "ME", "2024-07-01"),
+        ("SMS", "MS", "2024-07-01"),
+        ("QS", "QS", "2024-07-01"),
+        ("MS", "QS", "2024-07-01"),
+        ("YS", "YS", "2024-01-01"),
+    ],
+)
+def test_sums_of_whole_periods_are_complete_with_their_last_stamp(stamps: str, frequency: str, until: str):
+    end = "2023-12-31" if stamps == "YS" else "2024-06-30"
+    days = pd.date_range(end=end, periods=40, freq=stamps)
+    assert complete(days, frequency) == datetime.fromisoformat(until)
+
+
+def test_a_week_whose_closed_sunday_is_all_that_is_left_is_complete():
+    days = pd.date_range("2024-01-01", "2024-06-15")  # to a Saturday
+    open_days = days[days.dayofweek < 6]
+    assert complete(open_days, "W-MON") == datetime(2024, 6, 17)
+    assert complete(open_days[:-1], "W-MON") == datetime(2024, 6, 10)
+    assert complete(days, "W-MON") == datetime(2024, 6, 10)
+
+
+def test_a_few_open_shops_on_sunday_complete_the_week_as_they_usually_do():
+    days = pd.date_range("2024-01-01", "2024-06-16")  # to a Sunday
+    counts = [DayCount(day.to_pydatetime(), 1 if day.dayofweek == 6 else 20, "x") for day in days]
+    as_of = last_complete_day(counts, 0.5, datetime(2100, 1, 1))
+    assert as_of == datetime(2024, 6, 15)
+    assert complete_until(counts, as_of, "W-MON", 0.5) == datetime(2024, 6, 17)
+    assert complete_until(counts[:-1], as_of, "W-MON", 0.5) == datetime(2024, 6, 10)
+
+
+def test_rare_sales_do_not_complete_a_running_week():
+    rng = np.random.default_rng(4)
+    days = pd.date_range("2023-01-01", "2024-06-19")
+    days = days[rng.random(len(days)) < 0.15]
+    first, after = period_of(days[-1].to_pydatetime(), "W-MON")
+    assert after - days[-1].to_pydatetime() > timedelta(days=1)
+    assert complete(days, "W-MON", rows=1) == first
+
+
+def test_until_in_a_week_takes_none_of_its_later_days():
+    table = Table("day", "W-MON", "sum")
+    table.rows = pd.DataFrame({"store": "A", "date": pd.date_range("2024-01-01", "2024-06-23"), "sales": 1.0})
+    settings = table.settings()
+    settings = settings.model_copy(update={"data": settings.data.model_copy(update={"until": datetime(2024, 6, 19)})})
+    source, sales = table.source(), sales_table(settings, [])
+    assert max(source_versions(settings, source, sales, None)) == "2024-06-16"
+    assert copied_until(settings, source, sales, [datetime(2024, 6, 17)]) == datetime(2024, 6, 17)
+
+
+def test_a_month_stamped_on_its_first_day_is_copied_while_it_runs():
+    """Its partitions end with the clock's day all the same: later ones do not exist."""
+    table = Table("day", "MS", "sum")
+    months = pd.date_range("2020-01-01", "2024-06-01", freq="MS")
+    table.rows = pd.DataFrame({"store": "A", "date": months, "sales": 1.0})
+    settings = table.settings()
+    settings = settings.model_copy(update={"data": settings.data.model_copy(update={"until": datetime(2024, 6, 9)})})
+    source, sales = table.source(), sales_table(settings, [])
+    assert max(source_versions(settings, source, sales, None)) == "2024-06-09"
+
+
+def test_ten_silent_days_of_most_series_do_not_move_the_last_complete_day():
+    """A look after the last copy saw seven full days and ten silent ones, and took silence for what is usual."""
+    rows = [
+        {"store": f"s{store}", "date": day, "sales": 1.0}
+        for day in pd.date_range("2024-01-01", "2024-06-20")
+        for store in range(10)
+        if store < 4 or day <= pd.Timestamp("2024-06-10")
+    ]
+    settings = Table("day", "D").settings()
+    source = MemorySource({"sales": pa.Table.from_pandas(pd.DataFrame(rows), preserve_index=False)})
+    seen = source_versions(settings, source, sales_table(settings, []), looked_at_from(settings, datetime(2024, 6, 10)))
+    assert max(seen) == "2024-06-10"
 
 
 def test_a_plan_in_the_table_does_not_move_the_last_complete_day():

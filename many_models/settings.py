@@ -561,6 +561,11 @@ def api_keys() -> list[str]:
     return [key for key in os.environ.get("MANY_MODELS_SERVE_API_KEYS", "").split(",") if key.strip()]
 
 
+def approver_keys() -> list[str]:
+    """The API keys of people who may approve releases on the board, likewise."""
+    return [key for key in os.environ.get("MANY_MODELS_BOARD_APPROVER_KEYS", "").split(",") if key.strip()]
+
+
 def dagster_home(settings: Settings) -> Path:
     """The folder of the Dagster instance: DAGSTER_HOME, else this folder when it has a dagster.yaml, else ours."""
     if named := os.environ.get("DAGSTER_HOME"):

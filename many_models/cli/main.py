@@ -496,6 +496,28 @@ def serve(config: Path | None, host: str | None, port: int | None, *, no_auth: b
 
 @main.command()
 @config_option
+@click.option("--host", help="Address to listen on [default: board.host].")
+@click.option("--port", type=int, help="Port [default: board.port].")
+@click.option("--no-auth", is_flag=True, help="Ask nobody to sign in: on a loopback address only.")
+def board(config: Path | None, host: str | None, port: int | None, *, no_auth: bool) -> None:
+    """Show the items to people: pages over the lake, the warehouse and Dagster's records."""
+    from many_models.settings import api_keys, approver_keys, load_settings
+
+    try:
+        from many_models.board.access import Keys
+        from many_models.board.server import run as run_server
+        from many_models.operations.board import make_board
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(f"{error.name} is not installed: pip install 'many_models[board]'") from error
+
+    settings = load_settings(config)
+    changed = {name: value for name, value in {"host": host, "port": port}.items() if value is not None}
+    settings = settings.model_copy(update={"board": settings.board.model_copy(update=changed)})
+    run_server(make_board(settings, Keys(api_keys(), approver_keys()), is_open=no_auth), settings.board)
+
+
+@main.command()
+@config_option
 def views(config: Path | None) -> None:
     """Print the T-SQL that makes the lake's report views in a Synapse serverless SQL pool."""
     from many_models.reporting.serverless_views import serverless_views

@@ -1,0 +1,37 @@
+"""What the board is handed: stores to read, and what an operator may do. So it knows neither adapters nor Dagster."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from many_models.board.night import StageRun
+    from many_models.ports import Lake, ProductionRegistry, Warehouse
+
+
+class Decide(Protocol):
+    """Approve or reject a proposal, as `many-models approve` does. Raises ConflictError when it waits no more."""
+
+    def __call__(self, proposal: str, *, actor: str, reason: str, reject: bool) -> object:
+        """Does it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """Where pages read."""
+
+    lake: Lake
+    warehouse: Warehouse
+    production: ProductionRegistry
+
+
+@dataclass(frozen=True, slots=True)
+class Operations:
+    """What is done and asked outside: the runs of the last night, newest last; a decision about a proposal."""
+
+    night: Callable[[], Sequence[StageRun]]
+    decide: Decide

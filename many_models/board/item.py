@@ -1,0 +1,142 @@
+"""What the page of one item shows, read from the lake."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from many_models.board.frames import Frame, pd
+from many_models.data import lake_tables
+from many_models.keys import SeriesKey, pack_of
+from many_models.ports import Where
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from many_models.board.reading import Reading
+    from many_models.ports import Lake
+    from many_models.settings import Settings
+
+EARLIER_DAYS = 120  # how far back earlier forecasts are shown
+EARLIER = 8  # how many of them
+NEVER = datetime(9000, 1, 1)  # what begins then has columns and no rows
+
+
+@dataclass(slots=True)
+class ItemRecord:
+    """One series: frames sorted by time, rows as the lake has them. What is not there is empty."""
+
+    series_id: str
+    known: tuple[str, ...]
+    history: Frame
+    forecast: Frame
+    earlier: Mapping[datetime, Frame] = field(default_factory=dict["datetime", Frame])
+    future: Frame | None = None
+    series: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    trained: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    champion: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    status: Sequence[Mapping[str, Any]] = ()
+    scores: Sequence[Mapping[str, Any]] = ()
+    decisions: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Candidate → its weight in the combination."""
+        return json.loads(self.trained.get("weights") or "{}")
+
+
+def read_item(settings: Settings, lake: Lake, series_id: str, as_of: datetime | None, reading: Reading) -> ItemRecord:
+    """The record of a series that the table of items has."""
+    keys = settings.data.keys
+    pack = pack_of(SeriesKey.parse(series_id, len(keys)), keys, settings.packs.by, settings.packs.buckets)
+    own = Where(among={"pack": [pack], "series_id": [series_id]})
+    of_series = Where(among={"series_id": [series_id]})
+
+    def rows(table: lake_tables.LakeTable, where: Where) -> list[dict[str, Any]]:
+        return reading.part("lake", lambda: lake_tables.records(lake, table, where), list[dict[str, Any]]())
+
+    def one(table: lake_tables.LakeTable, where: Where) -> dict[str, Any]:
+        found = rows(table, where)
+        return found[0] if found else {}
+
+    history = reading.part("lake", lambda: _frame(lake, lake_tables.DATASETS, own), _nothing())
+    forecasts = reading.part("lake", lambda: _forecasts(lake, series_id, as_of), {})
+    newest = max(forecasts, default=None)
+    earlier = [cutoff for cutoff in sorted(forecasts) if cutoff != newest][-EARLIER:]
+    known = tuple(name for name in settings.data.known if name in history)
+    return ItemRecord(
+        series_id,
+        known,
+        history,
+        forecasts[newest] if newest is not None else _nothing(),
+        {cutoff: forecasts[cutoff] for cutoff in earlier},
+        reading.part("lake", lambda: _future(settings, lake, series_id, newest), None),
+        one(lake_tables.SERIES, own),
+        one(lake_tables.TRAINED, own),
+        one(lake_tables.CHAMPIONS, of_series),
+        rows(lake_tables.SERIES_STATUS, of_series),
+        _scored(rows(lake_tables.SCORES, own)),
+        sorted(rows(lake_tables.DECISIONS, of_series), key=lambda row: str(row["decided_at"]), reverse=True),
+    )
+
+
+def _nothing() -> Frame:
+    return pd.DataFrame()
+
+
+def _frame(lake: Lake, table: lake_tables.LakeTable, where: Where) -> Frame:
+    found = lake_tables.read_if_there(lake, table, where)
+    return _nothing() if found is None else found.to_pandas().sort_values("ds").reset_index(drop=True)
+
+
+def _forecasts(lake: Lake, series_id: str, as_of: datetime | None) -> dict[datetime, Frame]:
+    """Cutoff → the forecast that was made then, of the last months."""
+    since = None if as_of is None else as_of - timedelta(days=EARLIER_DAYS)
+    where = Where(among={"series_id": [series_id]}, since=since, column="cutoff")
+    frame = _frame(lake, lake_tables.PREDICTIONS, where)
+    if frame.empty:
+        return {}
+    return {cutoff.to_pydatetime(): rows.reset_index(drop=True) for cutoff, rows in frame.groupby("cutoff")}
+
+
+def _future(settings: Settings, lake: Lake, series_id: str, cutoff: datetime | None) -> Frame | None:
+    """What is known of the periods after the cutoff."""
+    from many_models.data.covariates import of_series
+
+    if cutoff is None or not settings.data.known:
+        return None
+    parts = dict(zip(settings.data.keys, SeriesKey.parse(series_id, len(settings.data.keys)).parts, strict=True))
+    if lake.version(lake_tables.RAW_COVARIATES.name) is None:
+        return None
+    among = _among(lake, parts)
+    there = lake.read(lake_tables.RAW_COVARIATES.name, Where(among, since=cutoff + lake_tables.AFTER))
+    found = of_series(there, [series_id], settings.data.keys)
+    return found.to_pandas().sort_values("ds").reset_index(drop=True)
+
+
+def _among(lake: Lake, parts: Mapping[str, str]) -> dict[str, list[str]]:
+    """The keys that covariates are told by: all of the series' or some of them."""
+    nothing = lake.read(lake_tables.RAW_COVARIATES.name, Where(since=NEVER))
+    return {name: [part] for name, part in parts.items() if name in nothing.column_names}
+
+
+def _scored(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Candidate → its scores over all windows, best first."""
+    found = dict[str, dict[str, Any]]()
+    for row in rows:
+        told = found.setdefault(row["candidate"], {"candidate": row["candidate"], "error": 0.0, "actual": 0.0,
+                                                   "windows": 0, "rmsse": [], "problem": ""})  # fmt: skip
+        told["error"] += row["abs_error"] or 0.0
+        told["actual"] += row["abs_actual"] or 0.0
+        told["windows"] += 1
+        told["problem"] = told["problem"] or row["problem"] or ""
+        if row["rmsse"] is not None:
+            told["rmsse"].append(row["rmsse"])
+    for told in found.values():
+        told["wape"] = told["error"] / told["actual"] if told["actual"] > 0 and told["rmsse"] else None
+        told["rmsse"] = float(np.mean(told["rmsse"])) if told["rmsse"] else None
+    return sorted(found.values(), key=lambda told: told["wape"] if told["wape"] is not None else np.inf)

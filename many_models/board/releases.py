@@ -1,0 +1,37 @@
+"""The release that is live, and the proposal that waits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from many_models.board import night
+from many_models.data import lake_tables
+from many_models.ports import Where
+from many_models.promotion.approval import facts_of
+
+if TYPE_CHECKING:
+    from many_models.board.handed_in import Stores
+
+
+def live_of(stores: Stores) -> dict[str, Any] | None:
+    """The release that is live, without its champions."""
+    release = stores.production.live()
+    if release is None:
+        return None
+    approval = release.approval
+    return {
+        "release_id": release.release_id, "at": release.created_at, "actor": release.actor, "reason": release.reason,
+        "series": len(release.champions), "approved_by": approval.actor if approval else "",
+        "approved_why": approval.reason if approval else "",
+    }  # fmt: skip
+
+
+def waiting_of(stores: Stores) -> dict[str, Any] | None:
+    """The proposal that waits, with both scores."""
+    production = stores.production
+    waiting = production.waiting()
+    if waiting is None:
+        return None
+    where = Where(among={"release_id": [waiting.release_id]})
+    decisions = lake_tables.records(stores.lake, lake_tables.DECISIONS, where)
+    return {**facts_of(waiting, production.live()), **night.scores_of(decisions)}

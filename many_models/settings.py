@@ -123,7 +123,7 @@ class DataSettings(Section):
     missing_on: dict[Weekday, Missing] = {}
     aggregate: How | Literal[""] | dict[str, How] = ""
     timezone: str = ""
-    missing_future: Literal["repeat", "error"] = "repeat"
+    missing_future: Literal["usual", "error"] = "usual"
     country: str = ""
     holidays: str = ""
     start: date = date(2015, 1, 1)

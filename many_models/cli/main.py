@@ -226,7 +226,7 @@ def run(config: Path | None, until: datetime | None, *, as_json: bool) -> None:
 @click.option("--attributes", default="", help="Columns that do not change within a series, comma-separated.")
 @click.option("--pool-by", default="", help="Keys whose series learn together, comma-separated [default: all do].")
 @click.option(
-    "--missing-known", type=click.Choice(["repeat", "error"]), default="repeat", show_default=True,
+    "--missing-known", type=click.Choice(["usual", "error"]), default="usual", show_default=True,
     help="What a missing value of a known covariate is.",
 )  # fmt: skip
 @click.option(
@@ -258,7 +258,7 @@ def backtest(
     holidays: Path | None,
     attributes: str,
     pool_by: str,
-    missing_known: Literal["repeat", "error"],
+    missing_known: Literal["usual", "error"],
     missing: Literal["unknown", "zero", "closed"],
     custom: tuple[str, ...],
     candidates: str,

@@ -63,7 +63,7 @@ def backtest(  # noqa: PLR0913 - its parameters are its settings
     holidays: Sequence[tuple[str, str]] = (),
     attributes: Sequence[str] = (),
     pool_by: Sequence[str] = (),
-    missing_known: Literal["repeat", "error"] = "repeat",
+    missing_known: Literal["usual", "error"] = "usual",
     season: int | None = None,
     candidates: Sequence[str] = (),
     objective: str = "rmsse",
@@ -79,13 +79,14 @@ def backtest(  # noqa: PLR0913 - its parameters are its settings
     """Backtest every candidate and their combination on `data`: one row per keys and period.
 
     The last cutoff is `horizon` periods before the last timestamp, the others `horizon` apart, the same for all
-    series; at each one everything (weights, calibration, pooled models) is learned anew from rows up to it, known
-    covariates reach as far as the forecast; where one is missing the value before it counts, or with `missing_known`
-    "error" nothing does. `holidays` are the user's own (ISO date, name) beside those of `country`, `attributes` columns
-    that do not change within a series, `pool_by` those of the `keys` whose series learn together. `objective` is what
-    weights of candidates minimise (see `spec.OBJECTIVES`). `negatives`: take them, cut them at zero, or refuse them.
-    `missing` and `missing_on` (weekday, 0 is Monday) say what a period without a row means, in what is learned and in
-    what is scored. `progress` is called with a step's name and the share that is done.
+    series. At each one everything (weights, calibration, pooled models) is learned from rows up to it alone. Known
+    covariates reach as far as the forecast; where one is missing it is taken as usual for the series, or with
+    `missing_known` "error" the table is refused. `holidays` are the user's own (ISO date, name) beside those of
+    `country`, `attributes` columns that do not change within a series, `pool_by` those of the `keys` whose series learn
+    together. `objective` is what weights of candidates minimise (see `spec.OBJECTIVES`). `negatives`: take them, cut
+    them at zero, or refuse them. `missing` and `missing_on` (weekday, 0 is Monday) say what a period without a row
+    means, in what is learned and in what is scored. `progress` is called with a step's name and the share that is done.
+
     `forecasts` has keys, timestamp, cutoff, y_hat and bounds; `metrics` a row per candidate with wape, mase, rmsse,
     bias, n and, for "selected", coverage and width per level, for
     `custom` ones (found in `folder` too) `seconds` a series and how many series `failed`. A series that cannot be used
@@ -147,7 +148,7 @@ def _refuse_missing(table: pa.Table, known: Sequence[str]) -> None:
         if lacking.num_rows:
             row = lacking.sort_by([("series_id", "ascending"), ("ds", "ascending")]).slice(0, 1).to_pylist()[0]
             raise InputError(f"{name} is missing in {lacking.num_rows} rows, first in series {row['series_id']!r} at "
-                             f"{row['ds']}: fill it, or let the value before it be repeated")  # fmt: skip
+                             f"{row['ds']}: fill it, or let what is usual for the series stand for it")  # fmt: skip
 
 
 def _silent(_step: str, _share: float) -> None:

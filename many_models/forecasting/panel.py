@@ -27,6 +27,7 @@ LEVELS_PER_COVARIATE = 6
 HOLIDAY_YEARS = (1985, 2045)
 MOST_HOLIDAYS = 24  # by name
 FIRST_YEAR = 365  # periods after the first sale that say how often a series sells
+USUAL_OVER = 56  # newest periods that say what a number usually is
 IMPLAUSIBLE = 9.2  # minus the log of a chance of 1e-4
 
 
@@ -364,4 +365,25 @@ def _encode_levels(  # noqa: PLR0913, PLR0917
     slot = np.where(use, slot_of[sid, np.maximum(code, 0)], -1)
     hit = slot >= 0
     x[sid[hit], at[hit], start + slot[hit]] = 1.0
+    return result
+
+
+def usual_columns(panel: Panel, layout: Layout) -> NDArray[np.float64]:
+    """What is usual in each series' covariate columns, (series, columns): a flag as it mostly was, of a text's levels
+    the most frequent one or none, of a number the median of the newest USUAL_OVER periods.
+    """
+    result = np.zeros((len(panel.series), layout.encoded))
+    for i, first in enumerate(np.minimum(panel.first, panel.periods - 1)):
+        past, j = panel.x[i, first : panel.periods], 0
+        for levels in layout.levels_of:
+            columns = slice(j, j + max(levels, 1))
+            if levels:
+                counts = past[:, columns].sum(0)
+                if counts.max() > len(past) - counts.sum():
+                    result[i, j + int(counts.argmax())] = 1.0
+            elif panel.encoding.binary[i, j]:
+                result[i, j] = float(past[:, j].mean() > 0.5)
+            else:
+                result[i, j] = float(np.median(past[-USUAL_OVER:, j]))
+            j = columns.stop
     return result

@@ -19,7 +19,7 @@ from many_models.forecasting.local_fit import nothing_shared
 from many_models.forecasting.pack import mm_pack_v1 as loader
 from many_models.forecasting.pack import mm_sklearn_v1
 from many_models.forecasting.pack.model import PackModel
-from many_models.forecasting.panel import layout_of, stamps_us
+from many_models.forecasting.panel import layout_of, stamps_us, usual_columns
 from many_models.forecasting.score_tables import score_table, series_table
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def _model(
         "own": fits.own, "weights": full.astype(np.float32), "factor": factors(evaluation), "fixed": fixed,
         "center": panel.encoding.center, "scale": panel.encoding.scale, "log": panel.encoding.log,
         "binary": panel.encoding.binary.astype(np.int8),
-        "last_x": panel.x[:, panel.periods - 1, :-1].astype(np.float32),
+        "last_x": usual_columns(panel, layout).astype(np.float32),
         "spread": spread(evaluation, blends, scored(evaluation)), "quantiles": series_quantiles(evaluation),
         "path": evaluation.custom.F[:, :, -1], "static": evaluation.static,
         "conf": conf, "holiday_days": days, "holiday_slots": slots, **pool_arrays,

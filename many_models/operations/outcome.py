@@ -19,11 +19,12 @@ SERIES_STAGES = ("store_item_datasets", "trained_models", "promoted_models", "pr
 
 def outcome_of(lake: Lake) -> dict[str, int]:
     """The number of series that have a model's forecast at the newest cutoff (`done`), that have a `fallback`'s, that
-    `failed` at a stage or are `set_aside`, and of the active ones those that are `stale`: silent for long.
+    `failed` at a stage or are `set_aside`, of the active ones those that are `stale`: silent for long, and those whose
+    known covariates are not known as far as the horizon and were `assumed`.
     """
     as_of = lake_tables.lake_as_of(lake)
     where = Where(among={"cutoff_date": [f"{as_of:%Y-%m-%d}" if as_of else ""]})
-    predictions = lake_tables.records(lake, lake_tables.PREDICTIONS, where, ["series_id", "fallback"])
+    predictions = lake_tables.records(lake, lake_tables.PREDICTIONS, where, ["series_id", "fallback", "known_repeated"])
     status = lake_tables.records(lake, lake_tables.SERIES_STATUS)
     series = lake_tables.records(lake, lake_tables.SERIES, columns=["series_id", "active", "why"])
     return counted(predictions, status, series)
@@ -42,13 +43,15 @@ def counted(
         "failed": len({row["series_id"] for row in status} - aside),
         "set_aside": len(aside),
         "stale": sum(bool(row["active"]) and str(row["why"] or "").startswith(SILENT) for row in series),
+        "assumed": len({row["series_id"] for row in predictions if row["known_repeated"]}),
     }
 
 
 def line_of_outcome(outcome: Mapping[str, int]) -> str:
     """The outcome for people: what there is none of is left out, but for what was done."""
     words = {"done": "forecast by a model", "fallback": "by a fallback", "failed": "failed", "set_aside": "set aside",
-             "stale": "silent for long, forecast all the same"}  # fmt: skip
+             "stale": "silent for long, forecast all the same",
+             "assumed": "with known covariates taken as usual where the future says nothing of them"}  # fmt: skip
     parts = [f"{outcome[name]} {word}" for name, word in words.items() if outcome.get(name) or name == "done"]
     return f"series: {', '.join(parts)}"
 

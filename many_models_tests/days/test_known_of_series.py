@@ -76,7 +76,7 @@ def test_settings_that_lead_nowhere_are_refused(
     (tmp_path / "many_models.toml").write_text(settings_text(**section))
     with pytest.raises(SettingsError, match=says):
         load_settings(tmp_path / "many_models.toml")
-    assert Settings().data.missing_future == "repeat"
+    assert Settings().data.missing_future == "usual"
 
 
 @pytest.mark.slow

@@ -6,10 +6,12 @@ import json
 import os
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 from many_models.errors import SettingsError
 from many_models.forecasting import Spec
+from many_models.forecasting.custom import parent
 from many_models.forecasting.custom.folder import require_own
 from many_models.forecasting.custom.parent import check_custom
 from many_models.forecasting.spec import Custom
@@ -105,3 +107,19 @@ def test_a_folder_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest
         monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
     with pytest.raises(SettingsError, match=f"user {owner} may"):
         require_own(str(tmp_path), [])
+
+
+@pytest.mark.parametrize(
+    ("past", "given", "expected"),
+    [
+        ([0, 0, 1, 0, 1], [1, np.nan, np.nan], [1, 0, 0]),
+        ([2, 2, 2, 2, 1], [np.nan, 3, np.nan], [2, 3, 3]),
+        (["a", "b", "a", "b", "a", "b", "b"], [None, "a", None], ["b", "a", "b"]),
+        ([np.nan, np.nan], [np.nan], [np.nan]),
+    ],
+)
+def test_known_values_to_come_that_are_missing_are_taken_as_usual(past: list, given: list, expected: list):
+    number = not isinstance(past[0], str)
+    kind = float if number else object
+    found = parent._ahead(np.array([past], kind), np.array([given], kind), number=number)
+    np.testing.assert_array_equal(found, np.array([expected], kind))

@@ -178,7 +178,7 @@ def test_tables_and_mlflow_see_the_same_known_covariates(with_known):
 
 
 def test_covariates_of_other_periods_say_nothing_of_the_horizon(with_known):
-    """A table with rows beyond the horizon only is as good as no table: what is not given is repeated and flagged."""
+    """Rows beyond the horizon alone are as good as no table: what is not given is taken as usual and flagged."""
     model, rows, future = with_known
     beyond = future.set_column(1, "ds", pc.add(future["ds"], pa.scalar(timedelta(days=30))))
     assert model.predict(None, future=beyond).equals(model.predict(None))

@@ -11,9 +11,9 @@ import pyarrow.compute as pc
 import pytest
 
 from many_models.errors import InputError
-from many_models.forecasting import PackModel, Prior, Spec, pool, train
+from many_models.forecasting import PackModel, Prior, Spec, pool, prepare, train
 from many_models.forecasting.pack import mm_pack_v1 as loader
-from many_models_tests.forecasting.histories import AS_OF, ODD, SPEC, rows_of, sales
+from many_models_tests.forecasting.histories import AS_OF, ODD, SPEC, rows_of, sales, table
 
 LONG = {f"s{i}": sales(400, 5.0 + 10 * i, seed=i) for i in range(6)}
 
@@ -208,3 +208,42 @@ def test_nothing_trained_of_no_rows():
     assert result.series.num_rows == result.scores.num_rows == 0
     assert isinstance(result.model, PackModel)
     assert result.model.predict(None).num_rows == 0
+
+
+def test_what_the_future_says_nothing_of_is_taken_as_usual():
+    """A promotion and a price cut on the last day were repeated for the whole horizon, and forecasts doubled."""
+    rng = np.random.default_rng(5)
+    on = (rng.random(400) < 0.15).astype(float)
+    price = np.where(on > 0, 1.0, 2.0)
+    text = np.where(on > 0, "flyer", "none")
+    y = rng.poisson(np.where(on > 0, 60.0, 15.0)).astype(float)
+    y[-1], on[-1], price[-1], text[-1] = 60.0, 1.0, 1.0, "flyer"
+    for name, values in {"flag": on, "price": price, "text": text}.items():
+        spec = Spec("D", 7, known=(name,))
+        rows = table({"a": y}).append_column(name, pa.array(values.tolist()))
+        prepared = prepare(rows, spec, AS_OF).rows
+        model = train(prepared, spec, AS_OF).model
+        alone = model.predict(None)
+        assert all(alone["known_repeated"].to_pylist())
+        assert alone["y_hat"].to_numpy().mean() == pytest.approx(15.0, rel=0.2), name
+        fresh = model.predict(prepared, AS_OF)
+        assert fresh["y_hat"].to_numpy() == pytest.approx(alone["y_hat"].to_numpy())
+
+
+def test_a_price_that_the_future_names_holds_until_the_next_and_a_flag_does_not():
+    rng = np.random.default_rng(6)
+    on = (rng.random(400) < 0.2).astype(float)
+    price = np.where(rng.random(400) < 0.3, 1.0, 2.0)
+    y = rng.poisson(15.0 * (1 + 3 * on) * np.where(price < 2, 2.0, 1.0)).astype(float)
+    spec = Spec("D", 6, known=("flag", "price"))
+    rows = table({"a": y}).append_column("flag", pa.array(on)).append_column("price", pa.array(price))
+    model = train(prepare(rows, spec, AS_OF).rows, spec, AS_OF).model
+    ds = pa.array([AS_OF + timedelta(days=k) for k in range(1, 7)], pa.timestamp("us"))
+
+    def forecast(flags: list[float | None], prices: list[float | None]) -> np.ndarray:
+        columns = {"flag": pa.array(flags, pa.float64()), "price": pa.array(prices, pa.float64())}
+        return model.predict(None, future=pa.table({"series_id": ["a"] * 6, "ds": ds, **columns}))["y_hat"].to_numpy()
+
+    holes = forecast([1, None, None, None, None, None], [1, None, None, None, None, None])
+    assert holes == pytest.approx(forecast([1, 0, 0, 0, 0, 0], [1] * 6))
+    assert forecast([None] * 6, [None] * 6) == pytest.approx(forecast([0] * 6, [2] * 6))

@@ -31,14 +31,17 @@ def report(stage: str, done: int, failed: int) -> StageReport:
 
 def test_series_are_counted_by_what_came_of_them():
     outcome = counted(
-        [{"series_id": "a", "fallback": ""}, {"series_id": "b", "fallback": "zero"}],
+        [
+            {"series_id": "a", "fallback": "", "known_repeated": True},
+            {"series_id": "b", "fallback": "zero", "known_repeated": False},
+        ],
         [{"series_id": "c", "set_aside": True}, {"series_id": "d", "set_aside": False}],
         [
             {"series_id": "a", "active": True, "why": "silent since 2024-01-01"},
             {"series_id": "e", "active": False, "why": "ended 2024-01-01"},
         ],
     )
-    assert outcome == {"done": 1, "fallback": 1, "failed": 1, "set_aside": 1, "stale": 1}
+    assert outcome == {"done": 1, "fallback": 1, "failed": 1, "set_aside": 1, "stale": 1, "assumed": 1}
     told = line_of_outcome(outcome)
     assert told.startswith("series: 1 forecast by a model, 1 by a fallback, 1 failed, 1 set aside, 1 silent for long")
     assert line_of_outcome({"done": 3}) == "series: 3 forecast by a model"

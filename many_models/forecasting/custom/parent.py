@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +21,7 @@ from many_models.errors import SettingsError
 from many_models.forecasting.custom.child import WARM_UP_SECONDS, Answer, Fit, History, Open, Rows
 from many_models.forecasting.custom.folder import require_own
 from many_models.forecasting.pack import mm_pack_v1 as loader
-from many_models.forecasting.panel import stamps_us
+from many_models.forecasting.panel import USUAL_OVER, stamps_us
 from many_models.system import child_command
 
 if TYPE_CHECKING:
@@ -144,7 +144,8 @@ def _bounds(panel: Panel, i: int, first: int, origin: int, spec: Spec) -> tuple[
 
 
 def _known_values(rows: pa.Table, future: pa.Table | None, panel: Panel, spec: Spec) -> dict[str, NDArray[np.generic]]:
-    """Raw known covariates (series × periods of the panel), the last value repeated where one is missing.
+    """Raw known covariates (series × periods of the panel). Where one is missing the last value is repeated, and after
+    the past the usual one stands for it, as in a pack (see `usual_columns`).
 
     Numbers and flags are float64, everything else is text or None.
     """
@@ -166,8 +167,25 @@ def _known_values(rows: pa.Table, future: pa.Table | None, panel: Panel, spec: S
             sid = np.array([place[series] for series in part["series_id"].to_pylist()], np.int64)
             column = part[name].cast(pa.float64() if number else pa.string()).to_numpy(zero_copy_only=False)
             values[sid[inside], at[inside]] = column[inside]
-        result[name] = pd.DataFrame(values.T).ffill().to_numpy().T
+        past = pd.DataFrame(values[:, : panel.periods].T).ffill().to_numpy().T
+        result[name] = np.concatenate([past, _ahead(past, values[:, panel.periods :], number=number)], 1)
     return result
+
+
+def _ahead(past: NDArray[Any], ahead: NDArray[Any], *, number: bool) -> NDArray[Any]:
+    """`ahead` (series × periods), its missing values as `past` usually was."""
+    import pandas as pd
+
+    filled = ahead.copy()
+    for i, row in enumerate(ahead):
+        known = pd.Series(past[i]).dropna()
+        flag = number and bool(np.isin(known, (0.0, 1.0)).all())
+        after = pd.Series(row).ffill() if number and not flag else pd.Series(row)
+        if len(known) and len(after):
+            usual = known.mode().iloc[0] if flag or not number else known.iloc[-USUAL_OVER:].median()
+            after = after.fillna(usual)
+        filled[i] = after.to_numpy()
+    return filled
 
 
 def regressor_rows(panel: Panel, layout: Layout, spec: Spec, i: int, origins: NDArray[np.int64]) -> tuple[Rows, float]:

@@ -676,7 +676,8 @@ class Pack:
     def encode(self, i, known, h):
         """Covariate columns (h × columns) of row `i` from raw `known` (name → h values, None where missing).
 
-        A missing value repeats the one before it; second result: where that was done, bool (h,).
+        What is missing is what is usual for the series (`last_x`): a flag is off where it mostly was, a price is its
+        usual one, or the last one of `known` before it. Second result: where a value is missing, bool (h,).
         """
         a = self.arrays
         x = np.tile(a["last_x"][i], (h, 1)).astype(float).reshape(h, -1)
@@ -692,6 +693,8 @@ class Pack:
                     repeated[s] = repeated[s] or (values is None or levels == 0)
                     if values is not None and levels > 0:
                         before = np.zeros(levels)
+                    elif a["binary"][i, j]:
+                        before = a["last_x"][i][j : j + max(levels, 1)].astype(float)
                 elif levels:
                     before = np.zeros(levels)
                     if str(value) in slots:
@@ -711,7 +714,7 @@ class Pack:
 
         `future` gives known covariates as `within` takes them. `past` is what happened since training: step numbers, y
         (NaN where not known), codes, known covariates; with None all of those periods are missing. What `future` lacks
-        at its start repeats the last period before it. This one alignment serves tables, JSON requests and MLflow.
+        is what is usual (see `encode`). This one alignment serves tables, JSON requests and MLflow.
         """
         known = within(future, end, h)
         x, repeated = self.encode(i, known, h)
@@ -727,13 +730,6 @@ class Pack:
             y[at[seen]] = value[seen]
             code[at[seen]] = np.maximum(np.asarray(state, np.int8)[seen], OBSERVED)
         before, _ = self.encode(i, within(given, end - n, n), n)
-        j = 0
-        for name, levels in zip(self.index["known"], self.index["levels_of"]):
-            columns = slice(j, j + max(levels, 1))
-            values = known.get(name, ())
-            first = next((s for s, value in enumerate(values) if value is not None and value == value), h)
-            x[:first, columns] = before[-1, columns]
-            j = columns.stop
         return x, (y, code, before), repeated
 
     def roll(self, i, y, code, x):

@@ -158,7 +158,7 @@ class PackModel:
 
         `rows` are prepared rows that reach at least from each training cutoff to `cutoff` (older ones are ignored);
         None: from the stored state at the training cutoff. `future` has series_id, ds and known covariates; what it
-        lacks is repeated and flagged. Columns: series_id, ds, cutoff, step (int32), y_hat, lo80, hi80, lo95, hi95
+        lacks is taken as usual and flagged. Columns: series_id, ds, cutoff, step (int32), y_hat, lo80, hi80, lo95, hi95
         (per level), fallback, known_repeated. Raises InputError for unknown series or a cutoff before training.
         """
         from many_models.forecasting.kernels import pack as compiled

@@ -82,7 +82,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         broken = {failure.series_id for failure in failures}
         context.instance.add_dynamic_partitions("cutoffs", [f"{cutoff:%Y-%m-%d}" for cutoff in cutoffs])
         parts = list[pa.Table]()
-        repeat = settings.data.missing_future == "repeat"
+        repeat = settings.data.missing_future == "usual"
         for cutoff, series in sorted(cutoffs.items()):
             task = ScoreTask(
                 lake,

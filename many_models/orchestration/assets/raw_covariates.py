@@ -93,7 +93,7 @@ def build_raw_covariates(settings: Settings) -> dg.AssetsDefinition:
         pool="raw_covariates",
         description=(
             "What is known of the future: prices, promotions, closures, from the covariates table. Where the future is "
-            "missing, the last value is repeated, which `known_repeated` records on the predictions, or with "
+            "missing, it is taken as usual, which `known_repeated` records on the predictions, or with "
             "`data.missing_future` the series fails. And attributes of series, from their own table."
         ),
     )
@@ -116,7 +116,7 @@ def build_raw_covariates(settings: Settings) -> dg.AssetsDefinition:
         version = Upstream(settings).covariates(lake_tables.lake_as_of(lake), content)
         metadata: Metadata = {"dagster/row_count": rows.num_rows, "until": str(pc.max(rows["ds"]))}
         if not settings.source.covariates_table:
-            metadata["note"] = "no source.covariates_table in the settings: the last known values are repeated"
+            metadata["note"] = "no source.covariates_table in the settings: the future is taken as usual"
         return dg.MaterializeResult(value=None, metadata=metadata, tags={UPSTREAM_TAG: version, VERSION_TAG: version})
 
     return raw_covariates

@@ -182,6 +182,10 @@ class Lake(Protocol):
         """The table's newest version, or None when there is no such table."""
         ...
 
+    def fingerprint(self, table: str) -> str:
+        """A text that changes whenever the table does, "" where there is no such table; found without reading it."""
+        ...
+
     def tables(self) -> frozenset[str]:
         """The names of the tables."""
         ...

@@ -21,6 +21,7 @@ from many_models.orchestration import automation, due, lake_marks, stage_state
 from many_models.orchestration.assets import power_bi
 from many_models.orchestration.event_log import dead_runs, history
 from many_models.orchestration.forecast_spec import spec_of
+from many_models.orchestration.look import Look
 from many_models.orchestration.stage_run import status_rows
 from many_models.setting_checks import nearest
 
@@ -262,12 +263,12 @@ class Day:
             for told in doctor.follow_release(self.instance, lake, cast("ProductionRegistry", resources["production"])):
                 self.progress.note(told)
 
-    def _warehouse_state(self, lake: Lake, warehouse: Warehouse) -> StageState:
+    def _warehouse_state(self, look: Look, warehouse: Warehouse) -> StageState:
         """The state of the last stage; the warehouse is asked what it holds, where it answers."""
         loads: Mapping[str, str] | None = None
         with suppress(TransientError):
             loads = warehouse.loads()
-        return stage_state.warehouse_state(self.instance, lake_tables.read_once(lake), loads)
+        return stage_state.warehouse_state(look, loads)
 
     def _next(self, source: Source, lake: Lake, warehouse: Warehouse) -> tuple[Work, StageState] | None:
         work, current = automation.next_due(self._states(source, lake, warehouse))
@@ -278,15 +279,16 @@ class Day:
     def _states(self, source: Source, lake: Lake, warehouse: Warehouse) -> Iterator[StageState]:
         """All states, one by one as they are needed; the tables beside the sales are read once."""
         yield automation.raw_state(self.settings, self.instance, source)
-        found = stage_state.covariates_state(self.settings, self.instance, lake)
+        look = Look(self.instance, lake)
+        found = stage_state.covariates_state(self.settings, look)
         copied = any(report.stage == "raw_covariates" and report.done for report in self.reports)
         if not found.due() and not copied and not self._covariates_seen:
             found = automation.covariates_state(self.settings, self.instance, source, lake)
             self._covariates_seen = not found.due()
         yield found
         for stage in due.STAGES[2:-1]:
-            yield stage_state.stage_state(self.settings, self.instance, lake, stage)
-        yield self._warehouse_state(lake, warehouse)
+            yield stage_state.stage_state(self.settings, look, stage)
+        yield self._warehouse_state(look, warehouse)
 
     def _raise_if_hopeless(self, report: StageReport, attempts: int) -> None:
         cause = automation.cause_of(self.instance, report.run_id)

@@ -64,19 +64,21 @@ def status_of(settings: Settings) -> dict[str, object]:
     """What is due, failed and set aside at each stage, the live release, and the summary."""
     from many_models.operations.day import open_instance
     from many_models.orchestration import automation, due, stage_state
+    from many_models.orchestration.look import Look
     from many_models.settings import dagster_home
     from many_models.wiring import build_lake, build_source
 
     lake, source = build_lake(settings), build_source(settings)
     stages = list[dict[str, object]]()
     with open_instance(dagster_home(settings), settings.dagster.storage) as instance:
+        look = Look(instance, lake)
         for stage in due.STAGES:
             if stage == "raw_sales":
                 found = automation.raw_state(settings, instance, source)
             elif stage == "raw_covariates":
                 found = automation.covariates_state(settings, instance, source, lake)
             else:
-                found = stage_state.stage_state(settings, instance, lake, stage)
+                found = stage_state.stage_state(settings, look, stage)
             stages.append({
                 "stage": stage, "keys": len(found.wanted), "due": len(found.due()), "running": len(found.busy),
                 "behind": len(found.behind()), "failed": len(found.failed),

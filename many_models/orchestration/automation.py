@@ -15,6 +15,7 @@ from many_models.orchestration import due, partitions, stage_state
 from many_models.orchestration.assets import raw_covariates
 from many_models.orchestration.due import STAGES, Stage, StageState, Work
 from many_models.orchestration.event_log import dead_runs, history, runs
+from many_models.orchestration.look import STAGE_TAG, Look, SharedLook
 from many_models.orchestration.stage_run import DUE_TAG
 from many_models.ports import Lake, Source
 
@@ -42,26 +43,26 @@ SENSORS: Mapping[Stage, str] = {
     "predictions": "promoted_to_predictions",
     "warehouse_predictions": "predicted_to_warehouse",
 }
-SENSOR_SECONDS = 15
+SENSOR_SECONDS = 5  # a look that finds nothing new is cheap, and a finished stage starts the next the sooner
+STORES_SECONDS = 60  # how old a look at the lake may be while Dagster has recorded nothing new
 
 
 def jobs() -> list[dg.UnresolvedAssetJobDefinition]:
     """One job for each stage."""
     return [
-        dg.define_asset_job(name, selection=dg.AssetSelection.assets(stage), tags={stage_state.STAGE_TAG: stage})
+        dg.define_asset_job(name, selection=dg.AssetSelection.assets(stage), tags={STAGE_TAG: stage})
         for stage, name in JOBS.items()
     ]
 
 
-def states_before(settings: Settings, instance: dg.DagsterInstance, lake: Lake, stage: Stage) -> Iterator[StageState]:
-    """The states of the stages up to `stage`, upstream first, read one by one as they are needed.
+def states(settings: Settings, look: Look) -> Iterator[StageState]:
+    """The states of all stages, upstream first, read one by one as they are needed.
 
     raw_sales is read as what runs are busy with only: whether the source has more is the schedule's question.
     """
-    busy = history.keys_in_flight(instance, dg.AssetKey("raw_sales"))
-    yield StageState("raw_sales", {}, {}, busy=busy)
-    for earlier in STAGES[1 : STAGES.index(stage) + 1]:
-        yield stage_state.stage_state(settings, instance, lake, earlier)
+    yield StageState("raw_sales", {}, {}, busy=look.busy("raw_sales"))
+    for stage in STAGES[1:]:
+        yield stage_state.stage_state(settings, look, stage)
 
 
 def next_due(states: Iterator[StageState]) -> tuple[Work | None, StageState | None]:
@@ -137,11 +138,14 @@ def cause_of(instance: dg.DagsterInstance, run_id: str) -> Cause | None:
 
 
 def sensors(settings: Settings, assets: Mapping[Stage, dg.AssetsDefinition]) -> list[dg.SensorDefinition]:
-    """One sensor for each stage after raw_sales."""
-    return [_sensor(settings, stage, name, assets[stage]) for stage, name in SENSORS.items()]
+    """One sensor for each stage after raw_sales; they share one look at what is due."""
+    shared = SharedLook(settings, lambda look: next_due(states(settings, look)), STORES_SECONDS)
+    return [_sensor(settings, shared, stage, name, assets[stage]) for stage, name in SENSORS.items()]
 
 
-def _sensor(settings: Settings, stage: Stage, name: str, asset: dg.AssetsDefinition) -> dg.SensorDefinition:
+def _sensor(
+    settings: Settings, shared: SharedLook, stage: Stage, name: str, asset: dg.AssetsDefinition
+) -> dg.SensorDefinition:
     @dg.sensor(
         name=name,
         job_name=JOBS[stage],
@@ -151,7 +155,9 @@ def _sensor(settings: Settings, stage: Stage, name: str, asset: dg.AssetsDefinit
     )
     def carry_on(context: dg.SensorEvaluationContext, lake: dg.ResourceParam[Lake]) -> dg.RunRequest | dg.SkipReason:
         _tidy(context.instance)
-        work, current = next_due(states_before(settings, context.instance, lake, stage))
+        work, current = shared.found(context.instance, lake)
+        if current is not None and STAGES.index(current.stage) > STAGES.index(stage):
+            work = current = None
         return _decide(settings, context.instance, stage, asset, work, current)
 
     return carry_on
@@ -238,10 +244,11 @@ def has_known_tables(settings: Settings) -> bool:
 
 def covariates_state(settings: Settings, instance: dg.DagsterInstance, source: Source, lake: Lake) -> StageState:
     """The state of raw_covariates, for which the source is asked."""
-    if lake_tables.lake_as_of(lake) is None or not has_known_tables(settings):
-        return stage_state.covariates_state(settings, instance, lake)
+    look = Look(instance, lake)
+    if lake_tables.lake_as_of(look.lake) is None or not has_known_tables(settings):
+        return stage_state.covariates_state(settings, look)
     *_, content = raw_covariates.read_known(settings, source, lake)
-    return stage_state.covariates_state(settings, instance, lake, content)
+    return stage_state.covariates_state(settings, look, content)
 
 
 def raw_state(settings: Settings, instance: dg.DagsterInstance, source: Source) -> StageState:

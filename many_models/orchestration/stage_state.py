@@ -19,6 +19,7 @@ from many_models.orchestration.due import StageState
 from many_models.orchestration.event_log import history
 from many_models.orchestration.forecast_spec import spec_of
 from many_models.orchestration.ingestion import awaited
+from many_models.orchestration.look import ALL, Look
 from many_models.orchestration.source_state import first_period, first_periods, looked_at_from, source_versions
 from many_models.orchestration.stage_run import (
     DUE_TAG,
@@ -45,8 +46,6 @@ if TYPE_CHECKING:
 DATASET_FORMAT = "3"
 OVER_SERIES: frozenset[Stage] = frozenset({"store_item_datasets", "trained_models", "promoted_models", "predictions"})
 INACTIVE = "inactive"  # the version of a series that has ended: recorded once, with no model and no forecast
-ALL = ""  # the one key of a stage without partitions
-STAGE_TAG = "many_models/stage"  # on every job of ours, whose runs do not name their assets
 
 
 # --- Raw data -------------------------------------------------------------------------------------------------------
@@ -73,7 +72,7 @@ def raw_state(settings: Settings, instance: dg.DagsterInstance, source: Source, 
     wanted = source_versions(settings, source, sales, since) if done else first_periods(settings, source, sales)
     wanted |= {key: digest(wanted[key], "again") for key in again | otherwise if key in wanted}
     wanted |= awaited(settings, wanted, now(settings))
-    return StageState("raw_sales", wanted, done, busy=_busy(instance, "raw_sales"))
+    return StageState("raw_sales", wanted, done, busy=history.keys_in_flight(instance, dg.AssetKey("raw_sales")))
 
 
 def covariate_versions(lake: Lake) -> Mapping[str, str]:
@@ -81,29 +80,20 @@ def covariate_versions(lake: Lake) -> Mapping[str, str]:
     return next(iter(lake_tables.records(lake, lake_tables.COVARIATE_VERSIONS)), {"past": "", "ahead": ""})
 
 
-def covariates_state(
-    settings: Settings, instance: dg.DagsterInstance, lake: Lake, content: Mapping[str, str] | None = None
-) -> StageState:
+def covariates_state(settings: Settings, look: Look, content: Mapping[str, str] | None = None) -> StageState:
     """raw_covariates, which has one key; `content` is what the source has now, where it was asked."""
-    content = covariate_versions(lake) if content is None else content
-    as_of = lake_as_of(lake)
+    content = covariate_versions(look.lake) if content is None else content
+    as_of = lake_as_of(look.lake)
     wanted = {ALL: Upstream(settings).covariates(as_of, content)} if as_of else {}
-    done = {ALL: tag_of(instance, "raw_covariates", UPSTREAM_TAG)}
-    return StageState("raw_covariates", wanted, done, busy=_busy(instance, "raw_covariates"))
+    done = {ALL: look.tag("raw_covariates", UPSTREAM_TAG)}
+    return StageState("raw_covariates", wanted, done, busy=look.busy("raw_covariates"))
 
 
-def pooled_state(settings: Settings, instance: dg.DagsterInstance, lake: Lake) -> StageState:
+def pooled_state(settings: Settings, look: Look) -> StageState:
     """pooled_models, which has one key: due when there are datasets, and once in every `forecast.pool_every` days."""
-    wanted = {ALL: Upstream(settings).pooled(lake_as_of(lake))} if active_series(lake) else {}
-    done = {ALL: tag_of(instance, "pooled_models", UPSTREAM_TAG)}
-    return StageState("pooled_models", wanted, done, busy=_busy(instance, "pooled_models"))
-
-
-def tag_of(instance: dg.DagsterInstance, stage: Stage, tag: str) -> str:
-    """A tag of the newest materialization of a stage without partitions; "" before the first."""
-    event = instance.get_latest_materialization_event(dg.AssetKey(stage))
-    made = event.asset_materialization if event else None
-    return (made.tags or {}).get(tag, "") if made else ""
+    wanted = {ALL: Upstream(settings).pooled(lake_as_of(look.lake))} if active_series(look.lake) else {}
+    done = {ALL: look.tag("pooled_models", UPSTREAM_TAG)}
+    return StageState("pooled_models", wanted, done, busy=look.busy("pooled_models"))
 
 
 # --- Series ---------------------------------------------------------------------------------------------------------
@@ -158,14 +148,14 @@ def _series_that_are(lake: Lake, *, active: bool) -> frozenset[str]:
     return frozenset(row["series_id"] for row in rows if row["active"] == active) - set_aside(lake)
 
 
-def series_state(settings: Settings, instance: dg.DagsterInstance, lake: Lake, stage: Stage) -> StageState:
+def series_state(settings: Settings, look: Look, stage: Stage) -> StageState:
     """A stage over series: its upstream's versions against those it has consumed."""
-    wanted = _wanted(settings, instance, lake, stage)
-    held, busy = partitions.partitions_of(settings, sorted(wanted)), _busy(instance, stage)
-    order = [key for key in instance.get_dynamic_partitions("store_items") if key in held]
+    wanted = _wanted(settings, look, stage)
+    held = partitions.partitions_of(settings, sorted(wanted))
+    order = [key for key in look.series if key in held]
     ordered = {key: wanted[key] for partition in order for key in held[partition]}
-    running = [key for partition in busy for key in held.get(partition, [partition])]
-    return StageState(stage, ordered, _consumed(instance, stage), status_rows(lake, stage), running)
+    running = [key for partition in look.busy(stage) for key in held.get(partition, [partition])]
+    return StageState(stage, ordered, look.consumed(stage), status_rows(look.lake, stage), running)
 
 
 def begin_series(context: dg.AssetExecutionContext, config: KeySet, settings: Settings, lake: Lake) -> tuple[str, ...]:
@@ -179,29 +169,31 @@ def begin_series(context: dg.AssetExecutionContext, config: KeySet, settings: Se
     if not settings.partitions.by:
         return series
     stage = stage_of(context)
-    wanted = _wanted(settings, context.instance, lake, stage)
+    look = Look(context.instance, lake)
+    wanted = _wanted(settings, look, stage)
     if DUE_TAG in context.run.tags:
-        chosen = {*StageState(stage, wanted, _consumed(context.instance, stage), status_rows(lake, stage)).due()}
+        chosen = {*StageState(stage, wanted, look.consumed(stage), status_rows(lake, stage)).due()}
     else:
         chosen = {*wanted, *set_aside(lake)}
     return tuple(name for name in series if name in chosen) or series
 
 
-def _wanted(settings: Settings, instance: dg.DagsterInstance, lake: Lake, stage: Stage) -> Mapping[str, str]:
+def _wanted(settings: Settings, look: Look, stage: Stage) -> Mapping[str, str]:
+    lake = look.lake
     if stage == "store_item_datasets":
         aside = set_aside(lake)
         return {key: version for key, version in dataset_versions(settings, lake).items() if key not in aside}
     active, ended = active_series(lake), ended_series(lake)
     if stage == "promoted_models":
-        made = made_versions(instance, "trained_models")
+        made = look.made("trained_models")
         decidable = {key for key, version in made.items() if key in active or (key in ended and version == INACTIVE)}
         of = Upstream(settings)
         return {key: of.promoted(made[key]) for key in decidable}
-    datasets = made_versions(instance, "store_item_datasets")
+    datasets = look.made("store_item_datasets")
     wanted = {key: INACTIVE for key in ended if key in datasets}
     if stage == "trained_models":
         of = Upstream(settings)
-        pooled, ahead = tag_of(instance, "pooled_models", VERSION_TAG), known_to_training(of.spec, lake)
+        pooled, ahead = look.tag("pooled_models", VERSION_TAG), known_to_training(of.spec, lake)
         return wanted | {key: of.trained(datasets[key], pooled, ahead) for key in active & {*datasets}}
     champions, ahead = champion_versions(lake), covariate_versions(lake)["ahead"]
     return wanted | {key: predicted(champions.get(key, ""), datasets[key], ahead) for key in active if key in datasets}
@@ -229,23 +221,23 @@ def date_of(load: str) -> str:
     return load.removeprefix("cutoff ")
 
 
-def warehouse_state(instance: dg.DagsterInstance, lake: Lake, loads: Mapping[str, str] | None = None) -> StageState:
+def warehouse_state(look: Look, loads: Mapping[str, str] | None = None) -> StageState:
     """warehouse_predictions: the newest cutoff against its load.
 
     With `loads`, which the warehouse says it holds, a load that only the records know is due again, too: one at a time,
     the oldest first, so that each brings its own actuals.
     """
-    made = made_versions(instance, "predictions")
+    lake, made = look.lake, look.made("predictions")
     series = active_series(lake)
     as_of = lake_as_of(lake)
     wanted = dict[str, str]()
     if made and as_of is not None:
         wanted[f"{as_of:%Y-%m-%d}"] = digest(sorted((k, v) for k, v in made.items() if k in series))
-    done = _consumed(instance, "warehouse_predictions")
+    done = look.consumed("warehouse_predictions")
     if missing := missing_loads(lake, done, loads):
         wanted = {missing[0]: done[missing[0]]}
         done = {date: version for date, version in done.items() if date not in missing}
-    return StageState("warehouse_predictions", wanted, done, busy=_busy(instance, "warehouse_predictions"))
+    return StageState("warehouse_predictions", wanted, done, busy=look.busy("warehouse_predictions"))
 
 
 def missing_loads(lake: Lake, done: Mapping[str, str], loads: Mapping[str, str] | None) -> list[str]:
@@ -264,38 +256,18 @@ def missing_loads(lake: Lake, done: Mapping[str, str], loads: Mapping[str, str] 
 
 
 # --- All ------------------------------------------------------------------------------------------------------------
-def stage_state(settings: Settings, instance: dg.DagsterInstance, lake: Lake, stage: Stage) -> StageState:
+def stage_state(settings: Settings, look: Look, stage: Stage) -> StageState:
     """The state of any stage after raw_sales, from instance and lake alone."""
-    lake = lake_tables.read_once(lake)
     if stage == "raw_covariates":
-        return covariates_state(settings, instance, lake)
+        return covariates_state(settings, look)
     if stage == "pooled_models":
-        return pooled_state(settings, instance, lake)
+        return pooled_state(settings, look)
     if stage == "warehouse_predictions":
-        return warehouse_state(instance, lake)
-    return series_state(settings, instance, lake, stage)
-
-
-def _consumed(instance: dg.DagsterInstance, stage: Stage) -> dict[str, str]:
-    return _tags(instance, stage, UPSTREAM_TAG)
+        return warehouse_state(look)
+    return series_state(settings, look, stage)
 
 
 def made_versions(instance: dg.DagsterInstance, stage: Stage) -> dict[str, str]:
     """Key → the version that the stage has made of it."""
-    return _tags(instance, stage, VERSION_TAG)
-
-
-def _tags(instance: dg.DagsterInstance, stage: Stage, tag: str) -> dict[str, str]:
-    latest = history.latest_tags(instance, dg.AssetKey(stage), [tag])
-    return {key: tags[tag] for key, tags in latest.items() if tag in tags}
-
-
-def _busy(instance: dg.DagsterInstance, stage: Stage) -> frozenset[str]:
-    if stage in {"raw_covariates", "pooled_models"}:
-        running = any(_is_of(stage, run) for run in history.runs_in_flight(instance))
-        return frozenset({ALL}) if running else frozenset()
-    return history.keys_in_flight(instance, dg.AssetKey(stage))
-
-
-def _is_of(stage: Stage, run: dg.DagsterRun) -> bool:
-    return run.tags.get(STAGE_TAG) == stage or dg.AssetKey(stage) in (run.asset_selection or ())
+    latest = history.latest_tags(instance, dg.AssetKey(stage), [VERSION_TAG])
+    return {key: tags[VERSION_TAG] for key, tags in latest.items() if VERSION_TAG in tags}

@@ -77,6 +77,20 @@ class LakeContract(Contract):
         assert lake.version("t") is None
         assert "0 tables" in lake.check()
 
+    def test_a_fingerprint_changes_whenever_its_table_does(self, make):
+        lake, seen = make(), set[str]()
+        assert lake.fingerprint("t") == ""
+        for n in range(3):
+            lake.replace("t", rows(row(n=n)), Where())
+            seen.add(lake.fingerprint("t"))
+        lake.replace("t", rows(), Where())
+        seen.add(lake.fingerprint("t"))
+        assert len(seen) == 4
+        assert "" not in seen
+        lake.replace("other", rows(row()), Where())
+        assert lake.fingerprint("t") in seen
+        assert lake.fingerprint("t") == lake.fingerprint("t")
+
     def test_a_missing_table_is_not_an_empty_one(self, make):
         lake = make()
         lake.replace("there", rows(row()), Where())

@@ -19,7 +19,7 @@ import pytest
 
 from many_models.operations.day import open_instance
 from many_models.orchestration.event_log.dead_runs import PROCESS_TAG
-from many_models.orchestration.stage_state import STAGE_TAG
+from many_models.orchestration.look import STAGE_TAG
 from many_models_tests.support.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 
 from many_models.adapters.lake.memory import MemoryLake
@@ -17,19 +19,32 @@ def settings_in(folder) -> Settings:
     return Settings.model_validate({"root": folder, "data": data})
 
 
+@dataclass
+class Looked:
+    """A look whose stages have all made `series`."""
+
+    lake: MemoryLake
+    series: dict[str, str]
+
+    def made(self, stage: str) -> dict[str, str]:
+        return self.series
+
+    def tag(self, stage: str, tag: str) -> str:
+        return "pooled"
+
+
 @pytest.mark.parametrize("stage", ["trained_models", "promoted_models"])
 def test_a_look_reads_holidays_and_rules_once_for_all_series(tmp_path, monkeypatch, stage):
     settings = settings_in(tmp_path)
     series = {f"s{number}": f"version {number}" for number in range(50)}
-    monkeypatch.setattr(stage_state, "made_versions", lambda *_: series)
     monkeypatch.setattr(stage_state, "active_series", lambda _: frozenset(series))
     monkeypatch.setattr(stage_state, "ended_series", lambda _: frozenset())
-    monkeypatch.setattr(stage_state, "tag_of", lambda *_: "pooled")
     read, ruled = [], []
     read_holidays, rules = covariates.read_holidays, type(settings.promotion).rules
     monkeypatch.setattr(covariates, "read_holidays", lambda path: read.append(path) or read_holidays(path))
     monkeypatch.setattr(type(settings.promotion), "rules", lambda self: ruled.append(1) or rules(self))
-    wanted = stage_state._wanted(settings, None, MemoryLake(), stage)
+    look = Looked(MemoryLake(), series)
+    wanted = stage_state._wanted(settings, look, stage)
     assert len(wanted) == len(set(wanted.values())) == 50
     assert len(read) + len(ruled) == 1
 

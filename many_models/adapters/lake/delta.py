@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 LONGEST_FOLDER = 200
 LONGEST_SAYING = 400
+COMMIT = re.compile(r"\d{20}\.json")
 ESCAPE = "+"  # for the per cent sign, which delta-rs would decode; no escaped name holds a plus sign
 NO_SPACE = ("No space left", "StorageFull", "File too large", "Disk quota", "FileTooLarge")
 
@@ -87,6 +88,22 @@ class DeltaLake:
         with self._errors(table):
             there = self._open(table)
             return None if there is None else there.version()
+
+    def fingerprint(self, table: str) -> str:
+        """See `Lake.fingerprint`. One listing of the table's log: its newest commit, and when that was written."""
+        from deltalake.exceptions import TableNotFoundError
+        from deltalake.fs import DeltaStorageHandler
+        from pyarrow.fs import FileSelector
+
+        with self._errors(table):
+            try:
+                handler = DeltaStorageHandler(f"{self._uri(table)}/_delta_log", self._options())
+                infos = handler.get_file_info_selector(FileSelector("", allow_not_found=True, recursive=False))
+            except TableNotFoundError:
+                return ""
+            commits = (info for info in infos if COMMIT.fullmatch(info.base_name))
+            newest = max(commits, key=lambda info: info.base_name, default=None)
+            return "" if newest is None else f"{newest.base_name} {newest.mtime_ns} {newest.size}"
 
     def tables(self) -> frozenset[str]:
         """See `Lake.tables`."""

@@ -80,6 +80,11 @@ class MemoryLake:
         there = self._newest.get(table)
         return there.number if there else None
 
+    def fingerprint(self, table: str) -> str:
+        """See `Lake.fingerprint`."""
+        there = self._newest.get(table)
+        return "" if there is None else f"{there.number} {id(there.rows)}"
+
     def tables(self) -> frozenset[str]:
         """See `Lake.tables`."""
         return frozenset(self._newest)

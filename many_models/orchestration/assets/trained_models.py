@@ -17,6 +17,7 @@ from many_models.keys import digest, slug
 from many_models.orchestration import metadata, stage_state
 from many_models.orchestration.chunks import Results, chunks_of, failures_of, follow, good_series, together
 from many_models.orchestration.forecast_spec import periods_before, periods_between, spec_of
+from many_models.orchestration.look import tag_of
 from many_models.orchestration.stage_run import STORE_ITEMS, VERSION_TAG, Done, KeySet, backfill_policy, finish
 from many_models.orchestration.upstream import Upstream
 from many_models.ports import Compute, Lake, PackUpload, StagingRegistry, Where
@@ -60,7 +61,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         keys = stage_state.begin_series(context, config, settings, lake)
         spec = spec_of(settings)
         datasets = stage_state.made_versions(context.instance, "store_item_datasets")
-        pooled = stage_state.tag_of(context.instance, "pooled_models", VERSION_TAG)
+        pooled = tag_of(context.instance, "pooled_models", VERSION_TAG)
         of = Upstream(settings)
         ahead = stage_state.known_to_training(of.spec, lake)
         upstream = {key: of.trained(datasets.get(key, ""), pooled, ahead) for key in keys}

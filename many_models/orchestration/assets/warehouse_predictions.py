@@ -9,6 +9,7 @@ from many_models.data import lake_tables
 from many_models.errors import InputError
 from many_models.orchestration import lake_marks, stage_state
 from many_models.orchestration.event_log import dead_runs, runs
+from many_models.orchestration.look import Look
 from many_models.orchestration.stage_run import Done, Metadata, backfill_policy, materialization, refuse_shared_run
 from many_models.ports import Lake, Warehouse, WarehousePart, Where
 from many_models.reporting.actuals import actual_parts, held_periods, with_keys
@@ -43,8 +44,8 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         refuse_shared_run(context)
         dead_runs.claim_run(context)
         lake_marks.require(context.instance, lake)
-        wanted = stage_state.warehouse_state(context.instance, lake).wanted
-        loaded = stage_state.made_versions(context.instance, "warehouse_predictions")
+        look = Look(context.instance, lake)
+        wanted, loaded = stage_state.warehouse_state(look).wanted, look.made("warehouse_predictions")
         for date in context.partition_keys:
             copied, held = stage_state.made_versions(context.instance, "raw_sales"), held_periods(warehouse)
             parts = forecast_parts(settings, lake, date)

@@ -104,9 +104,14 @@ def runs_in_flight(instance: dg.DagsterInstance, job_names: Sequence[str] = ()) 
     return tuple(run for run in runs if not job_names or run.job_name in job_names)
 
 
-def keys_in_flight(instance: dg.DagsterInstance, asset_key: dg.AssetKey) -> frozenset[str]:
-    """The partitions of `asset_key` that runs in flight own, whoever started them, whether or not they began."""
-    runs = runs_in_flight(instance)
+def keys_in_flight(
+    instance: dg.DagsterInstance, asset_key: dg.AssetKey, in_flight: Sequence[dg.DagsterRun] | None = None
+) -> frozenset[str]:
+    """The partitions of `asset_key` that runs in flight own, whoever started them, whether or not they began.
+
+    `in_flight`: those runs, where they have been asked for already.
+    """
+    runs = runs_in_flight(instance) if in_flight is None else in_flight
     if not runs:
         return frozenset()
     op_name = asset_key.to_python_identifier()
@@ -123,6 +128,22 @@ def _configured_keys(run: dg.DagsterRun, op_name: str) -> Sequence[str]:
     for name in ("ops", op_name, "config", KEYS_FIELD):
         config = config.get(name) if isinstance(config, dict) else None
     return config if isinstance(config, list) else ()
+
+
+def newest_events(instance: dg.DagsterInstance, asset_keys: Sequence[dg.AssetKey]) -> list[object] | None:
+    """Values that change whenever an event of an asset is stored, or one of `asset_keys` is wiped; two small queries.
+
+    None where this Dagster does not tell.
+    """
+    if not private_api_fits():
+        return None
+    newest = instance.event_log_storage.get_maximum_record_id()
+    made = [
+        (record.asset_entry.asset_key.to_string(), entry.storage_id if entry else None)
+        for record in instance.get_asset_records(asset_keys)
+        for entry in [record.asset_entry.last_materialization_record]
+    ]
+    return [newest, sorted(made)]
 
 
 def planned_partitions(storage: SqlEventLogStorage, asset_key: dg.AssetKey, run_ids: Sequence[str]) -> set[str]:

@@ -57,6 +57,7 @@ PRIVATE_API = {  # what is used → the parameters it is used with, or None for 
     f"{_SQLITE}.path_for_shard": "self run_id",
     f"{_EVENT_LOG}.base:EventLogStorage.store_event_batch": "self events",
     f"{_EVENT_LOG}.base:EventLogStorage.get_pool_limits": "self",
+    f"{_EVENT_LOG}.base:EventLogStorage.get_maximum_record_id": "self",
     f"{_EVENT_LOG}.base:EventLogStorage.set_concurrency_slots": "self concurrency_key num",
     f"{_SQL}._latest_event_ids_by_partition_subquery": "self asset_key event_types",
     f"{_SQL}.get_latest_asset_partition_materialization_attempts_without_materializations": "self asset_key",

@@ -1,0 +1,204 @@
+"""What is due is asked once for all sensors, and again whenever something it depends on has changed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from shutil import copytree
+from typing import TYPE_CHECKING
+
+import dagster as dg
+import pytest
+
+from many_models.operations.day import open_instance
+from many_models.orchestration import automation, look
+from many_models.orchestration.due import STAGES
+from many_models.orchestration.look import Look, SharedLook
+from many_models.orchestration.stage_run import write_status
+from many_models.ports import Where
+from many_models.wiring import build_lake
+from many_models_tests.support.project import make_project, sales
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from many_models.data import lake_tables
+    from many_models.ports import Lake
+    from many_models_tests.support.project import Project
+
+FEW = {"forecast": {"trees": False}, "compute": {"kind": "serial"}}
+
+
+class Counted:
+    """A lake that notes what is asked of it."""
+
+    def __init__(self, lake: Lake) -> None:
+        self._lake, self.asked = lake, list[str]()
+
+    def __getattr__(self, name: str) -> object:
+        if name in {"read", "version", "fingerprint", "tables"}:
+            self.asked.append(name)
+        return getattr(self._lake, name)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project whose day is done; with holidays in a file."""
+    root = tmp_path_factory.mktemp("made") / "day"
+    root.mkdir()
+    (root / "holidays.csv").write_text("date,name\n2016-12-25,christmas\n")
+    project = make_project(root, sales(stores=1, items=3, days=60), data={"holidays": "holidays.csv"}, **FEW)
+    project.run()
+    return project
+
+
+@pytest.fixture
+def done(made: Project, tmp_path: Path) -> Project:
+    """A copy of it."""
+    return replace(made, root=copytree(made.root, tmp_path / "day"))
+
+
+@pytest.fixture
+def instance(done) -> Iterator[dg.DagsterInstance]:
+    with open_instance(done.home) as opened:
+        yield opened
+
+
+def shared_look(settings, seconds: float = 0) -> tuple[SharedLook, list[int]]:
+    """A shared look, and a list that gets an entry whenever it looks at everything."""
+    looks = list[int]()
+
+    def find(seen: Look) -> look.Found:
+        looks.append(1)
+        return automation.next_due(automation.states(settings, seen))
+
+    return SharedLook(settings, find, seconds), looks
+
+
+def test_a_round_of_sensors_that_finds_nothing_new_lists_five_tables_and_reads_none(done, instance):
+    settings = done.settings()
+    repository = automation_repository(settings)
+    lake = Counted(build_lake(settings))
+
+    def round_of_ticks() -> list[str]:
+        lake.asked.clear()
+        for name in automation.SENSORS.values():
+            context = dg.build_sensor_context(instance, resources={"lake": lake})
+            said = repository.get_sensor_def(name)(context)
+            assert isinstance(said, dg.SkipReason)
+            assert said.skip_message == "everything is up to date"
+        return lake.asked
+
+    first = [*round_of_ticks()]
+    assert first.count("read") <= len(look.TABLES) + 3  # some by columns of their own
+    again = round_of_ticks()
+    assert set(again) <= {"fingerprint"}
+    assert len(again) <= len(look.TABLES)
+
+
+def automation_repository(settings) -> dg.RepositoryDefinition:
+    from many_models.definitions import build
+
+    return build(settings).get_repository_def()
+
+
+def write_again(done, table: lake_tables.LakeTable) -> None:
+    lake = build_lake(done.settings())
+    rows = lake.read(table.name) if lake.version(table.name) is not None else None
+    if rows is None:
+        pytest.fail(f"the day has made no table {table.name}")
+    lake.replace(table.name, rows, Where(), table.partition_by)
+
+
+@pytest.mark.parametrize("table", look.TABLES, ids=lambda table: table.name)
+def test_a_table_that_a_person_writes_is_looked_at(done, instance, table):
+    settings = done.settings()
+    write_status(build_lake(settings), "predictions", {})
+    shared, looks = shared_look(settings)
+    lake = build_lake(settings)
+    for _ in range(2):
+        assert shared.found(instance, lake) == (None, None)
+    assert len(looks) == 1
+    write_again(done, table)
+    assert shared.found(instance, lake) == (None, None)
+    assert len(looks) == 2
+
+
+def test_what_dagster_records_is_looked_at_at_once(done, instance):
+    settings = done.settings()
+    lake = build_lake(settings)
+    shared, looks = shared_look(settings, seconds=3600)
+    assert shared.found(instance, lake) == (None, None)
+    series = instance.get_dynamic_partitions("store_items")
+    stage = dg.AssetKey("trained_models")
+    instance.report_runless_asset_event(dg.AssetMaterialization(stage, partition=series[0]))
+    work, current = shared.found(instance, lake)
+    assert work is not None
+    assert (work.stage, work.keys) == ("trained_models", (series[0],))  # it is not known what that one has consumed
+    assert current is not None
+    instance.wipe_assets([dg.AssetKey("store_item_datasets")])
+    work, _ = shared.found(instance, lake)
+    assert work is not None
+    assert (work.stage, len(work.keys)) == ("store_item_datasets", 3)
+    run = instance.create_run_for_job(
+        automation_repository(settings).get_job("prepare_datasets"), status=dg.DagsterRunStatus.STARTED,
+        run_config={"ops": {"store_item_datasets": {"config": {"keys": list(series)}}}},
+    )  # fmt: skip
+    work, current = shared.found(instance, lake)
+    assert work is None
+    assert current is not None
+    assert current.stage == "store_item_datasets"
+    instance.report_run_canceled(run)
+    assert shared.found(instance, lake)[0] is not None
+    assert len(looks) == 5
+
+
+def test_changed_holidays_and_deleted_partitions_are_looked_at(done, instance):
+    settings = done.settings()
+    lake = build_lake(settings)
+    shared, looks = shared_look(settings)
+    shared.found(instance, lake)
+    (done.root / "holidays.csv").write_text("date,name\n2016-12-26,boxing day\n")
+    work, _ = shared.found(instance, lake)
+    assert work is not None
+    assert work.stage == "store_item_datasets"
+    instance.delete_dynamic_partition("store_items", instance.get_dynamic_partitions("store_items")[0])
+    work, _ = shared.found(instance, lake)
+    assert work is not None
+    assert len(work.keys) == 2
+    assert len(looks) == 3
+
+
+def test_a_look_that_fails_is_tried_again(done, instance):
+    settings = done.settings()
+    failing = [True]
+
+    def find(seen: Look) -> look.Found:
+        if failing:
+            raise OSError(failing.pop())
+        return automation.next_due(automation.states(settings, seen))
+
+    shared = SharedLook(settings, find, 3600)
+    with pytest.raises(OSError, match="True"):
+        shared.found(instance, build_lake(settings))
+    assert shared.found(instance, build_lake(settings)) == (None, None)
+
+
+def test_without_the_private_api_every_look_is_whole(done, instance, monkeypatch):
+    settings = done.settings()
+    shared, looks = shared_look(settings, seconds=3600)
+    monkeypatch.setattr(look.history, "newest_events", lambda *_: None)
+    for _ in range(2):
+        assert shared.found(instance, build_lake(settings)) == (None, None)
+    assert len(looks) == 2
+
+
+def test_the_stages_of_one_look_read_each_stage_of_the_records_once(done, instance, monkeypatch):
+    asked = list[str]()
+    latest = look.history.latest_tags
+    monkeypatch.setattr(
+        look.history, "latest_tags", lambda of, key, tags: asked.append(key.to_user_string()) or latest(of, key, tags)
+    )
+    settings = done.settings()
+    assert len(list(automation.states(settings, Look(instance, build_lake(settings))))) == len(STAGES)
+    assert len(asked) == len(set(asked)) > 0

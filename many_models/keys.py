@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -69,6 +70,11 @@ class SeriesKey:
         if parts is not None and len(key.parts) != parts:
             raise InputError(f"series {series_id!r} has {len(key.parts)} key parts, the settings name {parts}")
         return key
+
+
+def folded(name: str) -> str:
+    """A name without what people do not see: its case, blanks around it and twice, how accents are composed."""
+    return " ".join(unicodedata.normalize("NFKC", name).split()).casefold()
 
 
 def slug(name: str, length: int = 40) -> str:

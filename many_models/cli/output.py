@@ -111,6 +111,9 @@ def print_summary(out: Console, settings: Settings) -> None:
     if isinstance(quarantined, Mapping) and quarantined:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(quarantined.items()))
         out.print(f"quarantined rows: {reasons} (lake table quarantine)")
+    told = found.get("findings")
+    for text in told if isinstance(told, Sequence) else ():
+        out.print(f"[yellow]note[/yellow]: {escape(str(text))}", highlight=False)
     aside = found.get("set_aside")
     if isinstance(aside, Sequence) and aside:
         out.print(f"[yellow]set aside[/yellow]: {len(aside)} series; materialize their partition to bring them back")

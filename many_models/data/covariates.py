@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from many_models.data.findings import of_contradictions
 from many_models.errors import InputError, SettingsError
 from many_models.keys import SeriesKey, digest, row_hashes
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def from_source(
+def from_source(  # noqa: PLR0913  what a table means takes as many words
     raw: pa.Table,
     keys: Sequence[str],
     timestamp: str,
@@ -26,13 +27,14 @@ def from_source(
     *,
     timezone: str = "",
     frequency: str = "D",
+    told: list[str] | None = None,
 ) -> pa.Table:
     """The covariates table under inner names: those of `keys` that it has (string), `ds`, and `known`.
 
     A table without any of the keys says the same of all series. Numbers and flags become double, all else is text.
     `ds` is the stamp of its period of `frequency`, in local time (see `SalesTable.timezone`). Rows without a readable
-    timestamp are left out, of several for the same keys and period the last one counts (see `contradictions`). Raises
-    InputError when the timestamp or a covariate is not there.
+    timestamp are left out, of several for the same keys and period the last one holds; where they differ, a sentence
+    is added to `told`. Raises InputError when the timestamp or a covariate is not there.
     """
     import pyarrow as pa
 
@@ -45,9 +47,12 @@ def from_source(
     frame = raw.select([*own, timestamp, *known]).to_pandas().rename(columns={timestamp: "ds"})
     frame["ds"] = _local(frame["ds"], timezone)
     frame["ds"] = _stamps(frame["ds"].to_numpy("datetime64[us]"), frequency)
-    frame = frame.dropna(subset=["ds"]).drop_duplicates([*own, "ds"], keep="last")
+    frame = frame.dropna(subset=["ds"])
     for name in own:
         frame[name] = frame[name].fillna("")
+    if told is not None:
+        told += of_contradictions(frame, own, known)
+    frame = frame.drop_duplicates([*own, "ds"], keep="last")
     types = {name: raw.schema.field(name).type for name in (*own, *known)}
     fields = [*((name, types[name]) for name in own), ("ds", pa.timestamp("us")), *((n, types[n]) for n in known)]
     return pa.Table.from_pandas(frame, pa.schema(fields), preserve_index=False, safe=False)

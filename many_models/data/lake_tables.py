@@ -46,6 +46,7 @@ CHAMPIONS = LakeTable("champions")
 DECISIONS = LakeTable("decisions", ("cutoff_date",))
 RELEASE_LOG = LakeTable("release_log")
 PREDICTIONS = LakeTable("predictions", ("cutoff_date",))
+FINDINGS = LakeTable("findings", ("stage",))
 SERIES_STATUS = LakeTable("series_status", ("stage",))
 
 
@@ -193,3 +194,14 @@ def lake_as_of(lake: Lake) -> datetime | None:
 
     versions = read_if_there(lake, RAW_VERSIONS, columns=["last"])
     return None if versions is None or not versions.num_rows else pc.max(versions["last"]).as_py()
+
+
+def tell(lake: Lake, stage: str, sentences: Sequence[str]) -> None:
+    """Put `sentences` in the place of what `stage` told before, in the table FINDINGS (stage, text)."""
+    import pyarrow as pa
+
+    told = [row["text"] for row in records(lake, FINDINGS, Where(among={"stage": [stage]}))]
+    if told != list(sentences):
+        rows = pa.table({"stage": pa.array([stage] * len(sentences), pa.string()),
+                         "text": pa.array(list(sentences), pa.string())})  # fmt: skip
+        lake.replace(FINDINGS.name, rows, Where(among={"stage": [stage]}), FINDINGS.partition_by)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from many_models.keys import folded
 from many_models.onboarding.profile import codes_of
 
 if TYPE_CHECKING:
@@ -112,11 +112,6 @@ def variants_in(profile: TableProfile, keys: Sequence[str]) -> dict[str, dict[st
                 names = {column.levels[number]: column.levels[best] for number in same if number != best}
                 found.setdefault(key, {}).update(names)
     return found
-
-
-def folded(name: str) -> str:
-    """A name without what people do not see: its case, blanks around it and twice, how accents are composed."""
-    return " ".join(unicodedata.normalize("NFKC", name).split()).casefold()
 
 
 def _overlap(profile: TableProfile, keys: Sequence[str], key: str, same: Sequence[int]) -> bool:

@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 
 from many_models.errors import InputError, UnavailableError
-from many_models.onboarding.cleaning import folded, totals_in, without
+from many_models.keys import folded
+from many_models.onboarding.cleaning import totals_in, without
 from many_models.onboarding.column_roles import unit_of
 from many_models.onboarding.files import FILE
 from many_models.onboarding.grid import Reading, listed

@@ -57,6 +57,7 @@ def summary(settings: Settings) -> dict[str, object]:
     bad = lake_tables.read_if_there(lake, lake_tables.QUARANTINE, columns=["reason"])
     if bad is not None:
         result["quarantined"] = lake_tables.counts(bad, "reason")
+    result["findings"] = [row["text"] for row in lake_tables.records(lake, lake_tables.FINDINGS)]
     return result
 
 

@@ -5,8 +5,9 @@ from datetime import datetime
 import dagster as dg
 import pyarrow as pa
 
-from many_models.data import lake_tables
+from many_models.data import findings, lake_tables
 from many_models.data.ingest import FAR_FUTURE, sales_of
+from many_models.keys import SeriesKey
 from many_models.orchestration import lake_marks
 from many_models.orchestration.event_log import dead_runs
 from many_models.orchestration.stage_run import UPSTREAM_TAG, VERSION_TAG, Metadata, refuse_shared_run
@@ -17,8 +18,10 @@ from many_models.settings import Settings
 NO_COVARIATES = pa.schema([("ds", pa.timestamp("us"))])
 
 
-def read_covariates(settings: Settings, source: Source, lake: Lake) -> pa.Table:
-    """What the covariates table says, from as far back as the sales table says nothing of it."""
+def read_covariates(settings: Settings, source: Source, lake: Lake, told: list[str] | None = None) -> pa.Table:
+    """What the covariates table says, from as far back as the sales table says nothing of it. Contradictions are added
+    to `told`.
+    """
     import pyarrow.compute as pc
 
     from many_models.data import covariates
@@ -26,14 +29,14 @@ def read_covariates(settings: Settings, source: Source, lake: Lake) -> pa.Table:
     table_name, data = settings.source.covariates_table, settings.data
     as_of = lake_tables.lake_as_of(lake)
     if not table_name:
-        return _planned(settings, source, as_of)
+        return _planned(settings, source, as_of, told)
     if not data.known:
         return NO_COVARIATES.empty_table()
     there = source.columns(table_name)
     columns = [name for name in [*data.keys, data.timestamp, *data.known] if name in there]
     rows = covariates.from_source(
         source.read_table(table_name, columns), data.keys, data.timestamp, data.known,
-        timezone=data.timezone, frequency=data.frequency,
+        timezone=data.timezone, frequency=data.frequency, told=told,
     )  # fmt: skip
     in_sales = set(source.columns(settings.source.table))
     if as_of is not None and in_sales.issuperset(data.known):
@@ -41,7 +44,7 @@ def read_covariates(settings: Settings, source: Source, lake: Lake) -> pa.Table:
     return rows
 
 
-def _planned(settings: Settings, source: Source, as_of: datetime | None) -> pa.Table:
+def _planned(settings: Settings, source: Source, as_of: datetime | None, told: list[str] | None) -> pa.Table:
     """What the sales table itself says of the time after `as_of`: rows of a plan, whose target is still empty."""
     import pyarrow.compute as pc
 
@@ -55,8 +58,29 @@ def _planned(settings: Settings, source: Source, as_of: datetime | None) -> pa.T
     if not found:
         return NO_COVARIATES.empty_table()
     raw = pa.concat_tables(found, promote_options="permissive").select([*data.keys, data.timestamp, *data.known])
-    rows = covariates.from_source(raw, data.keys, data.timestamp, data.known, frequency=data.frequency)
+    rows = covariates.from_source(raw, data.keys, data.timestamp, data.known, frequency=data.frequency, told=told)
     return rows.filter(pc.greater(rows["ds"], pa.scalar(as_of, pa.timestamp("us"))))
+
+
+def findings_of(settings: Settings, source: Source, lake: Lake, rows: pa.Table) -> list[str]:
+    """What the rows of the future among `rows` say that no forecast can use."""
+    import pyarrow.compute as pc
+
+    as_of, data = lake_tables.lake_as_of(lake), settings.data
+    if as_of is None or not rows.num_rows:
+        return []
+    ahead = rows.filter(pc.greater(rows["ds"], pa.scalar(as_of, pa.timestamp("us"))))
+    texts = [name for name in data.known if name in ahead.column_names and pa.types.is_string(ahead[name].type)]
+    series = lake.read(lake_tables.SERIES_KEYS.name, columns=["series_id"])["series_id"].to_pylist()
+    levels = {name: set[str]() for name in texts}
+    past = [rows.filter(pc.less_equal(rows["ds"], pa.scalar(as_of, pa.timestamp("us"))))] if texts else []
+    if in_sales := [name for name in texts if name in sales_of(settings, source).known]:
+        past.append(lake.read(lake_tables.RAW_SALES.name, columns=in_sales))
+    for name in texts:
+        for table in past:
+            if name in table.column_names:
+                levels[name] |= {str(value) for value in pc.unique(table[name]).to_pylist() if value is not None}
+    return findings.of_plan(ahead, data.keys, [SeriesKey.parse(name).parts for name in series], levels)
 
 
 def read_attributes(settings: Settings, source: Source) -> pa.Table | None:
@@ -71,7 +95,9 @@ def read_attributes(settings: Settings, source: Source) -> pa.Table | None:
     return covariates.attributes_from_source(raw, data.keys, data.attributes)
 
 
-def read_known(settings: Settings, source: Source, lake: Lake) -> tuple[pa.Table, pa.Table | None, dict[str, str]]:
+def read_known(
+    settings: Settings, source: Source, lake: Lake, told: list[str] | None = None
+) -> tuple[pa.Table, pa.Table | None, dict[str, str]]:
     """Covariates, attributes, and what stands for their content (see `covariates.versions`).
 
     The content is written down after what it stands for: who reads in between redoes work, and never takes the old rows
@@ -79,7 +105,7 @@ def read_known(settings: Settings, source: Source, lake: Lake) -> tuple[pa.Table
     """
     from many_models.data.covariates import versions
 
-    rows, attributes = read_covariates(settings, source, lake), read_attributes(settings, source)
+    rows, attributes = read_covariates(settings, source, lake, told), read_attributes(settings, source)
     return rows, attributes, versions(rows, attributes, lake_tables.lake_as_of(lake))
 
 
@@ -105,16 +131,22 @@ def build_raw_covariates(settings: Settings) -> dg.AssetsDefinition:
         refuse_shared_run(context)
         dead_runs.claim_run(context)
         lake_marks.require(context.instance, lake)
-        rows, attributes, content = read_known(settings, source, lake)
+        told = list[str]()
+        rows, attributes, content = read_known(settings, source, lake, told)
+        told += findings_of(settings, source, lake, rows)
         lake.replace(lake_tables.RAW_COVARIATES.name, rows, Where())
         if attributes is not None:
             lake.replace(lake_tables.RAW_ATTRIBUTES.name, attributes, Where())
         lake.replace(
             lake_tables.COVARIATE_VERSIONS.name, pa.Table.from_pylist([content]), Where()
         )  # last: see read_known
+        lake_tables.tell(lake, "raw_covariates", told)
         lake_marks.remember(context.instance, lake)
         version = Upstream(settings).covariates(lake_tables.lake_as_of(lake), content)
         metadata: Metadata = {"dagster/row_count": rows.num_rows, "until": str(pc.max(rows["ds"]))}
+        if told:
+            metadata["told"] = "; ".join(told)
+            context.log.warning("; ".join(told))
         if not settings.source.covariates_table:
             metadata["note"] = "no source.covariates_table in the settings: the future is taken as usual"
         return dg.MaterializeResult(value=None, metadata=metadata, tags={UPSTREAM_TAG: version, VERSION_TAG: version})

@@ -8,7 +8,7 @@ from datetime import datetime
 import dagster as dg
 import pyarrow as pa
 
-from many_models.data import clock, lake_tables
+from many_models.data import clock, findings, lake_tables
 from many_models.data.ingest import Ingest, sales_of, sales_table
 from many_models.data.periods import Grain, period_key, period_of_key, period_start, spans
 from many_models.errors import InputError
@@ -108,6 +108,7 @@ def build_raw_sales(settings: Settings) -> dg.AssetsDefinition:
             raise InputError(f"table {sales.table!r}: none of its rows can be used; {_reasons_text(lake)}")
         add_store_items(context, settings, lake)
         forget_before_start(lake, settings)
+        tell_names(context, settings, lake)
         if vanished := retire_vanished(lake):
             context.log.warning(f"{len(vanished)} series have no rows left, the first {vanished[0]}: they have ended")
         tags = {COPIED_TAG: copied_with(settings, sales.known)}
@@ -175,6 +176,14 @@ def add_store_items(context: dg.AssetExecutionContext, settings: Settings, lake:
     if new := [name for name in partitions.partitions_of(settings, series) if name not in there]:
         context.instance.add_dynamic_partitions("store_items", new)
         context.log.info(f"{len(new)} new store-items, {len(there) + len(new)} in all")
+
+
+def tell_names(context: dg.AssetExecutionContext, settings: Settings, lake: Lake) -> None:
+    """Say which names of keys look like one and are several series, and which are empty."""
+    told = findings.of_names(lake.read(lake_tables.SERIES_KEYS.name), settings.data.keys)
+    lake_tables.tell(lake, "raw_sales", told)
+    if told:
+        context.log.warning("; ".join(told))
 
 
 def _checks(settings: Settings, lake: Lake, columns: Mapping[str, str]) -> Iterator[dg.AssetCheckResult]:

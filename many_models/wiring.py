@@ -78,7 +78,10 @@ def build_lake(settings: Settings) -> ports.Lake:
     place = settings.place(settings.lake.path)
     if not place.startswith(("abfss://", "abfs://")):
         return DeltaLake(place)
-    return DeltaLake(place, _storage(settings, place))
+    from many_models.adapters.lake.delta_log import NewestInStorage
+
+    storage = _storage(settings, place)
+    return DeltaLake(place, storage, NewestInStorage(storage))
 
 
 def _storage(settings: Settings, place: str) -> AzureStorage:

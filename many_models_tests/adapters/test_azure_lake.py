@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from many_models.adapters.azure.storage import KEY, SAS, AzureStorage
 from many_models.adapters.lake.delta import DeltaLake
+from many_models.adapters.lake.delta_log import NewestInStorage
 from many_models.adapters.warehouse.staging_blob import BlobStaging
 from many_models.errors import AccessError, ConflictError, SettingsError, UnavailableError
 from many_models.ports import Where
@@ -56,7 +57,8 @@ def place(azurite: Azurite) -> str:
 
 def lake_at(azurite: Azurite, url: str, credential="key", endpoint: str = "", **secrets: str) -> DeltaLake:
     given = Secrets({KEY: azurite.key, **secrets})
-    return DeltaLake(url, AzureStorage(url, credential, given, endpoint=endpoint or azurite.endpoint))
+    storage = AzureStorage(url, credential, given, endpoint=endpoint or azurite.endpoint)
+    return DeltaLake(url, storage, NewestInStorage(storage))
 
 
 @pytest.mark.slow

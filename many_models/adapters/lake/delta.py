@@ -21,6 +21,7 @@ from many_models.adapters.arrow import (
     zoneless,
 )
 from many_models.adapters.azure.storage import refusal
+from many_models.adapters.lake.delta_log import newest_in_folder
 from many_models.adapters.lake.delta_protocol import zoned
 from many_models.errors import (
     ConflictError,
@@ -43,18 +44,26 @@ if TYPE_CHECKING:
 
 LONGEST_FOLDER = 200
 LONGEST_SAYING = 400
-COMMIT = re.compile(r"\d{20}\.json")
 ESCAPE = "+"  # for the per cent sign, which delta-rs would decode; no escaped name holds a plus sign
 NO_SPACE = ("No space left", "StorageFull", "File too large", "Disk quota", "FileTooLarge")
 
 
 class DeltaLake:
-    """Delta tables under `path`, a folder or a URL; `options` are delta-rs' for it, asked for at each use."""
+    """Delta tables under `path`, a folder or a URL; `options` are delta-rs' for it, asked for at each use.
 
-    def __init__(self, path: str | Path, options: Callable[[], dict[str, str]] = dict) -> None:
+    At a URL, `newest` names the newest commit of the table in a folder below it (see `delta_log`).
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        options: Callable[[], dict[str, str]] = dict,
+        newest: Callable[[str], str] | None = None,
+    ) -> None:
         text = str(path)
         self._path = text.rstrip("/") if "://" in text else str(Path(text).absolute())
         self._options = options
+        self._newest = newest
 
     def replace(self, table: str, rows: pa.Table, where: Where, partition_by: Sequence[str] = ()) -> int:
         """See `Lake.replace`. A partition column holds no empty string: Delta keeps it as null, so it is refused."""
@@ -91,19 +100,13 @@ class DeltaLake:
 
     def fingerprint(self, table: str) -> str:
         """See `Lake.fingerprint`. One listing of the table's log: its newest commit, and when that was written."""
-        from deltalake.exceptions import TableNotFoundError
-        from deltalake.fs import DeltaStorageHandler
-        from pyarrow.fs import FileSelector
-
         with self._errors(table):
-            try:
-                handler = DeltaStorageHandler(f"{self._uri(table)}/_delta_log", self._options())
-                infos = handler.get_file_info_selector(FileSelector("", allow_not_found=True, recursive=False))
-            except TableNotFoundError:
-                return ""
-            commits = (info for info in infos if COMMIT.fullmatch(info.base_name))
-            newest = max(commits, key=lambda info: info.base_name, default=None)
-            return "" if newest is None else f"{newest.base_name} {newest.mtime_ns} {newest.size}"
+            if self._newest is not None:
+                return self._newest(self._folder(table))
+            if "://" not in self._path:
+                return newest_in_folder(self._uri(table))
+            there = self._open(table)
+            return "" if there is None else f"{there.metadata().id} {there.version()}"
 
     def tables(self) -> frozenset[str]:
         """See `Lake.tables`."""
@@ -157,10 +160,13 @@ class DeltaLake:
         handler.delete_file(name)
 
     def _uri(self, table: str) -> str:
+        return f"{self._path}/{self._folder(table)}"
+
+    def _folder(self, table: str) -> str:
         folder = escape_part(table).replace("%", ESCAPE)
         if len(folder.encode()) > LONGEST_FOLDER:
             raise InputError(f"{table!r} is no name for a table: as a folder it has more than {LONGEST_FOLDER} bytes")
-        return f"{self._path}/{folder}"
+        return folder
 
     def _folders(self) -> list[str]:
         from deltalake.exceptions import TableNotFoundError

@@ -566,6 +566,12 @@ def approver_keys() -> list[str]:
     return [key for key in os.environ.get("MANY_MODELS_BOARD_APPROVER_KEYS", "").split(",") if key.strip()]
 
 
+def board_client_secret() -> str:
+    """The secret of the application that people sign in to the board with; "" for one that has none."""
+    name = "MANY_MODELS_BOARD_CLIENT_SECRET"
+    return secret(name) if os.environ.get(name) or os.environ.get(f"{name}_FILE") else ""
+
+
 def dagster_home(settings: Settings) -> Path:
     """The folder of the Dagster instance: DAGSTER_HOME, else this folder when it has a dagster.yaml, else ours."""
     if named := os.environ.get("DAGSTER_HOME"):

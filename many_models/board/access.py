@@ -46,10 +46,11 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """API keys that the environment gives: of readers and of approvers."""
+    """Secrets of the environment: API keys of readers and of approvers, and the application's own at Entra ID."""
 
     readers: Sequence[str] = ()
     approvers: Sequence[str] = ()
+    client_secret: str = ""
 
 
 class SignInError(HTTPException):

@@ -17,6 +17,7 @@ from starlette.responses import RedirectResponse, Response
 from many_models.board import group_page, item_page, items_page, proposal_page, sign_in, tonight_page
 from many_models.board.access import NAME, Access, ForbiddenError, SignInError
 from many_models.board.catalogue import Catalogue
+from many_models.board.entra import BrowserSignIn
 from many_models.board.headers import Headers
 from many_models.board.pages import Board, with_query
 from many_models.board.static_files import StaticFiles
@@ -35,12 +36,17 @@ def build_board(settings: Settings, stores: Stores, operations: Operations, keys
     """The board as an ASGI application. Raises SettingsError where it would be left open to a network, or shut."""
     access = Access(settings, keys, is_open=is_open)
     catalogue = Catalogue(settings, stores.lake, stores.warehouse)
-    board = Board(settings, stores, operations, access, catalogue, StaticFiles())
+    entra = BrowserSignIn(settings, keys.client_secret) if access.by_entra else None
+    board = Board(settings, stores, operations, access, catalogue, StaticFiles(), entra)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
         threading.Thread(target=board.warm, daemon=True, name="warm").start()
+        if stores.service is not None:
+            await stores.service.start()
         yield
+        if stores.service is not None:
+            await stores.service.stop()
 
     app = FastAPI(
         title="many_models board", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False,

@@ -36,6 +36,11 @@ class Catalogue:
     _made: float = float("-inf")
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
+    @property
+    def version(self) -> object:
+        """What changes when the lake has."""
+        return self._versions
+
     def items(self) -> Items:
         """The table, with what could not be read in its `missing`."""
         now = time.monotonic()

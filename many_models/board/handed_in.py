@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from many_models.board.night import StageRun
     from many_models.ports import Lake, ProductionRegistry, Warehouse
+    from many_models.serving.service import Service
 
 
 class Decide(Protocol):
@@ -22,11 +23,12 @@ class Decide(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Stores:
-    """Where pages read."""
+    """Where pages read; `service` answers what-ifs with the live models."""
 
     lake: Lake
     warehouse: Warehouse
     production: ProductionRegistry
+    service: Service | None = None
 
 
 @dataclass(frozen=True, slots=True)

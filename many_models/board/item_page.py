@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import difflib
+import json
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import numpy as np
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from many_models.board import charts
 from many_models.board.item import read_item
+from many_models.board.pages import LONGEST_FORM
 from many_models.board.reading import Reading
-from many_models.errors import InputError
+from many_models.board.what_if import compare, plan_of
+from many_models.data import lake_tables
+from many_models.errors import InputError, ManyModelsError
 from many_models.keys import SeriesKey
 
 if TYPE_CHECKING:
@@ -22,7 +28,10 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from many_models.board.item import ItemRecord
+    from many_models.board.items import Items
     from many_models.board.pages import Board
+    from many_models.board.what_if import Plan
+    from many_models.ports import Lake
     from many_models.settings import Settings
 
 NEAR = 8  # names that are offered for one that is not there
@@ -44,13 +53,59 @@ def add_routes(app: FastAPI, board: Board) -> None:
             return board.page(request, "problem.html", user, 404, reason=reason, near=near)
         reading = Reading(dict(items.missing))
         record = read_item(board.settings, board.stores.lake, series_id, items.as_of, reading)
+        plan = plan_of(record)
+        board.plans.keep(series_id, board.catalogue.version, plan)
         return board.page(
             request, "item.html", user,
             record=record, facts=items.frame.iloc[row].to_dict(), items=items, place=row,
             keys=dict(zip(items.keys, SeriesKey.parse(series_id, len(items.keys)).parts, strict=True)),
             charts=_charts(board.settings, record, reading), links=links(board.settings, record),
-            earlier=earlier_scores(record), missing=reading.missing,
+            earlier=earlier_scores(record), plan=plan if board.stores.service is not None else None,
+            releases=reading.part("lake", lambda: release_words(board.stores.lake), {}), missing=reading.missing,
         )  # fmt: skip
+
+    @app.post("/items/{series_id}/what-if")
+    async def what_if(request: Request, series_id: str) -> Response:
+        user = board.access.user(request)
+        items = await run_in_threadpool(board.catalogue.items)
+        seen, row = board.seen(user, items), items.place(series_id)
+        if row is None or (seen is not None and not seen[row]) or board.stores.service is None:
+            raise HTTPException(404, "there is no such item")
+        plan = board.plans.get(series_id, board.catalogue.version)
+        if plan is None:
+            plan = await run_in_threadpool(_plan, board, series_id, items)
+        if plan is None:
+            raise HTTPException(409, "no model forecasts this item, or it has no known covariates")
+        try:
+            return JSONResponse(await compare(board.stores.service, plan, await _asked(request)))
+        except InputError as error:
+            raise HTTPException(422, str(error)) from error
+        except ManyModelsError as error:
+            raise HTTPException(503, str(error)) from error
+
+
+def _plan(board: Board, series_id: str, items: Items) -> Plan | None:
+    version, reading = board.catalogue.version, Reading()
+    plan = plan_of(read_item(board.settings, board.stores.lake, series_id, items.as_of, reading))
+    if not reading.missing:
+        board.plans.keep(series_id, version, plan)
+    return plan
+
+
+async def _asked(request: Request) -> dict[str, Any]:
+    """The JSON object that a request sends. Raises InputError for anything else."""
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > LONGEST_FORM:
+            raise InputError(f"a what-if has at most {LONGEST_FORM} bytes")
+    try:
+        told: object = json.loads(body)
+    except ValueError as error:
+        raise InputError("a what-if is sent as JSON") from error
+    if not isinstance(told, dict):
+        raise InputError("a what-if is a JSON object")
+    return told
 
 
 def _charts(settings: Settings, record: ItemRecord, reading: Reading) -> dict[str, charts.Chart]:
@@ -85,6 +140,18 @@ def links(settings: Settings, record: ItemRecord) -> dict[str, str]:
         name, _, version = ref.rpartition("/")
         model = f"{quote(name, safe='')}/versions/{quote(version, safe='')}"
         found["MLflow: its model version"] = f"{settings.board.mlflow}/#/models/{model}"
+    return found
+
+
+def release_words(lake: Lake) -> dict[str, str]:
+    """Release → what became of it, by whom and why: the newest line of the log of each."""
+    rows = sorted(lake_tables.records(lake, lake_tables.RELEASE_LOG), key=lambda row: str(row["decided_at"]))
+    words = {"proposed": "waits for approval", "published": "went live"}
+    found = dict[str, str]()
+    for row in rows:
+        told = words.get(row["event"], str(row["event"]))
+        why = f": {row['reason']}" if row["reason"] else ""
+        found[row["release_id"]] = told if row["event"] in words else f"{told} by {row['actor']}{why}"
     return found
 
 

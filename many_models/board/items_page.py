@@ -93,4 +93,5 @@ def backfill_url(dagster: str, items: Items, rows: NDArray[np.int64], stage: str
 
 
 def _range(name: str) -> str:
-    return name
+    """A partition in Dagster's language of selections: in quotes, whatever it has (a series_id escapes its own)."""
+    return f'"{name}"'

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from starlette.responses import HTMLResponse
 from many_models.board.reading import Reading
 from many_models.board.releases import live_of, waiting_of
 from many_models.board.remembered import Remembered
+from many_models.board.what_if import Plans
 from many_models.keys import SeriesKey
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from many_models.board.access import Access, User
     from many_models.board.catalogue import Catalogue
+    from many_models.board.entra import BrowserSignIn
     from many_models.board.handed_in import Operations, Stores
     from many_models.board.items import Items
     from many_models.board.night import StageRun
@@ -47,6 +49,8 @@ class Board:
     access: Access
     catalogue: Catalogue
     static: StaticFiles
+    entra: BrowserSignIn | None = None
+    plans: Plans = field(default_factory=Plans)
 
     @cached_property
     def night(self) -> Remembered[Sequence[StageRun]]:

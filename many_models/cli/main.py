@@ -501,7 +501,7 @@ def serve(config: Path | None, host: str | None, port: int | None, *, no_auth: b
 @click.option("--no-auth", is_flag=True, help="Ask nobody to sign in: on a loopback address only.")
 def board(config: Path | None, host: str | None, port: int | None, *, no_auth: bool) -> None:
     """Show the items to people: pages over the lake, the warehouse and Dagster's records."""
-    from many_models.settings import api_keys, approver_keys, load_settings
+    from many_models.settings import api_keys, approver_keys, board_client_secret, load_settings
 
     try:
         from many_models.board.access import Keys
@@ -513,7 +513,8 @@ def board(config: Path | None, host: str | None, port: int | None, *, no_auth: b
     settings = load_settings(config)
     changed = {name: value for name, value in {"host": host, "port": port}.items() if value is not None}
     settings = settings.model_copy(update={"board": settings.board.model_copy(update=changed)})
-    run_server(make_board(settings, Keys(api_keys(), approver_keys()), is_open=no_auth), settings.board)
+    keys = Keys(api_keys(), approver_keys(), board_client_secret())
+    run_server(make_board(settings, keys, is_open=no_auth), settings.board)
 
 
 @main.command()

@@ -20,15 +20,19 @@ if TYPE_CHECKING:
 
 NIGHT = timedelta(hours=20)  # runs that began so long before the newest one belong to its night
 MOST_RUNS = 60
+CACHE = "var/cache/board"  # for packs, beside that of the endpoint
 
 
 def make_board(settings: Settings, keys: Keys, *, is_open: bool) -> FastAPI:
     """The board over the stores that the settings name."""
     from many_models.board.app import build_board
     from many_models.operations.releases import approve
+    from many_models.serving.service import Service
     from many_models.wiring import build_lake, build_production, build_warehouse
 
-    stores = Stores(build_lake(settings), build_warehouse(settings), build_production(settings, fail_soon=True))
+    lake, production = build_lake(settings), build_production(settings, fail_soon=True)
+    own = settings.model_copy(update={"serve": settings.serve.model_copy(update={"cache": CACHE})})
+    stores = Stores(lake, build_warehouse(settings), production, Service(own, production, lake))
     operations = Operations(partial(night_of, settings), partial(approve, settings))
     return build_board(settings, stores, operations, keys, is_open=is_open)
 

@@ -170,7 +170,7 @@ def _record(
 ) -> set[str]:
     """Materialize the partitions of the good series, and return them."""
     if not settings.partitions.by:
-        runs.record(context, [materialization(context.asset_key, key, result) for key, result in good.items()])
+        runs.record(context, [_linked(settings, context.asset_key, key, result) for key, result in good.items()])
         return set(good)
     before = history.latest_tags(context.instance, context.asset_key, [UPSTREAM_TAG, VERSION_TAG])
     after = before | {key: {UPSTREAM_TAG: it.upstream, VERSION_TAG: it.version} for key, it in good.items()}
@@ -185,6 +185,14 @@ def _record(
         if partition in done
     ])  # fmt: skip
     return set(done)
+
+
+def _linked(settings: Settings, asset_key: dg.AssetKey, key: str, result: Done) -> dg.AssetMaterialization:
+    """The event of one series, with a link to its page where the settings say at which address the board is."""
+    event = materialization(asset_key, key, result)
+    if not settings.board.url:
+        return event
+    return event.with_metadata({**event.metadata, "board": dg.MetadataValue.url(settings.board.item_url(key))})
 
 
 def materialization(asset_key: dg.AssetKey, key: str, result: Done) -> dg.AssetMaterialization:

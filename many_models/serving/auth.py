@@ -125,7 +125,7 @@ class Entra:
         own = hashlib.sha256(token).digest()
         if (until := self._good.get(own)) is not None and time.time() < until:
             return
-        claims = await self._verified(token)
+        claims = await self.claims(token)
         roles, scopes = claims.get("roles", []), claims.get("scp", "")
         held = {role for role in (roles if isinstance(roles, list) else []) if isinstance(role, str)}
         held |= set(scopes.split()) if isinstance(scopes, str) else set()
@@ -135,7 +135,8 @@ class Entra:
         while len(self._good) > TOKENS:
             self._good.popitem(last=False)
 
-    async def _verified(self, token: bytes) -> dict[str, Any]:
+    async def claims(self, token: bytes) -> dict[str, Any]:
+        """What `token` says, where it is one of the tenant for the audience. Raises DeniedError."""
         import jwt
 
         try:

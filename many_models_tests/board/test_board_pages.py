@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import pytest
 
+from many_models.wiring import build_production
 from many_models_tests.support.boards import demo_nights, served_board
-from many_models_tests.support.browser import Watched, chromium
+from many_models_tests.support.browser import Watched, chromium, serious_findings
+from many_models_tests.support.ports import free_port
 from many_models_tests.support.serving_parts import confine_fail_soon
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, Page
 
     from many_models_tests.support.project import Project
 
-PAGES = ("/", "/items", "/groups", "/proposal")
+PAGES = ("/", "/items", "/groups", "/groups/store/Berlin%20Mitte", "/proposal", "/items/no-such-item")
+DAGSTER = "MANY_MODELS__BOARD__DAGSTER"
 
 pytestmark = pytest.mark.slow
 
@@ -29,9 +39,15 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 
 @pytest.fixture(scope="module")
-def address(project: Project) -> Iterator[str]:
+def dagster_port() -> int:
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def address(project: Project, dagster_port: int) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         confine_fail_soon(patch)
+        patch.setenv(DAGSTER, f"http://127.0.0.1:{dagster_port}")
         with served_board(project.settings(), project.home, patch) as url:
             yield url
 
@@ -44,28 +60,161 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def watched(browser: Browser, address: str) -> Iterator[Watched]:
-    """A page; at the end nothing went wrong in it, and no request has left this machine."""
+    """A page; at the end nothing went wrong in it, and no request has left the board."""
     context = browser.new_context(viewport={"width": 1240, "height": 900})
     found = Watched(context.new_page())
     yield found
     context.close()
-    assert found.wrong == []
+    assert [said for said in found.wrong if "404 (Not Found)" not in said] == []
     assert {urlsplit(url).netloc for url in found.asked} == {urlsplit(address).netloc}
 
 
 def some_item(watched: Watched, address: str) -> str:
-    """The address of the first item of the table that a model forecasts."""
+    """The address of an item that a model forecasts: the one whose error costs most."""
     page = watched.open(f"{address}/items?is.state=forecast")
     return address + str(page.locator("tbody a").first.get_attribute("href"))
 
 
-def test_every_page_opens_with_its_charts_and_none_is_wider_than_a_phone(watched: Watched, address: str) -> None:
+def test_every_page_has_its_charts_and_is_no_wider_than_a_phone(watched: Watched, address: str) -> None:
     for url in (*(address + path for path in PAGES), some_item(watched, address)):
         watched.page.set_viewport_size({"width": 1240, "height": 900})
         page = watched.open(url)
         assert page.locator("h1").inner_text()
         assert page.locator(".missing").count() == 0, page.locator(".missing").inner_text()
-        assert page.locator("[data-chart]").count() == page.locator("[data-chart].drawn svg.main-svg").count() / 3
+        assert page.locator("[data-chart]").count() == page.locator("[data-chart].drawn").count()
         watched.page.set_viewport_size({"width": 390, "height": 800})
         watched.open(url)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, url
+
+
+def test_axe_finds_nothing_serious_on_any_page(watched: Watched, address: str) -> None:
+    found = {}
+    for url in (*(address + path for path in PAGES), some_item(watched, address)):
+        found[url] = serious_findings(watched.open(url))
+    assert {url: findings for url, findings in found.items() if findings} == {}
+
+
+def test_the_table_is_filtered_sorted_and_left_by_the_keyboard(watched: Watched, address: str) -> None:
+    page = watched.open(f"{address}/items")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "main"
+    page.locator("#q").focus()
+    page.keyboard.type("croissant")
+    page.keyboard.press("Enter")
+    page.wait_for_url(re.compile("q=croissant"))
+    names = page.locator("tbody th a").all_inner_texts()
+    assert names
+    assert all("Croissant" in name for name in names)
+    watched.open(f"{address}/items?min.volume=5&sort=volume&order=up")
+    volumes = [float(text.replace(",", "")) for text in page.locator("tbody td.n:nth-of-type(4)").all_inner_texts()]
+    assert volumes == sorted(volumes)
+    assert len(volumes) > 2
+    assert volumes[0] >= 5
+    page.locator("tbody a").first.focus()
+    page.keyboard.press("Enter")
+    page.wait_for_selector("html[data-drawn]", state="attached")
+    assert "/items/" in page.url
+
+
+def test_a_what_if_draws_the_new_curve_and_says_the_difference(watched: Watched, address: str) -> None:
+    page = watched.open(some_item(watched, address))
+    form = page.locator("[data-what-if]")
+    names = "document.querySelector('[data-chart=history]').data.map((trace) => trace.name)"
+    assert "what if" not in page.evaluate(names)
+    page.locator("[data-known=price]").fill("-30")
+    page.wait_for_selector("[data-what-if][data-shown]")
+    assert re.fullmatch(r"\+.+ in all \(\+.+ %\)\.", form.locator("[data-said]").inner_text())
+    assert page.evaluate(names).count("what if") == 1
+    form.locator("button[type=reset]").click()
+    page.wait_for_selector("[data-said]:empty", state="attached")
+    assert "what if" not in page.evaluate(names)
+
+
+def test_a_proposal_is_approved_from_its_page_with_a_reason(watched: Watched, address: str, project: Project) -> None:
+    production = build_production(project.settings())
+    waiting = production.waiting()
+    assert waiting is not None
+    page = watched.open(f"{address}/proposal")
+    assert page.locator("main code").first.inner_text() == waiting.release_id
+    page.locator("#reason").fill("the croissants look right")
+    page.get_by_role("button", name="Approve").click()
+    page.wait_for_selector(".said")
+    assert "approved" in page.locator(".said").inner_text()
+    live = production.live()
+    assert live is not None
+    assert live.release_id == waiting.release_id
+    assert live.approval is not None
+    assert live.approval.reason == "the croissants look right"
+    assert live.approval.actor.endswith("(board)")
+    log = project.table("release_log")
+    assert log[log["event"] == "approved"]["reason"].tolist() == ["the croissants look right"]
+    watched.open(address)
+    assert "the croissants look right" in page.locator("main").inner_text()
+
+
+# --- Dagster's own pages ----------------------------------------------------------------------------------------------
+@pytest.fixture
+def dagster_ui(project: Project, dagster_port: int) -> Iterator[str]:
+    """Dagster's webserver on the project's records."""
+    words = ["-m", "dagster_webserver", "-h", "127.0.0.1", "-p", str(dagster_port), "-m", "many_models.definitions"]
+    log = project.root / "webserver.log"
+    environment = {
+        **os.environ, "DAGSTER_HOME": str(project.home), "MANY_MODELS_CONFIG": str(project.root / "many_models.toml"),
+    }  # fmt: skip
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            [sys.executable, *words], cwd=project.root, env=environment, stdout=out, stderr=out, start_new_session=True
+        )
+    try:
+        end = time.monotonic() + 300
+        while not answers(f"http://127.0.0.1:{dagster_port}/server_info"):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < end, log.read_text()
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{dagster_port}"
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return answer.status == 200
+    except OSError:
+        return False
+
+
+@pytest.mark.usefixtures("dagster_ui")
+def test_the_links_to_dagster_lead_to_the_item_and_to_exactly_these(browser: Browser, address: str) -> None:
+    context = browser.new_context(viewport={"width": 1240, "height": 900})
+    watched = Watched(context.new_page())
+    page = watched.open(f"{address}/items?q=croissant")
+    names = page.locator("tbody th a").all_inner_texts()
+    page.get_by_role("link", name="Materialize exactly these in Dagster").click()
+    wanted = {name.replace(" · ", "__") for name in names}
+    assert chosen_partitions(page) == wanted
+    watched.open(some_item(watched, address))
+    page.get_by_role("link", name="Dagster: its forecasts").click()
+    page.wait_for_url(re.compile("/assets/predictions"))
+    page.get_by_text("Croissant").first.wait_for()
+    assert {urlsplit(url).hostname for url in watched.asked} == {"127.0.0.1"}
+    context.close()
+
+
+def chosen_partitions(page: Page) -> set[str]:
+    """The partitions that Dagster's page has chosen, as its text field says."""
+    page.wait_for_url(re.compile("/assets/trained_models"))
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        for field in page.locator("input").all():
+            if "Croissant" in (text := field.input_value()):
+                return set(re.findall(r'[^,\[\]"]+', text))
+        page.wait_for_timeout(200)
+    raise AssertionError(page.locator("body").inner_text()[:2000])

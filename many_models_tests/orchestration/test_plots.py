@@ -34,3 +34,10 @@ def test_no_history_and_no_scored_series_are_drawn_all_the_same():
 
 def test_the_same_values_give_the_same_picture():
     assert plots.skill([0.1, -3.0, 0.5]) == plots.skill([0.1, -1.0, 0.5])
+
+
+def test_a_chart_in_one_line_of_text_has_a_block_for_each_value():
+    assert plots.blocks([0.0, 1.0, 7.0, nan, 3.5]) == "▁▂█ ▅"
+    assert plots.blocks([0.0, 0.0]) == "▁▁"
+    assert plots.blocks([]) == ""
+    assert plots.blocks([-1.0, 2.0]) == "▁█"

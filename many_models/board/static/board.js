@@ -27,7 +27,57 @@ function ranges(group) {
   });
 }
 
+// the same question under another future: one request at a time, and always the newest one last
+function whatIf(form) {
+  const place = document.querySelector(`[data-chart="${CSS.escape(form.dataset.chartName)}"]`);
+  const said = form.querySelector("[data-said]");
+  const end = (id) => form.querySelector(id).value;
+  let asking = false;
+  let again = false;
+  form.hidden = false;
+
+  function asked() {
+    const values = {};
+    form.querySelectorAll("[data-known]").forEach((control) => {
+      const share = "share" in control.dataset;
+      if (share) control.nextElementSibling.textContent = `${control.value.replace("-", "−")} %`;
+      if (control.value !== "" && !(share && control.value === "0")) values[control.dataset.known] = Number(control.value) / (share ? 100 : 1);
+    });
+    return { from: end("#w-from"), to: `${end("#w-to")}T23:59:59`, values };
+  }
+
+  function show(told) {
+    const old = place.data.findIndex((trace) => trace.name === "what if");
+    if (old >= 0) Plotly.deleteTraces(place, old);
+    if (!told) { said.textContent = ""; return; }
+    const line = { color: "#b45309", width: 2, dash: "dot" };
+    Plotly.addTraces(place, { type: "scatter", mode: "lines", name: "what if", x: told.ds.map((ds) => ds.replace("T00:00", "")), y: told.changed, line, hovertemplate: "%{y:.4~g}" });
+    const share = told.of ? ` (${told.total >= 0 ? "+" : "−"}${Math.abs(100 * told.total / told.of).toFixed(1)} %)` : "";
+    said.textContent = `${told.total >= 0 ? "+" : "−"}${Math.abs(told.total).toPrecision(3)} in all${share}.`;
+    form.dataset.shown = String(Number(form.dataset.shown || 0) + 1);
+  }
+
+  async function ask() {
+    const question = asked();
+    if (asking) { again = true; return; }
+    if (!Object.keys(question.values).length || !question.from || question.to.startsWith("T")) { show(null); return; }
+    asking = true;
+    try {
+      const answer = await fetch(form.dataset.whatIf, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(question) });
+      if (answer.ok) show(await answer.json());
+      else { show(null); said.textContent = await answer.text(); }
+    } catch { said.textContent = "The board does not answer."; }
+    asking = false;
+    if (again) { again = false; ask(); }
+  }
+
+  form.addEventListener("input", ask);
+  form.addEventListener("reset", () => setTimeout(ask));
+  form.addEventListener("submit", (event) => event.preventDefault());
+}
+
 document.querySelectorAll("[data-ranges]").forEach(ranges);
+document.querySelectorAll("[data-what-if]").forEach(whatIf);
 Promise.all([...document.querySelectorAll("[data-chart]")].map(draw)).then(() => {
   document.documentElement.dataset.drawn = String(Math.round(performance.now()));
 });

@@ -184,13 +184,15 @@ def _dones(rows: pa.Table, upstream: Mapping[str, str], lake: Lake | None, away:
     """
     frame = rows.to_pandas()
     groups = frame.groupby("series_id", sort=True).agg(
-        rows=("y_hat", "size"), total=("y_hat", "sum"), cutoff=("cutoff", "first"), model=("model", "first"),
+        rows=("y_hat", "size"), total=("y_hat", "sum"), chart=("y_hat", plots.blocks),
+        cutoff=("cutoff", "first"), model=("model", "first"),
         fallback=("fallback", "first"), repeated=("known_repeated", "any"),
     )  # fmt: skip
     found = dict[str, Done]()
     for name, row in zip(groups.index, groups.itertuples(index=False), strict=True):
         shown = metadata.plain({
-            "dagster/row_count": int(row.rows), "total": float(row.total), "cutoff": str(row.cutoff),
+            "dagster/row_count": int(row.rows), "total": float(row.total), "chart": row.chart,
+            "cutoff": str(row.cutoff),
             "model": row.model, "fallback": row.fallback, "known_repeated": bool(row.repeated),
             "registry_away": away,
         })  # fmt: skip

@@ -1,0 +1,141 @@
+"""What if: the live model is asked twice, with the planned values of its known covariates and with others."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from many_models.errors import InputError, SeriesError
+from many_models.serving.loaded_pack import Question
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from many_models.board.item import ItemRecord
+    from many_models.serving.service import Service
+
+    Known = Sequence[tuple[datetime, Mapping[str, Any]]]
+
+MOST_PLANS = 500
+LEAST, MOST = -0.9, 9.0  # of a change of a number, as a share of what is planned
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """A known covariate that people can change: a flag is switched, a number is changed by a share."""
+
+    name: str
+    is_flag: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is planned for a series after the cutoff of its forecast, and which of it people can change.
+
+    `fresh`: the model was trained before that cutoff, so the lake is asked for what has come since.
+    """
+
+    series_id: str
+    cutoff: datetime
+    horizon: int
+    known: Known
+    controls: tuple[Control, ...]
+    fresh: bool
+
+
+def plan_of(record: ItemRecord) -> Plan | None:
+    """The plan of a series that a model forecasts; None where there is nothing to change."""
+    if record.forecast.empty or not record.champion or not record.known:
+        return None
+    forecast, future = record.forecast, record.future
+    cutoff = forecast["cutoff"].iloc[0].to_pydatetime()
+    planned = dict[datetime, dict[str, Any]]()
+    if future is not None:
+        for row in future[future["ds"] <= forecast["ds"].iloc[-1]].to_dict("records"):
+            planned[row["ds"].to_pydatetime()] = {
+                name: row[name] for name in record.known if name in row and row[name] == row[name]
+            }
+    last = {name: record.history[name].dropna().iloc[-1] for name in record.known if record.history[name].notna().any()}
+    known = [(ds.to_pydatetime(), {**last, **planned.get(ds.to_pydatetime(), {})}) for ds in forecast["ds"]]
+    controls = tuple(Control(name, _is_flag(record.history[name])) for name in last if not isinstance(last[name], str))
+    trained = str(record.champion.get("cutoff", ""))
+    return Plan(record.series_id, cutoff, len(known), known, controls, trained != cutoff.isoformat())
+
+
+def _is_flag(values: Any) -> bool:
+    return bool(values.dropna().isin([0, 1]).all())
+
+
+def changed(plan: Plan, asked: Mapping[str, Any]) -> Known:
+    """The plan's values as somebody asks for them: {"from", "to", "values": {name: flag or share}}.
+
+    Raises InputError for what is no change of this plan.
+    """
+    try:
+        first, last = (datetime.fromisoformat(str(asked[name])) for name in ("from", "to"))
+        values = {str(name): float(value) for name, value in dict(asked["values"]).items()}
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError("a what-if needs from, to and values: dates, and a number for each covariate") from error
+    controls = {control.name: control for control in plan.controls}
+    if unknown := sorted(set(values) - set(controls)):
+        raise InputError(f"{', '.join(unknown)[:100]}: this item has the covariates {', '.join(controls) or 'none'}")
+    for name, value in values.items():
+        good = value in {0.0, 1.0} if controls[name].is_flag else LEAST <= value <= MOST
+        if not good:
+            raise InputError(f"{name}: a flag is 0 or 1, a number is changed by −90 % to +900 %")
+    result = list[tuple[datetime, "Mapping[str, Any]"]]()
+    for ds, planned in plan.known:
+        own = dict(planned)
+        if first <= ds <= last:
+            for name, value in values.items():
+                own[name] = value if controls[name].is_flag else own[name] * (1.0 + value)
+        result.append((ds, own))
+    return result
+
+
+async def compare(service: Service, plan: Plan, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Both forecasts and their difference by step. Raises ManyModelsError where the model cannot answer."""
+    questions = [
+        Question(plan.series_id, plan.horizon, None if plan.fresh else plan.cutoff, known)
+        for known in (plan.known, changed(plan, asked))
+    ]
+    outcome = await service.forecasts(questions, from_lake=plan.fresh)
+    told = json.loads(outcome.body)
+    planned, other = told["forecasts"]
+    for one in (planned, other):
+        if "error" in one:
+            raise SeriesError(plan.series_id, str(one["error"]["reason"]))
+    was, now = (np.array(one["y_hat"], float) for one in (planned, other))
+    return {
+        "release": told["release"], "model": other["model"], "ds": [ds[:16] for ds in other["ds"]],
+        "planned": was.tolist(), "changed": now.tolist(), "difference": (now - was).tolist(),
+        "total": float((now - was).sum()), "of": float(was.sum()),
+    }  # fmt: skip
+
+
+@dataclass(slots=True)
+class Plans:
+    """The plans of the items that people look at, while the lake stays as it is."""
+
+    _found: OrderedDict[tuple[str, object], Plan | None] = field(
+        default_factory=OrderedDict[tuple[str, object], "Plan | None"]
+    )
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def keep(self, series_id: str, version: object, plan: Plan | None) -> None:
+        """Remember a plan that was read when the table of items had this version."""
+        with self._lock:
+            self._found[series_id, version] = plan
+            while len(self._found) > MOST_PLANS:
+                self._found.popitem(last=False)
+
+    def get(self, series_id: str, version: object) -> Plan | None:
+        """The plan that is remembered; None where there is none."""
+        with self._lock:
+            return self._found.get((series_id, version))

@@ -1,0 +1,204 @@
+"""Who sees the board, what of it, and who may decide."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+from many_models.board.access import Access, Keys
+from many_models.board.sign_in import own_path
+from many_models.errors import SettingsError
+from many_models.settings import Settings
+from many_models_tests.board.shop import APPROVER, PLAIN, READER, series, shop
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import httpx
+
+KEYS = Keys([READER], [APPROVER])
+NAME = re.compile(r"key-[0-9a-f]{8}")
+
+
+def token_of(client: httpx.Client) -> str:
+    return re.findall(r'name="token" value="([^"]+)"', client.get("/").text)[0]
+
+
+def user_of(client: httpx.Client) -> str:
+    return NAME.findall(client.get("/").text)[0]
+
+
+def test_without_a_key_a_browser_is_sent_to_sign_in_and_a_program_refused(tmp_path: Path) -> None:
+    with shop(tmp_path).client(KEYS) as client:
+        client.follow_redirects = False
+        for path in ("/", "/items", "/items.csv", "/groups", "/proposal", f"/items/{series('Rome', PLAIN)}"):
+            answer = client.get(path)
+            assert (answer.status_code, answer.headers["location"].split("?")[0]) == (303, "/sign-in")
+            assert client.get(path, headers={"accept": "*/*"}).status_code == 401
+        assert client.post("/proposal", data={"verdict": "approve"}).status_code in {303, 401}
+        assert client.get("/static/0/board.css").status_code == 404
+        assert client.get("/health/live").status_code == 200
+
+
+def test_a_key_signs_in_by_form_or_header_and_another_does_not(tmp_path: Path) -> None:
+    found = shop(tmp_path)
+    with found.client(KEYS) as client:
+        assert client.post("/sign-in", data={"key": "a key that nobody has"}).status_code == 401
+        assert client.get("/items.csv", headers={"x-api-key": READER, "accept": "text/csv"}).status_code == 200
+        assert client.get("/items.csv", headers={"x-api-key": READER + "x", "accept": "text/csv"}).status_code == 401
+        answer = client.post("/sign-in", data={"key": READER, "to": "/items"})
+        assert answer.url.path == "/items"
+        cookie = client.cookies.jar
+        assert all("httponly" in str(one._rest).lower() for one in cookie)
+        assert READER not in str([one.value for one in cookie])
+        assert client.get("/").status_code == 200
+        client.post("/sign-out", data={"token": token_of(client)})
+        client.follow_redirects = False
+        assert client.get("/").status_code == 303
+
+
+def test_a_key_that_is_withdrawn_ends_its_sessions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("many_models.serving.api_keys.FILE_SECONDS", 0.0)
+    file = tmp_path / "keys"
+    file.write_text(f"{READER}\n{APPROVER}\n")
+    found = shop(tmp_path, serve={"api_keys_file": "keys"})
+    with found.client(Keys(), signed_in=READER) as client:
+        assert client.get("/").status_code == 200
+        file.write_text(f"{APPROVER}\n")
+        client.follow_redirects = False
+        assert client.get("/").status_code == 303
+
+
+@pytest.mark.parametrize(
+    ("serve", "board", "keys", "is_open", "match"),
+    [
+        ({}, {}, Keys(), False, "nobody could sign in"),
+        ({}, {"host": "0.0.0.0"}, Keys(), True, "loopback"),
+        ({}, {}, Keys(["short"]), False, "fewer than"),
+        ({"auth": ["entra"]}, {}, KEYS, False, None),
+        ({"api_keys_file": "absent"}, {}, Keys(), False, "cannot be read"),
+        ({}, {"rows": "absent.csv"}, KEYS, False, "cannot be read"),
+    ],
+)
+def test_a_board_that_would_be_open_or_shut_does_not_start(tmp_path: Path, serve, board, keys, is_open, match) -> None:
+    settings = Settings.model_validate({"root": tmp_path, "serve": serve, "board": board})
+    if match is None:  # keys count only where serve.auth says so, and Entra ID has no client here
+        assert Access(settings, keys, is_open=is_open).of_key(READER) is None
+        return
+    with pytest.raises(SettingsError, match=match):
+        Access(settings, keys, is_open=is_open)
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:8090", "127.0.0.1.evil.example", "[::2]", "a b"])
+def test_an_open_board_answers_under_its_own_address_only(tmp_path: Path, host: str) -> None:
+    """A page elsewhere could let its own name lead to this machine, and read what no key guards."""
+    with shop(tmp_path).client() as client:
+        assert client.get("/", headers={"host": host}).status_code == 403
+        for own in ("127.0.0.1:8090", "localhost:8090", "[::1]:8090"):
+            assert client.get("/", headers={"host": own}).status_code == 200
+
+
+def decide(client: httpx.Client, **changed: str) -> int:
+    form = {"token": token_of(client), "verdict": "approve", "reason": "it looks right", "proposal": "r1", **changed}
+    return client.post("/proposal", data=form).status_code
+
+
+def test_an_approver_decides_with_a_reason_under_their_name(tmp_path: Path) -> None:
+    found = shop(tmp_path)
+    with found.client(KEYS, signed_in=APPROVER) as client:
+        assert decide(client) == 200
+        assert decide(client, verdict="reject", reason="no: the bread") == 200
+        actor = f"{user_of(client)} (board)"
+    assert found.decided == [
+        {"proposal": "r1", "actor": actor, "reason": "it looks right", "reject": False},
+        {"proposal": "r1", "actor": actor, "reason": "no: the bread", "reject": True},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changed", "status"),
+    [({"token": ""}, 403), ({"token": "another"}, 403), ({"reason": "  "}, 422), ({"verdict": "yes"}, 422),
+     ({"proposal": ""}, 422), ({"reason": "x" * 30_000}, 403)],
+)  # fmt: skip
+def test_a_form_that_no_page_of_ours_made_or_without_reason_decides_nothing(tmp_path: Path, changed, status) -> None:
+    found = shop(tmp_path)
+    with found.client(KEYS, signed_in=APPROVER) as client:
+        assert decide(client, **changed) == status
+        page = client.get("/proposal", headers={"sec-fetch-site": "cross-site"})
+        assert page.status_code == 200
+    assert found.decided == []
+
+
+def test_a_form_from_another_site_decides_nothing(tmp_path: Path) -> None:
+    found = shop(tmp_path)
+    for keys, signed_in in ((KEYS, APPROVER), (None, "")):
+        with found.client(keys, signed_in=signed_in) as client:
+            client.headers["sec-fetch-site"] = "cross-site"
+            form = {"verdict": "approve", "reason": "because", "proposal": "r1"}
+            assert client.post("/proposal", data=form).status_code == 403
+    assert found.decided == []
+
+
+def test_a_reader_may_look_and_not_decide(tmp_path: Path) -> None:
+    found = shop(tmp_path)
+    with found.client(KEYS, signed_in=READER) as client:
+        assert decide(client) == 403
+        assert "Approve</button>" not in client.get("/proposal").text
+    assert found.decided == []
+
+
+# --- rows by key ------------------------------------------------------------------------------------------------------
+def test_a_user_sees_the_rows_of_their_keys_on_every_page_and_no_others(tmp_path: Path) -> None:
+    found = shop(tmp_path)
+    with found.client(KEYS, signed_in=READER) as client:
+        name = user_of(client)
+        whole = client.get("/items").text
+    assert "Berlin" in whole
+    assert "Rome" in whole
+    (tmp_path / "rows.csv").write_text(f"user,store\n{name.upper()},Rome\nsomebody,Berlin\n")
+    found = shop(tmp_path, board={"rows": "rows.csv"})
+    with found.client(KEYS, signed_in=READER) as client:
+        for path in ("/", "/items", "/groups", "/items.csv", "/items?is.store=Berlin", "/items?q=Berlin"):
+            text = (
+                client.get(path)
+                .text.replace('value="Berlin"', "")
+                .replace("is.store=Berlin", "")
+                .replace("q=Berlin", "")
+            )
+            assert "Berlin" not in text, path
+        assert client.get("/groups/store/Berlin").status_code == 404
+        assert client.get("/groups/store/Rome").status_code == 200
+        assert client.get(f"/items/{series('Berlin', PLAIN)}").status_code == 404
+        assert "Berlin" not in client.get("/items/Berlin__brea").text.replace("Berlin__brea", "")
+        assert client.get(f"/items/{series('Rome', PLAIN)}").status_code == 200
+        assert client.post(f"/items/{series('Berlin', PLAIN)}/what-if", json={}).status_code == 404
+    with found.client(KEYS, signed_in=APPROVER) as client:
+        assert "No item is like that" in client.get("/items").text
+
+
+def test_a_rows_file_that_changes_counts_and_a_broken_one_shows_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("many_models.board.access.ROWS_SECONDS", 0.0)
+    file = tmp_path / "rows.csv"
+    file.write_text("user,store,item\n*,Rome,*\n")
+    with shop(tmp_path, board={"rows": "rows.csv"}).client(KEYS, signed_in=READER) as client:
+        assert "Rome · bread" in client.get("/items").text
+        file.write_text("user,store,item\n*,Berlin,\n*,,bread\n")
+        text = client.get("/items").text
+        assert "Berlin · x,y[z]" in text
+        assert "Rome · bread" in text
+        assert "Rome · x,y[z]" not in text
+        file.write_text("user,city\n*,Berlin\n")
+        assert "No item is like that" in client.get("/items").text
+
+
+@pytest.mark.parametrize(
+    ("to", "led"),
+    [("/items?q=a", "/items?q=a"), ("//evil.example", "/"), ("https://evil.example", "/"), ("/\\evil.example", "/"),
+     ("", "/"), ("/a\r\nset-cookie: x", "/"), ("/" + "a" * 9000, "/")],
+)  # fmt: skip
+def test_signing_in_leads_to_a_page_of_the_board_only(to: str, led: str) -> None:
+    assert own_path(to) == led

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
+from dataclasses import replace
 from datetime import timedelta
 
 import pyarrow as pa
@@ -13,6 +15,7 @@ import pytest
 from deltalake import write_deltalake
 
 from many_models.adapters.source.files import FilesSource
+from many_models.data.row_checks import check_rows
 from many_models.errors import InputError, MissingTableError, UnavailableError
 from many_models.ports import SalesTable
 from many_models_tests.contracts.source import DAY, SourceContract, alike, prints, row, rows, whole
@@ -82,8 +85,11 @@ def test_a_file_that_comes_late_changes_the_days_it_belongs_to_and_no_others(tmp
     assert source.days(NUMBERS)[2].rows == 2
 
 
-@pytest.mark.parametrize("again", ["sales/a.parquet", "sales/b.parquet", "sales/0.parquet"])
-def test_a_file_that_is_delivered_again_replaces_what_it_repeats(tmp_path, again):
+AGAIN = ["sales/a.parquet", "sales/b.parquet", "sales/0.parquet"]
+
+
+@pytest.mark.parametrize("again", AGAIN)
+def test_a_file_that_is_delivered_again_under_any_name_is_there_once(tmp_path, again):
     first = numbers(row("s", day=0, sold=1.0), row("t", day=0, sold=2.0), row("s", day=1, sold=3.0))
     land(tmp_path, "sales/a.parquet", first)
     source = FilesSource(str(tmp_path))
@@ -91,9 +97,38 @@ def test_a_file_that_is_delivered_again_replaces_what_it_repeats(tmp_path, again
     land(tmp_path, again, first)
     assert alike(whole(source, NUMBERS)) == alike(first.to_pylist())
     assert prints(source, sales=NUMBERS) == before
-    corrected = numbers(row("s", day=0, sold=7.0), row("t", day=0, sold=2.0), row("s", day=1, sold=3.0))
-    land(tmp_path, again, corrected)
-    assert alike(whole(source, NUMBERS)) == alike(corrected.to_pylist())
+
+
+@pytest.mark.parametrize("again", AGAIN)
+def test_a_corrected_row_is_the_sale_and_what_it_corrects_is_set_aside(tmp_path, again):
+    """At the same path it replaces; under another name, where it may be another till's, what differs is told."""
+    land(tmp_path, "sales/a.parquet", numbers(row("s", sold=1.0), row("t", sold=2.0), row("s", day=1, sold=3.0)))
+    land(tmp_path, again, numbers(row("s", sold=7.0), row("t", sold=2.0), row("s", day=1, sold=3.0)))
+    checked = check(tmp_path, NUMBERS)
+    assert sorted(checked.rows["y"].to_pylist()) == [2.0, 3.0, 7.0]
+    set_aside = [] if again == "sales/a.parquet" else [1.0]
+    assert [json.loads(text)["sold"] for text in checked.quarantined["row"].to_pylist()] == set_aside
+    assert checked.quarantined["reason"].to_pylist() == ["duplicate"] * len(set_aside)
+
+
+def test_files_of_several_tills_of_a_day_add_up_where_rows_are_aggregated(tmp_path):
+    """Also where two tills have sold the same, to the row."""
+    tills = (numbers(row("s", sold=1.0), row("t", sold=5.0)), numbers(row("s", sold=1.0)), numbers(row("s", sold=2.0)))
+    for at, till in enumerate(tills):
+        land(tmp_path, f"sales/till={at}/2017-01-01.parquet", till)
+    summed = check(tmp_path, replace(NUMBERS, aggregate=(("sold", "sum"),)))
+    assert dict(zip(summed.rows["series_id"].to_pylist(), summed.rows["y"].to_pylist(), strict=True)) == {
+        "s__i": 4.0, "t__i": 5.0
+    }  # fmt: skip
+    alone = check(tmp_path, NUMBERS)
+    assert sorted(alone.rows["y"].to_pylist()) == [2.0, 5.0]
+    assert alone.reasons == {"duplicate": 1}
+
+
+def check(folder, sales: SalesTable):
+    """What the row check makes of the files."""
+    raw = pa.concat_tables(FilesSource(str(folder)).read(sales, DAY, DAY + timedelta(9)))
+    return check_rows(raw, sales, now=DAY + timedelta(99), negatives="allow", frequency="D")
 
 
 def test_what_repeats_inside_one_file_stays_for_the_row_check(tmp_path):

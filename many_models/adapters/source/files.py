@@ -4,8 +4,10 @@ A table is a subfolder, whatever folders are inside it, or one file (`sales.parq
 with `_` or `.` (`_SUCCESS`, `_temporary`) and those that end in .tmp, .crc or .inprogress are passed over. A folder
 `name=value` is a column of the files in it that do not have it.
 
-Of rows with the same keys and timestamp in several files, those of the newest file (by its time, then its name) are the
-sales: a file that is delivered again, under the same or another name, replaces what it repeats, and is there once.
+A file is known by its path: what is written there later replaces it. A row that other files repeat in all its columns
+is there once. Rows that differ for the same keys and timestamp all come, those of the newest file (by its time, then
+its name) first: the row check keeps that one and sets the others aside with their reason: no sale is lost unseen.
+Where `data.aggregate` makes several rows one, each file holds a part of the sales, and all of them add up.
 What repeats inside one file stays, and is judged as rows of any source. What a date is, says `sqlite`.
 """
 
@@ -42,6 +44,7 @@ from many_models.errors import InputError, ManyModelsError, MissingTableError, S
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
+    from numpy.typing import NDArray
     from pyarrow.fs import FileInfo, FileSystem
 
     from many_models.ports import DayCount, SalesTable
@@ -50,6 +53,7 @@ BATCH_ROWS = 100_000
 PASSED_OVER = (".tmp", ".crc", ".inprogress")
 FORMATS = {".parquet": "parquet", ".csv": "csv", ".csv.gz": "csv"}
 MAGIC = b"PAR1"
+CODES_PER_ROW = 8
 Ends = tuple[datetime, datetime] | None  # the first and the last moment; None: no row has one
 
 
@@ -243,14 +247,14 @@ class FilesSource:
         return [(file, schema) for file in files]
 
     def _merged(self, sales: SalesTable, since: datetime | None, before: datetime | None) -> Iterator[pa.Table]:
-        """The dated rows of that time, those of files whose times overlap together, each key and moment once."""
+        """The dated rows of that time, those of files whose times overlap together; see `_once`."""
         columns = list(dict.fromkeys([*sales.columns, *sales.counted]))
         found = [(file, schema, self._ends(file, sales.timestamp)) for file, schema in self._required(sales)]
         if not any(_overlap(_widened(ends, sales), since, before) for *_, ends in found):
             return
         for group in _groups([(ends, (file, schema)) for file, schema, ends in found if ends is not None]):
             tables = [self._dated(file, schema, columns, sales, since, before) for file, schema in group]
-            yield _newest(tables, sales)
+            yield _once(tables, sales)
 
     def _dated(
         self,
@@ -432,22 +436,45 @@ def _groups(files: Sequence[tuple[tuple[datetime, datetime], Any]]) -> Iterator[
         yield [files[one][1] for one in sorted(group)]
 
 
-def _newest(tables: Sequence[pa.Table], sales: SalesTable) -> pa.Table:
-    """The rows of all `tables`, but of the same keys and moment in several those of the last that has them."""
-    filled = [(rank, table) for rank, table in enumerate(tables) if len(table)]
-    whole = pa.concat_tables([table for _, table in filled]) if filled else tables[0]
-    if len(filled) < 2:
-        return whole
-    ranks = np.concatenate([np.full(len(table), rank, np.int64) for rank, table in filled])
-    codes = np.zeros(len(whole), np.int64)
-    for name in (*sales.keys, sales.timestamp):
-        encoded = whole[name].combine_chunks().dictionary_encode()
-        codes = codes * len(encoded.dictionary) + encoded.indices.to_numpy()
-        codes = np.unique(codes, return_inverse=True)[1]  # small again, so that no product overflows
-    newest = np.zeros(int(codes.max()) + 1, np.int64)
+def _once(tables: Sequence[pa.Table], sales: SalesTable) -> pa.Table:
+    """The rows of all `tables` (the oldest file's first), each that several files repeat once, the newest file's first.
+
+    Rows that differ for the same keys and moment all stay: `check_rows` keeps the first and sets the others aside.
+    Where `sales.aggregate` makes rows one, each file holds a part (of a till, of an hour) and all rows stay.
+    """
+    filled = [table for table in tables if len(table)]
+    if len(filled) < 2 or sales.aggregate:
+        return pa.concat_tables(filled) if filled else tables[0]
+    whole = pa.concat_tables(filled[::-1])
+    ranks = np.repeat(np.arange(len(filled))[::-1], [len(table) for table in filled[::-1]])
+    codes = _codes(whole, [*sales.keys, sales.timestamp])
+    newest, oldest = np.zeros(int(codes.max()) + 1, np.int64), np.full(int(codes.max()) + 1, len(filled), np.int64)
     np.maximum.at(newest, codes, ranks)
-    keep = newest[codes] == ranks
-    return whole if keep.all() else whole.filter(pa.array(keep))
+    np.minimum.at(oldest, codes, ranks)
+    shared = np.flatnonzero((newest > oldest)[codes])
+    if not len(shared):
+        return whole
+    same = _codes(whole.take(shared), whole.column_names)
+    newest = np.zeros(int(same.max()) + 1, np.int64)
+    np.maximum.at(newest, same, ranks[shared])
+    keep = np.ones(len(whole), np.bool_)
+    keep[shared] = newest[same] == ranks[shared]
+    return whole.filter(pa.array(keep))
+
+
+def _codes(rows: pa.Table, names: Sequence[str]) -> NDArray[np.int64]:
+    """A number for each row, the same for rows that are the same in the columns `names`; few for their number."""
+    import pandas as pd
+
+    codes, size = np.zeros(len(rows), np.int64), 1
+    for name in names:
+        encoded = rows[name].combine_chunks().dictionary_encode(null_encoding="encode")
+        codes = codes * len(encoded.dictionary) + encoded.indices.to_numpy()
+        size *= len(encoded.dictionary)
+        if size > CODES_PER_ROW * len(rows):  # small again, so that no product overflows and no array is large
+            codes, values = pd.factorize(codes)
+            size = len(values)
+    return codes
 
 
 def _with_key_texts(rows: pa.Table, sales: SalesTable, timestamps: pa.ChunkedArray) -> pa.Table:

@@ -225,6 +225,20 @@ def test_only_row_groups_of_the_time_asked_for_are_read(tmp_path, monkeypatch):
     assert asked == [[1, 2]]
 
 
+def test_files_whose_statistics_tell_that_all_rows_are_dated_are_not_read_for_those_without(tmp_path, monkeypatch):
+    undated = numbers(row(sold=3.0))
+    undated = undated.set_column(2, "date", pa.array([None], undated.schema.field("date").type))
+    land(tmp_path, "sales/a.parquet", numbers(row()))
+    source = FilesSource(str(tmp_path))
+    with monkeypatch.context() as patched:
+        patched.setattr(pq.ParquetFile, "read_row_groups", None)
+        assert source.read_undated(NUMBERS).num_rows == 0
+    land(tmp_path, "sales/b.parquet", undated)
+    assert source.read_undated(NUMBERS).to_pylist() == [
+        {"store": "s", "item": "i", "date": None, "sold": 3.0, "price": 2.5}
+    ]
+
+
 def test_the_tables_that_are_there_are_named(tmp_path):
     land(tmp_path, "prices.csv", pa.table({"a": [1]}))
     land(tmp_path, "sales/a.parquet", numbers(row()))

@@ -76,6 +76,7 @@ class FilesSource:
         self._options = options
         self._schemas: dict[_File, pa.Schema] = {}
         self._spans: dict[tuple[_File, str], list[Ends]] = {}
+        self._dated_wholly: set[tuple[_File, str]] = set()  # files whose statistics know of no row without a time
         self._parsed: tuple[object, pa.Table] | None = None
 
     def columns(self, table: str) -> Mapping[str, str]:
@@ -123,12 +124,16 @@ class FilesSource:
 
     def read_undated(self, sales: SalesTable) -> pa.Table:
         """See `Source.read_undated`."""
+        found = self._required(sales)
         tables: list[pa.Table] = []
-        for file, schema in self._required(sales):
+        for file, schema in found:
+            self._row_groups(file, sales.timestamp)
+            if (file, sales.timestamp) in self._dated_wholly:
+                continue
             rows = self._rows(file, schema, sales.columns, sales)
             undated = rows.filter(pc.is_null(moments(rows[sales.timestamp], sales.timezone)))
             tables.append(_with_key_texts(undated, sales, undated[sales.timestamp].cast(pa.string())))
-        return pa.concat_tables(tables)
+        return pa.concat_tables(tables) if tables else _no_rows(found[0][1], sales)
 
     def read_table(self, table: str, columns: Sequence[str] = ()) -> pa.Table:
         """See `Source.read_table`."""
@@ -293,6 +298,7 @@ class FilesSource:
             if not (pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
                 return None
             spans: list[Ends] = []
+            nulls = 0
             for number in range(parquet.num_row_groups):
                 group = parquet.metadata.row_group(number)
                 at = next(at for at in range(group.num_columns) if group.column(at).path_in_schema == timestamp)
@@ -300,6 +306,9 @@ class FilesSource:
                 if told is None or not told.has_min_max:
                     return None
                 spans.append((_moment(told.min), _moment(told.max)))
+                nulls += told.null_count if told.has_null_count else 1
+            if not nulls:
+                self._dated_wholly.add((file, timestamp))
         return spans
 
     def _rows(
@@ -475,6 +484,12 @@ def _codes(rows: pa.Table, names: Sequence[str]) -> NDArray[np.int64]:
             codes, values = pd.factorize(codes)
             size = len(values)
     return codes
+
+
+def _no_rows(schema: pa.Schema, sales: SalesTable) -> pa.Table:
+    texts = (*sales.keys, sales.timestamp)
+    kinds = [(name, pa.string() if name in texts else schema.field(name).type) for name in sales.columns]
+    return pa.schema(kinds).empty_table()
 
 
 def _with_key_texts(rows: pa.Table, sales: SalesTable, timestamps: pa.ChunkedArray) -> pa.Table:

@@ -1,6 +1,7 @@
 """The compiled loops: the pack's own functions and the fit of one series over all windows in one pass.
 
-`pack` is mm_pack_v1 once more, with its functions compiled; numba caches the machine code beside the source.
+`pack` is mm_pack_v1 once more, with its functions compiled, `pack.explainer` likewise mm_explain_v1; numba caches the
+machine code beside the source.
 """
 
 # ruff: noqa: C901, PLR0912, PLR0915 - compiled loops over one series: a call inside costs more than a branch
@@ -16,7 +17,7 @@ import scipy.linalg.cython_blas  # noqa: F401 - else loaded at the first product
 from numba import njit
 from threadpoolctl import threadpool_limits
 
-from many_models.forecasting.pack import mm_pack_v1
+from many_models.forecasting.pack import mm_explain_v1, mm_pack_v1
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -31,23 +32,37 @@ _COMPILED = (
 compiled = njit(cache=True, nogil=True, error_model="numpy")
 
 
-def _compiled_twin() -> ModuleType:
-    """A second copy of mm_pack_v1 whose loops are compiled, so that one source serves training and any client."""
-    name = "many_models.forecasting._mm_pack_v1_compiled"
+def _copy_of(module: ModuleType, name: str) -> ModuleType:
+    """A second copy of a module under another name, or that copy where there is one."""
     if name in sys.modules:
         return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, mm_pack_v1.__file__)
+    spec = importlib.util.spec_from_file_location(name, module.__file__)
     assert spec is not None
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    for function in _COMPILED:
-        setattr(module, function, compiled(getattr(module, function)))
-    return module
+    copy = importlib.util.module_from_spec(spec)
+    sys.modules[name] = copy
+    spec.loader.exec_module(copy)
+    return copy
 
 
-pack = _compiled_twin()
+def _compiled_twins() -> ModuleType:
+    """A second copy of mm_pack_v1 whose loops are compiled, so that one source serves training and any client; its
+    `explainer` is such a copy of mm_explain_v1.
+    """
+    twin = _copy_of(mm_pack_v1, "many_models.forecasting._mm_pack_v1_compiled")
+    explainer = _copy_of(mm_explain_v1, "many_models.forecasting.pack._mm_explain_v1_compiled")
+    if not hasattr(twin, "explainer"):
+        for function in _COMPILED:
+            setattr(twin, function, compiled(getattr(twin, function)))
+        for function in mm_explain_v1.USED:
+            setattr(explainer, function, getattr(twin, function))
+        for function in mm_explain_v1.LOOPS:
+            setattr(explainer, function, compiled(getattr(explainer, function)))
+        vars(twin)["explainer"] = explainer
+    return twin
+
+
+pack = _compiled_twins()
 _advance, _prefix, _last_year = pack.advance, pack.prefix, pack.last_year
 _fill, _back_to_scale, _forecast, _is_closed = pack.fill, pack.back_to_scale, pack.forecast, pack.is_closed
 _is_structural = pack.is_structural

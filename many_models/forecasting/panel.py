@@ -25,6 +25,13 @@ if TYPE_CHECKING:
 STATES = ("missing", "observed", "closed", "stock_out")
 LEVELS_PER_COVARIATE = 6
 HOLIDAY_YEARS = (1985, 2045)
+ANYWHERE = {
+    "12-24": "Christmas Eve",
+    "12-25": "Christmas Day",
+    "12-26": "26 December",
+    "12-31": "New Year's Eve",
+    "01-01": "New Year's Day",
+}
 MOST_HOLIDAYS = 24  # by name
 FIRST_YEAR = 365  # periods after the first sale that say how often a series sells
 USUAL_OVER = 56  # newest periods that say what a number usually is
@@ -40,19 +47,29 @@ def holidays_of(
     Days that nearly every shop keeps (25 December, 1 January and their eves) are there without a country. Raises
     SettingsError for a country that the package `holidays` does not know.
     """
+    days, slots, names = _holidays(country, own)
+    return days, slots, len(names)
+
+
+@lru_cache(maxsize=32)
+def _holidays(
+    country: str, own: tuple[tuple[str, str], ...]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], tuple[str, ...]]:
+    """As `holidays_of`, with the name of each slot."""
     days: dict[int, str] = {}
     first, last = HOLIDAY_YEARS
     if country:
         days = _national(country)
     for year in range(first, last):
-        for month_day in ("12-24", "12-25", "12-26", "12-31", "01-01"):
+        for month_day in ANYWHERE:
             days.setdefault(int(np.datetime64(f"{year}-{month_day}").astype(np.int64)), month_day)
     days |= {int(np.datetime64(day).astype(np.int64)): name for day, name in own}
     mine, words = {name for _, name in own}, list(days.values())
     names = sorted(set(words), key=lambda name: (name not in mine, -words.count(name), name))[:MOST_HOLIDAYS]
     slot = {name: i for i, name in enumerate(names)}
     kept = sorted(day for day, name in days.items() if name in slot)
-    return np.array(kept, np.int64), np.array([slot[days[day]] for day in kept], np.int64), len(names)
+    called = tuple(ANYWHERE.get(name, name) for name in names)
+    return np.array(kept, np.int64), np.array([slot[days[day]] for day in kept], np.int64), called
 
 
 def _national(country: str) -> dict[int, str]:
@@ -83,6 +100,11 @@ class Layout:
     def holidays(self) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
         """Days, their slots and the number of slots, see `holidays_of`."""
         return holidays_of(self.country, self.own_holidays)
+
+    @property
+    def holiday_names(self) -> tuple[str, ...]:
+        """The name of each holiday slot."""
+        return _holidays(self.country, self.own_holidays)[2][: self.slots]
 
     @property
     def encoded(self) -> int:

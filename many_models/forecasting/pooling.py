@@ -498,7 +498,9 @@ def _grow(
 
 
 def tree_arrays(model: Mapping[str, object]) -> tuple[NDArray[np.generic], ...]:
-    """A LightGBM dump as flat arrays: root, feature (-1 for leaves), threshold, left, right, value."""
+    """A LightGBM dump as flat arrays: root, feature (-1 for leaves), threshold, left, right, value (of inner nodes the
+    mean, which explanations need).
+    """
     nodes: list[list[float]] = []
 
     def add(node: Mapping[str, object]) -> int:
@@ -508,6 +510,7 @@ def tree_arrays(model: Mapping[str, object]) -> tuple[NDArray[np.generic], ...]:
             nodes[at][0], nodes[at][1] = cast("int", node["split_feature"]), cast("float", node["threshold"])
             nodes[at][2] = add(cast("Mapping[str, object]", node["left_child"]))
             nodes[at][3] = add(cast("Mapping[str, object]", node["right_child"]))
+            nodes[at][4] = cast("float", node["internal_value"])
         else:
             nodes[at][4] = cast("float", node["leaf_value"])
         return at

@@ -142,7 +142,7 @@ def _model(
         "format": loader.FORMAT, "series": panel.series, "frequency": layout.frequency, "horizon": spec.horizon,
         "known": list(layout.known), "levels_of": list(layout.levels_of), "levels": list(spec.levels),
         "slots": by_series, "fallback": fallback, "candidates": list(everyone),
-        "pools": pools, "own_size": loader.OWN_SIZE,
+        "pools": pools, "own_size": loader.OWN_SIZE, "holidays": list(layout.holiday_names),
     }  # fmt: skip
     blobs: dict[str, bytes] = {}
     fitted: dict[str, dict[str, list[object]]] = {}

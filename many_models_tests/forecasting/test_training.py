@@ -188,21 +188,6 @@ def test_closed_days_are_forecast_as_zero():
     assert (y_hat[shut] > 15).all()
 
 
-def test_an_explanation_adds_up_and_blames_the_promotion():
-    rng = np.random.default_rng(0)
-    on = rng.random(407) < 0.3
-    y = rng.poisson(np.where(on, 60.0, 15.0)).astype(float)[:400]
-    spec = Spec("D", 7, windows=2, known=("promo",))
-    model = train(rows_of({"a": y}, spec, promo=on[:400]), spec, AS_OF).model
-    ds = [AS_OF + timedelta(days=k) for k in range(1, 8)]
-    future = pa.table({"series_id": ["a"] * 7, "ds": pa.array(ds, pa.timestamp("us")), "promo": pa.array(on[400:])})
-    parts = model.explain(future=future).to_pandas().pivot_table(index="ds", columns="part", values="value")
-    assert set(parts.columns) == {"level", "season", "holiday", "promo"}
-    assert parts.sum(axis=1).to_numpy() == pytest.approx(model.predict(None, future=future)["y_hat"].to_numpy())
-    assert parts["promo"][on[400:]].min() > 10
-    assert parts["promo"][~on[400:]].max() < 0
-
-
 def test_nothing_trained_of_no_rows():
     result = train(rows_of(LONG).slice(0, 0), SPEC, AS_OF)
     assert result.series.num_rows == result.scores.num_rows == 0

@@ -18,6 +18,7 @@ import numpy as np
 FORMAT = 1
 LOADER = "mm_pack_v1"
 SKOPS_LOADER = "mm_sklearn_v1"
+EXPLAINER = "mm_explain_v1"
 
 # Places in `conf`: what a frequency and a spec fix.
 TAU, ALPHA, GAIN_SEASON, GAIN_ODDS, GAIN_SIZE = 0, 4, 7, 8, 9
@@ -632,7 +633,8 @@ class Pack:
         self.row = {name: i for i, name in enumerate(index["series"])}
         self.levels = [int(level) for level in index["levels"]]
         self._calendars, self._shapes, self._fitted = {}, {}, {}
-        self._hours = has_hours(index["frequency"], arrays)
+        self._explainer = None
+        self.hours = has_hours(index["frequency"], arrays)
 
     def cutoff_of(self, i):
         """The training cutoff of row `i`, datetime64[us]."""
@@ -647,7 +649,7 @@ class Pack:
             ds = stamps(np.arange(after + 1, after + 1 + h), self.index["frequency"])
             C, hol, ph = calendar(
                 ds, self.index["frequency"], int(self.arrays["conf"][SEASON]), self.arrays["holiday_days"],
-                self.arrays["holiday_slots"], int(self.arrays["conf"][SLOTS]), self._hours,
+                self.arrays["holiday_slots"], int(self.arrays["conf"][SLOTS]), self.hours,
             )  # fmt: skip
             self._calendars[key] = (ds, C, hol, ph)
         return self._calendars[key]
@@ -661,7 +663,7 @@ class Pack:
             a = self.arrays
             features = shape_features(
                 self.calendar(after, h)[0], self.index["frequency"], int(a["conf"][SEASON]), a["holiday_days"],
-                a["holiday_slots"], int(a["conf"][SLOTS]), self._hours,
+                a["holiday_slots"], int(a["conf"][SLOTS]), self.hours,
             )  # fmt: skip
             self._shapes[key] = (features @ a["pool_shape"][pool].astype(float))[:, None]
         return self._shapes[key]
@@ -752,49 +754,56 @@ class Pack:
         codes = np.concatenate([a["tail_code"][i], np.asarray(code, np.int8)])[-R:]
         return S, own, tail, codes
 
-    def candidates(self, i, h, x, fresh=None, without=()):
-        """Forecasts (candidates × h) of row `i` for the h periods after its cutoff, or after `fresh` (y, code, x).
-
-        Users' own forecasters come last: scikit-learn's that travel see the state as it is now, of others there is what
-        they said at training; the medium smoothing where neither reaches.
-
-        `without` names known covariates that stay at their recent mean, or "holiday" for a calendar without holidays.
+    def inputs(self, i, h, x, fresh=None):
+        """What the loops take of row `i`, up to the bounds of its series, and the step number that they begin after;
+        see `candidates`.
         """
-        f = self.loops
-        a = self.arrays
+        a, f = self.arrays, self.loops
         fresh = fresh or (np.zeros(0), np.zeros(0, np.int8), np.zeros((0, a["last_x"].shape[1])))
         S, own, tail, codes = self.roll(i, *fresh)
-        now = a["cutoff"][i] + len(fresh[0])
+        now = int(a["cutoff"][i]) + len(fresh[0])
         pool = int(a["pool"][i])
         x = np.concatenate([x, self.shape(pool, now, h)], 1)
         R = len(tail)
         _, C, hol, ph = self.calendar(now, h)
-        x = self._neutral(x, S, without)
-        if "holiday" in without and a["conf"][SLOTS]:
-            columns = int(a["conf"][SLOTS]) + (1 if _unit(self.index["frequency"]) == "W" else 3)
-            C, hol = C.copy(), np.full(h, -1, np.int64)
-            C[:, -columns:] = 0.0
         y, code = np.concatenate([tail, np.zeros(h)]), np.concatenate([codes, np.zeros(h, np.int8)])
         P = np.zeros((R + 1, 3))
         f.prefix(tail, codes, own, P)
         pad = np.zeros(R, np.int64)
-        F = np.zeros((len(CANDIDATES), h))
         B = np.concatenate([a["coef"][i], a["pool_beta"][pool : pool + 1]]).astype(float)
-        f.forecast(
+        return (
             S, y, code, P, R - 1, np.concatenate([pad, ph]), np.concatenate([pad, hol]),
             np.concatenate([np.zeros((R, C.shape[1]), np.float32), C]), np.concatenate([np.zeros((R, x.shape[1])), x]),
-            a["binary"][i].astype(np.int64), B, a["smear"][i].astype(float), a["conf"], own, h, F,
-            np.concatenate([np.empty(B.shape[1] + EXTRA + int(a["conf"][COVARIATES])), a["static"][i].astype(float)]),
-            *self.trees(pool),
-        )  # fmt: skip
-        path = a["path"][i].astype(float)[:, len(fresh[0]) :][:, :h]
+            a["binary"][i].astype(np.int64), B, a["smear"][i].astype(float), a["conf"], own,
+        ), now  # fmt: skip
+
+    def room(self, i):
+        """Room for one row of features and of what trees see, with what they see of the series `i` itself."""
+        a = self.arrays
+        size = a["coef"].shape[2] + EXTRA + int(a["conf"][COVARIATES])
+        return np.concatenate([np.empty(size), a["static"][i].astype(float)])
+
+    def candidates(self, i, h, x, fresh=None):
+        """Forecasts (candidates × h) of row `i` for the h periods after its cutoff, or after `fresh` (y, code, x).
+
+        Users' own forecasters come last: scikit-learn's that travel see the state as it is now, of others there is what
+        they said at training; the medium smoothing where neither reaches.
+        """
+        a = self.arrays
+        args, _ = self.inputs(i, h, x, fresh)
+        S, y, code, _, o, ph, hol, C, x = args[:9]
+        own, R = args[-1], o + 1
+        F = np.zeros((len(CANDIDATES), h))
+        self.loops.forecast(*args, h, F, self.room(i), *self.trees(int(a["pool"][i])))
+        past = len(fresh[0]) if fresh else 0
+        path = a["path"][i].astype(float)[:, past:][:, :h]
         if len(path):
             mine = np.tile(F[STANDS_IN], (len(path), 1))
             mine[:, : path.shape[1]] = np.where(np.isfinite(path), path, mine[:, : path.shape[1]])
             steps = min(h, int(a["conf"][HORIZON]))
             series = self.index["series"][i]
             for name, (file, unit) in self.index.get("fitted", {}).get(series, {}).items():
-                rows = self.regressor_rows(unit, steps, S, own, y, code, R - 1, ph, hol, C, x)
+                rows = self.regressor_rows(unit, steps, S, own, y, code, o, ph[R:], hol[R:], C[R:], x[R:])
                 try:
                     said = np.asarray(self.regressor(file).predict(rows), float).reshape(steps) * unit
                 except (ValueError, TypeError, IndexError, AttributeError) as error:
@@ -836,35 +845,14 @@ class Pack:
             )  # fmt: skip
         return rows
 
-    def _neutral(self, x, S, without):
-        """`x` with the columns of the covariates `without` at their moving means in the state `S`."""
-        m, k = int(self.arrays["conf"][SEASON]), int(self.arrays["conf"][COVARIATES])
-        means = 2 * (4 + m) + 1 + (m + 3) + 2 + m
-        x, j = x.copy(), 0
-        for name, levels in zip(self.index["known"], self.index["levels_of"]):
-            n = max(levels, 1)
-            if name in without:
-                x[:, j : j + n] = S[means : means + k][j : j + n]
-            j += n
-        return x
+    def explainer(self):
+        """What explains the rows of this pack: the module beside this one, made once."""
+        if self._explainer is None:
+            self._explainer = explainer_of(self.loops).Explainer(self)
+        return self._explainer
 
-    def explain(self, i, h, x):
-        """Parts (name → (h,)) that add up to the forecast of row `i`: level, season, holiday, each known covariate.
-
-        Covariates are taken away one after the other, then holidays; what is left is the mean (level) and what
-        moves around it (season, with what the trend does over the horizon).
-        """
-        point, _ = self.forecast(i, h, x)
-        parts, gone, before = {}, [], point
-        if math.isfinite(self.arrays["fixed"][i]):
-            return {"level": point}
-        for name in [*self.index["known"], "holiday"]:
-            gone.append(name)
-            after = self._point(i, *self.candidates(i, h, x, None, gone))
-            parts[name], before = before - after, after
-        return {"level": np.full(h, before.mean()), "season": before - before.mean(), **parts}
-
-    def _point(self, i, F, own):
+    def point(self, i, F, own):
+        """The combination (h,) of candidates' forecasts (candidates × h) of row `i`, calibrated, within bounds."""
         a = self.arrays
         return np.clip(a["weights"][i].astype(float) @ F * float(a["factor"][i]), own[LOW], own[HIGH])
 
@@ -876,7 +864,7 @@ class Pack:
             own = a["own"][i]
         else:
             F, own = self.candidates(i, h, x, fresh)
-            point = self._point(i, F, own)
+            point = self.point(i, F, own)
         return point, interval(
             point, a["spread"][i], a["quantiles"][i], bool(own[NONNEGATIVE]), float(a["conf"][HORIZON])
         )
@@ -987,6 +975,9 @@ def _check_index(index):
             raise ValueError(f"index.json: {name} holds a name twice")
     if len(index["fallback"]) != len(index["series"]):
         raise ValueError(f"index.json: {len(index['fallback'])} fallbacks for {len(index['series'])} series")
+    names = index.get("holidays", [])
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise ValueError("index.json: holidays are not names")
     if tuple(index["candidates"][: len(CANDIDATES)]) != CANDIDATES:
         raise ValueError("index.json: candidates do not begin with those of this format")
     levels, levels_of = index["levels"], index["levels_of"]
@@ -1247,6 +1238,14 @@ def skops_files():
 
     home = __name__.rpartition(".")[0]
     return importlib.import_module(f"{home}.{SKOPS_LOADER}" if home else SKOPS_LOADER)
+
+
+def explainer_of(loops):
+    """The module beside this one that explains forecasts, compiled where `loops` are."""
+    import importlib
+
+    home = __name__.rpartition(".")[0]
+    return getattr(loops, "explainer", None) or importlib.import_module(f"{home}.{EXPLAINER}" if home else EXPLAINER)
 
 
 def _load_pyfunc(path):  # pyright: ignore[reportUnusedFunction] - by name

@@ -14,18 +14,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from many_models.errors import InputError, IntegrityError
+from many_models.forecasting.pack import mm_explain_v1, mm_sklearn_v1
 from many_models.forecasting.pack import mm_pack_v1 as loader
-from many_models.forecasting.pack import mm_sklearn_v1
 from many_models.forecasting.pack.array_files import array_files, sha256_of
 from many_models.forecasting.panel import STATES, stamps_us
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from datetime import datetime
 
     from numpy.typing import NDArray
 
-LOADER_FILE, SKOPS_LOADER_FILE = f"{loader.LOADER}.py", f"{loader.SKOPS_LOADER}.py"
+LOADER_FILE, SKOPS_LOADER_FILE, EXPLAINER_FILE = (
+    f"{name}.py" for name in (loader.LOADER, loader.SKOPS_LOADER, loader.EXPLAINER)
+)
 Fitted = dict[str, dict[str, tuple[str, float]]]
 
 
@@ -52,6 +54,7 @@ class PackModel:
         index = {**self.index, "sha256": sha256_of(files)}
         files["index.json"] = json.dumps(index, sort_keys=True, separators=(",", ":")).encode()
         files[LOADER_FILE] = Path(loader.__file__).read_bytes()
+        files[EXPLAINER_FILE] = Path(mm_explain_v1.__file__).read_bytes()
         if self.blobs:
             files[SKOPS_LOADER_FILE] = Path(mm_sklearn_v1.__file__).read_bytes()
         return dict(sorted(files.items()))
@@ -105,7 +108,7 @@ class PackModel:
             raise InputError("no packs to merge")
         models = _same_candidates(models)
         head = models[0]
-        own = {"series", "fallback", "slots", "pools", "fitted"}
+        own = {"series", "fallback", "slots", "pools", "fitted", "holidays"}
         for model in models[1:]:
             for name in {*head.index, *model.index} - own:
                 if head.index.get(name) != model.index.get(name):
@@ -133,6 +136,9 @@ class PackModel:
             slots.update(cast("dict[str, object]", model.index["slots"]))
         fallback = [step for model in models for step in cast("list[str]", model.index["fallback"])]
         index = {**head.index, "series": series, "fallback": fallback, "slots": slots, "pools": pools}
+        named = [model.index["holidays"] for model in models if "holidays" in model.index]
+        if named:  # older packs do not say how their holidays are called
+            index["holidays"] = named[0]
         blobs = {name: data for model in models for name, data in model.blobs.items()}
         fitted = {name: own for model in models for name, own in model.fitted.items()}
         return _with_fitted(cls(index, arrays, blobs), fitted)
@@ -161,16 +167,43 @@ class PackModel:
         lacks is taken as usual and flagged. Columns: series_id, ds, cutoff, step (int32), y_hat, lo80, hi80, lo95, hi95
         (per level), fallback, known_repeated. Raises InputError for unknown series or a cutoff before training.
         """
+        pack = self.computing()
+        h = horizon or int(cast("int", self.index["horizon"]))
+        result = []
+        for name, end, x, fresh, repeated in self.aligned(pack, rows, cutoff, future=future, horizon=h, series=series):
+            i = pack.row[name]
+            try:
+                point, bound = pack.forecast(i, h, x, fresh)
+            except ValueError as error:
+                raise IntegrityError(f"{error}; train and promote it again") from error
+            stamp = loader.stamps(np.array([end]), str(self.index["frequency"]))[0]
+            result.append((i, stamp, np.arange(1, h + 1), point, bound, repeated))
+        return _table(pack.table(result), pack.levels)
+
+    def computing(self) -> loader.Pack:
+        """The loader's pack of these arrays, with compiled loops."""
         from many_models.forecasting.kernels import pack as compiled
 
-        pack = loader.Pack(self.index, self.arrays, compiled, self.blobs)
+        return loader.Pack(self.index, self.arrays, compiled, self.blobs)
+
+    def aligned(
+        self,
+        pack: loader.Pack,
+        rows: pa.Table | None,
+        cutoff: datetime | None = None,
+        *,
+        future: pa.Table | None = None,
+        horizon: int,
+        series: Sequence[str] | None = None,
+    ) -> Iterator[tuple[str, int, NDArray[np.float64], object, NDArray[np.bool_]]]:
+        """Of each series its name, the step number of its last known period, and the inputs of a forecast as
+        `Pack.aligned` has them; see `predict`.
+        """
         names = list(self.series if series is None else series)
         if unknown := [name for name in names if name not in pack.row]:
             raise InputError(f"not in this pack: {', '.join(unknown[:5])}; it holds {len(pack.row)} series")
-        h = horizon or int(cast("int", self.index["horizon"]))
         fresh_rows = _by_series(rows, names, pack) if rows is not None else {}
         later = _by_series(future, names, pack) if future is not None else {}
-        result = []
         for name in names:
             i = pack.row[name]
             trained = int(cast("NDArray[np.int64]", self.arrays["cutoff"])[i])
@@ -181,14 +214,8 @@ class PackModel:
                     raise InputError(
                         f"series {name!r}: cutoff {cutoff} is before its training cutoff {pack.cutoff_of(i)}"
                     )
-            x, fresh, repeated = pack.aligned(i, end, h, _given(later.get(name)), _past(fresh_rows.get(name)))
-            try:
-                point, bound = pack.forecast(i, h, x, fresh)
-            except ValueError as error:
-                raise IntegrityError(f"{error}; train and promote it again") from error
-            stamp = loader.stamps(np.array([end]), str(self.index["frequency"]))[0]
-            result.append((i, stamp, np.arange(1, h + 1), point, bound, repeated))
-        return _table(pack.table(result), pack.levels)
+            x, fresh, repeated = pack.aligned(i, end, horizon, _given(later.get(name)), _past(fresh_rows.get(name)))
+            yield name, end, x, fresh, repeated
 
     def candidates(self, future: pa.Table | None = None, horizon: int | None = None) -> NDArray[np.float64]:
         """Forecasts of every candidate (series × candidates × steps) from the stored state; see `predict`."""
@@ -203,33 +230,6 @@ class PackModel:
             x, _, _ = pack.aligned(i, end, h, _given(later.get(name)))
             result[i], _ = pack.candidates(i, h, x)
         return result
-
-    def explain(self, *, future: pa.Table | None = None, series: Sequence[str] | None = None) -> pa.Table:
-        """What forecasts from the stored state are made of: series_id, ds, part, value (double); parts add up to y_hat.
-
-        Parts are level, season, holiday and each known covariate; a constant fallback has a level only.
-        """
-        from many_models.forecasting.kernels import pack as compiled
-
-        pack = loader.Pack(self.index, self.arrays, compiled, self.blobs)
-        names = list(self.series if series is None else series)
-        if unknown := [name for name in names if name not in pack.row]:
-            raise InputError(f"not in this pack: {', '.join(unknown[:5])}; it holds {len(pack.row)} series")
-        h = int(cast("int", self.index["horizon"]))
-        later = _by_series(future, names, pack) if future is not None else {}
-        columns: dict[str, list[object]] = {"series_id": [], "ds": [], "part": [], "value": []}
-        for name in names:
-            i = pack.row[name]
-            end = int(cast("NDArray[np.int64]", self.arrays["cutoff"])[i])
-            ds = loader.stamps(np.arange(end + 1, end + 1 + h), str(self.index["frequency"])).tolist()
-            x, _, _ = pack.aligned(i, end, h, _given(later.get(name)))
-            for part, values in pack.explain(i, h, x).items():
-                columns["series_id"] += [name] * h
-                columns["ds"] += ds
-                columns["part"] += [part] * h
-                columns["value"] += values.tolist()
-        kinds = {"series_id": pa.string(), "ds": pa.timestamp("us"), "part": pa.string(), "value": pa.float64()}
-        return pa.table({name: pa.array(columns[name], kind) for name, kind in kinds.items()})
 
 
 def _with_fitted(model: PackModel, fitted: Fitted) -> PackModel:

@@ -1,0 +1,436 @@
+"""What the forecasts of a pack are made of, part by part; numpy only, travels inside the pack beside its loader.
+
+Each candidate's forecast is g(base + what each driver adds), g being the way back to the series' units. A driver gets
+its share of g(base + all) - g(base) in proportion to what it adds inside: the Aumann-Shapley value of a function of one
+sum, so that parts add up exactly and keep their sign. Trees give to a split's driver what the split changes in the mean
+of its node (path attribution, Saabas 2014). Drivers are measured from what is usual: a weekday from the mean of all, a
+covariate from its usual value, a holiday from a plain day.
+"""
+
+# ruff: noqa: C901, PLR0912, PLR0915 - loops that numba compiles
+from __future__ import annotations
+
+import importlib
+import math
+
+import numpy as np
+
+_HOME = __name__.rpartition(".")[0]
+loader = importlib.import_module(f"{_HOME}.mm_pack_v1" if _HOME else "mm_pack_v1")  # what stands beside this file
+season_of, is_closed, last_year, fill = loader.season_of, loader.is_closed, loader.last_year, loader.fill
+back_to_scale, log_mean, recent_mean = loader.back_to_scale, loader.log_mean, loader.recent_mean
+same_phase, fill_extra = loader.same_phase, loader.fill_extra
+RAW, LOG, COUNT, DYNAMIC, EXTRA, STANDS_IN = (
+    loader.RAW, loader.LOG, loader.COUNT, loader.DYNAMIC, loader.EXTRA, loader.STANDS_IN,
+)  # fmt: skip
+SEASON, CALENDAR, COVARIATES, HORIZON, GAIN_SIZE = (
+    loader.SEASON, loader.CALENDAR, loader.COVARIATES, loader.HORIZON, loader.GAIN_SIZE,
+)  # fmt: skip
+UNIT, ADDITIVE, LOW, HIGH, NONNEGATIVE = loader.UNIT, loader.ADDITIVE, loader.LOW, loader.HIGH, loader.NONNEGATIVE
+
+LEVEL, RECENT, DAY, WEEK, MONTH, YEAR, CALIBRATION, BOUNDS, CLOSED, SHAPE = range(10)
+FIXED = 10  # places before those of holidays, of covariates, and of users' own forecasters
+DRIVERS = (
+    ("level", "level"),
+    ("recent", "recent course"),
+    ("season", "time of day"),
+    ("season", "day of week"),
+    ("season", "day of month"),
+    ("season", "time of year"),
+    ("calibration", "calibration"),
+    ("bounds", "bounds"),
+    ("closed", "closed"),
+)
+LOOPS = ("put", "share", "path", "linear", "attribute")
+USED = (
+    "season_of", "is_closed", "last_year", "fill", "back_to_scale", "log_mean", "recent_mean", "same_phase",
+    "fill_extra",
+)  # fmt: skip
+"""Of the loader; the package puts compiled ones in their place and compiles LOOPS."""
+
+
+def put(a, value):
+    """Write the array `value` to `a`, as a loop: numba takes seconds to compile an assignment between arrays."""
+    for d in range(a.size):
+        a[d] = value[d]
+
+
+def share(a, con, base, way, smear, own, level):
+    """Write to `a` the parts of g(base + sum of `con`): `level`, what drivers add, and the rest as recent course."""
+    total = 0.0
+    for d in range(con.size):
+        total += con[d]
+    g = back_to_scale(base, way, smear, own)
+    v = back_to_scale(base + total, way, smear, own)
+    if abs(total) > 1e-9:
+        slope = (v - g) / total
+    else:
+        slope = (back_to_scale(base + 1e-6, way, smear, own) - back_to_scale(base - 1e-6, way, smear, own)) / 2e-6
+    rest = v - level
+    for d in range(con.size):
+        a[d] = con[d] * slope
+        rest -= a[d]
+    a[LEVEL] += level
+    a[RECENT] += rest
+    return v
+
+
+def path(X, con, part, root, feature, threshold, left, right, value):
+    """Add to `con` what the splits on the way of `X` change in the means of nodes; the sum of the roots' means."""
+    base = 0.0
+    for r in range(root.size):
+        node = root[r]
+        base += value[node]
+        while feature[node] >= 0:
+            child = left[node] if X[feature[node]] <= threshold[node] else right[node]
+            con[part[feature[node]]] += value[child] - value[node]
+            node = child
+    return base
+
+
+def linear(X, con, beta, way, S, conf, own, part, C, Cref, x, xref, Z, wbar, f):
+    """Write to `con` what each driver adds to the linear predictor, measured from what is usual; returns the predictor
+    without it. `Z` says what drivers add to the shape that series share, `wbar` the mean of the season's feature.
+    """
+    nc = int(conf[CALENDAR])
+    k = int(conf[COVARIATES])
+    m = int(conf[SEASON])
+    for d in range(con.size):
+        con[d] = 0.0
+    e = log_mean(S) if way == COUNT else 0.0
+    for j in range(beta.size):
+        e += X[j] * beta[j]
+    size = 1.0
+    if way == RAW and own[ADDITIVE] == 0.0:
+        size = S[3]
+    for j in range(nc):
+        if part[j] != RECENT:
+            con[part[j]] += beta[j] * (C[j] - Cref[j]) * size
+    con[part[nc + 7]] += beta[nc + 7] * (X[nc + 7] - wbar)
+    con[YEAR] += beta[nc + 8] * X[nc + 8]
+    l2 = S[(4 + m) + 2] if way == LOG else 0.0
+    c = nc + DYNAMIC
+    for j in range(k):
+        slope = (beta[c] + beta[c + 1]) * size + (beta[c + 2] * (l2 - 0.7) if way == LOG else beta[c + 2] * f * size)
+        if j < k - 1:
+            con[part[c]] += slope * (x[j] - xref[j])
+        else:
+            for d in range(Z.size):
+                con[d] += slope * Z[d]
+        c += 3
+    for d in range(con.size):
+        e -= con[d]
+    return e
+
+
+def attribute(
+    S, y, code, P, o, ph, hol, C, x, binary, B, smear, conf, own, H, A, X, root, feature, threshold, left, right, value,
+    parts, season, Cref, xref, Z,
+):  # fmt: skip
+    """Parts (candidates × H × drivers) of every candidate for the periods o + 1 … o + H, written to `A`.
+
+    The first arguments are those of the loader's `forecast`. `parts` (H × features) says whose each feature is, of
+    which the features of trees are some; `season` whose the phases are; `Cref` and `xref` what is usual of calendar
+    columns and covariates; `Z` (H × drivers) what drivers add to the shape that series share. `value` has the mean of
+    each inner node.
+    """
+    m = int(conf[SEASON])
+    es = 2 * (4 + m) + 1
+    tsb = es + m + 3
+    unit = own[UNIT]
+    p = B.shape[1]
+    n = A.shape[0]
+    D = A.shape[2]
+    ly = np.zeros(3)
+    two = np.zeros(2)
+    con = np.zeros(D)
+    mine = np.zeros(D)
+    v = np.zeros(n)
+    wbar = np.zeros(3)
+    none = np.zeros(D)
+    mean = recent_mean(y, code, o, conf)
+    level = S[3]
+    for i in range(m):
+        level += S[4 + i] / m
+        for way in range(2):
+            wbar[way] += S[way * (4 + m) + 4 + i] / m
+        low = 0.05 * math.exp(log_mean(S))
+        wbar[COUNT] += math.log((max(S[2] + S[4 + i], 0.0) + 2.0 * low) / (max(S[2], 0.0) + 2.0 * low)) / m
+    level *= unit
+    if own[NONNEGATIVE] != 0.0:
+        level = max(level, 0.0)
+    for i in range(H):
+        t = o + 1 + i
+        part = parts[i]
+        last_year(P, o, t, conf, own, ly)
+        same_phase(y, code, o, t, mean, conf, two)
+        for c in range(n):
+            put(A[c, i], none)
+        f = min((i + 1) / conf[HORIZON], 1.0)
+        v[0] = two[0]
+        v[1] = mean
+        v[2] = two[1]
+        for c in range(3):
+            A[c, i, LEVEL] = level
+            A[c, i, RECENT] = mean - level
+            A[c, i, season] += v[c] - mean
+        w = season_of(S, ph[t], own, m)
+        for j in range(3):
+            now = S[es + m + j] * unit
+            v[3 + j] = now + w * unit if own[ADDITIVE] != 0.0 else now * w
+            A[3 + j, i, LEVEL] = level
+            A[3 + j, i, RECENT] = now - level
+            A[3 + j, i, season] += v[3 + j] - now
+        v[6] = S[tsb] * S[tsb + 1] * unit
+        between = S[S.size - 3]
+        v[7] = S[tsb + 1] / between * (1.0 - 0.5 * conf[GAIN_SIZE]) * unit if between > 0.0 else 0.0
+        for c in range(6, 8):
+            A[c, i, LEVEL] = level
+            A[c, i, RECENT] = v[c] - level
+        base = 0.0
+        put(mine, none)
+        for row in range(4):
+            way = min(row, COUNT)
+            v[8 + row] = v[STANDS_IN]
+            put(A[8 + row, i], A[STANDS_IN, i])
+            if not math.isnan(B[row, 0]):
+                if row < 3 or math.isnan(B[COUNT, 0]):
+                    fill(X, S, way, ph[t], i + 1, C[t], x[t], ly, conf, own)
+                e = linear(X, con, B[row], way, S, conf, own, part, C[t], Cref, x[t], xref, Z[i], wbar[way], f)
+                if row == COUNT or (row > COUNT and math.isnan(B[COUNT, 0])):
+                    base = e
+                    put(mine, con)
+                put(A[8 + row, i], none)
+                v[8 + row] = share(A[8 + row, i], con, e, way, smear[row] if row < 3 else 1.0, own, level)
+        v[12] = v[11]
+        put(A[12, i], A[11, i])
+        if root.size > 0:
+            b = COUNT if not math.isnan(B[COUNT, 0]) else COUNT + 1
+            fill_extra(X, p, S, ph[t], hol[t], i + 1, mean, two[1], B[b], conf, own)
+            base += path(X, mine, part, root, feature, threshold, left, right, value)
+            base += mine[LEVEL] + mine[RECENT]
+            mine[LEVEL] = 0.0
+            mine[RECENT] = 0.0
+            size = 0.0
+            for d in range(D):
+                size += abs(Z[i, d])
+            if size > 0.0:
+                for d in range(D):
+                    mine[d] += mine[SHAPE] * abs(Z[i, d]) / size
+            else:
+                base += mine[SHAPE]
+            mine[SHAPE] = 0.0
+            put(A[12, i], none)
+            v[12] = share(A[12, i], mine, base, COUNT, 1.0, own, level)
+        closed = is_closed(S, ph[t], hol[t], x[t], binary, conf)
+        for c in range(n):
+            if not math.isfinite(v[c]):
+                put(A[c, i], none)
+                A[c, i, LEVEL] = level
+                A[c, i, RECENT] = mean - level
+                v[c] = mean
+            if closed:
+                A[c, i, CLOSED] = -v[c]
+            else:
+                A[c, i, BOUNDS] = min(max(v[c], own[LOW]), own[HIGH]) - v[c]
+
+
+# --- Whose a feature is ----------------------------------------------------------------------------------------------
+class Explainer:
+    """Explains rows of `pack`; keeps what its series have in common."""
+
+    def __init__(self, pack):
+        self.pack = pack
+        a, index = pack.arrays, pack.index
+        self.conf = a["conf"]
+        self.slots = int(self.conf[loader.SLOTS])
+        self.known = FIXED + self.slots  # the place of the first covariate
+        self.own = self.known + len(index["known"])  # and of the first of the users' forecasters
+        self.n = self.own + len(index["candidates"]) - len(loader.CANDIDATES)
+        self.covariates = np.array(
+            [self.known + j for j, levels in enumerate(index["levels_of"]) for _ in range(max(levels, 1))] + [SHAPE],
+            np.int64,
+        )
+        self.names = self._names()
+        self.value = node_means(a)
+        self._usual = usual_calendar(index["frequency"], int(self.conf[loader.SEASON]), pack.hours)
+        self._parts, self._shapes = {}, {}
+
+    def _names(self):
+        """(kind, driver) of each place."""
+        index = self.pack.index
+        given = list(index.get("holidays", ()))[: self.slots]
+        holidays = given + [f"holiday {s + 1}" for s in range(len(given), self.slots)]
+        own = index["candidates"][len(loader.CANDIDATES) :]
+        return [
+            *DRIVERS, ("season", "shared shape"), *(("holiday", name) for name in holidays),
+            *(("covariate", name) for name in index["known"]), *(("forecaster", name) for name in own),
+        ]  # fmt: skip
+
+    def season(self):
+        """The place of what the phases of the season say."""
+        m, unit = int(self.conf[loader.SEASON]), unit_of(self.pack.index["frequency"])
+        if unit == "h":
+            return DAY if m == 24 else WEEK
+        return WEEK if unit in ("D", "B") and m in (5, 7) else YEAR
+
+    def columns(self, ds, n):
+        """Places (periods × n) of calendar columns, in the order of the loader's `calendar`; RECENT for the trend."""
+        a, index = self.pack.arrays, self.pack.index
+        unit, m = unit_of(index["frequency"]), int(self.conf[loader.SEASON])
+        same = [self.season()] * (m - 1 if m <= 31 else 0)
+        if unit == "h":
+            same += [WEEK] * 6 + [DAY] * (23 if self.pack.hours and m > 31 else 0)
+        if unit in ("h", "D", "B", "W"):
+            same += [YEAR] * 8
+        if unit in ("D", "B"):
+            same += [MONTH] * 2 + [YEAR] * 2
+        same.append(RECENT)
+        out = np.zeros((len(ds), n), np.int64)
+        out[:, : len(same)] = same
+        days, slots = a["holiday_days"], a["holiday_slots"]
+        if not self.slots or not len(days) or len(same) == n:
+            return out
+        out[:, len(same) : len(same) + self.slots] = FIXED + np.arange(self.slots)
+        day = ds.astype("datetime64[D]").astype(np.int64)
+        if unit == "W":  # the first holiday of the week after
+            near = np.clip(np.searchsorted(days, day + 1), 0, len(days) - 1)
+            out[:, -1] = FIXED + slots[near]
+        else:
+            for j, back in enumerate((1, 2, -1)):
+                near = np.clip(np.searchsorted(days, day + back), 0, len(days) - 1)
+                out[:, len(same) + self.slots + j] = FIXED + slots[near]
+        return out
+
+    def parts(self, after, h):
+        """Places (h × features) of every feature that linear models and trees see of the periods after `after`."""
+        key = (int(after), int(h))
+        if key not in self._parts:
+            if len(self._parts) > 64:
+                self._parts.clear()
+            ds, _, hol, _ = self.pack.calendar(after, h)
+            nc, k = int(self.conf[loader.CALENDAR]), int(self.conf[loader.COVARIATES])
+            p = loader.width(nc, k)
+            width = p + loader.EXTRA + k + self.pack.arrays["static"].shape[1]
+            out = np.full((h, width), RECENT, np.int64)
+            out[:, :nc] = self.columns(ds, nc)
+            season = self.season()
+            out[:, [nc + 7, p, p + 5, p + 8]] = season
+            out[:, nc + 8] = YEAR
+            out[:, p + 7] = np.where(hol >= 0, FIXED + np.maximum(hol, 0), RECENT)
+            out[:, nc + loader.DYNAMIC : p] = np.repeat(self.covariates, 3)
+            out[:, p + loader.EXTRA : p + loader.EXTRA + k] = self.covariates
+            self._parts[key] = out
+        return self._parts[key]
+
+    def shape(self, pool, after, h):
+        """What each driver adds (h × drivers) to the shape that series of a pool share, measured from what is usual."""
+        key = (int(pool), int(after), int(h))
+        if key not in self._shapes:
+            if len(self._shapes) > 64:
+                self._shapes.clear()
+            a, index = self.pack.arrays, self.pack.index
+            ds = self.pack.calendar(after, h)[0]
+            features = loader.shape_features(
+                ds, index["frequency"], int(self.conf[loader.SEASON]), a["holiday_days"], a["holiday_slots"],
+                self.slots, self.pack.hours,
+            )  # fmt: skip
+            beta = a["pool_shape"][pool].astype(float)
+            nc = int(self.conf[loader.CALENDAR])
+            usual = np.zeros(features.shape[1])
+            plain = self._usual
+            calendar = min(len(plain[0]), nc)
+            usual[:calendar] = plain[0][:calendar]
+            usual[nc:] = plain[1]
+            places = np.full((h, features.shape[1]), YEAR, np.int64)
+            places[:, :nc] = self.columns(ds, nc)
+            Z = np.zeros((h, self.n))
+            added = (features - usual) * beta
+            for s in range(h):
+                np.add.at(Z[s], places[s], added[s])
+            Z[:, RECENT] = 0.0  # a trend is no season
+            self._shapes[key] = Z
+        return self._shapes[key]
+
+    def reference(self):
+        """What is usual of each calendar column: its mean over years, none of holidays."""
+        nc = int(self.conf[loader.CALENDAR])
+        out = np.zeros(nc)
+        plain = self._usual[0]
+        out[: len(plain)] = plain
+        return out
+
+    def candidates(self, i, h, x, fresh=None):
+        """Parts (candidates × h × drivers) of row `i`, its forecasts (candidates × h) and its bounds; see the loader's
+        `candidates`. A user's own forecaster is one part.
+        """
+        pack, a = self.pack, self.pack.arrays
+        F, own = pack.candidates(i, h, x, fresh)
+        args, now = pack.inputs(i, h, x, fresh)
+        pool = int(a["pool"][i])
+        A = np.zeros((len(loader.CANDIDATES), h, self.n))
+        usual = self.reference(), a["last_x"][i].astype(float), self.shape(pool, now, h)
+        trees = [*pack.trees(pool)[:-1], self.value]
+        attribute(*[*args, h, A, pack.room(i), *trees, self.parts(now, h), self.season(), *usual])
+        mine = np.zeros((len(F) - len(A), h, self.n))
+        for c in range(len(mine)):
+            mine[c, :, self.own + c] = F[len(A) + c]
+        return np.concatenate([A, mine]), F, own
+
+    def explain(self, i, h, x, fresh=None):
+        """Parts (h × drivers) of the forecast of row `i`, its point forecast (h,), and the forecasts of its candidates
+        (candidates × h), none where the forecast is fixed. Parts add up to the forecast.
+        """
+        a = self.pack.arrays
+        out = np.zeros((h, self.n))
+        if math.isfinite(a["fixed"][i]):
+            out[:, LEVEL] = float(a["fixed"][i])
+            return out, out[:, LEVEL].copy(), np.zeros((0, h))
+        A, F, own = self.candidates(i, h, x, fresh)
+        point = self.pack.point(i, F, own)
+        weights = a["weights"][i].astype(float)
+        used = np.flatnonzero(weights)
+        out += np.tensordot(weights[used], A[used], 1)
+        blended = weights @ F
+        factor = float(a["factor"][i])
+        out[:, CALIBRATION] += (factor - 1.0) * blended
+        out[:, BOUNDS] += point - factor * blended
+        return out, point, F
+
+
+def unit_of(frequency):
+    """The unit of a frequency: h, D, B, W, M, Q or Y."""
+    return loader._unit(frequency)  # noqa: SLF001  of the file beside this one
+
+
+_usual_calendars = {}
+
+
+def usual_calendar(frequency, season, hours):
+    """Means over four years of calendar columns, and of what a shared shape has more; holidays have none, and the trend
+    is left at zero.
+    """
+    key = (frequency, season, hours)
+    if key not in _usual_calendars:
+        none = np.zeros(0, np.int64)
+        first = loader.step_number(np.array(["2021-01-01"], "datetime64[us]"), frequency)[0]
+        last = loader.step_number(np.array(["2025-01-01"], "datetime64[us]"), frequency)[0]
+        ds = loader.stamps(np.arange(first, last), frequency)
+        nc = loader.calendar(ds[:1], frequency, season, none, none, 0, hours)[0].shape[1]
+        means = loader.shape_features(ds, frequency, season, none, none, 0, hours).mean(0)
+        means[nc - 1] = 0.0
+        _usual_calendars[key] = means[:nc], means[nc:]
+    return _usual_calendars[key]
+
+
+def node_means(arrays):
+    """The value of each node of the trees, inner ones included: as stored, or where packs from before store none the
+    mean of both children.
+    """
+    feature, value = arrays["feature"], arrays["value"].astype(np.float64)
+    inner = feature >= 0
+    if not inner.any() or value[inner].any():
+        return value
+    for node in np.flatnonzero(inner)[::-1]:  # children stand after their parents
+        value[node] = 0.5 * (value[arrays["left"][node]] + value[arrays["right"][node]])
+    return value

@@ -51,7 +51,6 @@ if TYPE_CHECKING:
 FILE_ROWS, SQL_ROWS = 3_000_000, 1_000_000
 DEFAULT_TABLE = "sales"
 ONLY_SERIES = "series"  # the key that a table of one series is given
-_YEARS_APART = 4  # a few rows that long before all others are typing errors
 _SEASON = {"h": 24, "D": 7, "W": 52, "M": 12, "Q": 4, "Y": 1}
 _GRAIN = {"h": "day", "D": "day", "W": "week", "M": "month", "Q": "month", "Y": "month"}
 SOURCE_PASSWORD = "MANY_MODELS_SOURCE_PASSWORD"  # noqa: S105  the secret's name
@@ -244,8 +243,8 @@ def infer_settings(  # noqa: PLR0913  (each flag of the command that overrules a
         found_known = steady_in_periods(profile, found_known, found_frequency.value)
     absent = infer_missing(profile, found_target.value, found_frequency.value, missing, summed=how.value == "sum")
     plan = _plan_table(url, chosen.value, time.value, found_known.value, planned)
-    start, last, early = _first_and_last(profile, reader)
-    if more and not early:
+    start, last = _first_and_last(profile, reader)
+    if more and not len(profile.early):
         start = min(start, _earliest(reader, time.value, look.columns[time.value]) or start)
     names, added = (look.keys.value, "") if look.keys.value else ((ONLY_SERIES,), ONLY_SERIES)
     if added and url:
@@ -258,7 +257,7 @@ def infer_settings(  # noqa: PLR0913  (each flag of the command that overrules a
     unit = unit_of(found_frequency.value)
     warnings = [
         *reader.notes,
-        *_told(totals, look.variants, planned, plan.value, early),
+        *_told(totals, look.variants, planned, plan.value, _early_text(profile)),
         *warnings_of(profile, found_target.value, found_frequency.value, reader.kind, how.value, absent.missing.value),
         *([f"only the first {rows.num_rows:,} rows were looked at"] if more else []),
     ]
@@ -388,6 +387,14 @@ def _told(
     return [*found, early] if early else found
 
 
+def _early_text(profile: TableProfile) -> str:
+    if not len(profile.early):
+        return ""
+    shown = listed([str(day) for day in profile.early], 3)
+    rows = f"{profile.early_rows:,} rows are dated {shown}"
+    return f"{rows}, years before all others, like typing errors: data start after them"
+
+
 def _zone_of(column: Column, unit: str, aggregate: str) -> Inferred[str]:
     """The time zone whose days are meant, where moments with a zone are summed up to days or longer."""
     found = re.fullmatch(r"timestamp\[\w+, tz=([\w/+-]+)\]", column.raw)
@@ -409,26 +416,14 @@ def _require(there: Sequence[str], given: Mapping[str, Sequence[str]]) -> None:
             raise InputError(f"--{flag} {', '.join(missing)}: the columns are {listed(there)}")
 
 
-def _first_and_last(profile: TableProfile, reader: TableReader) -> tuple[date, date, str]:
-    """The first and the last day, and a sentence on days before the first that look like typing errors."""
+def _first_and_last(profile: TableProfile, reader: TableReader) -> tuple[date, date]:
+    """The first and the last day, but for those that look like typing errors."""
     days = profile.ds[~np.isnat(profile.ds)]
     if not len(days):
         raise InputError(
             f"{reader}: no row has a date in {profile.time.name!r} that is understood and not later than now"
         )
-    different, counts = np.unique(days.astype("datetime64[D]"), return_counts=True)
-    gaps = np.flatnonzero(np.diff(different).astype(np.int64) > _YEARS_APART * 365)
-    early = ""
-    for gap in gaps:
-        before = int(counts[: gap + 1].sum())
-        if before <= max(3, 0.001 * len(days)):
-            shown = listed([str(day) for day in different[: gap + 1]], 3)
-            early = (
-                f"{before:,} rows are dated {shown}, years before all others, like typing errors: data start after them"
-            )
-            different = different[gap + 1 :]
-            break
-    return different[0].item(), different[-1].item(), early
+    return days.min().astype("datetime64[D]").item(), days.max().astype("datetime64[D]").item()
 
 
 def _with_names(

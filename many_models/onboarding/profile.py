@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from many_models.onboarding.value_types import Column
 
 _SAMPLE_ROWS, _DATE_SAMPLE_ROWS = 200_000, 50_000
+_YEARS_APART = 4  # a few rows that long before all others are typing errors
 
 
 class TableProfile:
@@ -30,6 +31,10 @@ class TableProfile:
         late = ds > np.datetime64(now.astimezone(UTC).replace(tzinfo=None), "us")
         self.late = int(late.sum())
         self.ds = np.where(late, np.datetime64("NaT"), ds)
+        self.early = mistaken_days(self.ds[~np.isnat(self.ds)])
+        early = np.isin(self.ds.astype("datetime64[D]"), self.early)
+        self.early_rows = int(early.sum())
+        self.ds = np.where(early, np.datetime64("NaT"), self.ds)
         self.ds_codes = codes_of(self.ds.view(np.int64))
         self.dates = int(self.ds_codes.max()) + 1
         self.rows = len(self.ds)
@@ -159,6 +164,14 @@ class TableProfile:
             return False
         values = column.values[rows]  # a running number?
         return bool((np.diff(values) >= 0).all()) and len(np.unique(values)) > self.dates / 10
+
+
+def mistaken_days(ds: NDArray[np.datetime64]) -> NDArray[np.datetime64]:
+    """Days of `ds` that are years before all others and have few rows, like typing errors: at most all but the last."""
+    different, counts = np.unique(ds.astype("datetime64[D]"), return_counts=True)
+    gaps = np.flatnonzero(np.diff(different).astype(np.int64) > _YEARS_APART * 365)
+    few = [gap for gap in gaps if int(counts[: gap + 1].sum()) <= max(3, 0.001 * len(ds))]
+    return different[: few[-1] + 1] if few else different[:0]
 
 
 def codes_of(values: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -126,7 +126,7 @@ class ParquetFile:
 
 
 def _plain(table: pa.Table) -> pa.Table:
-    """Categories as what they stand for, half floats as floats, durations as texts: what every rule here can read."""
+    """Categories as what they stand for, half floats as floats, durations and bytes as texts, for all rules to read."""
     for at, column in enumerate(table.schema):
         kind = column.type
         if pa.types.is_dictionary(kind):
@@ -139,7 +139,17 @@ def _plain(table: pa.Table) -> pa.Table:
             )
         elif pa.types.is_decimal(kind):
             table = table.set_column(at, column.name, table[at].cast(pa.float64()))
+        elif pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
+            table = table.set_column(at, column.name, _as_text(table[at]))
     return table
+
+
+def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Bytes as the text that they are, as older writers mark texts; other bytes stay as they are."""
+    try:
+        return column.cast(pa.binary()).cast(pa.string())
+    except pa.ArrowInvalid:
+        return column
 
 
 @dataclass

@@ -271,7 +271,7 @@ class _Presence:
         heads[series] = rows
         sites = codes_of(profile.group(profile.keys[:1], heads)) if profile.keys else np.zeros(size, np.int64)
         keys = [profile.columns[name] for name in profile.keys]
-        names = [" / ".join(str(key.levels[key.codes[row]]) for key in keys) or "the series" for row in heads]
+        names = [" / ".join(_shown(key.levels[key.codes[row]]) for key in keys) or "the series" for row in heads]
         sums = np.bincount(series, np.where(finite, values, 0.0), size).astype(np.float64)
         zeros = float((values[finite] == 0).mean()) if finite.any() else 0.0
         lowest = float(np.quantile(values[finite], 0.001)) if finite.any() else 0.0
@@ -292,3 +292,8 @@ class _Presence:
             f". For example {self.names[row]}: {held} rows in {inside} periods; its mean is {total / inside:.3g} a "
             f"period where a missing row is zero, {total / held:.3g} where it is not known"
         )
+
+
+def _shown(level: object) -> str:
+    """A key's value as people write it: 7, and not 7.0."""
+    return str(int(level)) if isinstance(level, float) and level.is_integer() else str(level)

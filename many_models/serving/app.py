@@ -108,27 +108,34 @@ def _failing(*statuses: int) -> dict[int | str, dict[str, Any]]:
 def _add_forecasts(app: FastAPI, service: Service, metrics: Metrics) -> None:
     bodies = Bodies(service.settings.serve, service.reading)
     asked_for = {"$ref": "#/components/schemas/ForecastRequest"}
+    route: dict[str, Any] = {
+        "dependencies": WAYS,
+        "response_model": ForecastAnswer,
+        "responses": _failing(400, 401, 403, 408, 413, 415, 422, 503),
+        "openapi_extra": {"requestBody": {"required": True, "content": {"application/json": {"schema": asked_for}}}},
+    }
 
-    @app.post(
-        "/v1/forecasts",
-        dependencies=WAYS,
-        response_model=ForecastAnswer,
-        responses=_failing(400, 401, 403, 408, 413, 415, 422, 503),
-        summary="Forecasts of many series",
-        openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": asked_for}}}},
-    )
-    async def forecasts(request: Request) -> Response:
-        """A forecast for each series, or why there is none: one series' error leaves the others alone."""
+    async def answered(request: Request, *, explain: bool) -> Response:
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise HTTPException(415, "send the body as application/json")
         body = await bodies.read(await request.body())
         request.state.series = len(body.series)
-        questions = [series.question() for series in body.series]
+        questions = [series.question(explain=explain) for series in body.series]
         answer = await service.forecasts(questions, from_lake=body.from_lake)
         metrics.series.labels("ok").inc(answer.series - sum(answer.failed.values()))
         for kind, count in answer.failed.items():
             metrics.series.labels(kind).inc(count)
         return Response(answer.body, media_type="application/json")
+
+    @app.post("/v1/forecasts", summary="Forecasts of many series", **route)
+    async def forecasts(request: Request) -> Response:
+        """A forecast for each series, or why there is none: one series' error leaves the others alone."""
+        return await answered(request, explain=False)
+
+    @app.post("/v1/explanations", summary="What forecasts are made of", **route)
+    async def explanations(request: Request) -> Response:
+        """Forecasts as /v1/forecasts has them, each with `parts` by driver that add up to it, and in `words`."""
+        return await answered(request, explain=True)
 
 
 def _add_models(app: FastAPI, service: Service) -> None:

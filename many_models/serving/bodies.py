@@ -87,7 +87,7 @@ def _bounded(body: bytes, serve: ServeSettings) -> object:
         raise _too_many(serve)
     for one in _list(series):
         table = _table(one)
-        for name in ("known", "observations"):
+        for name in ("known", "observations", "against"):
             steps = _list(table.get(name))
             if len(steps) > STEPS:
                 raise BodyError(422, "Limit", f"{name} may have {STEPS} steps of a series")

@@ -12,6 +12,7 @@ import numpy as np
 from pydantic_core import to_json
 
 from many_models.errors import IntegrityError, SeriesError
+from many_models.forecasting.explanation import compare_row, explain_in_words, explain_row
 from many_models.forecasting.pack import mm_pack_v1 as loader
 from many_models.serving.pack_file import arrays
 
@@ -59,9 +60,13 @@ class Question:
     cutoff: datetime | None = None
     known: Sequence[tuple[datetime, Mapping[str, Value]]] = ()
     observations: Sequence[Observation] = ()
+    against: Sequence[tuple[datetime, Mapping[str, Value]]] | None = None  # what another future has else
+    explain: bool = False  # with the parts of the forecast, and sentences
 
     def is_plain(self, usual: int) -> bool:
         """Whether the answer depends on the model alone; `usual` is its horizon."""
+        if self.explain or self.against is not None:
+            return False
         if self.known or self.observations or self.cutoff is not None:
             return False
         return self.horizon is None or self.horizon == usual
@@ -127,13 +132,25 @@ class LoadedPack:
     def _answer(self, question: Question, row: int) -> bytes:
         h = question.horizon or self.horizon
         trained = int(self._cutoffs[row])
-        seen, future = self._times(question)
+        seen, future, other = self._times(question)
         end = self._end(question, trained, seen)
+        past = self._past(question, seen)
         x, fresh, repeated = self._model.aligned(
-            row, end, h, self._given(future, [known for _, known in question.known]), self._past(question, seen)
+            row, end, h, self._given(future, [known for _, known in question.known]), past
         )
+        more: dict[str, object] = {}
         try:
-            point, bounds = self._model.forecast(row, h, x, fresh)
+            if question.explain:
+                point, bounds, more = self._explained(row, end, h, x, fresh)
+            else:
+                point, bounds = self._model.forecast(row, h, x, fresh)
+            if question.against is not None:
+                changed = {number: known for number, (_, known) in zip(future, question.known, strict=True)}
+                for number, (_, known) in zip(other, question.against, strict=True):
+                    changed[number] = {**changed.get(number, {}), **known}
+                given = self._given(list(changed), list(changed.values()))
+                instead, _, _ = self._model.aligned(row, end, h, given, past)
+                more["difference"] = self._difference(row, end, h, (x, instead), fresh)
         except ValueError as error:
             raise SeriesError(question.series_id, f"{error}; train and promote it again") from error
         columns: dict[str, object] = {
@@ -147,32 +164,62 @@ class LoadedPack:
         names = ["y_hat", *(f"{side}{level}" for level in self._model.levels for side in ("lo", "hi"))]
         columns |= zip(names, rounded(np.concatenate([point[:, None], bounds.reshape(h, -1)], 1).T), strict=True)
         columns["known_repeated"] = repeated.tolist()
+        columns |= more
         name = json.dumps(question.series_id).encode()  # to_json refuses half a surrogate pair
         return b'{"series_id":%b,%b' % (name, to_json(columns, inf_nan_mode="null")[1:-1])
 
-    def _times(self, question: Question) -> tuple[list[int], list[int]]:
-        """Step numbers of the observations and of the known covariates. Raises SeriesError for times off the frequency,
-        periods given twice, and covariates that the model does not have.
+    def _explained(
+        self, row: int, end: int, h: int, x: NDArray[np.float64], fresh: object
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], dict[str, object]]:
+        """Point forecast, bounds, and what else an explanation says."""
+        found = explain_row(self._model, row, end, h, x, fresh)
+        a = self._model.arrays
+        nonnegative = bool(a["own"][row][loader.NONNEGATIVE])
+        horizon = float(a["conf"][loader.HORIZON])
+        bounds = loader.interval(found.y_hat, a["spread"][row], a["quantiles"][row], nonnegative, horizon)
+        return found.y_hat, bounds, {"parts": _parts(found.drivers, found.values), "words": explain_in_words(found)}
+
+    def _difference(
+        self,
+        row: int,
+        end: int,
+        h: int,
+        futures: tuple[NDArray[np.float64], NDArray[np.float64]],
+        fresh: object,
+    ) -> dict[str, object]:
+        """What the forecast changes from the first future to the second."""
+        found = compare_row(self._model, row, end, h, futures, fresh)
+        told: dict[str, object] = {"change": rounded(found.change[None])[0]}
+        for j, level in enumerate(found.levels):
+            told[f"lo{level}"], told[f"hi{level}"] = rounded(np.stack([found.low[:, j], found.high[:, j]]))
+        return {**told, "parts": _parts(found.drivers, found.values)}
+
+    def _times(self, question: Question) -> tuple[list[int], list[int], list[int]]:
+        """Step numbers of the observations, of the known covariates and of those of the other future. Raises
+        SeriesError for times off the frequency, periods given twice, and covariates that the model does not have.
         """
-        stamps = [o.ds for o in question.observations] + [ds for ds, _ in question.known]
+        against = question.against or ()
+        stamps = [o.ds for o in question.observations] + [ds for ds, _ in (*question.known, *against)]
         if not stamps:
-            return [], []
+            return [], [], []
         times = np.array(stamps, "datetime64[us]")
         numbers = loader.step_number(times, self._frequency)
         off = loader.stamps(numbers, self._frequency) != times
         if off.any():
             raise SeriesError(question.series_id, f"time {times[off][0]} is off the frequency {self._frequency}")
         n = len(question.observations)
-        seen, future = numbers[:n].tolist(), numbers[n:].tolist()
-        if len(set(seen)) < len(seen) or len(set(future)) < len(future):
+        m = n + len(question.known)
+        seen, future, other = numbers[:n].tolist(), numbers[n:m].tolist(), numbers[m:].tolist()
+        if any(len(set(some)) < len(some) for some in (seen, future, other)):
             raise SeriesError(question.series_id, "duplicate periods: give each period once")
-        named = {name for o in question.observations for name in o.known} | {k for _, v in question.known for k in v}
+        named = {name for o in question.observations for name in o.known}
+        named |= {name for _, values in (*question.known, *against) for name in values}
         if unknown := sorted(named - set(self.known)):
             wanted = ", ".join(self.known) or "none"
             raise SeriesError(
                 question.series_id, f"unknown covariates {', '.join(unknown[:3])}; this model's covariates: {wanted}"
             )
-        return seen, future
+        return seen, future, other
 
     def _end(self, question: Question, trained: int, seen: Sequence[int]) -> int:
         end = max([trained, *seen])
@@ -257,6 +304,13 @@ class _Model(loader.Pack):
         if sum(h for _, h in self._calendars) > periods:
             self._calendars.clear()
             self._shapes.clear()
+
+
+def _parts(drivers: Sequence[tuple[str, str]], values: NDArray[np.float64]) -> list[dict[str, object]]:
+    """The columns of `values` (steps × drivers) for JSON, in full: rounded ones would not add up."""
+    return [
+        {"kind": kind, "driver": driver, "values": values[:, j].tolist()} for j, (kind, driver) in enumerate(drivers)
+    ]
 
 
 def rounded(values: NDArray[np.float64]) -> list[list[float]]:

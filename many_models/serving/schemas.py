@@ -53,7 +53,8 @@ class Observed(Part):
 
 class SeriesRequest(Part):
     """One series. `cutoff`: the last period that counts as past (default: that of the last observation, else of
-    training). What is missing of the known covariates is repeated, and flagged in the answer.
+    training). What is missing of the known covariates is repeated, and flagged in the answer. `against`: what another
+    future has else than `known`; the answer says in `difference` what changes from the one to the other.
     """
 
     series_id: SeriesId
@@ -61,8 +62,9 @@ class SeriesRequest(Part):
     cutoff: Time | None = None
     known: Annotated[tuple[KnownAt, ...], Field(max_length=STEPS, fail_fast=True)] = ()
     observations: Annotated[tuple[Observed, ...], Field(max_length=STEPS, fail_fast=True)] = ()
+    against: Annotated[tuple[KnownAt, ...], Field(max_length=STEPS, fail_fast=True)] | None = None
 
-    def question(self) -> Question:
+    def question(self, *, explain: bool = False) -> Question:
         """The question, in the service's own terms."""
         return Question(
             self.series_id,
@@ -70,6 +72,8 @@ class SeriesRequest(Part):
             self.cutoff,
             [(step.ds, step.values) for step in self.known] if self.known else (),
             [Observation(o.ds, o.y, o.state, o.values) for o in self.observations] if self.observations else (),
+            None if self.against is None else [(step.ds, step.values) for step in self.against],
+            explain,
         )
 
 
@@ -118,6 +122,29 @@ class Problem(BaseModel):
 Moment = Annotated[str, Field(description="A time of the data, ISO 8601 without a zone.")]
 
 
+class PartAnswer(BaseModel):
+    """What one driver adds to each step: kind is level, recent, season, holiday, covariate, calibration, bounds, closed
+    or forecaster. The parts of a step add up to its `y_hat`, or in a difference to its `change`.
+    """
+
+    kind: str
+    driver: str
+    values: list[float]
+
+
+class DifferenceAnswer(BaseModel):
+    """What changes from the future in `known` to the one in `against`, by step and driver, with bounds of the change:
+    how much the candidates disagree about it, and how much the interval of the forecast widens.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    change: list[float]
+    lo80: list[float] = []
+    hi80: list[float] = []
+    parts: list[PartAnswer]
+
+
 class SeriesForecast(BaseModel):
     """One series' forecast: `ds`, `y_hat`, the bounds and `known_repeated` have a value for each step; null is none."""
 
@@ -135,6 +162,9 @@ class SeriesForecast(BaseModel):
     lo80: list[float | None] = Field(default=[], description="Bounds exist for the levels that were trained.")
     hi80: list[float | None] = []
     known_repeated: list[bool]
+    parts: list[PartAnswer] = Field(default=[], description="Of /v1/explanations.")
+    words: list[str] = Field(default=[], description="The explanation in sentences, of /v1/explanations.")
+    difference: DifferenceAnswer | None = Field(default=None, description="Where the question has `against`.")
 
 
 class SeriesFailed(BaseModel):

@@ -16,14 +16,16 @@ from many_models.orchestration.assets import (
     promoted_models,
     raw_covariates,
     raw_sales,
+    stock_recommendations,
     store_item_datasets,
     trained_models,
     warehouse_predictions,
 )
+from many_models.orchestration.stage_state import decisions_asked
 from many_models.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from pyspark.sql import SparkSession
 
@@ -37,7 +39,7 @@ def build(settings: Settings, resources: Mapping[str, object] | None = None) -> 
     assets, reports = build_assets(settings), power_bi.build(settings)
     return dg.Definitions(
         assets=[*assets.values(), *reports.assets],
-        jobs=[*automation.jobs(), upkeep.job(settings), *reports.jobs],
+        jobs=[*automation.jobs(assets), upkeep.job(settings), *reports.jobs],
         sensors=[*automation.sensors(settings, assets), *reports.sensors],
         schedules=[
             automation.schedule(settings, assets["raw_sales"]),
@@ -50,9 +52,9 @@ def build(settings: Settings, resources: Mapping[str, object] | None = None) -> 
 
 
 def build_assets(settings: Settings) -> dict[Stage, dg.AssetsDefinition]:
-    """The assets by stage."""
+    """The assets by stage; decisions only as the settings ask for them."""
     warnings.filterwarnings("ignore", "Parameter `backfill_policy`", category=dg.BetaWarning)
-    return {
+    found: dict[Stage, dg.AssetsDefinition] = {
         "raw_sales": raw_sales.build_raw_sales(settings),
         "raw_covariates": raw_covariates.build_raw_covariates(settings),
         "store_item_datasets": store_item_datasets.build(settings),
@@ -60,8 +62,12 @@ def build_assets(settings: Settings) -> dict[Stage, dg.AssetsDefinition]:
         "trained_models": trained_models.build(settings),
         "promoted_models": promoted_models.build(settings),
         "predictions": predictions.build(settings),
-        "warehouse_predictions": warehouse_predictions.build(settings),
     }
+    builders: Mapping[Stage, Callable[[Settings], dg.AssetsDefinition]] = {
+        "stock_recommendations": stock_recommendations.build,
+    }
+    found |= {stage: build(settings) for stage, build in builders.items() if stage in decisions_asked(settings)}
+    return {**found, "warehouse_predictions": warehouse_predictions.build(settings)}
 
 
 # --- Adapters -------------------------------------------------------------------------------------------------------

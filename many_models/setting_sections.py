@@ -40,6 +40,28 @@ class ServeSettings(Section):
     drain_seconds: Annotated[float, Field(ge=0)] = 0.0
 
 
+class StockSettings(Section):
+    """Stock from forecasts, see docs/decisions-guide.md; off without `table` and `lead_time`.
+
+    `table` names a table of the source with any of the keys and what is known of stock; the other values are for what
+    it leaves empty. Lead time and review are in periods of `data.frequency`.
+    """
+
+    table: str = ""
+    lead_time: Annotated[float, Field(ge=0)] | None = None
+    lead_time_sd: Annotated[float, Field(ge=0)] = 0.0
+    review: Annotated[int, Field(ge=1)] = 1
+    service: Literal["cycle", "fill"] = "cycle"
+    service_level: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    paths: Annotated[int, Field(ge=100, le=10_000)] = 500
+    seed: int = 1
+
+    @property
+    def asked(self) -> bool:
+        """Whether stock is to be recommended."""
+        return bool(self.table) or self.lead_time is not None
+
+
 class BoardSettings(Section):
     """The board: pages for people, see docs/board.md. Keys and tokens are those of `serve`.
 

@@ -152,7 +152,7 @@ def read_pooled(lake: Lake, version: str, spec: Spec, cutoff: datetime) -> Poole
 
 @dataclass(frozen=True)
 class TrainTask:
-    """Train a chunk: tables `series` and `scores` of `forecasting.train`, and the files of its pack."""
+    """Train a chunk: tables `series`, `scores` and, with `keep_paths`, `paths` of `train`; the files of its pack."""
 
     lake: Lake
     spec: Spec
@@ -161,6 +161,7 @@ class TrainTask:
     priors: Mapping[str, Prior] = field(default_factory=dict[str, Prior])
     pooled: str = ""
     keys: tuple[str, ...] = ()
+    keep_paths: bool = False
 
     def narrowed(self, chunk: Chunk) -> TrainTask:
         """See `NarrowingTask.narrowed`: the champions and priors of the chunk's series."""
@@ -180,10 +181,13 @@ class TrainTask:
             priors=_of(self.priors, chunk),
             pooled=read_pooled(self.lake, self.pooled, self.spec, self.cutoff),
             future=_covariates(self.lake, chunk, self.keys, after=self.cutoff) if ahead else None,
+            keep_paths=self.keep_paths,
         )
         absent = _absent(chunk, trained.series, trained.failures)
         series = trained.series.append_column("finite", _finite(trained, self.spec.horizon))
         found = {"series": _with_pack(series, chunk.pack), "scores": _with_pack(trained.scores, chunk.pack)}
+        if trained.paths is not None:
+            found["paths"] = _with_pack(trained.paths, chunk.pack)
         return ChunkResult(found, trained.model.files(), [*trained.failures, *absent])
 
 

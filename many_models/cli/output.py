@@ -90,6 +90,10 @@ def stage_line(report: StageReport) -> str:
         "raw_sales": "periods",
         "raw_covariates": "table",
         "pooled_models": "sample",
+        "stock_recommendations": "cutoff",
+        "coherent_predictions": "cutoff",
+        "final_predictions": "cutoff",
+        "drift": "cutoff",
         "warehouse_predictions": "cutoff",
     }
     what = units.get(report.stage, "series")

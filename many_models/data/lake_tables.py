@@ -47,6 +47,13 @@ DECISIONS = LakeTable("decisions", ("cutoff_date",))
 RELEASE_LOG = LakeTable("release_log")
 PREDICTIONS = LakeTable("predictions", ("cutoff_date",))
 FINDINGS = LakeTable("findings", ("stage",))
+BACKTEST_PATHS = LakeTable("backtest_paths", ("pack",))
+STOCK = LakeTable("stock_recommendations", ("cutoff_date",))
+COHERENT = LakeTable("coherent_predictions", ("cutoff_date",))
+FINAL = LakeTable("final_predictions", ("cutoff_date",))
+VALUE_ADDED = LakeTable("forecast_value_added", ("cutoff_date",))
+DRIFT = LakeTable("drift", ("cutoff_date",))
+DECISION_PROBLEMS = LakeTable("decision_problems", ("cutoff_date", "origin"))
 SERIES_STATUS = LakeTable("series_status", ("stage",))
 
 

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from many_models.errors import SeriesError, SeriesFailure
 from many_models.forecasting import metrics
+from many_models.forecasting.backtest_paths import path_table
 from many_models.forecasting.calibration import factors, final_weights, leave_one_out, series_quantiles, spread
 from many_models.forecasting.datasets import LARGEST
 from many_models.forecasting.evaluation import Evaluation, evaluate, least, scored
@@ -34,12 +35,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Trained:
-    """What training gives: the `model`, a row per `series`, `scores` per candidate and window, `failures`."""
+    """What training gives: the `model`, a row per `series`, `scores` per candidate and window, `failures`; `paths` is
+    the backtest step by step (see `path_table`), where it was asked for.
+    """
 
     model: PackModel
     series: pa.Table
     scores: pa.Table
     failures: Sequence[SeriesFailure]
+    paths: pa.Table | None = None
 
 
 def train(  # noqa: PLR0913 - its parameters are what is known besides the rows
@@ -51,15 +55,16 @@ def train(  # noqa: PLR0913 - its parameters are what is known besides the rows
     priors: Mapping[str, Prior] | None = None,
     pooled: PooledModels | None = None,
     future: pa.Table | None = None,
+    keep_paths: bool = False,
 ) -> Trained:
     """Backtest all candidates of every series in `rows`, fit and combine them as of `cutoff`.
 
     `rows` as `Prepared.rows`; rows after `cutoff` are ignored. A series' result depends on its own rows only.
     `champions` are specs of another recipe to backtest at the same cutoffs (column champion_wape); `priors` help
     series that are too short; `pooled` is what series learned together, no later than `cutoff`; `future` has known
-    covariates after it (series_id, ds and columns), which custom forecasters forecast with. Raises InputError for
-    missing columns, or pooled models of another layout or from the future, SettingsError for a custom forecaster that
-    cannot be imported or made.
+    covariates after it (series_id, ds and columns), which custom forecasters forecast with; `keep_paths` asks for the
+    backtest step by step. Raises InputError for missing columns, or pooled models of another layout or from the future,
+    SettingsError for a custom forecaster that cannot be imported or made.
     """
     layout_of(spec, rows)
     rows = rows.filter(pc.less_equal(rows["ds"], pa.scalar(cutoff, pa.timestamp("us"))))
@@ -69,9 +74,9 @@ def train(  # noqa: PLR0913 - its parameters are what is known besides the rows
     blends, spreads = leave_one_out(evaluation)
     model = _model(evaluation, weights, blends, priors or {})
     champion = _champion_wape(rows, spec, cutoff, champions or {})
-    return Trained(
-        model, series_table(evaluation, weights, blends, spreads, champion, model), score_table(evaluation), failures
-    )
+    series = series_table(evaluation, weights, blends, spreads, champion, model)
+    paths = path_table(evaluation, blends) if keep_paths else None
+    return Trained(model, series, score_table(evaluation), failures, paths)
 
 
 def _usable(rows: pa.Table, spec: Spec) -> tuple[pa.Table, list[SeriesFailure]]:

@@ -110,7 +110,7 @@ def open_instance(home: Path, storage: Storage = "sqlite") -> Generator[dg.Dagst
     with counting_from(home.absolute()), dg.DagsterInstance.from_config(str(home)) as instance:
         with FileLock(home / SETUP_LOCK):
             instance.compute_log_manager  # noqa: B018 -- made at its first use, which may be in another thread
-            history.ensure_pools(instance, due.STAGES)
+            history.ensure_pools(instance, due.EVERY_DAY)
         yield instance
 
 

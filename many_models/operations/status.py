@@ -73,7 +73,8 @@ def status_of(settings: Settings) -> dict[str, object]:
     stages = list[dict[str, object]]()
     with open_instance(dagster_home(settings), settings.dagster.storage) as instance:
         look = Look(instance, lake)
-        for stage in due.STAGES:
+        asked = stage_state.decisions_asked(settings)
+        for stage in (*due.EVERY_DAY[:-1], *asked, due.EVERY_DAY[-1]):
             if stage == "raw_sales":
                 found = automation.raw_state(settings, instance, source)
             elif stage == "raw_covariates":

@@ -20,7 +20,7 @@ from many_models.orchestration.stage_run import DUE_TAG
 from many_models.ports import Lake, Source
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
     from many_models.settings import Settings
 
@@ -32,6 +32,10 @@ JOBS: Mapping[Stage, str] = {
     "trained_models": "train_models",
     "promoted_models": "promote_models",
     "predictions": "predict",
+    "stock_recommendations": "recommend_stock",
+    "coherent_predictions": "reconcile",
+    "final_predictions": "apply_overrides",
+    "drift": "watch_drift",
     "warehouse_predictions": "load_warehouse",
 }
 SENSORS: Mapping[Stage, str] = {
@@ -41,17 +45,22 @@ SENSORS: Mapping[Stage, str] = {
     "trained_models": "datasets_to_training",
     "promoted_models": "trained_to_promotion",
     "predictions": "promoted_to_predictions",
+    "stock_recommendations": "predicted_to_stock",
+    "coherent_predictions": "predicted_to_sums",
+    "final_predictions": "predicted_to_final",
+    "drift": "predicted_to_drift",
     "warehouse_predictions": "predicted_to_warehouse",
 }
 SENSOR_SECONDS = 5  # a look that finds nothing new is cheap, and a finished stage starts the next the sooner
 STORES_SECONDS = 60  # how old a look at the lake may be while Dagster has recorded nothing new
 
 
-def jobs() -> list[dg.UnresolvedAssetJobDefinition]:
-    """One job for each stage."""
+def jobs(assets: Collection[Stage]) -> list[dg.UnresolvedAssetJobDefinition]:
+    """One job for each stage of `assets`."""
     return [
         dg.define_asset_job(name, selection=dg.AssetSelection.assets(stage), tags={STAGE_TAG: stage})
         for stage, name in JOBS.items()
+        if stage in assets
     ]
 
 
@@ -140,7 +149,7 @@ def cause_of(instance: dg.DagsterInstance, run_id: str) -> Cause | None:
 def sensors(settings: Settings, assets: Mapping[Stage, dg.AssetsDefinition]) -> list[dg.SensorDefinition]:
     """One sensor for each stage after raw_sales; they share one look at what is due."""
     shared = SharedLook(settings, lambda look: next_due(states(settings, look)), STORES_SECONDS)
-    return [_sensor(settings, shared, stage, name, assets[stage]) for stage, name in SENSORS.items()]
+    return [_sensor(settings, shared, stage, name, assets[stage]) for stage, name in SENSORS.items() if stage in assets]
 
 
 def _sensor(
@@ -165,7 +174,7 @@ def _sensor(
 
 def _tidy(instance: dg.DagsterInstance) -> None:
     dead_runs.mark_dead_runs_failed(instance)
-    history.ensure_pools(instance, STAGES)
+    history.ensure_pools(instance, due.EVERY_DAY)
 
 
 def _decide(

@@ -18,9 +18,15 @@ Stage = Literal[
     "trained_models",
     "promoted_models",
     "predictions",
+    "stock_recommendations",
+    "coherent_predictions",
+    "final_predictions",
+    "drift",
     "warehouse_predictions",
 ]
 STAGES: tuple[Stage, ...] = get_args(Stage)
+DECISIONS: tuple[Stage, ...] = STAGES[STAGES.index("stock_recommendations") : STAGES.index("warehouse_predictions")]
+EVERY_DAY: tuple[Stage, ...] = tuple(stage for stage in STAGES if stage not in DECISIONS)
 
 
 @dataclass(frozen=True, slots=True)

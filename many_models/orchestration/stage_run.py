@@ -24,6 +24,7 @@ Metadata = dict[str, dg.MetadataValue | str | int | float | bool]
 DUE_TAG = ".dagster/many_models_due"  # not shown; on runs that were found due, not on one that somebody starts by hand
 VERSION_TAG = "many_models/version"
 UPSTREAM_TAG = "many_models/upstream"
+CUTOFFS = dg.DynamicPartitionsDefinition(name="cutoffs")
 STORE_ITEMS = dg.DynamicPartitionsDefinition(name="store_items")
 WORST = 10
 

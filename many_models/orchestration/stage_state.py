@@ -15,7 +15,7 @@ from many_models.data.periods import (
 from many_models.keys import digest
 from many_models.orchestration import copied_settings, lake_marks, partitions
 from many_models.orchestration.copied_settings import LOOK_TAG
-from many_models.orchestration.due import StageState
+from many_models.orchestration.due import DECISIONS, StageState
 from many_models.orchestration.event_log import history
 from many_models.orchestration.forecast_spec import spec_of
 from many_models.orchestration.ingestion import awaited
@@ -221,18 +221,46 @@ def date_of(load: str) -> str:
     return load.removeprefix("cutoff ")
 
 
+def decision_state(settings: Settings, look: Look, stage: Stage) -> StageState:
+    """A stage of decisions, whose one key is the newest cutoff; nothing where the settings do not ask for it.
+
+    It consumes the newest predictions and its own section of the settings.
+    """
+    asked = decisions_asked(settings)
+    if stage not in asked:
+        return StageState(stage, {}, {})
+    wanted = {date: digest(stage, version, asked[stage]) for date, version in _newest_predictions(look).items()}
+    return StageState(stage, wanted, look.consumed(stage), busy=look.busy(stage))
+
+
+def decisions_asked(settings: Settings) -> dict[Stage, str]:
+    """The stages of decisions that the settings ask for → what they say of it."""
+    found: dict[Stage, str] = {}
+    if settings.stock.asked:
+        found["stock_recommendations"] = digest(settings.stock.model_dump_json())
+    return found
+
+
+def _newest_predictions(look: Look) -> dict[str, str]:
+    """The newest cutoff → the version of all its predictions; nothing before there are any."""
+    made, as_of = look.made("predictions"), lake_as_of(look.lake)
+    if not made or as_of is None:
+        return {}
+    series = active_series(look.lake)
+    return {f"{as_of:%Y-%m-%d}": digest(sorted((k, v) for k, v in made.items() if k in series))}
+
+
 def warehouse_state(look: Look, loads: Mapping[str, str] | None = None) -> StageState:
     """warehouse_predictions: the newest cutoff against its load.
 
     With `loads`, which the warehouse says it holds, a load that only the records know is due again, too: one at a time,
     the oldest first, so that each brings its own actuals.
     """
-    lake, made = look.lake, look.made("predictions")
-    series = active_series(lake)
-    as_of = lake_as_of(lake)
-    wanted = dict[str, str]()
-    if made and as_of is not None:
-        wanted[f"{as_of:%Y-%m-%d}"] = digest(sorted((k, v) for k, v in made.items() if k in series))
+    lake, wanted = look.lake, _newest_predictions(look)
+    for date, version in wanted.items():
+        decided = {stage: look.consumed(stage).get(date) for stage in DECISIONS}
+        if any(decided.values()):
+            wanted[date] = digest(version, sorted(decided.items()))
     done = look.consumed("warehouse_predictions")
     if missing := missing_loads(lake, done, loads):
         wanted = {missing[0]: done[missing[0]]}
@@ -264,6 +292,8 @@ def stage_state(settings: Settings, look: Look, stage: Stage) -> StageState:
         return pooled_state(settings, look)
     if stage == "warehouse_predictions":
         return warehouse_state(look)
+    if stage in DECISIONS:
+        return decision_state(settings, look, stage)
     return series_state(settings, look, stage)
 
 

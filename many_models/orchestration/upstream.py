@@ -52,7 +52,8 @@ class Upstream:
     def trained(self, dataset: str, pooled: str, ahead: str) -> str:
         """Training consumes a dataset, pooled models, what is known ahead, and the way to train."""
         packs = self._settings.packs
-        return digest("train", dataset, pooled, ahead, self._recipe, packs.by, packs.buckets)
+        kept = ["paths"] if self._settings.keeps_paths else []
+        return digest("train", dataset, pooled, ahead, self._recipe, packs.by, packs.buckets, *kept)
 
     def promoted(self, trained: str) -> str:
         """Promotion consumes a trained model, and the rules."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from many_models.keys import slug
 from many_models.ports import WarehouseView
+from many_models.reporting.decision_views import decision_views
 from many_models.sql_names import quoted
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def report_views(keys: Sequence[str], columns: Mapping[str, Sequence[str]]) -> l
         listed = _listed(columns["decisions"])
         query = f"SELECT {listed} FROM {{decisions}} WHERE {quoted('action')} <> 'keep'"  # noqa: S608 -- quoted
         views.append(WarehouseView("promotion_history", query, ("decisions",)))
-    return views
+    return [*views, *decision_views(columns)]
 
 
 def _latest(columns: Sequence[str]) -> WarehouseView:

@@ -74,7 +74,8 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         failures, summaries = list[SeriesFailure](), list[pa.Table]()
         champions, priors = champion_specs(lake, spec), priors_of(settings, lake)
         for cutoff, series in sorted(cutoffs.items()):
-            task = TrainTask(lake, spec, cutoff, champions, priors, pooled, tuple(settings.data.keys))
+            task = TrainTask(lake, spec, cutoff, champions, priors, pooled, tuple(settings.data.keys),
+                             settings.keeps_paths)  # fmt: skip
             register = _Registering(lake, staging, context.run.run_id, spec, cutoff, datasets)
             for pack, results in follow(context, compute, task, chunks_of(settings, series, compute)):
                 failures += failures_of(results)
@@ -119,15 +120,19 @@ class _Registering:
         versions = self.staging.register(self.run_id, uploads) if uploads else []
         summaries = list[pa.Table]()
         trained, scores = Gathering(self.lake, lake_tables.TRAINED), Gathering(self.lake, lake_tables.SCORES)
+        paths = Gathering(self.lake, lake_tables.BACKTEST_PATHS)
         for (pack, results), version in zip(self.held, versions, strict=True):
             good = good_series(results)
             summaries.append(_with_staging(together(results, "series"), version.ref))
             trained.add(pack, summaries[-1], good)
             scores.add(pack, together(results, "scores"), good)
+            if any("paths" in result.tables for _, result in results):
+                paths.add(pack, together(results, "paths"), good)
             self.series.append(summaries[-1].select(MEASURED))
             self.scores.append(_baseline(together(results, "scores")))
         trained.write()
         scores.write()
+        paths.write()
         self.held = []
         return summaries
 

@@ -10,13 +10,19 @@ from many_models.errors import InputError
 from many_models.orchestration import lake_marks, stage_state
 from many_models.orchestration.event_log import dead_runs, runs
 from many_models.orchestration.look import Look
-from many_models.orchestration.stage_run import Done, Metadata, backfill_policy, materialization, refuse_shared_run
+from many_models.orchestration.stage_run import (
+    CUTOFFS,
+    Done,
+    Metadata,
+    backfill_policy,
+    materialization,
+    refuse_shared_run,
+)
 from many_models.ports import Lake, Warehouse, WarehousePart, Where
 from many_models.reporting.actuals import actual_parts, held_periods, with_keys
+from many_models.reporting.decisions import decision_parts
 from many_models.reporting.views import report_views
 from many_models.settings import Settings
-
-CUTOFFS = dg.DynamicPartitionsDefinition(name="cutoffs")
 
 
 def build(settings: Settings) -> dg.AssetsDefinition:
@@ -80,4 +86,4 @@ def forecast_parts(settings: Settings, lake: Lake, date: str) -> list[WarehouseP
     decisions = lake_tables.read_if_there(lake, lake_tables.DECISIONS, where)
     if decisions is not None and decisions.num_rows:
         parts.append(WarehousePart("decisions", with_keys(decisions, keys), where, ("series_id", "cutoff")))
-    return parts
+    return [*parts, *decision_parts(lake, keys, date)]

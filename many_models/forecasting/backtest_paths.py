@@ -1,0 +1,36 @@
+"""What the backtest forecast and what came, window by window: where sums of steps and of series get their spread."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from many_models.forecasting.pack import mm_pack_v1 as loader
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from many_models.forecasting.evaluation import Evaluation
+
+
+def path_table(evaluation: Evaluation, blends: NDArray[np.float64]) -> pa.Table:
+    """A row per series and window that has something to score: series_id, window, cutoff, and lists over the steps of
+    the horizon, `y` (null where it is unknown) and `y_hat`, each window by the weights of the others.
+    """
+    spec, panel = evaluation.spec, evaluation.panel
+    n, windows, steps = evaluation.Y.shape
+    scored = evaluation.mask.any(2).ravel()
+    end = panel.number + panel.periods - 1
+    cutoffs = loader.stamps(end - spec.horizon * np.arange(windows, 0, -1), spec.frequency)
+    y = np.where(evaluation.mask, evaluation.Y, np.nan).reshape(-1, steps)[scored]
+    offsets = pa.array(np.arange(0, (len(y) + 1) * steps, steps, dtype=np.int32))
+    lists = [pa.ListArray.from_arrays(offsets, pa.array(values.ravel(), pa.float64(), from_pandas=True))
+             for values in (y, blends.reshape(-1, steps)[scored])]  # fmt: skip
+    return pa.table({
+        "series_id": pa.array(np.repeat(np.array(panel.series, object), windows)[scored], pa.string()),
+        "window": pa.array(np.tile(np.arange(1, windows + 1), n)[scored], pa.int64()),
+        "cutoff": pa.array(np.tile(cutoffs, n)[scored], pa.timestamp("us")),
+        "y": lists[0], "y_hat": lists[1],
+    })  # fmt: skip

@@ -1,0 +1,123 @@
+"""What assets of decisions share: a partition a cutoff, rows into the lake, and what could not be used beside them."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from many_models.data import lake_tables
+from many_models.errors import PermanentError
+from many_models.orchestration import lake_marks, stage_state
+from many_models.orchestration.due import Stage
+from many_models.orchestration.event_log import dead_runs, runs
+from many_models.orchestration.look import Look
+from many_models.orchestration.stage_run import (
+    CUTOFFS,
+    Done,
+    Metadata,
+    backfill_policy,
+    materialization,
+    refuse_shared_run,
+    table,
+)
+from many_models.ports import Lake, Source, Where
+from many_models.settings import Settings
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from many_models.data.lake_tables import LakeTable
+
+SHOWN = 50  # problems in the UI; the lake has all
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What a stage made of a cutoff: rows for `tables`, `problems` (columns origin, series_id, row, reason), and what
+    the UI shows.
+    """
+
+    tables: "Mapping[LakeTable, pa.Table]"
+    problems: "pa.Table"
+    metadata: Metadata = field(default_factory=dict)
+
+
+def build_cutoff_asset(
+    settings: Settings, stage: Stage, description: str, make: Callable[[Source, Lake, str], Made]
+) -> dg.AssetsDefinition:
+    """The asset `stage`: for each cutoff what `make` makes of it, and the check `problems`.
+
+    An error that stays is a problem, too, and leaves no rows: the day goes on without this decision.
+    """
+
+    @dg.asset(
+        name=stage,
+        partitions_def=CUTOFFS,
+        deps=[dg.AssetDep("predictions", partition_mapping=dg.AllPartitionMapping())],
+        backfill_policy=backfill_policy(stage),
+        output_required=False,
+        group_name="decisions",
+        kinds={"deltalake", "table"},
+        owners=[settings.dagster.owner],
+        pool=stage,
+        check_specs=[
+            dg.AssetCheckSpec(
+                "problems", asset=stage, description="Nothing of what people wrote for it had to be left out."
+            )
+        ],
+        description=description,
+    )
+    def decide(
+        context: dg.AssetExecutionContext, source: dg.ResourceParam[Source], lake: dg.ResourceParam[Lake]
+    ) -> Iterator[dg.AssetCheckResult]:
+        refuse_shared_run(context)
+        dead_runs.claim_run(context)
+        lake_marks.require(context.instance, lake)
+        wanted = stage_state.decision_state(settings, Look(context.instance, lake), stage).wanted
+        problems = list[dict[str, str]]()
+        for date in context.partition_keys:
+            try:
+                made = make(source, lake, date)
+            except PermanentError as error:
+                made = nothing(stage, f"{type(error).__name__}: {error}")
+            problems = write(lake, stage, date, made)
+            context.log.info(f"cutoff {date}: {_said(made)}, {len(problems)} problems")
+            version = wanted.get(date, "earlier")
+            done = Done(version, version, {"problems": len(problems), **made.metadata})
+            runs.record(context, [materialization(context.asset_key, date, done)])
+        shown: Metadata = {"problems": len(problems)}
+        if problems:
+            shown["first"] = table([{**problem} for problem in problems[:SHOWN]])
+        yield dg.AssetCheckResult(
+            passed=not problems, check_name="problems", severity=dg.AssetCheckSeverity.WARN, metadata=shown
+        )
+
+    return decide
+
+
+def _said(made: Made) -> str:
+    return ", ".join(f"{rows.num_rows:,} {of.name}" for of, rows in made.tables.items()) or "nothing made"
+
+
+def nothing(stage: Stage, reason: str) -> Made:
+    """No rows, and why."""
+    from many_models.decisions.problems import problem_table
+
+    return Made({}, problem_table([{"origin": stage, "series_id": "", "row": "", "reason": reason}]))
+
+
+def write(lake: Lake, stage: Stage, date: str, made: Made) -> list[dict[str, str]]:
+    """Put what was made in the place of what the lake has of this cutoff and stage, and return the problems."""
+    import pyarrow as pa
+
+    for of, rows in made.tables.items():
+        dated = rows.append_column("cutoff_date", pa.array([date] * rows.num_rows, pa.string()))
+        lake.replace(of.name, dated, Where(among={"cutoff_date": [date]}), of.partition_by)
+    problems = made.problems.set_column(0, "origin", pa.array([stage] * made.problems.num_rows, pa.string()))
+    where = Where(among={"cutoff_date": [date], "origin": [stage]})
+    dated = problems.append_column("cutoff_date", pa.array([date] * problems.num_rows, pa.string()))
+    of = lake_tables.DECISION_PROBLEMS
+    if problems.num_rows or lake.version(of.name) is not None:
+        lake.replace(of.name, dated, where, of.partition_by)
+    return problems.to_pylist()

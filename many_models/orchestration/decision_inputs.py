@@ -1,0 +1,108 @@
+"""What decisions read of the lake, as arrays: forecasts of a cutoff, the backtest behind them, and the history."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from many_models.data import clock, lake_tables
+from many_models.errors import InputError
+from many_models.ports import Where
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+    from many_models.decisions.demand_paths import Backtest, Histories
+    from many_models.ports import Lake
+    from many_models.settings import Settings
+
+    Floats = NDArray[np.float64]
+
+HISTORY = 730  # periods of history that tell of intervals and sizes
+
+
+@dataclass(frozen=True)
+class Forecasts:
+    """The forecasts of a cutoff: `y_hat` is series × steps, `ds` the steps' times; `rows` the table, in this order."""
+
+    cutoff: datetime
+    series: list[str]
+    ds: NDArray[np.datetime64]
+    y_hat: Floats
+    rows: pa.Table
+    left_out: list[dict[str, str]]
+
+
+def forecasts_of(settings: Settings, lake: Lake, date: str, origin: str) -> Forecasts:
+    """The forecasts of the cutoff `date`; series that have not one finite forecast for each step are left out, with
+    the reason. Raises InputError where there are none.
+    """
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    rows = lake_tables.read_if_there(lake, lake_tables.PREDICTIONS, Where(among={"cutoff_date": [date]}))
+    if rows is None or not rows.num_rows:
+        raise InputError(f"the lake has no predictions of cutoff {date}: materialize predictions first")
+    newest = pc.max(rows["cutoff"]).as_py()
+    rows = rows.filter(pc.equal(rows["cutoff"], pa.scalar(newest, pa.timestamp("us"))))
+    rows = rows.sort_by([("series_id", "ascending"), ("step", "ascending")])
+    steps = settings.forecast.horizon
+    good = rows.filter(pc.is_finite(rows["y_hat"])).group_by("series_id").aggregate([("step", "count")])
+    whole = good.filter(pc.equal(good["step_count"], steps))["series_id"].combine_chunks()
+    left = sorted(set(pc.unique(rows["series_id"]).to_pylist()) - set(whole.to_pylist()))
+    rows = rows.filter(pc.is_in(rows["series_id"], whole))
+    if not rows.num_rows:
+        raise InputError(f"no series has {steps} finite forecasts of cutoff {date}: materialize predictions")
+    y_hat = rows["y_hat"].to_numpy().reshape(-1, steps)
+    why = f"its forecast of cutoff {date} has not {steps} finite values: materialize predictions for it"
+    problems = [{"origin": origin, "series_id": name, "row": "", "reason": why} for name in left]
+    ds = np.asarray(rows["ds"].to_numpy()[:steps], "datetime64[us]")
+    return Forecasts(newest, rows["series_id"].to_pylist()[::steps], ds, y_hat, rows, problems)
+
+
+def backtest_of(lake: Lake, series: Sequence[str], steps: int) -> Backtest:
+    """The backtest of `series` as training wrote it down. Raises InputError where it did not."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from many_models.decisions.demand_paths import Backtest
+
+    rows = lake_tables.read_if_there(lake, lake_tables.BACKTEST_PATHS, columns=["series_id", "window", "y", "y_hat"])
+    if rows is None:
+        raise InputError("the lake has no backtest_paths: materialize trained_models, which writes them for decisions")
+    names = pa.array(series, pa.string())
+    rows = rows.filter(pc.and_(pc.is_in(rows["series_id"], names), pc.equal(pc.list_value_length(rows["y"]), steps)))
+    windows = pc.max(rows["window"]).as_py() or 1
+    y, y_hat = (np.full((len(series), windows, steps), np.nan) for _ in range(2))
+    at = pc.index_in(rows["series_id"], names).to_numpy(), rows["window"].to_numpy() - 1
+    for name, target in (("y", y), ("y_hat", y_hat)):
+        values = pc.list_flatten(rows[name]).to_numpy().astype(np.float64)
+        target[at] = values.reshape(-1, steps)
+    return Backtest(series, y, y_hat)
+
+
+def histories_of(settings: Settings, lake: Lake, series: Sequence[str], cutoff: datetime) -> Histories:
+    """The last `HISTORY` periods of each of `series` up to `cutoff`, in order."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from many_models.decisions.demand_paths import Histories
+
+    since = cutoff - timedelta(days=HISTORY * clock.step_days(settings))
+    where = Where(since=since, before=cutoff + lake_tables.AFTER)
+    rows = lake.read(lake_tables.DATASETS.name, where, ["series_id", "ds", "y"])
+    at = pc.index_in(rows["series_id"], pa.array(series, pa.string()))
+    known = at.is_valid()
+    place = at.filter(known).to_numpy().astype(np.int64)
+    ds, y = (rows[name].filter(known).to_numpy() for name in ("ds", "y"))
+    order = np.lexsort((ds, place))
+    counts = np.bincount(place, minlength=len(series))
+    return Histories(np.asarray(y, np.float64)[order], np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))

@@ -1,0 +1,42 @@
+"""What a load brings of decisions: the lake's tables of them, by cutoff."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from many_models.data import lake_tables
+from many_models.ports import WarehousePart, Where
+from many_models.reporting.actuals import with_keys
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from many_models.ports import Lake
+
+OF_SERIES = {
+    lake_tables.STOCK: ("series_id",),
+    lake_tables.FINAL: ("series_id", "ds"),
+    lake_tables.DRIFT: ("series_id",),
+}
+OTHERS = {
+    lake_tables.COHERENT: ("node", "ds"), lake_tables.VALUE_ADDED: ("step", "author", "reason", "size", "month"),
+    lake_tables.DECISION_PROBLEMS: ("number",),
+}  # fmt: skip
+
+
+def decision_parts(lake: Lake, keys: Sequence[str], date: str) -> list[WarehousePart]:
+    """The decisions of the cutoff `date`, as far as the lake has any."""
+    import pyarrow as pa
+
+    where = Where(among={"cutoff_date": [date]})
+    parts = list[WarehousePart]()
+    for table, key in {**OF_SERIES, **OTHERS}.items():
+        rows = lake_tables.read_if_there(lake, table, where)
+        if rows is None or (not rows.num_rows and table != lake_tables.DECISION_PROBLEMS):
+            continue
+        if table in OF_SERIES:
+            rows = with_keys(rows, keys)
+        if table == lake_tables.DECISION_PROBLEMS:
+            rows = rows.append_column("number", pa.array(range(1, rows.num_rows + 1), pa.int64()))
+        parts.append(WarehousePart(table.name, rows, where, (*key, "cutoff_date")))
+    return parts

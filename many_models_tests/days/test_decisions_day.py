@@ -1,0 +1,72 @@
+"""One project with all decisions on: each asset by cutoff, its table in lake and warehouse, its problems listed."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pandas as pd
+import pytest
+
+from many_models_tests.support.project import END, Project, make_project, sales, stages_of
+
+pytestmark = pytest.mark.slow
+
+STOCK = pd.DataFrame(
+    [
+        ("s0", "i0", "2", "fill", 0.95, "20", "0", "12", 1.0, 9.0),
+        ("s0", "i1", "-2", "fill", 0.95, "20", "0", "12", None, None),
+        ("s0", None, "3", "cycle", 0.9, "400", "0", None, None, None),
+        ("s1", "i1", "30", "cycle", 0.9, "5", "0", "1", None, None),
+        ("s1", "i2", "two", "cycle", 0.9, "5", "0", "0", None, None),
+    ],
+    columns=[
+        "store", "item", "lead_time", "service", "service_level", "on_hand", "on_order", "pack", "holding_cost",
+        "missing_cost",
+    ],
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def day(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    project = make_project(
+        tmp_path_factory.mktemp("decisions") / "p", sales(), stock={"table": "stock", "review": 2},
+    )  # fmt: skip
+    with_tables(project)
+    project.run(END - timedelta(days=1))
+    return project
+
+
+def with_tables(project: Project) -> None:
+    import sqlite3
+    from contextlib import closing
+
+    with closing(sqlite3.connect(project.root / "sales.db")) as connection, connection:
+        STOCK.to_sql("stock", connection, index=False)
+
+
+def test_stock_is_recommended_for_the_series_with_usable_terms(day: Project) -> None:
+    found = day.warehouse("SELECT * FROM latest_stock ORDER BY series_id")
+    assert found["series_id"].tolist() == ["s0__i0", "s0__i1", "s0__i2"]
+    assert found["store"].tolist() == ["s0"] * 3
+    one = found.iloc[0]
+    assert one["order_now"] % 12 == 0
+    assert one["order_now"] > 0
+    assert one["newsvendor_ratio"] == 0.9
+    forecast = day.warehouse("SELECT * FROM latest_forecasts WHERE series_id = 's0__i0' ORDER BY ds")
+    assert one["demand_mean"] == pytest.approx(forecast["y_hat"].head(4).sum(), rel=0.1)
+
+
+def test_bad_rows_of_people_are_listed_in_the_warehouse(day: Project) -> None:
+    found = day.warehouse("SELECT * FROM latest_problems WHERE origin = 'stock_recommendations'")
+    said = " | ".join(found["row"] + found["series_id"] + ": " + found["reason"])
+    for words in ("lead_time is -2", "lead_time is 'two'", "set forecast.horizon to 32", "s1__i0: no usable row"):
+        assert words in said
+
+
+def test_what_is_done_is_not_done_again_and_a_later_day_goes_on(day: Project) -> None:
+    assert day.run(END - timedelta(days=1)) == []
+    done = stages_of(day.run(END))
+    assert done["stock_recommendations"] == 1
+    assert day.run(END) == []
+    cutoffs = day.warehouse("SELECT DISTINCT cutoff_date FROM stock_recommendations")
+    assert len(cutoffs) == 2

@@ -40,6 +40,22 @@ class ServeSettings(Section):
     drain_seconds: Annotated[float, Field(ge=0)] = 0.0
 
 
+class HierarchySettings(Section):
+    """Sums that agree, see docs/decisions-guide.md; off without `levels`.
+
+    Each of `levels` is a list of keys and attributes, as ["store"] or ["store", "category"]; the total is always there.
+    """
+
+    levels: list[list[str]] = []
+    method: Literal["bottom_up", "mint_structural", "mint_variance"] = "bottom_up"
+    whole_numbers: bool = False
+
+    @property
+    def asked(self) -> bool:
+        """Whether sums are to be forecast."""
+        return bool(self.levels)
+
+
 class StockSettings(Section):
     """Stock from forecasts, see docs/decisions-guide.md; off without `table` and `lead_time`.
 

@@ -21,7 +21,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from many_models.errors import SettingsError
 from many_models.keys import known_place, plain_name
 from many_models.setting_checks import explained, known_country, known_cron, known_frequency, known_timezone
-from many_models.setting_sections import BoardSettings, Section, ServeSettings, StockSettings
+from many_models.setting_sections import BoardSettings, HierarchySettings, Section, ServeSettings, StockSettings
 
 FILE_NAME = "many_models.toml"
 Storage = Literal["sqlite", "postgres"]
@@ -427,6 +427,7 @@ class Settings(Section):
     warehouse: WarehouseSettings = WarehouseSettings()
     serve: ServeSettings = ServeSettings()
     board: BoardSettings = BoardSettings()
+    hierarchy: HierarchySettings = HierarchySettings()
     stock: StockSettings = StockSettings()
     power_bi: PowerBiSettings = PowerBiSettings()
     datastore: DatastoreSettings = DatastoreSettings()
@@ -467,7 +468,7 @@ class Settings(Section):
     @property
     def keeps_paths(self) -> bool:
         """Whether training writes down its backtest step by step, which decisions draw sums from."""
-        return self.stock.asked
+        return self.stock.asked or self.hierarchy.asked
 
     def path(self, path: str) -> Path:
         """`path`, counted from `root`."""

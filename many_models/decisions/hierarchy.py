@@ -139,7 +139,7 @@ def node_errors(hierarchy: Hierarchy, errors: Floats) -> Floats:
     A window counts for a node where more than half of its series have it; the others' errors count as zero.
     """
     n, windows, steps = errors.shape
-    known: NDArray[np.bool_] = np.isfinite(errors).all(axis=2)
+    known = np.asarray(np.isfinite(errors).all(axis=2))
     flat = np.where(known[..., None], errors, 0.0).reshape(n, windows * steps)
     found = np.asarray(hierarchy.sums @ flat, np.float64).reshape(-1, windows, steps)
     share = np.asarray(hierarchy.sums @ known.astype(float)) / np.maximum(hierarchy.sizes[:, None], 1.0)

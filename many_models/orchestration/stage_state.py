@@ -238,6 +238,8 @@ def decisions_asked(settings: Settings) -> dict[Stage, str]:
     found: dict[Stage, str] = {}
     if settings.stock.asked:
         found["stock_recommendations"] = digest(settings.stock.model_dump_json())
+    if settings.hierarchy.asked:
+        found["coherent_predictions"] = digest(settings.hierarchy.model_dump_json(), settings.source.attributes_table)
     return found
 
 

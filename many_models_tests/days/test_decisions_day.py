@@ -26,10 +26,15 @@ STOCK = pd.DataFrame(
 )  # fmt: skip
 
 
+ITEMS = pd.DataFrame({"item": ["i0", "i1", "gone"], "category": ["milk", "bread", "bread"]})
+
+
 @pytest.fixture(scope="module")
 def day(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = make_project(
         tmp_path_factory.mktemp("decisions") / "p", sales(), stock={"table": "stock", "review": 2},
+        source={"attributes_table": "items"},
+        hierarchy={"levels": [["store"], ["category"], ["store", "category"]], "method": "mint_variance"},
     )  # fmt: skip
     with_tables(project)
     project.run(END - timedelta(days=1))
@@ -42,6 +47,7 @@ def with_tables(project: Project) -> None:
 
     with closing(sqlite3.connect(project.root / "sales.db")) as connection, connection:
         STOCK.to_sql("stock", connection, index=False)
+        ITEMS.to_sql("items", connection, index=False)
 
 
 def test_stock_is_recommended_for_the_series_with_usable_terms(day: Project) -> None:
@@ -54,6 +60,22 @@ def test_stock_is_recommended_for_the_series_with_usable_terms(day: Project) -> 
     assert one["newsvendor_ratio"] == 0.9
     forecast = day.warehouse("SELECT * FROM latest_forecasts WHERE series_id = 's0__i0' ORDER BY ds")
     assert one["demand_mean"] == pytest.approx(forecast["y_hat"].head(4).sum(), rel=0.1)
+
+
+def test_sums_agree_in_the_warehouse_and_have_intervals(day: Project) -> None:
+    found = day.warehouse("SELECT * FROM latest_sums")
+    series = found[found["level"] == "series"]
+    total = found[found["node"] == "total"].set_index("ds")["y_hat"]
+    assert (series.groupby("ds")["y_hat"].sum() - total).abs().max() < 1e-9
+    stores = found[found["level"] == "store"]
+    assert (stores.groupby("ds")["y_hat"].sum() - total).abs().max() < 1e-9
+    milk = series[series["series_id"].str.endswith("i0")].groupby("ds")["y_hat"].sum()
+    assert (found[found["node"] == "category|milk"].set_index("ds")["y_hat"] - milk).abs().max() < 1e-9
+    upper = found[found["level"] != "series"]
+    assert upper["base"].notna().all()
+    assert ((upper["lo80"] <= upper["y_hat"]) & (upper["y_hat"] <= upper["hi80"])).all()
+    said = day.warehouse("SELECT * FROM latest_problems WHERE origin = 'coherent_predictions'")
+    assert sorted(said["series_id"] + said["row"]) == ["gone", *["s0__i2"] * 2, *["s1__i2"] * 2]
 
 
 def test_bad_rows_of_people_are_listed_in_the_warehouse(day: Project) -> None:

@@ -94,7 +94,7 @@ test: install ## All tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 .PHONY: test-tools
-test-tools: ## The programs that tests skip without: Chromium, ODBC, PostgreSQL, Java (Debian)
+test-tools: ## The programs that tests skip without: Chromium, ODBC, PostgreSQL, MariaDB, Java (Debian)
 	.ci/tools
 
 .PHONY: bench

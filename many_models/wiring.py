@@ -28,7 +28,7 @@ def build_source(settings: Settings) -> ports.Source:
     if source.kind == "files":
         return _files(settings)
     url = settings.url(source.url)
-    if url.startswith(("postgresql", "mssql")):
+    if url.startswith(("postgresql", "mssql", "mysql", "mariadb")):
         from many_models.adapters.source.server import ServerSource
         from many_models.adapters.sql.connections import login_of
 

@@ -1,4 +1,4 @@
-"""Sales read from a database server that types its columns: PostgreSQL, SQL Server, and what else SQLAlchemy speaks to.
+"""Sales read from a database server that types its columns: PostgreSQL, SQL Server, MySQL, MariaDB.
 
 Rows come through connectorx where it can (PostgreSQL), else as the driver streams them: the same rows either way, and
 memory does not grow with the table. A timestamp that is a text or an integer is read as
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 import sqlalchemy as sa
-from sqlalchemy.dialects import mssql
+from sqlalchemy.dialects import mssql, mysql
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from many_models.adapters.arrow import TIMESTAMP, between, day_after, first_and_last_day, midnight, require_columns
@@ -23,7 +23,7 @@ from many_models.adapters.source import connectorx
 from many_models.adapters.source.fingerprints import DayFingerprints, days_of
 from many_models.adapters.source.memory import key_texts, moments
 from many_models.adapters.sql import connections
-from many_models.adapters.sql.dialects import Dialect, Postgres
+from many_models.adapters.sql.dialects import Dialect, MySql, Postgres
 from many_models.errors import InputError, ManyModelsError, MissingTableError, UnavailableError
 from many_models.keys import digest
 from many_models.ports import DayCount
@@ -215,7 +215,10 @@ class ServerSource:
     def _chosen(self, column: sa.Column[Any], kind: pa.DataType, timezone: str) -> sa.ColumnElement[Any]:
         """The column, converted by the server to what Arrow takes."""
         if kind == pa.float64() and not isinstance(column.type, sa.Double):
-            return sa.cast(column, sa.Float(53)).label(column.name)  # Synapse has no DOUBLE PRECISION
+            double = sa.Double() if self._is_mysql else sa.Float(53)  # Synapse has no DOUBLE PRECISION
+            return sa.cast(column, double).label(column.name)
+        if kind == pa.float64() and self._is_mysql:  # whose dialect makes decimals of doubles
+            return sa.type_coerce(column, sa.Double()).label(column.name)
         if isinstance(column.type, sa.DateTime | sa.Date):
             zoned = isinstance(column.type, sa.DateTime) and column.type.timezone
             return self._dated(column, _local(column, timezone) if zoned else column).label(column.name)
@@ -224,8 +227,10 @@ class ServerSource:
         return column
 
     def _dated(self, column: sa.Column[Any], moment: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
-        """The moment, null where it is no date: PostgreSQL has infinite ones, and years before the first."""
-        if self._url.get_backend_name() != "postgresql":
+        """The moment, null where it is no date: PostgreSQL has infinite ones, and years before the first; MySQL has
+        0000-00-00.
+        """
+        if self._url.get_backend_name() == "mssql":
             return moment
         first, last = datetime(2, 1, 1), datetime(9999, 12, 31, 23, 59, 59, 999999)
         if isinstance(column.type, sa.DateTime):
@@ -239,6 +244,10 @@ class ServerSource:
         if self._url.get_backend_name() != "mssql" or moment is None:
             return sa.literal(moment, sa.DateTime())
         return sa.cast(sa.literal(moment.isoformat(timespec="microseconds")), mssql.DATETIME2(6))
+
+    @property
+    def _is_mysql(self) -> bool:
+        return self._url.get_backend_name() in connections.MYSQL
 
     def _table(self, connection: sa.Connection, table: str) -> sa.Table:
         found = self._dialect.reflect(connection, self._dialect.default_schema, table)
@@ -277,7 +286,15 @@ def _with_keys(rows: pa.Table, sales: SalesTable) -> pa.Table:
 
 
 def _local(column: sa.Column[Any], timezone: str) -> sa.ColumnElement[Any]:
-    """A zoned timestamp in local time (UTC without a `timezone`), its zone dropped; anything else as it is."""
+    """A zoned timestamp in local time (UTC without a `timezone`), its zone dropped; anything else as it is.
+
+    MySQL's TIMESTAMP is a moment, too, but what it knows of time zones is an option of the server: it comes in UTC.
+    """
+    if timezone and isinstance(column.type, mysql.TIMESTAMP):
+        raise InputError(
+            f"column {column.name!r} is a TIMESTAMP, which MySQL keeps in UTC, and data.timezone is {timezone}: name a "
+            "DATETIME column with the local time, or a view that has one"
+        )
     zoned = isinstance(column.type, sa.DateTime) and column.type.timezone
     return sa.func.timezone(timezone or "UTC", column) if zoned else sa.type_coerce(column, sa.DateTime())
 
@@ -287,4 +304,4 @@ def _dialect(url: sa.URL) -> Dialect:
         from many_models.adapters.sql.tsql import SqlServer
 
         return SqlServer()
-    return Postgres()
+    return MySql() if url.get_backend_name() in connections.MYSQL else Postgres()

@@ -36,7 +36,16 @@ TOKEN_SCOPES = {
     "mssql": "https://database.windows.net/.default",
     "postgresql": "https://ossrdbms-aad.database.windows.net/.default",
 }
-_DRIVERS = {"postgresql": "postgresql+psycopg2", "postgres": "postgresql+psycopg2", "mssql": "mssql+pyodbc"}
+MYSQL = ("mysql", "mariadb")
+_DRIVERS = {
+    "postgresql": "postgresql+psycopg2",
+    "postgres": "postgresql+psycopg2",
+    "mssql": "mssql+pyodbc",
+    "mysql": "mysql+pymysql",
+    "mariadb": "mariadb+pymysql",
+}
+_MYSQL_STATES = {1044: "42501", 1045: "28000", 1049: "3D000", 1142: "42501", 1143: "42501", 1205: "40001",
+                 1213: "40001", 1698: "28000"}  # fmt: skip
 _EXPIRED = re.compile(r"token (is|has) expired", re.IGNORECASE)
 _REFUSED = {"28000", "28P01", "42501", "0P000"}
 _NO_BULK = 4834
@@ -64,7 +73,7 @@ def login_of(url: str, credential: str, password: Callable[[], str], client_id: 
     if credential == "password":
         return Login(password=password())
     if credential in {"default", "managed_identity"}:
-        scope = TOKEN_SCOPES["postgresql" if url.startswith("postgres") else "mssql"]
+        scope = TOKEN_SCOPES["mssql" if url.startswith("mssql") else "postgresql"]
         identity: Identity = "managed_identity" if credential == "managed_identity" else "default"
         return Login(token=lambda: token(scope, identity, client_id))
     return Login()
@@ -97,6 +106,9 @@ def server_engine(url: sa.URL, login: Login, section: str, **options: Any) -> sa
     if login.password:
         url = url.set(password=login.password)
     arguments = {"connect_timeout": CONNECT_SECONDS} if url.drivername == "postgresql+psycopg2" else {}
+    if url.get_backend_name() in MYSQL:  # a TIMESTAMP is shown in the session's time zone
+        arguments = {"connect_timeout": CONNECT_SECONDS, "charset": "utf8mb4",
+                     "init_command": "SET time_zone = '+00:00'"}  # fmt: skip
     if url.drivername == "mssql+pyodbc":
         arguments = {"timeout": CONNECT_SECONDS}
         url = _with_driver(url)
@@ -104,8 +116,9 @@ def server_engine(url: sa.URL, login: Login, section: str, **options: Any) -> sa
         engine = sa.create_engine(url, connect_args=arguments, **POOL, **options)
     except ImportError as error:
         raise MissingDependencyError(
-            f"[{section}] {shown(url)} needs a driver: {error}; pip install 'many_models[postgres]' for PostgreSQL; "
-            "pyodbc needs the system's unixodbc and a driver such as msodbcsql18"
+            f"[{section}] {shown(url)} needs a driver: {error}; pip install 'many_models[postgres]' for PostgreSQL, "
+            "'many_models[mysql]' for MySQL and MariaDB; pyodbc needs the system's unixodbc and a driver such as "
+            "msodbcsql18"
         ) from error
     except (NoSuchModuleError, ArgumentError) as error:
         raise SettingsError(f"[{section}] url names {shown(url)}: {error}") from None
@@ -236,6 +249,8 @@ def _codes(error: DBAPIError) -> tuple[str, int]:
     if not state and len(arguments) > 1 and isinstance(arguments[0], str):  # pyodbc
         numbers = re.findall(r"\((\d+)\) \(SQL", str(arguments[1]))
         return arguments[0], int(numbers[0]) if numbers else 0
+    if not state and arguments and isinstance(arguments[0], int):  # pymysql
+        return _MYSQL_STATES.get(arguments[0], ""), 0
     return state, 0
 
 

@@ -76,9 +76,14 @@ class Dialect:
         except NoSuchTableError:
             return None
         key = inspector.get_pk_constraint(table, schema)["constrained_columns"]
-        columns = {column["name"]: sa.Column[Any](column["name"], column["type"]) for column in found}
+        names = {column["name"]: self.column_name(column["name"]) for column in found}
+        columns = {column["name"]: sa.Column[Any](names[column["name"]], column["type"]) for column in found}
         primary = sa.PrimaryKeyConstraint(*(columns[name] for name in key))
         return sa.Table(table, sa.MetaData(), *columns.values(), primary, schema=schema)
+
+    def column_name(self, reflected: str) -> str:
+        """A column's name, by what SQLAlchemy says that it is."""
+        return reflected
 
     def tables(self, connection: sa.Connection, schema: str | None) -> list[str]:
         """The names of the tables."""
@@ -207,6 +212,25 @@ class Postgres(Dialect):
                 raise
             connection.exec_driver_sql(f"DROP VIEW {name}")
             connection.exec_driver_sql(f"CREATE VIEW {name} AS {query}")
+
+
+class MySql(Dialect):
+    """MySQL and MariaDB, as a source: the types of tables that others declared."""
+
+    def column_type(self, kind: pa.DataType, key_texts: int = 0) -> SqlType:
+        """See `Dialect.column_type`; a DATETIME keeps microseconds only where it is told to."""
+        from sqlalchemy.dialects import mysql
+
+        return mysql.DATETIME(fsp=6) if kind == TIMESTAMP else super().column_type(kind, key_texts)
+
+    def column_name(self, reflected: str) -> str:
+        """See `Dialect.column_name`; SQLAlchemy reads SHOW CREATE TABLE, where a backtick in a name is doubled."""
+        return reflected.replace("``", "`")
+
+    def insert(self, connection: sa.Connection, table: sa.Table, rows: pa.Table) -> None:
+        """Many rows a statement, by SQLAlchemy."""
+        for batch in batches(rows):
+            connection.execute(sa.insert(table), batch.to_pylist())
 
 
 class _CsvFile(io.RawIOBase):

@@ -1,0 +1,49 @@
+// The network in which the private endpoints are, and the names by which services are found there.
+param name string
+param location string
+
+var zones = [
+  'privatelink.dfs.${environment().suffixes.storage}'
+  'privatelink.blob.${environment().suffixes.storage}'
+  'privatelink.vaultcore.azure.net'
+  'privatelink${environment().suffixes.sqlServerHostname}'
+  'privatelink.sql.azuresynapse.net'
+]
+
+resource network 'Microsoft.Network/virtualNetworks@2023-09-01' = {
+  name: '${name}-network'
+  location: location
+  properties: {
+    addressSpace: {
+      addressPrefixes: ['10.40.0.0/16']
+    }
+    subnets: [
+      {
+        name: 'endpoints'
+        properties: {
+          addressPrefix: '10.40.0.0/24'
+          privateEndpointNetworkPolicies: 'Disabled'
+        }
+      }
+    ]
+  }
+}
+
+resource dns 'Microsoft.Network/privateDnsZones@2020-06-01' = [for zone in zones: {
+  name: zone
+  location: 'global'
+}]
+
+resource links 'Microsoft.Network/privateDnsZones/virtualNetworkLinks@2020-06-01' = [for (zone, at) in zones: {
+  parent: dns[at]
+  name: '${name}-link'
+  location: 'global'
+  properties: {
+    registrationEnabled: false
+    virtualNetwork: {
+      id: network.id
+    }
+  }
+}]
+
+output subnetId string = network.properties.subnets[0].id

@@ -1,0 +1,117 @@
+"""deploy/azure/bicep: parsed, names declared, modules given what they need, roles as the README says."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pycep import BicepParser
+
+ROOT = Path(__file__).parents[2]
+BICEP = ROOT / "deploy" / "azure" / "bicep"
+FILES = sorted(BICEP.glob("*.bicep"))
+ROLES = {  # Azure built-in roles: the id is the same in every tenant
+    "ba92f5b4-2d11-453d-a403-e96b0029c9fe": "Storage Blob Data Contributor",
+    "2a2b9908-6ea1-4ae2-8e65-a410df84e7d1": "Storage Blob Data Reader",
+    "673868aa-7521-48a0-acc6-0f60742d39f5": "Data Factory Contributor",
+    "4633458b-17de-408a-b874-0445c86b69e6": "Key Vault Secrets User",
+}
+KEYWORDS = {"for", "in", "if", "true", "false", "null", "existing", "param", "var", "resource", "module", "output",
+            "string", "bool", "array", "object", "int", "targetScope"}  # fmt: skip
+FUNCTIONS = {"resourceGroup", "subscription", "environment", "uniqueString", "take", "guid", "subscriptionResourceId",
+             "description", "allowed", "minLength", "maxLength"}  # fmt: skip
+
+
+@cache
+def parser() -> BicepParser:
+    return BicepParser()
+
+
+@cache
+def parsed(path: Path) -> dict[str, Any]:
+    return parser().parse(text=path.read_text())
+
+
+def code(path: Path) -> str:
+    """The file without comments, and of its texts only what they insert."""
+    text = re.sub(r"(?m)(^|\s)//.*$", "", path.read_text())
+    return re.sub(r"'(?:\\.|[^'\\])*'", lambda found: " ".join(re.findall(r"\$\{([^}]*)\}", found[0])), text)
+
+
+def undeclared(path: Path) -> set[str]:
+    """Names that stand alone or before a dot, and that nothing in the file declares."""
+    text, found = code(path), parsed(path)
+    declared = {name for part in ("parameters", "variables", "resources", "modules") for name in found.get(part, {})}
+    declared |= set(re.findall(r"\bfor (\w+) in", text))
+    declared |= {name for pair in re.findall(r"\bfor \((\w+), (\w+)\) in", text) for name in pair}
+    used = set(re.findall(r"(?<![\w.])([A-Za-z_]\w*)\b", re.sub(r"(?m)^\s*\w+:", " ", text)))
+    return used - declared - KEYWORDS - FUNCTIONS - set(re.findall(r"(?m)^output (\w+)", text))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_every_file_is_parsed_and_every_name_is_declared(path: Path) -> None:
+    assert parsed(path).keys() & {"resources", "modules"}
+    assert undeclared(path) == set()
+
+
+def test_a_name_that_nothing_declares_is_noticed(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.bicep"
+    text = (BICEP / "sql.bicep").read_text()
+    broken.write_text(text.replace("location: location", "location: place", 1))
+    assert undeclared(broken) == {"place"}
+    with pytest.raises(Exception, match="Unexpected"):
+        parser().parse(text=text.replace("properties: {", "properties {", 1))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_modules_are_given_exactly_the_parameters_that_they_have(path: Path) -> None:
+    text = path.read_text()
+    blocks = re.findall(r"(?ms)^module (\w+) '([\w.]+)' = .*?^  params: \{\n(.*?)^  \}", text)
+    assert {name for name, *_ in blocks} == set(parsed(path).get("modules", {}))
+    for name, file, given in blocks:
+        wanted = parsed(BICEP / file)["parameters"]
+        assert set(re.findall(r"(?m)^    (\w+):", given)) == set(wanted), name
+    outputs = re.findall(r"\b(\w+)\.outputs\.(\w+)", text)
+    files = {name: file for name, file, _ in blocks}
+    for name, output in outputs:
+        assert output in parsed(BICEP / files[name]).get("outputs", {}), (name, output)
+
+
+def test_the_example_gives_every_parameter_without_a_default() -> None:
+    text = (BICEP / "main.bicepparam").read_text()
+    given = set(re.findall(r"(?m)^param (\w+) =", text))
+    main = (BICEP / "main.bicep").read_text()
+    required = set(re.findall(r"(?m)^param (\w+) \w+$", main))
+    assert required <= given <= set(parsed(BICEP / "main.bicep")["parameters"])
+
+
+def test_the_roles_are_those_that_the_readme_names() -> None:
+    """Each role that is granted is in the README's table, and each of the table that storage can have is granted."""
+    table = (ROOT / "README.md").read_text().partition("## On Azure")[2].partition("\n## ")[0]
+    granted = {role for path in FILES for role in re.findall(r"'([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})'",
+                                                             path.read_text())}  # fmt: skip
+    assert granted == set(ROLES)
+    assert {name for name in ROLES.values() if name not in table} == set()
+    for path in FILES:
+        for role, said in re.findall(r"'([0-9a-f-]{36})' // (.+)", path.read_text()):
+            assert ROLES[role] == said, path.name
+
+
+def test_every_service_is_closed_or_has_an_endpoint_by_the_switch() -> None:
+    for name in ("storage", "vault", "sql", "synapse"):
+        text = (BICEP / f"{name}.bicep").read_text()
+        assert "publicNetworkAccess: privateEndpoints ? 'Disabled' : 'Enabled'" in text, name
+        assert "'endpoint.bicep' = if (privateEndpoints)" in text, name
+    zones = re.findall(r"zone: '(.*)'", "".join(path.read_text() for path in FILES))
+    network = (BICEP / "network.bicep").read_text()
+    assert zones
+    assert [zone for zone in zones if f"'{zone}'" not in network] == []
+
+
+def test_no_file_holds_a_secret_and_storage_takes_no_account_keys() -> None:
+    for path in FILES:
+        assert not re.search(r"(?i)(password|accountKey|secret|Pwd)\s*[:=]\s*'", path.read_text()), path.name
+    assert "allowSharedKeyAccess: false" in (BICEP / "storage.bicep").read_text()

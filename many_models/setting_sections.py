@@ -56,6 +56,12 @@ class HierarchySettings(Section):
         return bool(self.levels)
 
 
+class OverridesSettings(Section):
+    """People's changes of forecasts, see docs/decisions-guide.md; off without `table`, a table of the source."""
+
+    table: str = ""
+
+
 class StockSettings(Section):
     """Stock from forecasts, see docs/decisions-guide.md; off without `table` and `lead_time`.
 

@@ -21,7 +21,14 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from many_models.errors import SettingsError
 from many_models.keys import known_place, plain_name
 from many_models.setting_checks import explained, known_country, known_cron, known_frequency, known_timezone
-from many_models.setting_sections import BoardSettings, HierarchySettings, Section, ServeSettings, StockSettings
+from many_models.setting_sections import (
+    BoardSettings,
+    HierarchySettings,
+    OverridesSettings,
+    Section,
+    ServeSettings,
+    StockSettings,
+)
 
 FILE_NAME = "many_models.toml"
 Storage = Literal["sqlite", "postgres"]
@@ -429,6 +436,7 @@ class Settings(Section):
     board: BoardSettings = BoardSettings()
     hierarchy: HierarchySettings = HierarchySettings()
     stock: StockSettings = StockSettings()
+    overrides: OverridesSettings = OverridesSettings()
     power_bi: PowerBiSettings = PowerBiSettings()
     datastore: DatastoreSettings = DatastoreSettings()
     dagster: DagsterSettings = DagsterSettings()

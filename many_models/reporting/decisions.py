@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 OF_SERIES = {
     lake_tables.STOCK: ("series_id",),
     lake_tables.FINAL: ("series_id", "ds"),
+    lake_tables.VALUE_ADDED: ("series_id", "author", "reason", "month", "size"),
     lake_tables.DRIFT: ("series_id",),
 }
 OTHERS = {
-    lake_tables.COHERENT: ("node", "ds"), lake_tables.VALUE_ADDED: ("step", "author", "reason", "size", "month"),
+    lake_tables.COHERENT: ("node", "ds"),
     lake_tables.DECISION_PROBLEMS: ("number",),
 }  # fmt: skip
 

@@ -29,10 +29,22 @@ STOCK = pd.DataFrame(
 ITEMS = pd.DataFrame({"item": ["i0", "i1", "gone"], "category": ["milk", "bread", "bread"]})
 
 
+OVERRIDES = pd.DataFrame(
+    [
+        ("s0", "i0", None, "2024-06-30", "2024-07-02", "set", "1", "ann", "closed", "2024-06-20", None),
+        (None, None, "bread", "2024-06-30", "2024-06-30", "multiply", "2", "bob", "feast", "2024-06-20", None),
+        ("s0", "gone", None, "2024-06-30", "2024-07-02", "set", "1", "cid", "", "2024-06-20", None),
+        ("s0", "i1", None, "2024-06-30", "2024-07-02", "add", "many", "cid", "", "2024-06-20", None),
+    ],
+    columns=["store", "item", "category", "from", "to", "action", "value", "author", "reason", "entered_at", "expires"],
+)
+
+
 @pytest.fixture(scope="module")
 def day(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = make_project(
         tmp_path_factory.mktemp("decisions") / "p", sales(), stock={"table": "stock", "review": 2},
+        overrides={"table": "changes"},
         source={"attributes_table": "items"},
         hierarchy={"levels": [["store"], ["category"], ["store", "category"]], "method": "mint_variance"},
     )  # fmt: skip
@@ -48,6 +60,7 @@ def with_tables(project: Project) -> None:
     with closing(sqlite3.connect(project.root / "sales.db")) as connection, connection:
         STOCK.to_sql("stock", connection, index=False)
         ITEMS.to_sql("items", connection, index=False)
+        OVERRIDES.to_sql("changes", connection, index=False)
 
 
 def test_stock_is_recommended_for_the_series_with_usable_terms(day: Project) -> None:
@@ -78,6 +91,19 @@ def test_sums_agree_in_the_warehouse_and_have_intervals(day: Project) -> None:
     assert sorted(said["series_id"] + said["row"]) == ["gone", *["s0__i2"] * 2, *["s1__i2"] * 2]
 
 
+def test_the_final_forecast_stands_beside_the_models_and_is_judged_later(day: Project) -> None:
+    found = day.warehouse("SELECT * FROM latest_final_forecasts WHERE cutoff_date = '2024-06-29'")
+    model = day.warehouse("SELECT * FROM predictions WHERE cutoff_date = '2024-06-29'")
+    assert found["y_hat"].sum() == pytest.approx(model["y_hat"].sum())
+    ann = found[found["author"] == "ann"]
+    assert (ann["final"] == 1.0).all()
+    assert len(ann) == 3
+    bob = found[found["author"] == "bob"]
+    assert set(bob["item"]) == {"i1"}
+    assert (bob["final"] == 2 * bob["y_hat"]).all()
+    assert (found[found["author"].isna()]["final"] == found[found["author"].isna()]["y_hat"]).all()
+
+
 def test_bad_rows_of_people_are_listed_in_the_warehouse(day: Project) -> None:
     found = day.warehouse("SELECT * FROM latest_problems WHERE origin = 'stock_recommendations'")
     said = " | ".join(found["row"] + found["series_id"] + ": " + found["reason"])
@@ -92,3 +118,7 @@ def test_what_is_done_is_not_done_again_and_a_later_day_goes_on(day: Project) ->
     assert day.run(END) == []
     cutoffs = day.warehouse("SELECT DISTINCT cutoff_date FROM stock_recommendations")
     assert len(cutoffs) == 2
+    added = day.warehouse("SELECT * FROM latest_value_added").set_index("author")
+    assert set(added.index) == {"ann", "bob"}
+    assert (added["added"] < 0).all()  # the day was an ordinary one
+    assert added.loc["ann", "wape_naive"] < added.loc["ann", "wape_people"]

@@ -11,6 +11,7 @@ from many_models import wiring
 from many_models.orchestration import automation, upkeep
 from many_models.orchestration.assets import (
     coherent_predictions,
+    drift,
     final_predictions,
     pooled_models,
     power_bi,
@@ -69,6 +70,7 @@ def build_assets(settings: Settings) -> dict[Stage, dg.AssetsDefinition]:
         "stock_recommendations": stock_recommendations.build,
         "coherent_predictions": coherent_predictions.build,
         "final_predictions": final_predictions.build,
+        "drift": drift.build,
     }
     found |= {stage: build(settings) for stage, build in builders.items() if stage in decisions_asked(settings)}
     return {**found, "warehouse_predictions": warehouse_predictions.build(settings)}

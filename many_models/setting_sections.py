@@ -62,6 +62,13 @@ class OverridesSettings(Section):
     table: str = ""
 
 
+class DriftSettings(Section):
+    """Whether series do what their backtest promised, see docs/decisions-guide.md; off without `watch`."""
+
+    watch: bool = False
+    false_alarms: Annotated[float, Field(gt=0, le=0.1)] = 0.001
+
+
 class StockSettings(Section):
     """Stock from forecasts, see docs/decisions-guide.md; off without `table` and `lead_time`.
 

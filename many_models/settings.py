@@ -23,6 +23,7 @@ from many_models.keys import known_place, plain_name
 from many_models.setting_checks import explained, known_country, known_cron, known_frequency, known_timezone
 from many_models.setting_sections import (
     BoardSettings,
+    DriftSettings,
     HierarchySettings,
     OverridesSettings,
     Section,
@@ -437,6 +438,7 @@ class Settings(Section):
     hierarchy: HierarchySettings = HierarchySettings()
     stock: StockSettings = StockSettings()
     overrides: OverridesSettings = OverridesSettings()
+    drift: DriftSettings = DriftSettings()
     power_bi: PowerBiSettings = PowerBiSettings()
     datastore: DatastoreSettings = DatastoreSettings()
     dagster: DagsterSettings = DagsterSettings()
@@ -476,7 +478,7 @@ class Settings(Section):
     @property
     def keeps_paths(self) -> bool:
         """Whether training writes down its backtest step by step, which decisions draw sums from."""
-        return self.stock.asked or self.hierarchy.asked
+        return self.stock.asked or self.hierarchy.asked or self.drift.watch
 
     def path(self, path: str) -> Path:
         """`path`, counted from `root`."""

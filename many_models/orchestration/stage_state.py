@@ -242,6 +242,8 @@ def decisions_asked(settings: Settings) -> dict[Stage, str]:
         found["coherent_predictions"] = digest(settings.hierarchy.model_dump_json(), settings.source.attributes_table)
     if settings.overrides.table:
         found["final_predictions"] = digest(settings.overrides.model_dump_json())
+    if settings.drift.watch:
+        found["drift"] = digest(settings.drift.model_dump_json())
     return found
 
 

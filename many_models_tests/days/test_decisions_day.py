@@ -45,6 +45,7 @@ def day(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = make_project(
         tmp_path_factory.mktemp("decisions") / "p", sales(), stock={"table": "stock", "review": 2},
         overrides={"table": "changes"},
+        drift={"watch": True},
         source={"attributes_table": "items"},
         hierarchy={"levels": [["store"], ["category"], ["store", "category"]], "method": "mint_variance"},
     )  # fmt: skip
@@ -118,6 +119,9 @@ def test_what_is_done_is_not_done_again_and_a_later_day_goes_on(day: Project) ->
     assert day.run(END) == []
     cutoffs = day.warehouse("SELECT DISTINCT cutoff_date FROM stock_recommendations")
     assert len(cutoffs) == 2
+    drift = day.warehouse("SELECT * FROM latest_drift")
+    assert len(drift) == 6
+    assert not drift["drifted"].any()
     added = day.warehouse("SELECT * FROM latest_value_added").set_index("author")
     assert set(added.index) == {"ann", "bob"}
     assert (added["added"] < 0).all()  # the day was an ordinary one

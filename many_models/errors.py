@@ -8,6 +8,7 @@ ManyModelsError
 │   │   └── SeriesError         one series' data
 │   ├── AccessError             a login or a permission that is refused
 │   ├── IntegrityError          stored bytes that are not what was stored
+│   │   └── DamagedTableError   a file of a table of the lake that cannot be read
 │   └── MissingDependencyError  a package of the system or of PyPI that is not installed
 └── TransientError              worth another try
     ├── UnavailableError        a store, database or worker that does not answer
@@ -62,6 +63,10 @@ class IntegrityError(PermanentError):
     """Stored bytes are not what was stored: damaged, swapped or cut off."""
 
 
+class DamagedTableError(IntegrityError):
+    """A file of a table of the lake is damaged or gone; the text names it and says what brings its rows back."""
+
+
 class MissingDependencyError(PermanentError):
     """Something that has to be installed first; the text says what."""
 
@@ -76,6 +81,9 @@ class UnavailableError(TransientError):
 
 class ConflictError(TransientError):
     """Somebody else wrote first."""
+
+
+NOT_OF_A_SERIES = (TransientError, AccessError, DamagedTableError, OSError, MemoryError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +101,6 @@ class SeriesFailure:
     @classmethod
     def of(cls, series_id: str, error: BaseException) -> SeriesFailure:
         """The failure of `series_id` by `error`; permanent unless it is no fault of the series' own."""
-        permanent = not isinstance(error, (TransientError, AccessError, OSError, MemoryError))
+        permanent = not isinstance(error, NOT_OF_A_SERIES)
         reason = error.reason if isinstance(error, SeriesError) else str(error)
         return cls(series_id, type(error).__name__, reason or type(error).__name__, permanent)

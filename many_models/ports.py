@@ -197,6 +197,16 @@ class Lake(Protocol):
         """
         ...
 
+    def damaged(self) -> Mapping[str, Mapping[str, str]]:
+        """Table → file → why it cannot be read, of the newest version of each table. Reads every file."""
+        ...
+
+    def put_aside(self, table: str) -> None:
+        """Leave the files out of the table that `damaged` names; their rows are gone. They are kept beside it. A table
+        whose log cannot be read is no table any more.
+        """
+        ...
+
     def check(self) -> str:
         """One line that says what is reached. Raises when it is not."""
         ...

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
 
+from many_models.errors import DamagedTableError, SeriesFailure
 from many_models.ports import Where
 
 if TYPE_CHECKING:
@@ -99,6 +100,23 @@ def records(
     return [] if rows is None else rows.to_pylist()
 
 
+def records_by_pack(
+    lake: Lake, table: LakeTable, packs: Collection[str]
+) -> tuple[list[dict[str, Any]], dict[str, DamagedTableError]]:
+    """The rows of `packs` as dicts, and the packs that have a damaged file with what the lake says of it."""
+    try:
+        return records(lake, table, Where(among={"pack": list(packs)})), {}
+    except DamagedTableError:
+        pass
+    found, damaged = list[dict[str, Any]](), dict[str, DamagedTableError]()
+    for pack in packs:
+        try:
+            found += records(lake, table, Where(among={"pack": [pack]}))
+        except DamagedTableError as error:
+            damaged[pack] = error
+    return found, damaged
+
+
 def upsert(
     lake: Lake,
     table: LakeTable,
@@ -175,17 +193,52 @@ class Gathering:
         """Hold all rows of `series`, which are of one pack; of those that `since` has, all after that time."""
         self.parts.append(_Gathered(pack, rows, series, since or {}))
 
-    def write(self) -> None:
-        """Write what is held, and hold nothing; packs that are only extended have a commit of their own."""
-        import pyarrow as pa
+    def write(self) -> list[SeriesFailure]:
+        """Write what is held, and hold nothing; packs that are only extended have a commit of their own.
 
+        Returns the series of the packs that were not written, since the lake has a damaged file of theirs.
+        """
+        failures = list[SeriesFailure]()
         for extends in (False, True):
             if parts := [part for part in self.parts if part.extends == extends]:
-                rows = pa.concat_tables([part.rows for part in parts], promote_options="permissive")
-                series = {name for part in parts for name in part.series}
-                since = {name: time for part in parts for name, time in part.since.items()}
-                upsert(self.lake, self.table, rows, series, {"pack": [part.pack for part in parts]}, since)
+                failures += self._commit(parts)
         self.parts = []
+        return failures
+
+    def _commit(self, parts: Sequence[_Gathered]) -> list[SeriesFailure]:
+        import pyarrow as pa
+
+        rows = pa.concat_tables([part.rows for part in parts], promote_options="permissive")
+        series = {name for part in parts for name in part.series}
+        since = {name: time for part in parts for name, time in part.since.items()}
+        try:
+            upsert(self.lake, self.table, rows, series, {"pack": [part.pack for part in parts]}, since)
+        except DamagedTableError as error:
+            if len(parts) == 1:
+                return [SeriesFailure.of(name, error) for name in sorted(series)]
+            return [failure for part in parts for failure in self._commit([part])]
+        return []
+
+
+def forget_histories(lake: Lake, packs: Collection[str] | None = None, series: Collection[str] | None = None) -> None:
+    """Have nobody go on from the datasets that the lake holds of `series` in `packs`, or of all: the table of series
+    loses their digests.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    where = Where() if packs is None else Where(among={"pack": list(packs)})
+    there = read_if_there(lake, SERIES, where)
+    if there is None:
+        return
+    known = there.filter(pc.not_equal(there["digest"], ""))
+    if series is not None:
+        known = known.filter(pc.is_in(known["series_id"], pa.array(sorted(series), pa.string())))
+    if known.num_rows:
+        blank = pa.array([""] * known.num_rows, pa.string())
+        known = known.set_column(known.column_names.index("digest"), "digest", blank)
+        within = {"pack": sorted(set(known["pack"].to_pylist()))}
+        upsert(lake, SERIES, known, known["series_id"].to_pylist(), within)
 
 
 def counts(rows: pa.Table, column: str) -> dict[str, int]:

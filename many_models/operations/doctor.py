@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Literal
 import dagster as dg
 
 from many_models.data import lake_tables
-from many_models.errors import ManyModelsError
+from many_models.errors import DamagedTableError, ManyModelsError
 from many_models.orchestration import lake_marks, stage_state
+from many_models.orchestration.stage_run import status_rows, write_status
 from many_models.ports import Where
 from many_models.promotion import approval
 
@@ -77,7 +78,7 @@ def examine(stores: Stores) -> list[Finding]:
 
 def mend(stores: Stores) -> list[str]:
     """Have what is missing made again, and say what was done; a run then does what is due."""
-    told = list[str]()
+    told = put_aside(stores)
     if tables := lake_marks.lost(stores.instance, stores.lake):
         stages = lake_marks.forget(stores.instance, stores.lake, tables)
         told.append(
@@ -95,8 +96,39 @@ def mend(stores: Stores) -> list[str]:
     return told
 
 
+def put_aside(stores: Stores) -> list[str]:
+    """Leave the damaged files out of the lake's tables, and have made again what they held."""
+    found = stores.lake.damaged()
+    for table in found:
+        stores.lake.put_aside(table)
+    _try_again(stores)
+    remade = [table for table in found if table in lake_marks.MADE_BY]
+    stages = lake_marks.forget(stores.instance, stores.lake, remade)
+    told = [f"table {table}: {_some(list(files))} put aside, in a folder _damaged" for table, files in found.items()]
+    return told + [f"{stage}: everything is due again" for stage in stages]
+
+
+def _try_again(stores: Stores) -> None:
+    """Forget the failures that were the damaged files' and not the series' own."""
+    kind = DamagedTableError.__name__
+    for stage in stage_state.OVER_SERIES:
+        failed = status_rows(stores.lake, stage)
+        if any(record.kind == kind for record in failed.values()):
+            write_status(stores.lake, stage, {key: one for key, one in failed.items() if one.kind != kind})
+
+
 # --- lake and records -----------------------------------------------------------------------------------------------
+def _damaged(stores: Stores) -> Iterator[Finding]:
+    for table, files in stores.lake.damaged().items():
+        first, why = next(iter(files.items()))
+        more = f" and {len(files) - 1} more" if len(files) > 1 else ""
+        made = lake_marks.MADE_BY.get(table)
+        again = f", and has {made} made again" if made else "; the rows that it held are gone"
+        yield Finding("lake", f"table {table}: {first}{more} cannot be read: {why}", f"--mend puts it aside{again}")
+
+
 def _lake(stores: Stores) -> Iterator[Finding]:
+    yield from _damaged(stores)
     for table, why in lake_marks.lost(stores.instance, stores.lake).items():
         stage = lake_marks.MADE_BY[table]
         if lake_marks.can_be_remade(table):

@@ -57,8 +57,11 @@ def line_of_outcome(outcome: Mapping[str, int]) -> str:
 
 
 def nothing_forecast(reports: Sequence[StageReport], prediction_rows: int) -> str:
-    """Why a run has come to nothing, "" where it has not: no series has a forecast, or a stage failed for all."""
+    """Why a run has come to nothing, "" where it has not: no series has a forecast, or a stage failed for all, each
+    time that it was tried.
+    """
+    did_some = {report.stage for report in reports if report.done}
     for report in reports:
-        if report.stage in SERIES_STAGES and report.failed and not report.done:
+        if report.stage in SERIES_STAGES and report.failed and report.stage not in did_some:
             return f"nothing was forecast: {report.stage} failed for all of its {report.failed} series. {report.error}"
     return "" if prediction_rows else "nothing was forecast: no series has a forecast at the newest cutoff"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from many_models.data import lake_tables
+from many_models.errors import DamagedTableError
 from many_models.operations.outcome import outcome_of
 from many_models.operations.releases import waiting_proposal
 from many_models.ports import Where
@@ -15,10 +16,15 @@ if TYPE_CHECKING:
 
 
 def skill_of(lake: Lake) -> tuple[float, float] | None:
-    """WAPE of the selected forecasts and of the seasonal naive over all series and windows of the newest training."""
-    trained = lake_tables.read_if_there(lake, lake_tables.TRAINED, columns=["series_id", "wape"])
+    """WAPE of the selected forecasts and of the seasonal naive over all series and windows of the newest training; None
+    before the first, and where the lake's file of one is damaged.
+    """
     naive = Where(among={"candidate": ["seasonal_naive"]})
-    scores = lake_tables.read_if_there(lake, lake_tables.SCORES, naive, ["series_id", "abs_error", "abs_actual"])
+    try:
+        trained = lake_tables.read_if_there(lake, lake_tables.TRAINED, columns=["series_id", "wape"])
+        scores = lake_tables.read_if_there(lake, lake_tables.SCORES, naive, ["series_id", "abs_error", "abs_actual"])
+    except DamagedTableError:  # the stages say so
+        return None
     if trained is None or scores is None:
         return None
     sums = scores.to_pandas().groupby("series_id").sum()

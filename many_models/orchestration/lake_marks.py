@@ -96,6 +96,8 @@ def forget(instance: dg.DagsterInstance, lake: Lake, tables: Iterable[str]) -> l
     """
     names = list(tables)
     stages = list["Stage"](dict.fromkeys(MADE_BY[name] for name in names))
+    if "store_item_datasets" in stages:
+        lake_tables.forget_histories(lake)
     take_back(instance, stages)
     versions = _versions(lake, names)
     marks = {PREFIX + name: str(-1 if (held := versions[name]) is None else held) for name in names}

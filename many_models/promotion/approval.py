@@ -134,7 +134,9 @@ def champions_table(lake: Lake, release: Release) -> pa.Table:
 
     known = recorded_scores(lake)
     specs = {row["recipe"]: str(row["spec"]) for row in lake_tables.records(lake, lake_tables.RECIPES)}
-    measured = {(row["series_id"], row["staging"]): row for row in lake_tables.records(lake, lake_tables.TRAINED)}
+    packs = {row["pack"] for row in lake_tables.records(lake, lake_tables.SERIES, columns=["pack"])}
+    trained, _ = lake_tables.records_by_pack(lake, lake_tables.TRAINED, sorted(packs))
+    measured = {(row["series_id"], row["staging"]): row for row in trained}
     found = list["Mapping[str, object]"]()
     for name, champion in sorted(release.champions.items()):
         before = known.get(name, {})

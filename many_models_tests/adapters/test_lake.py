@@ -6,6 +6,7 @@ import itertools
 import subprocess
 import time
 from datetime import timedelta
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,7 +16,7 @@ from deltalake import DeltaTable, write_deltalake
 from many_models.adapters.lake import delta_protocol
 from many_models.adapters.lake.delta import DeltaLake
 from many_models.adapters.lake.memory import MemoryLake
-from many_models.errors import ConflictError, InputError, SettingsError, UnavailableError
+from many_models.errors import ConflictError, DamagedTableError, InputError, SettingsError, UnavailableError
 from many_models.ports import Freed, Where
 from many_models_tests.contracts.lake import DAY as START
 from many_models_tests.contracts.lake import ODD, LakeContract, contents, row, rows
@@ -119,7 +120,7 @@ def test_a_table_whose_files_are_gone_is_an_error_not_an_empty_table(tmp_path):
     lake.replace("t", rows(row()), Where())
     for file in tmp_path.rglob("*.parquet"):
         file.unlink()
-    with pytest.raises(UnavailableError, match="table 't'"):
+    with pytest.raises(DamagedTableError, match="table 't'"):
         lake.read("t")
 
 
@@ -128,7 +129,7 @@ def test_a_table_whose_log_is_broken_is_an_error_not_a_missing_table(tmp_path):
     lake.replace("t", rows(row()), Where())
     next(tmp_path.rglob("*.json")).write_text("{broken")
     for look in (lake.read, lake.version):
-        with pytest.raises(UnavailableError, match="table 't'"):
+        with pytest.raises(DamagedTableError, match="table 't'"):
             look("t")
 
 
@@ -284,3 +285,69 @@ def test_predictions_of_a_day_lie_in_one_large_row_group(tmp_path):
     lake.replace("predictions", day, Where(among={"cutoff_date": ["2017-01-01"]}), ("cutoff_date",))
     files = [pq.ParquetFile(file).metadata for file in tmp_path.rglob("*.parquet")]
     assert [(file.num_rows, file.num_row_groups) for file in files] == [(count, 1)]
+
+
+DAMAGES = {
+    "overwritten": lambda content: b"x" * len(content),
+    "changed in a page": lambda content: content[:40] + b"\xa5" * 160 + content[200:],
+    "cut": lambda content: content[: len(content) // 2],
+    "emptied": lambda _: b"",
+}
+
+
+@pytest.mark.parametrize("how", [*DAMAGES, "gone"])
+def test_a_damaged_file_is_named_and_can_be_put_aside(tmp_path, how):
+    """The rows of other partitions stay readable, before and after."""
+    lake = DeltaLake(tmp_path / "a lake")
+    many = [row("a b", y=float(number)) for number in range(500)]
+    lake.replace("t", rows(*many, row("c")), Where(), ("pack",))
+    file = next((tmp_path / "a lake" / "t").glob("pack=a*/*.parquet"))
+    if how == "gone":
+        file.unlink()
+    else:
+        file.write_bytes(DAMAGES[how](file.read_bytes()))
+    only_c = Where(among={"pack": ["c"]})
+    assert lake.read("t", only_c).num_rows == 1
+    with pytest.raises(DamagedTableError, match=rf"'t': the file .*{file.name} cannot be read .*doctor --mend"):
+        lake.read("t")
+    ((table, found),) = lake.damaged().items()
+    assert (table, [name.rpartition("/")[2] for name in found]) == ("t", [file.name])
+    lake.put_aside("t")
+    assert lake.damaged() == {}
+    assert contents(lake.read("t")) == contents(lake.read("t", only_c))
+    assert lake.tables() == {"t"}
+    assert len(list((tmp_path / "a lake" / "t" / "_damaged").glob("*"))) == (how != "gone")
+
+
+def test_an_older_file_that_is_gone_damages_no_table(tmp_path):
+    """What a reader of an older version misses is no damage of the newest: that reader tries again."""
+    lake = DeltaLake(tmp_path)
+    lake.replace("t", rows(row("a")), Where())
+    there = DeltaTable(str(tmp_path / "t"))
+    lake.replace("t", rows(row("b")), Where())
+    (old,) = there.file_uris()
+    Path(old).unlink()
+    assert lake.damaged() == {}
+
+    class Behind(DeltaLake):
+        def _open(self, table):
+            return stale.pop() if stale else super()._open(table)
+
+    stale = [there]
+    with pytest.raises(UnavailableError):
+        Behind(tmp_path).read("t")
+
+
+def test_a_damaged_log_is_named_and_its_table_can_be_put_aside(tmp_path):
+    lake = DeltaLake(tmp_path)
+    lake.replace("t", rows(row("a")), Where())
+    lake.replace("u", rows(row("a")), Where())
+    (log,) = (tmp_path / "t" / "_delta_log").glob("*.json")
+    log.write_text("{")
+    with pytest.raises(DamagedTableError, match=r"'t': its log in _delta_log"):
+        lake.version("t")
+    assert list(lake.damaged()) == ["t"]
+    lake.put_aside("t")
+    assert lake.version("t") is None
+    assert lake.tables() == {"u"}
+    assert lake.damaged() == {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ from many_models.adapters.lake.delta_log import newest_in_folder
 from many_models.adapters.lake.delta_protocol import zoned
 from many_models.errors import (
     ConflictError,
+    DamagedTableError,
     InputError,
     ManyModelsError,
     MissingTableError,
@@ -32,19 +34,22 @@ from many_models.errors import (
     UnavailableError,
 )
 from many_models.keys import escape_part, unescape_part
+from many_models.ports import Where
 from many_models.sql_names import quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
     from datetime import datetime, timedelta
 
     from deltalake import DeltaTable
+    from pyarrow.fs import PyFileSystem
 
-    from many_models.ports import Freed, Scalar, Where
+    from many_models.ports import Freed, Scalar
 
 LONGEST_FOLDER = 200
 LONGEST_SAYING = 400
 ESCAPE = "+"  # for the per cent sign, which delta-rs would decode; no escaped name holds a plus sign
+REMEDY = "`many-models doctor --mend` puts it aside and has its rows made again"
 NO_SPACE = ("No space left", "StorageFull", "File too large", "Disk quota", "FileTooLarge")
 
 
@@ -68,7 +73,7 @@ class DeltaLake:
     def replace(self, table: str, rows: pa.Table, where: Where, partition_by: Sequence[str] = ()) -> int:
         """See `Lake.replace`. A partition column holds no empty string: Delta keeps it as null, so it is refused."""
         rows = without_zones(plain(rows))
-        with self._errors(table):
+        with self._errors(table, where):
             there = self._open(table)
             if there is None:
                 return self._create(table, rows, where, partition_by)
@@ -80,7 +85,7 @@ class DeltaLake:
 
     def read(self, table: str, where: Where | None = None, columns: Sequence[str] = ()) -> pa.Table:
         """See `Lake.read`. In no order."""
-        with self._errors(table):
+        with self._errors(table, where or Where()):
             there = self._open(table)
             if there is None:
                 raise self._missing(table)
@@ -125,9 +130,6 @@ class DeltaLake:
 
         A table of an older version of this package is first rewritten so that every reader of Delta reads it.
         """
-        from deltalake.fs import DeltaStorageHandler
-        from pyarrow.fs import PyFileSystem
-
         from many_models.adapters.lake.delta_maintenance import prune
         from many_models.adapters.lake.delta_protocol import migrate, needs_migration
         from many_models.ports import Freed
@@ -138,9 +140,55 @@ class DeltaLake:
                 if (there := self._open(table)) is not None:
                     if needs_migration(there):
                         there = migrate(there, self._uri(table), self._options())
-                    files = PyFileSystem(DeltaStorageHandler(self._uri(table), self._options()))
-                    freed += prune(there, files, older)
+                    freed += prune(there, self._files(table), older)
         return freed
+
+    def damaged(self) -> dict[str, dict[str, str]]:
+        """See `Lake.damaged`. A log that cannot be read is a damaged file, too."""
+        from many_models.adapters.lake.delta_damage import LOG
+
+        found = dict[str, dict[str, str]]()
+        for table in sorted(self.tables()):
+            try:
+                if files := dict(self._damaged(table)):
+                    found[table] = files
+            except DamagedTableError as error:
+                found[table] = {LOG: str(error)}
+        return found
+
+    def put_aside(self, table: str) -> None:
+        """See `Lake.put_aside`. Raises InputError for a table without a log at a URL, where folders cannot be moved."""
+        from many_models.adapters.lake import delta_damage
+
+        try:
+            paths = [path for path, _ in self._damaged(table)]
+        except DamagedTableError:
+            if "://" in self._path:
+                raise InputError(
+                    f"{self._uri(table)} has a damaged log: move the folder away, or undelete it"
+                ) from None
+            aside = Path(self._path, delta_damage.ASIDE, f"{Path(self._uri(table)).name} {time.time_ns()}")
+            aside.parent.mkdir(exist_ok=True)
+            Path(self._uri(table)).rename(aside)
+            return
+        with self._errors(table):
+            if paths and (there := self._open(table)) is not None:
+                delta_damage.put_aside(there, self._files(table), paths)
+
+    def _damaged(self, table: str, where: Where | None = None) -> Iterator[tuple[str, str]]:
+        """The damaged files of the table's newest version, of those that `where` looks at."""
+        from many_models.adapters.lake.delta_damage import damaged_files
+
+        with self._errors(table):
+            if (there := self._open(table)) is not None:
+                predicate = _predicate(where, _kept(there)) if where else None
+                yield from damaged_files(there, self._files(table), predicate)
+
+    def _files(self, table: str) -> PyFileSystem:
+        from deltalake.fs import DeltaStorageHandler
+        from pyarrow.fs import PyFileSystem
+
+        return PyFileSystem(DeltaStorageHandler(self._uri(table), self._options()))
 
     def check(self) -> str:
         """See `Lake.check`. At a URL it writes an empty file and deletes it: a right to read is not enough."""
@@ -186,12 +234,19 @@ class DeltaLake:
 
     def _open(self, table: str) -> DeltaTable | None:
         from deltalake import DeltaTable
-        from deltalake.exceptions import TableNotFoundError
+        from deltalake.exceptions import DeltaError, TableNotFoundError
+
+        from many_models.adapters.lake.delta_damage import LOG, tells_of_log
 
         try:
             return DeltaTable(self._uri(table), storage_options=self._options() or None)
         except TableNotFoundError:
             return None
+        except DeltaError as error:
+            if not tells_of_log(str(error)):
+                raise
+            what = f"the lake at {self._path}, table {table!r}"
+            raise DamagedTableError(f"{what}: its log in {LOG} cannot be read: {REMEDY}") from error
 
     def _create(self, table: str, rows: pa.Table, where: Where, partition_by: Sequence[str]) -> int:
         from deltalake import write_deltalake
@@ -217,12 +272,22 @@ class DeltaLake:
         rows = rows.cast(pa.schema([*(kept.field(name) for name in kept.names), *new]))
         write_deltalake(there, rows, mode="overwrite", predicate=_predicate(where, kept), schema_mode="merge")
 
+    def _damaged_file(self, table: str, where: Where, text: str) -> str:
+        """The first damaged file that a look at the table may have met with, and why; "" where there is none."""
+        from many_models.adapters.lake.delta_damage import may_tell_of_file
+
+        if may_tell_of_file(text):
+            with suppress(ManyModelsError):
+                for path, why in self._damaged(table, where):
+                    return f"{path} cannot be read ({why})"
+        return ""
+
     def _missing(self, table: str) -> MissingTableError:
         names = ", ".join(map(repr, sorted(self.tables()))) or "none"
         return MissingTableError(f"the lake at {self._path} has no table {table!r}; it has {names}")
 
     @contextmanager
-    def _errors(self, table: str) -> Generator[None]:
+    def _errors(self, table: str, where: Where | None = None) -> Generator[None]:
         from deltalake.exceptions import CommitFailedError, DeltaError
 
         what = f"the lake at {self._path}" + (f", table {table!r}" if table else "")
@@ -244,6 +309,8 @@ class DeltaLake:
                 ) from error
             if "already exists" in text:
                 raise ConflictError(f"{what}: somebody else made it first") from error
+            if where is not None and (file := self._damaged_file(table, where, text)):
+                raise DamagedTableError(f"{what}: the file {file}: {REMEDY}") from error
             raise UnavailableError(f"{what}: {_said(error)}") from error
 
 

@@ -93,6 +93,13 @@ class MemoryLake:
         """See `Lake.prune`. Only the newest versions are kept anyway."""
         return Freed()
 
+    def damaged(self) -> dict[str, dict[str, str]]:
+        """See `Lake.damaged`."""
+        return {}
+
+    def put_aside(self, table: str) -> None:
+        """See `Lake.put_aside`."""
+
     def check(self) -> str:
         """See `Lake.check`."""
         return f"lake in memory: {len(self._newest)} tables"

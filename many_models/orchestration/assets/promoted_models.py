@@ -73,13 +73,13 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         made = stage_state.made_versions(context.instance, "trained_models")
         of = Upstream(settings)
         upstream = {key: of.promoted(made.get(key, "")) for key in keys}
-        rows, absent = _trained(settings, lake, keys)
+        rows, failed = _trained(settings, lake, keys)
         done = {
             k: Done(upstream[k], stage_state.INACTIVE, {"inactive": "no model"})
             for k in keys
             if made.get(k) == stage_state.INACTIVE
         }
-        failures = [SeriesFailure(k, "NoModel", why, permanent=True) for k, why in absent.items() if k not in done]
+        failures = [failure for failure in failed if failure.series_id not in done]
         live, waiting = production.live(), production.waiting()
         standing = _decided_already(settings, lake, rows, [r.release_id for r in (live, waiting) if r])
         undecided = {name: row for name, row in rows.items() if name not in standing}
@@ -114,14 +114,17 @@ def policy_of(settings: Settings) -> Policy:
 
 def _trained(
     settings: Settings, lake: Lake, keys: Sequence[str]
-) -> tuple[dict[str, dict[str, object]], dict[str, str]]:
-    """What training wrote of each key, and the keys of which it wrote nothing, with what to do."""
-    packs = list(packs_of(settings, keys))
-    rows = lake_tables.records(lake, lake_tables.TRAINED, Where(among={"pack": packs}))
+) -> tuple[dict[str, dict[str, object]], list[SeriesFailure]]:
+    """What training wrote of each key, and the keys of which nothing can be read, with what to do."""
+    packs = packs_of(settings, keys)
+    rows, damaged = lake_tables.records_by_pack(lake, lake_tables.TRAINED, packs)
     asked = set(keys)
     found = {row["series_id"]: row for row in rows if row["series_id"] in asked}
+    failures = [SeriesFailure.of(key, error) for pack, error in damaged.items() for key in packs[pack]]
+    unread = {failure.series_id for failure in failures}
     why = "it has no trained model yet: materialize trained_models for it first"
-    return found, {key: why for key in keys if key not in found}
+    absent = [key for key in keys if key not in found and key not in unread]
+    return found, failures + [SeriesFailure(key, "NoModel", why, permanent=True) for key in absent]
 
 
 def decided_before(production: ProductionRegistry, live: Release | None, lake: Lake) -> Release | None:

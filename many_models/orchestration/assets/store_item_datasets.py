@@ -15,7 +15,7 @@ from many_models.orchestration import stage_state
 from many_models.orchestration.chunks import chunks_of, failures_of, follow, good_series, together
 from many_models.orchestration.forecast_spec import spec_of
 from many_models.orchestration.stage_run import DUE_TAG, STORE_ITEMS, Done, KeySet, Metadata, backfill_policy, finish
-from many_models.ports import Compute, Lake, Where
+from many_models.ports import Compute, Lake
 from many_models.settings import Settings
 
 ROWS_A_COMMIT = 1_000_000  # some 100 MB in memory
@@ -68,8 +68,8 @@ def build(settings: Settings) -> dg.AssetsDefinition:
             rows, written = rows + pc.sum(series["rows"]).as_py(), written + added.num_rows
             done |= {row["series_id"]: _done(row, wanted) for row in series.to_pylist()}
             if histories.rows >= ROWS_A_COMMIT:
-                histories.write()
-        histories.write()
+                failures += histories.write()
+        failures += histories.write()
         summary = {"as_of": str(as_of), "dagster/row_count": rows, "rows_written": written}
         finish(context, settings, lake, keys, done, failures, wanted, summary)
         yield from ()
@@ -99,26 +99,17 @@ class Histories:
         self.held.add(pack, rows, good, {name: time for name, time in since.items() if time is not None})
         self.described.add(pack, series.drop_columns(["since"]), good)
 
-    def write(self) -> None:
-        """Write what is held. A crash in the middle never leaves a digest beside rows that it is not of."""
-        self._forget({part.pack: set(part.series) - set(part.since) for part in self.held.parts if not part.extends})
-        self.held.write()
-        self.described.write()
-
-    def _forget(self, replaced: Mapping[str, set[str]]) -> None:
-        """Have nobody go on from the histories that are about to be replaced, until what replaces them is described."""
-        if not replaced:
-            return
-        names = pa.array(sorted({name for series in replaced.values() for name in series}), pa.string())
-        where = Where(among={"pack": list(replaced)})
-        there = lake_tables.read_if_there(self.lake, lake_tables.SERIES, where)
-        if there is None:
-            return
-        known = there.filter(pc.and_(pc.is_in(there["series_id"], names), pc.not_equal(there["digest"], "")))
-        if known.num_rows:
-            blank = pa.array([""] * known.num_rows, pa.string())
-            known = known.set_column(known.column_names.index("digest"), "digest", blank)
-            lake_tables.upsert(self.lake, lake_tables.SERIES, known, known["series_id"].to_pylist(), where.among)
+    def write(self) -> list[SeriesFailure]:
+        """Write what is held; the series of packs that were not written. A crash in the middle never leaves a digest
+        beside rows that it is not of.
+        """
+        replaced = [part for part in self.held.parts if not part.extends]
+        if names := {name for part in replaced for name in set(part.series) - set(part.since)}:
+            lake_tables.forget_histories(self.lake, [part.pack for part in replaced], names)
+        failures = self.held.write()
+        failed = {failure.series_id for failure in failures}
+        self.described.parts = [part for part in self.described.parts if failed.isdisjoint(part.series)]
+        return failures + self.described.write()
 
 
 def with_as_of(series: pa.Table, as_of: datetime) -> pa.Table:

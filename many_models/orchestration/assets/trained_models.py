@@ -81,6 +81,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
                 failures += failures_of(results)
                 summaries += register.add(pack, results)
             summaries += register.write()
+            failures += register.unwritten
             register.log()
         done |= {row["series_id"]: _done(row, upstream) for summary in summaries for row in summary.to_pylist()}
         finish(context, settings, lake, keys, done, failures, upstream, metadata.training_summary(summaries))
@@ -103,6 +104,7 @@ class _Registering:
     series: list[pa.Table] = field(default_factory=list[pa.Table])
     scores: list[pa.Table] = field(default_factory=list[pa.Table])
     failed: int = 0
+    unwritten: list[SeriesFailure] = field(default_factory=list[SeriesFailure])
     metrics: dict[str, float] = field(default_factory=dict[str, float])
 
     def add(self, pack: str, results: Results) -> list[pa.Table]:
@@ -130,9 +132,7 @@ class _Registering:
                 paths.add(pack, together(results, "paths"), good)
             self.series.append(summaries[-1].select(MEASURED))
             self.scores.append(_baseline(together(results, "scores")))
-        trained.write()
-        scores.write()
-        paths.write()
+        self.unwritten += trained.write() + scores.write() + paths.write()
         self.held = []
         return summaries
 

@@ -252,6 +252,10 @@ def choose_target(profile: TableProfile, given: str) -> Inferred[str]:
         and profile.varies(name)
         and not _is_counter(profile, name)
     ]
+    if numbers and all(is_receipt_number(profile, name) for name in numbers):
+        reason = "no column says how much was sold: rows are counted, by their receipt's number"
+        return Inferred(numbers[0], reason, "likely")
+    numbers = [name for name in numbers if not is_receipt_number(profile, name)]
     scores = {name: _target_score(profile, name) for name in numbers if not profile.is_calendar(name)}
     if not scores:
         raise InputError(
@@ -278,6 +282,20 @@ def _is_counter(profile: TableProfile, name: str) -> bool:
     return (
         len(column.levels) == profile.rows and column.type.whole and abs(abs(np.diff(column.values)).mean() - 1) < 0.01
     )
+
+
+def is_receipt_number(profile: TableProfile, name: str) -> bool:
+    """Whether a column numbers receipts in the order of time: whole, it hardly ever falls, and is no day or amount."""
+    column = profile.columns[name]
+    if not column.type.whole or name_suggests(name, TARGETS) or name_suggests(name, _MONEY):
+        return False
+    rows = np.flatnonzero(~np.isnat(profile.ds))
+    values = column.values[rows].astype(np.float64)
+    if len(rows) < 50 or len(column.levels) < max(20, 2 * profile.dates) or not np.isfinite(values).all():
+        return False
+    order = np.argsort(profile.ds[rows], kind="stable")
+    ranks = np.argsort(np.argsort(values[order], kind="stable"), kind="stable")
+    return float(np.corrcoef(ranks, np.arange(len(ranks)))[0, 1]) > 0.98
 
 
 def _target_score(profile: TableProfile, name: str) -> float:

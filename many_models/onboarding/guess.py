@@ -241,7 +241,9 @@ def infer_settings(  # noqa: PLR0913  (each flag of the command that overrules a
     how = infer_aggregate(profile, found_target.value, found_frequency.value, aggregate)
     if how.value and known is None:
         found_known = steady_in_periods(profile, found_known, found_frequency.value)
-    absent = infer_missing(profile, found_target.value, found_frequency.value, missing, summed=how.value == "sum")
+    absent = infer_missing(
+        profile, found_target.value, found_frequency.value, missing, summed=how.value in {"sum", "count"}
+    )
     plan = _plan_table(url, chosen.value, time.value, found_known.value, planned)
     start, last = _first_and_last(profile, reader)
     if more and not len(profile.early):

@@ -60,8 +60,11 @@ class TableProfile:
         return codes
 
     def unique_share(self, names: Sequence[str], rows: NDArray[np.int64] | None = None) -> float:
-        """The share of rows that are the first for their `names` and time."""
-        times = self.ds_codes if rows is None else self.ds_codes[rows]
+        """The share of rows (by default those with a date) that are the first for their `names` and time."""
+        rows = np.flatnonzero(~np.isnat(self.ds)) if rows is None else rows
+        if not len(rows):
+            return 1.0
+        times = self.ds_codes[rows]
         codes = codes_of(self.group(names, rows) * self.dates + times)
         return (int(codes.max()) + 1) / len(codes)
 

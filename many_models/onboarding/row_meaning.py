@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from many_models.onboarding.column_roles import Inferred, unit_of
+from many_models.onboarding.column_roles import TARGETS, Inferred, is_receipt_number, unit_of
 from many_models.onboarding.profile import codes_of, name_suggests
 
 if TYPE_CHECKING:
@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from many_models.onboarding.profile import TableProfile
 
 Missing = Literal["unknown", "zero", "closed"]
-Aggregate = Literal["", "sum", "mean"]
+Aggregate = Literal["", "sum", "mean", "count"]
 WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 _FEW = 0.02  # a share of periods or rows that is no rule of the table
 _LEVELS = "price temperature temp rate percent pct ratio level share stock inventory kw load index score".split()
+_ORDERS = "order invoice receipt transaction ticket bill beleg bon rechnung auftrag facture pedido kassenbon".split()
 _CELLS = 4_000_000  # of the series × period matrix that the evidence is taken from
 
 
@@ -45,6 +46,8 @@ def infer_aggregate(
     """How several rows of a series and period become one; "" where there is one row each. `given` is taken."""
     if given is not None:
         return Inferred(given, "given")  # pyright: ignore[reportReturnType]
+    if is_receipt_number(profile, target):
+        return Inferred("count", "a row is one that was sold: rows are counted", "likely", ("--target",))
     dated = ~np.isnat(profile.ds)
     rows = np.flatnonzero(dated)
     period = codes_of(periods_of(profile.ds[rows], frequency))
@@ -52,9 +55,12 @@ def infer_aggregate(
     counts = np.bincount(groups)
     repeated = 1 - len(counts) / len(rows)
     off = _off_grid(profile, rows, frequency)
-    if repeated <= _FEW and not off:
+    if repeated <= _FEW and not off and not _some_are_repeated(profile, rows, groups, counts, period):
         return Inferred("", "one row for each series and period", "sure")
     how: Aggregate = "mean" if name_suggests(target, _LEVELS) else "sum"
+    if not off and repeated <= _FEW:
+        several = f"{int((counts > 1).sum()):,} of {len(counts):,} series and periods with rows have several"
+        return Inferred(how, f"{several}, where most periods have none: each is a sale", "likely", ('aggregate = ""',))
     if repeated > _FEW and _same_rows(profile, rows, groups, counts):
         reason = f"{repeated:.0%} of the rows are there twice, with the same values: an export loaded twice"
         return Inferred("", reason, "likely", (f"aggregate = {how}",))
@@ -73,6 +79,33 @@ def infer_aggregate(
     return Inferred(
         how, f"{off:,} rows are dated within a period and not on its first day: they belong to it", "likely"
     )
+
+
+def _some_are_repeated(
+    profile: TableProfile,
+    rows: NDArray[np.int64],
+    groups: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    period: NDArray[np.int64],
+) -> bool:
+    """Whether rows are single sales: at most half of the periods have one, and by chance some have several."""
+    if int((counts > 1).sum()) < 3 or _same_rows(profile, rows, groups, counts):
+        return False
+    periods = np.unique(profile.ds[rows].astype("datetime64[D]"))
+    days = int((periods[-1] - periods[0]).astype(np.int64)) + 1
+    steps = max(int(period.max()) + 1, round(days * (int(period.max()) + 1) / max(1, len(periods))))
+    return len(counts) < 0.5 * profile.series_count * steps
+
+
+def _order_column(profile: TableProfile, target: str) -> str:
+    """The column that names the order or receipt that a row is of, "" where there is none."""
+    for name, column in profile.columns.items():
+        if name in {target, profile.time.name} or name in profile.keys or column.kind not in {"text", "number"}:
+            continue
+        many = len(column.levels) > 0.1 * profile.rows
+        if many and name_suggests(name, _ORDERS) and not name_suggests(name, TARGETS) and column.kind != "time":
+            return name
+    return ""
 
 
 def _off_grid(profile: TableProfile, rows: NDArray[np.int64], frequency: str) -> int:
@@ -161,6 +194,10 @@ def infer_missing(
         return MissingRows(Inferred("zero", reason + sparse.example(gaps), "likely", ('missing = "unknown"',)), on)
     if share <= _FEW:
         return MissingRows(Inferred("unknown", f"{share:.1%} of the periods have no row", "sure"), on)
+    order = _order_column(profile, target)
+    if order and share > 0.5 and sparse.zeros < 0.2 * share:
+        reason = f"{share:.0%} of the periods have no row, and {order} makes a row an order: a row only when one came"
+        return MissingRows(Inferred("zero", reason + sparse.example(gaps), "likely", ('missing = "unknown"',)), on)
     return MissingRows(_meaning_of_gaps(sparse, inside, gaps, float(share)), on)
 
 

@@ -208,3 +208,57 @@ def test_questions_are_asked_where_the_answer_changes_forecasts(tmp_path: Path) 
     assert asked["missing"].options[1].change in ({"missing": "closed"}, {"missing": "unknown"})
     assert "its mean is" in asked["missing"].text
     assert "aggregate" in {question.about for question in questions_of(guessed(tmp_path, receipts(), keys=()))}
+
+
+# --- Rows that are sales ----------------------------------------------------------------------------------------------
+def orders(rng: np.random.Generator, days: int = 400, rate: float = 0.05, series: int = 30) -> pd.DataFrame:
+    """A row for each order line: many a day in all, of one series one in twenty days."""
+    parts = [
+        pd.DataFrame({"date": pd.Timestamp("2024-01-01") + pd.Timedelta(days=day), "item": f"i{item}"}, index=[0])
+        for day in range(days)
+        for item in range(series)
+        for _ in range(rng.poisson(rate))
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def test_rows_without_a_quantity_are_counted_and_not_summed_up_by_their_receipt(tmp_path: Path) -> None:
+    frame = orders(np.random.default_rng(1), days=200, rate=1.5, series=6)
+    found = guessed(tmp_path, frame.assign(ticket=1 + np.arange(len(frame)) // 2), keys=["item"])
+    assert (found.target.value, found.aggregate.value, found.missing.value) == ("ticket", "count", "zero")
+
+
+def test_orders_of_any_size_are_sales_and_days_without_one_are_zero(tmp_path: Path) -> None:
+    """Quantities of 20 to 50 an order are never near zero, and yet a day without an order sold nothing."""
+    rng = np.random.default_rng(2)
+    frame = orders(rng).drop_duplicates(ignore_index=True)
+    frame = frame.assign(order_number=1000 + rng.permutation(len(frame)), quantity=rng.integers(20, 50, len(frame)))
+    found = guessed(tmp_path, frame, keys=["item"])
+    assert (found.target.value, found.missing.value) == ("quantity", "zero")
+    assert "order_number" in found.missing.reason
+
+
+def test_a_second_order_of_a_day_is_added_and_not_quarantined(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    frame = orders(rng, rate=0.03, series=80)
+    frame["quantity"] = rng.integers(1, 6, len(frame))
+    found = guessed(tmp_path, frame, keys=["item"])
+    assert 0 < frame.duplicated(["date", "item"]).mean() < 0.02
+    assert (found.aggregate.value, found.missing.value) == ("sum", "zero")
+    assert not any("quarantined" in text for text in found.warnings)
+
+
+def test_a_few_repeated_rows_of_a_full_table_stay_duplicates(tmp_path: Path) -> None:
+    frame = sales()
+    again = frame.iloc[[3, 50, 90, 120]].assign(units=lambda rows: rows["units"] + 1)
+    assert guessed(tmp_path, pd.concat([frame, again])).aggregate.value == ""
+
+
+def test_lines_below_the_table_leave_one_series_one(tmp_path: Path) -> None:
+    frame = pd.DataFrame(
+        {"Month": pd.date_range("2015-01-01", periods=80, freq="MS").strftime("%Y-%m"), "Sold": range(80)}
+    )
+    text = frame.assign(Sold=lambda rows: rows["Sold"] % 12 + 5).to_csv(index=False)
+    (tmp_path / "sales.csv").write_text(text + ",\nSold by month 2015-2021,\n")
+    found = infer_settings(str(tmp_path / "sales.csv"), now=NOW)
+    assert (found.series, found.target.value, found.frequency.value) == (1, "Sold", "MS")

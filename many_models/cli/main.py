@@ -167,7 +167,7 @@ def _names(text: str) -> list[str]:
 @click.option("--into", type=click.Path(path_type=Path, file_okay=False), default=Path("demo"), show_default=True)
 def demo(series: int, days: int, end: datetime | None, seed: int, into: Path) -> None:
     """Make a small source database, run everything that is due, and say where to look."""
-    from many_models.cli.output import console, print_next_steps, progress, run_day
+    from many_models.cli.output import console, print_board, print_next_steps, progress, run_day
     from many_models.onboarding.demo import demo_settings, write_source
     from many_models.settings import FILE_NAME, load_settings
 
@@ -183,6 +183,7 @@ def demo(series: int, days: int, end: datetime | None, seed: int, into: Path) ->
     settings = load_settings(into / FILE_NAME)
     run_day(out, settings)
     print_next_steps(out, settings)
+    print_board(out, settings)
 
 
 @main.command()

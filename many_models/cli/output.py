@@ -153,6 +153,17 @@ def print_next_steps(out: Console, settings: Settings) -> None:
         out.print(f"  sqlite3 {database} '{query}'   # where reports read")
 
 
+def print_board(out: Console, settings: Settings) -> None:
+    """How to see the items, and the one to look at first."""
+    from many_models.operations.board import interesting_item
+
+    shown = os.path.relpath(settings.root / "many_models.toml")
+    out.print(f"  many-models board --no-auth --config {shown}   # the items, for people")
+    if series := interesting_item(settings):
+        out.print("    then look at the item whose error costs most:")
+        out.print(f"    {settings.board.item_url(series)}", highlight=False, markup=False, soft_wrap=True)
+
+
 # --- status ---------------------------------------------------------------------------------------------------------
 
 

@@ -37,6 +37,20 @@ def make_board(settings: Settings, keys: Keys, *, is_open: bool) -> FastAPI:
     return build_board(settings, stores, operations, keys, is_open=is_open)
 
 
+def interesting_item(settings: Settings) -> str:
+    """The series that a model forecasts and whose error costs most, "" where there is none."""
+    import numpy as np
+
+    from many_models.board.catalogue import Catalogue
+    from many_models.board.night import costliest
+    from many_models.wiring import build_lake, build_warehouse
+
+    items = Catalogue(settings, build_lake(settings), build_warehouse(settings)).items()
+    forecast = np.flatnonzero(items.frame["state"].to_numpy(str) == "forecast")
+    found = costliest(items, forecast, 1) or forecast[:1].tolist()
+    return str(items.frame["series_id"].iloc[found[0]]) if found else ""
+
+
 def night_of(settings: Settings) -> Sequence[StageRun]:
     """The runs of stages of the newest night, in the order in which they began."""
     from many_models.operations.day import open_instance

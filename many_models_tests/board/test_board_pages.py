@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from many_models.operations.board import interesting_item
 from many_models.wiring import build_production
 from many_models_tests.support.boards import demo_nights, served_board
 from many_models_tests.support.browser import Watched, chromium, serious_findings
@@ -130,6 +131,13 @@ def test_a_what_if_draws_the_new_curve_and_says_the_difference(watched: Watched,
     form.locator("button[type=reset]").click()
     page.wait_for_selector("[data-said]:empty", state="attached")
     assert "what if" not in page.evaluate(names)
+
+
+def test_the_demos_most_interesting_item_has_a_page(watched: Watched, address: str, project: Project) -> None:
+    named = interesting_item(project.settings())
+    page = watched.open(address + project.settings().board.item_url(named).removeprefix("http://127.0.0.1:8090"))
+    assert page.locator("article h1").inner_text().replace(" · ", "__") == named
+    assert "Forecast by a model" in page.locator(".lead").inner_text()
 
 
 def test_a_proposal_is_approved_from_its_page_with_a_reason(watched: Watched, address: str, project: Project) -> None:

@@ -68,7 +68,7 @@ def history_chart(
         shown["yaxis2"] = {
             "domain": [0.0, bottom], "range": [-0.6, len(events) - 0.4], "tickvals": list(range(len(events))),
             "ticktext": list(events), "showgrid": False, "zeroline": False, "fixedrange": True,
-            "tickfont": {"color": QUIET, "size": 11},
+            "tickfont": {"color": QUIET, "size": 11}, "automargin": True,
         }  # fmt: skip
     shown["xaxis"] |= {"range": _first_view(history, forecast), "anchor": "y2" if events else "y"}
     return {"data": traces, "layout": shown}

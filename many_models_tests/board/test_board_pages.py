@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.request
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
@@ -210,10 +210,11 @@ def test_the_links_to_dagster_lead_to_the_item_and_to_exactly_these(browser: Bro
     page.wait_for_url(re.compile("/assets/trained_models"))
     page.get_by_text(f"{len(names)} Partitions Selected").wait_for()
     for name in names:
-        page.get_by_text(name.replace(" · ", "__"), exact=True).first.wait_for()
-    watched.open(some_item(watched, address))
+        page.get_by_text(name.replace(" · ", "__"), exact=True).first.wait_for(state="attached")
+    item = some_item(watched, address)
+    watched.open(item)
     page.get_by_role("link", name="Dagster: its forecasts").click()
     page.wait_for_url(re.compile("/assets/predictions"))
-    page.get_by_text(re.compile("__")).first.wait_for()
+    page.get_by_text(unquote(item.rpartition("/")[2]), exact=True).first.wait_for(state="attached")
     assert {urlsplit(url).hostname for url in watched.asked} == {"127.0.0.1"}
     context.close()

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 SHARES = {"wape", "skill", "noise_floor", "bias", "cover80", "real_wape", "real_bias", "real_cover80", "drift"}
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would take a text that begins so for a formula
+SHORTEST_NAME = 7  # characters of a partition in a link, with its quotes and comma encoded
 LONGEST_LINK = 6_000  # characters of an address that browsers and Dagster's server take
 
 
@@ -85,7 +86,7 @@ def _cell(value: object) -> object:
 
 def backfill_url(dagster: str, items: Items, rows: NDArray[np.int64], stage: str = "trained_models") -> str:
     """The address at which Dagster's UI has exactly these partitions chosen; "" where it would be too long."""
-    if not dagster or not len(rows):
+    if not dagster or not 0 < len(rows) <= LONGEST_LINK // SHORTEST_NAME:
         return ""
     names: Sequence[str] = items.frame["series_id"].to_numpy()[rows].tolist()
     url = f"{dagster}/assets/{stage}?view=partitions&default_range={quote(','.join(map(_range, names)), safe='')}"

@@ -13,9 +13,10 @@ import subprocess
 import sys
 import time
 import urllib.request
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -25,6 +26,9 @@ from many_models.orchestration.due import STAGES
 from many_models.settings import Settings
 from many_models_tests.support.ports import free_port
 from many_models_tests.support.project import sales
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
@@ -47,7 +51,8 @@ STARTED = {
     "DAGSTER_HOME=$PWD dg dev": ".",
     "DAGSTER_HOME=$PWD/var/dagster dagster dev -m many_models.definitions": "tea",
 }
-SERVED = "many-models serve --no-auth"  # the same, by another test
+SERVED, SHOWN = "many-models serve --no-auth", "many-models board --no-auth"  # the same, by tests of their own
+READY = {SERVED: "ready", SHOWN: "live"}  # what to ask whether they can answer
 OF_STORES = {  # by test_stores_disagree.py and test_backup.py
     "many-models doctor",
     "many-models doctor --mend",
@@ -140,7 +145,7 @@ def followed(clone: Clone) -> Clone:
 
 def test_every_command_of_the_docs_is_run_or_said_to_be_tested_otherwise() -> None:
     assert len(COMMANDS) > 15
-    assert set(COMMANDS) == RUN | OF_STORES | set(DRY) | set(STARTED) | {SERVED}
+    assert set(COMMANDS) == RUN | OF_STORES | set(DRY) | set(STARTED) | {SERVED, SHOWN}
 
 
 @pytest.mark.parametrize("command", sorted(DRY))
@@ -247,28 +252,47 @@ def end(process: subprocess.Popen[bytes]) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(2 * PATIENCE)
 def test_the_service_answers_from_what_was_made(followed: Clone) -> None:
+    body = json.dumps({"series": [{"series_id": "s1__i1"}], "observations_from": "lake"}).encode()
+    with started(followed, SERVED) as url:
+        asked = urllib.request.Request(f"{url}/v1/forecasts", body, {"Content-Type": "application/json"})
+        (forecast,) = json.loads(answer_of(asked))["forecasts"]
+    assert len(forecast["y_hat"]) == 28, forecast
+
+
+@pytest.mark.slow
+def test_the_board_shows_what_was_made(followed: Clone) -> None:
+    with started(followed, SHOWN) as url:
+        assert "s1 · i1" in answer_of(urllib.request.Request(f"{url}/items")).decode()
+        assert "History and forecast" in answer_of(urllib.request.Request(f"{url}/items/s1__i1")).decode()
+
+
+@contextmanager
+def started(clone: Clone, command: str) -> Iterator[str]:
+    """The address of what `command` starts on a free port, once it answers."""
     port = free_port()
-    log = (followed.root / f"{port}.log").open("w")
-    script = f"source .venv/bin/activate; exec {SERVED} --port {port}"
-    process = subprocess.Popen(["bash", "-c", script], cwd=followed.root, env=followed.env, stdout=log, stderr=log)
+    log = clone.root / f"{port}.log"
+    script = f"source .venv/bin/activate; exec {command} --port {port}"
+    with log.open("w") as out:
+        process = subprocess.Popen(["bash", "-c", script], cwd=clone.root, env=clone.env, stdout=out, stderr=out)
     try:
         until = time.monotonic() + PATIENCE
-        body = json.dumps({"series": [{"series_id": "s1__i1"}], "observations_from": "lake"}).encode()
-        url = f"http://127.0.0.1:{port}/v1/forecasts"
-        asked = urllib.request.Request(url, body, {"Content-Type": "application/json"})
         while True:
             try:
-                with urllib.request.urlopen(asked, timeout=60) as answer:
-                    (forecast,) = json.load(answer)["forecasts"]
+                answer_of(urllib.request.Request(f"http://127.0.0.1:{port}/health/{READY[command]}"))
                 break
             except OSError:
-                assert process.poll() is None, Path(log.name).read_text()[-3000:]
-                assert time.monotonic() < until, Path(log.name).read_text()[-3000:]
+                assert process.poll() is None, log.read_text()[-3000:]
+                assert time.monotonic() < until, log.read_text()[-3000:]
                 time.sleep(1)
-        assert len(forecast["y_hat"]) == 28, forecast
+        yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
         assert process.wait(PATIENCE) in {0, -signal.SIGTERM}
+
+
+def answer_of(asked: urllib.request.Request) -> bytes:
+    with urllib.request.urlopen(asked, timeout=60) as answer:
+        return answer.read()
 
 
 # --- names ----------------------------------------------------------------------------------------------------------

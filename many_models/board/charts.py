@@ -18,6 +18,7 @@ Chart = dict[str, Any]
 
 INK, QUIET, RULE, WARN = "#1b1b19", "#62615b", "#dedbd2", "#9a3412"
 FORECAST, BAND, WIDE = "#0b5d57", "#9cc6c1", "#d5e6e4"
+PARTS = ("#d6d2c4", "#0b5d57", "#d08c34", "#6fa8a1", "#9a3412", "#8a8981", "#b9c98f")  # of drivers, the largest first
 FONT = "system-ui, -apple-system, 'Segoe UI', sans-serif"
 STRIP = 0.055  # of the height, for each line of events
 STATES = {"closed": "closed", "stock_out": "stock-out", "missing": "no data"}
@@ -163,6 +164,29 @@ def earlier_chart(history: Frame, earlier: Mapping[datetime, Frame], name: str) 
     shown = layout(280, showlegend=False)
     shown["yaxis"] |= {"title": _title(name)}
     return {"data": traces, "layout": shown}
+
+
+def parts_chart(ds: Sequence[str], parts: Mapping[str, Sequence[float]], y_hat: Sequence[float | None]) -> Chart:
+    """What each driver adds to each step, stacked; the smallest together, and the forecast as a line."""
+    stamps = [stamp.removesuffix("T00:00") for stamp in ds]
+    order = sorted(parts, key=lambda name: (name != "level", -float(np.abs(parts[name]).sum())))
+    shown, rest = order[: len(PARTS)], order[len(PARTS) :]
+    values = {name: np.array(parts[name], float) for name in shown}
+    if rest:
+        values["all else"] = np.sum([np.array(parts[name], float) for name in rest], axis=0)
+    bars: list[Chart] = [
+        {
+            "type": "bar", "name": name, "x": stamps, "y": [round(float(v), 4) for v in values[name]],
+            "marker": {"color": color}, "hovertemplate": "%{y:+.3~g}",
+        }
+        for name, color in zip(values, (*PARTS, RULE), strict=False)
+    ]  # fmt: skip
+    line = {"color": INK, "width": 1.6}
+    bars.append({
+        "type": "scatter", "mode": "lines", "name": "forecast", "x": stamps, "y": list(y_hat), "line": line,
+        "hovertemplate": "%{y:.4~g}",
+    })  # fmt: skip
+    return {"data": bars, "layout": layout(300, barmode="relative", bargap=0.25)}
 
 
 def weeks_chart(weeks: Sequence[str], values: Sequence[float | None], promised: float | None) -> Chart:

@@ -17,7 +17,7 @@ from many_models.board import charts
 from many_models.board.item import read_item
 from many_models.board.pages import LONGEST_FORM
 from many_models.board.reading import Reading
-from many_models.board.what_if import compare, plan_of
+from many_models.board.what_if import compare, explained, plan_of
 from many_models.data import lake_tables
 from many_models.errors import InputError, ManyModelsError
 from many_models.keys import SeriesKey
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from many_models.board.pages import Board
     from many_models.board.what_if import Plan
     from many_models.ports import Lake
+    from many_models.serving.service import Service
     from many_models.settings import Settings
 
 NEAR = 8  # names that are offered for one that is not there
@@ -66,22 +67,36 @@ def add_routes(app: FastAPI, board: Board) -> None:
 
     @app.post("/items/{series_id}/what-if")
     async def what_if(request: Request, series_id: str) -> Response:
-        user = board.access.user(request)
-        items = await run_in_threadpool(board.catalogue.items)
-        seen, row = board.seen(user, items), items.place(series_id)
-        if row is None or (seen is not None and not seen[row]) or board.stores.service is None:
-            raise HTTPException(404, "there is no such item")
-        plan = board.plans.get(series_id, board.catalogue.version)
-        if plan is None:
-            plan = await run_in_threadpool(_plan, board, series_id, items)
-        if plan is None:
-            raise HTTPException(409, "no model forecasts this item, or it has no known covariates")
+        plan, service = await _planned(board, request, series_id)
         try:
-            return JSONResponse(await compare(board.stores.service, plan, await _asked(request)))
+            return JSONResponse(await compare(service, plan, await _asked(request)))
         except InputError as error:
             raise HTTPException(422, str(error)) from error
         except ManyModelsError as error:
             raise HTTPException(503, str(error)) from error
+
+    @app.get("/items/{series_id}/explanation")
+    async def explanation(request: Request, series_id: str) -> Response:
+        plan, service = await _planned(board, request, series_id)
+        try:
+            return JSONResponse(await explained(service, plan))
+        except ManyModelsError as error:
+            raise HTTPException(503, str(error)) from error
+
+
+async def _planned(board: Board, request: Request, series_id: str) -> tuple[Plan, Service]:
+    """The plan of an item that the user may see, and what answers about it."""
+    user = board.access.user(request)
+    items = await run_in_threadpool(board.catalogue.items)
+    seen, row = board.seen(user, items), items.place(series_id)
+    if row is None or (seen is not None and not seen[row]) or board.stores.service is None:
+        raise HTTPException(404, "there is no such item")
+    plan = board.plans.get(series_id, board.catalogue.version)
+    if plan is None:
+        plan = await run_in_threadpool(_plan, board, series_id, items)
+    if plan is None:
+        raise HTTPException(409, "no model forecasts this item")
+    return plan, board.stores.service
 
 
 def _plan(board: Board, series_id: str, items: Items) -> Plan | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from many_models.board.charts import parts_chart
 from many_models.errors import InputError, SeriesError
 from many_models.serving.loaded_pack import Question
 
@@ -50,8 +51,8 @@ class Plan:
 
 
 def plan_of(record: ItemRecord) -> Plan | None:
-    """The plan of a series that a model forecasts; None where there is nothing to change."""
-    if record.forecast.empty or not record.champion or not record.known:
+    """The plan of a series that a model forecasts; None where none does."""
+    if record.forecast.empty or not record.champion:
         return None
     forecast, future = record.forecast, record.future
     cutoff = forecast["cutoff"].iloc[0].to_pydatetime()
@@ -100,23 +101,39 @@ def changed(plan: Plan, asked: Mapping[str, Any]) -> Known:
 
 
 async def compare(service: Service, plan: Plan, asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Both forecasts and their difference by step. Raises ManyModelsError where the model cannot answer."""
-    questions = [
-        Question(plan.series_id, plan.horizon, None if plan.fresh else plan.cutoff, known)
-        for known in (plan.known, changed(plan, asked))
-    ]
-    outcome = await service.forecasts(questions, from_lake=plan.fresh)
-    told = json.loads(outcome.body)
-    planned, other = told["forecasts"]
-    for one in (planned, other):
-        if "error" in one:
-            raise SeriesError(plan.series_id, str(one["error"]["reason"]))
-    was, now = (np.array(one["y_hat"], float) for one in (planned, other))
+    """The forecast under both futures, their difference by step with its bounds, and by driver in all.
+
+    Raises ManyModelsError where the model cannot answer.
+    """
+    one, release = await _answer(service, plan, against=changed(plan, asked))
+    told = one["difference"]
+    was, change = np.array(one["y_hat"], float), np.array(told["change"], float)
+    bounds = {name: told[name] for name in ("lo80", "hi80") if name in told}
+    drivers = [{"driver": part["driver"], "total": float(np.sum(part["values"]))} for part in told["parts"]]
     return {
-        "release": told["release"], "model": other["model"], "ds": [ds[:16] for ds in other["ds"]],
-        "planned": was.tolist(), "changed": now.tolist(), "difference": (now - was).tolist(),
-        "total": float((now - was).sum()), "of": float(was.sum()),
+        "release": release, "model": one["model"], "ds": [ds[:16] for ds in one["ds"]], "planned": was.tolist(),
+        "changed": (was + change).tolist(), "difference": change.tolist(), **bounds,
+        "drivers": sorted(drivers, key=lambda part: -abs(part["total"])),
+        "total": float(change.sum()), "of": float(was.sum()),
     }  # fmt: skip
+
+
+async def explained(service: Service, plan: Plan) -> dict[str, Any]:
+    """What the forecast is made of, in sentences and as a chart. Raises ManyModelsError where it cannot be told."""
+    one, _ = await _answer(service, plan, explain=True)
+    parts = {part["driver"]: part["values"] for part in one["parts"]}
+    return {"words": one["words"], "chart": parts_chart([ds[:16] for ds in one["ds"]], parts, one["y_hat"])}
+
+
+async def _answer(service: Service, plan: Plan, **more: Any) -> tuple[dict[str, Any], str]:
+    """The live model's answer about the plan, and the release it is of. Raises SeriesError with what it says else."""
+    question = Question(plan.series_id, plan.horizon, None if plan.fresh else plan.cutoff, plan.known, **more)
+    outcome = await service.forecasts([question], from_lake=plan.fresh)
+    told = json.loads(outcome.body)
+    (one,) = told["forecasts"]
+    if "error" in one:
+        raise SeriesError(plan.series_id, str(one["error"]["reason"]))
+    return one, told["release"]
 
 
 @dataclass(slots=True)

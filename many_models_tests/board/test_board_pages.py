@@ -119,6 +119,19 @@ def test_the_table_is_filtered_sorted_and_left_by_the_keyboard(watched: Watched,
     assert "/items/" in page.url
 
 
+def test_an_item_says_why_its_forecast_is_what_it_is(watched: Watched, address: str) -> None:
+    page = watched.open(some_item(watched, address))
+    page.wait_for_selector("[data-explanation][data-told]")
+    sentences = page.locator("[data-words] p").all_inner_texts()
+    assert sentences[0].startswith("The forecast is ")
+    traces = "document.querySelector('[data-parts]').data.map((one) => [one.name, one.y])"
+    *parts, (name, forecast) = page.evaluate(traces)
+    assert name == "forecast"
+    assert parts[0][0] == "level"
+    sums = [sum(values) for values in zip(*(y for _, y in parts), strict=True)]
+    assert sums == pytest.approx(forecast, abs=0.01)
+
+
 def test_a_what_if_draws_the_new_curve_and_says_the_difference(watched: Watched, address: str) -> None:
     page = watched.open(some_item(watched, address))
     form = page.locator("[data-what-if]")
@@ -126,7 +139,7 @@ def test_a_what_if_draws_the_new_curve_and_says_the_difference(watched: Watched,
     assert "what if" not in page.evaluate(names)
     page.locator("[data-known=price]").fill("-30")
     page.wait_for_selector("[data-what-if][data-shown]")
-    assert re.fullmatch(r"\+.+ in all \(\+.+ %\)\.", form.locator("[data-said]").inner_text())
+    assert re.fullmatch(r"\+.+ in all \(\+.+ %\): price \+.+\.", form.locator("[data-said]").inner_text())
     assert page.evaluate(names).count("what if") == 1
     form.locator("button[type=reset]").click()
     page.wait_for_selector("[data-said]:empty", state="attached")
@@ -136,7 +149,7 @@ def test_a_what_if_draws_the_new_curve_and_says_the_difference(watched: Watched,
 def test_the_demos_most_interesting_item_has_a_page(watched: Watched, address: str, project: Project) -> None:
     named = interesting_item(project.settings())
     page = watched.open(address + project.settings().board.item_url(named).removeprefix("http://127.0.0.1:8090"))
-    assert page.locator("article h1").inner_text().replace(" · ", "__") == named
+    assert "__".join(page.locator("article h1 .part").all_inner_texts()) == named
     assert "Forecast by a model" in page.locator(".lead").inner_text()
 
 

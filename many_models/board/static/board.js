@@ -46,6 +46,11 @@ function whatIf(form) {
     return { from: end("#w-from"), to: `${end("#w-to")}T23:59:59`, values };
   }
 
+  function byDriver(drivers) {
+    const parts = drivers.slice(0, 3).map((one) => `${one.driver} ${one.total >= 0 ? "+" : "−"}${Math.abs(one.total).toPrecision(3)}`);
+    return parts.length ? `: ${parts.join(", ")}` : "";
+  }
+
   function show(told) {
     const old = place.data.findIndex((trace) => trace.name === "what if");
     if (old >= 0) Plotly.deleteTraces(place, old);
@@ -53,7 +58,7 @@ function whatIf(form) {
     const line = { color: "#b45309", width: 2, dash: "dot" };
     Plotly.addTraces(place, { type: "scatter", mode: "lines", name: "what if", x: told.ds.map((ds) => ds.replace("T00:00", "")), y: told.changed, line, hovertemplate: "%{y:.4~g}" });
     const share = told.of ? ` (${told.total >= 0 ? "+" : "−"}${Math.abs(100 * told.total / told.of).toFixed(1)} %)` : "";
-    said.textContent = `${told.total >= 0 ? "+" : "−"}${Math.abs(told.total).toPrecision(3)} in all${share}.`;
+    said.textContent = `${told.total >= 0 ? "+" : "−"}${Math.abs(told.total).toPrecision(3)} in all${share}${byDriver(told.drivers)}.`;
     form.dataset.shown = String(Number(form.dataset.shown || 0) + 1);
   }
 
@@ -76,6 +81,26 @@ function whatIf(form) {
   form.addEventListener("submit", (event) => event.preventDefault());
 }
 
+// what the forecast is made of: the live model is asked once the page is there
+async function explain(section) {
+  const answer = await fetch(section.dataset.explanation);
+  if (answer.status === 409) return;
+  section.hidden = false;
+  const words = section.querySelector("[data-words]");
+  const place = section.querySelector("[data-parts]");
+  if (!answer.ok) {
+    words.textContent = `It cannot be told: ${await answer.text()}`;
+    place.remove();
+    return;
+  }
+  const told = await answer.json();
+  words.replaceChildren(...told.words.map((text) => Object.assign(document.createElement("p"), { textContent: text })));
+  await Plotly.newPlot(place, told.chart.data, told.chart.layout, OPTIONS);
+  place.classList.add("drawn");
+  section.dataset.told = "";
+}
+
+document.querySelectorAll("[data-explanation]").forEach(explain);
 document.querySelectorAll("[data-ranges]").forEach(ranges);
 document.querySelectorAll("[data-what-if]").forEach(whatIf);
 Promise.all([...document.querySelectorAll("[data-chart]")].map(draw)).then(() => {

@@ -27,10 +27,10 @@ LONGEST_TEXT = 200
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What is asked of the table: `text` in any key, columns' values, bounds of numbers, the order, the page."""
+    """What is asked of the table: `text` in any key, values `named`, bounds of numbers, order and page."""
 
     text: str = ""
-    values: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    named: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict[str, tuple[float, float]])
     sort: str = "cost"
     descending: bool = True
@@ -84,7 +84,7 @@ def chosen(items: Items, query: Query, visible: NDArray[np.bool_] | None = None)
     mask = np.ones(len(frame), bool) if visible is None else visible.copy()
     for word in query.text.casefold().split():
         mask &= np.char.find(items.searched, word) >= 0
-    for name, wanted in query.values.items():
+    for name, wanted in query.named.items():
         mask &= frame[name].astype(str).isin(wanted).to_numpy()
     for name, (low, high) in query.bounds.items():
         numbers = frame[name].to_numpy(float)

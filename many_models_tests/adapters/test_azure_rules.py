@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from deltalake import write_deltalake
 
 from many_models.adapters.azure.storage import AzureStorage
+from many_models.adapters.lake.delta import DeltaLake
 from many_models.adapters.warehouse import sql
 from many_models.adapters.warehouse.fabric import FabricWarehouse
 from many_models.adapters.warehouse.staging_blob import BlobStaging, staging_beside
@@ -99,13 +100,18 @@ def test_every_rule_is_tested_and_documented():
     assert {name for name in tests if name not in here and f"def {name}(" not in "".join(here.values())} == set()
 
 
-def test_the_server_itself_refuses(tds):
-    """The rules hold on the wire, not in the function alone."""
-    for database, bad, number in (("synapse", "CREATE TABLE t (a DOUBLE PRECISION)", 103010),
-                                  ("fabric", "CREATE TABLE t (a NVARCHAR(10))", 24574)):  # fmt: skip
-        engine = sa.create_engine(tds.url(database=database), poolclass=sa.pool.NullPool)
+@pytest.mark.parametrize(("name", "product", "bad", "good"), BAD_AND_GOOD)
+def test_the_server_itself_refuses_each_planted_violation(tds, name, product, bad, good):
+    """On the wire, through the driver; each is a statement that this code, or code like it, has sent before."""
+    rule = next(rule for rule in RULES if rule.name == name and product in rule.products)
+    url = tds.url(NEWCOMER if "right" in name else "loader", database=product)
+    engine = sa.create_engine(url, poolclass=sa.pool.NullPool)
+    if "transaction" not in name:
         engine = engine.execution_options(isolation_level="AUTOCOMMIT")
-        with engine.connect() as connection, pytest.raises(sa.exc.DBAPIError, match=str(number)):
+    with engine.connect() as connection:
+        if "transaction" in name:
+            connection.exec_driver_sql("SELECT 1").fetchall()
+        with pytest.raises(sa.exc.DBAPIError, match=str(rule.number)):
             connection.exec_driver_sql(bad)
 
 
@@ -268,6 +274,30 @@ def test_fabric_lets_in_who_shows_a_token_and_nobody_else(tds):
 def test_a_path_or_credential_that_onelake_does_not_have_is_refused(url, credential, said):
     with pytest.raises(SettingsError, match=said):
         AzureStorage(url, credential, str)
+
+
+@pytest.mark.parametrize(
+    ("path", "schemas_on", "said"),
+    [
+        ("Tables", True, "has the option Lakehouse schemas: write …/Tables/dbo"),
+        ("Tables/dbo", True, ""),
+        ("Tables/dbo", False, "has not the option Lakehouse schemas: write …/Tables"),
+        ("Tables", False, ""),
+        ("Tables/dbo/deep", True, "and no deeper"),
+    ],
+)
+def test_a_path_that_the_lakehouse_would_not_see_as_tables_is_refused(tmp_path, path, schemas_on, said):
+    """On folders as OneLake has them, through delta-rs' own file system."""
+    root = tmp_path / "l.Lakehouse" / "Tables"
+    (root / "dbo" if schemas_on else root).mkdir(parents=True)
+    if schemas_on:
+        (tmp_path / "l.Lakehouse" / path).mkdir(parents=True, exist_ok=True)
+    lake = DeltaLake(f"file://{tmp_path}/l.Lakehouse/{path}")
+    if said:
+        with pytest.raises(SettingsError, match=said):
+            lake.check()
+    else:
+        assert "0 tables" in lake.check()
 
 
 def test_onelake_is_opened_as_onelake_and_staged_outside_its_tables(monkeypatch):

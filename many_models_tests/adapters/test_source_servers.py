@@ -103,10 +103,11 @@ class TestSqlServerSource(SourceContract):
 
     keeps_nul = False
     examples = 3
+    microsofts = False
 
     @pytest.fixture
     def make(self, tds_of_sources):
-        url = tds_of_sources.url()
+        url = tds_of_sources.microsofts_url() if self.microsofts else tds_of_sources.url()
         dialect = SqlServer()
         dialect.engine(sa.make_url(url), Login()).dispose()  # which notices FreeTDS
 
@@ -115,6 +116,13 @@ class TestSqlServerSource(SourceContract):
             return ServerSource(url)
 
         return made
+
+
+class TestSqlServerSourceByMicrosoftsDriver(TestSqlServerSource):
+    """Through ODBC Driver 18."""
+
+    examples = 2
+    microsofts = True
 
 
 @pytest.fixture(scope="module")

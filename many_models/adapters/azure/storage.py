@@ -16,7 +16,7 @@ from many_models.errors import AccessError, MissingDependencyError, SettingsErro
 from many_models.system import doubling, retry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Collection, Generator
 
     from many_models.errors import ManyModelsError
 
@@ -143,6 +143,21 @@ class AzureStorage:
         else:
             options["azure_storage_token"] = token(SCOPE, self.credential, self.client_id)
         return options
+
+
+def lakehouse_problem(schema: str, there: Collection[str]) -> str:
+    """What is wrong with a path below a Fabric lakehouse's Tables, by what is `there`; "" when it is right.
+
+    With the option Lakehouse schemas there always is a folder dbo, and tables are in the folders of schemas; without
+    it tables are in Tables itself. Elsewhere Fabric shows them as unidentified.
+    """
+    if "/" in schema:
+        return f"ends in Tables/{schema}; a lakehouse has tables in Tables, or in Tables/SCHEMA, and no deeper"
+    if "dbo" in there and not schema:
+        return "ends in Tables, and the lakehouse has the option Lakehouse schemas: write …/Tables/dbo"
+    if schema and "dbo" not in there:
+        return f"ends in Tables/{schema}, and the lakehouse has not the option Lakehouse schemas: write …/Tables"
+    return ""
 
 
 @contextmanager

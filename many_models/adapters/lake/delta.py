@@ -194,8 +194,25 @@ class DeltaLake:
         """See `Lake.check`. At a URL it writes an empty file and deletes it: a right to read is not enough."""
         if "://" in self._path:
             with self._errors(""):
+                self._refuse_wrong_schema()
                 self._probe()
         return f"Delta lake at {self._path}: {len(self.tables())} tables"
+
+    def _refuse_wrong_schema(self) -> None:
+        """Raise SettingsError where a Fabric lakehouse would not see tables at this path as its own."""
+        from deltalake.fs import DeltaStorageHandler
+        from pyarrow.fs import FileSelector, PyFileSystem
+
+        from many_models.adapters.azure.storage import lakehouse_problem
+
+        tables, slash, _ = self._path.partition(".Lakehouse/Tables")
+        if not slash:
+            return
+        root = f"{tables}{slash}"
+        handler = PyFileSystem(DeltaStorageHandler(root, self._options()))
+        found = {one.base_name for one in handler.get_file_info(FileSelector("", allow_not_found=True))}
+        if problem := lakehouse_problem(self._path.removeprefix(root).strip("/"), found):
+            raise SettingsError(f"[lake] path {problem}")
 
     def _probe(self) -> None:
         from uuid import uuid4

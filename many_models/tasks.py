@@ -39,7 +39,8 @@ def _of_chunk(chunk: Chunk, *, after: datetime | None = None, through: datetime 
     return Where(among={"pack": [chunk.pack], "series_id": chunk.series}, since=since, before=before)
 
 
-def _covariates(lake: Lake, chunk: Chunk, keys: tuple[str, ...], after: datetime | None = None) -> pa.Table | None:
+def covariates_of(lake: Lake, chunk: Chunk, keys: tuple[str, ...], after: datetime | None = None) -> pa.Table | None:
+    """What the lake knows of the covariates of a chunk's series, all of it or `after` a period; None for nothing."""
     from many_models.data.covariates import of_series
     from many_models.keys import SeriesKey
 
@@ -92,7 +93,7 @@ class PrepareTask:
         columns = ["series_id", "ds", "y", *self.spec.known]
         raw = self.lake.read(RAW_SALES.name, _of_chunk(chunk, through=self.as_of))
         if self.spec.known:
-            covariates = _covariates(self.lake, chunk, self.keys)
+            covariates = covariates_of(self.lake, chunk, self.keys)
             if covariates is not None:
                 raw = fill(raw, covariates, self.spec.known)
             for name in self.spec.known:
@@ -180,7 +181,7 @@ class TrainTask:
             champions=_of(self.champions, chunk),
             priors=_of(self.priors, chunk),
             pooled=read_pooled(self.lake, self.pooled, self.spec, self.cutoff),
-            future=_covariates(self.lake, chunk, self.keys, after=self.cutoff) if ahead else None,
+            future=covariates_of(self.lake, chunk, self.keys, after=self.cutoff) if ahead else None,
             keep_paths=self.keep_paths,
         )
         absent = _absent(chunk, trained.series, trained.failures)
@@ -223,7 +224,7 @@ class ScoreTask:
         from many_models.errors import ManyModelsError
         from many_models.forecasting import PackModel
 
-        future = _covariates(self.lake, chunk, self.keys, after=self.cutoff) if self.spec.known else None
+        future = covariates_of(self.lake, chunk, self.keys, after=self.cutoff) if self.spec.known else None
         parts, failures = list["pa.Table"](), list[SeriesFailure]()
         for model, series in self._by_model(chunk).items():
             try:

@@ -365,6 +365,30 @@ def status(config: Path | None, *, check: bool, as_json: bool) -> None:
 
 
 @main.command()
+@click.argument("series_id", metavar="SERIES")
+@config_option
+@click.option("--horizon", type=click.IntRange(min=1), help="Steps ahead [default: what was trained for].")
+@json_option
+def explain(series_id: str, config: Path | None, horizon: int | None, *, as_json: bool) -> None:
+    """Say why the forecast of a series is what it is: sentences, and what each driver adds to each step."""
+    from many_models.cli.output import console, print_explanation
+    from many_models.forecasting.explanation import explain_in_words
+    from many_models.operations.explain import explain_series
+    from many_models.settings import load_settings
+
+    found = explain_series(load_settings(config), series_id, horizon)
+    words = explain_in_words(found)
+    print_explanation(console(quiet=as_json), found, words)
+    if as_json:
+        parts = [
+            {"kind": kind, "driver": driver, "values": found.parts[:, j].tolist()}
+            for j, (kind, driver) in enumerate(found.drivers)
+        ]
+        told = {"series_id": series_id, "words": words, "ds": found.ds.tolist(), "y_hat": found.y_hat.tolist()}
+        print(json.dumps({**told, "parts": parts}, default=str))
+
+
+@main.command()
 @config_option
 @click.option("--mend", is_flag=True, help="Bring back what can be brought back; a run then does what is due.")
 @json_option

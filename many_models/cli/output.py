@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from pandas import DataFrame
 
+    from many_models.forecasting.explanation import Explanation
     from many_models.operations.day import StageReport
     from many_models.operations.doctor import Finding
     from many_models.operations.releases import Verdict
@@ -241,3 +242,26 @@ def print_maintenance(out: Console, done: Upkeep) -> None:
     out.print(upkeep.in_words(done))
     for name, error in done.errors.items():
         out.print(f"[red]{name}[/red]: {error}")
+
+
+WIDEST = 7  # drivers that a table in the terminal has a column for
+
+
+def print_explanation(out: Console, found: Explanation, words: Sequence[str]) -> None:
+    """The sentences, then a row for each step: the forecast, the drivers that move most, and the rest as one."""
+    for sentence in words:
+        out.print(escape(sentence))
+    order = sorted(range(len(found.drivers)), key=lambda j: -float(abs(found.parts[:, j]).sum()))
+    shown = [0, *(j for j in order if j != 0)][:WIDEST]
+    rest = [j for j in range(len(found.drivers)) if j not in shown]
+    titles = [found.drivers[j][1] for j in shown] + (["others"] if rest else [])
+    table = Table(
+        "period", "forecast", *map(escape, titles), title=f"What the forecast of {escape(found.series_id)} is made of"
+    )
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for step, ds in enumerate(found.ds):
+        values = [found.parts[step, j] for j in shown] + ([found.parts[step, rest].sum()] if rest else [])
+        told = (f"{value:,.1f}" if abs(value) >= 0.05 else "·" for value in values)
+        table.add_row(str(ds.astype("datetime64[m]")).removesuffix("T00:00"), f"{found.y_hat[step]:,.1f}", *told)
+    out.print(table)

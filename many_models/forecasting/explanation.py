@@ -28,7 +28,7 @@ NOTHING = 1e-12  # of the largest part: smaller ones are left out of tables
 
 @dataclass(frozen=True)
 class Explanation:
-    """The forecast of one series in parts: `values` (steps × drivers) add up to `y_hat` (steps,) at `ds`.
+    """The forecast of one series in parts: `parts` (steps × drivers) add up to `y_hat` (steps,) at `ds`.
 
     `drivers` has (kind, driver) of each column. The kinds: level (the slow mean), recent (what the last periods say
     beside it), season, holiday, covariate, calibration, bounds (cut at zero, or far above all that was seen), closed,
@@ -38,28 +38,28 @@ class Explanation:
     series_id: str
     ds: NDArray[np.datetime64]
     drivers: tuple[tuple[str, str], ...]
-    values: NDArray[np.float64]
+    parts: NDArray[np.float64]
     y_hat: NDArray[np.float64]
     frequency: str = "D"
 
     def of(self, driver: str) -> NDArray[np.float64]:
         """What the driver of this name adds to each step, zero where there is none."""
         columns = [j for j, (_, name) in enumerate(self.drivers) if name == driver]
-        return self.values[:, columns].sum(1)
+        return self.parts[:, columns].sum(1)
 
 
 @dataclass(frozen=True)
 class Difference:
     """What the forecast of a series changes from one future to another.
 
-    `values` (steps × drivers) add up to `change` (steps,). `low` and `high` (steps × levels) are bounds of the change:
+    `parts` (steps × drivers) add up to `change` (steps,). `low` and `high` (steps × levels) are bounds of the change:
     how much the candidates disagree about it, and how much wider the second forecast is than the first.
     """
 
     series_id: str
     ds: NDArray[np.datetime64]
     drivers: tuple[tuple[str, str], ...]
-    values: NDArray[np.float64]
+    parts: NDArray[np.float64]
     change: NDArray[np.float64]
     levels: tuple[int, ...]
     low: NDArray[np.float64]
@@ -141,7 +141,7 @@ def table(parts: Sequence[Explanation]) -> pa.Table:
     drivers = [np.tile(np.array([name for _, name in one.drivers], object), len(one.ds)) for one in parts]
     steps = [np.repeat(np.arange(1, s + 1, dtype=np.int32), d) for s, d in zip(h, n, strict=True)]
     ds = [np.repeat(one.ds.astype("datetime64[us]"), len(one.drivers)) for one in parts]
-    values = [one.values.ravel() for one in parts]
+    values = [one.parts.ravel() for one in parts]
     for column, found in zip(SCHEMA, (names, ds, steps, kinds, drivers, values), strict=True):
         whole = found if isinstance(found, np.ndarray) else np.concatenate(found)
         columns.append(pa.array(whole, column.type))
@@ -212,7 +212,7 @@ def explain_in_words(found: Explanation, language: str = "en") -> list[str]:
     size = float(np.abs(found.y_hat).mean()) if len(found.y_hat) else 0.0
     told = [(size, _of_level(found))]
     for j, (kind, driver) in enumerate(found.drivers):
-        told += _of_driver(found, kind, driver, found.values[:, j], max(size, 1e-9))
+        told += _of_driver(found, kind, driver, found.parts[:, j], max(size, 1e-9))
     head, *others = told
     others.sort(key=lambda one: -one[0])
     return [text for _, text in (head, *others[: MOST_SENTENCES - 1])]

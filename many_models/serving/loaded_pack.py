@@ -177,7 +177,7 @@ class LoadedPack:
         nonnegative = bool(a["own"][row][loader.NONNEGATIVE])
         horizon = float(a["conf"][loader.HORIZON])
         bounds = loader.interval(found.y_hat, a["spread"][row], a["quantiles"][row], nonnegative, horizon)
-        return found.y_hat, bounds, {"parts": _parts(found.drivers, found.values), "words": explain_in_words(found)}
+        return found.y_hat, bounds, {"parts": _parts(found.drivers, found.parts), "words": explain_in_words(found)}
 
     def _difference(
         self,
@@ -192,7 +192,7 @@ class LoadedPack:
         told: dict[str, object] = {"change": rounded(found.change[None])[0]}
         for j, level in enumerate(found.levels):
             told[f"lo{level}"], told[f"hi{level}"] = rounded(np.stack([found.low[:, j], found.high[:, j]]))
-        return {**told, "parts": _parts(found.drivers, found.values)}
+        return {**told, "parts": _parts(found.drivers, found.parts)}
 
     def _times(self, question: Question) -> tuple[list[int], list[int], list[int]]:
         """Step numbers of the observations, of the known covariates and of those of the other future. Raises

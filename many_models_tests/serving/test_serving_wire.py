@@ -265,7 +265,8 @@ def schema(tmp_path_factory):
 def test_the_document_has_every_route_with_examples(schema) -> None:
     document = schema.raw_schema
     assert set(document["paths"]) == {
-        "/v1/forecasts", "/v1/models/{series_id}", "/v1/releases/live", "/health/live", "/health/ready",
+        "/v1/forecasts", "/v1/explanations", "/v1/models/{series_id}", "/v1/releases/live", "/health/live",
+        "/health/ready",
     }  # fmt: skip
     for name in ("ForecastRequest", "ForecastAnswer"):
         assert document["components"]["schemas"][name]["examples"]
@@ -273,9 +274,12 @@ def test_the_document_has_every_route_with_examples(schema) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", ["/v1/forecasts", "/v1/models/{series_id}", "/v1/releases/live", "/health/ready"])
+@pytest.mark.parametrize(
+    "path",
+    ["/v1/forecasts", "/v1/explanations", "/v1/models/{series_id}", "/v1/releases/live", "/health/ready"],
+)
 def test_whatever_is_sent_the_answer_is_as_documented(schema, path: str) -> None:
-    method = "POST" if path == "/v1/forecasts" else "GET"
+    method = "POST" if path in {"/v1/forecasts", "/v1/explanations"} else "GET"
     operation = schema[path][method]
     calls = 0
 

@@ -60,7 +60,8 @@ def model_folder(upload: PackUpload, path: str, run_id: str) -> Files:
 
 
 def _signature(upload: PackUpload) -> dict[str, str]:
-    """What `predict` takes, in MLflow's form: series_id, ds, and the known covariates that the pack's index names.
+    """What `predict` takes, in MLflow's form: series_id, ds, the known covariates that the pack's index names, and the
+    parameter `explain`.
 
     MLflow drops every column that a signature does not name: without an index there is none.
     """
@@ -72,7 +73,8 @@ def _signature(upload: PackUpload) -> dict[str, str]:
         {"name": "ds", "type": "datetime", "required": True},
         *({"name": name, "type": "any", "required": False} for name in known),
     ]
-    return {"inputs": json.dumps(columns)}
+    parameters = [{"name": "explain", "type": "boolean", "default": False, "shape": None}]
+    return {"inputs": json.dumps(columns), "params": json.dumps(parameters)}
 
 
 def pack_files(folder: Mapping[str, bytes]) -> Files:

@@ -125,14 +125,14 @@ def linear(X, con, beta, way, S, conf, own, part, C, Cref, x, xref, Z, wbar, f):
 
 def attribute(
     S, y, code, P, o, ph, hol, C, x, binary, B, smear, conf, own, H, A, X, root, feature, threshold, left, right, value,
-    parts, season, Cref, xref, Z,
+    parts, season, Cref, xref, Z, used,
 ):  # fmt: skip
     """Parts (candidates × H × drivers) of every candidate for the periods o + 1 … o + H, written to `A`.
 
     The first arguments are those of the loader's `forecast`. `parts` (H × features) says whose each feature is, of
     which the features of trees are some; `season` whose the phases are; `Cref` and `xref` what is usual of calendar
     columns and covariates; `Z` (H × drivers) what drivers add to the shape that series share. `value` has the mean of
-    each inner node.
+    each inner node. Candidates that are not `used` may stay zero.
     """
     m = int(conf[SEASON])
     es = 2 * (4 + m) + 1
@@ -189,22 +189,25 @@ def attribute(
             A[c, i, RECENT] = v[c] - level
         base = 0.0
         put(mine, none)
+        filled = -1
         for row in range(4):
             way = min(row, COUNT)
             v[8 + row] = v[STANDS_IN]
             put(A[8 + row, i], A[STANDS_IN, i])
-            if not math.isnan(B[row, 0]):
-                if row < 3 or math.isnan(B[COUNT, 0]):
+            under = row == COUNT or (row > COUNT and math.isnan(B[COUNT, 0]))  # what trees stand on
+            if (used[8 + row] or used[12]) and not math.isnan(B[row, 0]):
+                if filled != way:
                     fill(X, S, way, ph[t], i + 1, C[t], x[t], ly, conf, own)
+                    filled = way
                 e = linear(X, con, B[row], way, S, conf, own, part, C[t], Cref, x[t], xref, Z[i], wbar[way], f)
-                if row == COUNT or (row > COUNT and math.isnan(B[COUNT, 0])):
+                if under:
                     base = e
                     put(mine, con)
                 put(A[8 + row, i], none)
                 v[8 + row] = share(A[8 + row, i], con, e, way, smear[row] if row < 3 else 1.0, own, level)
         v[12] = v[11]
         put(A[12, i], A[11, i])
-        if root.size > 0:
+        if root.size > 0 and used[12]:
             b = COUNT if not math.isnan(B[COUNT, 0]) else COUNT + 1
             fill_extra(X, p, S, ph[t], hol[t], i + 1, mean, two[1], B[b], conf, own)
             base += path(X, mine, part, root, feature, threshold, left, right, value)
@@ -259,8 +262,13 @@ class Explainer:
     def _names(self):
         """(kind, driver) of each place."""
         index = self.pack.index
-        given = list(index.get("holidays", ()))[: self.slots]
-        holidays = given + [f"holiday {s + 1}" for s in range(len(given), self.slots)]
+        holidays = [str(name) for name in index.get("holidays", ())][: self.slots]
+        holidays += [f"holiday {s + 1}" for s in range(len(holidays), self.slots)]
+        first = {}  # two slots of one name, a national day and a day that every shop keeps, are one driver
+        for s, name in enumerate(holidays):
+            first.setdefault(name, s)
+        self.slot_places = np.array([FIXED + first[name] for name in holidays], np.int64)
+        holidays = [name if first[name] == s else f"{name} ({s + 1})" for s, name in enumerate(holidays)]
         own = index["candidates"][len(loader.CANDIDATES) :]
         return [
             *DRIVERS, ("season", "shared shape"), *(("holiday", name) for name in holidays),
@@ -291,15 +299,15 @@ class Explainer:
         days, slots = a["holiday_days"], a["holiday_slots"]
         if not self.slots or not len(days) or len(same) == n:
             return out
-        out[:, len(same) : len(same) + self.slots] = FIXED + np.arange(self.slots)
+        out[:, len(same) : len(same) + self.slots] = self.slot_places
         day = ds.astype("datetime64[D]").astype(np.int64)
         if unit == "W":  # the first holiday of the week after
             near = np.clip(np.searchsorted(days, day + 1), 0, len(days) - 1)
-            out[:, -1] = FIXED + slots[near]
+            out[:, -1] = self.slot_places[slots[near]]
         else:
             for j, back in enumerate((1, 2, -1)):
                 near = np.clip(np.searchsorted(days, day + back), 0, len(days) - 1)
-                out[:, len(same) + self.slots + j] = FIXED + slots[near]
+                out[:, len(same) + self.slots + j] = self.slot_places[slots[near]]
         return out
 
     def parts(self, after, h):
@@ -317,7 +325,7 @@ class Explainer:
             season = self.season()
             out[:, [nc + 7, p, p + 5, p + 8]] = season
             out[:, nc + 8] = YEAR
-            out[:, p + 7] = np.where(hol >= 0, FIXED + np.maximum(hol, 0), RECENT)
+            out[:, p + 7] = np.where(hol >= 0, self.slot_places[np.maximum(hol, 0)], RECENT) if self.slots else RECENT
             out[:, nc + loader.DYNAMIC : p] = np.repeat(self.covariates, 3)
             out[:, p + loader.EXTRA : p + loader.EXTRA + k] = self.covariates
             self._parts[key] = out
@@ -360,18 +368,19 @@ class Explainer:
         out[: len(plain)] = plain
         return out
 
-    def candidates(self, i, h, x, fresh=None):
+    def candidates(self, i, h, x, fresh=None, used=None):
         """Parts (candidates × h × drivers) of row `i`, its forecasts (candidates × h) and its bounds; see the loader's
-        `candidates`. A user's own forecaster is one part.
+        `candidates`. A user's own forecaster is one part. Of candidates that are not `used` there may be none.
         """
         pack, a = self.pack, self.pack.arrays
-        F, own = pack.candidates(i, h, x, fresh)
         args, now = pack.inputs(i, h, x, fresh)
+        F, own = pack.candidates(i, h, x, fresh, args)
         pool = int(a["pool"][i])
         A = np.zeros((len(loader.CANDIDATES), h, self.n))
         usual = self.reference(), a["last_x"][i].astype(float), self.shape(pool, now, h)
+        used = np.ones(len(F), bool) if used is None else used
         trees = [*pack.trees(pool)[:-1], self.value]
-        attribute(*[*args, h, A, pack.room(i), *trees, self.parts(now, h), self.season(), *usual])
+        attribute(*[*args, h, A, pack.room(i), *trees, self.parts(now, h), self.season(), *usual, used])
         mine = np.zeros((len(F) - len(A), h, self.n))
         for c in range(len(mine)):
             mine[c, :, self.own + c] = F[len(A) + c]
@@ -386,9 +395,9 @@ class Explainer:
         if math.isfinite(a["fixed"][i]):
             out[:, LEVEL] = float(a["fixed"][i])
             return out, out[:, LEVEL].copy(), np.zeros((0, h))
-        A, F, own = self.candidates(i, h, x, fresh)
-        point = self.pack.point(i, F, own)
         weights = a["weights"][i].astype(float)
+        A, F, own = self.candidates(i, h, x, fresh, weights != 0.0)
+        point = self.pack.point(i, F, own)
         used = np.flatnonzero(weights)
         out += np.tensordot(weights[used], A[used], 1)
         blended = weights @ F

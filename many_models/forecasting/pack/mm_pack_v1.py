@@ -4,7 +4,7 @@ The functions up to `forecast` are plain loops over one series: the package comp
 file runs them as they are. `conf` is a float64 vector whose places are named below, `own` one of a series.
 """
 
-# ruff: noqa: C901, PLR0912, PLR0915, PLR1714, SIM109, B905, PLR0124, ARG002 - loops that numba compiles; NaN is not itself
+# ruff: noqa: C901, PLR0912, PLR0915, PLR1714, SIM109, B905, PLR0124 - loops that numba compiles; NaN is not itself
 from __future__ import annotations
 
 import hashlib
@@ -783,14 +783,14 @@ class Pack:
         size = a["coef"].shape[2] + EXTRA + int(a["conf"][COVARIATES])
         return np.concatenate([np.empty(size), a["static"][i].astype(float)])
 
-    def candidates(self, i, h, x, fresh=None):
+    def candidates(self, i, h, x, fresh=None, args=None):
         """Forecasts (candidates × h) of row `i` for the h periods after its cutoff, or after `fresh` (y, code, x).
 
         Users' own forecasters come last: scikit-learn's that travel see the state as it is now, of others there is what
-        they said at training; the medium smoothing where neither reaches.
+        they said at training; the medium smoothing where neither reaches. `args` are its `inputs` if at hand.
         """
         a = self.arrays
-        args, _ = self.inputs(i, h, x, fresh)
+        args = args or self.inputs(i, h, x, fresh)[0]
         S, y, code, _, o, ph, hol, C, x = args[:9]
         own, R = args[-1], o + 1
         F = np.zeros((len(CANDIDATES), h))
@@ -890,7 +890,9 @@ class Pack:
 
     def predict(self, df, params=None):
         """Forecasts of the rows of `df` (series_id, ds, known columns): the frame's rows in their order, with columns
-        cutoff, step, y_hat, bounds, fallback, known_repeated. Raises KeyError for a series that is not in the pack.
+        cutoff, step, y_hat, bounds, fallback, known_repeated. With the parameter `explain` there is also a column for
+        each driver of a series in the pack, `kind: driver`, which add up to y_hat. Raises KeyError for a series that is
+        not in the pack.
         """
         import pandas as pd
 
@@ -909,6 +911,10 @@ class Pack:
             x, _, repeated = self.aligned(i, int(self.arrays["cutoff"][i]), h, given)
             point, bound = self.forecast(i, h, x)
             part = pd.DataFrame(self.table([(i, self.cutoff_of(i), steps, point, bound, repeated)]))
+            if params and params.get("explain"):
+                added = self.explainer().explain(i, h, x)[0][steps - 1]
+                names = [f"{kind}: {driver}" for kind, driver in self.explainer().names]
+                part = pd.concat([part, pd.DataFrame(added, columns=pd.Index(names))], axis=1)
             part.index = group.index
             parts.append(part)
         return pd.concat(parts).sort_index() if parts else pd.DataFrame(self.table([]))

@@ -6,15 +6,12 @@ import signal
 import subprocess
 import sys
 from datetime import date, timedelta
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from many_models_tests.support.project import END, Project, make_project, sales
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 pytestmark = pytest.mark.slow
 
@@ -71,3 +68,10 @@ def test_a_first_day_killed_while_it_makes_its_tables_ends_as_a_clean_one(tmp_pa
     found = beaten.contents()
     for name, frame in clean.contents().items():
         pd.testing.assert_frame_equal(found[name], frame, obj=name)
+
+
+def test_days_killed_at_random_moments_end_in_the_tables_of_a_clean_one() -> None:
+    """Two of the hundred of the benchmark, whose seeds are in its output."""
+    command = [sys.executable, "-m", "benchmarks.killed_days", "--times", "2"]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -26,7 +26,9 @@ OTHERS = {
 
 
 def decision_parts(lake: Lake, keys: Sequence[str], date: str) -> list[WarehousePart]:
-    """The decisions of the cutoff `date`, as far as the lake has any."""
+    """The decisions of the cutoff `date`, as far as the lake has any. A column that is called as one of the `keys` gets
+    the ending _of_decision.
+    """
     import pyarrow as pa
 
     where = Where(among={"cutoff_date": [date]})
@@ -35,9 +37,11 @@ def decision_parts(lake: Lake, keys: Sequence[str], date: str) -> list[Warehouse
         rows = lake_tables.read_if_there(lake, table, where)
         if rows is None or (not rows.num_rows and table != lake_tables.DECISION_PROBLEMS):
             continue
+        taken = {name: f"{name}_of_decision" for name in rows.column_names if name in keys}
+        rows = rows.rename_columns([taken.get(name, name) for name in rows.column_names])
         if table in OF_SERIES:
             rows = with_keys(rows, keys)
         if table == lake_tables.DECISION_PROBLEMS:
             rows = rows.append_column("number", pa.array(range(1, rows.num_rows + 1), pa.int64()))
-        parts.append(WarehousePart(table.name, rows, where, (*key, "cutoff_date")))
+        parts.append(WarehousePart(table.name, rows, where, (*(taken.get(name, name) for name in key), "cutoff_date")))
     return parts

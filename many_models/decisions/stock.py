@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 Service = Literal["cycle", "fill"]
 OVERSHOOTS = 8  # places between s and s + Q that stand for all of them
-HALVINGS = 30  # of the search for a fill rate's reorder point
+HALVINGS = 22  # of the search for a fill rate's reorder point
 NUMBERS = (
     "lead_time", "lead_time_sd", "review", "service_level", "on_hand", "on_order", "pack", "least_order",
     "holding_cost", "missing_cost",
@@ -104,9 +104,10 @@ def _of_block(
     until = np.take_along_axis(sums, reach[:, :, None], axis=2)[:, :, 0].astype(np.float64)
     quantity = _quantity(terms, whole)
     overshoot = overshoots(quantity, whole)
-    cycle = _cycle_point(until, overshoot, terms.service_level)
-    fill = _fill_point(during, until, overshoot, terms.service_level, terms.fill)
-    point = np.where(terms.fill, fill, cycle)
+    point = np.zeros(len(rows))
+    cycle = ~terms.fill
+    point[cycle] = _cycle_point(until[cycle], overshoot[cycle], terms.service_level[cycle])
+    point += _fill_point(during, until, overshoot, terms.service_level, terms.fill)
     point = np.where(whole, np.ceil(point - 1e-6), point)
     mean = until.mean(1)
     position = terms.on_hand + terms.on_order
@@ -116,8 +117,9 @@ def _of_block(
     ratio = terms.missing_cost / (terms.missing_cost + terms.holding_cost)
     columns: dict[str, object] = {"series_id": pa.array(names, pa.string()), "lead_time": terms.lead_time,
                                   "review": terms.review, "demand_mean": mean}  # fmt: skip
-    for level in (50, 80, 90, 95, 99):
-        columns[f"demand_q{level}"] = np.quantile(until, level / 100, axis=1, method="hazen")
+    levels = (50, 80, 90, 95, 99)
+    demand = np.quantile(until, [level / 100 for level in levels], axis=1, method="hazen")
+    columns |= {f"demand_q{level}": demand[i] for i, level in enumerate(levels)}
     columns |= {
         "service": pa.array(np.where(terms.fill, "fill", "cycle"), pa.string()), "service_level": terms.service_level,
         "reorder_point": point, "safety_stock": point - mean,
@@ -173,13 +175,13 @@ def order_quantity(position: Floats, point: Floats, pack: Floats, least: Floats,
 
 def _cycle_point(until: Floats, overshoot: Floats, level: Floats) -> Floats:
     """The least reorder point at which demand exceeds the position in at most 1 − level of cycles."""
-    apart = (until[:, :, None] - overshoot[:, None, :]).reshape(len(until), -1)
+    apart = (until[:, :, None] - overshoot[:, None, :]).reshape(len(until), until.shape[1] * overshoot.shape[1])
     return np.maximum(_each_quantile(apart, level), 0.0)
 
 
 def _each_quantile(values: Floats, level: Floats) -> Floats:
     """The least value of each row that at least its share `level` of the row does not exceed; NaN for NaN."""
-    ordered = np.sort(values, axis=1)
+    ordered = np.sort(values.astype(np.float32), axis=1)
     n = ordered.shape[1]
     at = np.clip(np.ceil(np.nan_to_num(level) * n - 1e-9).astype(np.int64) - 1, 0, n - 1)
     return np.where(np.isnan(level), np.nan, np.take_along_axis(ordered, at[:, None], axis=1)[:, 0])

@@ -20,6 +20,7 @@ from many_models.orchestration.event_log import history
 from many_models.orchestration.forecast_spec import spec_of
 from many_models.orchestration.ingestion import awaited
 from many_models.orchestration.look import ALL, Look
+from many_models.orchestration.refits import refit_spans
 from many_models.orchestration.source_state import first_period, first_periods, looked_at_from, source_versions
 from many_models.orchestration.stage_run import (
     DUE_TAG,
@@ -194,7 +195,8 @@ def _wanted(settings: Settings, look: Look, stage: Stage) -> Mapping[str, str]:
     if stage == "trained_models":
         of = Upstream(settings)
         pooled, ahead = look.tag("pooled_models", VERSION_TAG), known_to_training(of.spec, lake)
-        return wanted | {key: of.trained(datasets[key], pooled, ahead) for key in active & {*datasets}}
+        spans = refit_spans(settings, lake, active & {*datasets})
+        return wanted | {key: of.trained(spans.get(key, datasets[key]), pooled, ahead) for key in active & {*datasets}}
     champions, ahead = champion_versions(lake), covariate_versions(lake)["ahead"]
     return wanted | {key: predicted(champions.get(key, ""), datasets[key], ahead) for key in active if key in datasets}
 

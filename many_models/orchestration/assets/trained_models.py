@@ -18,6 +18,7 @@ from many_models.orchestration import metadata, stage_state
 from many_models.orchestration.chunks import Results, chunks_of, failures_of, follow, good_series, together
 from many_models.orchestration.forecast_spec import periods_before, periods_between, spec_of
 from many_models.orchestration.look import tag_of
+from many_models.orchestration.refits import refit_spans
 from many_models.orchestration.stage_run import STORE_ITEMS, VERSION_TAG, Done, KeySet, backfill_policy, finish
 from many_models.orchestration.upstream import Upstream
 from many_models.ports import Compute, Lake, PackUpload, StagingRegistry, Where
@@ -64,7 +65,8 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         pooled = tag_of(context.instance, "pooled_models", VERSION_TAG)
         of = Upstream(settings)
         ahead = stage_state.known_to_training(of.spec, lake)
-        upstream = {key: of.trained(datasets.get(key, ""), pooled, ahead) for key in keys}
+        spans = refit_spans(settings, lake, keys)
+        upstream = {key: of.trained(spans.get(key, datasets.get(key, "")), pooled, ahead) for key in keys}
         check_custom(spec)
         remember_recipe(lake, spec)
         cutoffs, inactive = cutoffs_of(lake, keys)

@@ -1,0 +1,47 @@
+"""When champions are fitted again: every night, or in spans of days in which they only take in new rows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from many_models.data import lake_tables
+from many_models.data.packs import packs_of
+from many_models.keys import digest
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from many_models.ports import Lake
+    from many_models.settings import Settings
+
+
+def refit_spans(settings: Settings, lake: Lake, series: Collection[str]) -> dict[str, str]:
+    """Series → what stands for its dataset in the version that training consumes; none where every new row refits.
+
+    A span is `forecast.refit_every` days of the data, and each pack begins its own on another day, so that a night
+    refits about an equal share of packs. With `drift.retrain` an alarm of a series ends its span.
+    """
+    every, as_of = settings.forecast.refit_every, lake_tables.lake_as_of(lake)
+    if every == 1 or as_of is None:
+        return {}
+    alarms = drift_alarms(settings, lake)
+    found = dict[str, str]()
+    for pack, names in packs_of(settings, sorted(series)).items():
+        span = (as_of.toordinal() + int(digest("refit", pack)[:8], 16) % every) // every
+        found |= {name: digest("span", every, span, alarms.get(name, "")) for name in names}
+    return found
+
+
+def drift_alarms(settings: Settings, lake: Lake) -> dict[str, str]:
+    """Series → when its last alarm was, as the newest cutoff of the table `drift` has it; none without `drift.retrain`.
+
+    Only alarms that still mean drift are in it, so a series is fitted again when one comes, and again when it is over:
+    by then its backtest has seen the change.
+    """
+    if not (settings.drift.watch and settings.drift.retrain):
+        return {}
+    columns = ["series_id", "drifted", "alarmed_at", "cutoff_date"]
+    rows = lake_tables.records(lake, lake_tables.DRIFT, columns=columns)
+    newest = max((row["cutoff_date"] for row in rows), default="")
+    return {row["series_id"]: str(row["alarmed_at"]) for row in rows
+            if row["cutoff_date"] == newest and row["drifted"]}  # fmt: skip

@@ -67,7 +67,7 @@ def stage_runs(instance: dg.DagsterInstance) -> list[StageRun]:
     found = list[StageRun]()
     for record in instance.get_run_records(limit=MOST_RUNS):
         run = record.dagster_run
-        selected = {key.to_user_string() for key in run.asset_selection or ()} & set(due.STAGES)
+        selected = {key.to_user_string() for key in run.asset_selection or ()} & set(due.ALL_STAGES)
         if len(selected) != 1:
             continue
         began, ended = record.start_time, record.end_time

@@ -110,7 +110,7 @@ def open_instance(home: Path, storage: Storage = "sqlite") -> Generator[dg.Dagst
     with counting_from(home.absolute()), dg.DagsterInstance.from_config(str(home)) as instance:
         with FileLock(home / SETUP_LOCK):
             instance.compute_log_manager  # noqa: B018 -- made at its first use, which may be in another thread
-            history.ensure_pools(instance, due.EVERY_DAY)
+            history.ensure_pools(instance, due.STAGES)
         yield instance
 
 
@@ -286,7 +286,7 @@ class Day:
             found = automation.covariates_state(self.settings, self.instance, source, lake)
             self._covariates_seen = not found.due()
         yield found
-        for stage in due.STAGES[2:-1]:
+        for stage in due.ALL_STAGES[2:-1]:
             yield stage_state.stage_state(self.settings, look, stage)
         yield self._warehouse_state(look, warehouse)
 

@@ -80,7 +80,7 @@ def status_of(settings: Settings) -> dict[str, object]:
     with open_instance(dagster_home(settings), settings.dagster.storage) as instance:
         look = Look(instance, lake)
         asked = stage_state.decisions_asked(settings)
-        for stage in (*due.EVERY_DAY[:-1], *asked, due.EVERY_DAY[-1]):
+        for stage in (*due.STAGES[:-1], *asked, due.STAGES[-1]):
             if stage == "raw_sales":
                 found = automation.raw_state(settings, instance, source)
             elif stage == "raw_covariates":
@@ -94,7 +94,7 @@ def status_of(settings: Settings) -> dict[str, object]:
         failures = [
             {"stage": stage, "series": key, "reason": record.reason, "kind": record.kind, "attempts": record.attempts,
              "set_aside": record.set_aside}
-            for stage in due.STAGES
+            for stage in due.ALL_STAGES
             for key, record in stage_state.status_rows(lake, stage).items()
         ]  # fmt: skip
     return {"stages": stages, "failures": failures, "waiting": waiting_proposal(settings), **summary(settings)}

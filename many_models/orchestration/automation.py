@@ -13,7 +13,7 @@ from many_models.data import ingest, lake_tables
 from many_models.keys import digest
 from many_models.orchestration import due, partitions, stage_state
 from many_models.orchestration.assets import raw_covariates
-from many_models.orchestration.due import STAGES, Stage, StageState, Work
+from many_models.orchestration.due import ALL_STAGES, STAGES, Stage, StageState, Work
 from many_models.orchestration.event_log import dead_runs, history, runs
 from many_models.orchestration.look import STAGE_TAG, Look, SharedLook
 from many_models.orchestration.stage_run import DUE_TAG
@@ -45,11 +45,13 @@ SENSORS: Mapping[Stage, str] = {
     "trained_models": "datasets_to_training",
     "promoted_models": "trained_to_promotion",
     "predictions": "promoted_to_predictions",
+    "warehouse_predictions": "predicted_to_warehouse",
+}
+DECISION_SENSORS: Mapping[Stage, str] = {
     "stock_recommendations": "predicted_to_stock",
     "coherent_predictions": "predicted_to_sums",
     "final_predictions": "predicted_to_final",
     "drift": "predicted_to_drift",
-    "warehouse_predictions": "predicted_to_warehouse",
 }
 SENSOR_SECONDS = 5  # a look that finds nothing new is cheap, and a finished stage starts the next the sooner
 STORES_SECONDS = 60  # how old a look at the lake may be while Dagster has recorded nothing new
@@ -70,7 +72,7 @@ def states(settings: Settings, look: Look) -> Iterator[StageState]:
     raw_sales is read as what runs are busy with only: whether the source has more is the schedule's question.
     """
     yield StageState("raw_sales", {}, {}, busy=look.busy("raw_sales"))
-    for stage in STAGES[1:]:
+    for stage in ALL_STAGES[1:]:
         yield stage_state.stage_state(settings, look, stage)
 
 
@@ -149,7 +151,11 @@ def cause_of(instance: dg.DagsterInstance, run_id: str) -> Cause | None:
 def sensors(settings: Settings, assets: Mapping[Stage, dg.AssetsDefinition]) -> list[dg.SensorDefinition]:
     """One sensor for each stage after raw_sales; they share one look at what is due."""
     shared = SharedLook(settings, lambda look: next_due(states(settings, look)), STORES_SECONDS)
-    return [_sensor(settings, shared, stage, name, assets[stage]) for stage, name in SENSORS.items() if stage in assets]
+    return [
+        _sensor(settings, shared, stage, name, assets[stage])
+        for stage, name in (*SENSORS.items(), *DECISION_SENSORS.items())
+        if stage in assets
+    ]
 
 
 def _sensor(
@@ -165,7 +171,7 @@ def _sensor(
     def carry_on(context: dg.SensorEvaluationContext, lake: dg.ResourceParam[Lake]) -> dg.RunRequest | dg.SkipReason:
         _tidy(context.instance)
         work, current = shared.found(context.instance, lake)
-        if current is not None and STAGES.index(current.stage) > STAGES.index(stage):
+        if current is not None and ALL_STAGES.index(current.stage) > ALL_STAGES.index(stage):
             work = current = None
         return _decide(settings, context.instance, stage, asset, work, current)
 
@@ -174,7 +180,7 @@ def _sensor(
 
 def _tidy(instance: dg.DagsterInstance) -> None:
     dead_runs.mark_dead_runs_failed(instance)
-    history.ensure_pools(instance, due.EVERY_DAY)
+    history.ensure_pools(instance, STAGES)
 
 
 def _decide(

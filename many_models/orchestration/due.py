@@ -24,9 +24,11 @@ Stage = Literal[
     "drift",
     "warehouse_predictions",
 ]
-STAGES: tuple[Stage, ...] = get_args(Stage)
-DECISIONS: tuple[Stage, ...] = STAGES[STAGES.index("stock_recommendations") : STAGES.index("warehouse_predictions")]
-EVERY_DAY: tuple[Stage, ...] = tuple(stage for stage in STAGES if stage not in DECISIONS)
+ALL_STAGES: tuple[Stage, ...] = get_args(Stage)
+DECISIONS: tuple[Stage, ...] = ALL_STAGES[
+    ALL_STAGES.index("stock_recommendations") : ALL_STAGES.index("warehouse_predictions")
+]  # only where the settings ask for them
+STAGES: tuple[Stage, ...] = tuple(stage for stage in ALL_STAGES if stage not in DECISIONS)
 
 
 @dataclass(frozen=True, slots=True)

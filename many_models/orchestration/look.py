@@ -12,7 +12,7 @@ import dagster as dg
 
 from many_models.data import lake_tables
 from many_models.keys import digest
-from many_models.orchestration.due import STAGES
+from many_models.orchestration.due import ALL_STAGES
 from many_models.orchestration.event_log import history
 from many_models.orchestration.stage_run import UPSTREAM_TAG, VERSION_TAG
 
@@ -115,7 +115,7 @@ class SharedLook:
             return self._found
 
     def _new_mark(self, instance: dg.DagsterInstance, lake: Lake) -> object:
-        events = history.newest_events(instance, [dg.AssetKey(stage) for stage in STAGES])
+        events = history.newest_events(instance, [dg.AssetKey(stage) for stage in ALL_STAGES])
         if events is None:
             return None
         runs = sorted((run.run_id, run.status.value) for run in history.runs_in_flight(instance))

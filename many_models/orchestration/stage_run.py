@@ -37,7 +37,7 @@ class KeySet(dg.Config):
 
 def backfill_policy(stage: Stage) -> dg.BackfillPolicy:
     """One run for all partitions of a stage; each has a limit of its own, or Dagster puts stages into one run."""
-    return dg.BackfillPolicy.multi_run(1_000_000 + due.STAGES.index(stage))
+    return dg.BackfillPolicy.multi_run(1_000_000 + due.ALL_STAGES.index(stage))
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +52,12 @@ class Done:
 def stage_of(context: dg.AssetExecutionContext) -> Stage:
     """The stage whose asset is running."""
     asset = context.asset_key.to_user_string()
-    return next(stage for stage in due.STAGES if stage == asset)
+    return next(stage for stage in due.ALL_STAGES if stage == asset)
 
 
 def refuse_shared_run(context: dg.AssetExecutionContext) -> None:
     """Fail before any work when a run selects more than one stage: a failed series would skip the later stages."""
-    selected = {key.to_user_string() for key in context.job_def.asset_layer.executable_asset_keys} & set(due.STAGES)
+    selected = {key.to_user_string() for key in context.job_def.asset_layer.executable_asset_keys} & set(due.ALL_STAGES)
     asked = context.run.asset_selection
     chosen = sorted(selected & {key.to_user_string() for key in asked} if asked else selected)
     if len(chosen) > 1:

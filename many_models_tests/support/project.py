@@ -12,7 +12,7 @@ import dagster as dg
 import pandas as pd
 
 from many_models.operations.day import Day, StageReport, open_instance
-from many_models.orchestration.due import STAGES
+from many_models.orchestration.due import ALL_STAGES
 from many_models.settings import Settings, load_settings
 from many_models.wiring import build_lake, build_warehouse
 
@@ -136,5 +136,5 @@ def sales(stores: int = 2, items: int = 3, days: int = 120, end: date = END) -> 
 def stages_of(reports: list[StageReport]) -> dict[str, int]:
     """Stage → keys done, in order; a stage that ran twice fails."""
     assert len({report.stage for report in reports}) == len(reports), [report.stage for report in reports]
-    assert [r.stage for r in reports] == [s for s in STAGES if s in {r.stage for r in reports}]
+    assert [r.stage for r in reports] == [s for s in ALL_STAGES if s in {r.stage for r in reports}]
     return {report.stage: report.done for report in reports}

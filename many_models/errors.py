@@ -12,7 +12,7 @@ ManyModelsError
 │   └── MissingDependencyError  a package of the system or of PyPI that is not installed
 └── TransientError              worth another try
     ├── UnavailableError        a store, database or worker that does not answer
-    └── ConflictError           somebody else wrote first
+    └── ConflictError           another process wrote first
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class UnavailableError(TransientError):
 
 
 class ConflictError(TransientError):
-    """Somebody else wrote first."""
+    """Another process wrote first."""
 
 
 NOT_OF_A_SERIES = (TransientError, AccessError, DamagedTableError, OSError, MemoryError)

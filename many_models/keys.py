@@ -1,4 +1,4 @@
-"""Names of series: key parts, their exact escaping, slugs for paths and model names; and digests."""
+"""Names: of series, their key parts and exact escaping; slugs for paths and models; SQL identifiers; digests."""
 
 from __future__ import annotations
 
@@ -141,3 +141,8 @@ def known_place(path: str) -> str:
             "no Azure location: it is written abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/FOLDER, without any secret"
         )
     return path
+
+
+def quoted(name: str) -> str:
+    """`name` as an identifier of standard SQL, whatever characters it has."""
+    return '"' + name.replace('"', '""') + '"'

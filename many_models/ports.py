@@ -151,14 +151,14 @@ class Where:
 
 
 @dataclass(frozen=True, slots=True)
-class Freed:
-    """What was deleted for good: so many files of so many bytes in all."""
+class VacuumResult:
+    """What a vacuum deleted: the number of files and their total size in bytes."""
 
     files: int = 0
     bytes: int = 0
 
-    def __add__(self, other: Freed) -> Freed:
-        return Freed(self.files + other.files, self.bytes + other.bytes)
+    def __add__(self, other: VacuumResult) -> VacuumResult:
+        return VacuumResult(self.files + other.files, self.bytes + other.bytes)
 
 
 @runtime_checkable
@@ -190,7 +190,7 @@ class Lake(Protocol):
         """The names of the tables."""
         ...
 
-    def prune(self, older: timedelta) -> Freed:
+    def prune(self, older: timedelta) -> VacuumResult:
         """Put small files together, and delete for good what no version younger than `older` names, of all tables.
 
         Rows and schemas stay as they are; what a reader or a writer that began within `older` uses is not touched.

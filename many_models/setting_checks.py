@@ -50,12 +50,12 @@ def known_cron(text: str) -> str:
     fields = text.split()
     example = 'write five fields, as "0 6 * * *" for 6 o\'clock every day'
     if len(fields) != len(_CRON):
-        raise ValueError(f"{text!r} is no cron expression: it has {len(fields)} fields; {example}")
+        raise ValueError(f"{text!r} is not a cron expression: it has {len(fields)} fields; {example}")
     for field, (what, low, high) in zip(fields, _CRON, strict=True):
         bounds, _, _ = field.replace("*", str(low)).partition("/")
         numbers = [int(number) for number in re.findall(r"\d+", bounds)]
         if not re.fullmatch(r"[\dA-Za-z*/,#?-]+", field) or any(not low <= number <= high for number in numbers):
-            raise ValueError(f"{text!r} is no cron expression: its {what} is {field!r}; {example}")
+            raise ValueError(f"{text!r} is not a cron expression: its {what} is {field!r}; {example}")
     return text
 
 

@@ -116,7 +116,7 @@ class BoardSettings(Section):
     @classmethod
     def _a_web_address(cls, url: str) -> str:
         if url and not re.fullmatch(r"https?://[^\s\"'<>?#@]+", url):
-            raise ValueError(f"{url!r} is no address of a web page: write https://HOST or https://HOST/PATH")
+            raise ValueError(f"{url!r} is not the address of a web page: write https://HOST or https://HOST/PATH")
         return url.rstrip("/")
 
     def item_url(self, series_id: str) -> str:

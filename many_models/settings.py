@@ -37,17 +37,17 @@ Missing = Literal["unknown", "zero", "closed"]
 Weekday = Literal["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
 How = Literal["sum", "mean", "min", "max", "first", "last", "count", "count_distinct"]
 RESERVED = frozenset({"series_id", "ds", "y", "y_hat", "cutoff", "year", "pack", "state", "step"})
-KEPT_FROM_KEYS = RESERVED | frozenset(  # columns beside the keys' in the warehouse's tables, and names of its views
+RESERVED_KEY_NAMES = RESERVED | frozenset(  # columns beside the keys' in the warehouse's tables, and names of its views
     "abs_actual abs_error accuracy action actor actual bias challenger_score champion_score cutoff_date "
     "decided_at error fallback forecast known_repeated model newest periods policy previous reason release_id "
     "rule series_week staging wape week week_start".split()
 )
 
 
-def kept_from_keys(name: str) -> bool:
+def is_reserved_key(name: str) -> bool:
     """Whether a key cannot have this `name`, in any case: columns and views of the warehouse have it."""
     name = name.casefold()
-    return name in KEPT_FROM_KEYS or re.fullmatch(r"(lo|hi|within|cover)\d+", name) is not None
+    return name in RESERVED_KEY_NAMES or re.fullmatch(r"(lo|hi|within|cover)\d+", name) is not None
 
 
 class AzureLogin(Section):
@@ -150,7 +150,7 @@ class DataSettings(Section):
             raise ValueError(f"names that no column can have here: {', '.join(map(repr, odd))}; rename them in a view")
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"columns named twice: {', '.join(twice)}")
-        if taken := sorted(RESERVED & {*self.known, *self.attributes} | {*filter(kept_from_keys, self.keys)}):
+        if taken := sorted(RESERVED & {*self.known, *self.attributes} | {*filter(is_reserved_key, self.keys)}):
             raise ValueError(f"names the product uses itself: {', '.join(taken)}; rename them in a view of the source")
         if alike := sorted(
             key for key in self.keys if [other.casefold() for other in self.keys].count(key.casefold()) > 1

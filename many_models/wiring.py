@@ -57,14 +57,13 @@ def _files(settings: Settings) -> ports.Source:
 
 def build_ingestion(settings: Settings) -> ports.Ingestion:
     """What fills the source, where the settings name a pipeline that does."""
-    wanted = settings.data_factory
-    if not wanted.pipeline:
-        from many_models.adapters.source.ingestion_none import NoIngestion
-
-        return NoIngestion()
     from functools import partial
 
-    from many_models.adapters.source.data_factory import DataFactory, Pipeline, connect
+    from many_models.adapters.source.data_factory import DataFactory, NoIngestion, Pipeline, connect
+
+    wanted = settings.data_factory
+    if not wanted.pipeline:
+        return NoIngestion()
 
     pipeline = Pipeline(wanted.subscription, wanted.resource_group, wanted.factory, wanted.pipeline, wanted.parameter)
     client = partial(connect, wanted.subscription, wanted.identity, wanted.client_id)
@@ -162,17 +161,21 @@ def build_staging(settings: Settings) -> ports.StagingRegistry:
 
 
 def build_production(settings: Settings, *, fail_soon: bool = False) -> ports.ProductionRegistry:
-    """The registry that serves; with `fail_soon` this process gives up on it within seconds, not minutes."""
+    """The registry that serves. `fail_soon` is for services: their process gives up on the registry within seconds, not
+    minutes, and loads no pyspark.
+    """
     if settings.registry.kind == "azureml":
         from many_models.adapters.registry.azureml import AzureMLProduction
 
         folder, assets = _azureml_parts(settings, "production")
         return AzureMLProduction(folder, assets, settings.registry.prefix)
+    from many_models.adapters.registry.mlflow_private import import_mlflow_without_pyspark
     from many_models.adapters.registry.mlflow_production import MlflowProduction
     from many_models.adapters.registry.mlflow_store import fail_soon as give_up_soon
     from many_models.adapters.sql.connections import with_driver
 
     if fail_soon:
+        import_mlflow_without_pyspark()
         give_up_soon()
     registry = settings.registry
     artifacts = registry.artifacts(registry.production_artifacts, settings.root)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from many_models.board import night
 from many_models.data import lake_tables
 from many_models.ports import Where
-from many_models.promotion.approval import facts_of
+from many_models.promotion.approval import proposal_summary
 
 if TYPE_CHECKING:
     from many_models.board.handed_in import Stores
@@ -34,4 +34,4 @@ def waiting_of(stores: Stores) -> dict[str, Any] | None:
         return None
     where = Where(among={"release_id": [waiting.release_id]})
     decisions = lake_tables.records(stores.lake, lake_tables.DECISIONS, where)
-    return {**facts_of(waiting, production.live()), **night.scores_of(decisions)}
+    return {**proposal_summary(waiting, production.live()), **night.scores_of(decisions)}

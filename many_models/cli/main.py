@@ -332,7 +332,7 @@ def _read(path: Path, columns: list[str]) -> pd.DataFrame:
     try:
         there = pq.read_schema(path).names
     except ArrowInvalid as error:
-        raise InputError(f"{path} is no Parquet file: {error}") from error
+        raise InputError(f"{path} is not a Parquet file: {error}") from error
     if missing := [name for name in columns if name not in there]:
         raise InputError(f"{path} has no column {', '.join(map(repr, missing))}; it has {', '.join(map(repr, there))}")
     return pd.read_parquet(path, columns=list(dict.fromkeys(columns)))
@@ -498,7 +498,7 @@ def rollback(release: str, config: Path | None, by: str, why: str) -> None:
 @config_option
 @click.option("--host", help="Address to listen on [default: serve.host].")
 @click.option("--port", type=int, help="Port [default: serve.port].")
-@click.option("--no-auth", is_flag=True, help="Ask nobody for a key: on a loopback address only.")
+@click.option("--no-auth", is_flag=True, help="Answer without a key: on a loopback address only.")
 def serve(config: Path | None, host: str | None, port: int | None, *, no_auth: bool) -> None:
     """Answer forecasts over HTTP from the live release, loading models on demand."""
     from many_models.settings import api_keys, load_settings
@@ -523,7 +523,7 @@ def serve(config: Path | None, host: str | None, port: int | None, *, no_auth: b
 @config_option
 @click.option("--host", help="Address to listen on [default: board.host].")
 @click.option("--port", type=int, help="Port [default: board.port].")
-@click.option("--no-auth", is_flag=True, help="Ask nobody to sign in: on a loopback address only.")
+@click.option("--no-auth", is_flag=True, help="Answer without a sign-in: on a loopback address only.")
 def board(config: Path | None, host: str | None, port: int | None, *, no_auth: bool) -> None:
     """Show the items to people: pages over the lake, the warehouse and Dagster's records."""
     from many_models.settings import api_keys, approver_keys, board_client_secret, load_settings

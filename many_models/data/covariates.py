@@ -179,7 +179,7 @@ def read_holidays(path: Path) -> tuple[tuple[str, str], ...]:
             try:
                 found.append((date.fromisoformat(row["date"].strip()).isoformat(), row["name"].strip()))
             except (ValueError, AttributeError) as error:
-                raise SettingsError(f"{path}, line {reader.line_num}: {row['date']!r} is no day, write it as "
+                raise SettingsError(f"{path}, line {reader.line_num}: {row['date']!r} is not a date, write it as "
                                     f"2024-12-31") from error  # fmt: skip
     return tuple(sorted(set(found)))
 

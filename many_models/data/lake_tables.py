@@ -59,7 +59,7 @@ SERIES_STATUS = LakeTable("series_status", ("stage",))
 
 
 @dataclass(frozen=True, slots=True)
-class _ReadOnce:
+class _CachedLake:
     """Fetches each table's version, and the rows asked for, once."""
 
     lake: Lake
@@ -80,9 +80,9 @@ class _ReadOnce:
         return self.seen[asked]
 
 
-def read_once(lake: Lake) -> Lake:
+def cached(lake: Lake) -> Lake:
     """`lake`, for reading only, each of its tables as it was when it was first looked at."""
-    return cast("Lake", _ReadOnce(lake))
+    return cast("Lake", _CachedLake(lake))
 
 
 def read_if_there(
@@ -146,7 +146,7 @@ def upsert(
 
 
 def _replaced(rows: pa.Table, series: Collection[str], since: Mapping[str, datetime], column: str) -> pa.ChunkedArray:
-    """Which of `rows` are of `series`, and later than what `since` says of theirs."""
+    """A mask of the rows to replace: those of `series`; for a series in `since`, only those after that time."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -175,7 +175,7 @@ class _Gathered:
 
 
 @dataclass(slots=True)
-class Gathering:
+class BufferedWriter:
     """Rows of one pack after the other, put into `table` (see `upsert`) with one commit for many packs."""
 
     lake: Lake

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from many_models.data import aggregation
 from many_models.errors import InputError
+from many_models.forecasting.datasets import LARGEST as LARGEST_TARGET
 from many_models.keys import SeriesKey
 
 if TYPE_CHECKING:
@@ -40,7 +41,6 @@ Reason = Literal[
 REASONS: tuple[Reason, ...] = get_args(Reason)
 """Every reason to quarantine a row, in the order in which they are looked for; a row has the first that fits."""
 
-LARGEST_TARGET = 1e15  # beyond it squares and sums of float64 stop being exact enough to score with
 EARLIEST = datetime(1900, 1, 2)  # 1900-01-01, 1899-12-30 and 0001-01-01 are what databases write for "no date"
 
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"

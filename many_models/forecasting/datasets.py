@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from many_models.forecasting.spec import Spec
 
-LARGEST = 1e15
+LARGEST = 1e15  # beyond it squares and sums of float64 stop being exact enough to score with
 NEWEST = 28  # observations whose median is what a series usually does
 STALE = 1 / 3  # of the silence that ends a series: from then on its silence is told
 BLOCK = 200  # series classified at a time, so that memory stays that of a chunk

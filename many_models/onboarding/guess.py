@@ -35,7 +35,7 @@ from many_models.onboarding.profile import TableProfile, name_suggests
 from many_models.onboarding.readers import SqlTable, head, require_table, sql_tables
 from many_models.onboarding.row_meaning import infer_aggregate, infer_missing, steady_in_periods
 from many_models.onboarding.value_types import infer_column, parse
-from many_models.settings import RESERVED, kept_from_keys
+from many_models.settings import RESERVED, is_reserved_key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -455,7 +455,7 @@ def _renamed(names: Sequence[str], keys: Sequence[str], known: Sequence[str], ad
     taken = {name.casefold() for name in (*names, added)}
     renamed: dict[str, str] = {}
     for name in names:
-        if (name in keys and kept_from_keys(name)) or (name in known and name in RESERVED):
+        if (name in keys and is_reserved_key(name)) or (name in known and name in RESERVED):
             new = next(f"{name}{'_' * n}" for n in range(1, 99) if f"{name}{'_' * n}".casefold() not in taken)
             renamed[name] = new
     return renamed

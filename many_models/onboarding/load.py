@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow as pa
 
 from many_models.errors import InputError, UnavailableError
+from many_models.keys import quoted
 from many_models.onboarding.cleaning import without
 from many_models.onboarding.grid import listed
 from many_models.onboarding.value_types import is_empty, parse
-from many_models.sql_names import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from many_models.errors import InputError, UnavailableError
-from many_models.keys import folded
+from many_models.keys import folded, quoted
 from many_models.onboarding.cleaning import totals_in, without
 from many_models.onboarding.column_roles import unit_of
 from many_models.onboarding.files import FILE
@@ -23,7 +23,6 @@ from many_models.onboarding.layout import open_table
 from many_models.onboarding.load import COLUMNS, Target, rows_for
 from many_models.onboarding.readers import head
 from many_models.onboarding.value_types import ColumnType, infer_column, is_empty, parse
-from many_models.sql_names import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

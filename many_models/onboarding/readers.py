@@ -122,7 +122,7 @@ class ParquetFile:
             for batch in file.iter_batches(BATCH_ROWS, columns=flat):
                 yield _plain(pa.Table.from_batches([batch])).rename_columns(clean_names(batch.schema.names))
         except (pa.ArrowInvalid, OSError) as error:
-            raise InputError(f"{self.path} is no Parquet file that can be read: {error}") from error
+            raise InputError(f"{self.path} is not a Parquet file that can be read: {error}") from error
 
 
 def _plain(table: pa.Table) -> pa.Table:

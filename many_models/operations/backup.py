@@ -41,11 +41,11 @@ LEFT_OUT = {"cache", ".logs_queue", "logs"}  # made again when they are needed
 def back_up(settings: Settings, home: Path, into: Path) -> list[str]:
     """Copy the project of `settings` and its Dagster instance `home` into the new folder `into`; the files copied.
 
-    Raises SettingsError where a store is not in the project's folder: a service has backups of its own.
+    Raises SettingsError where a store is not in the project's folder: a service has its own backups.
     """
     root = settings.root
     if into.exists() and any(into.iterdir()):
-        raise InputError(f"{into} is not empty: a backup needs a folder of its own")
+        raise InputError(f"{into} is not empty: a backup needs an empty folder")
     if into.resolve().is_relative_to(root.resolve()):
         raise InputError(f"{into} is inside the project {root}: a backup needs a folder elsewhere")
     into.mkdir(parents=True, exist_ok=True)
@@ -69,9 +69,9 @@ def restore(backup: Path, into: Path) -> list[str]:
     """
     file = backup / MANIFEST
     if not file.is_file():
-        raise InputError(f"{backup} has no {MANIFEST}: it is no backup of many-models, or was cut off")
+        raise InputError(f"{backup} has no {MANIFEST}: it is not a backup of many-models, or was cut off")
     if into.exists() and any(into.iterdir()):
-        raise InputError(f"{into} is not empty: restore into a folder of its own, and compare before you switch")
+        raise InputError(f"{into} is not empty: restore into an empty folder, and compare before you switch")
     manifest = json.loads(file.read_text())
     files = manifest["files"]
     for name, digest in files.items():
@@ -118,7 +118,7 @@ def places(settings: Settings, home: Path) -> list[Path]:
     root, registry = settings.root, settings.registry
     lake = settings.place(settings.lake.path)
     if "://" in lake:
-        raise SettingsError(f"the lake is at {lake}: a service has backups of its own, see docs/backup.md")
+        raise SettingsError(f"the lake is at {lake}: a service has its own backups, see docs/backup.md")
     tables = [Path(lake) / table.name for table in LAKE]
     others = sorted(set(Path(lake).iterdir()) - set(tables)) if Path(lake).is_dir() else []
     found = [home, *others, *tables]
@@ -136,7 +136,7 @@ def _database(settings: Settings, url: str) -> Path:
     text = settings.url(url)
     if not text.startswith("sqlite:///"):
         place = text.rpartition("@")[2].partition("?")[0]
-        raise SettingsError(f"{place} is a service: it has backups of its own, see docs/backup.md")
+        raise SettingsError(f"{place} is a service: it has its own backups, see docs/backup.md")
     return Path(text.removeprefix("sqlite:///"))
 
 

@@ -248,7 +248,7 @@ class Day:
             raise SettingsError(
                 f"this Dagster instance ({self.instance.root_directory}) counts {len(copied)} periods of raw_sales as "
                 f"copied, but the lake {where} has none: it belongs to another project, or the lake is gone. "
-                "Work in a folder of its own, or set DAGSTER_HOME; where it is this project's own lake that is gone, "
+                "Work in another folder, or set DAGSTER_HOME; where it is this project's own lake that is gone, "
                 "`many-models doctor --mend` has everything made again from the source"
             )
 
@@ -333,7 +333,7 @@ def refuse_unknown_series(settings: Settings, lake: Lake) -> None:
             keys = "__".join(settings.data.keys)
             hint = nearest(unknown[0], there)
             raise SettingsError(
-                f"promotion.{name} names {unknown[0]!r}, which is no series of the sales table{hint}: write {keys}, as "
+                f"promotion.{name} names {unknown[0]!r}, not a series of the sales table{hint}: write {keys}, as "
                 "in the column series_id of the forecasts"
             )
 

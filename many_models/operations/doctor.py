@@ -206,7 +206,7 @@ def follow_release(instance: dg.DagsterInstance, lake: Lake, production: Product
     live = production.live()
     forgotten = why.startswith("production does not know")
     if live is not None:
-        approval.tell_lake(lake, live)
+        approval.publish_champions(lake, live)
     elif (there := lake_tables.read_if_there(lake, lake_tables.CHAMPIONS)) is not None:
         lake.replace(lake_tables.CHAMPIONS.name, there.slice(0, 0), Where())
     if forgotten:

@@ -34,7 +34,7 @@ def roll_back(settings: Settings, release_id: str, actor: str = "", reason: str 
 
     lake, production = build_lake(settings), build_production(settings)
     release = production.activate(release_id)
-    approval.tell_lake(lake, release)
+    approval.publish_champions(lake, release)
     now = utc_now().replace(microsecond=0)
     approval.log(lake, release, "rolled back", actor or _account(), reason, now)
     _report_check(settings, production)
@@ -43,14 +43,14 @@ def roll_back(settings: Settings, release_id: str, actor: str = "", reason: str 
 
 def approve(settings: Settings, proposal: str, *, actor: str, reason: str, reject: bool) -> Verdict:
     """Approve or reject the release that waits; `proposal` "" for whichever does. Raises ConflictError for another."""
-    from many_models.promotion.approval import Approver, facts_of
+    from many_models.promotion.approval import Approver, proposal_summary
     from many_models.wiring import build_lake, build_production
 
     production = build_production(settings)
     approver = Approver(build_lake(settings), production, actor or _account(), reason)
     live = production.live()
     proposal = proposal or approver.proposal().release_id
-    facts = facts_of(production.waiting(), live)
+    facts = proposal_summary(production.waiting(), live)
     if reject:
         approver.reject(proposal, utc_now().replace(microsecond=0))
     else:
@@ -80,7 +80,7 @@ def _account() -> str:
 def waiting_proposal(settings: Settings) -> dict[str, str | int]:
     """The release that waits for a human, in plain values. The registry is asked only where the lake's log has one."""
     from many_models.data import lake_tables
-    from many_models.promotion.approval import facts_of
+    from many_models.promotion.approval import proposal_summary
     from many_models.wiring import build_lake, build_production
 
     rows = lake_tables.records(build_lake(settings), lake_tables.RELEASE_LOG, columns=["release_id", "event"])
@@ -88,4 +88,4 @@ def waiting_proposal(settings: Settings) -> dict[str, str | int]:
     if not {row["release_id"] for row in rows if row["event"] == "proposed"} - decided:
         return {}
     production = build_production(settings)
-    return facts_of(production.waiting(), production.live())
+    return proposal_summary(production.waiting(), production.live())

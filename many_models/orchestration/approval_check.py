@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from many_models.promotion.approval import facts_of
+from many_models.promotion.approval import proposal_summary
 
 if TYPE_CHECKING:
     from many_models.orchestration.stage_run import Metadata
@@ -47,7 +47,7 @@ def report_check(instance: dg.DagsterInstance, waiting: Release | None, live: Re
 
 
 def _metadata(waiting: Release | None, live: Release | None) -> Metadata:
-    told: Metadata = dict(facts_of(waiting, live))
+    told: Metadata = dict(proposal_summary(waiting, live))
     told["live"] = live.release_id if live else "none"
     if live is not None and live.approval is not None:
         told |= {"approved_by": live.approval.actor, "approved_because": live.approval.reason}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from many_models.settings import Settings
 
 PROGRESS_SECONDS = 5.0
-A_SLOT, SMALLEST, LARGEST = 4, 25, 200
+CHUNKS_PER_SLOT, SMALLEST, LARGEST = 4, 25, 200
 
 
 def chunks_of(settings: Settings, series: Sequence[str], compute: Compute) -> list[Chunk]:
@@ -34,10 +34,11 @@ def chunks_of(settings: Settings, series: Sequence[str], compute: Compute) -> li
 
 
 def chunk_size(series: int, slots: int) -> int:
-    """So many series that each slot gets `A_SLOT` chunks, so that all end at about the same time; but neither so few
-    that reading them costs more than fitting them, nor more than a worker should hold or lose.
+    """Return the series of a chunk: each slot gets `CHUNKS_PER_SLOT` chunks, so that all slots end together.
+
+    At least SMALLEST, so that reading costs less than fitting; at most LARGEST, which a worker can hold or lose.
     """
-    return min(LARGEST, max(SMALLEST, -(-series // (slots * A_SLOT))))
+    return min(LARGEST, max(SMALLEST, -(-series // (slots * CHUNKS_PER_SLOT))))
 
 
 Results = list[tuple[Chunk, "ChunkResult"]]

@@ -53,7 +53,7 @@ def _holidays(settings: Settings) -> tuple[tuple[str, str], ...]:
 
 
 def periods_before(moment: datetime, periods: int, spec: Spec) -> datetime:
-    """The moment that is so many periods of the data earlier."""
+    """Return the moment `periods` of the data earlier."""
     from pandas.tseries.frequencies import to_offset
 
     earlier: datetime = moment - periods * to_offset(spec.frequency)  # a pandas Timestamp: turned into a plain one

@@ -43,7 +43,7 @@ class Look:
 
     def __init__(self, instance: dg.DagsterInstance, lake: Lake) -> None:
         self.instance = instance
-        self.lake = lake_tables.read_once(lake)
+        self.lake = lake_tables.cached(lake)
         self.runs = history.runs_in_flight(instance)  # first: what they finish from now on is not taken as due
         self._tags: dict[Stage, dict[str, dict[str, str]]] = {}
 

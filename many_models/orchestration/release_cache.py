@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MEMORY = "var/cache/release.json"
 
 
-def live_or_remembered(production: ProductionRegistry, memory: Path) -> tuple[Release | None, str]:
+def live_or_cached(production: ProductionRegistry, memory: Path) -> tuple[Release | None, str]:
     """The live release and "", or, where the registry does not answer, the one that is kept in `memory` and why.
 
     Raises what the registry raised where nothing is kept.

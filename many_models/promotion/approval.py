@@ -49,7 +49,7 @@ def promoted_of(champion: Champion) -> PromotedSeries:
 
 
 # --- what the UI and `status` show ----------------------------------------------------------------------------------
-def facts_of(waiting: Release | None, live: Release | None) -> dict[str, str | int]:
+def proposal_summary(waiting: Release | None, live: Release | None) -> dict[str, str | int]:
     """The waiting proposal in plain values; empty when none waits."""
     if waiting is None:
         return {}
@@ -109,7 +109,7 @@ class Approver:
         if live is None or live.release_id != release_id:
             self.proposal(release_id)
         release = self.production.approve(release_id, self.actor, self.reason)
-        tell_lake(self.lake, release)
+        publish_champions(self.lake, release)
         if (approval := release.approval) is not None:
             log(self.lake, release, "approved", approval.actor, approval.reason, approval.at)
         return release
@@ -123,7 +123,7 @@ class Approver:
 
 
 # --- the lake's side ------------------------------------------------------------------------------------------------
-def tell_lake(lake: Lake, release: Release) -> None:
+def publish_champions(lake: Lake, release: Release) -> None:
     """Publish the champions of the release that is live now, which training and what is due may read."""
     lake.replace(lake_tables.CHAMPIONS.name, champions_table(lake, release), Where())
 

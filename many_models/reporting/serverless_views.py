@@ -9,9 +9,9 @@ import pyarrow as pa
 
 from many_models.data import lake_tables
 from many_models.errors import InputError, SettingsError
+from many_models.keys import quoted
 from many_models.ports import Where
 from many_models.reporting.views import WEEK, report_views
-from many_models.sql_names import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

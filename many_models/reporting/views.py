@@ -15,10 +15,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from many_models.keys import slug
+from many_models.keys import quoted, slug
 from many_models.ports import WarehouseView
 from many_models.reporting.decision_views import decision_views
-from many_models.sql_names import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -86,7 +86,7 @@ class KeyFile:
         if bad:
             log.error("serve.api_keys_file: %s; the other lines count", _described(bad))
         if not self._hashes:
-            log.error("serve.api_keys_file has no key: nobody can ask with one")
+            log.error("serve.api_keys_file has no key: no client can authenticate with one")
 
     def _miss(self, now: float, error: OSError) -> None:
         if self._missed > now:
@@ -104,7 +104,7 @@ def _read(path: Path) -> bytes:
     with os.fdopen(handle, "rb") as file:
         about = os.fstat(handle)
         if not stat.S_ISREG(about.st_mode):
-            raise OSError(0, "it is no file")
+            raise OSError(0, "it is not a file")
         if about.st_size > MOST_BYTES:
             raise OSError(0, f"it has more than {MOST_BYTES} bytes")
         return file.read(MOST_BYTES)

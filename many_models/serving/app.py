@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from many_models.settings import ServeSettings, Settings
 
 REASONS = {
-    400: "The body is no JSON.",
+    400: "The body is not JSON.",
     401: "No key or token, or one that does not count.",
     403: "The token has not the role that is asked for.",
     404: "The live release does not serve this series.",

@@ -48,7 +48,7 @@ class Guard:
         serve = settings.serve
         self._ways = set(serve.auth)
         if not self._ways and not is_loopback(serve.host):
-            raise SettingsError(f"serve.auth is empty and serve.host {serve.host} is no loopback address: set one")
+            raise SettingsError(f"serve.auth is empty and serve.host {serve.host} is not a loopback address: set one")
         self._given = hash_keys(keys)
         self._file: KeyFile | None = None
         if "api_key" in self._ways:

@@ -65,7 +65,7 @@ def _refusal(error: ValidationError) -> BodyError:
     """The first error; names that are not ours may be anything that a client sent by mistake."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     if first["type"] == "json_invalid":
-        return BodyError(400, "NoJSON", "the body is no JSON")
+        return BodyError(400, "NoJSON", "the body is not JSON")
     where = ".".join(str(part) if isinstance(part, int) or part in NAMES else "…" for part in first["loc"][:6])
     return BodyError(422, "Invalid", f"{where or 'body'}: {first['msg']}"[:500])
 
@@ -77,11 +77,11 @@ def _too_many(serve: ServeSettings) -> BodyError:
 def _bounded(body: bytes, serve: ServeSettings) -> object:
     """The JSON of a large body, when no list and no object of it is longer than allowed. Raises BodyError."""
     if DENSEST * (body.count(b"{") + body.count(b"[")) > len(body):
-        raise BodyError(422, "Limit", f"the body has an object or a list for each {DENSEST} bytes: it is no request")
+        raise BodyError(422, "Limit", f"the body has an object or a list for each {DENSEST} bytes: it is not a request")
     try:
         found = from_json(body)
     except (ValueError, RecursionError):
-        raise BodyError(400, "NoJSON", "the body is no JSON") from None
+        raise BodyError(400, "NoJSON", "the body is not JSON") from None
     series = _table(found).get("series")
     if isinstance(series, list) and len(series) > serve.max_series:
         raise _too_many(serve)

@@ -266,7 +266,7 @@ class _Shared:
         self._periods = 0
 
     def get(self, key: tuple[object, ...], h: int, make: Callable[[], Any]) -> Any:
-        """What `make` made for `key`, of `h` periods. Nobody changes it."""
+        """What `make` made for `key`, of `h` periods. Callers must not change it."""
         found = self._found.get(key)
         if found is None:
             if self._periods > SHARED_PERIODS:
@@ -300,7 +300,7 @@ class _Model(loader.Pack):
         return _shared.get(key, key[2], lambda: super(_Model, self).shape(pool, after, h))
 
     def forget(self, periods: int) -> None:
-        """Keeps calendars of at most so many periods."""
+        """Keep calendars of at most this many periods."""
         if sum(h for _, h in self._calendars) > periods:
             self._calendars.clear()
             self._shapes.clear()

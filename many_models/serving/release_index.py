@@ -167,7 +167,7 @@ class Catalogue:
         except FileNotFoundError:
             raise
         except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
-            raise IntegrityError(f"{path} is no stored release: {error}; delete it") from error
+            raise IntegrityError(f"{path} is not a stored release: {error}; delete it") from error
 
 
 def _copy(text: str) -> str:

@@ -30,7 +30,7 @@ REFUSED_SECONDS = 30.0  # a release whose packs are damaged is looked at again a
 
 @dataclass(slots=True)
 class Contact:
-    """How it stands with the registry: `since` is the monotonic time of the last answer, or of the start."""
+    """Whether the registry answers: `since` is the monotonic time of the last answer, or of the start."""
 
     reachable: bool = False
     since: float = 0.0

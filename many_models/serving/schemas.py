@@ -7,9 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from many_models.forecasting.datasets import LARGEST
 from many_models.serving.loaded_pack import Observation, Question
-
-LARGEST = 1e15
 
 
 def _plain(moment: datetime) -> datetime:

@@ -10,8 +10,7 @@ import dagster as dg
 import pytest
 
 from many_models.adapters.source import data_factory as adapter
-from many_models.adapters.source.data_factory import DataFactory, Pipeline
-from many_models.adapters.source.ingestion_none import NoIngestion
+from many_models.adapters.source.data_factory import DataFactory, NoIngestion, Pipeline
 from many_models.definitions import build
 from many_models.errors import AccessError, InputError, PermanentError, SettingsError, UnavailableError
 from many_models.keys import digest

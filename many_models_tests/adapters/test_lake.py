@@ -17,7 +17,7 @@ from many_models.adapters.lake import delta_protocol
 from many_models.adapters.lake.delta import DeltaLake
 from many_models.adapters.lake.memory import MemoryLake
 from many_models.errors import ConflictError, DamagedTableError, InputError, SettingsError, UnavailableError
-from many_models.ports import Freed, Where
+from many_models.ports import VacuumResult, Where
 from many_models_tests.contracts.lake import DAY as START
 from many_models_tests.contracts.lake import ODD, LakeContract, contents, row, rows
 from many_models_tests.support.adapter_faults import ROWS, numbered, start
@@ -175,7 +175,7 @@ def test_pruning_frees_what_is_old_and_leaves_what_readers_and_writers_in_flight
     reader = DeltaTable(tmp_path / "t", version=18)
     about_to_be_committed = tmp_path / "t/pack=a/part-00000-of-a-writer.parquet"
     about_to_be_committed.write_bytes(b"not yet")
-    assert lake.prune(timedelta(hours=1)) == Freed()
+    assert lake.prune(timedelta(hours=1)) == VacuumResult()
     assert pa.table(reader.to_pyarrow_table()).column("n").to_pylist() == [18, 18]
     before = sum(path.stat().st_size for path in tmp_path.rglob("*.parquet"))
     freed = lake.prune(timedelta(0))
@@ -257,7 +257,7 @@ def test_a_lake_of_before_is_read_written_and_migrated_by_upkeep(tmp_path, parti
     lake.replace("t", rows(row(names[1], day=1, n=-2)), Where(among={"pack": [names[1]]}))
     assert lake.read("t", Where(among={"n": [-2]})).num_rows == 1
     lake.prune(timedelta(0))
-    assert lake.prune(timedelta(0)) == Freed()
+    assert lake.prune(timedelta(0)) == VacuumResult()
     assert not list(tmp_path.rglob("utc-*/_delta_log/*"))
 
 

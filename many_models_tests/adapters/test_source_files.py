@@ -170,7 +170,7 @@ def test_a_half_written_file_is_waited_for_and_named_and_read_once_it_is_whole(t
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("b.parquet", b"store,item\n", r"b\.parquet: it is no Parquet file"),
+        ("b.parquet", b"store,item\n", r"b\.parquet: it is not a Parquet file"),
         ("b.xlsx", b"PK", r"b\.xlsx is neither Parquet nor CSV by its name"),
         ("b.csv", b"store,item\n1,2,3\n", r"b\.csv: CSV parse error"),
     ],

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from many_models.errors import ConflictError, InputError, MissingTableError
-from many_models.ports import Freed, Lake, Where
+from many_models.ports import Lake, VacuumResult, Where
 from many_models_tests.contracts import Contract
 
 ODD = [
@@ -374,7 +374,7 @@ class LakeContract(Contract):
             assert contents(lake.read("t")) == before
         assert lake.read("t").schema == schema
         assert lake.tables() == {"t", "none"}
-        assert lake.prune(timedelta(0)) == Freed()
+        assert lake.prune(timedelta(0)) == VacuumResult()
         lake.replace("t", rows(row(names[0])), Where(among={"pack": names[:1]}))
         assert lake.read("t", Where(among={"pack": names[:1]})).num_rows == 1
 

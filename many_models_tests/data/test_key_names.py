@@ -9,7 +9,7 @@ import pytest
 
 from many_models.errors import SettingsError
 from many_models.onboarding.guess import infer_settings
-from many_models.settings import kept_from_keys, load_settings
+from many_models.settings import is_reserved_key, load_settings
 from many_models_tests.support.project import END, make_project, sales, settings_text
 
 
@@ -50,4 +50,4 @@ def test_all_columns_beside_the_keys_and_all_views_by_a_key_are_known(tmp_path):
     assert {"predictions", "decisions", "actuals", "accuracy", "forecasts_and_actuals"} <= set(columns)
     beside = set().union(*(found - {"store", "item"} for found in columns.values() if {"store", "item"} & found))
     beside |= {name.removeprefix("accuracy_by_") for name in columns if name.startswith("accuracy_by_")}
-    assert [name for name in sorted(beside - {"store", "item"}) if not kept_from_keys(name)] == []
+    assert [name for name in sorted(beside - {"store", "item"}) if not is_reserved_key(name)] == []

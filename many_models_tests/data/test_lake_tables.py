@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from many_models.adapters.lake.memory import MemoryLake
-from many_models.data.lake_tables import DATASETS, Gathering, read_once
+from many_models.data.lake_tables import DATASETS, BufferedWriter, cached
 from many_models.ports import Where
 
 
@@ -22,7 +22,7 @@ def rows(**values: float) -> pa.Table:
 def test_packs_that_are_gathered_replace_their_series_in_one_commit_and_leave_the_others() -> None:
     lake = MemoryLake()
     lake.replace(DATASETS.name, rows(a_1=1.0, a_2=1.0, b_1=1.0, c_1=1.0), Where(), DATASETS.partition_by)
-    gathering = Gathering(lake, DATASETS)
+    gathering = BufferedWriter(lake, DATASETS)
     gathering.add("a", rows(a_1=2.0), ["a_1"])
     gathering.add("b", rows(b_1=2.0, b_2=2.0), ["b_1", "b_2"])
     assert gathering.rows == 3
@@ -37,7 +37,7 @@ def test_packs_that_are_gathered_replace_their_series_in_one_commit_and_leave_th
 def test_a_look_fetches_each_table_once_and_sees_it_as_it_was() -> None:
     lake = MemoryLake()
     lake.replace("t", rows(a_1=1.0), Where())
-    look = read_once(lake)
+    look = cached(lake)
     seen = [look.version("t"), look.version("none"), look.read("t"), look.read("t", columns=["y"])]
     lake.replace("t", rows(a_1=2.0), Where())
     lake.replace("none", rows(a_1=3.0), Where())
@@ -67,7 +67,7 @@ def test_rows_are_replaced_from_where_their_series_goes_on_and_nothing_else_is_t
     lake = MemoryLake()
     lake.replace(DATASETS.name, dated([(name, day, 0) for name, day in before]), Where(), DATASETS.partition_by)
     fresh = [(n, day) for n, day in more if n in written and day > since.get(n, 0)]
-    gathering = Gathering(lake, DATASETS)
+    gathering = BufferedWriter(lake, DATASETS)
     for pack in ("a", "b"):
         if own := sorted(name for name in written if name[0] == pack):
             rows = dated([(name, day, 1) for name, day in fresh if name in own])

@@ -129,7 +129,7 @@ def test_bad_packs_in_production_fail_their_own_series_and_the_rest_is_scored(pr
     packs = [PackUpload("s0", newer, (STORES[0],)), PackUpload("s1", planted, (STORES[1],))]
     promoted = [PromotedSeries(name, "by hand/1", "r", "2024-01-01") for name in STORES[:2]]
     live = production.publish(ReleaseDraft(live.release_id, "somebody", "by hand", packs, promoted))
-    approval.tell_lake(build_lake(settings), live)
+    approval.publish_champions(build_lake(settings), live)
     # and what happens to files afterwards
     folders = [files_of(project, live.champions[name].ref) for name in STORES]
     shutil.rmtree(project.root / "var" / "cache", ignore_errors=True)
@@ -256,9 +256,9 @@ def test_while_the_production_store_is_away_the_last_release_scores_and_says_so(
 @pytest.mark.parametrize("memory", [None, b"", b'{"champions": 3}', b"[]"])
 def test_without_a_release_to_remember_a_store_that_is_away_is_an_error(tmp_path: Path, memory: bytes | None) -> None:
     from many_models.adapters.registry.mlflow_production import MlflowProduction
-    from many_models.orchestration.release_cache import live_or_remembered
+    from many_models.orchestration.release_cache import live_or_cached
 
     if memory is not None:
         (tmp_path / "release.json").write_bytes(memory)
     with pytest.raises(UnavailableError, match=r"127\.0\.0\.1:9"):
-        live_or_remembered(MlflowProduction("http://127.0.0.1:9"), tmp_path / "release.json")
+        live_or_cached(MlflowProduction("http://127.0.0.1:9"), tmp_path / "release.json")

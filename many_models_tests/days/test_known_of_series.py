@@ -52,7 +52,7 @@ def test_an_attributes_table_that_cannot_be_used_says_why(table: dict[str, list[
     ("text", "says"),
     [
         ("day,name\n2024-05-01,Fair\n", "no column date, needed date and name"),
-        ("date,name\n2024-05-01,Fair\n1 May,Fair\n", "line 3: '1 May' is no day"),
+        ("date,name\n2024-05-01,Fair\n1 May,Fair\n", "line 3: '1 May' is not a date"),
     ],
 )
 def test_a_table_of_holidays_that_cannot_be_read_says_where(tmp_path: Path, text: str, says: str) -> None:

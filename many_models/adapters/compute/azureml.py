@@ -50,7 +50,7 @@ ENTRY = Path(__file__).parents[2] / "templates/azureml_entry.py"
 SECTION = "azureml"
 OVER = {"Completed", "Canceled", "Failed"}
 TRIES = 3  # of a mini-batch whose process or node is lost
-A_NODE = 4  # mini-batches that each node gets at least, so that all of them end at about the same time
+MIN_BATCHES_PER_NODE = 4  # mini-batches that each node gets at least, so that all of them end at about the same time
 CORES = 8
 LARGEST = 64  # chunks in a mini-batch
 PATIENCE = 600.0  # seconds that the workspace may be away while a job runs
@@ -335,7 +335,7 @@ class _Run:
                 "compute.kind = \"azureml\" needs the package azure-ai-ml: pip install 'many_models[azureml]'"
             ) from error
         wanted = self._settings
-        a_batch = max(1, min(LARGEST, chunks // (wanted.instances * A_NODE)))
+        a_batch = max(1, min(LARGEST, chunks // (wanted.instances * MIN_BATCHES_PER_NODE)))
         longest = min(LONGEST, int(600 + 4 * self._timeout * a_batch))  # a chunk with a hanging series takes three
         environment = Environment(image=wanted.image) if wanted.image else f"azureml:{wanted.environment}"
         folder = self._exchange.place(f"{self._folder}/chunks")

@@ -31,7 +31,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class WorkerFailure:
     """Why a chunk has no result: a task that raised, or a worker that was lost."""
 
     kind: str
@@ -43,7 +43,7 @@ class Trouble:
         return ChunkResult(failures=(SeriesFailure(series_id, self.kind, self.reason, self.permanent),))
 
 
-def settle(in_flight: list[Job], job: Job, outcome: ChunkResult | Trouble) -> list[Job]:
+def settle(in_flight: list[Job], job: Job, outcome: ChunkResult | WorkerFailure) -> list[Job]:
     """Give `job`, one of `in_flight`, its result; where it has none, its halves take its place and are to be done."""
     if isinstance(outcome, ChunkResult):
         job.result = outcome

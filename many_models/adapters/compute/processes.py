@@ -22,7 +22,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, Self
 
 import pyarrow as pa
 
-from many_models.adapters.compute.jobs import Job, Trouble, settle
+from many_models.adapters.compute.jobs import Job, WorkerFailure, settle
 from many_models.adapters.compute.serial import require_series
 from many_models.errors import InputError, SeriesFailure, UnavailableError
 from many_models.ports import Chunk, ChunkResult
@@ -105,7 +105,7 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-_Outcome = ChunkResult | Trouble | Exception
+_Outcome = ChunkResult | WorkerFailure | Exception
 
 
 class _Crew:
@@ -237,7 +237,7 @@ class _Worker:
             self.kill()
             return self._lost(seconds)
         what, value = answer
-        return Trouble(*value) if what == "trouble" else _unpacked(*value)
+        return WorkerFailure(*value) if what == "trouble" else _unpacked(*value)
 
     def _load(self, packed: bytes) -> None:
         answer = self._answer(("task", packed), START_SECONDS)
@@ -268,10 +268,10 @@ class _Worker:
         self._late = True
         self._process.kill()
 
-    def _lost(self, seconds: float) -> Trouble:
+    def _lost(self, seconds: float) -> WorkerFailure:
         if self._late:
-            return Trouble("WorkerTimeout", f"took longer than {seconds:g} s, and was stopped", permanent=False)
-        return Trouble("WorkerLost", f"the worker process died ({self._end()})", permanent=False)
+            return WorkerFailure("WorkerTimeout", f"took longer than {seconds:g} s, and was stopped", permanent=False)
+        return WorkerFailure("WorkerLost", f"the worker process died ({self._end()})", permanent=False)
 
     def _end(self) -> str:
         code = self._process.wait()

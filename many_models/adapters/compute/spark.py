@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from many_models.adapters.compute.jobs import Job, Trouble, narrowed, settle, undone
+from many_models.adapters.compute.jobs import Job, WorkerFailure, narrowed, settle, undone
 from many_models.adapters.compute.results import Done, Row, done_of, rows_of
 from many_models.adapters.compute.serial import SerialCompute, require_series
 from many_models.errors import InputError, UnavailableError
@@ -58,7 +58,7 @@ GONE = (
 )
 PACKAGE = "many_models"
 
-Outcome = Done | Trouble
+Outcome = Done | WorkerFailure
 
 
 class SparkCompute:
@@ -210,7 +210,7 @@ class _Waves:
             raise outcomes
         self._pace.learn(len(wave), seconds)
         for job, outcome in zip(wave, outcomes, strict=True):
-            if isinstance(outcome, Trouble):
+            if isinstance(outcome, WorkerFailure):
                 alone = [job] if len(wave) > 1 and outcome.kind != LATE else settle(in_flight, job, outcome)
                 for part in alone:
                     self._send([part])
@@ -266,7 +266,7 @@ def _message(task: Task, chunk: Chunk, seconds: float) -> bytes:
         raise InputError(f"the task {task!r} cannot be sent to a worker: {error}; define it in a module") from error
 
 
-def _trouble(error: Exception) -> Trouble:
+def _trouble(error: Exception) -> WorkerFailure:
     """Why a wave has no answers. Raises what no other try would change."""
     text = _with_causes(error)
     if f"No module named '{PACKAGE}" in text:
@@ -275,7 +275,7 @@ def _trouble(error: Exception) -> Trouble:
         raise UnavailableError("Spark's job was cancelled in the middle of a run; run it again") from error
     if any(words in text for words in GONE):
         raise UnavailableError(f"Spark went away in the middle of a run: {_cause(text)}; run it again") from error
-    return Trouble("WorkerLost", f"Spark gave up its task: {_cause(text)}", permanent=False)
+    return WorkerFailure("WorkerLost", f"Spark gave up its task: {_cause(text)}", permanent=False)
 
 
 def _with_causes(error: Exception) -> str:
@@ -301,11 +301,11 @@ def _cause(text: str) -> str:
 def _outcome(job: Job, rows: list[dict[str, Any]]) -> Outcome:
     """What the rows of one job say: its parts in order, each with tables, files and failures."""
     if any(row["what"] == "late" for row in rows):
-        return Trouble(LATE, rows[-1]["name"], permanent=False)
+        return WorkerFailure(LATE, rows[-1]["name"], permanent=False)
     if any(row["what"] == "unloadable" for row in rows):
         raise InputError(f"a worker cannot load the task: {rows[-1]['name']}; install what it needs where workers run")
     if not rows:
-        return Trouble("WorkerLost", "Spark returned nothing for its chunk", permanent=False)
+        return WorkerFailure("WorkerLost", "Spark returned nothing for its chunk", permanent=False)
     return done_of(job.chunk, [(row["part"], row["what"], row["name"], row["content"]) for row in rows])
 
 

@@ -33,9 +33,8 @@ from many_models.errors import (
     SettingsError,
     UnavailableError,
 )
-from many_models.keys import escape_part, unescape_part
+from many_models.keys import escape_part, quoted, unescape_part
 from many_models.ports import Where
-from many_models.sql_names import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
@@ -44,7 +43,7 @@ if TYPE_CHECKING:
     from deltalake import DeltaTable
     from pyarrow.fs import PyFileSystem
 
-    from many_models.ports import Freed, Scalar
+    from many_models.ports import Scalar, VacuumResult
 
 LONGEST_FOLDER = 200
 LONGEST_SAYING = 400
@@ -125,16 +124,16 @@ class DeltaLake:
                 if DeltaTable.is_deltatable(f"{self._path}/{name}", self._options())
             )
 
-    def prune(self, older: timedelta) -> Freed:
+    def prune(self, older: timedelta) -> VacuumResult:
         """See `Lake.prune`. A table that somebody writes at that moment is left for the next time.
 
         A table of an older version of this package is first rewritten so that every reader of Delta reads it.
         """
         from many_models.adapters.lake.delta_maintenance import prune
         from many_models.adapters.lake.delta_protocol import migrate, needs_migration
-        from many_models.ports import Freed
+        from many_models.ports import VacuumResult
 
-        freed = Freed()
+        freed = VacuumResult()
         for table in sorted(self.tables()):
             with suppress(ConflictError), self._errors(table):
                 if (there := self._open(table)) is not None:

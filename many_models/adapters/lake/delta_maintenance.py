@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from many_models.ports import Freed
+from many_models.ports import VacuumResult
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,7 +20,7 @@ MANY_FILES = 16  # in one partition: a year of raw_sales gets a file a day
 LOG_RETENTION = "delta.logRetentionDuration"
 
 
-def prune(table: DeltaTable, files: FileSystem, older: timedelta) -> Freed:
+def prune(table: DeltaTable, files: FileSystem, older: timedelta) -> VacuumResult:
     """Compact `table` where it has many small files, then delete files and log entries that no version younger than
     `older` needs. `files` is the table's folder. A file that a writer has not committed yet is kept as long.
     """
@@ -31,13 +31,13 @@ def prune(table: DeltaTable, files: FileSystem, older: timedelta) -> Freed:
     infos = files.get_file_info(doomed)  # the log names files that are gone already for another week
     sizes = [info.size or 0 for info in infos if info.is_file]
     if not sizes:
-        return Freed()
+        return VacuumResult()
     table.vacuum(hours, dry_run=False, enforce_retention_duration=False, full=True)
     if table.metadata().configuration.get(LOG_RETENTION) != (wanted := f"interval {max(hours, 1)} hours"):
         table.alter.set_table_properties({LOG_RETENTION: wanted})
     table.create_checkpoint()
     table.cleanup_metadata()
-    return Freed(len(sizes), sum(sizes))
+    return VacuumResult(len(sizes), sum(sizes))
 
 
 def _partitions_of_many_files(table: DeltaTable) -> Iterator[list[tuple[str, str, str]]]:

@@ -19,7 +19,7 @@ from many_models.adapters.arrow import (
     without_zones,
 )
 from many_models.errors import MissingTableError
-from many_models.ports import Freed
+from many_models.ports import VacuumResult
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -89,9 +89,9 @@ class MemoryLake:
         """See `Lake.tables`."""
         return frozenset(self._newest)
 
-    def prune(self, older: timedelta) -> Freed:  # noqa: ARG002  there is no history to be that old
+    def prune(self, older: timedelta) -> VacuumResult:  # noqa: ARG002  there is no history to be that old
         """See `Lake.prune`. Only the newest versions are kept anyway."""
-        return Freed()
+        return VacuumResult()
 
     def damaged(self) -> dict[str, dict[str, str]]:
         """See `Lake.damaged`."""

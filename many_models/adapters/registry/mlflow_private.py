@@ -5,13 +5,21 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import os
 import pkgutil
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mlflow.tracking._model_registry.client import ModelRegistryClient
 
+_QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
 _CLIENT = "mlflow.tracking._model_registry.client:ModelRegistryClient"
 _TABLES = "mlflow.store.model_registry.dbmodels.models"
 PRIVATE_API = {  # what is used → the parameters it is used with, or None for what is not a function
@@ -38,6 +46,28 @@ PRIVATE_API = {  # what is used → the parameters it is used with, or None for 
     **{f"{_TABLES}:SqlModelVersionTag.{column}": None for column in ("name", "version", "workspace", "key", "value")},
     **{f"{_TABLES}:SqlRegisteredModelAlias.{column}": None for column in ("name", "alias", "version", "workspace")},
 }
+
+
+def keep_mlflow_quiet() -> None:
+    """Turn MLflow's telemetry and progress bars off, unless the user has set them. Call before MLflow is imported."""
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+
+
+def import_mlflow_without_pyspark() -> None:
+    """Import MLflow as on a machine without pyspark, to save a service 100 modules that it never uses.
+
+    `mlflow.types.schema` tries to import pyspark only to know whether it could describe Spark's types. Call this before
+    other threads run: meanwhile `import pyspark` raises ModuleNotFoundError, in every thread.
+    """
+    if "mlflow" in sys.modules or "pyspark" in sys.modules:
+        return
+    keep_mlflow_quiet()
+    sys.modules["pyspark"] = None  # pyright: ignore[reportArgumentType]  how Python says: not to be found
+    try:
+        importlib.import_module("mlflow")
+    finally:
+        del sys.modules["pyspark"]
 
 
 def registry_client(uri: str) -> ModelRegistryClient:

@@ -30,7 +30,7 @@ from many_models.adapters.registry.mlflow_folder import (
     write_folders,
 )
 from many_models.adapters.registry.mlflow_lease import leased
-from many_models.adapters.registry.mlflow_private import hard_delete_run
+from many_models.adapters.registry.mlflow_private import hard_delete_run, keep_mlflow_quiet
 from many_models.adapters.registry.rules import OWN_TAGS
 from many_models.errors import (
     ConflictError,
@@ -61,11 +61,6 @@ SEARCHES = 10
 LOG_METRICS, LOG_PARAMS = 1000, 100  # of one call
 PARAM_VALUE = 6000  # characters
 _PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
-_QUIET = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-}
 _SOON = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 """MLflow reads these at each call; where a user has set them, they stay."""
 _SQL = re.compile(r"(sqlite|postgresql|mysql|mssql)(\+\w+)?://")
@@ -473,8 +468,7 @@ def fail_soon() -> None:
 
 
 def _new_clients(uri: str) -> _Clients:
-    for name, value in _QUIET.items():
-        os.environ.setdefault(name, value)
+    keep_mlflow_quiet()
     _reach(uri)
     from mlflow.tracking import MlflowClient
 

@@ -1,4 +1,4 @@
-"""Azure Data Factory: an existing pipeline is started for a period, awaited, and its end is judged."""
+"""What fills the source: nothing, or a pipeline of Azure Data Factory that is started for a period and awaited."""
 
 from __future__ import annotations
 
@@ -42,6 +42,19 @@ def connect(subscription: str, identity: Identity = "default", client_id: str = 
     from many_models.adapters.azure.identity import credential
 
     return DataFactoryManagementClient(credential(identity, client_id), subscription)
+
+
+@dataclass(frozen=True, slots=True)
+class NoIngestion:
+    """See `Ingestion`: the source is read as it is."""
+
+    def bring(self, period: datetime) -> str:
+        """See `Ingestion.bring`."""
+        return f"nothing brings {period:%Y-%m-%d}: the source is read as it is"
+
+    def check(self) -> str:
+        """See `Ingestion.check`."""
+        return "no pipeline: the source is read as it is"
 
 
 class DataFactory:

@@ -368,7 +368,7 @@ class FilesSource:
                 begins = stream.read(len(MAGIC)) == MAGIC
             if begins or not file.size:
                 raise UnavailableError("it is half written; it is read when it is whole") from error
-            raise InputError(f"it is no Parquet file ({error}); move it away, or land it again") from error
+            raise InputError(f"it is not a Parquet file ({error}); move it away, or land it again") from error
 
     def _csv(self, file: _File, kinds: Mapping[str, pa.DataType]) -> pa.Table:
         from pyarrow import csv

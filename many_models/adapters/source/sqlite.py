@@ -35,7 +35,7 @@ from many_models.adapters.arrow import (
 )
 from many_models.adapters.source.fingerprints import DayFingerprints, days_of
 from many_models.errors import InputError, ManyModelsError, MissingTableError, SettingsError, UnavailableError
-from many_models.sql_names import quoted
+from many_models.keys import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping, Sequence

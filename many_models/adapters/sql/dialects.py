@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError, NoSuchTableError
 from many_models.adapters.arrow import TIMESTAMP
 from many_models.adapters.sql import connections
 from many_models.errors import InputError
-from many_models.sql_names import quoted
+from many_models.keys import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

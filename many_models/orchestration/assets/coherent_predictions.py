@@ -55,7 +55,7 @@ def make(settings: Settings, source: Source, lake: Lake, date: str) -> Made:
         try:
             upper, variance = node_forecasts(settings, lake, tree, found)
         except PermanentError as error:
-            why = f"the sums have no models of their own this time, and are bottom-up: {error}"
+            why = f"the sums have no models this time and are bottom-up: {error}"
             problems.append({"origin": "hierarchy", "series_id": "", "row": "", "reason": why})
     seen = np.isfinite(errors)
     own = np.where(seen, errors, 0.0) ** 2

@@ -35,7 +35,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         description=(
             "What series learn together on a sample of them: calendar shapes, coefficients, trees, and from its own "
             "backtest how to combine candidates and how wide intervals are. A series trained alone gets what it would "
-            "get in a full run. Learned anew every `forecast.pool_every` days of the data."
+            "get in a full run. Learned again every `forecast.pool_every` days of the data."
         ),
     )
     def pooled_models(context: dg.AssetExecutionContext, lake: dg.ResourceParam[Lake]) -> dg.MaterializeResult[None]:

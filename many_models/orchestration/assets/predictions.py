@@ -70,7 +70,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         done = {
             key: Done(stage_state.INACTIVE, stage_state.INACTIVE, {"inactive": why}) for key, why in inactive.items()
         }
-        release, away = release_cache.live_or_remembered(production, settings.path(release_cache.MEMORY))
+        release, away = release_cache.live_or_cached(production, settings.path(release_cache.MEMORY))
         if away:
             context.log.warning(away)
         failures = release_cache.promoted_since(release, champions, keys, away)

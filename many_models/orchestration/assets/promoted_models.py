@@ -93,7 +93,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         _write_decisions(settings, lake, rows, decided, release, decider.actor)
         waiting, live = decider.waiting, decider.live
         if live is not None:
-            approval.tell_lake(lake, live)
+            approval.publish_champions(lake, live)
         if release is not None:
             event = "published" if release is live else "proposed"
             if release.approval is None:
@@ -101,7 +101,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         decided += standing.values()
         done |= {d.series_id: _done(d, upstream, release) for d in decided}
         yield approval_check.check_result(waiting, live)
-        summary = metadata.promotion_summary(decided, release) | approval.facts_of(waiting, live)
+        summary = metadata.promotion_summary(decided, release) | approval.proposal_summary(waiting, live)
         finish(context, settings, lake, keys, done, failures, upstream, summary)
 
     return promoted_models
@@ -303,7 +303,7 @@ class _Decider:
 
     def _withdraw(self) -> None:
         if self.waiting is not None:
-            self.production.reject(self.waiting.release_id, self.actor, "its series were decided anew: nothing is left")
+            self.production.reject(self.waiting.release_id, self.actor, "its series were decided again")
             self.waiting = None
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from many_models.data import lake_tables
-from many_models.data.lake_tables import Gathering
+from many_models.data.lake_tables import BufferedWriter
 from many_models.errors import InputError, SeriesFailure
 from many_models.orchestration import stage_state
 from many_models.orchestration.chunks import chunks_of, failures_of, follow, good_series, together
@@ -82,11 +82,14 @@ class Histories:
     """Datasets on their way into the lake, each with its row in the table of series, which says what is held of it."""
 
     lake: Lake
-    held: Gathering = field(init=False)
-    described: Gathering = field(init=False)
+    held: BufferedWriter = field(init=False)
+    described: BufferedWriter = field(init=False)
 
     def __post_init__(self) -> None:
-        self.held, self.described = Gathering(self.lake, lake_tables.DATASETS), Gathering(self.lake, lake_tables.SERIES)
+        self.held, self.described = (
+            BufferedWriter(self.lake, lake_tables.DATASETS),
+            BufferedWriter(self.lake, lake_tables.SERIES),
+        )
 
     @property
     def rows(self) -> int:

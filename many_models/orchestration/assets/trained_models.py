@@ -11,7 +11,7 @@ import dagster as dg
 import pyarrow as pa
 
 from many_models.data import lake_tables
-from many_models.data.lake_tables import Gathering
+from many_models.data.lake_tables import BufferedWriter
 from many_models.errors import SeriesFailure, SettingsError
 from many_models.keys import digest, slug
 from many_models.orchestration import metadata, stage_state
@@ -123,8 +123,8 @@ class _Registering:
         uploads = [self._upload(pack, results) for pack, results in self.held]
         versions = self.staging.register(self.run_id, uploads) if uploads else []
         summaries = list[pa.Table]()
-        trained, scores = Gathering(self.lake, lake_tables.TRAINED), Gathering(self.lake, lake_tables.SCORES)
-        paths = Gathering(self.lake, lake_tables.BACKTEST_PATHS)
+        trained, scores = BufferedWriter(self.lake, lake_tables.TRAINED), BufferedWriter(self.lake, lake_tables.SCORES)
+        paths = BufferedWriter(self.lake, lake_tables.BACKTEST_PATHS)
         for (pack, results), version in zip(self.held, versions, strict=True):
             good = good_series(results)
             summaries.append(_with_staging(together(results, "series"), version.ref))

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _A_PAGE = 1000
-_FAILED_RUNS = 50  # so many of the newest are looked at
+_FAILED_RUNS = 50  # this many of the newest are read
 
 
 def newest_materializations(instance: dg.DagsterInstance, asset_key: dg.AssetKey) -> dict[str, dg.EventLogEntry]:

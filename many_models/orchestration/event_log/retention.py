@@ -42,7 +42,7 @@ _TABLE = SqlEventLogStorageTable
 
 @dataclass(frozen=True, slots=True)
 class PrunedEvents:
-    """So many events were deleted, of so many runs, which gave back so many bytes of disk."""
+    """What pruning deleted: events, the runs they were of, and the bytes of disk that this freed."""
 
     events: int = 0
     runs: int = 0

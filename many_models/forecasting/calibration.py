@@ -64,7 +64,9 @@ def gather_evidence(evaluation: Evaluation) -> Evidence:
     for k in range(groups):
         full[k][chosen] = pooled[k]
     early = evaluation.pooled.early if evaluation.pooled else nothing_shared(evaluation.layout)
-    untried = [name for name, tried in (("pooled", early.anything), ("trees", len(early.trees[0]) > 0)) if not tried]
+    grown = len(early.trees[0]) > 0
+    tried = {"pooled": early.anything, "trees": grown, "boosted": grown and early.boosted > 0}
+    untried = [name for name, there in tried.items() if not there]
     for c in [loader.CANDIDATES.index(name) for name in untried]:
         full[:, c, :], full[:, :, c] = 10.0, 10.0
     plain = Evidence(full, np.ones(groups), np.tile(quantiles(spec, 1), (groups, 1)), np.full(groups, GROWTH))

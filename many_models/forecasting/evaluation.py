@@ -144,7 +144,7 @@ def _problems(
     if pooled is not None:
         for _, pair, rows in pooled.fits_of(panel.series):
             problem = next((shared.problem for shared in pair if shared.problem), "")
-            for name in {"pooled", "trees"} & set(names) if problem else ():
+            for name in {"pooled", "trees", "boosted"} & set(names) if problem else ():
                 found[rows, names.index(name)] = problem
     return found
 

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 _COMPILED = (
     "season_of", "is_structural", "is_closed", "advance", "prefix", "last_year", "fill", "back_to_scale", "forecast",
-    "log_mean", "recent_mean", "same_phase", "fill_extra", "fill_plain", "tree_sum",
+    "log_mean", "recent_mean", "same_phase", "fill_extra", "recent_level", "fill_beside", "without_own", "fill_plain",
+    "tree_sum",
 )  # fmt: skip
 
 
@@ -72,6 +73,8 @@ pack_log_mean, pack_recent_mean, pack_same_phase, pack_fill_extra = (
     pack.same_phase,
     pack.fill_extra,
 )
+_recent_level, _fill_beside = pack.recent_level, pack.fill_beside
+BESIDE = mm_pack_v1.BESIDE
 OBSERVED = mm_pack_v1.OBSERVED
 RAW, LOG, COUNT = mm_pack_v1.RAW, mm_pack_v1.LOG, mm_pack_v1.COUNT
 OVERDISPERSION = 0.08
@@ -341,7 +344,7 @@ def features(y, code, ph, hol, C, x, binary, steps, first, origins, conf, own, d
 @compiled
 def fit_series(
     y, code, ph, hol, C, x, binary, steps, first, origins, conf, own, prior, strength, recent, decay,
-    pooled, static, root, feature, threshold, left, right, value, F, B, smear, S, state,
+    pooled, static, boosted, root, feature, threshold, left, right, value, F, B, smear, S, state,
 ):  # fmt: skip
     """One series: state, features and all fits in one pass over time, forecasts at every origin.
 
@@ -368,7 +371,7 @@ def fit_series(
     states = np.zeros((origins.size, S.size))
     off = np.zeros(T)
     features(y, code, ph, hol, C, x, binary, steps, first, origins, conf, own, decay, P, S, X, w, wl, z, states, off)
-    wide = p + mm_pack_v1.EXTRA + int(conf[mm_pack_v1.COVARIATES])
+    wide = p + mm_pack_v1.EXTRA + BESIDE + 2 * int(conf[mm_pack_v1.COVARIATES])
     row = np.empty(wide + static.size)
     _copy(static, row[wide:])
     G = np.zeros((2, p, p))
@@ -415,7 +418,7 @@ def fit_series(
                 if not math.isnan(B[way, 0]):
                     smear[way] = _smear(X[way], off, y, w, back, o + 1, B[way], way, own)
         _forecast(
-            states[f], y, code, P, o, ph, hol, C, x, binary, B, smear, conf, own, H, F[f], row,
+            states[f], y, code, P, o, ph, hol, C, x, binary, B, smear, conf, own, H, F[f], row, boosted,
             root, feature, threshold, left, right, value,
         )  # fmt: skip
 
@@ -487,11 +490,11 @@ def pooled_moments(
 @compiled
 def pooled_rows(
     y, code, ph, hol, C, x, binary, steps, first, origin, conf, own, decay, S, beta,
-    static, rows, target, offset, weight, keep,
+    static, rows, target, offset, level, weight, keep,
 ):  # fmt: skip
     """Write a row of tree features for each target of one series where `keep`, up to `origin`; returns their number.
 
-    `rows`, `target` (y), `offset` (linear predictor at `beta` plus log unit) and `weight`.
+    `rows`, `target` (y), `offset` (linear predictor at `beta` plus log unit), `level` (the recent one) and `weight`.
     """
     T = origin + 1
     p = beta.size
@@ -505,7 +508,8 @@ def pooled_rows(
     two = np.zeros(2)
     row = np.empty(rows.shape[1])
     linear = row[:p]
-    _copy(static, row[rows.shape[1] - static.size :])
+    beside = p + mm_pack_v1.EXTRA + int(conf[mm_pack_v1.COVARIATES])
+    _copy(static, row[row.size - static.size :])
     n = 0
     S[:] = 0.0
     for o in range(first, T):
@@ -524,12 +528,15 @@ def pooled_rows(
                     e += row[j] * beta[j]
                 mean = pack_recent_mean(y, code, o, conf)
                 pack_same_phase(y, code, o, t, mean, conf, two)
+                recent = _recent_level(row, S, int(conf[mm_pack_v1.CALENDAR]))
                 pack_fill_extra(row, p, S, ph[t], hol[t], h, mean, two[1], beta, conf, own)
+                _fill_beside(row, beside, recent, mean, two[1], x[t], x[t - 1], conf, own)
                 for j in range(row.size):
                     rows[n, j] = row[j]
                 e = min(max(e, log_mean - 6.0), top)
                 target[n] = max(y[t], 0.0)
                 offset[n] = e + math.log(own[UNIT])
+                level[n] = min(recent, top) + math.log(own[UNIT])
                 weight[n] = math.exp((t - T) / decay) / (1.0 + 0.08 * math.exp(e) * own[UNIT])
                 n += 1
     return n

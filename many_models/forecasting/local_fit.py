@@ -26,7 +26,8 @@ class Shared:
     """What series learned together, as of step number `cutoff`: a shape of the calendar, coefficients, trees.
 
     `shape` (columns of the shape's features), `beta` (3 × features), `strength` how many observations that belief is
-    worth for each way, `trees` (root, feature, threshold, left, right, value), `problem` why the pooled fit of counts
+    worth for each way, `trees` (root, feature, threshold, left, right, value), of which the last `boosted` stand on the
+    recent level, `problem` why the pooled fit of counts
     does not compete, "" where it does.
     """
 
@@ -36,6 +37,7 @@ class Shared:
     strength: tuple[float, float, float]
     trees: tuple[NDArray[np.generic], ...]
     problem: str = ""
+    boosted: int = 0
 
     @property
     def anything(self) -> bool:
@@ -177,7 +179,7 @@ def fit_panel(  # noqa: PLR0913 - what, whom, when and beside what
             if len(mine):
                 fit_series(
                     panel.y[i], panel.code[i], ph, hol, C, panel.x[i], panel.encoding.binary[i], steps, first, mine,
-                    conf, own, shared.beta, strength, recent, decay, pooled, seen[i], *trees,
+                    conf, own, shared.beta, strength, recent, decay, pooled, seen[i], shared.boosted, *trees,
                     fits.F[i, len(origins) - len(mine) :], fits.coef[i], fits.smear[i], fits.state[i],
                     fits.fitted[i, len(origins) - len(mine) :],
                 )  # fmt: skip

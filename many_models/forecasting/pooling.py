@@ -104,6 +104,7 @@ class PooledModels:
             "strengths": [list(shared.strength) for _, shared in self._named()],
             "groups": sorted(self.groups), "attributes": self.attributes.levels, "left_out": dict(self.left_out),
             "problems": [shared.problem for _, shared in self._named()],
+            "boosted": [shared.boosted for _, shared in self._named()],
             "sha256": sha256_of(files),
         }  # fmt: skip
         files["pooled.json"] = json.dumps(about, sort_keys=True).encode()
@@ -128,19 +129,40 @@ class PooledModels:
             shared = [
                 Shared(cutoff, cast("NDArray[np.float64]", arrays[f"{when}_shape"]),
                        cast("NDArray[np.float64]", arrays[f"{when}_beta"]), tuple(strength),
-                       tuple(arrays[f"{when}_{name}"] for name in loader.TREES), problem)
-                for when, cutoff, strength, problem in zip(
-                    _heads(about["groups"]), about["cutoffs"], about["strengths"], _problems(about), strict=True)
+                       tuple(arrays[f"{when}_{name}"] for name in loader.TREES), problem, boosted)
+                for when, cutoff, strength, problem, boosted in zip(
+                    _heads(about["groups"]), about["cutoffs"], about["strengths"], _problems(about),
+                    about.get("boosted", [0] * len(about["cutoffs"])), strict=True)
             ]  # fmt: skip
+            spec = Spec.from_json(about["spec"])
+            if "boosted" not in about:
+                shared = [_from_before(one, spec) for one in shared]
             groups = dict(zip(about["groups"], pairwise_of(shared[2:]), strict=True))
             levels = {name: None if words is None else tuple(words) for name, words in about["attributes"].items()}
             parts = [cast("NDArray[np.float64]", arrays[name]) for name in ("moments", "factor", "quantiles", "growth")]
+            parts[0] = _with_boosted(parts[0], spec)
             return cls(
-                Spec.from_json(about["spec"]), shared[0], shared[1], Evidence(*parts), groups, Attributes(levels),
+                spec, shared[0], shared[1], Evidence(*parts), groups, Attributes(levels),
                 about.get("left_out", {}),
             )  # fmt: skip
         except (KeyError, ValueError, TypeError) as error:
             raise IntegrityError(f"pooled models cannot be read: {error}; fetch them again") from error
+
+
+def _from_before(shared: Shared, spec: Spec) -> Shared:
+    """What was learned before there were boosted trees: features that trees see are numbered otherwise now."""
+    layout = Layout(spec.frequency, spec.steps_per_season, spec.horizon, spec.known, (), spec.country, spec.holidays)
+    p, nc = shared.beta.shape[1], int(layout.conf()[loader.CALENDAR])
+    feature = loader.moved_features(np.asarray(shared.trees[1]), p, (p - nc - loader.DYNAMIC) // 3)
+    return replace(shared, trees=(shared.trees[0], feature, *shared.trees[2:]))
+
+
+def _with_boosted(moments: NDArray[np.float64], spec: Spec) -> NDArray[np.float64]:
+    """Moments of files from before there were boosted trees: as of a candidate that was not tried."""
+    place = loader.BEFORE_BOOSTED
+    if not len(moments) or moments.shape[1] != len(spec.every_candidate) - 1:
+        return moments
+    return np.insert(np.insert(moments, place, 10.0, axis=1), place, 10.0, axis=2)
 
 
 def _problems(about: Mapping[str, Sequence[str]]) -> Sequence[str]:
@@ -246,7 +268,10 @@ def learn(  # noqa: PLR0913 - whom from, when and what
         return nothing_shared(layout)
     if problem:
         return replace(nothing_shared(layout), problem=problem)
-    return replace(shared, trees=_grow(*rows)) if len(rows[0]) >= LEAST_TREE_ROWS and trees else shared
+    if len(rows[0]) < LEAST_TREE_ROWS or not trees:
+        return shared
+    grown, boosted = _grow_both(rows, sample, shared.beta.shape[1])
+    return replace(shared, trees=grown, boosted=boosted)
 
 
 STRENGTH = (100.0, 100.0, 100.0)
@@ -295,7 +320,9 @@ def _less_loud(mean: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.minimum(1.0, np.quantile(mean, 0.75) / np.maximum(mean, 1e-300)) if len(mean) else mean
 
 
-_Rows = tuple["NDArray[np.float32]", "NDArray[np.float64]", "NDArray[np.float64]", "NDArray[np.float64]"]
+_Rows = tuple[
+    "NDArray[np.float32]", "NDArray[np.float64]", "NDArray[np.float64]", "NDArray[np.float64]", "NDArray[np.float64]"
+]
 _Series = tuple[
     "NDArray[np.float64]", "NDArray[np.int8]", "NDArray[np.int64]", "NDArray[np.int64]", "NDArray[np.float32]",
     "NDArray[np.float64]", "NDArray[np.bool_]", "NDArray[np.int64]", int, int, "NDArray[np.float64]",
@@ -349,16 +376,16 @@ class _Sample:
         return found
 
     def tree_rows(self, i: int, beta: NDArray[np.float64], keep: NDArray[np.int8]) -> _Rows:
-        """The trees' rows of series `i` where `keep`: features, y, offset, weight."""
+        """The trees' rows of series `i` where `keep`: features, y, offset, recent level, weight."""
         from many_models.forecasting.kernels import pooled_rows
 
         size = int(keep.sum())
         static = self.static[i].astype(float)
-        width = beta.size + loader.EXTRA + self.layout.columns + static.size
+        width = beta.size + loader.EXTRA + loader.BESIDE + 2 * self.layout.columns + static.size
         rows = (np.zeros((size, width), np.float32),
-                np.zeros(size), np.zeros(size), np.zeros(size))  # fmt: skip
+                np.zeros(size), np.zeros(size), np.zeros(size), np.zeros(size))  # fmt: skip
         n = pooled_rows(*self._series(i), beta, static, *rows, keep)
-        return rows[0][:n], rows[1][:n], rows[2][:n], rows[3][:n]
+        return rows[0][:n], rows[1][:n], rows[2][:n], rows[3][:n], rows[4][:n]
 
     def _series(self, i: int) -> _Series:
         panel, layout, origin = self.panel, self.layout, self.origin
@@ -475,6 +502,18 @@ def _tree_rows(sample: _Sample, shared: Shared, threads: ThreadPoolExecutor) -> 
 
     parts = list(threads.map(rows_of, ready))
     return cast("_Rows", tuple(np.concatenate(part) for part in zip(*parts, strict=True)))
+
+
+def _grow_both(rows: _Rows, sample: _Sample, p: int) -> tuple[tuple[NDArray[np.generic], ...], int]:
+    """Trees on top of each series' own count fit, then those on top of its recent level, and the number of these."""
+    X, y, offset, level, weight = rows
+    one = _grow(X, y, offset, weight)
+    X[:, p + loader.EXTRA - 1 : p + loader.EXTRA + sample.layout.columns] = 0.0  # see mm_pack_v1.without_own
+    two = _grow(X, y, level, weight)
+    nodes = len(one[1])
+    moved = [(part.astype(np.int64) + nodes).astype(part.dtype) if name in {"root", "left", "right"} else part
+             for name, part in zip(loader.TREES, two, strict=True)]  # fmt: skip
+    return tuple(np.concatenate(pair) for pair in zip(one, moved, strict=True)), len(two[0])
 
 
 def _grow(

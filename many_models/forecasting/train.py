@@ -135,6 +135,7 @@ def _model(
         "center": panel.encoding.center, "scale": panel.encoding.scale, "log": panel.encoding.log,
         "binary": panel.encoding.binary.astype(np.int8),
         "last_x": usual_columns(panel, layout).astype(np.float32),
+        "before_x": panel.x[:, panel.periods - 1, :-1].astype(np.float32),
         "spread": spread(evaluation, blends, scored(evaluation)), "quantiles": series_quantiles(evaluation),
         "path": evaluation.custom.F[:, :, -1], "static": evaluation.static,
         "conf": conf, "holiday_days": days, "holiday_slots": slots, **pool_arrays,
@@ -170,7 +171,7 @@ def _pool_arrays(evaluation: Evaluation) -> tuple[list[str], dict[str, NDArray[n
         beta = np.full((1, nothing.beta.shape[1]), np.nan)
         return [""], {
             "pool_shape": nothing.shape[None], "pool_beta": beta, "root_count": np.array([0]),
-            "tree_count": np.array([0]), "pool": np.zeros(len(series), np.int32),
+            "boosted_count": np.array([0]), "tree_count": np.array([0]), "pool": np.zeros(len(series), np.int32),
             **dict(zip(loader.TREES, nothing.trees, strict=True)),
         }  # fmt: skip
     parts = pooled.fits_of(series) or [("", (pooled.early, pooled.late), np.zeros(0, np.int64))]
@@ -188,7 +189,8 @@ def _pool_arrays(evaluation: Evaluation) -> tuple[list[str], dict[str, NDArray[n
         pool_of[rows] = k
     arrays = {
         "pool_shape": np.stack([one.shape for one in late]),
-        "pool_beta": np.stack([one.beta[loader.COUNT] for one in late]), "pool": pool_of, **sizes, **trees,
+        "pool_beta": np.stack([one.beta[loader.COUNT] for one in late]), "pool": pool_of,
+        "boosted_count": np.array([one.boosted for one in late]), **sizes, **trees,
     }  # fmt: skip
     return [f"{pooled.hash}/{name}" if name else pooled.hash for name, _, _ in parts], arrays
 

@@ -20,8 +20,9 @@ loader = importlib.import_module(f"{_HOME}.mm_pack_v1" if _HOME else "mm_pack_v1
 season_of, is_closed, last_year, fill = loader.season_of, loader.is_closed, loader.last_year, loader.fill
 back_to_scale, log_mean, recent_mean = loader.back_to_scale, loader.log_mean, loader.recent_mean
 same_phase, fill_extra = loader.same_phase, loader.fill_extra
-RAW, LOG, COUNT, DYNAMIC, EXTRA, STANDS_IN = (
-    loader.RAW, loader.LOG, loader.COUNT, loader.DYNAMIC, loader.EXTRA, loader.STANDS_IN,
+recent_level, fill_beside, without_own = loader.recent_level, loader.fill_beside, loader.without_own
+RAW, LOG, COUNT, DYNAMIC, EXTRA, BESIDE, STANDS_IN = (
+    loader.RAW, loader.LOG, loader.COUNT, loader.DYNAMIC, loader.EXTRA, loader.BESIDE, loader.STANDS_IN,
 )  # fmt: skip
 SEASON, CALENDAR, COVARIATES, HORIZON, GAIN_SIZE = (
     loader.SEASON, loader.CALENDAR, loader.COVARIATES, loader.HORIZON, loader.GAIN_SIZE,
@@ -41,10 +42,10 @@ DRIVERS = (
     ("bounds", "bounds"),
     ("closed", "closed"),
 )
-LOOPS = ("put", "share", "path", "linear", "attribute")
+LOOPS = ("put", "share", "path", "linear", "settle", "attribute")
 USED = (
     "season_of", "is_closed", "last_year", "fill", "back_to_scale", "log_mean", "recent_mean", "same_phase",
-    "fill_extra",
+    "fill_extra", "recent_level", "fill_beside", "without_own",
 )  # fmt: skip
 """Of the loader; the package puts compiled ones in their place and compiles LOOPS."""
 
@@ -123,9 +124,28 @@ def linear(X, con, beta, way, S, conf, own, part, C, Cref, x, xref, Z, wbar, f):
     return e
 
 
+def settle(con, Z):
+    """Divide what trees say by the shared shape among the drivers of `Z`, and take from `con` what is no driver's: the
+    level and the recent course, which it returns.
+    """
+    base = con[LEVEL] + con[RECENT]
+    con[LEVEL] = 0.0
+    con[RECENT] = 0.0
+    size = 0.0
+    for d in range(Z.size):
+        size += abs(Z[d])
+    if size > 0.0:
+        for d in range(Z.size):
+            con[d] += con[SHAPE] * abs(Z[d]) / size
+    else:
+        base += con[SHAPE]
+    con[SHAPE] = 0.0
+    return base
+
+
 def attribute(
-    S, y, code, P, o, ph, hol, C, x, binary, B, smear, conf, own, H, A, X, root, feature, threshold, left, right, value,
-    parts, season, Cref, xref, Z, used,
+    S, y, code, P, o, ph, hol, C, x, binary, B, smear, conf, own, H, A, X, boosted, root, feature, threshold, left,
+    right, value, parts, season, Cref, xref, Z, used,
 ):  # fmt: skip
     """Parts (candidates × H × drivers) of every candidate for the periods o + 1 … o + H, written to `A`.
 
@@ -195,7 +215,7 @@ def attribute(
             v[8 + row] = v[STANDS_IN]
             put(A[8 + row, i], A[STANDS_IN, i])
             under = row == COUNT or (row > COUNT and math.isnan(B[COUNT, 0]))  # what trees stand on
-            if (used[8 + row] or used[12]) and not math.isnan(B[row, 0]):
+            if (used[8 + row] or used[12] or used[13]) and not math.isnan(B[row, 0]):
                 if filled != way:
                     fill(X, S, way, ph[t], i + 1, C[t], x[t], ly, conf, own)
                     filled = way
@@ -207,24 +227,25 @@ def attribute(
                 v[8 + row] = share(A[8 + row, i], con, e, way, smear[row] if row < 3 else 1.0, own, level)
         v[12] = v[11]
         put(A[12, i], A[11, i])
-        if root.size > 0 and used[12]:
+        v[13] = v[11]
+        put(A[13, i], A[11, i])
+        if root.size > 0 and (used[12] or used[13]):
             b = COUNT if not math.isnan(B[COUNT, 0]) else COUNT + 1
             fill_extra(X, p, S, ph[t], hol[t], i + 1, mean, two[1], B[b], conf, own)
-            base += path(X, mine, part, root, feature, threshold, left, right, value)
-            base += mine[LEVEL] + mine[RECENT]
-            mine[LEVEL] = 0.0
-            mine[RECENT] = 0.0
-            size = 0.0
-            for d in range(D):
-                size += abs(Z[i, d])
-            if size > 0.0:
-                for d in range(D):
-                    mine[d] += mine[SHAPE] * abs(Z[i, d]) / size
-            else:
-                base += mine[SHAPE]
-            mine[SHAPE] = 0.0
+            now = recent_level(X, S, int(conf[CALENDAR]))
+            beside = p + EXTRA + int(conf[COVARIATES])
+            fill_beside(X, beside, now, mean, two[1], x[t], x[t - 1], conf, own)
+            base += path(X, mine, part, root[: root.size - boosted], feature, threshold, left, right, value)
+            base += settle(mine, Z[i])
             put(A[12, i], none)
             v[12] = share(A[12, i], mine, base, COUNT, 1.0, own, level)
+            if boosted > 0 and used[13]:
+                without_own(X, p, conf)
+                put(mine, none)
+                now += path(X, mine, part, root[root.size - boosted :], feature, threshold, left, right, value)
+                now += settle(mine, Z[i])
+                put(A[13, i], none)
+                v[13] = share(A[13, i], mine, now, COUNT, 1.0, own, level)
         closed = is_closed(S, ph[t], hol[t], x[t], binary, conf)
         for c in range(n):
             if not math.isfinite(v[c]):
@@ -319,15 +340,17 @@ class Explainer:
             ds, _, hol, _ = self.pack.calendar(after, h)
             nc, k = int(self.conf[loader.CALENDAR]), int(self.conf[loader.COVARIATES])
             p = loader.width(nc, k)
-            width = p + loader.EXTRA + k + self.pack.arrays["static"].shape[1]
+            beside = p + loader.EXTRA + k
+            width = beside + loader.BESIDE + k + self.pack.arrays["static"].shape[1]
             out = np.full((h, width), RECENT, np.int64)
             out[:, :nc] = self.columns(ds, nc)
             season = self.season()
-            out[:, [nc + 7, p, p + 5, p + 8]] = season
+            out[:, [nc + 7, p, p + 5, p + 8, beside + 2]] = season
             out[:, nc + 8] = YEAR
             out[:, p + 7] = np.where(hol >= 0, self.slot_places[np.maximum(hol, 0)], RECENT) if self.slots else RECENT
             out[:, nc + loader.DYNAMIC : p] = np.repeat(self.covariates, 3)
-            out[:, p + loader.EXTRA : p + loader.EXTRA + k] = self.covariates
+            out[:, p + loader.EXTRA : beside] = self.covariates
+            out[:, beside + loader.BESIDE : beside + loader.BESIDE + k] = self.covariates
             self._parts[key] = out
         return self._parts[key]
 

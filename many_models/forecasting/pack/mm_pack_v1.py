@@ -46,10 +46,13 @@ CANDIDATES = (
     "poisson",
     "pooled",
     "trees",
+    "boosted",
 )
+BEFORE_BOOSTED = 13  # of them, those of older packs
 STANDS_IN = 4  # the candidate that is repeated where another has no forecast
 LOCAL = 11  # of them, those that need nothing learned from other series
 EXTRA = 9  # features that only trees use, and one more a covariate column
+BESIDE = 3  # features after these, and one more a covariate column: what surrounds the target; static ones come last
 PLAIN = 6  # what users' regressors see besides the linear features: phase, step, age, recent mean, phase's, holiday
 MISSING, OBSERVED, CLOSED, STOCK_OUT = 0, 1, 2, 3
 
@@ -354,6 +357,29 @@ def fill_extra(X, p, S, ph, hol, h, mean, phase_mean, beta, conf, own):
         X[p + EXTRA + j] = X[c] * beta[c] + X[c + 1] * beta[c + 1] + X[c + 2] * beta[c + 2]
 
 
+def recent_level(X, S, nc):
+    """Log of the recent level in units, from features `X` of a count; where boosted trees start from."""
+    return log_mean(S) + X[nc + 4] + X[nc + 3] + 0.5 * X[nc + 2]
+
+
+def fill_beside(X, at, level, mean, phase_mean, x, before, conf, own):
+    """What trees see besides, from place `at` on: volume and plain means against the recent level, and how each
+    covariate column of the target moved from the period `before`.
+    """
+    size = own[UNIT] * math.exp(level)
+    X[at] = math.log(own[UNIT]) + level
+    X[at + 1] = mean / size
+    X[at + 2] = phase_mean / size
+    for j in range(int(conf[COVARIATES])):
+        X[at + BESIDE + j] = x[j] - before[j]
+
+
+def without_own(X, p, conf):
+    """Take from `X` what the series' own coefficients made: boosted trees learn of all series alike."""
+    for j in range(p + EXTRA - 1, p + EXTRA + int(conf[COVARIATES])):
+        X[j] = 0.0
+
+
 def fill_plain(X, p, S, P, y, code, o, t, h, ph, hol, calendar, x, mean, conf, own, ly, two):
     """What a user's regressor sees of a target at `t`, `h` steps after the state `S` at `o`: `p` linear features, PLAIN
     more. `ly` (3) and `two` (2) are room to work in.
@@ -381,15 +407,17 @@ def tree_sum(X, root, feature, threshold, left, right, value):
 
 
 def forecast(
-    S, y, code, P, o, ph, hol, C, x, binary, B, smear, conf, own, H, F, X, root, feature, threshold, left, right, value
-):
+    S, y, code, P, o, ph, hol, C, x, binary, B, smear, conf, own, H, F, X, boosted, root, feature, threshold, left,
+    right, value,
+):  # fmt: skip
     """Forecasts of every candidate for the periods o + 1 … o + H after the state `S` at `o`, written to `F`.
 
     `y`, `code` and `P` (running sums) hold the history up to `o` at the same places as `ph`, `hol`, `C` and `x` hold
     the calendar and covariates of past and future. `B` (4 × features) are coefficients of the three ways and of the
     pooled fit, NaN where not fitted: such a candidate repeats the medium smoothing. Trees stand on the series' own
-    count fit, on the pooled one where there is none. TSB is Teunter, Syntetos & Babai 2011, Croston's method has the
-    correction of Syntetos & Boylan 2005. `X` has room for one row of features and of what trees see.
+    count fit, on the pooled one where there is none; the last `boosted` ones on the recent level. TSB is Teunter,
+    Syntetos & Babai 2011, Croston's method has the correction of Syntetos & Boylan 2005. `X` has room for one row of
+    features and of what trees see.
     """
     m = int(conf[SEASON])
     es = 2 * (4 + m) + 1
@@ -426,11 +454,18 @@ def forecast(
                 if row == COUNT or (row > COUNT and math.isnan(B[COUNT, 0])):
                     base = e
         F[12, i] = F[11, i]
+        F[13, i] = F[11, i]
         if root.size > 0:
             mine = COUNT if not math.isnan(B[COUNT, 0]) else COUNT + 1
+            level = recent_level(X, S, int(conf[CALENDAR]))
             fill_extra(X, p, S, ph[t], hol[t], i + 1, mean, two[1], B[mine], conf, own)
-            base += tree_sum(X, root, feature, threshold, left, right, value)
+            fill_beside(X, p + EXTRA + int(conf[COVARIATES]), level, mean, two[1], x[t], x[t - 1], conf, own)
+            base += tree_sum(X, root[: root.size - boosted], feature, threshold, left, right, value)
             F[12, i] = back_to_scale(base, COUNT, 1.0, own)
+            if boosted > 0:
+                without_own(X, p, conf)
+                level += tree_sum(X, root[root.size - boosted :], feature, threshold, left, right, value)
+                F[13, i] = back_to_scale(level, COUNT, 1.0, own)
         closed = is_closed(S, ph[t], hol[t], x[t], binary, conf)
         for c in range(F.shape[0]):
             v = F[c, i]
@@ -589,10 +624,10 @@ def shape_features(
 # --- The pack --------------------------------------------------------------------------------------------------------
 PER_SERIES = (
     "cutoff", "state", "tail_y", "tail_code", "coef", "smear", "own", "weights", "factor", "fixed", "center", "scale",
-    "log", "binary", "last_x", "spread", "quantiles", "pool", "path", "static",
+    "log", "binary", "last_x", "before_x", "spread", "quantiles", "pool", "path", "static",
 )  # fmt: skip
 SHARED = ("conf", "holiday_days", "holiday_slots")
-PER_POOL = ("pool_shape", "pool_beta", "tree_count", "root_count")
+PER_POOL = ("pool_shape", "pool_beta", "tree_count", "root_count", "boosted_count")
 TREES = ("root", "feature", "threshold", "left", "right", "value")
 INDEX = (
     "format",
@@ -669,11 +704,11 @@ class Pack:
         return self._shapes[key]
 
     def trees(self, pool):
-        """The trees of a pool: root, feature, threshold, left, right, value."""
+        """The trees of a pool: how many are boosted ones, then root, feature, threshold, left, right, value."""
         a = self.arrays
         first = int(a["root_count"][:pool].sum())
         root = a["root"][first : first + int(a["root_count"][pool])]
-        return (root, *(a[name] for name in TREES[1:]))
+        return (int(a["boosted_count"][pool]), root, *(a[name] for name in TREES[1:]))
 
     def encode(self, i, known, h):
         """Covariate columns (h × columns) of row `i` from raw `known` (name → h values, None where missing).
@@ -764,23 +799,26 @@ class Pack:
         now = int(a["cutoff"][i]) + len(fresh[0])
         pool = int(a["pool"][i])
         x = np.concatenate([x, self.shape(pool, now, h)], 1)
+        last = np.concatenate([fresh[2][-1] if len(fresh[0]) else a["before_x"][i], self.shape(pool, now - 1, 1)[0]])
         R = len(tail)
         _, C, hol, ph = self.calendar(now, h)
         y, code = np.concatenate([tail, np.zeros(h)]), np.concatenate([codes, np.zeros(h, np.int8)])
         P = np.zeros((R + 1, 3))
         f.prefix(tail, codes, own, P)
         pad = np.zeros(R, np.int64)
+        before = np.zeros((R, x.shape[1]))
+        before[-1] = last
         B = np.concatenate([a["coef"][i], a["pool_beta"][pool : pool + 1]]).astype(float)
         return (
             S, y, code, P, R - 1, np.concatenate([pad, ph]), np.concatenate([pad, hol]),
-            np.concatenate([np.zeros((R, C.shape[1]), np.float32), C]), np.concatenate([np.zeros((R, x.shape[1])), x]),
+            np.concatenate([np.zeros((R, C.shape[1]), np.float32), C]), np.concatenate([before, x]),
             a["binary"][i].astype(np.int64), B, a["smear"][i].astype(float), a["conf"], own,
         ), now  # fmt: skip
 
     def room(self, i):
         """Room for one row of features and of what trees see, with what they see of the series `i` itself."""
         a = self.arrays
-        size = a["coef"].shape[2] + EXTRA + int(a["conf"][COVARIATES])
+        size = a["coef"].shape[2] + EXTRA + BESIDE + 2 * int(a["conf"][COVARIATES])
         return np.concatenate([np.empty(size), a["static"][i].astype(float)])
 
     def candidates(self, i, h, x, fresh=None, args=None):
@@ -1075,9 +1113,9 @@ def _check_shapes(index, arrays):
         "cutoff": (n,), "state": (n, state_size(m, k, slots)), "tail_y": (n, R), "tail_code": (n, R),
         "coef": (n, 3, p), "smear": (n, 3), "own": (n, OWN_SIZE), "weights": (n, len(index["candidates"])),
         "factor": (n,), "fixed": (n,), "center": (n, None), "scale": (n, None), "log": (n, None), "binary": (n, k),
-        "last_x": (n, k - 1), "spread": (n, 3), "quantiles": (n, 2 * len(index["levels"])), "pool": (n,),
+        "last_x": (n, k - 1), "before_x": (n, k - 1), "spread": (n, 3), "quantiles": (n, 2 * len(index["levels"])), "pool": (n,),
         "path": (n, own, None), "static": (n, None), "pool_shape": (q, shape), "pool_beta": (q, p),
-        "root_count": (q,), "tree_count": (q,),
+        "root_count": (q,), "tree_count": (q,), "boosted_count": (q,),
     }  # fmt: skip
     for name, sizes in wanted.items():
         got = a[name].shape
@@ -1091,7 +1129,7 @@ def _check_shapes(index, arrays):
 def _check_places(index, arrays):
     """What says where something is, or when, is within bounds."""
     a, q = arrays, len(index["pools"])
-    for name in ("cutoff", "pool", "root_count", "tree_count", "holiday_days", "holiday_slots"):
+    for name in ("cutoff", "pool", "root_count", "tree_count", "boosted_count", "holiday_days", "holiday_slots"):
         if a[name].dtype.kind not in "iu":
             raise ValueError(f"{name}.npy has numbers of the kind {a[name].dtype}, whole ones are needed")
     if len(a["pool"]) and not 0 <= a["pool"].min() <= a["pool"].max() < q:
@@ -1115,6 +1153,8 @@ def _check_trees(arrays):
     roots, counts, sizes = (a[name].astype(np.int64) for name in ("root", "root_count", "tree_count"))
     if (counts < 0).any() or (sizes < 0).any() or counts.sum() != len(roots) or sizes.sum() != nodes:
         raise ValueError("root_count.npy and tree_count.npy do not add up to the trees")
+    if (a["boosted_count"] < 0).any() or (a["boosted_count"] > counts).any():
+        raise ValueError("boosted_count.npy has more boosted trees than there are trees")
     if not nodes and not len(roots):
         return
     if not len(roots) or roots[0] != 0 or roots[-1] >= nodes or (np.diff(roots) <= 0).any():
@@ -1130,7 +1170,7 @@ def _check_trees(arrays):
         child = a[name].astype(np.int64)
         if (inner & ((child <= at) | (child >= end))).any():
             raise ValueError(f"{name}.npy: a child is before its parent or outside its tree")
-    features = a["coef"].shape[2] + EXTRA + int(a["conf"][COVARIATES]) + a["static"].shape[1]
+    features = a["coef"].shape[2] + EXTRA + BESIDE + 2 * int(a["conf"][COVARIATES]) + a["static"].shape[1]
     if nodes and a["feature"].max() >= features:
         raise ValueError(f"feature.npy asks for feature {a['feature'].max()}, there are {features}")
 
@@ -1164,6 +1204,10 @@ def own_arrays(arrays, index):
     n = len(index["series"])
     if "static" not in arrays:  # packs from before there were attributes
         arrays = {**arrays, "static": np.zeros((n, 0), np.float32)}
+    if "boosted_count" not in arrays and "root_count" in arrays:  # packs from before there were boosted trees
+        arrays = {**arrays, "boosted_count": np.zeros_like(arrays["root_count"])}
+    if "before_x" not in arrays and "last_x" in arrays:  # only boosted trees look at it
+        arrays = {**arrays, "before_x": arrays["last_x"]}
     for name in (*PER_SERIES, *SHARED, *PER_POOL, *TREES):
         if name not in arrays:
             raise ValueError(f"{name}.npy is missing")
@@ -1212,10 +1256,23 @@ def array_of(content, file):
 
 
 def from_before(index, arrays):
-    """Complete, in place, a pack from before series said how zeros are taken: as then."""
+    """Complete, in place, a pack from before series said how zeros are taken, or from before boosted trees: as then."""
+    names = index["candidates"]
+    old = isinstance(names, list) and tuple(names[:BEFORE_BOOSTED]) == CANDIDATES[:BEFORE_BOOSTED]
+    if old and CANDIDATES[BEFORE_BOOSTED] not in names and arrays["weights"].shape[1:] == (len(names),):
+        conf, beta = arrays["conf"], arrays["pool_beta"]
+        if conf.shape == (CONF_SIZE,) and np.isfinite(conf).all() and beta.ndim == 2:  # else `check` refuses it
+            arrays["feature"] = moved_features(arrays["feature"], beta.shape[1], int(conf[COVARIATES]))
+        index["candidates"] = [*CANDIDATES, *names[BEFORE_BOOSTED:]]
+        arrays["weights"] = np.insert(arrays["weights"], BEFORE_BOOSTED, 0.0, axis=1)
     if index.get("own_size", LEAST_OWN_SIZE) == LEAST_OWN_SIZE and arrays["own"].shape[1:] == (LEAST_OWN_SIZE,):
         arrays["own"] = np.pad(arrays["own"], ((0, 0), (0, OWN_SIZE - LEAST_OWN_SIZE)))
         index["own_size"] = OWN_SIZE
+
+
+def moved_features(feature, p, k):
+    """Features of trees from before there were those beside the target, as they are numbered now."""
+    return np.where(feature >= p + EXTRA + k, feature + BESIDE + k, feature).astype(feature.dtype)
 
 
 def fitted_files(index, files):

@@ -1113,8 +1113,8 @@ def _check_shapes(index, arrays):
         "cutoff": (n,), "state": (n, state_size(m, k, slots)), "tail_y": (n, R), "tail_code": (n, R),
         "coef": (n, 3, p), "smear": (n, 3), "own": (n, OWN_SIZE), "weights": (n, len(index["candidates"])),
         "factor": (n,), "fixed": (n,), "center": (n, None), "scale": (n, None), "log": (n, None), "binary": (n, k),
-        "last_x": (n, k - 1), "before_x": (n, k - 1), "spread": (n, 3), "quantiles": (n, 2 * len(index["levels"])), "pool": (n,),
-        "path": (n, own, None), "static": (n, None), "pool_shape": (q, shape), "pool_beta": (q, p),
+        "last_x": (n, k - 1), "before_x": (n, k - 1), "spread": (n, 3), "quantiles": (n, 2 * len(index["levels"])),
+        "pool": (n,), "path": (n, own, None), "static": (n, None), "pool_shape": (q, shape), "pool_beta": (q, p),
         "root_count": (q,), "tree_count": (q,), "boosted_count": (q,),
     }  # fmt: skip
     for name, sizes in wanted.items():

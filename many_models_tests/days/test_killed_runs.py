@@ -5,13 +5,14 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from datetime import date, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from many_models_tests.support.project import END, Project, make_project, sales
+from many_models_tests.support.killed import killed_run
+from many_models_tests.support.project import END, make_project, sales
 
 pytestmark = pytest.mark.slow
 
@@ -35,11 +36,6 @@ POINTS = [
 ]
 
 
-def killed_run(project: Project, until: date, point: tuple[str, str, str, str]) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "many_models_tests.support.killed", str(project.root), until.isoformat(), *point]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-
-
 def test_a_day_killed_at_every_stage_ends_in_the_tables_of_a_clean_one(tmp_path: Path) -> None:
     rows = sales(stores=2, items=2, days=90)
     clean, beaten = make_project(tmp_path / "clean", rows), make_project(tmp_path / "beaten", rows)
@@ -49,7 +45,7 @@ def test_a_day_killed_at_every_stage_ends_in_the_tables_of_a_clean_one(tmp_path:
     beaten.run(yesterday)
     for point in POINTS:
         died = killed_run(beaten, END, point)
-        assert died.returncode == -signal.SIGKILL, (point, died.stdout, died.stderr[-2000:])
+        assert died.returncode == -signal.SIGKILL, (point, died.output)
     beaten.run(END)
     expected, found = clean.contents(), beaten.contents()
     assert set(found) == set(expected)

@@ -7,14 +7,17 @@ of the first half and of all of them are compared with their quantiles, per kind
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 
 from many_models.decisions.demand_paths import CLASSES, Backtest, Histories, fit_paths, sum_quantiles
 from many_models.forecasting import Spec, pool, prepare, train
 from many_models_tests.support.public_tables import public_set
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 SHARES = (50, 80, 95, 99)
 
@@ -22,20 +25,20 @@ SHARES = (50, 80, 95, 99)
 def measured(name: str, most: int) -> None:
     """Print the coverage of each kind of series and share."""
     found = public_set(name)
-    keys, horizon = list(found.options["keys"]), int(str(found.options["horizon"]))  # type: ignore[call-overload]
+    keys, horizon = cast("list[str]", found.options["keys"]), int(str(found.options["horizon"]))
     frame = found.frame.rename(columns={found.options["timestamp"]: "ds", found.options["target"]: "y"})
     frame["series_id"] = frame[keys].astype(str).agg("__".join, axis=1)
-    names = np.sort(frame["series_id"].unique())[:: max(1, frame["series_id"].nunique() // most)]
-    frame = frame[frame["series_id"].isin(names)].sort_values(["series_id", "ds"])[["series_id", "ds", "y"]]
-    times = np.sort(frame["ds"].unique())
-    cutoff = pd.Timestamp(times[-horizon - 1])
+    names = sorted(set(frame["series_id"]))
+    chosen = frame["series_id"].isin(names[:: max(1, len(names) // most)])
+    frame = frame.loc[chosen, ["series_id", "ds", "y"]].sort_values(["series_id", "ds"])
+    cutoff: datetime = sorted(set(frame["ds"]))[-horizon - 1].to_pydatetime()
     spec = Spec(str(found.options["frequency"]), horizon)
-    past = frame[frame["ds"] <= cutoff]
+    past = frame.loc[frame["ds"] <= cutoff]
     table = pa.table({"series_id": past["series_id"].to_numpy(), "y": past["y"].to_numpy(float),
                       "ds": pa.array(past["ds"].to_numpy("datetime64[us]"))})  # fmt: skip
-    rows = prepare(table, spec, cutoff.to_pydatetime()).rows
-    learned = pool(rows, spec, cutoff.to_pydatetime())
-    trained = train(rows, spec, cutoff.to_pydatetime(), pooled=learned, keep_paths=True)
+    rows = prepare(table, spec, cutoff).rows
+    learned = pool(rows, spec, cutoff)
+    trained = train(rows, spec, cutoff, pooled=learned, keep_paths=True)
     series = list(trained.model.series)
     y_hat = trained.model.predict(None)["y_hat"].to_numpy().reshape(-1, horizon)
     assert trained.paths is not None
@@ -48,7 +51,7 @@ def measured(name: str, most: int) -> None:
     parts = [own[one].to_numpy(float)[-730:] for one in series]
     histories = Histories(np.concatenate(parts), np.concatenate([[0], np.cumsum([len(p) for p in parts])]))
     model = fit_paths(series, y_hat, Backtest(series, y, y_past), histories)
-    ahead = frame[frame["ds"] > cutoff].pivot_table(index="series_id", columns="ds", values="y").reindex(series)
+    ahead = frame.loc[frame["ds"] > cutoff].pivot_table(index="series_id", columns="ds", values="y").reindex(series)
     for length in (horizon // 2, horizon):
         edges = [0.5 - s / 200 for s in SHARES] + [0.5 + s / 200 for s in SHARES]
         bounds = sum_quantiles(model, np.full(len(series), length), edges)

@@ -359,9 +359,9 @@ def test_the_readme_has_the_assets_and_sensors_that_there_are() -> None:
 
 
 def test_the_fallbacks_that_the_readme_names_are_the_codes() -> None:
-    named = re.search(r"of its forecast: (.+?)\. A series that has ended", section("What happens each day"))
+    named = re.search(r"of its forecast names it:\n\n((?:- .+\n)+)", section("What happens each day"))
     assert named is not None
-    names = set(re.findall(r"`(\w+)(?::KEY)?`", named[1]))
+    names = {name for line in named[1].splitlines() for name in re.findall(r"`(\w+)(?::KEY)?`", line)}
     assert names == {"short_history", "constant", "zero", "prior", "no_champion", "out_of_bounds"}
 
 

@@ -35,6 +35,7 @@ TABLES = (
     lake_tables.SERIES,
     lake_tables.SERIES_STATUS,
     lake_tables.CHAMPIONS,
+    lake_tables.DRIFT,
 )  # what is due depends on these tables alone, apart from Dagster's records and the settings
 
 

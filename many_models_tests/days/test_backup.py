@@ -108,7 +108,7 @@ def test_a_copy_that_was_changed_is_not_restored(days: tuple[Project, Project], 
         restore(tmp_path / "copy", tmp_path / "q")
     assert not (tmp_path / "q").exists()
     (tmp_path / "copy" / MANIFEST).unlink()
-    with pytest.raises(InputError, match="no backup"):
+    with pytest.raises(InputError, match="not a backup"):
         restore(tmp_path / "copy", tmp_path / "q")
 
 

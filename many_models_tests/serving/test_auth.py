@@ -212,7 +212,7 @@ def test_an_emptied_file_lets_nobody_in_and_says_so_once(key_file: Path, caplog)
     guard = guard_of(key_file)
     key_file.write_text("\n \n")
     assert [status(guard, x_api_key=key) for key in (KEY, OTHER, "")] == [401] * 3
-    assert sum("nobody can ask" in line for line in lines_of(caplog)) == 1
+    assert sum("no client can authenticate" in line for line in lines_of(caplog)) == 1
 
 
 def test_a_bad_line_at_the_start_is_an_error_that_names_the_line(key_file: Path) -> None:

@@ -1,13 +1,11 @@
 """What a round of all sensors costs when nothing is due: with the shared look, and with a whole look for each sensor.
 `python -m benchmarks.idle_round [--small] [--json]`.
 
-CPU and opened tables are of a local lake with 10,000 series. Requests are counted by a proxy before Azurite, the
-emulator of Azure storage, that adds 30 ms to each; they do not depend on the number of series.
+CPU and opened tables are of a local lake with 10,000 series.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 import time
@@ -21,44 +19,39 @@ import dagster as dg
 
 from benchmarks._report import Figure, flags, machine, show
 from benchmarks.reference_day import END, SETTINGS, Sales, run_day
-from many_models.adapters.azure.storage import KEY
 from many_models.adapters.lake import delta
 from many_models.definitions import build
 from many_models.operations.day import open_instance
 from many_models.orchestration import automation
 from many_models.settings import FILE_NAME, load_settings
 from many_models.wiring import build_lake
-from many_models_tests.stand_ins.azurite import running
-from many_models_tests.stand_ins.faulty_http import faulty
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from many_models.settings import Settings
 
-DELAY = 0.03
 DAYS = 60
 ROUNDS = 3
 STORES_SECONDS = 3  # instead of a minute, so that every measured round asks the lake
-FULL, SMALL, AT_AZURE = (100, 100), (2, 10), (2, 20)
+FULL, SMALL = (100, 100), (2, 10)
 
 
 @dataclass(frozen=True)
 class Round:
-    """One evaluation of every sensor: seconds of wall clock and CPU, opens of lake tables, requests to storage."""
+    """One evaluation of every sensor: seconds of wall clock and CPU, opens of lake tables."""
 
     wall: float
     cpu: float
     opens: int
-    requests: int
 
 
-def project(folder: Path, stores: int, items: int, lake: str = "") -> Settings:
+def project(folder: Path, stores: int, items: int) -> Settings:
     """A project in `folder` whose day is done."""
     folder.mkdir()
     first = END - timedelta(days=DAYS - 1)
     Sales(folder / "sales.db", stores, items).add(first, DAYS)
-    (folder / FILE_NAME).write_text(SETTINGS.format(start=first.isoformat()) + lake)
+    (folder / FILE_NAME).write_text(SETTINGS.format(start=first.isoformat()))
     run_day(folder)
     return load_settings(folder / FILE_NAME)
 
@@ -66,14 +59,14 @@ def project(folder: Path, stores: int, items: int, lake: str = "") -> Settings:
 class Sensors:
     """All sensors of a project, evaluated in turn as the daemon's code server does."""
 
-    def __init__(self, settings: Settings, *, shared: bool, requests: Callable[[], int] = lambda: 0) -> None:
-        self._settings, self._shared, self._requests = settings, shared, requests
+    def __init__(self, settings: Settings, *, shared: bool) -> None:
+        self._settings, self._shared = settings, shared
         self._definitions = build(settings)
         self._opens = 0
 
     def round(self, instance: dg.DagsterInstance) -> Round:
         """Evaluate every sensor. Raises RuntimeError where one finds something due."""
-        self._opens, requests, wall, cpu = 0, self._requests(), time.perf_counter(), time.process_time()
+        self._opens, wall, cpu = 0, time.perf_counter(), time.process_time()
         for name in automation.SENSORS.values():
             if not self._shared:
                 self._definitions = build(self._settings)
@@ -83,7 +76,7 @@ class Sensors:
             if not isinstance(said, dg.SkipReason):
                 raise RuntimeError(f"{name} found something due: {said}")  # noqa: TRY004  not a mistake in types
         spent = time.perf_counter() - wall, time.process_time() - cpu
-        return Round(*spent, self._opens, self._requests() - requests)
+        return Round(*spent, self._opens)
 
     def _later(self, instance: dg.DagsterInstance) -> Round:
         """A round after the time in which the lake is not looked at."""
@@ -103,29 +96,11 @@ class Sensors:
             return min((self._later(instance) for _ in range(ROUNDS)), key=lambda found: found.cpu)
 
 
-def compare(settings: Settings, requests: Callable[[], int] = lambda: 0) -> tuple[Round, Round]:
+def compare(settings: Settings) -> tuple[Round, Round]:
     """A round with the shared look, with its look at the lake, and one with a whole look for each sensor."""
     with open_instance(settings.root / "dagster") as instance:
-        shared = Sensors(settings, shared=True, requests=requests).best(instance)
-        return shared, Sensors(settings, shared=False, requests=requests).best(instance)
-
-
-def at_azure(folder: Path) -> tuple[Round, Round]:
-    """The same with the lake on Azurite, behind a proxy that adds DELAY to each request."""
-    counted = [0]
-
-    def slow(number: int, _method: str, _path: str) -> None:
-        counted[0] = number + 1
-        time.sleep(DELAY)
-
-    with running(folder / "azurite") as azurite:
-        os.environ[KEY] = azurite.key
-        place = f"{azurite.container('idle')}/lake"
-        with faulty(azurite.endpoint) as proxy:
-            lake = f'\n[lake]\npath = "{place}"\ncredential = "key"\nendpoint = "{proxy.endpoint}"\n'
-            settings = project(folder / "azure", *AT_AZURE, lake)
-            proxy.fault = slow
-            return compare(settings, lambda: counted[0])
+        shared = Sensors(settings, shared=True).best(instance)
+        return shared, Sensors(settings, shared=False).best(instance)
 
 
 def main() -> None:
@@ -136,17 +111,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         shared, whole = compare(project(folder / "local", stores, items))
-        near, far = at_azure(folder)
     series = stores * items
     figures = [
         Figure(f"CPU of an idle round, {series:,} series", shared.cpu, "s", "at most 0.3"),
         Figure("tables of the lake that it opens", shared.opens, "opens", "at most 12"),
         Figure("CPU with a whole look for each sensor", whole.cpu, "s", f"{whole.cpu / shared.cpu:.0f} times as much"),
         Figure("tables that this opens", whole.opens, "opens", ""),
-        Figure("an idle round on Azurite, 30 ms a request", near.wall, "s", "at most 2"),
-        Figure("requests of it", near.requests, "requests", "at most 25"),
-        Figure("with a whole look for each sensor", far.wall, "s", ""),
-        Figure("requests of that", far.requests, "requests", ""),
     ]
     show(figures, machine("dagster", "deltalake"), as_json=args.json)
 

@@ -19,6 +19,7 @@ from many_models.operations.status import summary
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
+    import numpy as np
     from pandas import DataFrame
 
     from many_models.forecasting.explanation import Explanation
@@ -247,6 +248,10 @@ def print_maintenance(out: Console, done: Upkeep) -> None:
 WIDEST = 7  # drivers that a table in the terminal has a column for
 
 
+def _period(ds: np.datetime64) -> str:
+    return str(ds.astype("datetime64[m]")).removesuffix("T00:00")
+
+
 def print_explanation(out: Console, found: Explanation, words: Sequence[str]) -> None:
     """The sentences, then a row for each step: the forecast, the drivers that move most, and the rest as one."""
     for sentence in words:
@@ -258,10 +263,14 @@ def print_explanation(out: Console, found: Explanation, words: Sequence[str]) ->
     table = Table(
         "period", "forecast", *map(escape, titles), title=f"What the forecast of {escape(found.series_id)} is made of"
     )
+    table.columns[0].no_wrap = True  # on a narrow terminal the titles wrap; a date that is cut off says nothing
+    table.columns[0].min_width = max(len(_period(ds)) for ds in found.ds)
     for column in table.columns[1:]:
         column.justify = "right"
+    size = float(abs(found.y_hat).max())
+    digits = 1 if size >= 10 else 2 if size >= 1 else 3  # of a series that rarely sells, tenths would all be zero
     for step, ds in enumerate(found.ds):
         values = [found.parts[step, j] for j in shown] + ([found.parts[step, rest].sum()] if rest else [])
-        told = (f"{value:,.1f}" if abs(value) >= 0.05 else "·" for value in values)
-        table.add_row(str(ds.astype("datetime64[m]")).removesuffix("T00:00"), f"{found.y_hat[step]:,.1f}", *told)
+        told = (f"{value:,.{digits}f}" if abs(value) >= 0.5 * 10**-digits else "·" for value in values)
+        table.add_row(_period(ds), f"{found.y_hat[step]:,.{digits}f}", *told)
     out.print(table)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING
 
 from many_models.errors import InputError
+from many_models.setting_checks import nearest
 
 if TYPE_CHECKING:
     from many_models.forecasting.explanation import Explanation
@@ -33,8 +33,7 @@ def explain_series(settings: Settings, series_id: str, horizon: int | None = Non
         raise InputError("no release is live yet: `many-models run` trains and promotes models")
     champion = live.champions.get(series_id)
     if champion is None:
-        near = difflib.get_close_matches(series_id, live.champions, NEAR, 0.5)
-        hint = f"; near it: {', '.join(near)}" if near else ""
+        hint = nearest(series_id, live.champions, NEAR)
         raise InputError(f"the live release {live.release_id} does not serve the series {series_id!r}{hint}")
     model = PackModel.from_files(production.files(champion.ref, champion.sha256), f"pack {champion.ref}")
     keys = settings.data.keys

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-import threading
 import time
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -32,6 +31,7 @@ from many_models.board.server import build_server
 from many_models.data import lake_tables
 from many_models.ports import WarehousePart, Where
 from many_models.settings import Settings
+from many_models_tests.support.running_server import running
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -123,16 +123,8 @@ def _decided(proposal: str, *, actor: str, reason: str, reject: bool) -> None:
 def served(settings: Settings, stores: Stores) -> Generator[str]:
     """The address of the board over `stores`, which nobody has asked yet."""
     app = build_board(settings, stores, Operations(tuple, _decided), Keys(), is_open=True)
-    server = build_server(app, settings.board.model_copy(update={"port": 0}))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    try:
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join()
+    with running(build_server(app, settings.board.model_copy(update={"port": 0}))) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 def table_times(url: str) -> tuple[float, list[float]]:

@@ -18,20 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks._report import Figure, flags, machine, show
-from benchmarks.reference_day import END, Sales, run_day
+from benchmarks.reference_day import DATA, END, Sales, run_day
 
-SETTINGS = """[source]
-kind = "{kind}"
-url = "{url}"
-table = "sales"
-
-[data]
-keys = ["store", "item"]
-timestamp = "date"
-target = "sales"
-frequency = "D"
-start = {start}
-"""
+SETTINGS = '[source]\nkind = "{kind}"\nurl = "{url}"\ntable = "sales"\n' + DATA
 
 
 @dataclass(frozen=True)

@@ -42,10 +42,7 @@ SAMPLE_SECONDS = 0.2
 REFERENCE_CORE_HOURS = 96.0  # 30 minutes of training on 12 machines of 16 cores
 COMPUTE, DAGSTER = "compute", "dagster"
 SPENT_ON = ("source", "lake", "staging", "production", "warehouse", COMPUTE, DAGSTER)
-SETTINGS = """[source]
-url = "sqlite:///sales.db"
-table = "sales"
-
+DATA = """
 [data]
 keys = ["store", "item"]
 timestamp = "date"
@@ -53,6 +50,7 @@ target = "sales"
 frequency = "D"
 start = {start}
 """
+SETTINGS = '[source]\nurl = "sqlite:///sales.db"\ntable = "sales"\n' + DATA
 STATUS = """query($path: [String!]!) { assetNodeOrError(assetKey: {path: $path}) { ... on AssetNode {
   partitionStats { numMaterialized numPartitions numFailed numMaterializing }
   assetPartitionStatuses { ... on DefaultPartitionStatuses { materializedPartitions failedPartitions } } } } }"""

@@ -102,7 +102,7 @@ def test_every_rule_is_tested_and_documented():
 
 @pytest.mark.parametrize(("name", "product", "bad", "good"), BAD_AND_GOOD)
 def test_the_server_itself_refuses_each_planted_violation(tds, name, product, bad, good):
-    """On the wire, through the driver; each is a statement that this code, or code like it, has sent before."""
+    """On the wire, through the driver; each is a statement that the rule forbids."""
     rule = next(rule for rule in RULES if rule.name == name and product in rule.products)
     url = tds.url(NEWCOMER if "right" in name else "loader", database=product)
     engine = sa.create_engine(url, poolclass=sa.pool.NullPool)

@@ -17,7 +17,7 @@ from many_models.cli.main import main
 from many_models.errors import InputError, IntegrityError, SettingsError
 from many_models.operations.backup import MANIFEST, back_up, restore
 from many_models.operations.day import Day, Progress, open_instance
-from many_models_tests.support.project import END, Project, make_project, sales
+from many_models_tests.support.project import END, Project, sales, two_days
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,12 +30,7 @@ FIRST, SECOND = END - timedelta(days=1), END
 @pytest.fixture(scope="module")
 def days(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Project]:
     """A project after its first day, and after its second."""
-    root = tmp_path_factory.mktemp("backup")
-    before = make_project(root / "before", sales(items=2))
-    before.run(FIRST)
-    after = Project(shutil.copytree(before.root, root / "after"))
-    after.run(SECOND)
-    return before, after
+    return two_days(tmp_path_factory.mktemp("backup"), sales(items=2))
 
 
 def assert_day_equals(project: Project, wanted: Project) -> None:

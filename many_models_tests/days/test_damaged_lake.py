@@ -19,7 +19,7 @@ from many_models.errors import DamagedTableError, ManyModelsError
 from many_models.operations import doctor
 from many_models.operations.day import open_instance
 from many_models.wiring import build_lake, build_production, build_staging, build_warehouse
-from many_models_tests.support.project import END, Project, comparable, make_project, sales
+from many_models_tests.support.project import END, Project, comparable, sales, two_days
 
 if TYPE_CHECKING:
     from many_models.operations.day import StageReport
@@ -33,13 +33,8 @@ WHOLE = ("raw_sales", "raw_versions", "series", "champions", "pooled_models", "s
 @pytest.fixture(scope="module")
 def days(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Project]:
     """A project of two stores after its first day, and after its second."""
-    root = tmp_path_factory.mktemp("damaged")
     rows = sales(stores=2, items=2, days=80)
-    before = make_project(root / "before", rows, forecast={"horizon": 3, "windows": 1})
-    before.run(FIRST)
-    after = Project(shutil.copytree(before.root, root / "after"))
-    after.run(SECOND)
-    return before, after
+    return two_days(tmp_path_factory.mktemp("damaged"), rows, forecast={"horizon": 3, "windows": 1})
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from many_models.operations import doctor
 from many_models.operations.day import Day, Progress, open_instance
 from many_models.orchestration import lake_marks
 from many_models.wiring import build_lake, build_production, build_staging, build_warehouse
-from many_models_tests.support.project import END, Project, make_project, sales
+from many_models_tests.support.project import END, Project, sales, two_days
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,12 +32,7 @@ FIRST, SECOND = END - timedelta(days=1), END
 @pytest.fixture(scope="module")
 def days(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Project]:
     """A project after its first day, and after its second."""
-    root = tmp_path_factory.mktemp("stores")
-    before = make_project(root / "before", sales(items=2))
-    before.run(FIRST)
-    after = Project(shutil.copytree(before.root, root / "after"))
-    after.run(SECOND)
-    return before, after
+    return two_days(tmp_path_factory.mktemp("stores"), sales(items=2))
 
 
 @pytest.fixture

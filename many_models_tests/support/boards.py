@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from contextlib import contextmanager
 from datetime import date, timedelta
 from typing import TYPE_CHECKING
@@ -13,6 +11,7 @@ from many_models.board.server import build_server
 from many_models.onboarding.demo import demo_settings, write_source
 from many_models.operations.board import make_board
 from many_models_tests.support.project import Project
+from many_models_tests.support.running_server import running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,17 +53,5 @@ def served_board(
 @contextmanager
 def served_app(app: FastAPI, board: BoardSettings) -> Iterator[str]:
     """The address of an application that is served by a thread of this process."""
-    server = build_server(app, board)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        end = time.monotonic() + 60
-        while not server.started:
-            assert thread.is_alive()
-            assert time.monotonic() < end
-            time.sleep(0.02)
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join(60)
-        assert not thread.is_alive()
+    with running(build_server(app, board)) as port:
+        yield f"http://127.0.0.1:{port}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from contextlib import closing
 from dataclasses import dataclass
@@ -114,6 +115,15 @@ def make_project(root: Path, rows: pd.DataFrame, **sections: dict[str, object]) 
     settings = {name: {**SMALL.get(name, {}), **sections.get(name, {})} for name in {**SMALL, **sections}}
     (root / "many_models.toml").write_text(settings_text(**settings))
     return Project(root)
+
+
+def two_days(root: Path, rows: pd.DataFrame, **sections: dict[str, object]) -> tuple[Project, Project]:
+    """A project below `root` after its last day but one, and a copy of it after its last day."""
+    before = make_project(root / "before", rows, **sections)
+    before.run(END - timedelta(days=1))
+    after = Project(shutil.copytree(before.root, root / "after"))
+    after.run(END)
+    return before, after
 
 
 def sales(stores: int = 2, items: int = 3, days: int = 120, end: date = END) -> pd.DataFrame:

@@ -23,6 +23,7 @@ from many_models.serving.app import build_app
 from many_models.serving.server import build_server
 from many_models.settings import ServeSettings, Settings
 from many_models_tests.forecasting.histories import AS_OF, SPEC, rows_of, sales
+from many_models_tests.support.running_server import running
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -156,17 +157,5 @@ def served(registry: Registry, root: Path, **serve: object) -> Iterator[tuple[in
     """The service on a free port of loopback, by uvicorn on a thread of this process."""
     settings = settings_for(root, port=0, **serve)
     app = build_app(settings, registry, None, [KEY])
-    server = build_server(app, settings.serve)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        end = time.monotonic() + 60
-        while not server.started:
-            assert thread.is_alive()
-            assert time.monotonic() < end
-            time.sleep(0.02)
-        yield server.servers[0].sockets[0].getsockname()[1], app
-    finally:
-        server.should_exit = True
-        thread.join(60)
-        assert not thread.is_alive()
+    with running(build_server(app, settings.serve)) as port:
+        yield port, app

@@ -13,7 +13,6 @@ import dagster as dg
 
 from many_models.data import lake_tables
 from many_models.definitions import BUILDERS, build
-from many_models.orchestration import automation
 from many_models.settings import load_settings
 from many_models_tests.support.followed import Followed
 
@@ -63,5 +62,4 @@ def defs() -> dg.Definitions:
         wait = Wait(settings.root, stages)
         return dg.ResourceDefinition(lambda _: Followed(BUILDERS[name](settings), method, wait))
 
-    automation.SENSOR_SECONDS = 5  # as often as the daemon looks
     return build(settings, {name: waiting(name, *written) for name, written in WRITING.items()})

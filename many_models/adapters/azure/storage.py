@@ -18,6 +18,8 @@ from many_models.system import doubling, retry
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Generator
 
+    from azure.storage.blob import ContainerClient
+
     from many_models.errors import ManyModelsError
 
 T = TypeVar("T")
@@ -179,6 +181,17 @@ def blob_errors(where: str) -> Generator[None]:
         raise UnavailableError(f"{where}: {code}") from error
     except AzureError as error:
         raise UnavailableError(f"{where}: {type(error).__name__}") from error
+
+
+@contextmanager
+def opened_container(storage: AzureStorage) -> Generator[ContainerClient]:
+    """A client of the container of `storage`, closed at the end. Raises AccessError, UnavailableError."""
+    with blob_errors(storage.url):
+        from azure.storage.blob import ContainerClient
+
+        login = storage.blob_credential()
+        with ContainerClient(storage.blob_address, storage.container, credential=login, **BLOB_PATIENCE) as client:
+            yield client
 
 
 def while_busy(work: Callable[[], T]) -> T:

@@ -9,14 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from many_models.adapters.azure.storage import BLOB_PATIENCE, blob_errors, delete, while_busy
+from many_models.adapters.azure.storage import delete, opened_container, while_busy
 from many_models.errors import AccessError, UnavailableError
 from many_models.system import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Generator
-
-    from azure.storage.blob import ContainerClient
 
     from many_models.adapters.azure.storage import AzureStorage
 
@@ -89,18 +87,18 @@ class BlobExchange:
 
     def put(self, name: str, content: bytes) -> None:
         """See `Exchange.put`."""
-        with self._container() as container:
+        with opened_container(self.storage) as container:
             while_busy(lambda: container.upload_blob(self.storage.path(name), content, overwrite=True))
 
     def get(self, name: str) -> bytes:
         """See `Exchange.get`."""
-        with self._container() as container:
+        with opened_container(self.storage) as container:
             return while_busy(lambda: container.download_blob(self.storage.path(name)).readall())
 
     def names(self, folder: str) -> list[str]:
         """See `Exchange.names`."""
         start = self.storage.path("")
-        with self._container() as container:
+        with opened_container(self.storage) as container:
             found = while_busy(
                 lambda: sorted(container.list_blob_names(name_starts_with=f"{start}{folder}/")),
             )
@@ -109,24 +107,12 @@ class BlobExchange:
     def remove(self, folder: str) -> None:
         """See `Exchange.remove`."""
         for name in reversed(self.names(folder)):
-            with self._container() as container:
+            with opened_container(self.storage) as container:
                 delete(partial(container.delete_blob, self.storage.path(name)))
 
     def place(self, folder: str) -> str:
         """See `Exchange.place`."""
         return f"{self.storage.url.rstrip('/')}/{folder}"
-
-    @contextmanager
-    def _container(self) -> Generator[ContainerClient]:
-        storage = self.storage
-        with blob_errors(storage.url):
-            from azure.storage.blob import ContainerClient
-
-            credential = storage.blob_credential()
-            with ContainerClient(
-                storage.blob_address, storage.container, credential=credential, **BLOB_PATIENCE
-            ) as container:
-                yield container
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from many_models.adapters.azure.storage import BLOB_PATIENCE, blob_errors, while_busy
+from many_models.adapters.azure.storage import opened_container, while_busy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -44,18 +44,11 @@ class NewestInStorage:
 
     def __call__(self, table: str) -> str:
         """Of the table in the folder of this name. Raises AccessError, UnavailableError."""
-        storage = self.storage
-        with blob_errors(storage.url):
-            from azure.storage.blob import ContainerClient
-
-            credential = storage.blob_credential()
-            with ContainerClient(
-                storage.blob_address, storage.container, credential=credential, **BLOB_PATIENCE
-            ) as container:
-                start = storage.path(f"{table}/{LOG}/")
-                return while_busy(
-                    lambda: newest(
-                        (blob.name.removeprefix(start), str(blob.etag))
-                        for blob in container.list_blobs(name_starts_with=start)
-                    )
+        start = self.storage.path(f"{table}/{LOG}/")
+        with opened_container(self.storage) as container:
+            return while_busy(
+                lambda: newest(
+                    (blob.name.removeprefix(start), str(blob.etag))
+                    for blob in container.list_blobs(name_starts_with=start)
                 )
+            )

@@ -8,6 +8,7 @@ import dagster as dg
 
 from many_models.data import lake_tables
 from many_models.errors import PermanentError
+from many_models.keys import digest, row_hashes
 from many_models.orchestration import lake_marks, stage_state
 from many_models.orchestration.due import Stage
 from many_models.orchestration.event_log import dead_runs, runs
@@ -41,6 +42,11 @@ class Made:
     tables: "Mapping[LakeTable, pa.Table]"
     problems: "pa.Table"
     metadata: Metadata = field(default_factory=dict)
+
+    def version(self) -> str:
+        """A digest of all rows: the warehouse is loaded again where somebody has it made again and it differs."""
+        parts = {of.name: rows for of, rows in self.tables.items()} | {"problems": self.problems}
+        return digest(sorted((name, rows.num_rows, int(row_hashes(rows).sum())) for name, rows in parts.items()))
 
 
 def build_cutoff_asset(
@@ -84,7 +90,7 @@ def build_cutoff_asset(
             problems = write(lake, stage, date, made)
             context.log.info(f"cutoff {date}: {_said(made)}, {len(problems)} problems")
             version = wanted.get(date, "earlier")
-            done = Done(version, version, {"problems": len(problems), **made.metadata})
+            done = Done(version, made.version(), {"problems": len(problems), **made.metadata})
             runs.record(context, [materialization(context.asset_key, date, done)])
         shown: Metadata = {"problems": len(problems)}
         if problems:

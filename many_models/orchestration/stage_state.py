@@ -266,7 +266,7 @@ def warehouse_state(look: Look, loads: Mapping[str, str] | None = None) -> Stage
     """
     lake, wanted = look.lake, _newest_predictions(look)
     for date, version in wanted.items():
-        decided = {stage: look.consumed(stage).get(date) for stage in DECISIONS}
+        decided = {stage: look.made(stage).get(date) for stage in DECISIONS}
         if any(decided.values()):
             wanted[date] = digest(version, sorted(decided.items()))
     done = look.consumed("warehouse_predictions")

@@ -7,6 +7,9 @@ from datetime import timedelta
 import pandas as pd
 import pytest
 
+from many_models.definitions import build
+from many_models.operations.day import open_instance
+from many_models.orchestration.automation import JOBS
 from many_models_tests.support.project import END, Project, make_project, sales, stages_of
 
 pytestmark = pytest.mark.slow
@@ -126,3 +129,18 @@ def test_what_is_done_is_not_done_again_and_a_later_day_goes_on(day: Project) ->
     assert set(added.index) == {"ann", "bob"}
     assert (added["added"] < 0).all()  # the day was an ordinary one
     assert added.loc["ann", "wape_naive"] < added.loc["ann", "wape_people"]
+
+
+def test_what_people_change_later_is_loaded_when_its_cutoff_is_made_again(day: Project) -> None:
+    """Nothing is due after the change, until somebody materializes the partition; then the warehouse alone is."""
+    day.source("UPDATE changes SET value = '3' WHERE author = 'ann'")
+    assert day.run(END) == []
+    settings = day.settings(END)
+    job = build(settings).resolve_job_def(JOBS["final_predictions"])
+    with open_instance(day.home) as instance:
+        assert job.execute_in_process(instance=instance, partition_key=f"{END:%Y-%m-%d}").success
+    assert stages_of(day.run(END)) == {"warehouse_predictions": 1}
+    found = day.warehouse("SELECT * FROM latest_final_forecasts WHERE author = 'ann'")
+    assert len(found) == 2
+    assert (found["final"] == 3.0).all()
+    assert day.run(END) == []

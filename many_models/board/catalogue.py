@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 from many_models.board.grid import grid_of
 from many_models.board.items import Items, build_items
 from many_models.board.reading import Reading
-from many_models.board.tables import read_tables, versions
+from many_models.board.tables import fingerprints, read_tables
 
 if TYPE_CHECKING:
     from many_models.ports import Lake, Warehouse
     from many_models.settings import Settings
 
-LOOK_SECONDS = 2.0  # after which a request has the lake's versions compared
+LOOK_SECONDS = 2.0  # after which a request has the lake's fingerprints compared
 AGAIN_SECONDS = 30.0  # after which a table that lacks a part is made again
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class Catalogue:
     lake: Lake
     warehouse: Warehouse
     _items: Items | None = None
-    _versions: tuple[int | None, ...] = ()
+    _fingerprints: tuple[str, ...] = ()
     _looked: float = float("-inf")
     _made: float = float("-inf")
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -39,7 +39,7 @@ class Catalogue:
     @property
     def version(self) -> object:
         """What changes when the lake has."""
-        return self._versions
+        return self._fingerprints
 
     def items(self) -> Items:
         """The table, with what could not be read in its `missing`."""
@@ -60,9 +60,9 @@ class Catalogue:
 
     def _newest(self, before: Items | None) -> Items:
         reading = Reading()
-        seen = reading.part("lake", lambda: versions(self.lake), None)
+        seen = reading.part("lake", lambda: fingerprints(self.lake), None)
         lacks = before is not None and before.missing and time.monotonic() - self._made > AGAIN_SECONDS
-        if before is not None and (seen is None or (seen == self._versions and not lacks)):
+        if before is not None and (seen is None or (seen == self._fingerprints and not lacks)):
             lost = {"lake": reading.missing["lake"]} if seen is None else {}
             kept = {what: why for what, why in before.missing.items() if what != "lake" or seen is None}
             return replace(before, missing=kept | lost)
@@ -72,6 +72,6 @@ class Catalogue:
             return replace(before, missing=reading.missing)
         data = self.settings.data
         items = build_items(tables, grid_of(data.frequency), data.keys, self.settings.board.value, reading.missing)
-        self._versions, self._made = seen or (), time.monotonic()
+        self._fingerprints, self._made = seen or (), time.monotonic()
         log.info("table of items: %d series in %.2f s", len(items.frame), time.perf_counter() - started)
         return items

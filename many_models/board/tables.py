@@ -41,9 +41,9 @@ class Tables:
     realised: list[Frame] = field(default_factory=list[Frame])
 
 
-def versions(lake: Lake) -> tuple[int | None, ...]:
-    """What changes when the table of items has to be made again."""
-    return tuple(lake.version(table.name) for table in WATCHED)
+def fingerprints(lake: Lake) -> tuple[str, ...]:
+    """What changes when the table of items has to be made again; no table is opened for it."""
+    return tuple(lake.fingerprint(table.name) for table in WATCHED)
 
 
 def read_tables(settings: Settings, lake: Lake, warehouse: Warehouse, reading: Reading) -> Tables:

@@ -138,7 +138,7 @@ def test_a_lake_that_goes_away_leaves_the_last_table_on_the_page(
     with found.client() as client:
         before = client.get("/items").text
         away = Away()
-        for name in ("read", "version"):
+        for name in ("read", "version", "fingerprint"):
             monkeypatch.setattr(found.lake, name, getattr(away, name))
         after = client.get("/items").text
         item = client.get(f"/items/{quote(series('Rome', PLAIN), safe='')}")

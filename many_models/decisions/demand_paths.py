@@ -251,12 +251,18 @@ def sale_chance(intervals: NDArray[np.int64]) -> Floats:
     return chance
 
 
+def path_sums(drawn: NDArray[np.float32], *lengths: NDArray[np.int64]) -> list[Floats]:
+    """For each of `lengths` (series × paths, or × 1), sums of that many first steps of each path (series × paths)."""
+    sums = np.concatenate([np.zeros_like(drawn[:, :, :1]), np.cumsum(drawn, axis=2, dtype=np.float32)], axis=2)
+    return [np.take_along_axis(sums, of[:, :, None], axis=2)[:, :, 0].astype(np.float64) for of in lengths]
+
+
 def sum_quantiles(
     model: PathModel, lengths: NDArray[np.int64], quantiles: Sequence[float], *, paths: int = 500, seed: int = 1
 ) -> Floats:
     """Quantiles (series × quantiles) of the demand of the next `lengths[i]` periods of each series."""
     found = np.empty((len(model.series), len(quantiles)))
     for rows, drawn in model.blocks(paths, seed):
-        sums = np.take_along_axis(np.cumsum(drawn, axis=2, dtype=np.float32), lengths[rows, None, None] - 1, axis=2)
-        found[rows] = np.quantile(sums[:, :, 0], quantiles, axis=1, method="hazen").T
+        (sums,) = path_sums(drawn, lengths[rows, None])
+        found[rows] = np.quantile(sums, quantiles, axis=1, method="hazen").T
     return found

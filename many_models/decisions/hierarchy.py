@@ -75,14 +75,6 @@ def build_hierarchy(
     return Hierarchy(series, names, of_level, csr_matrix((np.ones(len(rows)), (rows, columns)), shape)), problems
 
 
-def not_nested(hierarchy: Hierarchy, parent: str, child: str) -> list[str]:
-    """The nodes of the level `child` whose series lie in several nodes of the level `parent`: no tree."""
-    up = [i for i, level in enumerate(hierarchy.levels) if level == parent]
-    down = [i for i, level in enumerate(hierarchy.levels) if level == child]
-    shared = (hierarchy.sums[down] @ hierarchy.sums[up].T).tocsr()
-    return [hierarchy.names[node] for node, several in zip(down, np.diff(shared.indptr) > 1, strict=True) if several]
-
-
 def reconcile(  # noqa: PLR0913 - forecasts, and how they are made to agree
     hierarchy: Hierarchy, bottom: Floats, upper: Floats, *, method: Method, bottom_variance: Floats | None = None,
     upper_variance: Floats | None = None, nonnegative: bool = True,

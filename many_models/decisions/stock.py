@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 import pyarrow as pa
 
+from many_models.decisions.demand_paths import path_sums, seeded
 from many_models.decisions.problems import number_in, problem_table
 from many_models.errors import InputError, SettingsError
 
@@ -99,9 +100,7 @@ def _of_block(
     """The recommendations of some series, of their paths (series × paths × steps)."""
     names = [model.series[i] for i in rows.tolist()]
     lead, reach = _lengths(names, terms, drawn.shape[1], drawn.shape[2], seed)
-    sums = np.concatenate([np.zeros_like(drawn[:, :, :1]), np.cumsum(drawn, axis=2, dtype=np.float32)], axis=2)
-    during = np.take_along_axis(sums, lead[:, :, None], axis=2)[:, :, 0].astype(np.float64)
-    until = np.take_along_axis(sums, reach[:, :, None], axis=2)[:, :, 0].astype(np.float64)
+    during, until = path_sums(drawn, lead, reach)
     quantity = _quantity(terms, whole)
     overshoot = overshoots(quantity, whole)
     point = np.zeros(len(rows))
@@ -139,8 +138,6 @@ def _lengths(
 
     A lead time that varies is drawn from a gamma distribution of its mean and deviation.
     """
-    from many_models.decisions.demand_paths import seeded
-
     lead = np.repeat(np.maximum(terms.lead_time, 0.0)[:, None], paths, 1)
     for at in np.flatnonzero((terms.lead_time_sd > 0) & (terms.lead_time > 0)).tolist():
         shape = (terms.lead_time[at] / terms.lead_time_sd[at]) ** 2

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from many_models.decisions.demand_paths import Backtest, Histories, PathModel, fit_paths
+from many_models.decisions.demand_paths import Backtest, Histories, PathModel, fit_paths, sum_quantiles
 from many_models.decisions.stock import NUMBERS, Terms, order_quantity, read_terms, recommend
 from many_models.errors import InputError, SettingsError
 
@@ -116,6 +116,20 @@ def test_rare_sales_get_their_own_distribution_and_not_a_normal() -> None:
         at = found[f"demand_q{level}"].to_numpy()
         cover = float(np.mean([(true <= q).mean() for q in at]))
         assert cover == pytest.approx(level / 100, abs=0.03), level
+
+
+def test_quantiles_of_sums_are_those_of_a_slow_loop_and_those_that_stock_uses() -> None:
+    model = model_of(8.0, series=12)
+    lengths = np.arange(1, 13, dtype=np.int64)
+    found = sum_quantiles(model, lengths, (0.5, 0.95), paths=200, seed=4)
+    for rows, drawn in model.blocks(200, 4):
+        for at, i in enumerate(rows.tolist()):
+            sums = [float(path[: lengths[i]].sum()) for path in drawn[at]]
+            assert found[i] == pytest.approx(np.quantile(sums, (0.5, 0.95), method="hazen"), rel=1e-5)
+    seven = sum_quantiles(model, np.full(12, 7), (0.95,), paths=200, seed=4)[:, 0]
+    whole = np.ones(12, bool)
+    stocked = recommend(model, terms_of(12), whole=whole, horizon=HORIZON, paths=200, seed=4)  # 4 of lead, 3 of review
+    assert stocked["demand_q95"].to_numpy() == pytest.approx(seven)
 
 
 def test_the_newsvendor_stocks_the_critical_ratio() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -69,7 +69,7 @@ def change(  # noqa: PLR0913, PLR0917 - forecasts, and what people say of them
     problems = list[dict[str, str]]()
     usable = list[Override]()
     for number, row in enumerate(rows.to_pylist(), 1):
-        found = _read(number, row, [name for name in columns if name in rows.column_names], cutoff)
+        found = _read(number, row, [name for name in columns if name in rows.column_names], cutoff, ds)
         if isinstance(found, Override):
             usable.append(found)
         elif found["reason"]:
@@ -96,6 +96,9 @@ def _apply(  # noqa: PLR0913, PLR0917 - one override onto what the earlier ones 
         problems.append(_problem(one.shown, "no series that is forecast is meant: it has ended, or has another name"))
         return
     if not len(days):
+        if np.datetime64(one.last) < ds[-1]:  # a later one waits for its cutoff
+            said = f"no period of the data begins from {one.first:%Y-%m-%d} to {one.last:%Y-%m-%d}"
+            problems.append(_problem(one.shown, f"{said}: name the first day of the period"))
         return
     for earlier in sorted({*by[np.ix_(mine, days)].ravel().tolist()} - {NO_CHANGE}):
         places = int((by[np.ix_(mine, days)] == earlier).sum())
@@ -116,7 +119,7 @@ def _problem(shown: str, reason: str) -> dict[str, str]:
 
 
 def _read(
-    number: int, row: Mapping[str, object], columns: Sequence[str], cutoff: datetime
+    number: int, row: Mapping[str, object], columns: Sequence[str], cutoff: datetime, ds: NDArray[np.datetime64]
 ) -> Override | dict[str, str]:
     """The row as an override; else the problem with it, whose reason is empty where it is only past."""
     about = tuple((name, str(row[name])) for name in columns if row.get(name) not in {None, ""})
@@ -137,7 +140,9 @@ def _read(
         return _problem(shown, f"it ends on {last:%Y-%m-%d}, before it begins on {first:%Y-%m-%d}")
     if action != "add" and value < 0:
         return _problem(shown, f"value is {value:g}, needed 0 or more to {action}")
-    if last <= cutoff:
+    if last == last.replace(hour=0, minute=0, second=0, microsecond=0):
+        last += timedelta(days=1, microseconds=-1)  # a day is meant with all its hours
+    if np.datetime64(last) < ds[0]:
         return _problem(shown, "")
     if expires is not None and expires <= cutoff:
         return _problem(shown, f"it expired on {expires:%Y-%m-%d}")
@@ -182,22 +187,26 @@ def value_added(rows: pa.Table) -> pa.Table:
     `rows` are changed forecasts whose actual has come: series_id, ds, y, naive (null where unknown), y_hat, final,
     author, reason. Of each forecast the sums of absolute errors and of errors (forecast − actual), over abs_actual:
     wape_naive, wape_model, wape_people and bias_…; `added` is wape_model − wape_people, above 0 where people helped.
+    What is said of naive is null where naive is unknown for one of the periods.
     """
     frame = rows.to_pandas()
     names = ("naive", "model", "people")
     frame = frame.assign(
         month=frame["ds"].dt.strftime("%Y-%m"), author=frame["author"].fillna(""), reason=frame["reason"].fillna(""),
         size=np.where((frame["final"] - frame["y_hat"]).abs() < LARGE * frame["y_hat"].abs(), "small", "large"),
-        abs_actual=frame["y"].abs(), naive=frame["naive"].fillna(frame["y_hat"]), periods=1,
+        abs_actual=frame["y"].abs(), periods=1,
     )  # fmt: skip
     for name, column in zip(names, ("naive", "y_hat", "final"), strict=True):
         frame[f"error_{name}"] = frame[column] - frame["y"]
         frame[f"abs_error_{name}"] = frame[f"error_{name}"].abs()
     sums = ["periods", "abs_actual", *(f"{what}_{name}" for name in names for what in ("abs_error", "error"))]
-    found = frame.groupby(["series_id", "author", "reason", "month", "size"], as_index=False)[sums].sum()
+    of = ["series_id", "author", "reason", "month", "size"]
+    found = frame.groupby(of, as_index=False)[sums].sum()
+    unknown = frame["naive"].isna().groupby([frame[name] for name in of]).any().to_numpy()
     sold = found["abs_actual"].where(found["abs_actual"] > 0)
     for name in names:
         found[f"wape_{name}"] = found[f"abs_error_{name}"] / sold
         found[f"bias_{name}"] = found[f"error_{name}"] / sold
+    found.loc[unknown, [name for name in found.columns if name.endswith("_naive")]] = np.nan  # of other periods
     found["added"] = found["wape_model"] - found["wape_people"]
     return pa.Table.from_pandas(found, preserve_index=False)

@@ -80,6 +80,26 @@ def test_bad_past_and_expired_overrides_change_nothing_and_the_rest_goes_on() ->
         assert words in said, words
 
 
+def test_the_last_day_of_hourly_data_is_meant_with_all_its_hours() -> None:
+    hours = np.datetime64("2024-07-01T12:00", "us") + np.arange(24) * np.timedelta64(1, "h")
+    rows = pa.Table.from_pylist([row(store="s0", item="i0", value="3")])
+    found = change(
+        rows, ["store", "item"], SERIES, VALUES, np.full((3, 24), 7.0), hours, datetime(2024, 7, 1, 11)
+    )  # fmt: skip
+    assert found.final[0].tolist() == [3.0] * 12 + [7.0] * 12
+    assert found.problems.num_rows == 0
+
+
+def test_a_change_within_a_period_that_began_earlier_is_told() -> None:
+    weeks = np.array(["2024-07-01", "2024-07-08", "2024-07-15"], "datetime64[us]")
+    texts = [row(store="s0", **{"from": "2024-07-03", "to": "2024-07-05"}),
+             row(store="s1", **{"from": "2024-08-05", "to": "2024-08-09"})]  # fmt: skip
+    found = change(pa.Table.from_pylist(texts), ["store", "item"], SERIES, VALUES, Y_HAT, weeks, datetime(2024, 6, 24))
+    assert (found.by == NO_CHANGE).all()
+    (problem,) = found.problems.to_pylist()  # the other one waits for its cutoff
+    assert "no period of the data begins from 2024-07-03 to 2024-07-05" in problem["reason"]
+
+
 def test_a_table_without_the_needed_columns_is_an_error() -> None:
     with pytest.raises(InputError, match="lacks from, to"):
         change(pa.table({"item": ["a"], "action": ["set"], "value": [1]}), ["item"], SERIES, VALUES, Y_HAT, DS, CUTOFF)
@@ -116,3 +136,7 @@ def test_value_added_against_a_loop_over_the_rows() -> None:
     assert by.loc["bad", "abs_error_people"] > 1.5 * by.loc["bad", "abs_error_model"]
     assert set(found[found["author"] == "noisy"]["size"]) == {"small"}
     assert found["periods"].sum() == 300
+    unknown = found["wape_naive"].isna()  # of the first day the day before is not there
+    assert found[unknown][["author", "month"]].to_numpy().tolist() == [["good", "2024-01"]]
+    assert found[unknown]["bias_naive"].isna().all()
+    assert found["wape_model"].notna().all()

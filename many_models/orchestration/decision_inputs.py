@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from many_models.data import clock, lake_tables
 from many_models.errors import InputError
+from many_models.keys import SeriesKey
 from many_models.ports import Where
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from many_models.decisions.demand_paths import Backtest, Histories
-    from many_models.ports import Lake
+    from many_models.ports import Lake, Source
     from many_models.settings import Settings
 
     Floats = NDArray[np.float64]
@@ -49,13 +50,14 @@ def forecasts_of(settings: Settings, lake: Lake, date: str, origin: str) -> Fore
     rows = lake_tables.read_if_there(lake, lake_tables.PREDICTIONS, Where(among={"cutoff_date": [date]}))
     if rows is None or not rows.num_rows:
         raise InputError(f"the lake has no predictions of cutoff {date}: materialize predictions first")
+    everyone = set(pc.unique(rows["series_id"]).to_pylist())
     newest = pc.max(rows["cutoff"]).as_py()
     rows = rows.filter(pc.equal(rows["cutoff"], pa.scalar(newest, pa.timestamp("us"))))
     rows = rows.sort_by([("series_id", "ascending"), ("step", "ascending")])
     steps = settings.forecast.horizon
     good = rows.filter(pc.is_finite(rows["y_hat"])).group_by("series_id").aggregate([("step", "count")])
     whole = good.filter(pc.equal(good["step_count"], steps))["series_id"].combine_chunks()
-    left = sorted(set(pc.unique(rows["series_id"]).to_pylist()) - set(whole.to_pylist()))
+    left = sorted(everyone - set(whole.to_pylist()))
     rows = rows.filter(pc.is_in(rows["series_id"], whole))
     if not rows.num_rows:
         raise InputError(f"no series has {steps} finite forecasts of cutoff {date}: materialize predictions")
@@ -106,3 +108,40 @@ def histories_of(settings: Settings, lake: Lake, series: Sequence[str], cutoff: 
     order = np.lexsort((ds, place))
     counts = np.bincount(place, minlength=len(series))
     return Histories(np.asarray(y, np.float64)[order], np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
+
+
+def series_values(
+    settings: Settings, source: Source, series: list[str]
+) -> tuple[dict[str, dict[str, str | None]], list[dict[str, str]]]:
+    """Series → column of the levels → value: keys, and attributes of the source's attributes table; and problems.
+
+    A row of attributes for which there is no series is a problem: a category without items.
+    """
+    from many_models.data.covariates import attributes_from_source
+
+    keys = settings.data.keys
+    parts = {name: SeriesKey.parse(name, len(keys)).parts for name in series}
+    values: dict[str, dict[str, str | None]] = {
+        name: {**dict(zip(keys, own, strict=True))} for name, own in parts.items()
+    }
+    wanted = [name for level in settings.hierarchy.levels for name in level if name not in keys]
+    wanted = list(dict.fromkeys(wanted))
+    if not wanted:
+        return values, []
+    if not settings.source.attributes_table:
+        raise InputError(f"hierarchy.levels name {', '.join(wanted)}, which is no key: set source.attributes_table")
+    rows = attributes_from_source(source.read_table(settings.source.attributes_table), keys, wanted)
+    own = [key for key in keys if key in rows.column_names]
+    at = [keys.index(key) for key in own]
+    by_place = {tuple(str(row[key]) for key in own): row for row in rows.to_pylist()}
+    used = set[tuple[str, ...]]()
+    for name, series_parts in parts.items():
+        place = tuple(series_parts[i] for i in at)
+        row = by_place.get(place)
+        used.add(place)
+        values[name] |= {column: None if row is None or row[column] is None else str(row[column]) for column in wanted}
+    return values, [
+        {"origin": "hierarchy", "series_id": "", "row": ", ".join(place),
+         "reason": "no series that is forecast belongs to these attributes"}
+        for place in by_place if place not in used
+    ]  # fmt: skip

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from many_models.data import lake_tables
-from many_models.errors import InputError, PermanentError
-from many_models.keys import SeriesKey
+from many_models.errors import PermanentError
 from many_models.orchestration.cutoff_stage import Made, build_cutoff_asset
-from many_models.orchestration.decision_inputs import Forecasts, backtest_of, forecasts_of
+from many_models.orchestration.decision_inputs import Forecasts, backtest_of, forecasts_of, series_values
 from many_models.orchestration.forecast_spec import spec_of
 from many_models.ports import Lake, Source, Where
 from many_models.settings import Settings
@@ -73,43 +72,6 @@ def make(settings: Settings, source: Source, lake: Lake, date: str) -> Made:
     table = _table(tree, found, bottom, (above, upper), bounds, nonnegative=nonnegative)
     return Made({lake_tables.COHERENT: table}, problem_table(problems),
                 {"dagster/row_count": table.num_rows, "nodes": len(tree.names)})  # fmt: skip
-
-
-def series_values(
-    settings: Settings, source: Source, series: list[str]
-) -> tuple[dict[str, dict[str, str | None]], list[dict[str, str]]]:
-    """Series → column of the levels → value: keys, and attributes of the source's attributes table; and problems.
-
-    A row of attributes for which there is no series is a problem: a category without items.
-    """
-    from many_models.data.covariates import attributes_from_source
-
-    keys = settings.data.keys
-    parts = {name: SeriesKey.parse(name, len(keys)).parts for name in series}
-    values: dict[str, dict[str, str | None]] = {
-        name: {**dict(zip(keys, own, strict=True))} for name, own in parts.items()
-    }
-    wanted = [name for level in settings.hierarchy.levels for name in level if name not in keys]
-    wanted = list(dict.fromkeys(wanted))
-    if not wanted:
-        return values, []
-    if not settings.source.attributes_table:
-        raise InputError(f"hierarchy.levels name {', '.join(wanted)}, which is no key: set source.attributes_table")
-    rows = attributes_from_source(source.read_table(settings.source.attributes_table), keys, wanted)
-    own = [key for key in keys if key in rows.column_names]
-    at = [keys.index(key) for key in own]
-    by_place = {tuple(str(row[key]) for key in own): row for row in rows.to_pylist()}
-    used = set[tuple[str, ...]]()
-    for name, series_parts in parts.items():
-        place = tuple(series_parts[i] for i in at)
-        row = by_place.get(place)
-        used.add(place)
-        values[name] |= {column: None if row is None or row[column] is None else str(row[column]) for column in wanted}
-    return values, [
-        {"origin": "hierarchy", "series_id": "", "row": ", ".join(place),
-         "reason": "no series that is forecast belongs to these attributes"}
-        for place in by_place if place not in used
-    ]  # fmt: skip
 
 
 def node_forecasts(settings: Settings, lake: Lake, tree: "Hierarchy", found: Forecasts) -> "tuple[Floats, Floats]":

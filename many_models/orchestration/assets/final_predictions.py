@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from many_models.data import clock, lake_tables
-from many_models.orchestration.assets.coherent_predictions import series_values
 from many_models.orchestration.cutoff_stage import Made, build_cutoff_asset
-from many_models.orchestration.decision_inputs import Forecasts, forecasts_of
+from many_models.orchestration.decision_inputs import Forecasts, forecasts_of, series_values
 from many_models.orchestration.forecast_spec import spec_of
 from many_models.ports import Lake, Source, Where
 from many_models.settings import Settings

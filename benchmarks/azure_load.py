@@ -17,7 +17,7 @@ import pyarrow as pa
 from benchmarks._report import Figure, flags, machine, show
 from many_models.adapters.warehouse.fabric import FabricWarehouse
 from many_models.adapters.warehouse.synapse import SynapseWarehouse
-from many_models.ports import WarehousePart, Where
+from many_models.ports import Filter, WarehousePart
 from many_models_tests.stand_ins.tds_server import LocalStaging, TdsServer, running_tds
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def predictions(series: int, horizon: int) -> pa.Table:
 def measure(server: TdsServer, series: int) -> list[Figure]:
     """Of the second load of a day, which finds its tables."""
     rows = predictions(series, 28)
-    part = WarehousePart("predictions", rows, Where(among={"cutoff_date": [DATE]}), ("series_id", "cutoff_date", "ds"))
+    part = WarehousePart("predictions", rows, Filter(among={"cutoff_date": [DATE]}), ("series_id", "cutoff_date", "ds"))
     figures: list[Figure] = []
     for name, kind in (("synapse", SynapseWarehouse), ("fabric", FabricWarehouse)):
         staging = Counted(server.staging())

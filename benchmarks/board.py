@@ -29,7 +29,7 @@ from many_models.board.app import build_board
 from many_models.board.handed_in import Operations, Stores
 from many_models.board.server import build_server
 from many_models.data import lake_tables
-from many_models.ports import WarehousePart, Where
+from many_models.ports import Filter, WarehousePart
 from many_models.settings import Settings
 from many_models_tests.support.running_server import running
 
@@ -52,8 +52,8 @@ def fill(lake: Any, warehouse: Any, items: int, days: int) -> list[str]:
     names = [f"item {i // STORES}" for i in range(items)]
     ids = [f"{store}__{name}" for store, name in zip(stores, names, strict=True)]
 
-    def put(table: lake_tables.LakeTable, columns: dict[str, Any], where: Where | None = None) -> None:
-        lake.replace(table.name, pa.table(columns), where or Where(), table.partition_by)
+    def put(table: lake_tables.LakeTable, columns: dict[str, Any], where: Filter | None = None) -> None:
+        lake.replace(table.name, pa.table(columns), where or Filter(), table.partition_by)
 
     put(lake_tables.SERIES_KEYS, {"series_id": ids, "store": stores, "item": names})
     first = AS_OF - timedelta(days=days - 1)
@@ -84,7 +84,7 @@ def fill(lake: Any, warehouse: Any, items: int, days: int) -> list[str]:
             "forecast": rng.gamma(2.0, 200.0, items), "wape": rng.uniform(0, 0.6, items),
             "bias": rng.uniform(-0.2, 0.2, items), "cover80": rng.uniform(0.6, 1.0, items),
         })  # fmt: skip
-        where = Where(since=cutoff, before=cutoff + timedelta(days=1), column="cutoff")
+        where = Filter(since=cutoff, before=cutoff + timedelta(days=1), column="cutoff")
         warehouse.load(f"{cutoff}", "1", [WarehousePart("accuracy", rows, where, ("series_id", "cutoff"))])
     return ids
 
@@ -101,7 +101,7 @@ def _fill_histories(lake: Any, ids: list[str], stores: list[str], days: int, rng
             "price": np.full(n, 2.5), "promotion": (rng.random(n) < 0.05).astype(float), "pack": [store] * n,
         })  # fmt: skip
         dataset = rows.append_column("state", pa.array(["observed"] * n))
-        among = Where(among={"pack": [store]})
+        among = Filter(among={"pack": [store]})
         lake.replace(lake_tables.DATASETS.name, dataset, among, lake_tables.DATASETS.partition_by)
         keep = np.tile(np.arange(days) >= days - recent, len(own))
         year = pa.array(ds.astype("datetime64[Y]").astype(int) + 1970, pa.int32()).take(
@@ -109,10 +109,10 @@ def _fill_histories(lake: Any, ids: list[str], stores: list[str], days: int, rng
         )
         sales = rows.append_column("year", year).filter(pa.array(keep))
         years = sorted(set(sales["year"].to_pylist()))
-        among = Where(among={"year": years, "pack": [store]})
+        among = Filter(among={"year": years, "pack": [store]})
         lake.replace(lake_tables.RAW_SALES.name, sales, among, lake_tables.RAW_SALES.partition_by)
     versions = {"series_id": ids, "last": [AS_OF] * len(ids), "year": pa.array([AS_OF.year] * len(ids), pa.int32())}
-    lake.replace(lake_tables.RAW_VERSIONS.name, pa.table(versions), Where(), lake_tables.RAW_VERSIONS.partition_by)
+    lake.replace(lake_tables.RAW_VERSIONS.name, pa.table(versions), Filter(), lake_tables.RAW_VERSIONS.partition_by)
 
 
 def _decided(proposal: str, *, actor: str, reason: str, reject: bool) -> None:

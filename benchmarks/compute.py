@@ -30,7 +30,7 @@ from many_models.adapters.compute.spark_session import connect
 from many_models.adapters.lake.delta import DeltaLake
 from many_models.data.lake_tables import DATASETS, RAW_SALES
 from many_models.forecasting.spec import Spec
-from many_models.ports import Chunk, Where
+from many_models.ports import Chunk, Filter
 from many_models.tasks import PrepareTask, TrainTask
 from many_models_tests.stand_ins.spark_connect import connect_server
 
@@ -82,12 +82,12 @@ def prepare(lake: Lake, chunks: list[Chunk], days: int) -> datetime:
     for at in range(0, len(chunks), 20):
         part = chunks[at : at + 20]
         raw = pa.concat_tables([sales(chunk, days) for chunk in part])
-        lake.replace(RAW_SALES.name, raw, Where(among={"pack": [c.pack for c in part]}), ("pack",))
+        lake.replace(RAW_SALES.name, raw, Filter(among={"pack": [c.pack for c in part]}), ("pack",))
     task = PrepareTask(lake, SPEC, as_of, ("store", "item"))
     with ProcessCompute() as pool:
         for chunk, result in pool.run(task, chunks):
             rows = result.tables["rows"]
-            lake.replace(DATASETS.name, rows, Where(among={"pack": [chunk.pack]}), DATASETS.partition_by)
+            lake.replace(DATASETS.name, rows, Filter(among={"pack": [chunk.pack]}), DATASETS.partition_by)
     return as_of
 
 

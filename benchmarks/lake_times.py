@@ -16,11 +16,11 @@ from deltalake import write_deltalake
 
 from benchmarks._report import Figure, flags, machine, show
 from many_models.adapters.lake.delta import DeltaLake
-from many_models.ports import Where
+from many_models.ports import Filter
 
 START = datetime(2022, 1, 1)
-ITEM = Where(among={"pack": ["p3"], "series_id": ["p3_s7"]})
-SINCE = Where(among={"pack": ["p3"], "series_id": ["p3_s7"]}, since=datetime(2023, 6, 1), before=datetime(2023, 7, 1))
+ITEM = Filter(among={"pack": ["p3"], "series_id": ["p3_s7"]})
+SINCE = Filter(among={"pack": ["p3"], "series_id": ["p3_s7"]}, since=datetime(2023, 6, 1), before=datetime(2023, 7, 1))
 
 
 def histories(packs: int, series: int, days: int) -> pa.Table:
@@ -43,7 +43,7 @@ def measure(*, small: bool) -> list[Figure]:
     with tempfile.TemporaryDirectory() as folder:
         before, now = Path(folder, "before"), Path(folder, "now")
         write_deltalake(str(before / "t"), rows, partition_by=["pack"])
-        DeltaLake(now).replace("t", rows, Where(), ("pack",))
+        DeltaLake(now).replace("t", rows, Filter(), ("pack",))
         lakes = {"before": DeltaLake(before), "now": DeltaLake(now)}
         figures: list[Figure] = []
         for what, where in (("one item's history", ITEM), ("a month of it", SINCE)):

@@ -19,7 +19,7 @@ from pyarrow import csv
 
 from benchmarks._report import Figure, flags, machine, show
 from many_models.adapters.warehouse.sql import SqlWarehouse
-from many_models.ports import WarehousePart, Where
+from many_models.ports import Filter, WarehousePart
 from many_models_tests.stand_ins.postgres_server import running_postgres
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def predictions(series: int, cutoff: datetime = CUTOFF) -> pa.Table:
 
 def part(rows: pa.Table, cutoff: datetime) -> WarehousePart:
     """The part of a load that replaces `cutoff`."""
-    return WarehousePart("predictions", rows, Where(among={"cutoff_date": [f"{cutoff:%Y-%m-%d}"]}), KEY)
+    return WarehousePart("predictions", rows, Filter(among={"cutoff_date": [f"{cutoff:%Y-%m-%d}"]}), KEY)
 
 
 def seconds(work: Callable[[], object]) -> float:

@@ -123,7 +123,7 @@ class Source(Protocol):
 class Ingestion(Protocol):
     """What brings a period's rows to where the source reads them, where that is a pipeline of its own."""
 
-    def bring(self, period: datetime) -> str:
+    def run(self, period: datetime) -> str:
         """Have the period that starts at `period` brought, wait for it, and say in a line what ran.
 
         Asked twice at once, it is brought once. Raises InputError or PermanentError when the pipeline cannot do it,
@@ -138,7 +138,7 @@ class Ingestion(Protocol):
 
 # --- Lake -----------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
-class Where:
+class Filter:
     """A conjunction of simple conditions on rows; empty: all rows.
 
     `among` maps a column (string or integer) to the values it may have; `since` ≤ `column` < `before` in time.
@@ -165,7 +165,7 @@ class VacuumResult:
 class Lake(Protocol):
     """Versioned tables of rows, each changed by one atomic commit at a time. Picklable: workers read from it."""
 
-    def replace(self, table: str, rows: pa.Table, where: Where, partition_by: Sequence[str] = ()) -> int:
+    def replace(self, table: str, rows: pa.Table, where: Filter, partition_by: Sequence[str] = ()) -> int:
         """Put `rows` in the place of the rows that `where` names, in one commit; make the table if it is not there.
 
         New columns are added (null in older rows); a column that `rows` lack is null in them. `partition_by` counts
@@ -174,7 +174,7 @@ class Lake(Protocol):
         """
         ...
 
-    def read(self, table: str, where: Where | None = None, columns: Sequence[str] = ()) -> pa.Table:
+    def read(self, table: str, where: Filter | None = None, columns: Sequence[str] = ()) -> pa.Table:
         """The rows that `where` names, all columns unless `columns` are named. Raises MissingTableError."""
         ...
 
@@ -242,7 +242,7 @@ class NarrowingTask(Protocol):
         """Do the chunk."""
         ...
 
-    def narrowed(self, chunk: Chunk) -> Task:
+    def for_chunk(self, chunk: Chunk) -> Task:
         """A task that does `chunk` as this one does, and reads no file of this machine."""
         ...
 
@@ -474,7 +474,7 @@ class WarehousePart:
 
     table: str
     rows: pa.Table
-    where: Where
+    where: Filter
     key: tuple[str, ...]
 
 
@@ -500,7 +500,7 @@ class Warehouse(Protocol):
         """
         ...
 
-    def define(self, views: Sequence[WarehouseView]) -> None:
+    def create_views(self, views: Sequence[WarehouseView]) -> None:
         """Make these views of tables that are there, or make them anew. Raises InputError when a table is not."""
         ...
 
@@ -508,7 +508,7 @@ class Warehouse(Protocol):
         """Every recorded load → its fingerprint."""
         ...
 
-    def read(self, table: str, where: Where | None = None) -> pa.Table:
+    def read(self, table: str, where: Filter | None = None) -> pa.Table:
         """The rows of a table or view that `where` names; a −0.0 may come back as 0.0. Raises MissingTableError."""
         ...
 

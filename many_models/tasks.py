@@ -21,7 +21,7 @@ from many_models.data.lake_tables import (
 )
 from many_models.errors import InputError, PermanentError, SeriesError, SeriesFailure
 from many_models.forecasting.spec import Prior, Spec
-from many_models.ports import Chunk, ChunkResult, Lake, Where
+from many_models.ports import Chunk, ChunkResult, Filter, Lake
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from many_models.forecasting import Held, PackModel, PooledModels, Trained
+    from many_models.forecasting import ExistingHistory, PackModel, PooledModels, Trained
 
 T = TypeVar("T")
 
 
-def _of_chunk(chunk: Chunk, *, after: datetime | None = None, through: datetime | None = None) -> Where:
+def _of_chunk(chunk: Chunk, *, after: datetime | None = None, through: datetime | None = None) -> Filter:
     since, before = (None if moment is None else moment + AFTER for moment in (after, through))
-    return Where(among={"pack": [chunk.pack], "series_id": chunk.series}, since=since, before=before)
+    return Filter(among={"pack": [chunk.pack], "series_id": chunk.series}, since=since, before=before)
 
 
 def covariates_of(lake: Lake, chunk: Chunk, keys: tuple[str, ...], after: datetime | None = None) -> pa.Table | None:
@@ -44,7 +44,7 @@ def covariates_of(lake: Lake, chunk: Chunk, keys: tuple[str, ...], after: dateti
     from many_models.data.covariates import of_series
     from many_models.keys import SeriesKey
 
-    where = Where(since=None if after is None else after + AFTER)
+    where = Filter(since=None if after is None else after + AFTER)
     if lake.version(RAW_COVARIATES.name) is None:
         return None
     rows = lake.read(RAW_COVARIATES.name, where)
@@ -59,14 +59,18 @@ def covariates_of(lake: Lake, chunk: Chunk, keys: tuple[str, ...], after: dateti
     return of_series(rows, chunk.series, keys)
 
 
-def _held(lake: Lake, chunk: Chunk) -> dict[str, Held]:
+def _held(lake: Lake, chunk: Chunk) -> dict[str, ExistingHistory]:
     """The histories that the lake holds of a chunk's series."""
-    from many_models.forecasting import Held
+    from many_models.forecasting import ExistingHistory
 
     if lake.version(DATASETS.name) is None:  # somebody has deleted it, to have it made anew
         return {}
-    rows = records(lake, SERIES, Where(among={"pack": [chunk.pack], "series_id": chunk.series}))
-    return {row["series_id"]: Held(row["until"], row["digest"]) for row in rows if row.get("until") and row["digest"]}
+    rows = records(lake, SERIES, Filter(among={"pack": [chunk.pack], "series_id": chunk.series}))
+    return {
+        row["series_id"]: ExistingHistory(row["until"], row["digest"])
+        for row in rows
+        if row.get("until") and row["digest"]
+    }
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,7 @@ def with_unusable(raw: pa.Table, lake: Lake, chunk: Chunk, as_of: datetime, spec
 
     from many_models.forecasting.pack import mm_pack_v1 as pack
 
-    where = Where(among={"origin": ["dated"], "series_id": chunk.series}, before=as_of + AFTER)
+    where = Filter(among={"origin": ["dated"], "series_id": chunk.series}, before=as_of + AFTER)
     bad = read_if_there(lake, QUARANTINE, where, ["series_id", "ds"])
     if bad is None or not bad.num_rows:
         return raw
@@ -164,8 +168,8 @@ class TrainTask:
     keys: tuple[str, ...] = ()
     keep_paths: bool = False
 
-    def narrowed(self, chunk: Chunk) -> TrainTask:
-        """See `NarrowingTask.narrowed`: the champions and priors of the chunk's series."""
+    def for_chunk(self, chunk: Chunk) -> TrainTask:
+        """See `NarrowingTask.for_chunk`: the champions and priors of the chunk's series."""
         return replace(self, champions=_of(self.champions, chunk), priors=_of(self.priors, chunk))
 
     def __call__(self, chunk: Chunk) -> ChunkResult:
@@ -211,8 +215,8 @@ class ScoreTask:
     repeat: bool = True
     factor: float = 0.0
 
-    def narrowed(self, chunk: Chunk) -> ScoreTask:
-        """See `NarrowingTask.narrowed`: the models of the chunk's series, with the files of their packs."""
+    def for_chunk(self, chunk: Chunk) -> ScoreTask:
+        """See `NarrowingTask.for_chunk`: the models of the chunk's series, with the files of their packs."""
         models = _of(self.models, chunk)
         there = {folder for _, folder in models.values() if Path(folder).is_dir()}
         return replace(self, models=models, packs={folder: _files(folder) for folder in sorted(there)})
@@ -253,7 +257,7 @@ class ScoreTask:
         """`predictions` within what their series, or all series of their pack, ever did (see `sanity.bounded`)."""
         from many_models.forecasting.sanity import Seen, bounded, kin_level
 
-        rows = records(self.lake, SERIES, Where(among={"pack": [chunk.pack]}))
+        rows = records(self.lake, SERIES, Filter(among={"pack": [chunk.pack]}))
         seen = {
             row["series_id"]: Seen(row["low"], row["high"], row["observations"], row["usual"])
             for row in rows

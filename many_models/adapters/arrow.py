@@ -1,4 +1,4 @@
-"""What adapters share about rows: `Where` on Arrow tables, the types that are kept, and checks before writing."""
+"""What adapters share about rows: `Filter` on Arrow tables, the types that are kept, and checks before writing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from many_models.keys import row_hashes
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from many_models.ports import Scalar, WarehousePart, Where
+    from many_models.ports import Filter, Scalar, WarehousePart
 
 TIMESTAMP = pa.timestamp("us")
 LOADS = "loads"
@@ -51,7 +51,7 @@ def without_zones(rows: pa.Table) -> pa.Table:
     return rows.cast(pa.schema([(field.name, zoneless(field.type)) for field in rows.schema]))
 
 
-def plain(rows: pa.Table) -> pa.Table:
+def normalize_types(rows: pa.Table) -> pa.Table:
     """`rows` in plain types (see `plain_type`), without metadata.
 
     Raises InputError when a column stands twice, or when a time does not fit into microseconds.
@@ -66,7 +66,7 @@ def plain(rows: pa.Table) -> pa.Table:
         raise InputError(f"values that cannot be kept as {schema.to_string()}: {error}") from error
 
 
-def conform(table: str, rows: pa.Table, schema: pa.Schema) -> pa.Table:
+def align_schema(table: str, rows: pa.Table, schema: pa.Schema) -> pa.Table:
     """`rows` with the columns of `schema` first and in its order (null where `rows` lack them), then their new columns.
 
     Raises InputError when a column's type is not the one in `schema`, or a new column has no type.
@@ -92,7 +92,7 @@ def conform(table: str, rows: pa.Table, schema: pa.Schema) -> pa.Table:
     return pa.table({**known, **new})
 
 
-def matches(table: str, rows: pa.Table, where: Where) -> pa.ChunkedArray:
+def matches(table: str, rows: pa.Table, where: Filter) -> pa.ChunkedArray:
     """True for each of `rows` that `where` names; a null never matches.
 
     Raises InputError when a column of `where` is not there or is of a type that its values are not.
@@ -111,7 +111,7 @@ def matches(table: str, rows: pa.Table, where: Where) -> pa.ChunkedArray:
     return pc.fill_null(mask, fill_value=False)
 
 
-def check_where(table: str, schema: pa.Schema, where: Where) -> None:
+def check_where(table: str, schema: pa.Schema, where: Filter) -> None:
     """Raises InputError when a column of `where` is not in `schema` or is of a type that its values are not."""
     timed = where.since is not None or where.before is not None
     asked = [*where.among, *([where.column] if timed else [])]
@@ -188,7 +188,7 @@ def require_table(table: str, rows: pa.Table, partition_by: Sequence[str]) -> No
             raise InputError(f"table {table!r} is partitioned by {name!r}, which is null or empty in some rows")
 
 
-def require_within(table: str, rows: pa.Table, where: Where) -> None:
+def require_within(table: str, rows: pa.Table, where: Filter) -> None:
     """Raises InputError that shows some of `rows` when they are outside `where`."""
     inside = matches(table, rows, where)
     if outside := len(rows) - (pc.sum(inside).as_py() or 0):
@@ -234,7 +234,7 @@ def sql_plain(table: str, rows: pa.Table) -> pa.Table:
     """
     if table == LOADS:
         raise InputError(f"{LOADS!r} is where the warehouse records its loads; give the table another name")
-    rows = plain(rows)
+    rows = normalize_types(rows)
     kinds = {field.name: _sql_type(field.type) for field in rows.schema}
     if strange := [f"{field.name!r} ({field.type})" for field in rows.schema if kinds[field.name] is None]:
         raise InputError(
@@ -274,7 +274,7 @@ def require_part(part: WarehousePart, rows: pa.Table, key: Sequence[str] | None)
     require_within(part.table, rows, part.where)
 
 
-def clash(part: WarehousePart, found: str) -> InputError:
+def key_conflict(part: WarehousePart, found: str) -> InputError:
     """The error of new rows that have the key of rows that stay."""
     key = ", ".join(part.key)
     return InputError(

@@ -12,7 +12,7 @@ import numpy as np
 from many_models.board.frames import Frame, pd
 from many_models.data import lake_tables
 from many_models.keys import SeriesKey, pack_of
-from many_models.ports import Where
+from many_models.ports import Filter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -53,13 +53,13 @@ def read_item(settings: Settings, lake: Lake, series_id: str, as_of: datetime | 
     """The record of a series that the table of items has."""
     keys = settings.data.keys
     pack = pack_of(SeriesKey.parse(series_id, len(keys)), keys, settings.packs.by, settings.packs.buckets)
-    own = Where(among={"pack": [pack], "series_id": [series_id]})
-    of_series = Where(among={"series_id": [series_id]})
+    own = Filter(among={"pack": [pack], "series_id": [series_id]})
+    of_series = Filter(among={"series_id": [series_id]})
 
-    def rows(table: lake_tables.LakeTable, where: Where) -> list[dict[str, Any]]:
+    def rows(table: lake_tables.LakeTable, where: Filter) -> list[dict[str, Any]]:
         return reading.part("lake", lambda: lake_tables.records(lake, table, where), list[dict[str, Any]]())
 
-    def one(table: lake_tables.LakeTable, where: Where) -> dict[str, Any]:
+    def one(table: lake_tables.LakeTable, where: Filter) -> dict[str, Any]:
         found = rows(table, where)
         return found[0] if found else {}
 
@@ -88,7 +88,7 @@ def _nothing() -> Frame:
     return pd.DataFrame()
 
 
-def _frame(lake: Lake, table: lake_tables.LakeTable, where: Where) -> Frame:
+def _frame(lake: Lake, table: lake_tables.LakeTable, where: Filter) -> Frame:
     found = lake_tables.read_if_there(lake, table, where)
     return _nothing() if found is None else found.to_pandas().sort_values("ds").reset_index(drop=True)
 
@@ -96,7 +96,7 @@ def _frame(lake: Lake, table: lake_tables.LakeTable, where: Where) -> Frame:
 def _forecasts(lake: Lake, series_id: str, as_of: datetime | None) -> dict[datetime, Frame]:
     """Cutoff → the forecast that was made then, of the last months."""
     since = None if as_of is None else as_of - timedelta(days=EARLIER_DAYS)
-    where = Where(among={"series_id": [series_id]}, since=since, column="cutoff")
+    where = Filter(among={"series_id": [series_id]}, since=since, column="cutoff")
     frame = _frame(lake, lake_tables.PREDICTIONS, where)
     if frame.empty:
         return {}
@@ -113,14 +113,14 @@ def _future(settings: Settings, lake: Lake, series_id: str, cutoff: datetime | N
     if lake.version(lake_tables.RAW_COVARIATES.name) is None:
         return None
     among = _among(lake, parts)
-    there = lake.read(lake_tables.RAW_COVARIATES.name, Where(among, since=cutoff + lake_tables.AFTER))
+    there = lake.read(lake_tables.RAW_COVARIATES.name, Filter(among, since=cutoff + lake_tables.AFTER))
     found = of_series(there, [series_id], settings.data.keys)
     return found.to_pandas().sort_values("ds").reset_index(drop=True)
 
 
 def _among(lake: Lake, parts: Mapping[str, str]) -> dict[str, list[str]]:
     """The keys that covariates are told by: all of the series' or some of them."""
-    nothing = lake.read(lake_tables.RAW_COVARIATES.name, Where(since=NEVER))
+    nothing = lake.read(lake_tables.RAW_COVARIATES.name, Filter(since=NEVER))
     return {name: [part] for name, part in parts.items() if name in nothing.column_names}
 
 

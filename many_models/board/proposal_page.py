@@ -15,7 +15,7 @@ from many_models.board.pages import form_of
 from many_models.board.reading import Reading
 from many_models.data import lake_tables
 from many_models.errors import ManyModelsError
-from many_models.ports import Where
+from many_models.ports import Filter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,7 +74,7 @@ def add_routes(app: FastAPI, board: Board) -> None:
 def _decisions(board: Board, waiting: dict[str, Any] | None) -> list[dict[str, Any]]:
     if waiting is None:
         return []
-    where = Where(among={"release_id": [str(waiting["proposal"])]})
+    where = Filter(among={"release_id": [str(waiting["proposal"])]})
     return lake_tables.records(board.stores.lake, lake_tables.DECISIONS, where)
 
 

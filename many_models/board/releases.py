@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from many_models.board import night
 from many_models.data import lake_tables
-from many_models.ports import Where
+from many_models.ports import Filter
 from many_models.promotion.approval import proposal_summary
 
 if TYPE_CHECKING:
@@ -32,6 +32,6 @@ def waiting_of(stores: Stores) -> dict[str, Any] | None:
     waiting = production.waiting()
     if waiting is None:
         return None
-    where = Where(among={"release_id": [waiting.release_id]})
+    where = Filter(among={"release_id": [waiting.release_id]})
     decisions = lake_tables.records(stores.lake, lake_tables.DECISIONS, where)
     return {**proposal_summary(waiting, production.live()), **night.scores_of(decisions)}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from many_models.board.frames import Frame, pd
 from many_models.board.grid import grid_of
 from many_models.data import lake_tables
-from many_models.ports import Where
+from many_models.ports import Filter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,14 +50,14 @@ def read_tables(settings: Settings, lake: Lake, warehouse: Warehouse, reading: R
     """Everything that the table of items is made of. A part that cannot be read is empty, and `reading` says so."""
     as_of = reading.part("lake", lambda: lake_tables.lake_as_of(lake), None)
 
-    def table(which: lake_tables.LakeTable, columns: Sequence[str], where: Where | None = None) -> Frame:
+    def table(which: lake_tables.LakeTable, columns: Sequence[str], where: Filter | None = None) -> Frame:
         def read() -> Frame:
             found = lake_tables.read_if_there(lake, which, where, columns)
             return pd.DataFrame(columns=list(columns)) if found is None else found.to_pandas()
 
         return reading.part("lake", read, pd.DataFrame(columns=list(columns)))
 
-    newest = reading.part("lake", lambda: _newest(lake, as_of), Where(among={"cutoff_date": [""]}))
+    newest = reading.part("lake", lambda: _newest(lake, as_of), Filter(among={"cutoff_date": [""]}))
     value = [settings.board.value] if settings.board.value in settings.data.known else []
     found = Tables(
         as_of,
@@ -74,23 +74,23 @@ def read_tables(settings: Settings, lake: Lake, warehouse: Warehouse, reading: R
     return found
 
 
-def _recent(settings: Settings, as_of: datetime | None) -> Where | None:
+def _recent(settings: Settings, as_of: datetime | None) -> Filter | None:
     if as_of is None:
         return None
     since = as_of - timedelta(days=grid_of(settings.data.frequency).days)
-    return Where(among={"year": list(range(since.year, as_of.year + 1))}, since=since + timedelta(microseconds=1))
+    return Filter(among={"year": list(range(since.year, as_of.year + 1))}, since=since + timedelta(microseconds=1))
 
 
-def _newest(lake: Lake, as_of: datetime | None) -> Where:
+def _newest(lake: Lake, as_of: datetime | None) -> Filter:
     """The forecasts of the data's day; of the newest one before it where that has none yet."""
     if as_of is None:
-        return Where(among={"cutoff_date": [""]})
-    today = Where(among={"cutoff_date": [f"{as_of:%Y-%m-%d}"]})
-    ever = Where(among={"step": [1]}, since=as_of - timedelta(days=62), column="cutoff")
+        return Filter(among={"cutoff_date": [""]})
+    today = Filter(among={"cutoff_date": [f"{as_of:%Y-%m-%d}"]})
+    ever = Filter(among={"step": [1]}, since=as_of - timedelta(days=62), column="cutoff")
     if lake.version(lake_tables.PREDICTIONS.name) is None or lake.read("predictions", today, ["step"]).num_rows:
         return today
     dates = {f"{day:%Y-%m-%d}" for day in lake.read("predictions", ever, ["cutoff"])["cutoff"].to_pylist()}
-    return Where(among={"cutoff_date": [max(dates, default="")]})
+    return Filter(among={"cutoff_date": [max(dates, default="")]})
 
 
 def _attributes(settings: Settings, lake: Lake, reading: Reading) -> Frame:
@@ -113,7 +113,7 @@ def _realised(warehouse: Warehouse, as_of: datetime, reading: Reading) -> list[F
     weeks = list[Frame]()
     for back in range(REALISED_WEEKS, -1, -1):
         since = monday - timedelta(weeks=back)
-        where = Where(since=since, before=since + timedelta(weeks=1), column="cutoff")
+        where = Filter(since=since, before=since + timedelta(weeks=1), column="cutoff")
         rows = reading.part("warehouse", lambda where=where: warehouse.read("accuracy", where), None)
         if rows is None:
             return []

@@ -13,7 +13,7 @@ from many_models.data import lake_tables
 from many_models.data.aggregation import is_coarse, period_of
 from many_models.errors import InputError
 from many_models.keys import SeriesKey, pack_of
-from many_models.ports import Lake, SalesTable, Source, Where
+from many_models.ports import Filter, Lake, SalesTable, Source
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -108,16 +108,19 @@ class Ingest:
             return self._no_rows()
         years = list(range(since.year, (before - timedelta(microseconds=1)).year + 1))
         rows = with_pack_and_year(checked.rows, self.settings) if checked else self._no_rows()
-        where = Where(among={"year": years}, since=since, before=before)
+        where = Filter(among={"year": years}, since=since, before=before)
         there = lake_tables.read_if_there(self.lake, lake_tables.RAW_SALES, where)
         self._refuse_loss(0 if there is None else there.num_rows, rows.num_rows, since, before)
         self.lake.replace(lake_tables.RAW_SALES.name, rows, where, lake_tables.RAW_SALES.partition_by)
-        self.quarantine("dated", checked, Where(since=since, before=before, column="period"))
+        self.quarantine("dated", checked, Filter(since=since, before=before, column="period"))
         if checked:
             self._new_series(checked.series)
         versions = self._versions(rows, there, years)
         self.lake.replace(
-            lake_tables.RAW_VERSIONS.name, versions, Where(among={"year": years}), lake_tables.RAW_VERSIONS.partition_by
+            lake_tables.RAW_VERSIONS.name,
+            versions,
+            Filter(among={"year": years}),
+            lake_tables.RAW_VERSIONS.partition_by,
         )
         return rows
 
@@ -142,30 +145,30 @@ class Ingest:
 
         columns = rows.column_names if replaced is None else replaced.column_names
         if (replaced is not None and replaced.num_rows) or set(columns) != set(rows.column_names):
-            return year_versions(self.lake.read(lake_tables.RAW_SALES.name, Where(among={"year": years})))
+            return year_versions(self.lake.read(lake_tables.RAW_SALES.name, Filter(among={"year": years})))
         new = year_versions(rows.select(columns))
-        before = lake_tables.read_if_there(self.lake, lake_tables.RAW_VERSIONS, Where(among={"year": years}))
+        before = lake_tables.read_if_there(self.lake, lake_tables.RAW_VERSIONS, Filter(among={"year": years}))
         return new if before is None or not before.num_rows else with_more(before, new)
 
-    def quarantine(self, origin: str, checked: CheckedRows | None, where: Where) -> None:
+    def quarantine(self, origin: str, checked: CheckedRows | None, where: Filter) -> None:
         """Put the quarantined rows of one origin (dated, undated, future) in the place of those of an earlier run."""
         from many_models.data.row_checks import empty_quarantine
 
         bad = checked.quarantined if checked else empty_quarantine()
         bad = bad.append_column("origin", pa.array([origin] * bad.num_rows, pa.string()))
         bad = bad.append_column("period", bad["ds"])
-        scope = Where(among={"origin": [origin]}, since=where.since, before=where.before, column=where.column)
+        scope = Filter(among={"origin": [origin]}, since=where.since, before=where.before, column=where.column)
         self.lake.replace(lake_tables.QUARANTINE.name, bad, scope, lake_tables.QUARANTINE.partition_by)
 
     def quarantine_the_rest(self) -> None:
         """Quarantine the rows that no period holds: without a date, or dated after the wall clock."""
-        self.quarantine("undated", self.checked(self.source.read_undated(self.sales)), Where())
+        self.quarantine("undated", self.checked(self.source.read_undated(self.sales)), Filter())
         opening = min(datetime.combine(self.settings.data.start, datetime.min.time()), EARLIEST_READ)
         for origin, since, before in (("future", self.now, FAR_FUTURE), ("early", FAR_PAST, opening)):
             found = list(self.source.read(self.sales, since, before))
             raw = pa.concat_tables(found, promote_options="permissive") if found else None
             checked = None if raw is None else self.checked(without_plan(raw, self.sales))
-            self.quarantine(origin, checked if origin == "future" or checked is None else all_early(checked), Where())
+            self.quarantine(origin, checked if origin == "future" or checked is None else all_early(checked), Filter())
 
     def _no_rows(self) -> pa.Table:
         kinds = {"number": pa.float64(), "text": pa.string()}
@@ -182,7 +185,7 @@ class Ingest:
             new = series.filter(pc.invert(pc.is_in(series["series_id"], there["series_id"])))
         if new.num_rows:
             both = new if there is None else pa.concat_tables([there, new], promote_options="permissive")
-            self.lake.replace(lake_tables.SERIES_KEYS.name, both.sort_by("series_id"), Where())
+            self.lake.replace(lake_tables.SERIES_KEYS.name, both.sort_by("series_id"), Filter())
 
 
 def without_plan(raw: pa.Table, sales: SalesTable) -> pa.Table:

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
 
 from many_models.errors import DamagedTableError, SeriesFailure
-from many_models.ports import Where
+from many_models.ports import Filter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -69,7 +69,7 @@ class _CachedLake:
         """See `Lake.version`."""
         return self._once(("version", table), lambda: self.lake.version(table))
 
-    def read(self, table: str, where: Where | None = None, columns: Sequence[str] = ()) -> pa.Table:
+    def read(self, table: str, where: Filter | None = None, columns: Sequence[str] = ()) -> pa.Table:
         """See `Lake.read`."""
         asked = ("rows", table, repr(where), tuple(columns))
         return self._once(asked, lambda: self.lake.read(table, where, columns))
@@ -86,14 +86,14 @@ def cached(lake: Lake) -> Lake:
 
 
 def read_if_there(
-    lake: Lake, table: LakeTable, where: Where | None = None, columns: Sequence[str] = ()
+    lake: Lake, table: LakeTable, where: Filter | None = None, columns: Sequence[str] = ()
 ) -> pa.Table | None:
     """The rows, or None where the table has not been made yet (a read that fails raises, as always)."""
     return lake.read(table.name, where, columns) if lake.version(table.name) is not None else None
 
 
 def records(
-    lake: Lake, table: LakeTable, where: Where | None = None, columns: Sequence[str] = ()
+    lake: Lake, table: LakeTable, where: Filter | None = None, columns: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
     """The rows as dicts, none where the table has not been made yet: for tables of a row per series."""
     rows = read_if_there(lake, table, where, columns)
@@ -105,13 +105,13 @@ def records_by_pack(
 ) -> tuple[list[dict[str, Any]], dict[str, DamagedTableError]]:
     """The rows of `packs` as dicts, and the packs that have a damaged file with what the lake says of it."""
     try:
-        return records(lake, table, Where(among={"pack": list(packs)})), {}
+        return records(lake, table, Filter(among={"pack": list(packs)})), {}
     except DamagedTableError:
         pass
     found, damaged = list[dict[str, Any]](), dict[str, DamagedTableError]()
     for pack in packs:
         try:
-            found += records(lake, table, Where(among={"pack": [pack]}))
+            found += records(lake, table, Filter(among={"pack": [pack]}))
         except DamagedTableError as error:
             damaged[pack] = error
     return found, damaged
@@ -135,7 +135,7 @@ def upsert(
 
     since = since or {}
     begin = min(since[name] for name in series) + AFTER if series and set(series) <= set(since) else None
-    where = Where(among=within, since=begin)
+    where = Filter(among=within, since=begin)
     looked_at = ["series_id", where.column] if since else ["series_id"]
     there = read_if_there(lake, table, where, looked_at)
     if there is not None and not pc.all(_replaced(there, series, since, where.column)).as_py():
@@ -227,7 +227,7 @@ def forget_histories(lake: Lake, packs: Collection[str] | None = None, series: C
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    where = Where() if packs is None else Where(among={"pack": list(packs)})
+    where = Filter() if packs is None else Filter(among={"pack": list(packs)})
     there = read_if_there(lake, SERIES, where)
     if there is None:
         return
@@ -260,8 +260,8 @@ def tell(lake: Lake, stage: str, sentences: Sequence[str]) -> None:
     """Put `sentences` in the place of what `stage` told before, in the table FINDINGS (stage, text)."""
     import pyarrow as pa
 
-    told = [row["text"] for row in records(lake, FINDINGS, Where(among={"stage": [stage]}))]
+    told = [row["text"] for row in records(lake, FINDINGS, Filter(among={"stage": [stage]}))]
     if told != list(sentences):
         rows = pa.table({"stage": pa.array([stage] * len(sentences), pa.string()),
                          "text": pa.array(list(sentences), pa.string())})  # fmt: skip
-        lake.replace(FINDINGS.name, rows, Where(among={"stage": [stage]}), FINDINGS.partition_by)
+        lake.replace(FINDINGS.name, rows, Filter(among={"stage": [stage]}), FINDINGS.partition_by)

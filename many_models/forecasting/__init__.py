@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from many_models.forecasting.backtest import BacktestReport, backtest
-from many_models.forecasting.datasets import Held, Prepared, prepare
+from many_models.forecasting.datasets import ExistingHistory, Prepared, prepare
 from many_models.forecasting.pack.model import PackModel
 from many_models.forecasting.pooling import PooledModels, pool
 from many_models.forecasting.spec import Prior, Spec
@@ -15,7 +15,7 @@ from many_models.forecasting.train import Trained, train
 
 __all__ = [
     "BacktestReport",
-    "Held",
+    "ExistingHistory",
     "PackModel",
     "PooledModels",
     "Prepared",

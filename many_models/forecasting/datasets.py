@@ -49,7 +49,7 @@ SERIES_SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class ExistingHistory:
     """A history that was made before: it reached to `until`, and `digest` was over all of it."""
 
     until: datetime
@@ -74,7 +74,7 @@ class Prepared:
     since: Mapping[str, datetime] = field(default_factory=dict[str, "datetime"])
 
 
-def prepare(raw: pa.Table, spec: Spec, as_of: datetime, held: Mapping[str, Held] | None = None) -> Prepared:
+def prepare(raw: pa.Table, spec: Spec, as_of: datetime, held: Mapping[str, ExistingHistory] | None = None) -> Prepared:
     """Regular histories of `raw` (series_id, ds, y, known columns; any order) as of `as_of`; later rows do not count.
 
     One row per period from a series' first observation to `as_of`, or to its last one for a series that has ended;
@@ -275,7 +275,7 @@ def _digests(
     rows: pa.Table,
     kept: Sequence[tuple[str, int, int, NDArray[np.int64]]],
     spec: Spec,
-    held: Mapping[str, Held],
+    held: Mapping[str, ExistingHistory],
 ) -> tuple[dict[str, str], list[int]]:
     """Series → digest of its rows; and of each of `kept`, how many rows are those of the history that is held."""
     shape = (

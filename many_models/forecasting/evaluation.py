@@ -182,7 +182,7 @@ def _like_others(custom: CustomForecasts, F: NDArray[np.float64]) -> NDArray[np.
     """
     windows = F.shape[1]
     own = np.moveaxis(custom.F[:, :, :windows], 1, 2)
-    own = np.where(np.isfinite(own), own, F[:, :, loader.STANDS_IN, None])
+    own = np.where(np.isfinite(own), own, F[:, :, loader.FALLBACK_CANDIDATE, None])
     return np.where((F == 0.0).all(2, keepdims=True), 0.0, own)
 
 

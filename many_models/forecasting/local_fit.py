@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Shared:
+class PooledFit:
     """What series learned together, as of step number `cutoff`: a shape of the calendar, coefficients, trees.
 
     `shape` (columns of the shape's features), `beta` (3 × features), `strength` how many observations that belief is
@@ -52,12 +52,12 @@ NO_TREES: tuple[NDArray[np.generic], ...] = (
 )  # fmt: skip
 
 
-def nothing_shared(layout: Layout) -> Shared:
+def nothing_shared(layout: Layout) -> PooledFit:
     """What is believed where nothing was learned together."""
     example = np.array(["2020-01-01"], "datetime64[us]")
     nc = layout.calendar(example)[0].shape[1]
     shape = np.zeros(layout.shape_features(example).shape[1])
-    return Shared(NEVER, shape, default_prior(nc, layout.columns), (20.0, 20.0, 60.0), NO_TREES)
+    return PooledFit(NEVER, shape, default_prior(nc, layout.columns), (20.0, 20.0, 60.0), NO_TREES)
 
 
 @dataclass
@@ -137,7 +137,7 @@ def fit_panel(  # noqa: PLR0913 - what, whom, when and beside what
     layout: Layout,
     spec: Spec,
     origins: NDArray[np.int64],
-    shared: Shared,
+    shared: PooledFit,
     *,
     first_origin: int | None = None,
     static: NDArray[np.float32] | None = None,

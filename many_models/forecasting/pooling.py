@@ -23,7 +23,7 @@ from many_models.forecasting.calibration import Evidence, gather_evidence, no_ev
 from many_models.forecasting.evaluation import evaluate, least
 from many_models.forecasting.local_fit import (
     NO_TREES,
-    Shared,
+    PooledFit,
     default_prior,
     fit_panel,
     learned_at,
@@ -65,14 +65,14 @@ class PooledModels:
     """
 
     spec: Spec
-    early: Shared
-    late: Shared
+    early: PooledFit
+    late: PooledFit
     evidence: Evidence
-    groups: Mapping[str, tuple[Shared, Shared]] = field(default_factory=dict[str, "tuple[Shared, Shared]"])
+    groups: Mapping[str, tuple[PooledFit, PooledFit]] = field(default_factory=dict[str, "tuple[PooledFit, PooledFit]"])
     attributes: Attributes = field(default_factory=Attributes)
     left_out: Mapping[str, str] = field(default_factory=dict[str, str])
 
-    def fits_of(self, series: Sequence[str]) -> list[tuple[str, tuple[Shared, Shared], NDArray[np.int64]]]:
+    def fits_of(self, series: Sequence[str]) -> list[tuple[str, tuple[PooledFit, PooledFit], NDArray[np.int64]]]:
         """What `series` learned: the group's name ("" for all), its early and late, and the places of its series."""
         names = [group_of(one, self.spec) for one in series]
         names = [name if name in self.groups else "" for name in names]
@@ -110,7 +110,7 @@ class PooledModels:
         files["pooled.json"] = json.dumps(about, sort_keys=True).encode()
         return dict(sorted(files.items()))
 
-    def _named(self) -> list[tuple[str, Shared]]:
+    def _named(self) -> list[tuple[str, PooledFit]]:
         """Everything that was learned, by the heads of its files' names."""
         own = [self.groups[name] for name in sorted(self.groups)]
         pairs = [(f"{k:04d}_", pair) for k, pair in enumerate(own)]
@@ -127,7 +127,7 @@ class PooledModels:
             about = json.loads(files["pooled.json"])
             arrays = loader.stored_arrays(files, about["sha256"])
             shared = [
-                Shared(cutoff, cast("NDArray[np.float64]", arrays[f"{when}_shape"]),
+                PooledFit(cutoff, cast("NDArray[np.float64]", arrays[f"{when}_shape"]),
                        cast("NDArray[np.float64]", arrays[f"{when}_beta"]), tuple(strength),
                        tuple(arrays[f"{when}_{name}"] for name in loader.TREES), problem, boosted)
                 for when, cutoff, strength, problem, boosted in zip(
@@ -149,7 +149,7 @@ class PooledModels:
             raise IntegrityError(f"pooled models cannot be read: {error}; fetch them again") from error
 
 
-def _from_before(shared: Shared, spec: Spec) -> Shared:
+def _from_before(shared: PooledFit, spec: Spec) -> PooledFit:
     """What was learned before there were boosted trees: features that trees see are numbered otherwise now."""
     layout = Layout(spec.frequency, spec.steps_per_season, spec.horizon, spec.known, (), spec.country, spec.holidays)
     p, nc = shared.beta.shape[1], int(layout.conf()[loader.CALENDAR])
@@ -174,7 +174,7 @@ def _heads(groups: Sequence[str]) -> list[str]:
     return [f"{head}{when}" for head in ["", *(f"{k:04d}_" for k in range(len(groups)))] for when in ("early", "late")]
 
 
-def pairwise_of(shared: Sequence[Shared]) -> list[tuple[Shared, Shared]]:
+def pairwise_of(shared: Sequence[PooledFit]) -> list[tuple[PooledFit, PooledFit]]:
     """Early and late, in pairs."""
     return list(zip(shared[::2], shared[1::2], strict=True))
 
@@ -227,7 +227,7 @@ def pool(
     static = attributes.encode(rows, panel.series)
     origins = (panel.periods - 1 - spec.windows * spec.horizon, panel.periods - 1)
     everyone = [learn(panel, layout, spec, origin, trees=trees, static=static) for origin in origins]
-    groups: dict[str, tuple[Shared, Shared]] = {}
+    groups: dict[str, tuple[PooledFit, PooledFit]] = {}
     places: dict[str, list[int]] = {}
     for i, name in enumerate(panel.series if spec.pool_by else ()):
         places.setdefault(group_of(name, spec), []).append(i)
@@ -245,7 +245,7 @@ def pool(
 def learn(  # noqa: PLR0913 - whom from, when and what
     panel: Panel, layout: Layout, spec: Spec, origin: int, *, trees: bool, static: NDArray[np.float32],
     only: Sequence[int] | None = None,
-) -> Shared:  # fmt: skip
+) -> PooledFit:  # fmt: skip
     """Shape, coefficients and trees from the periods of `panel` up to place `origin`, of the series at `only`.
 
     `static` (series × columns) is what trees see of each series.
@@ -262,7 +262,7 @@ def learn(  # noqa: PLR0913 - whom from, when and what
         panel.x[:, :, -1] = (layout.shape_features(panel.ds) @ shape)[None, :]
         sample = _Sample(panel, layout, spec, origin, static)
         beta, problem = _coefficients(sample, threads)
-        shared = Shared(panel.number + origin, shape, beta, STRENGTH, NO_TREES, problem)
+        shared = PooledFit(panel.number + origin, shape, beta, STRENGTH, NO_TREES, problem)
         rows = _tree_rows(sample, shared, threads)
     if rows is None or len(rows[0]) < 10 * shared.beta.shape[1]:
         return nothing_shared(layout)
@@ -484,7 +484,7 @@ def shared_periods(together: NDArray[np.float64]) -> NDArray[np.float64]:
     return 1.0 + (size - 1.0) * min(common, 1.0) * np.where(squares > 1e-12, alike, 0.0)
 
 
-def _tree_rows(sample: _Sample, shared: Shared, threads: ThreadPoolExecutor) -> _Rows | None:
+def _tree_rows(sample: _Sample, shared: PooledFit, threads: ThreadPoolExecutor) -> _Rows | None:
     """A random share of all series' targets as the trees see them: beside each series' own count fit up to then."""
     ready = sample.ready
     if not ready:

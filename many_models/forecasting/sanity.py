@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-FEW = 28  # observations below which a series is judged by its kin, too
+FEW_OBSERVATIONS = 28  # observations below which a series is judged by its kin, too
 UNSURE = 2  # observations from which no spread can be learned
 FALLBACK = "out_of_bounds"
 _Z = {80: 1.2816, 95: 1.96}
@@ -41,7 +41,7 @@ def bounded(forecasts: pa.Table, seen: Mapping[str, Seen], factor: float, kin: f
     """`forecasts` (as `PackModel.predict` returns them) within bounds, and the series that were beyond them.
 
     A series may go `factor` times as far from zero as it ever did, or as is usual among its `kin` where it has fewer
-    than FEW observations. Where a point forecast goes further, all of the series' rows become the median of its newest
+    than FEW_OBSERVATIONS. Where a point forecast goes further, all of the series' rows become the median of its newest
     observations, and `fallback` says so; interval bounds are cut. A series that never was negative gets nothing below
     zero. The interval of a series with too few observations to tell any spread is as wide as that of counts.
     """
@@ -55,7 +55,7 @@ def bounded(forecasts: pa.Table, seen: Mapping[str, Seen], factor: float, kin: f
         one = seen.get(name)
         if one is None or not one.observations:
             continue
-        limit = factor * max(abs(one.low), abs(one.high), kin if one.observations < FEW else 0.0)
+        limit = factor * max(abs(one.low), abs(one.high), kin if one.observations < FEW_OBSERVATIONS else 0.0)
         floor = 0.0 if one.low >= 0 else -limit
         if limit > 0 and (np.abs(y_hat[rows]) > limit).any():
             beyond.append(name)

@@ -28,7 +28,7 @@ MISSING: tuple[str, ...] = ("unknown", "zero", "closed")
 
 
 @dataclass(frozen=True, slots=True)
-class Rhythm:
+class FrequencyDefaults:
     """What a frequency means in steps.
 
     `season` the main season, `year` a year rounded to whole seasons, `taus` the memory of four moving levels,
@@ -45,18 +45,18 @@ class Rhythm:
     ended: int
 
 
-_RHYTHMS: dict[str, Rhythm] = {
-    "h": Rhythm("h", 168, 8736, (6.0, 30.0, 168.0, 672.0), 168, 8760.0, 336),
-    "D": Rhythm("D", 7, 364, (4.0, 12.0, 40.0, 125.0), 28, 1000.0, 90),
-    "W": Rhythm("W", 52, 52, (2.0, 5.0, 13.0, 40.0), 13, 260.0, 26),
-    "M": Rhythm("M", 12, 12, (2.0, 4.0, 8.0, 18.0), 12, 60.0, 12),
-    "Q": Rhythm("Q", 4, 4, (1.5, 3.0, 5.0, 8.0), 4, 24.0, 8),
-    "Y": Rhythm("Y", 1, 1, (1.5, 2.0, 4.0, 8.0), 3, 20.0, 3),
+_RHYTHMS: dict[str, FrequencyDefaults] = {
+    "h": FrequencyDefaults("h", 168, 8736, (6.0, 30.0, 168.0, 672.0), 168, 8760.0, 336),
+    "D": FrequencyDefaults("D", 7, 364, (4.0, 12.0, 40.0, 125.0), 28, 1000.0, 90),
+    "W": FrequencyDefaults("W", 52, 52, (2.0, 5.0, 13.0, 40.0), 13, 260.0, 26),
+    "M": FrequencyDefaults("M", 12, 12, (2.0, 4.0, 8.0, 18.0), 12, 60.0, 12),
+    "Q": FrequencyDefaults("Q", 4, 4, (1.5, 3.0, 5.0, 8.0), 4, 24.0, 8),
+    "Y": FrequencyDefaults("Y", 1, 1, (1.5, 2.0, 4.0, 8.0), 3, 20.0, 3),
 }
 
 
 @lru_cache(maxsize=64)
-def rhythm(frequency: str) -> Rhythm:
+def rhythm(frequency: str) -> FrequencyDefaults:
     """The rhythm of a pandas offset alias. Raises SettingsError when pandas does not know it or it is too odd."""
     from pandas.tseries.frequencies import to_offset
 
@@ -69,7 +69,7 @@ def rhythm(frequency: str) -> Rhythm:
     if unit not in _RHYTHMS:
         raise SettingsError(f"frequency {frequency!r} is not supported: use hourly (h) to yearly (YS)")
     found = _RHYTHMS[unit]
-    return Rhythm("D", 5, 260, found.taus, 20, 700.0, 65) if head == "B" else found
+    return FrequencyDefaults("D", 5, 260, found.taus, 20, 700.0, 65) if head == "B" else found
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ def _unpacked(path: Path, kind: str, sheet: str) -> TableReader:
         raise InputError(f"{path} cannot be unpacked: {error}") from error
     files = sorted(into.iterdir())
     inner = open_file(files[0], sheet) if len(files) == 1 else _folder(into, sheet)
-    return Held(inner, str(path), folder)
+    return UnpackedFile(inner, str(path), folder)
 
 
 def _inside_gzip(path: Path) -> str:
@@ -142,7 +142,7 @@ def _is_data(path: Path) -> bool:
 
 
 @dataclass
-class Held:
+class UnpackedFile:
     """A reader of what was unpacked into a folder that lives as long as it."""
 
     inner: TableReader

@@ -15,7 +15,7 @@ from many_models.data import lake_tables
 from many_models.errors import DamagedTableError, ManyModelsError
 from many_models.orchestration import lake_marks, stage_state
 from many_models.orchestration.stage_run import status_rows, write_status
-from many_models.ports import Where
+from many_models.ports import Filter
 from many_models.promotion import approval
 
 if TYPE_CHECKING:
@@ -208,7 +208,7 @@ def follow_release(instance: dg.DagsterInstance, lake: Lake, production: Product
     if live is not None:
         approval.publish_champions(lake, live)
     elif (there := lake_tables.read_if_there(lake, lake_tables.CHAMPIONS)) is not None:
-        lake.replace(lake_tables.CHAMPIONS.name, there.slice(0, 0), Where())
+        lake.replace(lake_tables.CHAMPIONS.name, there.slice(0, 0), Filter())
     if forgotten:
         lake_marks.take_back(instance, ["promoted_models"])
     done = "promotion decides again" if forgotten else "predictions follow it"

@@ -23,7 +23,7 @@ def explain_series(settings: Settings, series_id: str, horizon: int | None = Non
     from many_models.forecasting import PackModel
     from many_models.forecasting.explanation import explanations
     from many_models.keys import SeriesKey, pack_of
-    from many_models.ports import Chunk, Where
+    from many_models.ports import Chunk, Filter
     from many_models.tasks import covariates_of
     from many_models.wiring import build_lake, build_production
 
@@ -38,7 +38,7 @@ def explain_series(settings: Settings, series_id: str, horizon: int | None = Non
     model = PackModel.from_files(production.files(champion.ref, champion.sha256), f"pack {champion.ref}")
     keys = settings.data.keys
     pack = pack_of(SeriesKey.parse(series_id, len(keys)), keys, settings.packs.by, settings.packs.buckets)
-    where = Where(among={"pack": [pack], "series_id": [series_id]})
+    where = Filter(among={"pack": [pack], "series_id": [series_id]})
     rows = lake.read(DATASETS.name, where).drop_columns(["pack"])
     cutoff = max([model.trained_until([series_id]), *(ds for ds in rows["ds"].to_pylist())])
     future = (

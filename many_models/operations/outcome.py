@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from many_models.data import lake_tables
-from many_models.ports import Where
+from many_models.ports import Filter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ def outcome_of(lake: Lake) -> dict[str, int]:
     known covariates are not known as far as the horizon and were `assumed`.
     """
     as_of = lake_tables.lake_as_of(lake)
-    where = Where(among={"cutoff_date": [f"{as_of:%Y-%m-%d}" if as_of else ""]})
+    where = Filter(among={"cutoff_date": [f"{as_of:%Y-%m-%d}" if as_of else ""]})
     predictions = lake_tables.records(lake, lake_tables.PREDICTIONS, where, ["series_id", "fallback", "known_repeated"])
     status = lake_tables.records(lake, lake_tables.SERIES_STATUS)
     series = lake_tables.records(lake, lake_tables.SERIES, columns=["series_id", "active", "why"])

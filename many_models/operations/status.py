@@ -8,7 +8,7 @@ from many_models.data import lake_tables
 from many_models.errors import DamagedTableError
 from many_models.operations.outcome import outcome_of
 from many_models.operations.releases import waiting_proposal
-from many_models.ports import Where
+from many_models.ports import Filter
 
 if TYPE_CHECKING:
     from many_models.ports import Lake
@@ -19,7 +19,7 @@ def skill_of(lake: Lake) -> tuple[float, float] | None:
     """WAPE of the selected forecasts and of the seasonal naive over all series and windows of the newest training; None
     before the first, and where the lake's file of one is damaged.
     """
-    naive = Where(among={"candidate": ["seasonal_naive"]})
+    naive = Filter(among={"candidate": ["seasonal_naive"]})
     try:
         trained = lake_tables.read_if_there(lake, lake_tables.TRAINED, columns=["series_id", "wape"])
         scores = lake_tables.read_if_there(lake, lake_tables.SCORES, naive, ["series_id", "abs_error", "abs_actual"])
@@ -49,12 +49,12 @@ def summary(settings: Settings) -> dict[str, object]:
     if series is not None:
         result["series"] = series.num_rows
         result["active_series"] = pc.sum(series["active"].cast("int64")).as_py() or 0
-    result["set_aside"] = sorted(stage_state.set_aside(lake))
+    result["set_aside"] = sorted(stage_state.series_set_aside(lake))
     result["outcome"] = outcome_of(lake)
     if (scores := skill_of(lake)) is not None:
         result["wape"], result["seasonal_naive_wape"] = scores
     if as_of is not None:
-        where = Where(among={"cutoff_date": [f"{as_of:%Y-%m-%d}"]})
+        where = Filter(among={"cutoff_date": [f"{as_of:%Y-%m-%d}"]})
         decisions = lake_tables.read_if_there(lake, lake_tables.DECISIONS, where)
         if decisions is not None:
             result["decisions"] = lake_tables.counts(decisions, "action")

@@ -44,7 +44,7 @@ def chunk_size(series: int, slots: int) -> int:
 Results = list[tuple[Chunk, "ChunkResult"]]
 
 
-def together(results: Results, name: str) -> pa.Table:
+def concat_results(results: Results, name: str) -> pa.Table:
     """The tables called `name` of all results, as one."""
     import pyarrow as pa
 

@@ -76,5 +76,5 @@ def forget_before_start(lake: Lake, settings: Settings) -> None:
     early = [year for year in years if year < settings.data.start.year]
     for table in (lake_tables.RAW_SALES, lake_tables.RAW_VERSIONS):
         if early:
-            rows = lake.read(table.name, lake_tables.Where(among={"year": early})).slice(0, 0)
-            lake.replace(table.name, rows, lake_tables.Where(among={"year": early}), table.partition_by)
+            rows = lake.read(table.name, lake_tables.Filter(among={"year": early})).slice(0, 0)
+            lake.replace(table.name, rows, lake_tables.Filter(among={"year": early}), table.partition_by)

@@ -15,14 +15,14 @@ from many_models.orchestration.event_log import dead_runs, runs
 from many_models.orchestration.look import Look
 from many_models.orchestration.stage_run import (
     CUTOFFS,
-    Done,
     Metadata,
+    SeriesResult,
     backfill_policy,
     materialization,
     refuse_shared_run,
     table,
 )
-from many_models.ports import Lake, Source, Where
+from many_models.ports import Filter, Lake, Source
 from many_models.settings import Settings
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def build_cutoff_asset(
             problems = write(lake, stage, date, made)
             context.log.info(f"cutoff {date}: {_said(made)}, {len(problems)} problems")
             version = wanted.get(date, "earlier")
-            done = Done(version, made.version(), {"problems": len(problems), **made.metadata})
+            done = SeriesResult(version, made.version(), {"problems": len(problems), **made.metadata})
             runs.record(context, [materialization(context.asset_key, date, done)])
         shown: Metadata = {"problems": len(problems)}
         if problems:
@@ -119,9 +119,9 @@ def write(lake: Lake, stage: Stage, date: str, made: Made) -> list[dict[str, str
 
     for of, rows in made.tables.items():
         dated = rows.append_column("cutoff_date", pa.array([date] * rows.num_rows, pa.string()))
-        lake.replace(of.name, dated, Where(among={"cutoff_date": [date]}), of.partition_by)
+        lake.replace(of.name, dated, Filter(among={"cutoff_date": [date]}), of.partition_by)
     problems = made.problems.set_column(0, "origin", pa.array([stage] * made.problems.num_rows, pa.string()))
-    where = Where(among={"cutoff_date": [date], "origin": [stage]})
+    where = Filter(among={"cutoff_date": [date], "origin": [stage]})
     dated = problems.append_column("cutoff_date", pa.array([date] * problems.num_rows, pa.string()))
     of = lake_tables.DECISION_PROBLEMS
     if problems.num_rows or lake.version(of.name) is not None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from many_models.data import clock, lake_tables
 from many_models.errors import InputError
 from many_models.keys import SeriesKey
-from many_models.ports import Where
+from many_models.ports import Filter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,7 +47,7 @@ def forecasts_of(settings: Settings, lake: Lake, date: str, origin: str) -> Fore
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    rows = lake_tables.read_if_there(lake, lake_tables.PREDICTIONS, Where(among={"cutoff_date": [date]}))
+    rows = lake_tables.read_if_there(lake, lake_tables.PREDICTIONS, Filter(among={"cutoff_date": [date]}))
     if rows is None or not rows.num_rows:
         raise InputError(f"the lake has no predictions of cutoff {date}: materialize predictions first")
     everyone = set(pc.unique(rows["series_id"]).to_pylist())
@@ -99,7 +99,7 @@ def histories_of(settings: Settings, lake: Lake, series: Sequence[str], cutoff: 
     from many_models.decisions.demand_paths import Histories
 
     since = cutoff - timedelta(days=HISTORY * clock.step_days(settings))
-    where = Where(since=since, before=cutoff + lake_tables.AFTER)
+    where = Filter(since=since, before=cutoff + lake_tables.AFTER)
     rows = lake.read(lake_tables.DATASETS.name, where, ["series_id", "ds", "y"])
     at = pc.index_in(rows["series_id"], pa.array(series, pa.string()))
     known = at.is_valid()

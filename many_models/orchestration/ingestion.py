@@ -36,17 +36,19 @@ def awaited(settings: Settings, wanted: Mapping[str, str], now: datetime) -> dic
     return {key: digest("awaited", key) for key in keys}
 
 
-def to_bring(keys: Sequence[str], held: Mapping[str, str], *, by_hand: bool) -> list[str]:
-    """The keys of a run whose periods the pipeline is to bring: all of them when somebody started the run by hand, else
+def keys_to_ingest(keys: Sequence[str], held: Mapping[str, str], *, by_hand: bool) -> list[str]:
+    """The keys whose periods the pipeline is to load: all of them when a person started the run, else
     those of which the source holds nothing (`held`, key → version).
     """
     return [key for key in keys if by_hand or held.get(key, digest()) == digest()]
 
 
-def bring(context: dg.AssetExecutionContext, settings: Settings, ingestion: Ingestion, keys: Sequence[str]) -> None:
-    """Have the periods of `keys` brought, one after the other."""
+def run_ingestion(
+    context: dg.AssetExecutionContext, settings: Settings, ingestion: Ingestion, keys: Sequence[str]
+) -> None:
+    """Run the pipeline for the period of each of `keys`, one after the other."""
     for number, key in enumerate(keys, 1):
-        said = ingestion.bring(period_of_key(settings.partitions.grain, key))
+        said = ingestion.run(period_of_key(settings.partitions.grain, key))
         context.log.info(f"{number} of {len(keys)} periods brought: {said}")
 
 

@@ -45,7 +45,7 @@ FROM_THE_LAKE: frozenset[Stage] = frozenset({"store_item_datasets", "pooled_mode
 REMEDY = "`many-models doctor` says what is missing, `many-models doctor --mend` brings back what can be brought back"
 
 
-def remember(instance: dg.DagsterInstance, lake: Lake) -> None:
+def record_marks(instance: dg.DagsterInstance, lake: Lake) -> None:
     """Raise each table's mark to its version now."""
     marks, versions = _marks(instance, MADE_BY), _versions(lake, MADE_BY)
     higher = {

@@ -30,17 +30,17 @@ def live_or_cached(production: ProductionRegistry, memory: Path) -> tuple[Releas
     try:
         live = production.live()
     except TransientError as error:
-        kept = recall(memory)
+        kept = load(memory)
         if kept is None:
             raise
         return kept, f"{error}; scored with release {kept.release_id}, the last one that was seen"
     if live is not None:
         with suppress(OSError):  # a full disk: only a registry that goes away later would need it
-            remember(live, memory)
+            save(live, memory)
     return live, ""
 
 
-def remember(release: Release, memory: Path) -> None:
+def save(release: Release, memory: Path) -> None:
     """Keeps `release`, whole or not at all."""
     facts = {"release_id": release.release_id, "created_at": release.created_at.isoformat(), "actor": release.actor}
     facts |= {"reason": release.reason, "previous": release.previous}
@@ -49,7 +49,7 @@ def remember(release: Release, memory: Path) -> None:
     write_atomically(memory, json.dumps({**facts, "champions": champions}).encode())
 
 
-def recall(memory: Path) -> Release | None:
+def load(memory: Path) -> Release | None:
     """The kept release; None where there is none, or none that can be read."""
     try:
         found = json.loads(memory.read_text(encoding="utf-8"))

@@ -8,7 +8,7 @@ import dagster as dg
 import pyarrow as pa
 
 from many_models.data import lake_tables
-from many_models.ports import Where
+from many_models.ports import Filter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,7 +53,7 @@ def schema_check(settings: Settings, lake: Lake, columns: Mapping[str, str]) -> 
     if before != dict(columns):
         rows = {"table": [table] * len(columns), "column": list(columns), "type": list(columns.values())}
         names = pa.schema([(name, pa.string()) for name in rows])
-        lake.replace(lake_tables.SOURCE_COLUMNS.name, pa.table(rows, schema=names), Where())
+        lake.replace(lake_tables.SOURCE_COLUMNS.name, pa.table(rows, schema=names), Filter())
     metadata: Metadata = {"columns": ", ".join(columns)}
     if found:
         metadata["changed"] = "; ".join(found)

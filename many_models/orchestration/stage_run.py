@@ -41,7 +41,7 @@ def backfill_policy(stage: Stage) -> dg.BackfillPolicy:
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class SeriesResult:
     """A key that a stage has done: the upstream version it consumed, the version it made, what the UI shows of it."""
 
     upstream: str
@@ -83,14 +83,14 @@ def begin(context: dg.AssetExecutionContext, config: KeySet) -> tuple[str, ...]:
 
 def status_rows(lake: Lake, stage: Stage) -> dict[str, FailureRecord]:
     """The failures that stand at one stage, by key."""
-    from many_models.ports import Where
+    from many_models.ports import Filter
 
-    rows = lake_tables.records(lake, lake_tables.SERIES_STATUS, Where(among={"stage": [stage]}))
+    rows = lake_tables.records(lake, lake_tables.SERIES_STATUS, Filter(among={"stage": [stage]}))
     names = [part.name for part in fields(due.FailureRecord)]
     return {row["series_id"]: due.FailureRecord(**{name: row[name] for name in names}) for row in rows}
 
 
-def set_aside(lake: Lake) -> frozenset[str]:
+def series_set_aside(lake: Lake) -> frozenset[str]:
     """The series that are set aside at any stage."""
     return frozenset(
         row["series_id"] for row in lake_tables.records(lake, lake_tables.SERIES_STATUS) if row["set_aside"]
@@ -101,14 +101,14 @@ def write_status(lake: Lake, stage: Stage, records: Mapping[str, FailureRecord])
     """Make `records` the failures that stand at `stage`."""
     import pyarrow as pa
 
-    from many_models.ports import Where
+    from many_models.ports import Filter
 
     schema = pa.schema([
         ("stage", pa.string()), ("series_id", pa.string()), ("version", pa.string()), ("kind", pa.string()),
         ("reason", pa.string()), ("permanent", pa.bool_()), ("attempts", pa.int64()), ("set_aside", pa.bool_()),
     ])  # fmt: skip
     rows = [{"stage": stage, "series_id": key, **asdict(record)} for key, record in sorted(records.items())]
-    where = Where(among={"stage": [stage]})
+    where = Filter(among={"stage": [stage]})
     lake.replace(
         lake_tables.SERIES_STATUS.name,
         pa.Table.from_pylist(rows, schema),
@@ -122,7 +122,7 @@ def finish(  # noqa: PLR0913, PLR0917  (a run, what it was to do, and what came 
     settings: Settings,
     lake: Lake,
     keys: Sequence[str],
-    done: Mapping[str, Done],
+    done: Mapping[str, SeriesResult],
     failures: Iterable[SeriesFailure],
     upstream: Mapping[str, str],
     summary: Metadata,
@@ -148,7 +148,7 @@ def finish(  # noqa: PLR0913, PLR0917  (a run, what it was to do, and what came 
         )
     if standing != before:
         write_status(lake, stage, standing)
-    lake_marks.remember(context.instance, lake)
+    lake_marks.record_marks(context.instance, lake)
     runs.settle_siblings(context, finished, {partitions.partition_of(settings, key) for key in failed} - finished)
     context.log_event(
         dg.AssetObservation(context.asset_key, metadata={**summary, "series": len(good), "failed": len(failed)})
@@ -167,7 +167,7 @@ def _how_many(failed: int, good: int) -> str:
 
 
 def _record(
-    context: dg.AssetExecutionContext, settings: Settings, good: Mapping[str, Done], failed: Collection[str]
+    context: dg.AssetExecutionContext, settings: Settings, good: Mapping[str, SeriesResult], failed: Collection[str]
 ) -> set[str]:
     """Materialize the partitions of the good series, and return them."""
     if not settings.partitions.by:
@@ -188,7 +188,7 @@ def _record(
     return set(done)
 
 
-def _linked(settings: Settings, asset_key: dg.AssetKey, key: str, result: Done) -> dg.AssetMaterialization:
+def _linked(settings: Settings, asset_key: dg.AssetKey, key: str, result: SeriesResult) -> dg.AssetMaterialization:
     """The event of one series, with a link to its page where the settings say at which address the board is."""
     event = materialization(asset_key, key, result)
     if not settings.board.url:
@@ -196,7 +196,7 @@ def _linked(settings: Settings, asset_key: dg.AssetKey, key: str, result: Done) 
     return event.with_metadata({**event.metadata, "board": dg.MetadataValue.url(settings.board.item_url(key))})
 
 
-def materialization(asset_key: dg.AssetKey, key: str, result: Done) -> dg.AssetMaterialization:
+def materialization(asset_key: dg.AssetKey, key: str, result: SeriesResult) -> dg.AssetMaterialization:
     """The event of one key, tagged with the versions that what is due is derived from."""
     tags = {UPSTREAM_TAG: result.upstream, VERSION_TAG: result.version}
     return dg.AssetMaterialization(asset_key, partition=key, metadata=result.metadata, tags=tags)

@@ -27,12 +27,12 @@ from many_models.orchestration.stage_run import (
     UPSTREAM_TAG,
     VERSION_TAG,
     begin,
-    set_aside,
+    series_set_aside,
     stage_of,
     status_rows,
 )
 from many_models.orchestration.upstream import Upstream, predicted, version_of
-from many_models.ports import Where
+from many_models.ports import Filter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -146,7 +146,7 @@ def ended_series(lake: Lake) -> frozenset[str]:
 
 def _series_that_are(lake: Lake, *, active: bool) -> frozenset[str]:
     rows = lake_tables.records(lake, lake_tables.SERIES, columns=["series_id", "active"])
-    return frozenset(row["series_id"] for row in rows if row["active"] == active) - set_aside(lake)
+    return frozenset(row["series_id"] for row in rows if row["active"] == active) - series_set_aside(lake)
 
 
 def series_state(settings: Settings, look: Look, stage: Stage) -> StageState:
@@ -175,14 +175,14 @@ def begin_series(context: dg.AssetExecutionContext, config: KeySet, settings: Se
     if DUE_TAG in context.run.tags:
         chosen = {*StageState(stage, wanted, look.consumed(stage), status_rows(lake, stage)).due()}
     else:
-        chosen = {*wanted, *set_aside(lake)}
+        chosen = {*wanted, *series_set_aside(lake)}
     return tuple(name for name in series if name in chosen) or series
 
 
 def _wanted(settings: Settings, look: Look, stage: Stage) -> Mapping[str, str]:
     lake = look.lake
     if stage == "store_item_datasets":
-        aside = set_aside(lake)
+        aside = series_set_aside(lake)
         return {key: version for key, version in dataset_versions(settings, lake).items() if key not in aside}
     active, ended = active_series(lake), ended_series(lake)
     if stage == "promoted_models":
@@ -285,7 +285,7 @@ def missing_loads(lake: Lake, done: Mapping[str, str], loads: Mapping[str, str] 
     lacking = sorted(date for date, version in done.items() if loads.get(load_name(date)) != version)
     if not lacking:
         return []
-    where = Where(among={"cutoff_date": lacking})
+    where = Filter(among={"cutoff_date": lacking})
     rows = lake_tables.read_if_there(lake, lake_tables.PREDICTIONS, where, ["cutoff_date"])
     held = set(rows["cutoff_date"].unique().to_pylist()) if rows is not None else set[str]()
     return [date for date in lacking if date in held]

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from many_models.data import lake_tables
 from many_models.errors import ConflictError
-from many_models.ports import PromotedSeries, Where
+from many_models.ports import Filter, PromotedSeries
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -91,7 +91,7 @@ class Approver:
         if release_id and waiting.release_id != release_id:
             raise ConflictError(f"{waiting.release_id} waits for approval, not {release_id}: look at it first")
         written = lake_tables.records(
-            self.lake, lake_tables.DECISIONS, Where(among={"release_id": [waiting.release_id]}), ["series_id"]
+            self.lake, lake_tables.DECISIONS, Filter(among={"release_id": [waiting.release_id]}), ["series_id"]
         )
         if not written and any(changes(waiting, self.production.live()).values()):
             raise ConflictError(
@@ -125,7 +125,7 @@ class Approver:
 # --- the lake's side ------------------------------------------------------------------------------------------------
 def publish_champions(lake: Lake, release: Release) -> None:
     """Publish the champions of the release that is live now, which training and what is due may read."""
-    lake.replace(lake_tables.CHAMPIONS.name, champions_table(lake, release), Where())
+    lake.replace(lake_tables.CHAMPIONS.name, champions_table(lake, release), Filter())
 
 
 def champions_table(lake: Lake, release: Release) -> pa.Table:
@@ -163,7 +163,7 @@ def log(lake: Lake, release: Release, event: str, actor: str, reason: str, at: d
         "release_id": release.release_id, "event": event, "actor": actor, "reason": reason,
         "decided_at": at.isoformat(), "previous": release.previous, "series": len(release.champions),
     }  # fmt: skip
-    where = Where(among={"release_id": [release.release_id], "event": [event], "decided_at": [row["decided_at"]]})
+    where = Filter(among={"release_id": [release.release_id], "event": [event], "decided_at": [row["decided_at"]]})
     if lake_tables.records(lake, lake_tables.RELEASE_LOG, where, ["event"]):
         return
     schema = pa.schema([(name, pa.int64() if name == "series" else pa.string()) for name in row])

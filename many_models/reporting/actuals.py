@@ -9,7 +9,7 @@ from many_models.data import clock, lake_tables
 from many_models.data.periods import next_period, period_key, period_of_key, spans
 from many_models.errors import MissingTableError
 from many_models.keys import SeriesKey
-from many_models.ports import Lake, Warehouse, WarehousePart, Where
+from many_models.ports import Filter, Lake, Warehouse, WarehousePart
 from many_models.reporting.accuracy import SCHEMA, realised
 from many_models.reporting.views import WEEK
 from many_models.settings import Settings
@@ -52,7 +52,7 @@ def actual_parts(
     parts = list[WarehousePart]()
     for since, before in joined([*spans(grain, [start for start in starts if start < recent[0]]), recent], reach):
         rows = with_week(with_keys(_actuals(lake, since, before), keys))
-        parts.append(WarehousePart("actuals", rows, Where(since=since, before=before), ("series_id", "ds")))
+        parts.append(WarehousePart("actuals", rows, Filter(since=since, before=before), ("series_id", "ds")))
     seen = [(start, next_period(grain, start)) for start in starts]
     for since, before in joined(_whole_days(since - reach, before) for since, before in [*seen, (cutoff, cutoff)]):
         actuals = _actuals(lake, since, min(before + reach, recent[1]))
@@ -60,11 +60,11 @@ def actual_parts(
         scored = pa.concat_tables(
             [SCHEMA.empty_table(), *(_scored(lake, date, actuals, reach) for date in sorted(dates))]
         )
-        where = Where(since=since, before=before, column="cutoff")
+        where = Filter(since=since, before=before, column="cutoff")
         parts.append(WarehousePart("accuracy", with_keys(scored, keys), where, ("series_id", "cutoff")))
     rows = pa.table({"period": [period_key(grain, start) for start in starts]}, pa.schema([("period", pa.string())]))
     rows = rows.append_column("version", pa.array([copied[key] for key in rows["period"].to_pylist()], pa.string()))
-    parts.append(WarehousePart(PERIODS, rows, Where(among={"period": rows["period"].to_pylist()}), ("period",)))
+    parts.append(WarehousePart(PERIODS, rows, Filter(among={"period": rows["period"].to_pylist()}), ("period",)))
     return parts
 
 
@@ -87,7 +87,7 @@ def joined(spans: Iterable[Span], gap: timedelta = timedelta(0)) -> list[Span]:
 
 def _actuals(lake: Lake, since: datetime, before: datetime) -> pa.Table:
     years = list(range(since.year, before.year + 1))
-    where = Where(among={"year": years}, since=since, before=before)
+    where = Filter(among={"year": years}, since=since, before=before)
     return lake.read(lake_tables.RAW_SALES.name, where, ["series_id", "ds", "y"])
 
 
@@ -95,7 +95,7 @@ def _scored(lake: Lake, date: str, actuals: pa.Table, reach: timedelta) -> pa.Ta
     """The accuracy of one cutoff date: one at a time, so that memory does not grow with them."""
     import pyarrow.compute as pc
 
-    forecasts = lake.read(lake_tables.PREDICTIONS.name, Where(among={"cutoff_date": [date]}))
+    forecasts = lake.read(lake_tables.PREDICTIONS.name, Filter(among={"cutoff_date": [date]}))
     first = datetime.fromisoformat(date)
     last = pa.scalar(first + reach + timedelta(days=1), pa.timestamp("us"))
     seen = pc.and_(pc.greater_equal(actuals["ds"], pa.scalar(first, pa.timestamp("us"))), pc.less(actuals["ds"], last))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from many_models.data import lake_tables
-from many_models.ports import WarehousePart, Where
+from many_models.ports import Filter, WarehousePart
 from many_models.reporting.actuals import with_keys
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def decision_parts(lake: Lake, keys: Sequence[str], date: str) -> list[Warehouse
     """
     import pyarrow as pa
 
-    where = Where(among={"cutoff_date": [date]})
+    where = Filter(among={"cutoff_date": [date]})
     parts = list[WarehousePart]()
     for table, key in {**OF_SERIES, **OTHERS}.items():
         rows = lake_tables.read_if_there(lake, table, where)

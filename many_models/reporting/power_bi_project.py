@@ -14,7 +14,7 @@ from uuid import NAMESPACE_URL, uuid5
 import pyarrow as pa
 
 from many_models.errors import MissingTableError
-from many_models.ports import Where
+from many_models.ports import Filter
 from many_models.reporting.views import WEEK, report_views
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ FACTS = "forecasts_and_actuals"
 ITEMS, DAYS = "items", "days"
 VIEWS = ("latest_forecasts", FACTS, "accuracy_by_series_week", "promotion_history")
 SCHEMAS = "https://developer.microsoft.com/json-schemas/fabric"
-NONE = Where(among={"series_id": []})
+NONE = Filter(among={"series_id": []})
 
 
 def schemas(warehouse: Warehouse, keys: Sequence[str]) -> dict[str, pa.Schema]:

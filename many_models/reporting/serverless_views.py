@@ -10,7 +10,7 @@ import pyarrow as pa
 from many_models.data import lake_tables
 from many_models.errors import InputError, SettingsError
 from many_models.keys import quoted
-from many_models.ports import Where
+from many_models.ports import Filter
 from many_models.reporting.views import WEEK, report_views
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def serverless_views(place: str, keys: Sequence[str], lake: Lake) -> list[str]:
     """
     if lake.version(lake_tables.PREDICTIONS.name) is None:
         raise InputError("the lake has no predictions yet: run `many-models run` first")
-    none = Where(among={"cutoff_date": []})
+    none = Filter(among={"cutoff_date": []})
     names = [name for name in keys if name != "series_id"]
     bases = {
         "predictions": _base(place, lake_tables.PREDICTIONS.name, names, lake.read(lake_tables.PREDICTIONS.name, none))

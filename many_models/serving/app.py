@@ -16,7 +16,7 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 from prometheus_client import generate_latest
 from starlette.exceptions import HTTPException
 
-from many_models.serving.auth import Guard
+from many_models.serving.auth import Authenticator
 from many_models.serving.bodies import Bodies, BodyError
 from many_models.serving.metrics import Metrics
 from many_models.serving.middleware import Gate, RefusedError
@@ -55,7 +55,7 @@ def build_app(
     settings: Settings, production: ProductionRegistry, lake: Lake | None = None, keys: Sequence[str] = ()
 ) -> FastAPI:
     """The service as an ASGI application; `keys` are API keys. Raises SettingsError where it would be left open."""
-    guard, metrics = Guard(settings, keys), Metrics()
+    guard, metrics = Authenticator(settings, keys), Metrics()
     service = Service(settings, production, lake, metrics.fetched)
     metrics.watch(service)
 

@@ -41,7 +41,7 @@ class DeniedError(ManyModelsError):
         self.status = status
 
 
-class Guard:
+class Authenticator:
     """Checks credentials. Raises SettingsError where the settings leave the service open to a network, or shut."""
 
     def __init__(self, settings: Settings, keys: Sequence[str] = ()) -> None:

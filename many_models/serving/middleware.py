@@ -16,7 +16,7 @@ from many_models.serving.auth import DeniedError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping
 
-    from many_models.serving.auth import Guard
+    from many_models.serving.auth import Authenticator
     from many_models.serving.metrics import Metrics
     from many_models.serving.service import Service
 
@@ -47,7 +47,7 @@ class RefusedError(HTTPException):
 class Gate:
     """An ASGI application around another. Request bodies and query strings are neither kept nor logged."""
 
-    def __init__(self, app: App, service: Service, guard: Guard, metrics: Metrics) -> None:
+    def __init__(self, app: App, service: Service, guard: Authenticator, metrics: Metrics) -> None:
         self._app, self._service, self._guard, self._metrics = app, service, guard, metrics
         serve = service.settings.serve
         self._most_bytes = int(serve.max_body_mb * 1e6)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from many_models.data.lake_tables import DATASETS, RAW_COVARIATES, read_if_there
 from many_models.keys import SeriesKey, pack_of
-from many_models.ports import Where
+from many_models.ports import Filter
 from many_models.serving.loaded_pack import Observation, Question
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def with_observations(
     packs = {pack_of(SeriesKey.parse(n, len(keys)), keys, settings.packs.by, settings.packs.buckets) for n in names}
     trained = {question.series_id: model.trained_through(row) for question, row in zip(questions, rows, strict=True)}
     since = min(trained.values()) + timedelta(microseconds=1)
-    where = Where(among={"pack": sorted(packs), "series_id": names}, since=since)
+    where = Filter(among={"pack": sorted(packs), "series_id": names}, since=since)
     found: dict[str, list[dict[str, Any]]] = {}
     for row in lake.read(DATASETS.name, where, ["series_id", "ds", "y", "state", *model.known]).to_pylist():
         found.setdefault(row["series_id"], []).append(row)
@@ -67,7 +67,7 @@ def _with(
 def _future(lake: Lake, names: Sequence[str], keys: Sequence[str], since: datetime) -> dict[str, list[dict[str, Any]]]:
     from many_models.data.covariates import of_series
 
-    rows: pa.Table | None = read_if_there(lake, RAW_COVARIATES, Where(since=since))
+    rows: pa.Table | None = read_if_there(lake, RAW_COVARIATES, Filter(since=since))
     found: dict[str, list[dict[str, Any]]] = {}
     if rows is not None and rows.num_rows:
         for row in of_series(rows, names, keys).to_pylist():

@@ -29,7 +29,7 @@ REFUSED_SECONDS = 30.0  # a release whose packs are damaged is looked at again a
 
 
 @dataclass(slots=True)
-class Contact:
+class RegistryStatus:
     """Whether the registry answers: `since` is the monotonic time of the last answer, or of the start."""
 
     reachable: bool = False
@@ -53,7 +53,7 @@ class Follower:
         every: float,
     ) -> None:
         self.current: Catalogue | None = None
-        self.contact = Contact(since=time.monotonic())
+        self.contact = RegistryStatus(since=time.monotonic())
         self._production, self._shelf, self._stored, self._hot = production, shelf, stored, hot
         self._threads, self._every = threads, every
         self._task: asyncio.Task[None] | None = None

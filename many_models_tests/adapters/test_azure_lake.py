@@ -21,7 +21,7 @@ from many_models.adapters.lake.delta import DeltaLake
 from many_models.adapters.lake.delta_log import NewestInStorage
 from many_models.adapters.warehouse.staging_blob import BlobStaging
 from many_models.errors import AccessError, ConflictError, SettingsError, UnavailableError
-from many_models.ports import Where
+from many_models.ports import Filter
 from many_models.settings import LakeSettings, Settings, secret
 from many_models.wiring import build_lake
 from many_models_tests.contracts.lake import LakeContract, contents, row, rows
@@ -74,7 +74,7 @@ def test_a_signature_opens_its_container(azurite):
     signature = azurite.sas(url.split("//")[1].split("@")[0])
     for text in (signature, f"?{signature}"):
         lake = lake_at(azurite, url, "sas", **{SAS: text})
-        lake.replace("t", rows(row()), Where())
+        lake.replace("t", rows(row()), Filter())
         assert contents(lake.read("t")) == contents(rows(row()))
 
 
@@ -82,7 +82,7 @@ def test_an_expired_signature_is_a_clear_error_that_does_not_show_it(azurite):
     url = place(azurite)
     signature = azurite.sas(url.split("//")[1].split("@")[0], expires=timedelta(hours=-1))
     lake = lake_at(azurite, url, "sas", **{SAS: signature})
-    for do in (lake.check, lambda: lake.read("t"), lambda: lake.replace("t", rows(row()), Where())):
+    for do in (lake.check, lambda: lake.read("t"), lambda: lake.replace("t", rows(row()), Filter())):
         with pytest.raises(AccessError, match=r"abfss://.*not accepted.*expired.*renew it") as raised:
             do()
         assert "sig=" not in repr_chain(raised.value)
@@ -90,10 +90,10 @@ def test_an_expired_signature_is_a_clear_error_that_does_not_show_it(azurite):
 
 def test_a_right_to_read_is_not_enough_to_write_and_check_says_so(azurite):
     url = place(azurite)
-    lake_at(azurite, url).replace("t", rows(row()), Where())
+    lake_at(azurite, url).replace("t", rows(row()), Filter())
     lake = lake_at(azurite, url, "sas", **{SAS: azurite.sas(url.split("//")[1].split("@")[0], permission="rl")})
     assert lake.read("t").num_rows == 1
-    for do in (lake.check, lambda: lake.replace("t", rows(row(y=2.0)), Where())):
+    for do in (lake.check, lambda: lake.replace("t", rows(row(y=2.0)), Filter())):
         with pytest.raises(AccessError, match=r"may not do this .*Storage Blob Data Contributor"):
             do()
     assert contents(lake.read("t")) == contents(rows(row()))
@@ -116,7 +116,7 @@ def repr_chain(error: BaseException | None) -> str:
 
 def test_a_container_that_is_not_there_is_an_error_not_an_empty_lake(azurite):
     lake = lake_at(azurite, "abfss://nowhere@devstoreaccount1.dfs.core.windows.net/lake")
-    for do in (lake.check, lake.tables, lambda: lake.version("t"), lambda: lake.replace("t", rows(row()), Where())):
+    for do in (lake.check, lake.tables, lambda: lake.version("t"), lambda: lake.replace("t", rows(row()), Filter())):
         with pytest.raises(SettingsError, match="no such container"):
             do()
 
@@ -126,7 +126,7 @@ def test_a_lake_that_travels_to_a_worker_carries_no_secret(azurite, monkeypatch)
     monkeypatch.setenv(KEY, azurite.key)
     settings = Settings(lake=LakeSettings(path=url, credential="key", endpoint=azurite.endpoint))
     lake = build_lake(settings)
-    lake.replace("t", rows(row()), Where())
+    lake.replace("t", rows(row()), Filter())
     packed = pickle.dumps(lake)
     assert azurite.key.encode() not in packed
     assert contents(pickle.loads(packed).read("t")) == contents(rows(row()))
@@ -176,12 +176,12 @@ def test_a_store_that_is_busy_for_half_a_minute_is_asked_again(azurite, tmp_path
     (tmp_path / "rows.parquet").write_bytes(b"staged")
     with faulty(azurite.endpoint) as proxy, ThreadPoolExecutor(1) as other:
         lake = lake_at(azurite, url, endpoint=proxy.endpoint)
-        lake.replace("t", rows(row()), Where())
+        lake.replace("t", rows(row()), Filter())
         storage = AzureStorage(f"{url}/staging", "key", {KEY: azurite.key}.__getitem__, endpoint=proxy.endpoint)
         end = time.monotonic() + 30
         proxy.fault = lambda *_: busy(end - time.monotonic())
         staged = other.submit(stage, BlobStaging(storage), tmp_path / "rows.parquet", azurite, url)
-        lake.replace("t", rows(row(y=2.0)), Where())
+        lake.replace("t", rows(row(y=2.0)), Filter())
         assert time.monotonic() > end
         assert proxy.faults >= 4
         assert contents(lake.read("t")) == contents(rows(row(y=2.0)))
@@ -208,13 +208,13 @@ def test_cut_lines_change_nothing_twice(azurite):
     url = place(azurite)
     with faulty(azurite.endpoint) as proxy:
         lake = lake_at(azurite, url, endpoint=proxy.endpoint)
-        lake.replace("t", rows(row(n=0)), Where())
+        lake.replace("t", rows(row(n=0)), Filter())
         proxy.fault = lambda number, *_: (CUT, None, None, LOSE, None, None, None)[number % 7]
         done = 0
         for n in range(1, 6):
             for _ in range(3):
                 try:
-                    lake.replace("t", rows(row(n=n)), Where())
+                    lake.replace("t", rows(row(n=n)), Filter())
                 except (ConflictError, UnavailableError):
                     continue
                 done += 1
@@ -228,11 +228,11 @@ def test_cut_lines_change_nothing_twice(azurite):
 def test_of_two_who_commit_at_once_one_is_told_and_nothing_is_lost(azurite):
     url = place(azurite)
     lake = lake_at(azurite, url)
-    lake.replace("t", rows(row("a"), row("b")), Where(), ("pack",))
+    lake.replace("t", rows(row("a"), row("b")), Filter(), ("pack",))
 
     def write(n: int) -> bool:
         try:
-            lake_at(azurite, url).replace("t", rows(row("a", n=n)), Where({"pack": ["a"]}))
+            lake_at(azurite, url).replace("t", rows(row("a", n=n)), Filter({"pack": ["a"]}))
         except ConflictError:
             return False
         return True
@@ -240,7 +240,7 @@ def test_of_two_who_commit_at_once_one_is_told_and_nothing_is_lost(azurite):
     with ThreadPoolExecutor(4) as pool:
         won = list(pool.map(write, range(8)))
     assert any(won)
-    left = lake.read("t", Where({"pack": ["a"]})).to_pylist()
+    left = lake.read("t", Filter({"pack": ["a"]})).to_pylist()
     assert [line["n"] for line in left] in [[n] for n, good in enumerate(won) if good]
     assert lake.version("t") == sum(won)
 
@@ -249,7 +249,7 @@ def test_of_two_who_commit_at_once_one_is_told_and_nothing_is_lost(azurite):
 def test_a_writer_killed_between_data_and_commit_leaves_the_old_rows(azurite):
     url = place(azurite)
     lake = lake_at(azurite, url)
-    lake.replace("t", numbered(0), Where())
+    lake.replace("t", numbered(0), Filter())
     with faulty(azurite.endpoint) as proxy:
         proxy.fault = lambda _number, method, path: 503 if method == "PUT" and "_delta_log" in path else None
         call = f"replace_on_azure({url!r}, {proxy.endpoint!r}, {azurite.key!r})"
@@ -259,7 +259,7 @@ def test_a_writer_killed_between_data_and_commit_leaves_the_old_rows(azurite):
             writer.kill()
     assert set(lake.read("t").column("n").to_pylist()) == {0}
     assert lake.version("t") == 0
-    lake.replace("t", numbered(2), Where())
+    lake.replace("t", numbered(2), Filter())
     assert set(lake.read("t").column("n").to_pylist()) == {2}
 
 

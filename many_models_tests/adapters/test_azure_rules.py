@@ -18,7 +18,7 @@ from many_models.adapters.warehouse.fabric import FabricWarehouse
 from many_models.adapters.warehouse.staging_blob import BlobStaging, staging_beside
 from many_models.adapters.warehouse.synapse import SynapseWarehouse
 from many_models.errors import AccessError, InputError, SettingsError, UnavailableError
-from many_models.ports import Where
+from many_models.ports import Filter
 from many_models_tests.contracts.warehouse import contents, of_day, part, row, rows
 from many_models_tests.stand_ins.tds_server import NEWCOMER
 from many_models_tests.stand_ins.tds_server.rules import RULES, ServerError, refuse, refuse_delta
@@ -135,7 +135,7 @@ def test_a_key_of_rows_that_stay_is_found_and_nothing_changes(make):
     warehouse = make()
     warehouse.load("a", "f", [part(rows(row("a"), row("b", 1)))])
     with pytest.raises(InputError, match=r"rows outside what is replaced.*1 of them"):
-        warehouse.load("b", "f", [part(rows(row("b", 1, step=2)), Where(among={"step": [2]}))])
+        warehouse.load("b", "f", [part(rows(row("b", 1, step=2)), Filter(among={"step": [2]}))])
     assert contents(warehouse.read("predictions")) == contents(rows(row("a"), row("b", 1)))
     assert warehouse.loads() == {"a": "f"}
 

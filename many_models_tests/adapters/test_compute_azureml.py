@@ -34,7 +34,7 @@ from many_models.errors import AccessError, InputError, SettingsError, Unavailab
 from many_models.forecasting.spec import Custom, Spec
 from many_models.operations.day import Day, open_instance
 from many_models.orchestration.azureml_pipes import follow_with_pipes
-from many_models.ports import Where
+from many_models.ports import Filter
 from many_models.settings import load_settings
 from many_models.tasks import PrepareTask, TrainTask
 from many_models_tests.contracts.compute import ComputeContract, done, failures, plainly
@@ -171,10 +171,10 @@ def datasets_of(lake: DeltaLake, chunks: list[Chunk], spec: Spec) -> datetime:
         frame = pd.DataFrame({"series_id": names, "ds": np.tile(days, len(chunk.series)), "y": y})
         frame["ds"] = frame["ds"].astype("datetime64[us]")
         raw = pa.Table.from_pandas(frame.assign(pack=chunk.pack, year=2024), preserve_index=False)
-        lake.replace(RAW_SALES.name, raw, Where(among={"pack": [chunk.pack]}), ("pack",))
+        lake.replace(RAW_SALES.name, raw, Filter(among={"pack": [chunk.pack]}), ("pack",))
     for chunk, result in SerialCompute().run(PrepareTask(lake, spec, days[-1].to_pydatetime(), ("item",)), chunks):
         rows = result.tables["rows"]
-        lake.replace(DATASETS.name, rows, Where(among={"pack": [chunk.pack]}), DATASETS.partition_by)
+        lake.replace(DATASETS.name, rows, Filter(among={"pack": [chunk.pack]}), DATASETS.partition_by)
     return days[-1].to_pydatetime()
 
 

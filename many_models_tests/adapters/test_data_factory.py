@@ -15,7 +15,7 @@ from many_models.definitions import build
 from many_models.errors import AccessError, InputError, PermanentError, SettingsError, UnavailableError
 from many_models.keys import digest
 from many_models.operations.day import Day, open_instance
-from many_models.orchestration.ingestion import awaited, require_landed, to_bring
+from many_models.orchestration.ingestion import awaited, keys_to_ingest, require_landed
 from many_models.ports import Ingestion
 from many_models.settings import DataFactorySettings, DataSettings, Settings
 from many_models.wiring import build_ingestion
@@ -45,14 +45,14 @@ def factory(fake: FakeDataFactory, pipeline: Pipeline = INGEST, timeout: float =
 # --- The adapter ----------------------------------------------------------------------------------------------------
 def test_the_pipeline_gets_the_day_and_is_awaited(fake):
     assert isinstance(factory(fake), Ingestion)
-    assert factory(fake).bring(DAY) == "pipeline ingest, run run-1: 2024-06-30 in 1 s"
+    assert factory(fake).run(DAY) == "pipeline ingest, run run-1: 2024-06-30 in 1 s"
     assert [(run.parameters, run.looks) for run in fake.runs] == [({"day": "2024-06-30"}, 3)]
     assert factory(fake).check() == "Data Factory adf: pipeline ingest"
 
 
 def test_a_run_for_the_same_day_that_still_goes_is_joined_and_another_day_is_not(fake):
     fake.runs += [Run("other-day", {"day": "2024-06-29"}), Run("same-day", {"day": "2024-06-30"})]
-    assert "run same-day" in factory(fake).bring(DAY)
+    assert "run same-day" in factory(fake).run(DAY)
     assert len(fake.runs) == 2
 
 
@@ -68,19 +68,19 @@ def test_a_failed_run_says_which_activity_failed_and_whose_fault_it_was(fake, ki
     fake.ends = fail
     said = "activity copy_sales: Login failed" if kind else "the run's own message"
     with pytest.raises(error, match=f"pipeline ingest, run run-1 for 2024-06-30 failed: {said}"):
-        factory(fake).bring(DAY)
+        factory(fake).run(DAY)
 
 
 def test_a_cancelled_run_is_not_started_again_by_itself(fake):
     fake.ends = lambda _run: "Cancelled"
     with pytest.raises(PermanentError, match="ended as Cancelled: materialize raw_sales"):
-        factory(fake).bring(DAY)
+        factory(fake).run(DAY)
 
 
 def test_a_run_that_takes_too_long_is_cancelled(fake):
     fake.looks = 10_000
     with pytest.raises(UnavailableError, match=r"not done after 0\.05 s, and cancelled"):
-        factory(fake, timeout=0.05).bring(DAY)
+        factory(fake, timeout=0.05).run(DAY)
     assert fake.cancelled == ["run-1"]
 
 
@@ -90,7 +90,7 @@ def test_a_wait_that_is_interrupted_cancels_the_run(fake, monkeypatch):
 
     monkeypatch.setattr(adapter.time, "sleep", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        factory(fake).bring(DAY)
+        factory(fake).run(DAY)
     assert fake.cancelled == ["run-1"]
 
 
@@ -107,7 +107,7 @@ def test_a_wait_that_is_interrupted_cancels_the_run(fake, monkeypatch):
 )
 def test_what_the_service_answers_becomes_an_error_of_ours(fake, status, error, said):
     fake.status = status
-    for do in (lambda: factory(fake).bring(DAY), factory(fake).check):
+    for do in (lambda: factory(fake).run(DAY), factory(fake).check):
         with pytest.raises(error, match=rf"Data Factory adf, pipeline ingest.*{said}"):
             do()
 
@@ -127,7 +127,7 @@ def test_a_service_that_is_away_is_unavailable(fake):
 def test_without_a_pipeline_nothing_is_brought_or_awaited():
     assert isinstance(build_ingestion(Settings()), NoIngestion)
     assert isinstance(NoIngestion(), Ingestion)
-    assert "read as it is" in NoIngestion().bring(DAY)
+    assert "read as it is" in NoIngestion().run(DAY)
     assert awaited(Settings(), {"2024-06-01": "v"}, DAY) == {}
 
 
@@ -150,8 +150,8 @@ def test_days_that_ended_and_that_the_source_has_not_got_are_awaited():
 def test_what_the_source_holds_is_brought_again_only_by_hand():
     held = {"2024-06-27": "a", "2024-06-28": digest()}
     keys = ["2024-06-27", "2024-06-28", "2024-06-29"]
-    assert to_bring(keys, held, by_hand=False) == keys[1:]
-    assert to_bring(keys, held, by_hand=True) == keys
+    assert keys_to_ingest(keys, held, by_hand=False) == keys[1:]
+    assert keys_to_ingest(keys, held, by_hand=True) == keys
 
 
 def test_a_day_that_did_not_land_is_named():

@@ -262,7 +262,7 @@ def test_a_connection_that_is_lost_while_connectorx_reads_is_an_error_without_th
 
 def test_what_connectorx_does_not_know_is_left_to_the_driver(many, monkeypatch):
     named = ServerSource(many + "?application_name=ours")
-    monkeypatch.setattr(connectorx, "spelt", lambda _: "SELECT no_such_column")
+    monkeypatch.setattr(connectorx, "compile_sql", lambda _: "SELECT no_such_column")
     broken = ServerSource(many)
     for source in (named, broken):
         rows = pa.concat_tables(source.read(MANY, datetime(2017, 1, 1), datetime(2017, 1, 2)))

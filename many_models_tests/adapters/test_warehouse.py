@@ -16,7 +16,7 @@ from many_models.adapters.sql import dialects
 from many_models.adapters.warehouse.memory import MemoryWarehouse
 from many_models.adapters.warehouse.sql import SqlWarehouse
 from many_models.errors import InputError, SettingsError, UnavailableError
-from many_models.ports import Where
+from many_models.ports import Filter
 from many_models_tests.contracts.warehouse import NOON, WarehouseContract, contents, of_day, part, row, rows
 from many_models_tests.support.adapter_faults import ROWS, numbered, start
 
@@ -108,7 +108,7 @@ def test_a_table_that_others_made_can_be_read(tmp_path):
     database.execute("CREATE TABLE theirs (name VARCHAR(20), n INT, x REAL, d DECIMAL(10, 2), odd)")
     database.execute("INSERT INTO theirs VALUES ('a', 1, 1.5, 2, 'text')")
     database.commit()
-    found = SqlWarehouse(url(tmp_path)).read("theirs", Where(among={"n": [1]}))
+    found = SqlWarehouse(url(tmp_path)).read("theirs", Filter(among={"n": [1]}))
     assert found.drop_columns("odd").to_pylist() == [{"name": "a", "n": 1, "x": 1.5, "d": 2.0}]
 
 

@@ -23,7 +23,7 @@ from many_models.adapters.warehouse.fabric import FabricWarehouse
 from many_models.adapters.warehouse.sql import SqlWarehouse
 from many_models.adapters.warehouse.synapse import SynapseWarehouse
 from many_models.errors import AccessError, InputError, SettingsError, UnavailableError
-from many_models.ports import WarehouseView, Where
+from many_models.ports import Filter, WarehouseView
 from many_models.settings import load_settings
 from many_models.wiring import build_warehouse
 from many_models_tests.contracts.warehouse import (
@@ -384,11 +384,11 @@ def test_every_statement_that_the_adapters_send_is_t_sql(tds):
         SynapseWarehouse(tds.url(database="synapse"), tds.staging(), schema=new_schema()),
         FabricWarehouse(tds.url(database="fabric"), tds.staging(), schema=new_schema()),
     ):
-        warehouse.load("a", "f", [part(rows(row("a"), row("b")), Where(among={"series_id": ["a", "b"]}), "t")])
+        warehouse.load("a", "f", [part(rows(row("a"), row("b")), Filter(among={"series_id": ["a", "b"]}), "t")])
         wider = rows(row("c")).append_column("new column", pa.array([1.5]))
         warehouse.load("b", "f", [part(wider, of_day(0), "t")])
         for _ in range(2):
-            warehouse.define([WarehouseView("v", 'SELECT "series_id" FROM {t}', ("t",))])
+            warehouse.create_views([WarehouseView("v", 'SELECT "series_id" FROM {t}', ("t",))])
         warehouse.check()
         reported(lambda warehouse=warehouse: warehouse)
     sent = sorted(set(tds.statements()[before:]))

@@ -20,7 +20,7 @@ from many_models.board.handed_in import Operations, Stores
 from many_models.data import lake_tables
 from many_models.errors import UnavailableError
 from many_models.keys import SeriesKey
-from many_models.ports import WarehousePart, Where
+from many_models.ports import Filter, WarehousePart
 from many_models.settings import Settings
 from many_models_tests.support.boards import served_app
 
@@ -105,7 +105,7 @@ def fill_lake(lake: Any, names: list[tuple[str, str]]) -> None:
     ahead = [AS_OF + timedelta(days=step + 1) for step in range(HORIZON)]
 
     def put(table: lake_tables.LakeTable, columns: dict[str, Any]) -> None:
-        lake.replace(table.name, pa.table(columns), Where(), table.partition_by)
+        lake.replace(table.name, pa.table(columns), Filter(), table.partition_by)
 
     put(lake_tables.SERIES_KEYS, {
         "series_id": ids, "store": [store for store, _ in names], "item": [item for _, item in names],
@@ -147,5 +147,5 @@ def fill_warehouse(warehouse: Any, names: list[tuple[str, str]]) -> None:
         "actual": [70.0] * (2 * len(ids)), "forecast": [77.0] * (2 * len(ids)), "wape": [0.3] * (2 * len(ids)),
         "bias": [0.1] * (2 * len(ids)), "cover80": [0.8] * (2 * len(ids)),
     })  # fmt: skip
-    where = Where(since=min(cutoffs), before=AS_OF, column="cutoff")
+    where = Filter(since=min(cutoffs), before=AS_OF, column="cutoff")
     warehouse.load("accuracy", "1", [WarehousePart("accuracy", rows, where, ("series_id", "cutoff"))])

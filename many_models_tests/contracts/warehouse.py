@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from many_models.errors import InputError, MissingTableError
-from many_models.ports import Warehouse, WarehousePart, WarehouseView, Where
+from many_models.ports import Filter, Warehouse, WarehousePart, WarehouseView
 from many_models.reporting.actuals import with_week
 from many_models.reporting.views import WEEK, report_views
 from many_models_tests.contracts import Contract
@@ -34,13 +34,13 @@ def row(series_id: str = "s", day: int = 0, step: int | None = 1, y_hat: float |
 
 
 def part(
-    new: pa.Table, where: Where | None = None, table: str = "predictions", key: tuple[str, ...] = KEY
+    new: pa.Table, where: Filter | None = None, table: str = "predictions", key: tuple[str, ...] = KEY
 ) -> WarehousePart:
-    return WarehousePart(table, new, where or Where(), key)
+    return WarehousePart(table, new, where or Filter(), key)
 
 
-def of_day(day: int) -> Where:
-    return Where(since=CUTOFF + timedelta(days=day), before=CUTOFF + timedelta(days=day + 1), column="cutoff")
+def of_day(day: int) -> Filter:
+    return Filter(since=CUTOFF + timedelta(days=day), before=CUTOFF + timedelta(days=day + 1), column="cutoff")
 
 
 class WarehouseContract(Contract):
@@ -100,7 +100,7 @@ class WarehouseContract(Contract):
         warehouse.load("b", "f", [part(rows(row("c")), of_day(0))])
         assert contents(warehouse.read("predictions")) == contents(rows(row("c"), row("a", 1)))
         assert contents(warehouse.read("predictions", of_day(1))) == contents(rows(row("a", 1)))
-        warehouse.load("b", "f", [part(rows(), Where(among={"series_id": ["a", "z"]}, column="cutoff"))])
+        warehouse.load("b", "f", [part(rows(), Filter(among={"series_id": ["a", "z"]}, column="cutoff"))])
         assert contents(warehouse.read("predictions")) == contents(rows(row("c")))
 
     def test_no_parts_are_a_recorded_load(self, make):
@@ -146,13 +146,13 @@ class WarehouseContract(Contract):
                 r"has the key \(series_id, cutoff\), the new rows \(series_id\)",
             ),
             (
-                part(rows(row("old", 5, step=2)), Where(among={"step": [2]})),
+                part(rows(row("old", 5, step=2)), Filter(among={"step": [2]})),
                 r"key \(series_id, cutoff\) of rows outside",
             ),
             (part(rows(row("a")).append_column("new", pa.nulls(1))), "'new'.*cast"),
             (part(rows(row("a")).append_column("new", pa.array([[1]]))), "cannot keep columns 'new' .list"),
-            (part(rows(row("a")), Where(among={"nope": ["a"]})), "no column 'nope'"),
-            (part(rows(row("a")), Where(among={"series_id": [1]})), "'series_id' is string"),
+            (part(rows(row("a")), Filter(among={"nope": ["a"]})), "no column 'nope'"),
+            (part(rows(row("a")), Filter(among={"series_id": [1]})), "'series_id' is string"),
             (part(rows(row("a")), table="loads"), "'loads' is where"),
             (part(pa.table({"a": [1]}), table="new", key=("b",)), "no column 'b'"),
             (part(pa.table({"a": [1]}), table="new", key=()), "without key"),
@@ -163,7 +163,7 @@ class WarehouseContract(Contract):
         warehouse = make()
         old = rows(row("old"), row("old", 5))
         warehouse.load("a", "f", [part(old)])
-        fine = [part(rows(row("fine")), Where(among={"series_id": ["fine"]})), part(rows(row()), table="fresh")]
+        fine = [part(rows(row("fine")), Filter(among={"series_id": ["fine"]})), part(rows(row()), table="fresh")]
         with pytest.raises(InputError, match=said):
             warehouse.load("b", "f", [*fine, wrong])
         assert contents(warehouse.read("predictions")) == contents(old)
@@ -197,14 +197,14 @@ class WarehouseContract(Contract):
         if self.keeps_nul:
             warehouse.load("a", "f", odd)
             assert warehouse.read("predictions").column("series_id").to_pylist() == ["a\0b"]
-            found = warehouse.read("predictions", Where(among={"series_id": ["a\0b", "a"]}))
+            found = warehouse.read("predictions", Filter(among={"series_id": ["a\0b", "a"]}))
             assert found.num_rows == 1
         else:
             with pytest.raises(InputError, match=r"'series_id'.*NUL"):
                 warehouse.load("a", "f", odd)
             assert warehouse.loads() == {}
             warehouse.load("a", "f", [part(rows(row("a")))])
-            assert warehouse.read("predictions", Where(among={"series_id": ["a\0b"]})).num_rows == 0
+            assert warehouse.read("predictions", Filter(among={"series_id": ["a\0b"]})).num_rows == 0
 
     def test_a_view_is_read_as_a_table_and_made_anew(self, make):
         warehouse = make()
@@ -215,24 +215,24 @@ class WarehouseContract(Contract):
         wider = WarehouseView("per series", head + ', MAX("cutoff") AS "last"' + tail, ("predictions",))
         other = WarehouseView("per series", 'SELECT "step" FROM {predictions}', ("predictions",))
         for _ in range(2):
-            warehouse.define([sums])
+            warehouse.create_views([sums])
             assert contents(warehouse.read("per series")) == contents(
                 pa.table({"series_id": ["a", "b"], "y_hat": [1.5, 4.0]})
             )
-        warehouse.define([wider])
-        assert warehouse.read("per series", Where(among={"series_id": ["b"]})).column_names == [
+        warehouse.create_views([wider])
+        assert warehouse.read("per series", Filter(among={"series_id": ["b"]})).column_names == [
             "series_id",
             "y_hat",
             "last",
         ]
         warehouse.load("b", "f", [part(rows(row("c")), of_day(0))])
         assert sorted(warehouse.read("per series").column("series_id").to_pylist()) == ["b", "c"]
-        warehouse.define([other])
+        warehouse.create_views([other])
         assert warehouse.read("per series").to_pylist() == [{"step": 1}] * 2
 
     def test_a_view_of_what_is_not_there_is_an_error(self, make):
         with pytest.raises(InputError):
-            make().define([WarehouseView("v", "SELECT * FROM {nope}", ("nope",))])
+            make().create_views([WarehouseView("v", "SELECT * FROM {nope}", ("nope",))])
 
     def test_reports_show_the_newest_forecast_of_each_series(self, make):
         warehouse, loaded = reported(make)
@@ -284,12 +284,12 @@ class WarehouseContract(Contract):
         warehouse, _ = reported(make)
         views = report_views(REPORT_KEYS, {name: rows.column_names for name, rows in report_tables().items()})
         for _ in range(2):
-            warehouse.define(views)
+            warehouse.create_views(views)
         schema = report_tables()["actuals"].schema
         last = report_tables()["actuals"].to_pylist()[-1]
         late = last | {"ds": CUTOFF + timedelta(days=14), "y": 100.0}
         new = pa.Table.from_pylist([late], schema=schema)
-        where = Where(since=late["ds"], before=late["ds"] + timedelta(days=1))
+        where = Filter(since=late["ds"], before=late["ds"] + timedelta(days=1))
         before = sum(warehouse.read("accuracy_by_week").column("periods").to_pylist())
         warehouse.load("later", "f", [part(new, where, "actuals", ("series_id", "ds"))])
         assert sum(warehouse.read("accuracy_by_week").column("periods").to_pylist()) == before + 1
@@ -338,7 +338,7 @@ class WarehouseContract(Contract):
         loaded = pa.table({"name": texts, "other": texts})
         warehouse.load(text, text, [part(loaded, table="t", key=("name",))])
         assert warehouse.loads() == {text: text}
-        where = Where(among={"name": [text], "other": [text, "nope"]})
+        where = Filter(among={"name": [text], "other": [text, "nope"]})
         assert contents(warehouse.read("t", where)) == contents(loaded.slice(0, 1))
         warehouse.load(text, text, [part(loaded.slice(0, 0), where, "t", ("name",))])
         assert contents(warehouse.read("t")) == contents(loaded.slice(1))
@@ -353,8 +353,8 @@ class WarehouseContract(Contract):
             return
         warehouse.load("a", "f", [part(loaded, table=text, key=(text,))])
         wider = loaded.append_column(text + "2", pa.array([1.5, 2.5])).slice(0, 1)
-        warehouse.load("b", "f", [part(wider, Where(among={text: ["a"]}), text, (text,))])
-        found = warehouse.read(text, Where(among={text: ["a"]}))
+        warehouse.load("b", "f", [part(wider, Filter(among={text: ["a"]}), text, (text,))])
+        found = warehouse.read(text, Filter(among={text: ["a"]}))
         assert found.to_pylist() == wider.to_pylist()
 
     def test_ten_thousand_values_can_be_asked_for(self, make):
@@ -363,9 +363,9 @@ class WarehouseContract(Contract):
         loaded = pa.table({"name": names, "n": list(range(10_000))})
         for _ in range(2):
             warehouse.load(
-                "a", "f", [part(loaded, Where(among={"name": names, "n": list(range(10_000))}), "t", ("name",))]
+                "a", "f", [part(loaded, Filter(among={"name": names, "n": list(range(10_000))}), "t", ("name",))]
             )
-        assert warehouse.read("t", Where(among={"name": names[:9_000]})).num_rows == 9_000
+        assert warehouse.read("t", Filter(among={"name": names[:9_000]})).num_rows == 9_000
 
     @pytest.mark.slow
     def test_any_sequence_of_loads_ends_like_a_dict_of_rows(self, make):
@@ -443,7 +443,7 @@ def reported(make) -> tuple[Warehouse, dict[str, pa.Table]]:
     warehouse, loaded = make(), report_tables()
     keys = {"predictions": ("series_id", "cutoff", "ds"), "actuals": ("series_id", "ds"), "decisions": KEY}
     warehouse.load("a", "f", [part(rows, table=name, key=keys[name]) for name, rows in loaded.items()])
-    warehouse.define(report_views(REPORT_KEYS, {name: rows.column_names for name, rows in loaded.items()}))
+    warehouse.create_views(report_views(REPORT_KEYS, {name: rows.column_names for name, rows in loaded.items()}))
     return warehouse, loaded
 
 
@@ -486,15 +486,15 @@ numbers = st.floats(allow_nan=False, allow_infinity=False, allow_subnormal=False
 lines = st.lists(st.builds(row, names, days, st.none() | steps, st.none() | numbers), max_size=8)
 moments = st.none() | days.map(lambda day: CUTOFF + timedelta(days=day))
 wheres = st.builds(
-    lambda among, since, before: Where(among, since, before, "cutoff"),
+    lambda among, since, before: Filter(among, since, before, "cutoff"),
     st.fixed_dictionaries({}, optional={"series_id": st.lists(names, max_size=4), "step": st.lists(steps, max_size=3)}),
     moments,
     moments,
 )
 
 
-def named(line: tuple, where: Where) -> bool:
-    """The slow obvious meaning of `Where`."""
+def named(line: tuple, where: Filter) -> bool:
+    """The slow obvious meaning of `Filter`."""
     values = dict(zip(SCHEMA.names, line, strict=True))
     among = all(values[name] is not None and values[name] in wanted for name, wanted in where.among.items())
     since = where.since is None or values["cutoff"] >= where.since

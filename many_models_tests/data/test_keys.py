@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from many_models.adapters.lake.delta import DeltaLake
 from many_models.errors import InputError
 from many_models.keys import SeriesKey, pack_of, slug
-from many_models.ports import Where
+from many_models.ports import Filter
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -84,5 +84,5 @@ def test_a_store_with_a_long_name_has_a_folder_in_the_lake(tmp_path: Path, store
     assert packs[2] == "s1"  # names that fit stay as they are
     rows = pa.table({"series_id": [key.series_id for key in keys], "pack": packs})
     lake = DeltaLake(tmp_path)
-    lake.replace("t", rows, Where(), ["pack"])
-    assert lake.read("t", Where(among={"pack": packs[:1]}))["series_id"].to_pylist() == [keys[0].series_id]
+    lake.replace("t", rows, Filter(), ["pack"])
+    assert lake.read("t", Filter(among={"pack": packs[:1]}))["series_id"].to_pylist() == [keys[0].series_id]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from many_models.adapters.lake.memory import MemoryLake
 from many_models.data.lake_tables import DATASETS, BufferedWriter, cached
-from many_models.ports import Where
+from many_models.ports import Filter
 
 
 def rows(**values: float) -> pa.Table:
@@ -21,7 +21,7 @@ def rows(**values: float) -> pa.Table:
 
 def test_packs_that_are_gathered_replace_their_series_in_one_commit_and_leave_the_others() -> None:
     lake = MemoryLake()
-    lake.replace(DATASETS.name, rows(a_1=1.0, a_2=1.0, b_1=1.0, c_1=1.0), Where(), DATASETS.partition_by)
+    lake.replace(DATASETS.name, rows(a_1=1.0, a_2=1.0, b_1=1.0, c_1=1.0), Filter(), DATASETS.partition_by)
     gathering = BufferedWriter(lake, DATASETS)
     gathering.add("a", rows(a_1=2.0), ["a_1"])
     gathering.add("b", rows(b_1=2.0, b_2=2.0), ["b_1", "b_2"])
@@ -36,14 +36,14 @@ def test_packs_that_are_gathered_replace_their_series_in_one_commit_and_leave_th
 
 def test_a_look_fetches_each_table_once_and_sees_it_as_it_was() -> None:
     lake = MemoryLake()
-    lake.replace("t", rows(a_1=1.0), Where())
+    lake.replace("t", rows(a_1=1.0), Filter())
     look = cached(lake)
     seen = [look.version("t"), look.version("none"), look.read("t"), look.read("t", columns=["y"])]
-    lake.replace("t", rows(a_1=2.0), Where())
-    lake.replace("none", rows(a_1=3.0), Where())
+    lake.replace("t", rows(a_1=2.0), Filter())
+    lake.replace("none", rows(a_1=3.0), Filter())
     again = [look.version("t"), look.version("none"), look.read("t"), look.read("t", columns=["y"])]
     assert all(one is other for one, other in zip(seen, again, strict=True))
-    assert look.read("t", Where(among={"pack": ["a"]}))["y"].to_pylist() == [2.0]
+    assert look.read("t", Filter(among={"pack": ["a"]}))["y"].to_pylist() == [2.0]
 
 
 def dated(cells: list[tuple[str, int, int]]) -> pa.Table:
@@ -65,7 +65,7 @@ CELLS = st.lists(st.tuples(st.sampled_from(NAMES), st.integers(1, 9)), unique=Tr
        st.integers(1, 9)))  # fmt: skip
 def test_rows_are_replaced_from_where_their_series_goes_on_and_nothing_else_is_touched(before, more, written, since):
     lake = MemoryLake()
-    lake.replace(DATASETS.name, dated([(name, day, 0) for name, day in before]), Where(), DATASETS.partition_by)
+    lake.replace(DATASETS.name, dated([(name, day, 0) for name, day in before]), Filter(), DATASETS.partition_by)
     fresh = [(n, day) for n, day in more if n in written and day > since.get(n, 0)]
     gathering = BufferedWriter(lake, DATASETS)
     for pack in ("a", "b"):

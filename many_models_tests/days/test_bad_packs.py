@@ -19,7 +19,7 @@ import pytest
 
 from many_models.errors import UnavailableError
 from many_models.operations.day import Day, StageReport, open_instance
-from many_models.ports import PackUpload, PromotedSeries, ReleaseDraft, Where
+from many_models.ports import Filter, PackUpload, PromotedSeries, ReleaseDraft
 from many_models.promotion import approval
 from many_models.wiring import build_lake, build_production, build_staging
 from many_models_tests.contracts.registry import Spy
@@ -234,7 +234,7 @@ def test_while_the_production_store_is_away_the_last_release_scores_and_says_so(
     staging = ["newer/9" if name == STORES[2] else old for name, old in zip(
         table["series_id"].to_pylist(), table["staging"].to_pylist(), strict=True)]  # fmt: skip
     place = table.column_names.index("staging")
-    build_lake(settings).replace("champions", table.set_column(place, "staging", pa.array(staging)), Where())
+    build_lake(settings).replace("champions", table.set_column(place, "staging", pa.array(staging)), Filter())
     with open_instance(project.home) as instance:
         run_predictions(moved_away(settings), instance)
     waiting = failures(project, "predictions")
@@ -245,7 +245,7 @@ def test_while_the_production_store_is_away_the_last_release_scores_and_says_so(
     assert not status[status["stage"] == "predictions"]["permanent"].any()
 
     # back again
-    build_lake(settings).replace("champions", table, Where())
+    build_lake(settings).replace("champions", table, Filter())
     with open_instance(project.home) as instance:
         run_predictions(settings, instance)
         assert "registry_away" not in metadata_of(instance, STORES[0])

@@ -15,7 +15,7 @@ import pytest
 from many_models.adapters.lake.delta import DeltaLake
 from many_models.data import lake_tables
 from many_models.operations.day import Day, open_instance
-from many_models.ports import Where
+from many_models.ports import Filter
 from many_models.wiring import build_lake
 from many_models_tests.days.test_day import rerun
 from many_models_tests.support.killed import killed_run
@@ -63,7 +63,7 @@ def test_a_new_day_adds_files_and_rewrites_none(project: Project, tmp_path: Path
     assert stages_of(project.run(END))["store_item_datasets"] == 4
     after = files(project)
     assert all(before[pack] < after[pack] for pack in before)
-    newest = project.table(lake_tables.DATASETS.name, Where(since=pd.Timestamp(END).to_pydatetime()))
+    newest = project.table(lake_tables.DATASETS.name, Filter(since=pd.Timestamp(END).to_pydatetime()))
     assert len(newest) == 4
     assert_as_made_anew(project, tmp_path / "anew")
 
@@ -81,7 +81,7 @@ def test_a_corrected_row_rewrites_its_own_pack_and_the_other_one_goes_on(project
 def test_asked_for_by_hand_a_dataset_is_made_anew_whatever_the_lake_holds(project: Project, tmp_path: Path) -> None:
     project.run(END)
     lake = build_lake(project.settings())
-    lake.replace(lake_tables.DATASETS.name, spoilt(project), Where(among={"pack": ["s0"]}))
+    lake.replace(lake_tables.DATASETS.name, spoilt(project), Filter(among={"pack": ["s0"]}))
     with open_instance(project.home) as instance:
         rerun(project, instance, "store_item_datasets", ["s0__i0", "s0__i1"], END)
     assert_as_made_anew(project, tmp_path / "anew")
@@ -94,7 +94,7 @@ def test_a_table_of_datasets_that_somebody_has_deleted_is_made_anew(project: Pro
 
 
 def spoilt(project: Project) -> object:
-    rows = build_lake(project.settings()).read(lake_tables.DATASETS.name, Where(among={"pack": ["s0"]}))
+    rows = build_lake(project.settings()).read(lake_tables.DATASETS.name, Filter(among={"pack": ["s0"]}))
     return rows.slice(0, rows.num_rows // 2)
 
 

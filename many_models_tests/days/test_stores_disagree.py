@@ -106,7 +106,7 @@ def emptied(project: Project, before: Project, table: str) -> None:
     """Made again without a row."""
     rows = build_lake(project.settings()).read(table)
     gone(project, before, table)
-    build_lake(project.settings()).replace(table, rows.slice(0, 0), lake_tables.Where())
+    build_lake(project.settings()).replace(table, rows.slice(0, 0), lake_tables.Filter())
 
 
 RAW, PREDICTED, CHAMPIONS = lake_tables.RAW_SALES.name, lake_tables.PREDICTIONS.name, lake_tables.CHAMPIONS.name

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from many_models.errors import InputError
-from many_models.forecasting import Held, Prepared, Spec, prepare
+from many_models.forecasting import ExistingHistory, Prepared, Spec, prepare
 from many_models.forecasting.pack import mm_pack_v1 as loader
 from many_models_tests.forecasting.histories import AS_OF, ODD, SPEC, sales, stamps, table
 
@@ -144,8 +144,9 @@ def test_nothing_prepared_of_no_rows():
 KINDS = st.sampled_from(sorted(ODD))
 
 
-def held(series: pa.Table) -> dict[str, Held]:
-    return {row["series_id"]: Held(row["until"], row["digest"]) for row in series.to_pylist() if row["digest"]}
+def held(series: pa.Table) -> dict[str, ExistingHistory]:
+    known = [row for row in series.to_pylist() if row["digest"]]
+    return {row["series_id"]: ExistingHistory(row["until"], row["digest"]) for row in known}
 
 
 def go_on(before: Prepared, now: Prepared) -> pa.Table:

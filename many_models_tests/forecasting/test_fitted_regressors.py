@@ -140,8 +140,8 @@ def test_after_fresh_observations_it_sees_what_training_would_have_shown_it(mode
 def test_beyond_its_horizon_the_medium_smoothing_stands_in(model):
     pack = loader.Pack(model.index, model.arrays, None, model.blobs)
     found, _ = pack.candidates(0, 12, np.zeros((12, 0)))
-    assert (found[-2, 7:] == found[loader.STANDS_IN, 7:]).all()
-    assert not np.allclose(found[-2, :7], found[loader.STANDS_IN, :7])
+    assert (found[-2, 7:] == found[loader.FALLBACK_CANDIDATE, 7:]).all()
+    assert not np.allclose(found[-2, :7], found[loader.FALLBACK_CANDIDATE, :7])
 
 
 def test_selecting_and_merging_take_along_what_is_needed_and_no_more(model):

@@ -20,7 +20,7 @@ from many_models.orchestration.copied_settings import (
     refuse_other_names,
     retire_vanished,
 )
-from many_models.ports import Where
+from many_models.ports import Filter
 from many_models.settings import DataSettings, PromotionSettings, Settings
 from many_models_tests.forecasting.histories import AS_OF, SPEC, sales, table
 
@@ -77,7 +77,7 @@ def test_a_pinned_series_that_does_not_exist_is_told_with_the_nearest():
     lake = MemoryLake()
     settings = Settings(promotion=PromotionSettings(pinned=["s1__i1", "s1__i9"]))
     refuse_unknown_series(settings, lake)  # before the first copy there is nothing to compare with
-    lake.replace("series_keys", pa.table({"series_id": ["s1__i1", "s2__i2"]}), Where())
+    lake.replace("series_keys", pa.table({"series_id": ["s1__i1", "s2__i2"]}), Filter())
     with pytest.raises(
         SettingsError, match=r"promotion.pinned names 's1__i9', .* \(did you mean s1__i1\?\): write store__item"
     ):
@@ -124,8 +124,8 @@ def test_series_whose_rows_are_gone_have_ended():
         "series_id": ["a", "b"], "active": [True, True], "why": ["", ""], "digest": ["x", "y"], "pack": ["p", "p"],
         "ds": [moment, moment],
     })  # fmt: skip
-    lake.replace(lake_tables.SERIES.name, series, Where(), lake_tables.SERIES.partition_by)
-    lake.replace(lake_tables.RAW_VERSIONS.name, pa.table({"series_id": ["b"], "year": [2024]}), Where(), ("year",))
+    lake.replace(lake_tables.SERIES.name, series, Filter(), lake_tables.SERIES.partition_by)
+    lake.replace(lake_tables.RAW_VERSIONS.name, pa.table({"series_id": ["b"], "year": [2024]}), Filter(), ("year",))
     assert retire_vanished(lake) == ["a"]
     rows = {row["series_id"]: (row["active"], row["why"]) for row in lake.read(lake_tables.SERIES.name).to_pylist()}
     assert rows == {"a": (False, "its rows are gone from the source"), "b": (True, "")}

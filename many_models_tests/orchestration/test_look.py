@@ -15,7 +15,7 @@ from many_models.orchestration import automation, look
 from many_models.orchestration.due import ALL_STAGES
 from many_models.orchestration.look import Look, SharedLook
 from many_models.orchestration.stage_run import write_status
-from many_models.ports import Where
+from many_models.ports import Filter
 from many_models.wiring import build_lake
 from many_models_tests.support.project import make_project, sales
 
@@ -107,7 +107,7 @@ def write_again(done, table: lake_tables.LakeTable) -> None:
     lake = build_lake(done.settings())
     there = lake.version(table.name) is not None
     rows = lake.read(table.name) if there else pa.table({"series_id": ["s"], "cutoff_date": ["2016-01-01"]})
-    lake.replace(table.name, rows, Where(), table.partition_by)
+    lake.replace(table.name, rows, Filter(), table.partition_by)
 
 
 @pytest.mark.parametrize("table", look.TABLES, ids=lambda table: table.name)

@@ -11,7 +11,7 @@ import pytest
 from many_models.adapters.lake.memory import MemoryLake
 from many_models.orchestration import refits
 from many_models.orchestration.upstream import Upstream
-from many_models.ports import Where
+from many_models.ports import Filter
 from many_models.settings import Settings
 
 SERIES = [f"s{store}__i{item}" for store in range(12) for item in range(3)]
@@ -59,7 +59,7 @@ def test_an_alarm_ends_the_span_of_its_own_series_only(lake: MemoryLake, monkeyp
         "series_id": ["s3__i1", "s4__i1"], "drifted": [True, False], "alarmed_at": [DAY, DAY],
         "cutoff_date": ["2024-06-01"] * 2,
     })  # fmt: skip
-    lake.replace("drift", rows, Where())
+    lake.replace("drift", rows, Filter())
     after = spans(settings(retrain=True), lake, monkeypatch)
     assert {name for name in SERIES if before[name] != after[name]} == {"s3__i1"}
     assert spans(settings(), lake, monkeypatch) == before

@@ -195,9 +195,9 @@ def test_a_run_cut_off_after_its_proposal_makes_no_second_one(project: Project) 
     lake, production = build_lake(settings), build_production(settings)
     waiting = production.waiting()
     assert waiting is not None
-    from many_models.ports import Where
+    from many_models.ports import Filter
 
-    lake.replace("decisions", lake.read("decisions").slice(0, 0), Where())
+    lake.replace("decisions", lake.read("decisions").slice(0, 0), Filter())
     with pytest.raises(ConflictError, match="cut off"):
         approval.Approver(lake, production, "Ada", "").approve(waiting.release_id)
     with open_instance(project.home) as instance:

@@ -17,7 +17,7 @@ from many_models.adapters.warehouse.memory import MemoryWarehouse
 from many_models.adapters.warehouse.sql import SqlWarehouse
 from many_models.cli.main import main
 from many_models.errors import InputError, SettingsError
-from many_models.ports import Warehouse, Where
+from many_models.ports import Filter, Warehouse
 from many_models.reporting.serverless_views import serverless_views
 from many_models.reporting.views import WEEK
 from many_models.settings import load_settings
@@ -42,11 +42,11 @@ def fill(lake) -> None:
     """The report's tables as the lake has them: without key parts, which stand in series_keys."""
     tables = {name: full.drop_columns(list(REPORT_KEYS)) for name, full in report_tables().items()}
     dated = {name: with_date(plain) for name, plain in tables.items() if name != "actuals"}
-    lake.replace("predictions", dated["predictions"], Where(), ["cutoff_date"])
-    lake.replace("decisions", dated["decisions"], Where(), ["cutoff_date"])
-    lake.replace("raw_sales", tables["actuals"].drop_columns([WEEK]), Where())
+    lake.replace("predictions", dated["predictions"], Filter(), ["cutoff_date"])
+    lake.replace("decisions", dated["decisions"], Filter(), ["cutoff_date"])
+    lake.replace("raw_sales", tables["actuals"].drop_columns([WEEK]), Filter())
     keys = report_tables()["actuals"].select(["series_id", *REPORT_KEYS])
-    lake.replace("series_keys", keys.group_by(keys.column_names).aggregate([]), Where())
+    lake.replace("series_keys", keys.group_by(keys.column_names).aggregate([]), Filter())
 
 
 def with_date(plain: pa.Table) -> pa.Table:
@@ -118,7 +118,7 @@ def test_their_numbers_over_a_lake_on_azure_storage_are_those_of_a_loaded_wareho
             assert "serverless" in found.check()
             for _ in range(2):  # a load of every day
                 assert found.load("a", "f", [part(rows(row()))]) == 0
-                found.define([])
+                found.create_views([])
             assert found.loads() == {}
             writing = re.compile(r"\s*(INSERT|MERGE|COPY|DELETE|UPDATE|(CREATE|ALTER|DROP) TABLE)\b", re.IGNORECASE)
             assert not [one for one in pool.statements() if writing.match(one)]

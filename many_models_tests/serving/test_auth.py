@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from many_models.errors import SettingsError
 from many_models.serving import api_keys, auth
-from many_models.serving.auth import DeniedError, Guard
+from many_models.serving.auth import Authenticator, DeniedError
 from many_models_tests.support.serving_parts import KEY, Registry, asked, pack, settings_for
 
 if TYPE_CHECKING:
@@ -72,12 +72,12 @@ def token(signing, kid: str = "one", algorithm: str = "RS256", **claims) -> str:
     return jwt.encode(body, signing, algorithm, headers={"kid": kid})
 
 
-def entra(root: Path, url: str, **serve) -> Guard:
+def entra(root: Path, url: str, **serve) -> Authenticator:
     given = {"auth": ["entra"], "entra_tenant": TENANT, "entra_audience": AUDIENCE, "entra_keys": url, **serve}
-    return Guard(settings_for(root, **given))
+    return Authenticator(settings_for(root, **given))
 
 
-def status(guard: Guard, **headers: str) -> int:
+def status(guard: Authenticator, **headers: str) -> int:
     """What a request with these headers (`_` for `-`) would get: 200, or why not."""
 
     async def check() -> int:
@@ -90,7 +90,7 @@ def status(guard: Guard, **headers: str) -> int:
     return asyncio.run(check())
 
 
-def bearer(guard: Guard, text: str) -> int:
+def bearer(guard: Authenticator, text: str) -> int:
     return status(guard, authorization=f"Bearer {text}")
 
 
@@ -109,16 +109,16 @@ def bearer(guard: Guard, text: str) -> int:
 )
 def test_a_service_that_would_be_open_or_shut_does_not_start(tmp_path: Path, serve, keys, match) -> None:
     with pytest.raises(SettingsError, match=match):
-        Guard(settings_for(tmp_path, **serve), keys)
+        Authenticator(settings_for(tmp_path, **serve), keys)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
 def test_without_keys_it_starts_on_loopback_alone(tmp_path: Path, host: str) -> None:
-    assert status(Guard(settings_for(tmp_path, host=host))) == 200
+    assert status(Authenticator(settings_for(tmp_path, host=host))) == 200
 
 
 def test_a_key_counts_in_either_header_and_nothing_else_does(tmp_path: Path) -> None:
-    guard = Guard(settings_for(tmp_path, auth=["api_key"]), [KEY, "another key, also long"])
+    guard = Authenticator(settings_for(tmp_path, auth=["api_key"]), [KEY, "another key, also long"])
     assert status(guard, x_api_key=KEY) == bearer(guard, KEY) == bearer(guard, "another key, also long") == 200
     assert [status(guard), status(guard, x_api_key=""), status(guard, x_api_key=KEY[:-1]), bearer(guard, "")] == [
         401
@@ -131,7 +131,7 @@ def test_a_replaced_key_file_counts_within_seconds(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(api_keys, "FILE_SECONDS", 0.0)
     file = tmp_path / "keys"
     file.write_text(f"{KEY}\n\n")
-    guard = Guard(settings_for(tmp_path, auth=["api_key"], api_keys_file="keys"))
+    guard = Authenticator(settings_for(tmp_path, auth=["api_key"], api_keys_file="keys"))
     assert status(guard, x_api_key=KEY) == 200
     file.write_text("a new key of the tests\n")
     assert (status(guard, x_api_key=KEY), status(guard, x_api_key="a new key of the tests")) == (401, 200)
@@ -151,8 +151,8 @@ def key_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return file
 
 
-def guard_of(key_file: Path) -> Guard:
-    return Guard(settings_for(key_file.parent, auth=["api_key"], api_keys_file=key_file.name))
+def guard_of(key_file: Path) -> Authenticator:
+    return Authenticator(settings_for(key_file.parent, auth=["api_key"], api_keys_file=key_file.name))
 
 
 def lines_of(caplog: pytest.LogCaptureFixture) -> list[str]:

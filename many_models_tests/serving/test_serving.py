@@ -25,7 +25,7 @@ from many_models.data.lake_tables import DATASETS, RAW_COVARIATES
 from many_models.errors import IntegrityError
 from many_models.forecasting import PackModel, train
 from many_models.forecasting.spec import Custom
-from many_models.ports import Champion, PackUpload, Release, Where
+from many_models.ports import Champion, Filter, PackUpload, Release
 from many_models.serving.loaded_pack import rounded
 from many_models.serving.pack_file import joined, parted
 from many_models.serving.release_index import Catalogue
@@ -217,9 +217,9 @@ async def test_observations_move_the_forecast_without_a_refit_as_the_core_would(
 async def test_observations_are_read_from_the_lake_and_the_request_wins(tmp_path: Path) -> None:
     lake = MemoryLake()
     rows = pa.concat_tables([fresh_rows("a__tea", 5), fresh_rows("a__milk", 3)])
-    lake.replace(DATASETS.name, rows.append_column("pack", pa.array(["a"] * 8)), Where(), ["pack"])
+    lake.replace(DATASETS.name, rows.append_column("pack", pa.array(["a"] * 8)), Filter(), ["pack"])
     future = {"store": ["a"], "ds": pa.array([AS_OF + 6 * DAY], pa.timestamp("us")), "price": [3.0]}
-    lake.replace(RAW_COVARIATES.name, pa.table(future), Where())
+    lake.replace(RAW_COVARIATES.name, pa.table(future), Filter())
     known = pa.table({"series_id": ["tea"], "ds": future["ds"], "price": [3.0]})
     async with asked(Registry(pack("a")), tmp_path, lake) as client:
         found = await forecasts(client, "a__tea", "a__milk", "a__salt", observations_from="lake")

@@ -15,7 +15,7 @@ from many_models.adapters.compute.processes import ProcessCompute
 from many_models.adapters.lake.delta import DeltaLake
 from many_models.adapters.warehouse.sql import SqlWarehouse
 from many_models.errors import ManyModelsError
-from many_models.ports import WarehousePart, Where
+from many_models.ports import Filter, WarehousePart
 from many_models_tests.support.compute_tasks import Leaves, chunked
 
 ROOT = Path(__file__).parents[2]
@@ -39,17 +39,17 @@ def numbered(n: int) -> pa.Table:
 def replace_for_ever(path: str) -> None:
     lake = DeltaLake(path)
     for n in itertools.count(1):
-        lake.replace("t", numbered(n), Where())
+        lake.replace("t", numbered(n), Filter())
 
 
 def replace_packs(path: str, pack: str, times: int) -> None:
     lake = DeltaLake(path)
     for n in range(1, times + 1):
-        lake.replace("t", pa.table({"pack": [pack], "n": [n]}), Where({"pack": [pack]}))
+        lake.replace("t", pa.table({"pack": [pack], "n": [n]}), Filter({"pack": [pack]}))
 
 
 def replace_on_azure(url: str, endpoint: str, key: str) -> None:
-    DeltaLake(url, AzureStorage(url, "key", lambda _: key, endpoint=endpoint)).replace("t", numbered(1), Where())
+    DeltaLake(url, AzureStorage(url, "key", lambda _: key, endpoint=endpoint)).replace("t", numbered(1), Filter())
 
 
 def replace_on_a_full_disk(path: str) -> None:
@@ -57,7 +57,7 @@ def replace_on_a_full_disk(path: str) -> None:
     lake.version("t")
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
     try:
-        lake.replace("t", numbered(2), Where())
+        lake.replace("t", numbered(2), Filter())
     except ManyModelsError as error:
         sys.stdout.write(f"{type(error).__name__}: {error}")
 
@@ -71,7 +71,7 @@ def load_for_ever(url: str, first: int) -> None:
     warehouse = SqlWarehouse(url)
     for n in itertools.count(first):
         wider = numbered(n).append_column(f"new_{n}", pa.array([n] * ROWS))
-        warehouse.load(str(n), "f", [WarehousePart("t", wider, Where(), ("at",))])
+        warehouse.load(str(n), "f", [WarehousePart("t", wider, Filter(), ("at",))])
 
 
 def load_days(url: str, loader: int, times: int) -> None:
@@ -79,7 +79,7 @@ def load_days(url: str, loader: int, times: int) -> None:
     for n in range(times):
         name = f"{loader}-{n}"
         rows = pa.table({"name": [name], "n": [n]})
-        warehouse.load(name, "f", [WarehousePart("predictions", rows, Where({"name": [name]}), ("name",))])
+        warehouse.load(name, "f", [WarehousePart("predictions", rows, Filter({"name": [name]}), ("name",))])
 
 
 def load_on_a_full_disk(url: str) -> None:
@@ -87,6 +87,6 @@ def load_on_a_full_disk(url: str) -> None:
     warehouse.loads()
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
     try:
-        warehouse.load("1", "f", [WarehousePart("t", numbered(1), Where(), ("at",))])
+        warehouse.load("1", "f", [WarehousePart("t", numbered(1), Filter(), ("at",))])
     except ManyModelsError as error:
         sys.stdout.write(f"{type(error).__name__}: {error}")

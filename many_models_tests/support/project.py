@@ -20,7 +20,7 @@ from many_models.wiring import build_lake, build_warehouse
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from many_models.ports import Where
+    from many_models.ports import Filter
 
 END = date(2024, 6, 30)
 RUN_SPECIFIC = {"staging", "previous", "release_id", "actor", "decided_at", "model", "ref", "loaded_at"}
@@ -47,7 +47,7 @@ class Project:
         with open_instance(self.home, self.settings().dagster.storage) as instance:
             return Day(self.settings(until), instance).run()
 
-    def table(self, name: str, where: Where | None = None) -> pd.DataFrame:
+    def table(self, name: str, where: Filter | None = None) -> pd.DataFrame:
         return build_lake(self.settings()).read(name, where).to_pandas()
 
     def warehouse(self, query: str) -> pd.DataFrame:

@@ -214,7 +214,7 @@ def delete(blob: Callable[[], None]) -> None:
         while_busy(blob)
 
 
-def refusal(text: str) -> ManyModelsError | None:
+def access_error(text: str) -> ManyModelsError | None:
     """What an error text of Azure storage says about access; None when it says nothing of the kind."""
     found = CODE.search(text) or STATUS.search(text)
     code = found[1] if found else ""

@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any
 
 from many_models.adapters.azure.machine_learning import azure_ml_error
 from many_models.adapters.compute.azureml_worker import PACKAGE, UNLOADABLE, Message
-from many_models.adapters.compute.jobs import narrowed, undone
-from many_models.adapters.compute.results import Done, done_of, unpacked
+from many_models.adapters.compute.jobs import for_chunk, not_run
+from many_models.adapters.compute.results import ChunkOutcomes, done_of, unpacked
 from many_models.adapters.compute.serial import require_series
 from many_models.errors import (
     InputError,
@@ -261,7 +261,7 @@ class _Run:
         if waiting:
             lost = self._why_not(nothing=not there)
             for at, chunk in waiting:
-                yield from self._done(at, chunk) if self._result(at) in there else [(chunk, undone(chunk, *lost))]
+                yield from self._done(at, chunk) if self._result(at) in there else [(chunk, not_run(chunk, *lost))]
         self._over.wait()
 
     def stop(self) -> None:
@@ -277,7 +277,7 @@ class _Run:
     def _result(self, at: int) -> str:
         return f"{self._folder}/results/{at:06d}"
 
-    def _done(self, at: int, chunk: Chunk) -> Done:
+    def _done(self, at: int, chunk: Chunk) -> ChunkOutcomes:
         rows = unpacked(self._exchange.get(self._result(at)))
         if rows and rows[0][1] == UNLOADABLE:
             raise InputError(
@@ -316,7 +316,7 @@ class _Run:
 
     def _message(self, task: Task, at: int, chunk: Chunk) -> bytes:
         try:
-            packed = pickle.dumps(narrowed(task, chunk))
+            packed = pickle.dumps(for_chunk(task, chunk))
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise InputError(f"the task {task!r} cannot be sent to a worker: {error}; define it in a module") from error
         notes = f"{self._folder}/notes"

@@ -43,7 +43,7 @@ class WorkerFailure:
         return ChunkResult(failures=(SeriesFailure(series_id, self.kind, self.reason, self.permanent),))
 
 
-def settle(in_flight: list[Job], job: Job, outcome: ChunkResult | WorkerFailure) -> list[Job]:
+def assign_result(in_flight: list[Job], job: Job, outcome: ChunkResult | WorkerFailure) -> list[Job]:
     """Give `job`, one of `in_flight`, its result; where it has none, its halves take its place and are to be done."""
     if isinstance(outcome, ChunkResult):
         job.result = outcome
@@ -58,11 +58,11 @@ def settle(in_flight: list[Job], job: Job, outcome: ChunkResult | WorkerFailure)
     return []
 
 
-def narrowed(task: Task, chunk: Chunk) -> Task:
+def for_chunk(task: Task, chunk: Chunk) -> Task:
     """What of `task` the chunk needs, where the task can tell."""
-    return task.narrowed(chunk) if isinstance(task, NarrowingTask) else task
+    return task.for_chunk(chunk) if isinstance(task, NarrowingTask) else task
 
 
-def undone(chunk: Chunk, kind: str, reason: str) -> ChunkResult:
+def not_run(chunk: Chunk, kind: str, reason: str) -> ChunkResult:
     """The result of a chunk that nobody will do any more in this run: each of its series fails for this time."""
     return ChunkResult(failures=tuple(SeriesFailure(name, kind, reason, permanent=False) for name in chunk.series))

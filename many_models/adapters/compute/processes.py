@@ -22,7 +22,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, Self
 
 import pyarrow as pa
 
-from many_models.adapters.compute.jobs import Job, WorkerFailure, settle
+from many_models.adapters.compute.jobs import Job, WorkerFailure, assign_result
 from many_models.adapters.compute.serial import require_series
 from many_models.errors import InputError, SeriesFailure, UnavailableError
 from many_models.ports import Chunk, ChunkResult
@@ -141,7 +141,7 @@ class _Crew:
     def _settle(self, in_flight: list[Job], job: Job, outcome: _Outcome) -> None:
         if isinstance(outcome, Exception):
             raise outcome
-        for part in settle(in_flight, job, outcome):
+        for part in assign_result(in_flight, job, outcome):
             self._todo.put(part)
 
     def stop(self) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 Row = tuple[int, str, str, bytes]  # number of the part, what it is (part, table, file, failures), its name, its content
-Done = list[tuple[Chunk, ChunkResult]]
+ChunkOutcomes = list[tuple[Chunk, ChunkResult]]
 COLUMNS = pa.schema([("part", pa.int32()), ("what", pa.string()), ("name", pa.string()), ("content", pa.binary())])
 
 
@@ -32,7 +32,7 @@ def rows_of(number: int, part: Chunk, result: ChunkResult) -> list[Row]:
     ]
 
 
-def done_of(chunk: Chunk, rows: Iterable[Row]) -> Done:
+def done_of(chunk: Chunk, rows: Iterable[Row]) -> ChunkOutcomes:
     """The parts of `chunk` in order, each with its result."""
     done: dict[int, tuple[Chunk, dict[str, pa.Table], dict[str, bytes], list[SeriesFailure]]] = {}
     for number, what, name, content in sorted(rows, key=lambda row: row[0]):

@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from many_models.adapters.compute.jobs import Job, WorkerFailure, narrowed, settle, undone
-from many_models.adapters.compute.results import Done, Row, done_of, rows_of
+from many_models.adapters.compute.jobs import Job, WorkerFailure, assign_result, for_chunk, not_run
+from many_models.adapters.compute.results import ChunkOutcomes, Row, done_of, rows_of
 from many_models.adapters.compute.serial import SerialCompute, require_series
 from many_models.errors import InputError, UnavailableError
 from many_models.system import first_line
@@ -58,7 +58,7 @@ GONE = (
 )
 PACKAGE = "many_models"
 
-Outcome = Done | WorkerFailure
+Outcome = ChunkOutcomes | WorkerFailure
 
 
 class SparkCompute:
@@ -185,7 +185,7 @@ class _Waves:
     def left(self, reason: str) -> Iterator[tuple[Chunk, ChunkResult]]:
         """What `run` has not given: what is done all the same, and the series that nobody will do."""
         for job in (*self._in_flight, *self._waiting):
-            yield job.chunk, job.result or undone(job.chunk, "JobLost", reason)
+            yield job.chunk, job.result or not_run(job.chunk, "JobLost", reason)
 
     def stop(self) -> None:
         """Cancel what still runs, again and again: a job may be on its way to Spark when it is cancelled."""
@@ -211,7 +211,7 @@ class _Waves:
         self._pace.learn(len(wave), seconds)
         for job, outcome in zip(wave, outcomes, strict=True):
             if isinstance(outcome, WorkerFailure):
-                alone = [job] if len(wave) > 1 and outcome.kind != LATE else settle(in_flight, job, outcome)
+                alone = [job] if len(wave) > 1 and outcome.kind != LATE else assign_result(in_flight, job, outcome)
                 for part in alone:
                     self._send([part])
             else:
@@ -249,7 +249,7 @@ class _Waves:
         return [_outcome(job, rows) for job, rows in zip(wave, by_job, strict=True)]
 
 
-def _parts(job: Job, done: Done) -> list[Job]:
+def _parts(job: Job, done: ChunkOutcomes) -> list[Job]:
     parts, after = list[Job](), 0
     for chunk, result in done:
         part = job.part(chunk, after)
@@ -261,7 +261,7 @@ def _parts(job: Job, done: Done) -> list[Job]:
 
 def _message(task: Task, chunk: Chunk, seconds: float) -> bytes:
     try:
-        return pickle.dumps((narrowed(task, chunk), chunk, seconds))
+        return pickle.dumps((for_chunk(task, chunk), chunk, seconds))
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise InputError(f"the task {task!r} cannot be sent to a worker: {error}; define it in a module") from error
 

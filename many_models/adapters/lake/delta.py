@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from many_models.adapters.arrow import (
+    align_schema,
     check_where,
-    conform,
-    plain,
+    normalize_types,
     plain_type,
     require_columns,
     require_table,
@@ -21,7 +21,7 @@ from many_models.adapters.arrow import (
     without_zones,
     zoneless,
 )
-from many_models.adapters.azure.storage import refusal
+from many_models.adapters.azure.storage import access_error
 from many_models.adapters.lake.delta_log import newest_in_folder
 from many_models.adapters.lake.delta_protocol import zoned
 from many_models.errors import (
@@ -34,7 +34,7 @@ from many_models.errors import (
     UnavailableError,
 )
 from many_models.keys import escape_part, quoted, unescape_part
-from many_models.ports import Where
+from many_models.ports import Filter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
@@ -69,22 +69,22 @@ class DeltaLake:
         self._options = options
         self._newest = newest
 
-    def replace(self, table: str, rows: pa.Table, where: Where, partition_by: Sequence[str] = ()) -> int:
+    def replace(self, table: str, rows: pa.Table, where: Filter, partition_by: Sequence[str] = ()) -> int:
         """See `Lake.replace`. A partition column holds no empty string: Delta keeps it as null, so it is refused."""
-        rows = without_zones(plain(rows))
+        rows = without_zones(normalize_types(rows))
         with self._errors(table, where):
             there = self._open(table)
             if there is None:
                 return self._create(table, rows, where, partition_by)
-            rows = conform(table, rows, _schema(there))
+            rows = align_schema(table, rows, _schema(there))
             require_table(table, rows, there.metadata().partition_columns)
             require_within(table, rows, where)
             self._write(there, rows, where)
             return there.version()
 
-    def read(self, table: str, where: Where | None = None, columns: Sequence[str] = ()) -> pa.Table:
+    def read(self, table: str, where: Filter | None = None, columns: Sequence[str] = ()) -> pa.Table:
         """See `Lake.read`. In no order."""
-        with self._errors(table, where or Where()):
+        with self._errors(table, where or Filter()):
             there = self._open(table)
             if there is None:
                 raise self._missing(table)
@@ -174,7 +174,7 @@ class DeltaLake:
             if paths and (there := self._open(table)) is not None:
                 delta_damage.put_aside(there, self._files(table), paths)
 
-    def _damaged(self, table: str, where: Where | None = None) -> Iterator[tuple[str, str]]:
+    def _damaged(self, table: str, where: Filter | None = None) -> Iterator[tuple[str, str]]:
         """The damaged files of the table's newest version, of those that `where` looks at."""
         from many_models.adapters.lake.delta_damage import damaged_files
 
@@ -264,10 +264,10 @@ class DeltaLake:
             what = f"the lake at {self._path}, table {table!r}"
             raise DamagedTableError(f"{what}: its log in {LOG} cannot be read: {REMEDY}") from error
 
-    def _create(self, table: str, rows: pa.Table, where: Where, partition_by: Sequence[str]) -> int:
+    def _create(self, table: str, rows: pa.Table, where: Filter, partition_by: Sequence[str]) -> int:
         from deltalake import write_deltalake
 
-        rows = conform(table, rows, pa.schema([]))
+        rows = align_schema(table, rows, pa.schema([]))
         require_table(table, rows, partition_by)
         require_within(table, rows, where)
         write_deltalake(
@@ -280,7 +280,7 @@ class DeltaLake:
         )
         return 0
 
-    def _write(self, there: DeltaTable, rows: pa.Table, where: Where) -> None:
+    def _write(self, there: DeltaTable, rows: pa.Table, where: Filter) -> None:
         from deltalake import write_deltalake
 
         kept = _kept(there)
@@ -288,7 +288,7 @@ class DeltaLake:
         rows = rows.cast(pa.schema([*(kept.field(name) for name in kept.names), *new]))
         write_deltalake(there, rows, mode="overwrite", predicate=_predicate(where, kept), schema_mode="merge")
 
-    def _damaged_file(self, table: str, where: Where, text: str) -> str:
+    def _damaged_file(self, table: str, where: Filter, text: str) -> str:
         """The first damaged file that a look at the table may have met with, and why; "" where there is none."""
         from many_models.adapters.lake.delta_damage import may_tell_of_file
 
@@ -303,7 +303,7 @@ class DeltaLake:
         return MissingTableError(f"the lake at {self._path} has no table {table!r}; it has {names}")
 
     @contextmanager
-    def _errors(self, table: str, where: Where | None = None) -> Generator[None]:
+    def _errors(self, table: str, where: Filter | None = None) -> Generator[None]:
         from deltalake.exceptions import CommitFailedError, DeltaError
 
         what = f"the lake at {self._path}" + (f", table {table!r}" if table else "")
@@ -312,12 +312,12 @@ class DeltaLake:
         except ManyModelsError:
             raise
         except CommitFailedError as error:
-            if (refused := refusal(str(error))) is not None:
+            if (refused := access_error(str(error))) is not None:
                 raise type(refused)(f"{what}: {refused}") from error
             raise ConflictError(f"{what}: another commit came first: {_said(error)}") from error
         except (DeltaError, OSError, pa.ArrowException) as error:
             text = str(error)
-            if (refused := refusal(text)) is not None:
+            if (refused := access_error(text)) is not None:
                 raise type(refused)(f"{what}: {refused}") from error
             if any(sign in text for sign in NO_SPACE):
                 raise UnavailableError(
@@ -344,7 +344,7 @@ def _said(error: BaseException) -> str:
     return text[:LONGEST_SAYING] or type(error).__name__
 
 
-def _predicate(where: Where, kept: pa.Schema) -> str:
+def _predicate(where: Filter, kept: pa.Schema) -> str:
     terms = [_among(name, values) for name, values in where.among.items()]
     if where.since is not None:
         terms.append(f"{quoted(where.column)} >= {_time(where.since, kept.field(where.column).type)}")

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from many_models.adapters.arrow import (
-    conform,
+    align_schema,
     matches,
-    plain,
+    normalize_types,
     require_columns,
     require_table,
     require_within,
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import timedelta
 
-    from many_models.ports import Where
+    from many_models.ports import Filter
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,22 +49,22 @@ class MemoryLake:
         self._newest = newest
         self._lock = Lock()
 
-    def replace(self, table: str, rows: pa.Table, where: Where, partition_by: Sequence[str] = ()) -> int:
+    def replace(self, table: str, rows: pa.Table, where: Filter, partition_by: Sequence[str] = ()) -> int:
         """See `Lake.replace`. Writers wait for each other, so that there are no conflicts."""
-        rows = without_zones(plain(rows))
+        rows = without_zones(normalize_types(rows))
         with self._lock:
             there = self._newest.get(table)
-            rows = conform(table, rows, there.rows.schema if there else pa.schema([]))
+            rows = align_schema(table, rows, there.rows.schema if there else pa.schema([]))
             partitions = there.partition_by if there else tuple(partition_by)
             require_table(table, rows, partitions)
             require_within(table, rows, where)
             if there is not None:
-                old = conform(table, there.rows, rows.schema)
+                old = align_schema(table, there.rows, rows.schema)
                 rows = pa.concat_tables([old.filter(pc.invert(matches(table, old, where))), rows])
             self._newest[table] = _Version(there.number + 1 if there else 0, rows, partitions)
             return self._newest[table].number
 
-    def read(self, table: str, where: Where | None = None, columns: Sequence[str] = ()) -> pa.Table:
+    def read(self, table: str, where: Filter | None = None, columns: Sequence[str] = ()) -> pa.Table:
         """See `Lake.read`. In no order."""
         there = self._newest.get(table)
         if there is None:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from many_models.ports import PackUpload, PackVersion, Release, ReleaseDraft
 
-FEW = 20
+SEARCH_INDIVIDUALLY_BELOW = 20
 """Up to so many packs are looked for one by one."""
 CURRENT = f"{OWN_TAGS}current"
 LIVE = f"{OWN_TAGS}live"
@@ -100,7 +100,7 @@ class MlflowStaging:
 
     def _search(self, query: str, packs: Sequence[PackUpload] = ()) -> list[ModelVersion]:
         """The versions that `query` names; by pack when they are few, since a search of all has to read all."""
-        if not 0 < len(packs) <= FEW:
+        if not 0 < len(packs) <= SEARCH_INDIVIDUALLY_BELOW:
             return self._store.search(query)
         names = [self._store.name(upload.pack) for upload in packs]
         return by_age(v for name in names for v in self._store.search(f"name = '{name}' AND {query}"))

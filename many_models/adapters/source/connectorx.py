@@ -37,7 +37,7 @@ def address_of(url: sa.URL, login: Login, connection: sa.Connection) -> str | No
     return url.set(drivername="postgresql", password=password, query=query).render_as_string(hide_password=False)
 
 
-def spelt(query: sa.Select[Any]) -> str:
+def compile_sql(query: sa.Select[Any]) -> str:
     """The text of `query`, its parameters in it."""
     return str(query.compile(dialect=PGDialect(paramstyle="named"), compile_kwargs={"literal_binds": True}))
 
@@ -46,7 +46,7 @@ class LostError(Exception):
     """Connectorx has failed; the text, which may show a password, is in `args`."""
 
 
-def begun(address: str, query: str, schema: pa.Schema, batch_rows: int) -> Iterator[pa.Table] | None:
+def start(address: str, query: str, schema: pa.Schema, batch_rows: int) -> Iterator[pa.Table] | None:
     """The rows as `schema`, in tables of at most `batch_rows`; None where connectorx cannot begin.
 
     It is asked for the first rows at once: why it cannot, the driver says better. Later failures are LostError.

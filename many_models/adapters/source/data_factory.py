@@ -48,8 +48,8 @@ def connect(subscription: str, identity: Identity = "default", client_id: str = 
 class NoIngestion:
     """See `Ingestion`: the source is read as it is."""
 
-    def bring(self, period: datetime) -> str:
-        """See `Ingestion.bring`."""
+    def run(self, period: datetime) -> str:
+        """See `Ingestion.run`."""
         return f"nothing brings {period:%Y-%m-%d}: the source is read as it is"
 
     def check(self) -> str:
@@ -72,8 +72,8 @@ class DataFactory:
         self._client: DataFactoryManagementClient | None = None
         self._poll, self._timeout = poll, timeout
 
-    def bring(self, period: datetime) -> str:
-        """See `Ingestion.bring`. A run for the same period that is still going is joined, not doubled."""
+    def run(self, period: datetime) -> str:
+        """See `Ingestion.run`. A run for the same period that is still going is joined, not doubled."""
         value = period.date().isoformat() if period == datetime.combine(period, datetime.min.time()) else str(period)
         with self._errors():
             run_id = self._running(value) or self._start(value)

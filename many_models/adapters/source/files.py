@@ -30,13 +30,13 @@ from many_models.adapters.arrow import (
     day_after,
     first_and_last_day,
     midnight,
-    plain,
+    normalize_types,
     plain_type,
     require_columns,
     without_zones,
     zoneless,
 )
-from many_models.adapters.azure.storage import refusal
+from many_models.adapters.azure.storage import access_error
 from many_models.adapters.source.fingerprints import DayFingerprints, days_of
 from many_models.adapters.source.memory import key_texts, moments
 from many_models.errors import InputError, ManyModelsError, MissingTableError, SettingsError, UnavailableError
@@ -343,7 +343,7 @@ class FilesSource:
             else:
                 rows = self._csv(file, dict.fromkeys(texts, pa.string()))
                 count = len(rows)
-            zoned = plain(rows)
+            zoned = normalize_types(rows)
             rows = without_zones(zoned)
             if sales is not None and sales.timezone and sales.timestamp in columns:  # `moments` needs the offset
                 at = rows.column_names.index(sales.timestamp)
@@ -398,7 +398,7 @@ class FilesSource:
         except FileNotFoundError as error:
             raise UnavailableError(f"{what}: it is gone since the files were listed; run again") from error
         except (OSError, DeltaError, pa.ArrowException) as error:
-            if (refused := refusal(str(error))) is not None:
+            if (refused := access_error(str(error))) is not None:
                 raise type(refused)(f"{what}: {refused}") from error
             kind = InputError if isinstance(error, pa.ArrowInvalid) else UnavailableError
             raise kind(f"{what}: {' '.join(str(error).split())[:400]}") from error

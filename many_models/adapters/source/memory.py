@@ -18,7 +18,7 @@ from many_models.adapters.arrow import (
     day_after,
     first_and_last_day,
     midnight,
-    plain,
+    normalize_types,
     plain_type,
     require_columns,
 )
@@ -102,7 +102,7 @@ class MemorySource:
         if table not in self._tables:
             names = ", ".join(map(repr, sorted(self._tables))) or "none"
             raise MissingTableError(f"the source in memory has no table {table!r}; it has {names}")
-        return plain(self._tables[table])
+        return normalize_types(self._tables[table])
 
     def _sales(self, sales: SalesTable) -> pa.Table:
         """All rows as `sales.columns`: keys as string, the timestamp as timestamp[us] or null where undated."""

@@ -195,7 +195,7 @@ class ServerSource:
     ) -> Iterator[pa.Table] | None:
         if address is None:
             return None
-        begun = connectorx.begun(address, connectorx.spelt(query), schema, BATCH_ROWS)
+        begun = connectorx.start(address, connectorx.compile_sql(query), schema, BATCH_ROWS)
         if begun is None:
             self._reader = "stream"
             _LOG.warning("connectorx cannot read %s, which its driver then does, more slowly; set [source] reader = "
@@ -269,7 +269,7 @@ class ServerSource:
         except ManyModelsError:
             raise
         except DBAPIError as error:
-            raise connections.meaning(error, what, self._said(error)) from error
+            raise connections.translate_error(error, what, self._said(error)) from error
         except (SQLAlchemyError, pa.ArrowInvalid, pa.ArrowTypeError) as error:
             raise InputError(f"{what}: {self._said(error)}") from error
 

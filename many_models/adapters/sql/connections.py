@@ -207,7 +207,7 @@ def _secret_name(name: str) -> bool:
     return name.lower() in {"password", "pwd", "odbc_connect", "sslpassword", "accountkey", "sharedaccesskey"}
 
 
-def meaning(error: DBAPIError, what: str, text: str) -> ManyModelsError:
+def translate_error(error: DBAPIError, what: str, text: str) -> ManyModelsError:
     """The error of our tree that a driver's `error` stands for; `text` is what it says, without secrets."""
     state, number = _codes(error)
     said = f"{what}: {text}"

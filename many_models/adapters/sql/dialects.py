@@ -89,7 +89,7 @@ class Dialect:
         """The names of the tables."""
         return sorted(sa.inspect(connection).get_table_names(schema))
 
-    def keep(self, table: str, rows: pa.Table, key: Sequence[str]) -> pa.Table:  # noqa: ARG002  others refuse some
+    def prepare(self, table: str, rows: pa.Table, key: Sequence[str]) -> pa.Table:  # noqa: ARG002  others refuse some
         """`rows` as the database can keep them. Raises InputError when it cannot."""
         return rows
 
@@ -123,7 +123,7 @@ class Dialect:
 
     add_column = "ADD COLUMN"
 
-    def among(self, column: sa.Column[Any], values: Sequence[Scalar]) -> sa.ColumnElement[bool]:
+    def in_list(self, column: sa.Column[Any], values: Sequence[Scalar]) -> sa.ColumnElement[bool]:
         """One parameter for any number of values; SQLite cuts a JSON text at a NUL, so that those go one by one."""
         cut = [value for value in values if isinstance(value, str) and "\0" in value]
         listed = json.dumps([value for value in values if value not in set(cut)])
@@ -150,7 +150,7 @@ class Dialect:
             values = list(zip(*(column.to_pylist() for column in spelt), strict=True))
             connection.exec_driver_sql(statement, values)
 
-    def define(self, connection: sa.Connection, schema: str | None, view: WarehouseView) -> None:
+    def create_view(self, connection: sa.Connection, schema: str | None, view: WarehouseView) -> None:
         """Make the view, or make it anew."""
         name = connection.dialect.identifier_preparer.format_table(sa.table(view.name, schema=schema))
         connection.exec_driver_sql(f"DROP VIEW IF EXISTS {name}")
@@ -173,13 +173,13 @@ class Postgres(Dialect):
         if schema and not sa.inspect(connection).has_schema(schema):
             connection.execute(sa.schema.CreateSchema(schema))
 
-    def keep(self, table: str, rows: pa.Table, key: Sequence[str]) -> pa.Table:  # noqa: ARG002
+    def prepare(self, table: str, rows: pa.Table, key: Sequence[str]) -> pa.Table:  # noqa: ARG002
         """A NUL in a text and a name that is too long are refused."""
         refuse_names(table, rows, 63)
         refuse_texts(table, rows, "\0", "PostgreSQL cannot keep a NUL character in a text")
         return rows
 
-    def among(self, column: sa.Column[Any], values: Sequence[Scalar]) -> sa.ColumnElement[bool]:
+    def in_list(self, column: sa.Column[Any], values: Sequence[Scalar]) -> sa.ColumnElement[bool]:
         """One array parameter; a text with a NUL is in no row."""
         possible = [value for value in values if not (isinstance(value, str) and "\0" in value)]
         kind = sa.BigInteger() if isinstance(column.type, sa.Integer) else sa.Text()
@@ -200,7 +200,7 @@ class Postgres(Dialect):
                 statement, None, error, driver.Error, dialect=connection.dialect
             ) from error  # as if SQLAlchemy had run it
 
-    def define(self, connection: sa.Connection, schema: str | None, view: WarehouseView) -> None:
+    def create_view(self, connection: sa.Connection, schema: str | None, view: WarehouseView) -> None:
         """In place while its columns stay, so that grants do; else anew."""
         name = connection.dialect.identifier_preparer.format_table(sa.table(view.name, schema=schema))
         query = query_of(connection, schema, view)

@@ -134,7 +134,7 @@ class SqlServer(Dialect):
         """The names of the tables."""
         return [name for (name,) in connection.exec_driver_sql(_TABLES, (schema,))]
 
-    def keep(self, table: str, rows: pa.Table, key: Sequence[str]) -> pa.Table:
+    def prepare(self, table: str, rows: pa.Table, key: Sequence[str]) -> pa.Table:
         """Infinite numbers and texts that are too long are refused."""
         refuse_names(table, rows, 128)
         keys = [name for name in key if name in rows.column_names and pa.types.is_string(rows[name].type)]
@@ -159,7 +159,7 @@ class SqlServer(Dialect):
             return sa.Unicode(LONGEST_KEY // key_texts, COLLATION)
         return super().column_type(kind)
 
-    def among(self, column: sa.Column[Any], values: Sequence[Scalar]) -> sa.ColumnElement[bool]:
+    def in_list(self, column: sa.Column[Any], values: Sequence[Scalar]) -> sa.ColumnElement[bool]:
         """Any number of values in lists that fit into a parameter of every driver; a long text by itself."""
         value = sa.column("value", sa.Unicode())
         found = (
@@ -243,7 +243,7 @@ class SqlServer(Dialect):
             f"{update}WHEN NOT MATCHED THEN INSERT ({new}) VALUES ({values});"
         )
 
-    def define(self, connection: sa.Connection, schema: str | None, view: WarehouseView) -> None:
+    def create_view(self, connection: sa.Connection, schema: str | None, view: WarehouseView) -> None:
         """In place, so that grants stay."""
         name = connection.dialect.identifier_preparer.format_table(sa.table(view.name, schema=schema))
         connection.exec_driver_sql(f"CREATE OR ALTER VIEW {name} AS {query_of(connection, schema, view)}")

@@ -61,9 +61,9 @@ class FabricDialect(SynapseDialect):
         """A key's texts are as the others."""
         return super().column_type(kind)
 
-    def keep(self, table: str, rows: pa.Table, key: Sequence[str]) -> pa.Table:
+    def prepare(self, table: str, rows: pa.Table, key: Sequence[str]) -> pa.Table:
         """As in SQL Server, and no row of more than 8,060 bytes."""
-        rows = super().keep(table, rows, key)
+        rows = super().prepare(table, rows, key)
         sizes = [pc.fill_null(pc.binary_length(rows[name]), 0) for name in rows.column_names if _long(rows[name].type)]
         fixed = 8 * (rows.num_columns - len(sizes))
         if not sizes or fixed + sum(pc.max(size).as_py() or 0 for size in sizes) <= LONGEST_ROW:

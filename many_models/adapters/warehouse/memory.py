@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 from many_models.adapters.arrow import (
     LOADS,
     TIMESTAMP,
-    clash,
-    conform,
+    align_schema,
+    key_conflict,
     matches,
     require_part,
     require_unique,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
 
-    from many_models.ports import WarehousePart, WarehouseView, Where
+    from many_models.ports import Filter, WarehousePart, WarehouseView
 
 _LOADS_SCHEMA = pa.schema(
     [("load", pa.string()), ("fingerprint", pa.string()), ("rows", pa.int64()), ("loaded_at", TIMESTAMP)]
@@ -61,8 +61,8 @@ class MemoryWarehouse:
             self._loads[load] = (fingerprint, written, self._clock())
         return written
 
-    def define(self, views: Sequence[WarehouseView]) -> None:
-        """See `Warehouse.define`. A view is computed, by SQLite, when it is read."""
+    def create_views(self, views: Sequence[WarehouseView]) -> None:
+        """See `Warehouse.create_views`. A view is computed, by SQLite, when it is read."""
         for view in views:
             self._viewed(view)
         self._views |= {view.name: view for view in views}
@@ -71,7 +71,7 @@ class MemoryWarehouse:
         """See `Warehouse.loads`."""
         return {load: fingerprint for load, (fingerprint, _, _) in sorted(self._loads.items())}
 
-    def read(self, table: str, where: Where | None = None) -> pa.Table:
+    def read(self, table: str, where: Filter | None = None) -> pa.Table:
         """See `Warehouse.read`. In no order."""
         if table in self._views:
             return self._viewed(self._views[table], where)
@@ -85,16 +85,16 @@ class MemoryWarehouse:
         rows = tables[table]
         return rows if where is None else rows.filter(matches(table, rows, where))
 
-    def _viewed(self, view: WarehouseView, where: Where | None = None) -> pa.Table:
+    def _viewed(self, view: WarehouseView, where: Filter | None = None) -> pa.Table:
         from many_models.adapters.warehouse.sql import SqlWarehouse
-        from many_models.ports import WarehousePart, Where
+        from many_models.ports import Filter, WarehousePart
 
         if missing := [name for name in view.tables if name not in self._tables]:
             raise InputError(f"view {view.name!r}: the warehouse in memory has no table {missing[0]!r}")
         database = SqlWarehouse("sqlite:///:memory:")
         kept = {name: self._tables[name] for name in view.tables}
-        database.load("", "", [WarehousePart(name, table.rows, Where(), table.key) for name, table in kept.items()])
-        database.define([view])
+        database.load("", "", [WarehousePart(name, table.rows, Filter(), table.key) for name, table in kept.items()])
+        database.create_views([view])
         return database.read(view.name, where)
 
     def check(self) -> str:
@@ -103,14 +103,14 @@ class MemoryWarehouse:
 
 
 def _replaced(there: _Kept | None, part: WarehousePart, rows: pa.Table) -> _Kept:
-    rows = conform(part.table, rows, there.rows.schema if there else pa.schema([]))
+    rows = align_schema(part.table, rows, there.rows.schema if there else pa.schema([]))
     require_part(part, rows, key=there.key if there else None)
     if there is None:
         return _Kept(rows, part.key)
-    old = conform(part.table, there.rows, rows.schema)
+    old = align_schema(part.table, there.rows, rows.schema)
     whole = pa.concat_tables([old.filter(pc.invert(matches(part.table, old, part.where))), rows])
     try:
         require_unique(part.table, whole, part.key)
     except InputError as error:
-        raise clash(part, str(error)) from error
+        raise key_conflict(part, str(error)) from error
     return _Kept(whole, part.key)

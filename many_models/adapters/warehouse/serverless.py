@@ -35,7 +35,7 @@ class ServerlessWarehouse(SqlWarehouse):
         """See `Warehouse.loads`: none is recorded."""
         return {}
 
-    def define(self, views: Sequence[WarehouseView]) -> None:  # noqa: ARG002  the lake's own say more
+    def create_views(self, views: Sequence[WarehouseView]) -> None:  # noqa: ARG002  the lake's own say more
         """Make the lake's views, or make them anew; those of `views` are among them."""
         made = self._statements()
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from many_models.adapters.arrow import LOADS, check_where, clash, conform, require_part, sql_plain
+from many_models.adapters.arrow import LOADS, align_schema, check_where, key_conflict, require_part, sql_plain
 from many_models.adapters.sql import connections
 from many_models.adapters.sql.dialects import Dialect, KeyClashError, Postgres
 from many_models.errors import InputError, ManyModelsError, MissingTableError, SettingsError, TransientError
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping, Sequence
     from datetime import datetime
 
-    from many_models.ports import WarehousePart, WarehouseView, Where
+    from many_models.ports import Filter, WarehousePart, WarehouseView
 
 PAUSE_SECONDS = 1.0  # before another attempt; twice as long each time
 NO_LOGIN = connections.Login()
@@ -57,7 +57,9 @@ class SqlWarehouse:
 
     def load(self, load: str, fingerprint: str, parts: Sequence[WarehousePart]) -> int:
         """See `Warehouse.load`. Integers are kept as int64, numbers as double, NaN as null, zoned times as UTC."""
-        ready = [(part, self._dialect.keep(part.table, sql_plain(part.table, part.rows), part.key)) for part in parts]
+        ready = [
+            (part, self._dialect.prepare(part.table, sql_plain(part.table, part.rows), part.key)) for part in parts
+        ]
         return self._again(lambda: self._load(load, fingerprint, ready))
 
     def _load(self, load: str, fingerprint: str, ready: Sequence[tuple[WarehousePart, pa.Table]]) -> int:
@@ -68,8 +70,8 @@ class SqlWarehouse:
             self._record(connection, load, fingerprint, written)
         return written
 
-    def define(self, views: Sequence[WarehouseView]) -> None:
-        """See `Warehouse.define`."""
+    def create_views(self, views: Sequence[WarehouseView]) -> None:
+        """See `Warehouse.create_views`."""
 
         def make() -> None:
             with self._transaction("making its views", writes=True) as connection:
@@ -77,7 +79,7 @@ class SqlWarehouse:
                 for view in views:
                     if missing := sorted(set(view.tables) - there):
                         raise MissingTableError(f"view {view.name!r}: the warehouse {self._name} has no {missing}")
-                    self._dialect.define(connection, self._schema, view)
+                    self._dialect.create_view(connection, self._schema, view)
 
         self._again(make)
 
@@ -95,11 +97,11 @@ class SqlWarehouse:
 
         return self._again(look)
 
-    def read(self, table: str, where: Where | None = None) -> pa.Table:
+    def read(self, table: str, where: Filter | None = None) -> pa.Table:
         """See `Warehouse.read`. In no order."""
         return self._again(lambda: self._read(table, where))
 
-    def _read(self, table: str, where: Where | None) -> pa.Table:
+    def _read(self, table: str, where: Filter | None) -> pa.Table:
         with self._transaction(f"reading table {table!r}") as connection:
             there = self._reflected(connection, table)
             if there is None:
@@ -134,15 +136,15 @@ class SqlWarehouse:
         try:
             self._dialect.replace(connection, there, rows, self._condition(there, part.where))
         except KeyClashError as error:
-            raise clash(part, str(error)) from error
+            raise key_conflict(part, str(error)) from error
         except DBAPIError as error:
             if connections.is_clash(error):
-                raise clash(part, self._said(error)) from error
+                raise key_conflict(part, self._said(error)) from error
             raise
 
     def _checked(self, there: sa.Table | None, part: WarehousePart, rows: pa.Table) -> pa.Table:
         """`rows` as the table `there` takes them. Raises InputError when it cannot."""
-        rows = conform(part.table, rows, pa.schema([]) if there is None else self._arrow_schema(there))
+        rows = align_schema(part.table, rows, pa.schema([]) if there is None else self._arrow_schema(there))
         require_part(part, rows, key=None if there is None else [column.name for column in there.primary_key.columns])
         return rows
 
@@ -184,8 +186,8 @@ class SqlWarehouse:
     def _arrow_schema(self, table: sa.Table) -> pa.Schema:
         return pa.schema([(column.name, self._dialect.arrow_type(column.type)) for column in table.columns])
 
-    def _condition(self, table: sa.Table, where: Where) -> sa.ColumnElement[bool]:
-        terms = [self._dialect.among(table.c[name], values) for name, values in where.among.items()]
+    def _condition(self, table: sa.Table, where: Filter) -> sa.ColumnElement[bool]:
+        terms = [self._dialect.in_list(table.c[name], values) for name, values in where.among.items()]
         if where.since is not None:
             terms.append(table.c[where.column] >= where.since)
         if where.before is not None:
@@ -213,7 +215,7 @@ class SqlWarehouse:
         except ManyModelsError:
             raise
         except DBAPIError as error:
-            raise connections.meaning(error, what, f"{self._said(error)}; nothing was changed") from error
+            raise connections.translate_error(error, what, f"{self._said(error)}; nothing was changed") from error
         except SQLAlchemyError as error:
             raise InputError(f"{what}: {self._said(error)}; nothing was changed") from error
 

@@ -22,7 +22,7 @@ import pyarrow as pa
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
-from many_models.adapters.arrow import LOADS, clash
+from many_models.adapters.arrow import LOADS, key_conflict
 from many_models.adapters.sql.connections import BULK_RIGHT
 from many_models.adapters.sql.dialects import batches, query_of
 from many_models.adapters.sql.tsql import LONGEST_TEXT, SEPARATOR, SqlServer, separated
@@ -137,7 +137,7 @@ class SynapseDialect(SqlServer):
             f"WITH (DISTRIBUTION = {distribution}, {index})"
         )
 
-    def define(self, connection: sa.Connection, schema: str | None, view: WarehouseView) -> None:
+    def create_view(self, connection: sa.Connection, schema: str | None, view: WarehouseView) -> None:
         """Altered where it is there, so that grants stay; a dedicated pool has no CREATE OR ALTER VIEW."""
         there = self.reflect(connection, schema, view.name) is not None
         name = connection.dialect.identifier_preparer.format_table(sa.table(view.name, schema=schema))
@@ -180,14 +180,14 @@ class SynapseWarehouse(SqlWarehouse):
         super().__init__(url, clock, schema=schema, login=login, dialect=self._synapse)
         self._staging = staging
 
-    def define(self, views: Sequence[WarehouseView]) -> None:
-        """See `Warehouse.define`."""
+    def create_views(self, views: Sequence[WarehouseView]) -> None:
+        """See `Warehouse.create_views`."""
         with self._autocommit("making its views") as connection:
             there = set(self._dialect.tables(connection, self._schema))
             for view in views:
                 if missing := sorted(set(view.tables) - there):
                     raise InputError(f"view {view.name!r}: the warehouse {self._name} has no {missing}")
-                self._dialect.define(connection, self._schema, view)
+                self._dialect.create_view(connection, self._schema, view)
 
     def _load(self, load: str, fingerprint: str, ready: Sequence[tuple[WarehousePart, pa.Table]]) -> int:
         doing = f"load {load!r}"
@@ -308,7 +308,7 @@ class SynapseWarehouse(SqlWarehouse):
         taken = sa.select(sa.func.count()).select_from(one.table).where(sa.exists().where(same))
         found = connection.execute(taken).scalar_one()
         if found:
-            raise clash(one.part, f"{found} of them")
+            raise key_conflict(one.part, f"{found} of them")
 
     def _left_over(self, connection: sa.Connection) -> list[str]:
         """Staging tables of loads that were killed. One load runs at a time: Dagster's pool sees to it."""

@@ -21,8 +21,8 @@ season_of, is_closed, last_year, fill = loader.season_of, loader.is_closed, load
 back_to_scale, log_mean, recent_mean = loader.back_to_scale, loader.log_mean, loader.recent_mean
 same_phase, fill_extra = loader.same_phase, loader.fill_extra
 recent_level, fill_beside, without_own = loader.recent_level, loader.fill_beside, loader.without_own
-RAW, LOG, COUNT, DYNAMIC, EXTRA, BESIDE, STANDS_IN = (
-    loader.RAW, loader.LOG, loader.COUNT, loader.DYNAMIC, loader.EXTRA, loader.BESIDE, loader.STANDS_IN,
+RAW, LOG, COUNT, DYNAMIC, EXTRA, BESIDE, FALLBACK_CANDIDATE = (
+    loader.RAW, loader.LOG, loader.COUNT, loader.DYNAMIC, loader.EXTRA, loader.BESIDE, loader.FALLBACK_CANDIDATE,
 )  # fmt: skip
 SEASON, CALENDAR, COVARIATES, HORIZON, GAIN_SIZE = (
     loader.SEASON, loader.CALENDAR, loader.COVARIATES, loader.HORIZON, loader.GAIN_SIZE,
@@ -212,8 +212,8 @@ def attribute(
         filled = -1
         for row in range(4):
             way = min(row, COUNT)
-            v[8 + row] = v[STANDS_IN]
-            put(A[8 + row, i], A[STANDS_IN, i])
+            v[8 + row] = v[FALLBACK_CANDIDATE]
+            put(A[8 + row, i], A[FALLBACK_CANDIDATE, i])
             under = row == COUNT or (row > COUNT and math.isnan(B[COUNT, 0]))  # what trees stand on
             if (used[8 + row] or used[12] or used[13]) and not math.isnan(B[row, 0]):
                 if filled != way:

@@ -49,7 +49,7 @@ CANDIDATES = (
     "boosted",
 )
 BEFORE_BOOSTED = 13  # of them, those of older packs
-STANDS_IN = 4  # the candidate that is repeated where another has no forecast
+FALLBACK_CANDIDATE = 4  # the candidate that is repeated where another has no forecast
 LOCAL = 11  # of them, those that need nothing learned from other series
 EXTRA = 9  # features that only trees use, and one more a covariate column
 BESIDE = 3  # features after these, and one more a covariate column: what surrounds the target; static ones come last
@@ -836,7 +836,7 @@ class Pack:
         past = len(fresh[0]) if fresh else 0
         path = a["path"][i].astype(float)[:, past:][:, :h]
         if len(path):
-            mine = np.tile(F[STANDS_IN], (len(path), 1))
+            mine = np.tile(F[FALLBACK_CANDIDATE], (len(path), 1))
             mine[:, : path.shape[1]] = np.where(np.isfinite(path), path, mine[:, : path.shape[1]])
             steps = min(h, int(a["conf"][HORIZON]))
             series = self.index["series"][i]
@@ -847,7 +847,7 @@ class Pack:
                 except (ValueError, TypeError, IndexError, AttributeError) as error:
                     raise ValueError(f"{file}, the {name} of series {series!r}, does not forecast: {error}") from error
                 c = self.index["candidates"].index(name) - len(CANDIDATES)
-                mine[c] = F[STANDS_IN]
+                mine[c] = F[FALLBACK_CANDIDATE]
                 mine[c, :steps] = np.where(np.isfinite(said), said, mine[c, :steps])
             closed = (F == 0.0).all(0)
             F = np.concatenate([F, np.where(closed, 0.0, np.clip(mine, own[LOW], own[HIGH]))])

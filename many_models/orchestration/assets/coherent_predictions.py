@@ -10,7 +10,7 @@ from many_models.errors import PermanentError
 from many_models.orchestration.cutoff_stage import Made, build_cutoff_asset
 from many_models.orchestration.decision_inputs import Forecasts, backtest_of, forecasts_of, series_values
 from many_models.orchestration.forecast_spec import spec_of
-from many_models.ports import Lake, Source, Where
+from many_models.ports import Filter, Lake, Source
 from many_models.settings import Settings
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def node_history(lake: Lake, tree: "Hierarchy", found: Forecasts) -> "pa.Table":
     import pyarrow.compute as pc
     from scipy.sparse import csr_matrix
 
-    where = Where(before=found.cutoff + lake_tables.AFTER)
+    where = Filter(before=found.cutoff + lake_tables.AFTER)
     rows = lake.read(lake_tables.DATASETS.name, where, ["series_id", "ds", "y"])
     rows = rows.filter(
         pc.and_(pc.is_in(rows["series_id"], pa.array(found.series, pa.string())), pc.is_finite(rows["y"]))

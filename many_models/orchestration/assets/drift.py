@@ -8,7 +8,7 @@ import dagster as dg
 from many_models.data import clock, lake_tables
 from many_models.orchestration.cutoff_stage import Made, build_cutoff_asset
 from many_models.orchestration.decision_inputs import Forecasts, backtest_of, forecasts_of, histories_of
-from many_models.ports import Lake, Source, Where
+from many_models.ports import Filter, Lake, Source
 from many_models.settings import Settings
 
 if TYPE_CHECKING:
@@ -73,9 +73,9 @@ def realised(settings: Settings, lake: Lake, found: Forecasts) -> "tuple[NDArray
 
     since = found.cutoff - timedelta(days=WATCHED * clock.step_days(settings))
     before = found.cutoff + lake_tables.AFTER
-    where = Where(among={"step": [1]}, since=since, before=before)
+    where = Filter(among={"step": [1]}, since=since, before=before)
     ahead = lake.read(lake_tables.PREDICTIONS.name, where, ["series_id", "ds", "y_hat"])
-    actual = lake.read(lake_tables.DATASETS.name, Where(since=since, before=before), ["series_id", "ds", "y"])
+    actual = lake.read(lake_tables.DATASETS.name, Filter(since=since, before=before), ["series_id", "ds", "y"])
     names = pa.array(found.series, pa.string())
     ds = np.unique(np.asarray(ahead["ds"].to_numpy(), "datetime64[us]"))
     filled = list["Floats"]()

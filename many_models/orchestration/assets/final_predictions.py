@@ -9,7 +9,7 @@ from many_models.data import clock, lake_tables
 from many_models.orchestration.cutoff_stage import Made, build_cutoff_asset
 from many_models.orchestration.decision_inputs import Forecasts, forecasts_of, series_values
 from many_models.orchestration.forecast_spec import spec_of
-from many_models.ports import Lake, Source, Where
+from many_models.ports import Filter, Lake, Source
 from many_models.settings import Settings
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def judged(settings: Settings, lake: Lake, found: Forecasts) -> "pa.Table":
     from many_models.forecasting.pack import mm_pack_v1 as pack
 
     since = found.cutoff - timedelta(days=LOOKED_BACK)
-    where = Where(since=since, before=found.cutoff + lake_tables.AFTER)
+    where = Filter(since=since, before=found.cutoff + lake_tables.AFTER)
     columns = ["series_id", "ds", "step", "cutoff", "y_hat", "final", "author", "reason", "action"]
     rows = lake_tables.read_if_there(lake, lake_tables.FINAL, where, columns)
     if rows is None or not rows.num_rows:
@@ -70,7 +70,7 @@ def judged(settings: Settings, lake: Lake, found: Forecasts) -> "pa.Table":
     changed = rows.to_pandas().dropna(subset=["action"])
     spec = spec_of(settings)
     reach = (settings.forecast.horizon + 2 * spec.steps_per_season) * clock.step_days(settings)
-    earlier = Where(since=since - timedelta(days=2 * reach + 2), before=where.before)
+    earlier = Filter(since=since - timedelta(days=2 * reach + 2), before=where.before)
     history = lake.read(lake_tables.DATASETS.name, earlier, ["series_id", "ds", "y"]).to_pandas().dropna()
     actual = history.set_index(["series_id", "ds"])["y"]
     season = spec.steps_per_season

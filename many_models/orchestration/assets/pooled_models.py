@@ -14,7 +14,7 @@ from many_models.orchestration.event_log import dead_runs
 from many_models.orchestration.forecast_spec import spec_of
 from many_models.orchestration.stage_run import UPSTREAM_TAG, VERSION_TAG, Metadata, refuse_shared_run
 from many_models.orchestration.upstream import Upstream
-from many_models.ports import Lake, Where
+from many_models.ports import Filter, Lake
 from many_models.settings import Settings
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         except InputError as error:
             metadata["nothing_learned"] = str(error)
             context.log.warning(f"training goes on without pooled models: {error}")
-        lake_marks.remember(context.instance, lake)
+        lake_marks.record_marks(context.instance, lake)
         tags = {UPSTREAM_TAG: Upstream(settings).pooled(lake_tables.lake_as_of(lake)), VERSION_TAG: version}
         return dg.MaterializeResult(value=None, metadata=metadata, tags=tags)
 
@@ -67,7 +67,7 @@ def _learn(settings: Settings, lake: Lake) -> "tuple[PooledModels, int, datetime
     names = sample_of(stage_state.active_series(lake), settings.forecast.pool_series, spec)
     if cutoff is None or not names:
         raise InputError("no active series has a dataset yet")
-    where = Where(among={"pack": list(packs_of(settings, names)), "series_id": names})
+    where = Filter(among={"pack": list(packs_of(settings, names)), "series_id": names})
     rows = lake.read(lake_tables.DATASETS.name, where).drop_columns(["pack"])
     learned = pool(rows, spec, cutoff, sample=len(names), trees=settings.forecast.trees)
     return learned, len(names), cutoff
@@ -83,4 +83,4 @@ def write(lake: Lake, learned: "PooledModels") -> None:
             "content": pa.array(list(files.values()), pa.binary()),
         }
     )
-    lake.replace(lake_tables.POOLED.name, rows, Where())
+    lake.replace(lake_tables.POOLED.name, rows, Filter())

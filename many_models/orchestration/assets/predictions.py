@@ -14,11 +14,11 @@ from many_models.errors import ManyModelsError, SeriesFailure
 from many_models.keys import files_sha256
 from many_models.orchestration import metadata, plots, release_cache, stage_state
 from many_models.orchestration.assets.trained_models import cutoffs_of
-from many_models.orchestration.chunks import chunks_of, failures_of, follow, good_series, together
+from many_models.orchestration.chunks import chunks_of, concat_results, failures_of, follow, good_series
 from many_models.orchestration.forecast_spec import spec_of
-from many_models.orchestration.stage_run import STORE_ITEMS, Done, KeySet, backfill_policy, finish
+from many_models.orchestration.stage_run import STORE_ITEMS, KeySet, SeriesResult, backfill_policy, finish
 from many_models.orchestration.upstream import predicted
-from many_models.ports import Compute, Lake, ProductionRegistry, Release, Where
+from many_models.ports import Compute, Filter, Lake, ProductionRegistry, Release
 from many_models.settings import Settings
 
 if TYPE_CHECKING:
@@ -68,7 +68,8 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         upstream = {k: predicted(champions.get(k, ""), datasets.get(k, ""), ahead) for k in keys}
         cutoffs, inactive = cutoffs_of(lake, keys)
         done = {
-            key: Done(stage_state.INACTIVE, stage_state.INACTIVE, {"inactive": why}) for key, why in inactive.items()
+            key: SeriesResult(stage_state.INACTIVE, stage_state.INACTIVE, {"inactive": why})
+            for key, why in inactive.items()
         }
         release, away = release_cache.live_or_cached(production, settings.path(release_cache.MEMORY))
         if away:
@@ -98,7 +99,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
             for _, results in follow(context, compute, task, chunks):
                 failures += failures_of(results)
                 if good := good_series(results):
-                    scored.append(_only(together(results, "predictions"), set(good)))
+                    scored.append(_only(concat_results(results, "predictions"), set(good)))
             if scored:
                 rows = _dated(scored, cutoff)
                 names = sorted({*rows["series_id"].to_pylist()})
@@ -178,7 +179,7 @@ def _dated(parts: Sequence[pa.Table], cutoff: datetime) -> pa.Table:
     return rows.append_column("cutoff_date", pa.array([f"{cutoff:%Y-%m-%d}"] * rows.num_rows, pa.string()))
 
 
-def _dones(rows: pa.Table, upstream: Mapping[str, str], lake: Lake | None, away: str) -> dict[str, Done]:
+def _dones(rows: pa.Table, upstream: Mapping[str, str], lake: Lake | None, away: str) -> dict[str, SeriesResult]:
     """What each series' materialization says, why the registry was not asked too; with a plot where there are few
     (`lake` given).
     """
@@ -188,7 +189,7 @@ def _dones(rows: pa.Table, upstream: Mapping[str, str], lake: Lake | None, away:
         cutoff=("cutoff", "first"), model=("model", "first"),
         fallback=("fallback", "first"), repeated=("known_repeated", "any"),
     )  # fmt: skip
-    found = dict[str, Done]()
+    found = dict[str, SeriesResult]()
     for name, row in zip(groups.index, groups.itertuples(index=False), strict=True):
         shown = metadata.plain({
             "dagster/row_count": int(row.rows), "total": float(row.total), "chart": row.chart,
@@ -198,12 +199,12 @@ def _dones(rows: pa.Table, upstream: Mapping[str, str], lake: Lake | None, away:
         })  # fmt: skip
         if lake is not None:
             shown["plot"] = _plot(str(name), frame[frame["series_id"] == name], lake)
-        found[str(name)] = Done(upstream[str(name)], upstream[str(name)], shown)
+        found[str(name)] = SeriesResult(upstream[str(name)], upstream[str(name)], shown)
     return found
 
 
 def _plot(name: str, forecast: "DataFrame", lake: Lake) -> dg.MarkdownMetadataValue:
-    where = Where(among={"series_id": [name], "pack": [forecast["pack"].iloc[0]]})
+    where = Filter(among={"series_id": [name], "pack": [forecast["pack"].iloc[0]]})
     history = lake.read(lake_tables.DATASETS.name, where, ["ds", "y"]).to_pandas().sort_values("ds")
     tail = history.tail(metadata.HISTORY_SHOWN)
     past = list(zip(tail["ds"], tail["y"], strict=True))
@@ -229,7 +230,7 @@ def _checks(lake: Lake, cutoffs: Mapping[datetime, Sequence[str]]) -> Iterator[d
     """The state of the newest cutoff in the lake, whatever part of it this run made."""
     newest = max(cutoffs, default=lake_tables.lake_as_of(lake))
     date = f"{newest:%Y-%m-%d}" if newest else ""
-    rows = lake_tables.read_if_there(lake, lake_tables.PREDICTIONS, Where(among={"cutoff_date": [date]}))
+    rows = lake_tables.read_if_there(lake, lake_tables.PREDICTIONS, Filter(among={"cutoff_date": [date]}))
     there = set(rows["series_id"].to_pylist()) if rows is not None else set[str]()
     missing = sorted(stage_state.active_series(lake) - there)
     yield dg.AssetCheckResult(
@@ -239,7 +240,7 @@ def _checks(lake: Lake, cutoffs: Mapping[datetime, Sequence[str]]) -> Iterator[d
     bad, crossed = _missing_values(rows), _crossed_intervals(rows)
     yield dg.AssetCheckResult(passed=bad == 0, check_name="no_missing_values", metadata={"values": bad})
     yield dg.AssetCheckResult(passed=crossed == 0, check_name="ordered_intervals", metadata={"rows": crossed})
-    aside = sorted(stage_state.set_aside(lake))
+    aside = sorted(stage_state.series_set_aside(lake))
     yield dg.AssetCheckResult(
         passed=not aside, check_name="set_aside", severity=dg.AssetCheckSeverity.WARN,
         metadata={

@@ -20,10 +20,11 @@ from many_models.errors import ManyModelsError, SeriesFailure, SettingsError
 from many_models.keys import digest
 from many_models.orchestration import approval_check, metadata, stage_state
 from many_models.orchestration.forecast_spec import spec_of
-from many_models.orchestration.stage_run import STORE_ITEMS, Done, KeySet, backfill_policy, finish
+from many_models.orchestration.stage_run import STORE_ITEMS, KeySet, SeriesResult, backfill_policy, finish
 from many_models.orchestration.upstream import Upstream
 from many_models.ports import (
     Champion,
+    Filter,
     Lake,
     PackUpload,
     PackVersion,
@@ -32,7 +33,6 @@ from many_models.ports import (
     Release,
     ReleaseDraft,
     StagingRegistry,
-    Where,
 )
 from many_models.promotion import approval
 from many_models.promotion.policy import ChampionEvidence, Decision, Evidence, Policy, decide
@@ -75,7 +75,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         upstream = {key: of.promoted(made.get(key, "")) for key in keys}
         rows, failed = _trained(settings, lake, keys)
         done = {
-            k: Done(upstream[k], stage_state.INACTIVE, {"inactive": "no model"})
+            k: SeriesResult(upstream[k], stage_state.INACTIVE, {"inactive": "no model"})
             for k in keys
             if made.get(k) == stage_state.INACTIVE
         }
@@ -147,7 +147,7 @@ def _decided_already(
     is one of `releases`, live still or waiting: that run was cut off right before its end.
     """
     dates = sorted({_iso(row["cutoff"])[:10] for row in rows.values()})
-    written = lake_tables.read_if_there(lake, lake_tables.DECISIONS, Where(among={"cutoff_date": dates}))
+    written = lake_tables.read_if_there(lake, lake_tables.DECISIONS, Filter(among={"cutoff_date": dates}))
     if not releases or written is None:
         return {}
     policy, names = _policy_version(settings), Decision.__dataclass_fields__
@@ -410,11 +410,11 @@ def _decision_schema() -> pa.Schema:
     return pa.schema([*((name, pa.string()) for name in text), *scores])
 
 
-def _done(decision: Decision, upstream: Mapping[str, str], release: Release | None) -> Done:
+def _done(decision: Decision, upstream: Mapping[str, str], release: Release | None) -> SeriesResult:
     name = decision.series_id
     shown = metadata.plain(asdict(decision) | {"release": release.release_id if release else "none"})
     shown.pop("series_id", None)
-    return Done(upstream[name], digest(upstream[name], decision.action, decision.staging), shown)
+    return SeriesResult(upstream[name], digest(upstream[name], decision.action, decision.staging), shown)
 
 
 def _actor(context: dg.AssetExecutionContext) -> str:

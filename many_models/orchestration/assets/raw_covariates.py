@@ -12,7 +12,7 @@ from many_models.orchestration import lake_marks
 from many_models.orchestration.event_log import dead_runs
 from many_models.orchestration.stage_run import UPSTREAM_TAG, VERSION_TAG, Metadata, refuse_shared_run
 from many_models.orchestration.upstream import Upstream
-from many_models.ports import Lake, Source, Where
+from many_models.ports import Filter, Lake, Source
 from many_models.settings import Settings
 
 NO_COVARIATES = pa.schema([("ds", pa.timestamp("us"))])
@@ -134,14 +134,14 @@ def build_raw_covariates(settings: Settings) -> dg.AssetsDefinition:
         told = list[str]()
         rows, attributes, content = read_known(settings, source, lake, told)
         told += findings_of(settings, source, lake, rows)
-        lake.replace(lake_tables.RAW_COVARIATES.name, rows, Where())
+        lake.replace(lake_tables.RAW_COVARIATES.name, rows, Filter())
         if attributes is not None:
-            lake.replace(lake_tables.RAW_ATTRIBUTES.name, attributes, Where())
+            lake.replace(lake_tables.RAW_ATTRIBUTES.name, attributes, Filter())
         lake.replace(
-            lake_tables.COVARIATE_VERSIONS.name, pa.Table.from_pylist([content]), Where()
+            lake_tables.COVARIATE_VERSIONS.name, pa.Table.from_pylist([content]), Filter()
         )  # last: see read_known
         lake_tables.tell(lake, "raw_covariates", told)
-        lake_marks.remember(context.instance, lake)
+        lake_marks.record_marks(context.instance, lake)
         version = Upstream(settings).covariates(lake_tables.lake_as_of(lake), content)
         metadata: Metadata = {"dagster/row_count": rows.num_rows, "until": str(pc.max(rows["ds"]))}
         if told:

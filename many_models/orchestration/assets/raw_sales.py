@@ -21,7 +21,7 @@ from many_models.orchestration.copied_settings import (
     retire_vanished,
 )
 from many_models.orchestration.event_log import history, runs
-from many_models.orchestration.ingestion import bring, require_landed, to_bring
+from many_models.orchestration.ingestion import keys_to_ingest, require_landed, run_ingestion
 from many_models.orchestration.partitions import time_partitions
 from many_models.orchestration.schema_check import schema_check
 from many_models.orchestration.stage_run import (
@@ -33,7 +33,7 @@ from many_models.orchestration.stage_run import (
     begin,
     table,
 )
-from many_models.ports import DayCount, Ingestion, Lake, Source, Where
+from many_models.ports import DayCount, Filter, Ingestion, Lake, Source
 from many_models.settings import Settings
 
 
@@ -84,8 +84,8 @@ def build_raw_sales(settings: Settings) -> dg.AssetsDefinition:
         starts = [period_of_key(grain, key) for key in keys]
         if settings.data_factory.pipeline:
             there = source_state.source_versions(settings, source, sales, min(starts))
-            brought = to_bring(keys, there, by_hand=DUE_TAG not in context.run.tags)
-            bring(context, settings, ingestion, brought)
+            brought = keys_to_ingest(keys, there, by_hand=DUE_TAG not in context.run.tags)
+            run_ingestion(context, settings, ingestion, brought)
             require_landed(settings, brought, source_state.source_versions(settings, source, sales, min(starts)))
         versions_of = source_state.versions_of_copy(settings, source, sales, starts)
         until = source_state.copied_until(settings, source, sales, starts)
@@ -115,7 +115,7 @@ def build_raw_sales(settings: Settings) -> dg.AssetsDefinition:
         if names_before and _series_there(lake) > names_before and _older_rows_differ(context, settings, source, keys):
             tags[LOOK_TAG] = "yes"  # a new store may come with its history, which is copied whole at the next look
         runs.record(context, [_period(context, key, wanted.get(key, ""), counts[key], tags) for key in keys])
-        lake_marks.remember(context.instance, lake)
+        lake_marks.record_marks(context.instance, lake)
         runs.settle_siblings(context, keys, ())
         yield from _checks(settings, lake, columns)
 
@@ -229,6 +229,6 @@ def _recent_counts(lake: Lake, days: int = 29) -> list[int]:
     as_of = lake_tables.lake_as_of(lake)
     if as_of is None:
         return []
-    rows = lake.read(lake_tables.RAW_SALES.name, Where(among={"year": [as_of.year - 1, as_of.year]}), columns=["ds"])
+    rows = lake.read(lake_tables.RAW_SALES.name, Filter(among={"year": [as_of.year - 1, as_of.year]}), columns=["ds"])
     counts = sorted((row["values"], row["counts"]) for row in pc.value_counts(rows["ds"]).to_pylist())
     return [count for _, count in counts[-days:]]

@@ -12,9 +12,17 @@ from many_models.data import lake_tables
 from many_models.data.lake_tables import BufferedWriter
 from many_models.errors import InputError, SeriesFailure
 from many_models.orchestration import stage_state
-from many_models.orchestration.chunks import chunks_of, failures_of, follow, good_series, together
+from many_models.orchestration.chunks import chunks_of, concat_results, failures_of, follow, good_series
 from many_models.orchestration.forecast_spec import spec_of
-from many_models.orchestration.stage_run import DUE_TAG, STORE_ITEMS, Done, KeySet, Metadata, backfill_policy, finish
+from many_models.orchestration.stage_run import (
+    DUE_TAG,
+    STORE_ITEMS,
+    KeySet,
+    Metadata,
+    SeriesResult,
+    backfill_policy,
+    finish,
+)
 from many_models.ports import Compute, Lake
 from many_models.settings import Settings
 
@@ -56,14 +64,14 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         wanted = stage_state.dataset_versions(settings, lake)
         by_hand = DUE_TAG not in context.run.tags  # asked for, it is made anew whatever the lake holds
         task = PrepareTask(lake, spec_of(settings), as_of, tuple(settings.data.keys), whole=by_hand)
-        done, failures, rows, written = dict[str, Done](), list[SeriesFailure](), 0, 0
+        done, failures, rows, written = dict[str, SeriesResult](), list[SeriesFailure](), 0, 0
         histories = Histories(lake)
         for pack, results in follow(context, compute, task, chunks_of(settings, keys, compute)):
             failures += failures_of(results)
             if not (good := good_series(results)):
                 continue
-            series = with_as_of(together(results, "series"), as_of)
-            added = together(results, "rows")
+            series = with_as_of(concat_results(results, "series"), as_of)
+            added = concat_results(results, "rows")
             histories.add(pack, added, series, good)
             rows, written = rows + pc.sum(series["rows"]).as_py(), written + added.num_rows
             done |= {row["series_id"]: _done(row, wanted) for row in series.to_pylist()}
@@ -120,8 +128,8 @@ def with_as_of(series: pa.Table, as_of: datetime) -> pa.Table:
     return series.append_column("as_of", pa.array([as_of] * series.num_rows, pa.timestamp("us")))
 
 
-def _done(row: Mapping[str, object], wanted: Mapping[str, str]) -> Done:
+def _done(row: Mapping[str, object], wanted: Mapping[str, str]) -> SeriesResult:
     version = wanted.get(str(row["series_id"]), "")
     metadata: Metadata = {name: str(row[name]) for name in ("first", "last")}
     metadata |= {"observations": int(str(row["observations"])), "active": bool(row["active"])}
-    return Done(version, version, metadata | ({"why": str(row["why"])} if row["why"] else {}))
+    return SeriesResult(version, version, metadata | ({"why": str(row["why"])} if row["why"] else {}))

@@ -15,13 +15,13 @@ from many_models.data.lake_tables import BufferedWriter
 from many_models.errors import SeriesFailure, SettingsError
 from many_models.keys import digest, slug
 from many_models.orchestration import metadata, stage_state
-from many_models.orchestration.chunks import Results, chunks_of, failures_of, follow, good_series, together
+from many_models.orchestration.chunks import Results, chunks_of, concat_results, failures_of, follow, good_series
 from many_models.orchestration.forecast_spec import periods_before, periods_between, spec_of
 from many_models.orchestration.look import tag_of
 from many_models.orchestration.refits import refit_spans
-from many_models.orchestration.stage_run import STORE_ITEMS, VERSION_TAG, Done, KeySet, backfill_policy, finish
+from many_models.orchestration.stage_run import STORE_ITEMS, VERSION_TAG, KeySet, SeriesResult, backfill_policy, finish
 from many_models.orchestration.upstream import Upstream
-from many_models.ports import Compute, Lake, PackUpload, StagingRegistry, Where
+from many_models.ports import Compute, Filter, Lake, PackUpload, StagingRegistry
 from many_models.reporting.training_metrics import BASELINE, training_metrics
 from many_models.settings import Settings
 
@@ -71,7 +71,8 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         remember_recipe(lake, spec)
         cutoffs, inactive = cutoffs_of(lake, keys)
         done = {
-            key: Done(stage_state.INACTIVE, stage_state.INACTIVE, {"inactive": why}) for key, why in inactive.items()
+            key: SeriesResult(stage_state.INACTIVE, stage_state.INACTIVE, {"inactive": why})
+            for key, why in inactive.items()
         }
         failures, summaries = list[SeriesFailure](), list[pa.Table]()
         champions, priors = champion_specs(lake, spec), priors_of(settings, lake)
@@ -127,19 +128,21 @@ class _Registering:
         paths = BufferedWriter(self.lake, lake_tables.BACKTEST_PATHS)
         for (pack, results), version in zip(self.held, versions, strict=True):
             good = good_series(results)
-            summaries.append(_with_staging(together(results, "series"), version.ref))
+            summaries.append(_with_staging(concat_results(results, "series"), version.ref))
             trained.add(pack, summaries[-1], good)
-            scores.add(pack, together(results, "scores"), good)
+            scores.add(pack, concat_results(results, "scores"), good)
             if any("paths" in result.tables for _, result in results):
-                paths.add(pack, together(results, "paths"), good)
+                paths.add(pack, concat_results(results, "paths"), good)
             self.series.append(summaries[-1].select(MEASURED))
-            self.scores.append(_baseline(together(results, "scores")))
+            self.scores.append(_baseline(concat_results(results, "scores")))
         self.unwritten += trained.write() + scores.write() + paths.write()
         self.held = []
         return summaries
 
     def _upload(self, pack: str, results: Results) -> PackUpload:
-        found = training_metrics(together(results, "series"), together(results, "scores"), len(failures_of(results)))
+        found = training_metrics(
+            concat_results(results, "series"), concat_results(results, "scores"), len(failures_of(results))
+        )
         self.metrics |= {f"packs/{slug(pack)}/{name}": value for name, value in found.items()}
         return _upload(pack, results, self.spec, self.cutoff, self.datasets, found)
 
@@ -188,7 +191,7 @@ def remember_recipe(lake: Lake, spec: "Spec") -> None:
     if any(row["recipe"] == spec.recipe for row in lake_tables.records(lake, lake_tables.RECIPES)):
         return
     row = pa.table({"recipe": [spec.recipe], "spec": [spec.to_json()]})
-    lake.replace(lake_tables.RECIPES.name, row, Where(among={"recipe": [spec.recipe]}))
+    lake.replace(lake_tables.RECIPES.name, row, Filter(among={"recipe": [spec.recipe]}))
 
 
 def champion_specs(lake: Lake, spec: "Spec") -> dict[str, "Spec"]:
@@ -217,7 +220,7 @@ def priors_of(settings: Settings, lake: Lake) -> dict[str, "Prior"]:
         return {}
     spec = spec_of(settings)
     since = periods_before(as_of, PRIOR_SEASONS * spec.steps_per_season, spec)
-    where = Where(among={"year": list(range(since.year, as_of.year + 1))}, since=since)
+    where = Filter(among={"year": list(range(since.year, as_of.year + 1))}, since=since)
     frame = lake.read(lake_tables.RAW_SALES.name, where, ["series_id", "ds", "y"]).to_pandas()
     groups = frame.groupby("series_id", sort=True)
     levels = groups["y"].mean()
@@ -236,7 +239,7 @@ def _upload(
 
     models = [PackModel.from_files(result.files) for _, result in results if result.files]
     model = models[0] if len(models) == 1 else PackModel.merge(models)
-    rows = together(results, "series").to_pylist()
+    rows = concat_results(results, "series").to_pylist()
     wape = sorted(row["wape"] for row in rows if row["wape"] is not None)
     tags = {
         "recipe": spec.recipe,
@@ -256,7 +259,7 @@ def _with_staging(series: pa.Table, ref: str) -> pa.Table:
 SHOWN = ("wape", "baseline_wape", "skill", "mase", "bias", "cover80", "candidate", "fallback", "history", "staging")
 
 
-def _done(row: Mapping[str, object], upstream: Mapping[str, str]) -> Done:
+def _done(row: Mapping[str, object], upstream: Mapping[str, str]) -> SeriesResult:
     name, staging = str(row["series_id"]), str(row["staging"])
     shown = metadata.plain({name: row[name] for name in SHOWN})
-    return Done(upstream.get(name, ""), digest(upstream.get(name, ""), staging), shown)
+    return SeriesResult(upstream.get(name, ""), digest(upstream.get(name, ""), staging), shown)

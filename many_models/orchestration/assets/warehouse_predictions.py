@@ -12,13 +12,13 @@ from many_models.orchestration.event_log import dead_runs, runs
 from many_models.orchestration.look import Look
 from many_models.orchestration.stage_run import (
     CUTOFFS,
-    Done,
     Metadata,
+    SeriesResult,
     backfill_policy,
     materialization,
     refuse_shared_run,
 )
-from many_models.ports import Lake, Warehouse, WarehousePart, Where
+from many_models.ports import Filter, Lake, Warehouse, WarehousePart
 from many_models.reporting.actuals import actual_parts, held_periods, with_keys
 from many_models.reporting.decisions import decision_parts
 from many_models.reporting.views import report_views
@@ -61,14 +61,14 @@ def build(settings: Settings) -> dg.AssetsDefinition:
             version = wanted.get(date, loaded.get(date, "earlier"))
             written = warehouse.load(stage_state.load_name(date), version, parts)
             views = report_views(settings.data.keys, {part.table: part.rows.column_names for part in parts})
-            warehouse.define(views)
+            warehouse.create_views(views)
             context.log.info(f"cutoff {date}: {', '.join(f'{part.rows.num_rows:,} {part.table}' for part in parts)}")
             metadata: Metadata = {
                 "dagster/row_count": parts[0].rows.num_rows,
                 "rows_written": written,
                 "views": ", ".join(view.name for view in views),
             }
-            runs.record(context, [materialization(context.asset_key, date, Done(version, version, metadata))])
+            runs.record(context, [materialization(context.asset_key, date, SeriesResult(version, version, metadata))])
         yield from ()
 
     return warehouse_predictions
@@ -76,7 +76,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
 
 def forecast_parts(settings: Settings, lake: Lake, date: str) -> list[WarehousePart]:
     """The predictions and the decisions of the cutoff `date`. Raises InputError."""
-    where = Where(among={"cutoff_date": [date]})
+    where = Filter(among={"cutoff_date": [date]})
     predictions = lake_tables.read_if_there(lake, lake_tables.PREDICTIONS, where)
     if predictions is None or not predictions.num_rows:
         raise InputError(f"the lake has no predictions of cutoff {date}: materialize predictions first")

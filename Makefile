@@ -10,6 +10,7 @@ PYTHONS := python3.11 python3.12 python3.13 python3
 NEEDED := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 INSTALLED := $(VENV)/.installed
 ARGS ?=
+unexport PYTHONDONTWRITEBYTECODE # set in many containers; without bytecode each process spends seconds to compile imports
 
 .PHONY: help
 help: ## What can be made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import Counter
 
 import hypothesis
@@ -12,6 +13,10 @@ from many_models_tests.stand_ins.azurite import azurite
 from many_models_tests.stand_ins.postgres_server import postgres
 from many_models_tests.stand_ins.tds_server import tds
 from many_models_tests.support import public_tables
+
+# many containers set it; each of the hundreds of processes of the tests would compile what it imports for itself
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 hypothesis.settings.register_profile("many_models", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("many_models")

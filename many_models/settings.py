@@ -39,7 +39,7 @@ How = Literal["sum", "mean", "min", "max", "first", "last", "count", "count_dist
 RESERVED = frozenset({"series_id", "ds", "y", "y_hat", "cutoff", "year", "pack", "state", "step"})
 RESERVED_KEY_NAMES = RESERVED | frozenset(  # columns beside the keys' in the warehouse's tables, and names of its views
     "abs_actual abs_error accuracy action actor actual bias challenger_score champion_score cutoff_date "
-    "decided_at error fallback forecast known_repeated model newest periods policy previous reason release_id "
+    "decided_at error fallback forecast known_repeated model naive newest periods policy previous reason release_id "
     "rule series_week staging wape week week_start".split()
 )
 

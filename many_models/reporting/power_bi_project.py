@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from many_models.errors import MissingTableError
 from many_models.ports import Filter
+from many_models.reporting.naive import NAIVE
 from many_models.reporting.views import WEEK, report_views
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 NAME = "forecasts"
 FACTS = "forecasts_and_actuals"
+ADDED = "Value added over seasonal naive"
 ITEMS, DAYS = "items", "days"
 VIEWS = ("latest_forecasts", FACTS, "accuracy_by_series_week", "promotion_history")
 SCHEMAS = "https://developer.microsoft.com/json-schemas/fabric"
@@ -54,6 +56,7 @@ def _computed(name: str) -> pa.DataType:
 
 def project(keys: Sequence[str], views: Mapping[str, pa.Schema]) -> dict[str, str]:
     """The project's files: path → text. `views` are those of `schemas`, `keys` the user's names of key parts."""
+    added = [ADDED] if ADDED in measures(views[FACTS].names) else []  # a warehouse of before has no naive
     model, report = f"{NAME}.SemanticModel", f"{NAME}.Report"
     tables = {name: _table(name, schema) for name, schema in views.items()}
     tables[ITEMS] = _items(keys)
@@ -70,7 +73,7 @@ def project(keys: Sequence[str], views: Mapping[str, pa.Schema]) -> dict[str, st
         **{f"{model}/definition/tables/{name}.tmdl": text for name, text in tables.items()},
         f"{report}/definition.pbir": _json({"version": "4.0", "datasetReference": {"byPath": {"path": f"../{model}"}}}),
     }
-    return files | {f"{report}/definition/{path}": _json(content) for path, content in _pages(keys).items()}
+    return files | {f"{report}/definition/{path}": _json(content) for path, content in _pages(keys, added).items()}
 
 
 # --- The semantic model ---------------------------------------------------------------------------------------------
@@ -148,9 +151,13 @@ def measures(columns: Sequence[str]) -> dict[str, tuple[str, str]]:
         "Actual": (f"SUM({y})", "#,0.0"),
         "WAPE": (f"DIVIDE(SUMX({both}, ABS({error})), {size})", "0.0%"),
         "Bias": (f"DIVIDE(SUM({error}), {size})", "0.0%"),
-        "WAPE of the mean": (f"VAR Mean = AVERAGE({y}) RETURN DIVIDE(SUMX({both}, ABS({y} - Mean)), {size})", "0.0%"),
-        "Value added over the mean": ("[WAPE of the mean] - [WAPE]", "0.0%"),
     }
+    if NAIVE in columns:
+        naive = _ref(FACTS, NAIVE)
+        known = f"FILTER({_quoted(FACTS)}, NOT ISBLANK({error}) && NOT ISBLANK({naive}))"
+        of_naive, gain = f"ABS({y} - {naive})", f"ABS({y} - {naive}) - ABS({error})"
+        found["WAPE of seasonal naive"] = f"DIVIDE(SUMX({known}, {of_naive}), SUMX({known}, ABS({y})))", "0.0%"
+        found[ADDED] = f"DIVIDE(SUMX({known}, {gain}), SUMX({known}, ABS({y})))", "0.0%"
     for name in columns:
         if level := re.fullmatch(r"within(\d+)", name):
             found[f"Coverage {level[1]}"] = (f"AVERAGE({_ref(FACTS, name)})", "0.0%")
@@ -199,8 +206,8 @@ def _tag(*names: str) -> str:
 
 
 # --- The report -----------------------------------------------------------------------------------------------------
-def _pages(keys: Sequence[str]) -> dict[str, Any]:
-    """Overview, items, accuracy."""
+def _pages(keys: Sequence[str], added: list[str]) -> dict[str, Any]:
+    """Overview, items, accuracy; `added` is the measure of the value added, where there is one."""
     shown = [("items", key) for key in keys]
     over_time = {"Category": [(DAYS, "Date")], "Y": ["Forecast", "Actual"]}
     pages = {
@@ -208,7 +215,7 @@ def _pages(keys: Sequence[str]) -> dict[str, Any]:
             ("forecast", "card", {"Values": ["Forecast"]}),
             ("actual", "card", {"Values": ["Actual"]}),
             ("wape", "card", {"Values": ["WAPE"]}),
-            ("added", "card", {"Values": ["Value added over the mean"]}),
+            *(("added", "card", {"Values": [name]}) for name in added),
             ("over_time", "lineChart", over_time),
         ]),
         "items": ("Items", [
@@ -217,7 +224,7 @@ def _pages(keys: Sequence[str]) -> dict[str, Any]:
             ("table", "tableEx", {"Values": [*shown, "Forecast", "Actual"]}),
         ]),
         "accuracy": ("Accuracy", [
-            ("by_item", "tableEx", {"Values": [*shown, "WAPE", "Bias", "Value added over the mean"]}),
+            ("by_item", "tableEx", {"Values": [*shown, "WAPE", "Bias", *added]}),
             ("by_week", "lineChart", {"Category": [("accuracy_by_series_week", WEEK)], "Y": ["WAPE", "Bias"]}),
         ]),
     }  # fmt: skip

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import pytest
+from azure.core.exceptions import HttpResponseError
 from azure.storage.blob import ContainerClient
 from pydantic import ValidationError
 
-from many_models.adapters.azure.storage import KEY, SAS, AzureStorage
+from many_models.adapters.azure.storage import KEY, SAS, AzureStorage, while_busy
 from many_models.adapters.lake.delta import DeltaLake
 from many_models.adapters.lake.delta_log import NewestInStorage
 from many_models.adapters.warehouse.staging_blob import BlobStaging
@@ -269,3 +270,23 @@ def test_a_store_that_does_not_answer_is_unavailable_not_empty():
     lake = DeltaLake(url, lambda: {**storage(), "max_retries": "1", "retry_timeout": "1s"})
     with pytest.raises(UnavailableError, match=re.compile("Connection refused", re.IGNORECASE)):
         lake.version("t")
+
+
+@pytest.mark.parametrize(("status", "tries"), [(429, 3), (430, 3), (503, 3), (404, 1)])
+def test_an_answer_of_a_busy_store_or_capacity_is_asked_again(status, tries):
+    asked: list[int] = []
+
+    def work() -> str:
+        asked.append(1)
+        if len(asked) < 3:
+            error = HttpResponseError("planted")
+            error.status_code = status
+            raise error
+        return "done"
+
+    if tries == 1:
+        with pytest.raises(HttpResponseError):
+            while_busy(work)
+    else:
+        assert while_busy(work) == "done"
+    assert len(asked) == tries

@@ -197,6 +197,7 @@ def test_a_full_log_is_waited_for_and_the_load_is_there_once(make, tds, monkeypa
             "resume",
         ),
         (24801, "Your organization's Fabric compute capacity has exceeded its limits. Try again later.", "scale it up"),
+        (50000, "HTTP 430: TooManyRequestsForCapacity, all of the capacity is in use.", "scale it up"),
     ],
 )
 def test_a_paused_pool_and_a_throttled_capacity_are_waited_for_and_named(make, tds, monkeypatch, number, text, remedy):

@@ -414,7 +414,8 @@ def report_tables() -> dict[str, pa.Table]:
                 low = None if y_hat is None or step == 5 else y_hat - 1
                 high = None if low is None else y_hat + 1
                 line = {"ds": ds, "cutoff": CUTOFF + timedelta(days=cutoff), "step": step, "y_hat": y_hat}
-                predictions.append(ids | line | {"lo80": low, "hi80": high})
+                naive = None if number == 0 and step == 4 else float((step + number) % 3)
+                predictions.append(ids | line | {"lo80": low, "hi80": high, "naive": naive})
     names = [(name, pa.string()) for name in ("series_id", *REPORT_KEYS)]
     time, number = pa.timestamp("us"), pa.float64()
     decided = [
@@ -428,6 +429,7 @@ def report_tables() -> dict[str, pa.Table]:
         ("y_hat", number),
         ("lo80", number),
         ("hi80", number),
+        ("naive", number),
     ]
     return {
         "predictions": pa.Table.from_pylist(predictions, pa.schema([*names, *shape])),

@@ -10,7 +10,7 @@ import pytest
 
 from many_models.adapters.warehouse.memory import MemoryWarehouse
 from many_models.errors import MissingTableError
-from many_models.reporting.power_bi_project import DAYS, FACTS, ITEMS, VIEWS, measures, project, schemas
+from many_models.reporting.power_bi_project import ADDED, DAYS, FACTS, ITEMS, VIEWS, measures, project, schemas
 from many_models_tests.contracts.warehouse import REPORT_KEYS, reported
 
 NAME = r"(?:[A-Za-z_]\w*|'(?:[^']|'')+')"
@@ -106,8 +106,16 @@ def test_relationships_measures_and_visuals_name_fields_that_are_there(made):
 
 def test_measures_follow_the_intervals():
     assert {"Coverage 80", "Coverage 95"} <= set(measures(["within80", "within95"]))
-    assert {"Forecast", "Actual", "WAPE", "Bias", "Value added over the mean"} <= set(measures([]))
+    assert set(measures([])) == {"Forecast", "Actual", "WAPE", "Bias"}
     assert "Coverage 80" not in measures([])
+
+
+def test_value_added_is_measured_where_the_warehouse_has_the_naive():
+    assert ADDED in measures(["naive"])
+    plain = project(["series_id"], {FACTS: pa.schema([("y", pa.float64()), ("error", pa.float64())])})
+    assert not [path for path, text in plain.items() if ADDED in text]
+    assert [path for path, text in project(["series_id"], {FACTS: pa.schema([("naive", pa.float64())])}).items()
+            if ADDED in text and "visual" in path]  # fmt: skip
 
 
 def test_before_the_first_load_it_is_told():

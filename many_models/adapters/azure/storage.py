@@ -35,9 +35,9 @@ PATIENCE = {  # 503 (server busy) and 429 (throttled) are asked again for two mi
     "backoff_config.max_backoff": "5s",
     "backoff_config.base": "2",
 }
-BUSY, BUSY_SECONDS, BUSY_PAUSE_SECONDS = {429, 500, 502, 503, 504}, 120.0, 5.0
+BUSY, BUSY_SECONDS, BUSY_PAUSE_SECONDS = {429, 430, 500, 502, 503, 504}, 120.0, 5.0
 # The blob client's own tries, a minute of them, are for lines that are cut. Answers it counts apart, three by default,
-# and 429 not at all: `while_busy` asks those again.
+# and 429 or 430 (a Fabric capacity that is used up) not at all: `while_busy` asks those again.
 BLOB_PATIENCE: dict[str, Any] = {
     "retry_total": 6,
     "retry_connect": 6,
@@ -195,7 +195,7 @@ def opened_container(storage: AzureStorage) -> Generator[ContainerClient]:
 
 
 def while_busy(work: Callable[[], T]) -> T:
-    """What `work` returns, asked again for two minutes while the store is busy (429, 5xx)."""
+    """What `work` returns, asked again for two minutes while the store is busy (429, 430, 5xx)."""
     from azure.core.exceptions import HttpResponseError
 
     def again(error: Exception) -> float | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
@@ -9,6 +10,7 @@ from many_models.data import lake_tables
 from many_models.errors import InputError
 from many_models.orchestration import lake_marks, stage_state
 from many_models.orchestration.event_log import dead_runs, runs
+from many_models.orchestration.forecast_spec import periods_before, spec_of
 from many_models.orchestration.look import Look
 from many_models.orchestration.stage_run import (
     CUTOFFS,
@@ -21,8 +23,12 @@ from many_models.orchestration.stage_run import (
 from many_models.ports import Filter, Lake, Warehouse, WarehousePart
 from many_models.reporting.actuals import actual_parts, held_periods, with_keys
 from many_models.reporting.decisions import decision_parts
+from many_models.reporting.naive import with_naive
 from many_models.reporting.views import report_views
 from many_models.settings import Settings
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 def build(settings: Settings) -> dg.AssetsDefinition:
@@ -81,9 +87,21 @@ def forecast_parts(settings: Settings, lake: Lake, date: str) -> list[WarehouseP
     if predictions is None or not predictions.num_rows:
         raise InputError(f"the lake has no predictions of cutoff {date}: materialize predictions first")
     keys = settings.data.keys
-    rows = with_keys(predictions.drop_columns(["pack"]), keys)
+    rows = with_keys(beside_naive(settings, lake, predictions.drop_columns(["pack"])), keys)
     parts = [WarehousePart("predictions", rows, where, ("series_id", "cutoff", "ds"))]
     decisions = lake_tables.read_if_there(lake, lake_tables.DECISIONS, where)
     if decisions is not None and decisions.num_rows:
         parts.append(WarehousePart("decisions", with_keys(decisions, keys), where, ("series_id", "cutoff")))
     return [*parts, *decision_parts(lake, keys, date)]
+
+
+def beside_naive(settings: Settings, lake: Lake, predictions: "pa.Table") -> "pa.Table":
+    """`predictions` with the column `naive`, from the season of sales before their cutoffs."""
+    import pyarrow.compute as pc
+
+    spec = spec_of(settings)
+    ends = pc.min_max(predictions["cutoff"]).as_py()
+    since, before = periods_before(ends["min"], spec.steps_per_season, spec), ends["max"] + lake_tables.AFTER
+    years = list(range(since.year, before.year + 1))
+    where = Filter(among={"year": years}, since=since, before=before)
+    return with_naive(predictions, lake.read(lake_tables.RAW_SALES.name, where, ["series_id", "ds", "y"]), spec)

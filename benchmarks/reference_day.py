@@ -80,7 +80,8 @@ FULL, SMALL = Size(100, 100, 4000, 2, 24, 8), Size(4, 50, 400, 5, 4, 2)
 class Stage:
     """What one stage of one day took: seconds of wall clock and CPU (deciding what is due included), and of what.
 
-    `driver` are the CPU seconds of the run's own process, which no more workers shorten; `memory` is in GiB.
+    `driver` are the CPU seconds of the run's own process, which no more workers shorten; `memory` is in GiB;
+    `run` are the wall seconds of the stage's run alone, without the start of the process and the look at what is due.
     """
 
     name: str
@@ -91,6 +92,7 @@ class Stage:
     rows: int = 0
     spent: dict[str, float] = field(default_factory=dict[str, float])
     driver: float = 0.0
+    run: float = 0.0
 
 
 # --- The source -----------------------------------------------------------------------------------------------------
@@ -180,7 +182,7 @@ def run_day(folder: Path, through: str = "") -> list[Stage]:
         stage = Stage(mark["stage"], mark["series"], mark["at"] - before["at"], mark["cpu"] - before["cpu"])
         within = before["at"], mark["at"]
         stage.memory = max((size for at, size in memory.seen if within[0] < at <= within[1]), default=0) / 2**30
-        stage.driver = mark["driver_cpu"] - before["driver_cpu"]
+        stage.driver, stage.run = mark["driver_cpu"] - before["driver_cpu"], mark["seconds"]
         stage.spent = spent(stage, stage.driver, calls, within)
         stages.append(stage)
         before = mark

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from many_models import wiring
-from many_models.orchestration import automation, upkeep
+from many_models.orchestration import alerts, automation, upkeep
 from many_models.orchestration.assets import (
     coherent_predictions,
     drift,
@@ -40,16 +40,21 @@ if TYPE_CHECKING:
 def build(settings: Settings, resources: Mapping[str, object] | None = None) -> dg.Definitions:
     """Everything that Dagster shows for `settings`; `resources` replace adapters by name (tests, notebooks)."""
     assets, reports = build_assets(settings), power_bi.build(settings)
+    shared = automation.shared_look(settings)
     return dg.Definitions(
         assets=[*assets.values(), *reports.assets],
         jobs=[*automation.jobs(assets), upkeep.job(settings), *reports.jobs],
-        sensors=[*automation.sensors(settings, assets), *reports.sensors],
+        sensors=[
+            *automation.sensors(settings, assets, shared),
+            *alerts.sensors(settings, assets, shared),
+            *reports.sensors,
+        ],
         schedules=[
             automation.schedule(settings, assets["raw_sales"]),
             *automation.covariates_schedules(settings, assets["raw_covariates"]),
             upkeep.schedule(settings),
         ],
-        resources={**adapters(settings), **power_bi_workspace(settings), **(resources or {})},
+        resources={**adapters(settings), **power_bi_workspace(settings), **messenger(settings), **(resources or {})},
         executor=dg.in_process_executor,
     )
 
@@ -109,6 +114,13 @@ def power_bi_workspace(settings: Settings) -> dict[str, dg.ResourceDefinition]:
         return PowerBIWorkspace(credentials=login, workspace_id=wanted.workspace, refresh_timeout=wanted.timeout)
 
     return {power_bi.RESOURCE: dg.ResourceDefinition(connect)}
+
+
+def messenger(settings: Settings) -> dict[str, dg.ResourceDefinition]:
+    """What tells people, where the settings ask for alerts."""
+    if not settings.alerts.on:
+        return {}
+    return {"messenger": dg.ResourceDefinition(lambda _: wiring.build_messenger(settings))}
 
 
 BUILDERS = {

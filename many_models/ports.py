@@ -1,4 +1,5 @@
-"""The ports: what the product needs of a source (and what fills it), a lake, a compute, a registry and a warehouse.
+"""The ports: what the product needs of a source (and what fills it), a lake, a compute, a registry, a warehouse
+and a messenger.
 
 Bulk methods only; Arrow tables in and out. Every method may raise UnavailableError or ConflictError (worth a retry)
 and, where it says so, a PermanentError. A read that failed raises: it never returns an empty table or a default.
@@ -514,4 +515,34 @@ class Warehouse(Protocol):
 
     def check(self) -> str:
         """One line that says what is reached. Raises when it is not."""
+        ...
+
+
+# --- Messenger ------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message to people: plain text, which the receiver's program shows as it is. `urgent`: something failed."""
+
+    title: str
+    text: str
+    urgent: bool = False
+
+
+@runtime_checkable
+class Messenger(Protocol):
+    """What tells people where they are: in a channel, by e-mail, through a webhook."""
+
+    def addresses(self) -> Sequence[str]:
+        """A name for each address, which stays the same and shows nothing secret."""
+        ...
+
+    def send(self, messages: Mapping[str, Sequence[Message]]) -> Mapping[str, str]:
+        """Send each address its messages. Returns the addresses that did not take them all → why, without secrets.
+
+        One that is down or refuses does not stop the others, and none of them raises.
+        """
+        ...
+
+    def check(self) -> str:
+        """One line that says how many addresses there are. Sends nothing. Raises SettingsError where one is wrong."""
         ...

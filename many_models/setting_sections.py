@@ -119,7 +119,36 @@ class BoardSettings(Section):
             raise ValueError(f"{url!r} is not the address of a web page: write https://HOST or https://HOST/PATH")
         return url.rstrip("/")
 
+    def page_url(self, page: str) -> str:
+        """The address of a page, which begins with `/`; of the board on this machine where `url` is not set."""
+        return f"{self.url or f'http://{self.host}:{self.port}'}{page}"
+
     def item_url(self, series_id: str) -> str:
-        """The address of a series' page; of the board on this machine where `url` is not set."""
-        base = self.url or f"http://{self.host}:{self.port}"
-        return f"{base}/items/{quote(series_id, safe='')}"
+        """The address of a series' page."""
+        return self.page_url(f"/items/{quote(series_id, safe='')}")
+
+
+Topic = Literal["stage", "series", "proposal", "quarantine", "no_data", "accuracy", "drift"]
+
+
+class AlertSettings(Section):
+    """Messages to people, see docs/alerts.md. Their addresses are the secret MANY_MODELS_ALERT_ADDRESSES.
+
+    `about`: a stage that failed, series that failed or are set aside, a proposal that waits, rows in quarantine from
+    `quarantine_rows` on, no new period by `no_data_by` (HH:MM in dagster.timezone), realised coverage and bias further
+    than `cover80_within` and `bias_within` from what they should be, series that drifted.
+    """
+
+    on: bool = False
+    about: list[Topic] = ["stage", "series", "proposal", "quarantine", "no_data", "accuracy", "drift"]
+    quarantine_rows: Annotated[int, Field(ge=1)] = 1000
+    no_data_by: str = ""
+    cover80_within: Annotated[float, Field(gt=0, le=0.8)] = 0.1
+    bias_within: Annotated[float, Field(gt=0)] = 0.15
+
+    @field_validator("no_data_by")
+    @classmethod
+    def _an_hour(cls, text: str) -> str:
+        if text and not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", text):
+            raise ValueError(f"{text!r} is not a time of day: write HH:MM, as 09:00, or leave it empty")
+        return text

@@ -22,6 +22,7 @@ from many_models.errors import SettingsError
 from many_models.keys import known_place, plain_name
 from many_models.setting_checks import explained, known_country, known_cron, known_frequency, known_timezone
 from many_models.setting_sections import (
+    AlertSettings,
     BoardSettings,
     DriftSettings,
     HierarchySettings,
@@ -436,6 +437,7 @@ class Settings(Section):
     warehouse: WarehouseSettings = WarehouseSettings()
     serve: ServeSettings = ServeSettings()
     board: BoardSettings = BoardSettings()
+    alerts: AlertSettings = AlertSettings()
     hierarchy: HierarchySettings = HierarchySettings()
     stock: StockSettings = StockSettings()
     overrides: OverridesSettings = OverridesSettings()

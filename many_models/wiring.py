@@ -232,6 +232,13 @@ def _serverless(settings: Settings, url: str, login: Login) -> ports.Warehouse:
     return ServerlessWarehouse(url, lambda: serverless_views(place, settings.data.keys, lake), login=login)
 
 
+def build_messenger(_: Settings) -> ports.Messenger:
+    """What tells people. Raises SettingsError where the secret with their addresses is missing or one is wrong."""
+    from many_models.adapters.messenger.apprise import AppriseMessenger
+
+    return AppriseMessenger(secret("MANY_MODELS_ALERT_ADDRESSES"))
+
+
 def build_datastore(settings: Settings) -> LakeDatastore:
     """The lake as Azure ML sees it. Raises SettingsError when the settings name no workspace."""
     from functools import partial

@@ -406,6 +406,20 @@ def doctor(config: Path | None, *, mend: bool, as_json: bool) -> None:
 
 
 @main.command()
+@config_option
+def alerts(config: Path | None) -> None:
+    """Send a test message to each address that gets alerts, and say which took it; exit code 1 where one did not."""
+    from many_models.cli.output import console
+    from many_models.operations.alerts import send_test
+    from many_models.settings import load_settings
+
+    told = send_test(load_settings(config))
+    for name, why in told.items():
+        console().print(f"{name}: {why or 'took the message'}", markup=False)
+    sys.exit(1 if any(told.values()) else 0)
+
+
+@main.command()
 @click.argument("into", type=click.Path(path_type=Path, file_okay=False))
 @config_option
 def backup(into: Path, config: Path | None) -> None:

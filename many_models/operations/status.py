@@ -106,9 +106,11 @@ def check_ports(settings: Settings) -> list[dict[str, object]]:
     """
     from many_models.definitions import BUILDERS
     from many_models.errors import ManyModelsError
+    from many_models.wiring import build_messenger
 
     rows = list[dict[str, object]]()
-    for name, make in BUILDERS.items():
+    messenger = {"messenger": build_messenger} if settings.alerts.on else {}
+    for name, make in {**BUILDERS, **messenger}.items():
         try:
             rows.append({"port": name, "ok": True, "says": make(settings).check()})
         except ManyModelsError as error:

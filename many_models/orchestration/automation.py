@@ -148,9 +148,15 @@ def cause_of(instance: dg.DagsterInstance, run_id: str) -> Cause | None:
     return None
 
 
-def sensors(settings: Settings, assets: Mapping[Stage, dg.AssetsDefinition]) -> list[dg.SensorDefinition]:
-    """One sensor for each stage after raw_sales; they share one look at what is due."""
-    shared = SharedLook(settings, lambda look: next_due(states(settings, look)), STORES_SECONDS)
+def shared_look(settings: Settings) -> SharedLook:
+    """The look at what is due that all sensors of a process share."""
+    return SharedLook(settings, lambda look: next_due(states(settings, look)), STORES_SECONDS)
+
+
+def sensors(
+    settings: Settings, assets: Mapping[Stage, dg.AssetsDefinition], shared: SharedLook
+) -> list[dg.SensorDefinition]:
+    """One sensor for each stage after raw_sales."""
     return [
         _sensor(settings, shared, stage, name, assets[stage])
         for stage, name in (*SENSORS.items(), *DECISION_SENSORS.items())
@@ -173,7 +179,7 @@ def _sensor(
         work, current = shared.found(context.instance, lake)
         if current is not None and ALL_STAGES.index(current.stage) > ALL_STAGES.index(stage):
             work = current = None
-        return _decide(settings, context.instance, stage, asset, work, current)
+        return decide(settings, context.instance, stage, asset, work, current)
 
     return carry_on
 
@@ -183,7 +189,7 @@ def _tidy(instance: dg.DagsterInstance) -> None:
     history.ensure_pools(instance, STAGES)
 
 
-def _decide(
+def decide(
     settings: Settings,
     instance: dg.DagsterInstance,
     stage: Stage,
@@ -191,6 +197,7 @@ def _decide(
     work: Work | None,
     current: StageState | None,
 ) -> dg.RunRequest | dg.SkipReason:
+    """The run of `stage` that is to start now, or why there is none."""
     if current is None:
         return dg.SkipReason("everything is up to date")
     if work is None:
@@ -225,7 +232,7 @@ def schedule(settings: Settings, asset: dg.AssetsDefinition) -> dg.ScheduleDefin
     def daily(context: dg.ScheduleEvaluationContext, source: dg.ResourceParam[Source]) -> dg.RunRequest | dg.SkipReason:
         _tidy(context.instance)
         found = next_due(iter([raw_state(settings, context.instance, source)]))
-        return _decide(settings, context.instance, "raw_sales", asset, *found)
+        return decide(settings, context.instance, "raw_sales", asset, *found)
 
     return daily
 
@@ -247,7 +254,7 @@ def covariates_schedules(settings: Settings, asset: dg.AssetsDefinition) -> list
         context: dg.ScheduleEvaluationContext, source: dg.ResourceParam[Source], lake: dg.ResourceParam[Lake]
     ) -> dg.RunRequest | dg.SkipReason:
         found = next_due(iter([covariates_state(settings, context.instance, source, lake)]))
-        return _decide(settings, context.instance, "raw_covariates", asset, *found)
+        return decide(settings, context.instance, "raw_covariates", asset, *found)
 
     return [daily_covariates]
 

@@ -18,11 +18,13 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, Self
 
+from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
 from sqlalchemy import make_url
 
 from many_models.errors import MissingDependencyError, UnavailableError
+from many_models.orchestration.event_log.event_rows import rows_of
 from many_models.orchestration.event_log.runs import BATCH_SIZE
-from many_models.orchestration.event_log.storage_sqlite import BATCH_SIZE_VARIABLE, InBatches, insert, newest_by_asset
+from many_models.orchestration.event_log.storage_sqlite import BATCH_SIZE_VARIABLE, InBatches, newest_by_asset
 
 try:
     from dagster_postgres.event_log import PostgresEventLogStorage
@@ -39,19 +41,28 @@ if TYPE_CHECKING:
     from dagster._core.events.log import EventLogEntry
     from dagster._serdes import ConfigurableClassData
     from dagster_postgres.auth import PgTokenProvider
+    from sqlalchemy import Connection
+
+_TABLE = SqlEventLogStorageTable
 
 
 class BatchedPostgresEventLog(InBatches, PostgresEventLogStorage):
     """An event log whose batches leave exactly what the stock log's single events leave, or nothing."""
 
     def _store_asset_events(self, events: Sequence[EventLogEntry]) -> None:
-        rows = [self._event_to_row(event) for event in events]
+        rows = rows_of(events)
         with self.index_transaction() as connection:
-            ids = insert(connection, rows)
+            ids = _insert(connection, rows)
             self._store_asset_event_tags(connection, events, ids)
             # runs that write the same assets at the same time lock them in the same order
             for at in sorted(newest_by_asset(rows), key=lambda at: str(rows[at]["asset_key"])):
                 self._store_asset_event(connection, events[at], ids[at])
+
+
+def _insert(connection: Connection, rows: Sequence[Mapping[str, object]]) -> Sequence[int]:
+    """Insert `rows` of the event log in order; their ids, ascending."""
+    statement = _TABLE.insert().returning(_TABLE.c.id, sort_by_parameter_order=True)
+    return connection.execute(statement, rows).scalars().all()
 
 
 class BatchedPostgresStorage(DagsterPostgresStorage):

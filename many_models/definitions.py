@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from many_models import wiring
-from many_models.orchestration import alerts, automation, upkeep
+from many_models.orchestration import alerts, automation, telemetry, upkeep
 from many_models.orchestration.assets import (
     coherent_predictions,
     drift,
@@ -47,6 +47,7 @@ def build(settings: Settings, resources: Mapping[str, object] | None = None) -> 
         sensors=[
             *automation.sensors(settings, assets, shared),
             *alerts.sensors(settings, assets, shared),
+            *telemetry.sensors(settings),
             *reports.sensors,
         ],
         schedules=[
@@ -54,7 +55,7 @@ def build(settings: Settings, resources: Mapping[str, object] | None = None) -> 
             *automation.covariates_schedules(settings, assets["raw_covariates"]),
             upkeep.schedule(settings),
         ],
-        resources={**adapters(settings), **power_bi_workspace(settings), **messenger(settings), **(resources or {})},
+        resources={**adapters(settings), **power_bi_workspace(settings), **telling(settings), **(resources or {})},
         executor=dg.in_process_executor,
     )
 
@@ -116,13 +117,17 @@ def power_bi_workspace(settings: Settings) -> dict[str, dg.ResourceDefinition]:
     return {power_bi.RESOURCE: dg.ResourceDefinition(connect)}
 
 
-def messenger(settings: Settings) -> dict[str, dg.ResourceDefinition]:
-    """What tells people, where the settings ask for alerts."""
-    if not settings.alerts.on:
-        return {}
-    return {"messenger": dg.ResourceDefinition(lambda _: wiring.build_messenger(settings))}
+def telling(settings: Settings) -> dict[str, dg.ResourceDefinition]:
+    """What tells people and operators, where the settings ask for it."""
+    found = dict[str, dg.ResourceDefinition]()
+    if settings.alerts.on:
+        found["messenger"] = dg.ResourceDefinition(lambda _: wiring.build_messenger(settings))
+    if settings.telemetry.endpoint:
+        found["telemetry"] = dg.ResourceDefinition(lambda _: wiring.build_telemetry(settings, RUNS))
+    return found
 
 
+RUNS = "many_models.runs"  # the service of the telemetry
 BUILDERS = {
     "source": wiring.build_source,
     "ingestion": wiring.build_ingestion,

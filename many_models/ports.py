@@ -1,5 +1,5 @@
-"""The ports: what the product needs of a source (and what fills it), a lake, a compute, a registry, a warehouse
-and a messenger.
+"""The ports: what the product needs of a source (and what fills it), a lake, a compute, a registry, a warehouse,
+a messenger and telemetry.
 
 Bulk methods only; Arrow tables in and out. Every method may raise UnavailableError or ConflictError (worth a retry)
 and, where it says so, a PermanentError. A read that failed raises: it never returns an empty table or a default.
@@ -521,7 +521,7 @@ class Warehouse(Protocol):
 # --- Messenger ------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message to people: plain text, which the receiver's program shows as it is. `urgent`: something failed."""
+    """Plain text for people. `urgent`: something failed."""
 
     title: str
     text: str
@@ -530,19 +530,71 @@ class Message:
 
 @runtime_checkable
 class Messenger(Protocol):
-    """What tells people where they are: in a channel, by e-mail, through a webhook."""
+    """What tells people, in a channel, by e-mail, through a webhook."""
 
     def addresses(self) -> Sequence[str]:
         """A name for each address, which stays the same and shows nothing secret."""
         ...
 
     def send(self, messages: Mapping[str, Sequence[Message]]) -> Mapping[str, str]:
-        """Send each address its messages. Returns the addresses that did not take them all → why, without secrets.
+        """Send each address its messages; one that is down stops no other, and nothing is raised.
 
-        One that is down or refuses does not stop the others, and none of them raises.
+        Returns the addresses that did not take them all → why, without secrets.
         """
         ...
 
     def check(self) -> str:
         """One line that says how many addresses there are. Sends nothing. Raises SettingsError where one is wrong."""
         ...
+
+
+# --- Telemetry ------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A part of a run; times are seconds since 1970."""
+
+    name: str
+    started: float
+    ended: float
+    failed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedRun:
+    """A run that ended; `done` and `failed` count series, where the run counted them."""
+
+    run_id: str
+    stage: str
+    status: str
+    started: float
+    ended: float
+    steps: Sequence[Step] = ()
+    done: int | None = None
+    failed: int | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A request that was answered. `parent` is its traceparent header, "" without one."""
+
+    route: str
+    method: str
+    status: int
+    seconds: float
+    series: int = 0
+    parent: str = ""
+
+
+@runtime_checkable
+class Telemetry(Protocol):
+    """What operators watch: traces and metrics."""
+
+    def runs(self, runs: Sequence[FinishedRun]) -> None:
+        """Send runs that ended. Raises UnavailableError where they were not taken: send them again."""
+
+    def answered(self, request: Answered) -> None:
+        """Send a request, later and without waiting; one that is not taken is lost."""
+
+    def close(self) -> None:
+        """Send what is held."""

@@ -128,6 +128,23 @@ class BoardSettings(Section):
         return self.page_url(f"/items/{quote(series_id, safe='')}")
 
 
+class TelemetrySettings(Section):
+    """Traces and metrics of runs and of the endpoint by OTLP over HTTP, see docs/alerts.md; off without `endpoint`.
+
+    `endpoint` is a collector's address, as http://collector:4318. What it asks for besides, as headers with a key, is
+    the environment's OTEL_EXPORTER_OTLP_HEADERS.
+    """
+
+    endpoint: str = ""
+
+    @field_validator("endpoint")
+    @classmethod
+    def _a_web_address(cls, url: str) -> str:
+        if url and not re.fullmatch(r"https?://[^\s\"'<>?#@]+", url):
+            raise ValueError(f"{url!r} is not the address of a collector: write https://HOST:PORT")
+        return url.rstrip("/")
+
+
 Topic = Literal["stage", "series", "proposal", "quarantine", "no_data", "accuracy", "drift"]
 
 

@@ -30,6 +30,7 @@ from many_models.setting_sections import (
     Section,
     ServeSettings,
     StockSettings,
+    TelemetrySettings,
 )
 
 FILE_NAME = "many_models.toml"
@@ -438,6 +439,7 @@ class Settings(Section):
     serve: ServeSettings = ServeSettings()
     board: BoardSettings = BoardSettings()
     alerts: AlertSettings = AlertSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
     hierarchy: HierarchySettings = HierarchySettings()
     stock: StockSettings = StockSettings()
     overrides: OverridesSettings = OverridesSettings()

@@ -239,6 +239,15 @@ def build_messenger(_: Settings) -> ports.Messenger:
     return AppriseMessenger(secret("MANY_MODELS_ALERT_ADDRESSES"))
 
 
+def build_telemetry(settings: Settings, service: str) -> ports.Telemetry | None:
+    """What operators watch, where the settings name a collector; `service` is what tells."""
+    if not settings.telemetry.endpoint:
+        return None
+    from many_models.adapters.telemetry.otlp import OtlpTelemetry
+
+    return OtlpTelemetry(settings.telemetry.endpoint, service)
+
+
 def build_datastore(settings: Settings) -> LakeDatastore:
     """The lake as Azure ML sees it. Raises SettingsError when the settings name no workspace."""
     from functools import partial

@@ -409,13 +409,12 @@ def doctor(config: Path | None, *, mend: bool, as_json: bool) -> None:
 @config_option
 def alerts(config: Path | None) -> None:
     """Send a test message to each address that gets alerts, and say which took it; exit code 1 where one did not."""
-    from many_models.cli.output import console
     from many_models.operations.alerts import send_test
     from many_models.settings import load_settings
 
     told = send_test(load_settings(config))
     for name, why in told.items():
-        console().print(f"{name}: {why or 'took the message'}", markup=False)
+        print(f"{name}: {why or 'took the message'}")
     sys.exit(1 if any(told.values()) else 0)
 
 
@@ -522,7 +521,7 @@ def serve(config: Path | None, host: str | None, port: int | None, *, no_auth: b
         from many_models.serving.server import run as run_server
     except ModuleNotFoundError as error:
         raise MissingDependencyError(f"{error.name} is not installed: pip install 'many_models[serve]'") from error
-    from many_models.wiring import build_lake, build_production
+    from many_models.wiring import build_lake, build_production, build_telemetry
 
     settings = load_settings(config)
     given = {"host": host, "port": port, "auth": [] if no_auth else None}
@@ -530,7 +529,8 @@ def serve(config: Path | None, host: str | None, port: int | None, *, no_auth: b
     settings = settings.model_copy(update={"serve": settings.serve.model_copy(update=changed)})
     lake = build_lake(settings) if settings.serve.lake else None
     production = build_production(settings, fail_soon=True)
-    run_server(build_app(settings, production, lake, api_keys()), settings.serve)
+    telemetry = build_telemetry(settings, "many_models.serve")
+    run_server(build_app(settings, production, lake, api_keys(), telemetry), settings.serve)
 
 
 @main.command()

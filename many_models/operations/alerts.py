@@ -5,9 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, cast
 
-from many_models.orchestration import alerts
+from many_models.definitions import RUNS
+from many_models.orchestration import alerts, telemetry
 from many_models.ports import Message
-from many_models.wiring import build_messenger
+from many_models.wiring import build_messenger, build_telemetry
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,6 +33,17 @@ def tell_people(settings: Settings, instance: dg.DagsterInstance, resources: Map
         return alerts.tell(asked, messenger, datetime.now(UTC), settled=True)
     except Exception as error:  # noqa: BLE001  the outcome of the run must not depend on who could be told of it
         return [f"people were not told: {type(error).__name__}: {error}"]
+
+
+def tell_operators(settings: Settings, instance: dg.DagsterInstance) -> list[str]:
+    """Tell the collector of the runs that ended, where the settings name one. Returns lines for the log."""
+    try:
+        receiver = build_telemetry(settings, RUNS)
+        if receiver is not None:
+            telemetry.report(instance, receiver, datetime.now(UTC))
+    except Exception as error:  # noqa: BLE001  as above
+        return [f"runs were not told: {type(error).__name__}: {error}"]
+    return []
 
 
 def send_test(settings: Settings, messenger: Messenger | None = None) -> dict[str, str]:

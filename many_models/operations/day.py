@@ -17,7 +17,7 @@ from many_models.data import lake_tables
 from many_models.definitions import BUILDERS, build, build_assets
 from many_models.errors import PermanentError, SettingsError, TransientError, UnavailableError
 from many_models.operations import doctor
-from many_models.operations.alerts import tell_people
+from many_models.operations.alerts import tell_operators, tell_people
 from many_models.orchestration import automation, due, lake_marks, stage_state
 from many_models.orchestration.assets import power_bi
 from many_models.orchestration.event_log import dead_runs, history
@@ -228,7 +228,8 @@ class Day:
             self._refresh_power_bi(definitions)
         finally:
             getattr(compute, "close", lambda: None)()
-            for line in tell_people(settings, self.instance, {**resources, **self.resources}):
+            told = tell_people(settings, self.instance, {**resources, **self.resources})
+            for line in [*told, *tell_operators(settings, self.instance)]:
                 self.progress.note(line)
         return self.reports
 

@@ -14,6 +14,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
 from fastapi.security import APIKeyHeader, HTTPBearer
 from prometheus_client import generate_latest
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from many_models.serving.auth import Authenticator
@@ -34,7 +35,7 @@ from many_models.serving.service import NotReadyError, Service, age_days
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
-    from many_models.ports import Lake, ProductionRegistry
+    from many_models.ports import Lake, ProductionRegistry, Telemetry
     from many_models.settings import ServeSettings, Settings
 
 REASONS = {
@@ -52,7 +53,11 @@ WAYS = [Security(APIKeyHeader(name="X-API-Key", auto_error=False)), Security(HTT
 
 
 def build_app(
-    settings: Settings, production: ProductionRegistry, lake: Lake | None = None, keys: Sequence[str] = ()
+    settings: Settings,
+    production: ProductionRegistry,
+    lake: Lake | None = None,
+    keys: Sequence[str] = (),
+    telemetry: Telemetry | None = None,
 ) -> FastAPI:
     """The service as an ASGI application; `keys` are API keys. Raises SettingsError where it would be left open."""
     guard, metrics = Authenticator(settings, keys), Metrics()
@@ -66,6 +71,8 @@ def build_app(
         gc.freeze()  # what is there now stays: looking through it again and again costs requests milliseconds
         yield
         await service.stop()
+        if telemetry is not None:
+            await run_in_threadpool(telemetry.close)
 
     app = FastAPI(
         title="many_models",
@@ -82,7 +89,9 @@ def build_app(
     _add_models(app, service)
     _add_health(app, service, metrics)
     _add_failures(app)
-    app.add_middleware(Gate, service=service, guard=guard, metrics=metrics)  # pyright: ignore[reportArgumentType]
+    app.add_middleware(
+        Gate, service=service, guard=guard, metrics=metrics, telemetry=telemetry  # pyright: ignore[reportArgumentType]
+    )  # fmt: skip
     return app
 
 

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.exceptions import HTTPException
 
+from many_models.ports import Answered
 from many_models.serving.auth import DeniedError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping
 
+    from many_models.ports import Telemetry
     from many_models.serving.auth import Authenticator
     from many_models.serving.metrics import Metrics
     from many_models.serving.service import Service
@@ -47,8 +49,11 @@ class RefusedError(HTTPException):
 class Gate:
     """An ASGI application around another. Request bodies and query strings are neither kept nor logged."""
 
-    def __init__(self, app: App, service: Service, guard: Authenticator, metrics: Metrics) -> None:
+    def __init__(
+        self, app: App, service: Service, guard: Authenticator, metrics: Metrics, telemetry: Telemetry | None = None
+    ) -> None:
         self._app, self._service, self._guard, self._metrics = app, service, guard, metrics
+        self._telemetry = telemetry
         serve = service.settings.serve
         self._most_bytes = int(serve.max_body_mb * 1e6)
         self._kept = 0  # bytes of bodies that are being read or answered
@@ -131,6 +136,10 @@ class Gate:
         method = scope["method"] if scope["method"] in METHODS else "other"
         self._metrics.requests.labels(route, passage.status).inc()
         self._metrics.seconds.labels(route).observe(seconds)
+        if self._telemetry is not None:
+            parent = dict(scope["headers"]).get(b"traceparent", b"").decode("ascii", "replace")
+            asked = int(scope.get("state", {}).get("series", 0))
+            self._telemetry.answered(Answered(route, method, passage.status, seconds, asked, parent))
         if access.isEnabledFor(logging.INFO):
             line = {"id": passage.id, "method": method, "route": route, "status": passage.status}
             state: dict[str, object] = scope.get("state", {})

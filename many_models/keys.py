@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SEPARATOR = "__"
-_READABLE = frozenset(" -._~'&()+!@#")  # not a comma or a bracket: Dagster's UI splits a selection of partitions there
-_READABLE_EARLIER = frozenset(" -._~")
+_READABLE = frozenset(" -._~")
 _MOST_PARTS = 2**16
 _IN_AZURE = re.compile(r"abfss?://[\w$.-]+@[A-Za-z0-9.-]+(:\d+)?(/[^?#]*)?", re.ASCII)
 LONGEST_PACK = 240  # bytes of `quote`: the lake has a folder `pack=…` for each, and a folder's name has 255 of them
@@ -29,14 +28,14 @@ _EMPTY = "%"  # quote() never leaves a bare per cent sign
 
 
 @lru_cache(_MOST_PARTS)  # the same few parts make all names
-def escape_part(part: str, readable: frozenset[str] = _READABLE) -> str:
+def escape_part(part: str) -> str:
     """`part` with everything escaped that a partition key, a path or the separator could trip over.
 
-    Letters and digits of any script, what is `readable`, and single inner spaces, `_` and `.` stay as they are.
+    Letters and digits of any script, `-`, `~`, and single inner spaces, `_` and `.` stay readable.
     """
     if part == "":
         return _EMPTY
-    text = "".join(c if c.isalnum() or c in readable else quote(c, safe="", errors="surrogatepass") for c in part)
+    text = "".join(c if c.isalnum() or c in _READABLE else quote(c, safe="", errors="surrogatepass") for c in part)
     text = re.sub(r"^_|_$|_(?=_)|(?<=_)_", "%5F", text)
     text = re.sub(r"^ | $| (?= )|(?<= ) ", "%20", text)
     return re.sub(r"^\.|\.$|\.(?=\.)|(?<=\.)\.", "%2E", text)
@@ -58,20 +57,15 @@ class SeriesKey:
         """The series' one name: partition key, and identity in every table."""
         return SEPARATOR.join(escape_part(part) for part in self.parts)
 
-    @property
-    def earlier_id(self) -> str:
-        """The name that the series had when more characters were escaped."""
-        return SEPARATOR.join(escape_part(part, _READABLE_EARLIER) for part in self.parts)
-
     @classmethod
     def parse(cls, series_id: str, parts: int | None = None) -> SeriesKey:
         """The key that `series_id` names.
 
-        Raises InputError when it is not a series_id as `SeriesKey.series_id` writes them or wrote them (lakes of
-        before have `%27` for an apostrophe), or has another number of parts than `parts`.
+        Raises InputError when it is not a series_id as `SeriesKey.series_id` writes them, or has
+        another number of parts than `parts`.
         """
         key = cls(tuple(unescape_part(text) for text in series_id.split(SEPARATOR)))
-        if series_id not in {key.series_id, key.earlier_id}:
+        if key.series_id != series_id:
             raise InputError(f"{series_id!r} is not a series_id: {key.parts!r} is written {key.series_id!r}")
         if parts is not None and len(key.parts) != parts:
             raise InputError(f"series {series_id!r} has {len(key.parts)} key parts, the settings name {parts}")

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from many_models.settings import Settings
 
 COPIED_TAG = "many_models/copied_with"
-NAMES = 2  # how series_id is written: 2 leaves apostrophes and the like as they are; a copy of before is made again
 LOOK_TAG = "many_models/look_at_all"  # a copy brought series of which the source has older rows that are not copied
 
 
@@ -27,7 +26,7 @@ def copied_with(settings: Settings, known: Sequence[str]) -> str:
     """
     data, source = settings.data, settings.source
     rows = (source.table, source.url, data.timestamp, data.target, sorted(known), data.frequency,
-            data.negatives, sorted(data.aggregates.items()), data.timezone, NAMES)  # fmt: skip
+            data.negatives, sorted(data.aggregates.items()), data.timezone)  # fmt: skip
     return f"{digest(data.keys)}-{digest(*rows)}"
 
 

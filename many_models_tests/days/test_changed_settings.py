@@ -8,8 +8,6 @@ import pandas as pd
 import pytest
 
 from many_models.errors import SettingsError
-from many_models.keys import SeriesKey
-from many_models.orchestration import copied_settings
 from many_models_tests.support.project import END, SMALL, Project, make_project, sales, settings_text
 
 QUICK = {"horizon": 7, "windows": 1, "trees": False}
@@ -63,25 +61,4 @@ def test_a_new_store_comes_with_its_history_and_a_renamed_one_leaves_nothing_beh
     counts = project.table("raw_sales").groupby("series_id").size().to_dict()
     assert counts == {"s0__i0": 80, "s2__i0": 80, "renamed__i0": 80}
     assert set(newest(project)["series_id"]) == set(counts)
-    assert project.run(END) == []
-
-
-@pytest.mark.slow
-def test_series_with_names_of_an_earlier_form_go_on_under_their_plain_names(tmp_path, monkeypatch):
-    """Names were once written with `%27` for an apostrophe; both forms must not be forecast side by side."""
-    rows = sales(stores=1, items=2, days=60).replace({"item": {"i0": "Baker's yeast", "i1": "Milk"}})
-    project = make_project(tmp_path, rows[rows["date"] < END.isoformat()], forecast=QUICK)
-    with monkeypatch.context() as before:
-        before.setattr(SeriesKey, "series_id", SeriesKey.earlier_id)
-        before.setattr(copied_settings, "NAMES", 1)
-        project.run(END - timedelta(days=1))
-    assert project.partitions("predictions") == {"s0__Baker%27s yeast", "s0__Milk"}
-    late = rows[rows["date"] == END.isoformat()]
-    project.source("INSERT INTO sales VALUES (?, ?, ?, ?)", list(late.itertuples(index=False, name=None)))
-    project.run(END)
-    assert sorted(set(newest(project)["series_id"])) == ["s0__Baker's yeast", "s0__Milk"]
-    copied = project.table("raw_sales").sort_values("ds")
-    assert set(copied["series_id"]) == {"s0__Baker's yeast", "s0__Milk"}
-    sold = rows[rows["item"] == "Baker's yeast"].sort_values("date")["sales"]
-    assert copied.loc[copied["series_id"] == "s0__Baker's yeast", "y"].tolist() == sold.tolist()
     assert project.run(END) == []

@@ -316,8 +316,7 @@ def test_bad_rows_are_quarantined_with_their_reasons_and_the_rest_goes_on(tmp_pa
     assert len(project.warehouse("SELECT * FROM predictions")) == 7
 
 
-ODD_KEYS = ["a/b", "it's", '"q"', "🍓", "", "a__b", "_", "..", "a...b", "50 %", "x;y", "new\nline", "Käse", " edge ",
-            "Baker's & Sons (No. 7)!", "Store #12", "a+b@c"]  # fmt: skip
+ODD_KEYS = ["a/b", "it's", '"q"', "🍓", "", "a__b", "_", "..", "a...b", "50 %", "x;y", "new\nline", "Käse", " edge "]
 
 
 @pytest.mark.slow

@@ -110,6 +110,11 @@ class Board:
         """Which items the user sees; None: all."""
         return self.access.visible(user, items)
 
+    def own(self, user: User, items: Items) -> frozenset[str] | None:
+        """The series that the user sees; None: all, and whatever is told of all."""
+        seen = self.seen(user, items)
+        return None if seen is None else frozenset(items.frame["series_id"].to_numpy()[seen])
+
 
 async def form_of(request: Request) -> dict[str, str]:
     """A form's fields. What is longer than any of ours is cut off, which leaves its token out."""

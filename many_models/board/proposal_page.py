@@ -13,9 +13,8 @@ from starlette.responses import RedirectResponse, Response
 from many_models.board.access import ForbiddenError
 from many_models.board.pages import form_of
 from many_models.board.reading import Reading
-from many_models.data import lake_tables
+from many_models.board.releases import of_own
 from many_models.errors import ManyModelsError
-from many_models.ports import Filter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,13 +36,13 @@ def add_routes(app: FastAPI, board: Board) -> None:
         items = board.catalogue.items()
         reading = Reading()
         waiting = reading.part("production registry", board.waiting, None)
-        decisions = reading.part("lake", lambda: _decisions(board, waiting), list[dict[str, Any]]())
-        seen = board.seen(user, items)
-        if seen is not None:
-            own = set(items.frame["series_id"].to_numpy()[seen])
-            decisions = [row for row in decisions if row["series_id"] in own]
+        own = board.own(user, items)
+        if own is not None:
+            waiting = of_own(waiting, own)
+        decisions = [] if waiting is None else waiting["decisions"]
         return board.page(
-            request, "proposal.html", user, waiting=waiting, said=said if said in {"approve", "reject"} else "",
+            request, "proposal.html", user, waiting=waiting, limited=own is not None,
+            said=said if said in {"approve", "reject"} else "",
             by_rule=Counter((row["action"], row["rule"]) for row in decisions).most_common(),
             worst=worst_changes(decisions), left=[r for r in decisions if r["action"] == "reject"][:WORST],
             missing=reading.missing,
@@ -69,13 +68,6 @@ def add_routes(app: FastAPI, board: Board) -> None:
             raise HTTPException(409, str(error)) from error
         board.forget()
         return RedirectResponse(f"/proposal?said={verdict}", 303)
-
-
-def _decisions(board: Board, waiting: dict[str, Any] | None) -> list[dict[str, Any]]:
-    if waiting is None:
-        return []
-    where = Filter(among={"release_id": [str(waiting["proposal"])]})
-    return lake_tables.records(board.stores.lake, lake_tables.DECISIONS, where)
 
 
 def worst_changes(decisions: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

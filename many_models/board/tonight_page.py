@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +12,7 @@ from starlette.responses import Response
 
 from many_models.board import night
 from many_models.board.reading import Reading
+from many_models.board.releases import of_own
 from many_models.data import lake_tables
 
 if TYPE_CHECKING:
@@ -31,20 +33,24 @@ def add_routes(app: FastAPI, board: Board) -> None:
         rows = np.arange(len(items.frame)) if seen is None else np.flatnonzero(seen)
         reading = Reading(dict(items.missing))
         runs = reading.part("Dagster's records", board.night, ())
-        frame = items.frame.iloc[rows]
+        frame, limited = items.frame.iloc[rows], seen is not None
+        waiting = reading.part("production registry", board.waiting, None)
+        if limited:  # numbers over all series are not for those who see some
+            runs = [replace(run, done=None, failed=None) for run in runs]
+            waiting = of_own(waiting, frozenset(frame["series_id"]))
         return board.page(
             request, "tonight.html", user,
             items=items, frame=items.frame, rows=rows,
             states=night.counted_states(items, rows),
             stale=int(frame["stale"].sum()),
             troubled=frame[frame["failure"] != ""].head(50).to_dict("records"),
-            quarantined=reading.part("lake", lambda: _quarantined(board), {}),
+            quarantined={} if limited else reading.part("lake", lambda: _quarantined(board), {}),
             realised=night.realised(items, rows),
             costliest=night.costliest(items, rows),
             runs=night.newest_of_each(runs),
             cost=night.cost_of(runs, _cores(board.settings), board.settings.compute.core_hour_price),
             live=reading.part("production registry", board.live, None),
-            waiting=reading.part("production registry", board.waiting, None),
+            waiting=waiting, limited=limited,
             missing=reading.missing,
         )  # fmt: skip
 

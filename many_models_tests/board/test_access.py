@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from datetime import datetime
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
 import pytest
 
 from many_models.board.access import Access, Keys
+from many_models.board.night import StageRun
 from many_models.board.sign_in import own_path
 from many_models.errors import SettingsError
+from many_models.ports import Filter
 from many_models.settings import Settings
 from many_models_tests.board.shop import APPROVER, PLAIN, READER, series, shop
+from many_models_tests.support.serving_parts import draft, pack
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -202,3 +208,35 @@ def test_a_rows_file_that_changes_counts_and_a_broken_one_shows_nothing(
 )  # fmt: skip
 def test_signing_in_leads_to_a_page_of_the_board_only(to: str, led: str) -> None:
     assert own_path(to) == led
+
+
+def test_an_approver_with_some_rows_sees_numbers_of_these_alone(tmp_path: Path) -> None:
+    """Tonight and Approval: what changes, scores, quarantine, series done and cost are of all, or of their own rows."""
+    found = shop(tmp_path, items=("milk", "salt", "soap", "tea"))
+    proposal = found.production.propose(draft(None, [pack("Berlin"), pack("Rome")], "8 of 8 series promoted"))
+    named = [series(store, item) for store in ("Berlin", "Rome") for item in ("milk", "salt", "soap", "tea")]
+    decisions = pa.table({
+        "release_id": [proposal.release_id] * 8, "series_id": named, "action": ["promote"] * 8, "rule": ["first"] * 8,
+        "reason": [""] * 8, "challenger_score": [0.9] * 4 + [0.2] * 4, "champion_score": [0.8] * 4 + [0.1] * 4,
+        "cutoff_date": ["2026-10-31"] * 8,
+    })  # fmt: skip
+    found.lake.replace("decisions", decisions, Filter(), ("cutoff_date",))
+    bad = pa.table({"origin": ["sales"] * 77, "reason": ["no key"] * 77})
+    found.lake.replace("quarantine", bad, Filter(), ("origin",))
+    found.night = lambda: [StageRun("r", "predictions", "SUCCESS", datetime(2026, 11, 1), 7200.0, 4321, 9)]
+    with found.client(KEYS, signed_in=APPROVER) as client:
+        name = user_of(client)
+        whole = client.get("/").text
+        assert all(text in whole for text in ("8 series change", "4,321", "77", "55.0 %", "of work"))
+        assert "8 of 8 series promoted" in client.get("/proposal").text
+    (tmp_path / "rows.csv").write_text(f"user,store\n{name},Rome\n")
+    limited = replace(found, settings=shop(tmp_path, board={"rows": "rows.csv"}).settings)
+    with limited.client(KEYS, signed_in=APPROVER) as client:
+        tonight, approval = client.get("/").text, client.get("/proposal").text
+    assert "4 series change" in tonight
+    assert "is 20.0 %" in tonight
+    for text in (tonight, approval):
+        assert not any(told in text for told in ("Berlin", "4,321", ">77<", "55.0 %", "8 series", "8 of 8", "of work"))
+    assert "<dd>4</dd>" in approval
+    assert "20.0 %" in approval
+    assert "the decision is about all" in approval

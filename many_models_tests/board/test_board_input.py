@@ -10,10 +10,15 @@ from html.parser import HTMLParser
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
+import pyarrow as pa
 import pytest
 
 from many_models.board.headers import POLICY
-from many_models_tests.board.shop import PLAIN, POISON, Away, series, shop
+from many_models.data import lake_tables
+from many_models.errors import ConflictError
+from many_models.ports import Filter
+from many_models_tests.board.shop import PLAIN, POISON, Away, Shop, series, shop
+from many_models_tests.support.serving_parts import draft, pack
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -115,6 +120,108 @@ def test_a_page_names_the_store_that_is_away_and_shows_the_rest(
             if path == "/" or which != "production":
                 assert f"<strong>{named}</strong>: nobody answers" in page.text
         assert rest in client.get("/").text
+
+
+@pytest.mark.parametrize("which", ["lake", "warehouse", "production"])
+def test_an_items_page_names_the_store_that_is_away_and_shows_the_rest(tmp_path: Path, which: str, monkeypatch) -> None:
+    monkeypatch.setattr("many_models.board.catalogue.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("many_models.board.catalogue.AGAIN_SECONDS", -1.0)
+    found = shop(tmp_path)
+    if which == "warehouse":  # what it has is in the table of items: away from the start
+        found.warehouse = Away()
+    with found.client() as client:
+        client.get("/items")
+        store, away = getattr(found, which), Away()
+        for name in [name for name in dir(store) if not name.startswith("_")]:
+            monkeypatch.setattr(store, name, getattr(away, name))
+        page = client.get(f"/items/{quote(series('Rome', PLAIN), safe='')}")
+        group, approval = client.get("/groups/store/Rome"), client.get("/proposal")
+    assert (page.status_code, group.status_code, approval.status_code) == (200, 200, 200)
+    assert "Rome · bread" in page.text
+    if which == "production":
+        assert "<strong>production registry</strong>: nobody answers" in approval.text
+    else:
+        assert f"<strong>{which}</strong>: nobody answers" in page.text
+
+
+def test_a_proposal_that_was_decided_meanwhile_is_told_and_the_page_shows_what_is_so_now(tmp_path: Path) -> None:
+    found = shop(tmp_path)
+    first = found.production.propose(draft(None, [pack("Berlin")]))
+
+    def decide(proposal: str, **_: object) -> None:
+        raise ConflictError(f"{proposal} does not wait: {second.release_id} does")
+
+    found.decide = decide
+    with found.client() as client:
+        form = re.findall(r'name="(token|proposal)" value="([^"]+)"', client.get("/proposal").text)
+        assert dict(form)["proposal"] == first.release_id
+        second = found.production.propose(draft(None, [pack("Berlin"), pack("Rome")]))
+        answer = client.post("/proposal", data={**dict(form), "verdict": "approve", "reason": "as I saw it"})
+        assert answer.status_code == 409
+        assert f"{first.release_id} does not wait" in answer.text
+        assert f'name="proposal" value="{second.release_id}"' in client.get("/proposal").text
+        found.production.approve(second.release_id, "somebody", "why not")
+        assert "No release waits" in client.get("/proposal").text or second.release_id in client.get("/proposal").text
+
+
+def put(found: Shop, table: lake_tables.LakeTable, series_id: str, **changed: object) -> None:
+    """Change what a table says of one series; without changes, take the series out."""
+    rows = found.lake.read(table.name).to_pylist()
+    kept = [row for row in rows if row["series_id"] != series_id]
+    kept += [{**row, **changed} for row in rows if row["series_id"] == series_id and changed]
+    schema = found.lake.read(table.name).schema
+    found.lake.replace(table.name, pa.Table.from_pylist(kept, schema), Filter(), table.partition_by)
+
+
+OF_FORECASTS = (lake_tables.TRAINED, lake_tables.PREDICTIONS)
+
+
+def test_a_brand_new_item_has_a_page_before_it_has_a_forecast(tmp_path: Path) -> None:
+    found, name = shop(tmp_path), series("Rome", PLAIN)
+    for table in (lake_tables.SERIES, lake_tables.RAW_SALES, lake_tables.DATASETS, *OF_FORECASTS):
+        put(found, table, name)
+    page = item_page(found, name)
+    assert "Rome · bread" in page
+    assert "neither history nor forecast" in page
+
+
+def test_an_item_with_three_observations_has_a_page_with_its_chart(tmp_path: Path) -> None:
+    found, name = shop(tmp_path), series("Rome", PLAIN)
+    for table in (lake_tables.RAW_SALES, lake_tables.DATASETS):
+        rows = found.lake.read(table.name).to_pylist()
+        own = [row for row in rows if row["series_id"] == name][-3:]
+        kept = [row for row in rows if row["series_id"] != name] + own
+        schema = found.lake.read(table.name).schema
+        found.lake.replace(table.name, pa.Table.from_pylist(kept, schema), Filter(), table.partition_by)
+    assert 'data-chart="history"' in item_page(found, name) or '"history"' in item_page(found, name)
+
+
+def test_an_ended_item_says_since_when_and_has_its_history(tmp_path: Path) -> None:
+    found, name = shop(tmp_path), series("Rome", PLAIN)
+    put(found, lake_tables.SERIES, name, active=False, why="ended on 2026-09-01")
+    for table in OF_FORECASTS:
+        put(found, table, name)
+    assert "ended on 2026-09-01" in item_page(found, name)
+
+
+def test_an_item_that_is_set_aside_says_so_with_its_reason(tmp_path: Path) -> None:
+    found, name = shop(tmp_path), series("Rome", PLAIN)
+    status = {
+        "stage": ["trained_models"], "series_id": [name], "version": ["v"], "kind": ["ForecastError"],
+        "reason": ["its <b>history</b> is odd"], "permanent": [True], "attempts": [2], "set_aside": [True],
+    }  # fmt: skip
+    found.lake.replace(lake_tables.SERIES_STATUS.name, pa.table(status), Filter(), ("stage",))
+    page = item_page(found, name)
+    assert "set aside: " in page.casefold()
+    assert "its &lt;b&gt;history&lt;/b&gt; is odd" in page
+
+
+def item_page(found: Shop, name: str) -> str:
+    with found.client() as client:
+        page = client.get(f"/items/{quote(name, safe='')}")
+        assert client.get("/").status_code == client.get("/items").status_code == 200
+    assert page.status_code == 200
+    return page.text
 
 
 def test_records_that_cannot_be_read_are_named_and_the_rest_is_shown(tmp_path: Path) -> None:

@@ -571,20 +571,18 @@ def views(config: Path | None) -> None:
 
 @main.command("power-bi")
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--direct-lake", is_flag=True, help="Over a Fabric Warehouse's tables, without a copy in the model.")
 @config_option
-def power_bi(folder: Path, config: Path | None) -> None:
-    """Write a Power BI project over the warehouse's report views into FOLDER."""
-    from many_models.reporting.power_bi_project import project, schemas
+def power_bi(folder: Path, config: Path | None, *, direct_lake: bool) -> None:
+    """Write a Power BI project over what the warehouse holds for reports into FOLDER."""
+    from many_models.operations.setup import power_bi_files
     from many_models.settings import load_settings
-    from many_models.wiring import build_warehouse
 
-    settings = load_settings(config)
-    keys = settings.data.keys
-    for path, text in project(keys, schemas(build_warehouse(settings), keys)).items():
+    for path, text in power_bi_files(load_settings(config), direct_lake=direct_lake).items():
         file = folder / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
-    click.echo(f"Wrote {folder}: open it in Power BI Desktop, and set the parameters Server, Database and Schema")
+    click.echo(f"Wrote {folder}: open it in Power BI Desktop, and set the parameters of the semantic model")
 
 
 @main.command()

@@ -102,3 +102,25 @@ def run_maintenance(settings: Settings) -> Upkeep:
     registries = build_staging(settings), build_production(settings)
     with open_instance(dagster_home(settings), settings.dagster.storage) as instance:
         return upkeep.run_maintenance(settings, instance, build_lake(settings), *registries)
+
+
+def power_bi_files(settings: Settings, *, direct_lake: bool) -> dict[str, str]:
+    """The files of a Power BI project over the warehouse: path → text.
+
+    Raises SettingsError when Direct Lake is asked of another warehouse than Fabric's, MissingTableError before the
+    first load.
+    """
+    from many_models.errors import SettingsError
+    from many_models.reporting import power_bi_direct_lake, power_bi_project
+    from many_models.wiring import build_warehouse
+
+    keys, kind = settings.data.keys, settings.warehouse.kind
+    if not direct_lake:
+        return power_bi_project.project(keys, power_bi_project.schemas(build_warehouse(settings), keys))
+    if kind != "fabric":
+        raise SettingsError(
+            f'Direct Lake reads the tables of a Fabric Warehouse, and [warehouse] kind is "{kind}": '
+            "leave --direct-lake out for a model that imports the report views"
+        )
+    tables = power_bi_direct_lake.schemas(build_warehouse(settings))
+    return power_bi_direct_lake.project(keys, tables, settings.warehouse.tables_in or "dbo")

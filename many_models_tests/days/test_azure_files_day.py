@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from azure.storage.blob import ContainerClient
 
 from many_models.adapters.azure.storage import KEY
+from many_models.operations.setup import power_bi_files
 from many_models.orchestration.due import STAGES
 from many_models.reporting.power_bi_project import project, schemas
 from many_models.wiring import build_warehouse
@@ -100,6 +101,10 @@ def test_a_day_from_files_reaches_power_bi_through_a_pool_with_its_rules_on(
             pd.testing.assert_frame_equal(found[name], table, obj=name)
         settings = made.settings()
         files = project(KEYS, schemas(build_warehouse(settings), KEYS))
+        if kind == "fabric":
+            model = "".join(power_bi_files(settings, direct_lake=True).values())
+            for table in re.findall(r"entityName: (\w+)", model):
+                assert any(re.match(rf"CREATE TABLE dbo\.{table}\b", one) for one in pool.statements()), table
         engine = sa.create_engine(pool.url(database=kind), poolclass=sa.pool.NullPool)
         queries = asked_by_power_bi(files)
         assert len(queries) == 4

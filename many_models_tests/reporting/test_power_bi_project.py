@@ -9,21 +9,27 @@ import pyarrow as pa
 import pytest
 
 from many_models.adapters.warehouse.memory import MemoryWarehouse
-from many_models.errors import MissingTableError
+from many_models.errors import MissingTableError, SettingsError
+from many_models.operations.setup import power_bi_files
+from many_models.reporting import power_bi_direct_lake as direct_lake
 from many_models.reporting.power_bi_project import ADDED, DAYS, FACTS, ITEMS, VIEWS, measures, project, schemas
-from many_models_tests.contracts.warehouse import REPORT_KEYS, reported
+from many_models.settings import Settings
+from many_models_tests.contracts.warehouse import REPORT_KEYS, part, reported
 
 NAME = r"(?:[A-Za-z_]\w*|'(?:[^']|'')+')"
 # What a line may be, by its depth in tabs: the part of TMDL's grammar that the project uses (Microsoft's page
 # "Tabular Model Definition Language (TMDL)": objects, properties, expressions, ref, multi-line expressions).
 GRAMMAR = {
-    0: rf"(table {NAME}|model Model|database|ref table {NAME}|relationship [0-9a-f-]{{36}}|expression {NAME} = .+)",
+    0: rf"(table {NAME}|model Model|database|ref table {NAME}|relationship [0-9a-f-]{{36}}|expression {NAME} =( .+)?)",
     1: rf"(lineageTag: [0-9a-f-]{{36}}|measure {NAME} = .+|column {NAME}|culture: en-US"
-    rf"|partition {NAME} = (m|calculated)"
+    rf"|partition {NAME} = (m|calculated|entity)"
     rf"|compatibilityLevel: \d+|defaultPowerBIDataSourceVersion: powerBI_V3|(from|to)Column: {NAME}\.{NAME})",
     2: rf"(lineageTag: [0-9a-f-]{{36}}|dataType: (string|int64|double|dateTime|boolean)|formatString: .+"
     rf"|summarizeBy: none"
-    rf"|sourceColumn: {NAME}|isNameInferred|mode: import|source =( .+)?)",
+    rf"|sourceColumn: {NAME}|isNameInferred|mode: (import|directLake)|source( =( .+)?)?|let"
+    rf"|    database = Sql.Database\(Server, Database\)"
+    r"|in|    database)",
+    3: rf"(entityName: {NAME}|schemaName: {NAME}|expressionSource: {NAME})",
     4: r".+",  # M
 }
 
@@ -118,9 +124,54 @@ def test_value_added_is_measured_where_the_warehouse_has_the_naive():
             if ADDED in text and "visual" in path]  # fmt: skip
 
 
+# --- Direct Lake ----------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def lake_model() -> dict[str, str]:
+    warehouse, loaded = reported(MemoryWarehouse)
+    series = loaded["predictions"].group_by(["series_id", *REPORT_KEYS]).aggregate([])
+    warehouse.load("b", "f", [part(series, table="series", key=("series_id",))])
+    return direct_lake.project(REPORT_KEYS, direct_lake.schemas(warehouse), "dbo")
+
+
+def test_a_direct_lake_model_is_tmdl_of_tables_alone(lake_model):
+    """Direct Lake has no views, no calculated tables or columns, and no relationships on times."""
+    texts = {path: text for path, text in lake_model.items() if path.endswith(".tmdl")}
+    assert {path: bad for path, text in texts.items() if (bad := unread(text))} == {}
+    model = "\n".join(texts.values())
+    assert re.findall(r"entityName: (\w+)", model) == ["predictions", "actuals", "series", "decisions"]
+    assert not re.search(r"= calculated|mode: import|isNameInferred|CALENDAR", model)
+    assert set(re.findall(r"fromColumn: \S+\.(\S+)", model)) == {"series_id"}
+
+
+def test_visuals_and_measures_of_a_direct_lake_model_name_fields_that_are_there(lake_model):
+    there = fields(lake_model)
+    formulas = "".join(formula for formula, _ in direct_lake.measures(["naive", "lo80", "hi80"]).values())
+    named = re.findall(r"(\w+)\[(\w+)\]", formulas)
+    for path, content in lake_model.items():
+        if path.endswith("visual.json"):
+            for role in json.loads(content)["visual"]["query"]["queryState"].values():
+                for one in role["projections"]:
+                    (field,) = one["field"].values()
+                    named.append((field["Expression"]["SourceRef"]["Entity"], field["Property"]))
+    assert len(named) > 40
+    assert [(table, name) for table, name in named if name not in there[table]] == []
+
+
+def test_direct_lake_measures_what_the_import_model_does():
+    assert set(direct_lake.measures(["naive", "lo80", "hi80"])) == set(measures(["naive", "within80"]))
+
+
+def test_direct_lake_is_of_a_fabric_warehouse_alone():
+    settings = Settings.model_validate({"source": {"table": "t"}, "data": {"keys": ["k"], "start": "2024-01-01"}})
+    with pytest.raises(SettingsError, match='kind is "sql": leave --direct-lake out'):
+        power_bi_files(settings, direct_lake=True)
+
+
 def test_before_the_first_load_it_is_told():
     with pytest.raises(MissingTableError):
         schemas(MemoryWarehouse(), REPORT_KEYS)
+    with pytest.raises(MissingTableError):
+        direct_lake.schemas(MemoryWarehouse())
 
 
 def test_types_are_those_of_the_columns():

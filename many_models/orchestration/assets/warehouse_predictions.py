@@ -88,11 +88,18 @@ def forecast_parts(settings: Settings, lake: Lake, date: str) -> list[WarehouseP
         raise InputError(f"the lake has no predictions of cutoff {date}: materialize predictions first")
     keys = settings.data.keys
     rows = with_keys(beside_naive(settings, lake, predictions.drop_columns(["pack"])), keys)
-    parts = [WarehousePart("predictions", rows, where, ("series_id", "cutoff", "ds"))]
+    parts = [WarehousePart("predictions", rows, where, ("series_id", "cutoff", "ds")), _series(rows, keys)]
     decisions = lake_tables.read_if_there(lake, lake_tables.DECISIONS, where)
     if decisions is not None and decisions.num_rows:
         parts.append(WarehousePart("decisions", with_keys(decisions, keys), where, ("series_id", "cutoff")))
     return [*parts, *decision_parts(lake, keys, date)]
+
+
+def _series(rows: "pa.Table", keys: list[str]) -> WarehousePart:
+    """A row for each series with its key parts: what reports filter by."""
+    names = ["series_id", *keys]
+    found = rows.group_by(names).aggregate([]).select(names).sort_by("series_id")
+    return WarehousePart("series", found, Filter(among={"series_id": found["series_id"].to_pylist()}), ("series_id",))
 
 
 def beside_naive(settings: Settings, lake: Lake, predictions: "pa.Table") -> "pa.Table":

@@ -153,7 +153,7 @@ def build_staging(settings: Settings) -> ports.StagingRegistry:
         folder, assets = _azureml_parts(settings, "staging")
         return AzureMLStaging(folder, assets, settings.registry.prefix)
     from many_models.adapters.registry.mlflow_production import MlflowStaging
-    from many_models.adapters.sql.connections import with_driver
+    from many_models.adapters.sql.drivers import with_driver
 
     registry = settings.registry
     artifacts = registry.artifacts(registry.staging_artifacts, settings.root)
@@ -162,7 +162,7 @@ def build_staging(settings: Settings) -> ports.StagingRegistry:
 
 def build_production(settings: Settings, *, fail_soon: bool = False) -> ports.ProductionRegistry:
     """The registry that serves. `fail_soon` is for services: their process gives up on the registry within seconds, not
-    minutes, and loads no pyspark.
+    minutes, and reads it without MLflow where that can be done, else with an MLflow that loads no pyspark.
     """
     if settings.registry.kind == "azureml":
         from many_models.adapters.registry.azureml import AzureMLProduction
@@ -172,16 +172,17 @@ def build_production(settings: Settings, *, fail_soon: bool = False) -> ports.Pr
     from many_models.adapters.registry.mlflow_private import import_mlflow_without_pyspark
     from many_models.adapters.registry.mlflow_production import MlflowProduction
     from many_models.adapters.registry.mlflow_store import fail_soon as give_up_soon
-    from many_models.adapters.sql.connections import with_driver
+    from many_models.adapters.sql.drivers import with_driver
 
-    if fail_soon:
-        import_mlflow_without_pyspark()
-        give_up_soon()
     registry = settings.registry
     artifacts = registry.artifacts(registry.production_artifacts, settings.root)
-    return MlflowProduction(
-        with_driver(settings.url(registry.production)), artifacts, registry.prefix, aliases=registry.aliases
-    )
+    url = with_driver(settings.url(registry.production))
+    production = MlflowProduction(url, artifacts, registry.prefix, aliases=registry.aliases, light=fail_soon)
+    if fail_soon:
+        give_up_soon()
+        if production.needs_mlflow:
+            import_mlflow_without_pyspark()
+    return production
 
 
 def _azureml_parts(settings: Settings, role: Literal["staging", "production"]) -> tuple[BlobFolder, ModelAssets]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import datetime
 
+    import pandas as pd
     from numpy.typing import NDArray
 
     from many_models.forecasting.datasets import Prepared
@@ -92,6 +92,8 @@ def backtest(  # noqa: PLR0913 - its parameters are its settings
     `custom` ones (found in `folder` too) `seconds` a series and how many series `failed`. A series that cannot be used
     is left out and named. Raises InputError for a table that cannot be used, naming column or row.
     """
+    import pandas as pd
+
     table, names = _table(data, list(keys), timestamp, target, [*known, *attributes], negatives)
     spec = Spec(
         frequency, horizon, season=season, known=tuple(known), country=country, candidates=tuple(candidates),
@@ -126,6 +128,8 @@ def backtest(  # noqa: PLR0913 - its parameters are its settings
 
 def _left_out(prepared: Prepared, names: pd.DataFrame) -> pd.DataFrame:
     """The series that cannot be used, each with its reason and keys."""
+    import pandas as pd
+
     reasons: dict[str, str] = {failure.series_id: failure.reason for failure in prepared.failures}
     empty = prepared.series.filter(pc.equal(prepared.series["observations"], 0))
     reasons |= dict(zip(empty["series_id"].to_pylist(), empty["why"].to_pylist(), strict=True))
@@ -159,6 +163,8 @@ def _table(
     data: pd.DataFrame, keys: list[str], timestamp: str, target: str, known: list[str], negatives: str
 ) -> tuple[pa.Table, pd.DataFrame]:
     """`data` in the core's names, and the keys of each series_id."""
+    import pandas as pd
+
     if absent := [name for name in [*keys, timestamp, target, *known] if name not in data.columns]:
         raise InputError(f"no column {', '.join(absent)}; the table has {', '.join(map(str, data.columns))}")
     if not pd.api.types.is_numeric_dtype(data[target]):
@@ -209,6 +215,8 @@ class _Window:
 
 
 def _window(rows: pa.Table, table: pa.Table, spec: Spec, cutoff: datetime, workers: int) -> _Window:
+    import pandas as pd
+
     past = rows.filter(pc.less_equal(rows["ds"], pa.scalar(cutoff, pa.timestamp("us"))))
     ahead = loader.stamps(
         loader.step_number(np.array([cutoff], "datetime64[us]"), spec.frequency) + spec.horizon, spec.frequency
@@ -260,6 +268,8 @@ def _custom_figures(tried: Sequence[_Tried]) -> dict[str, tuple[float, float]]:
 
 def _report(table: pa.Table, spec: Spec, cutoffs: Sequence[datetime], found: Sequence[_Window]) -> pd.DataFrame:
     """Metrics of each candidate and of the selected forecast, pooled over windows and series."""
+    import pandas as pd
+
     last = pc.max(table["ds"]).as_py()
     layout = layout_of(Spec(spec.frequency, spec.horizon), table)
     panel = build(table.select(["series_id", "ds", "y"]), layout, last)

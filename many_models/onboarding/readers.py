@@ -347,7 +347,8 @@ def sql_engine(url: str) -> sa.Engine:
     import sqlalchemy as sa
     from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
-    from many_models.adapters.sql.connections import masked, with_driver
+    from many_models.adapters.sql.connections import masked
+    from many_models.adapters.sql.drivers import with_driver
 
     try:
         parsed = sa.make_url(with_driver(url))

@@ -31,6 +31,7 @@ from many_models.serving.schemas import (
     ReleaseAnswer,
 )
 from many_models.serving.service import NotReadyError, Service, age_days
+from many_models.system import return_free_memory
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -68,6 +69,7 @@ def build_app(
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
         await service.start()
         gc.collect()
+        return_free_memory()  # what compiling and reading the release took
         gc.freeze()  # what is there now stays: looking through it again and again costs requests milliseconds
         yield
         await service.stop()

@@ -171,7 +171,8 @@ class TestMlflowProduction(OnMlflow, ProductionContract):
 
     @pytest.fixture
     def again(self):
-        return lambda production: MlflowProduction(production._store.uri, production._store.artifacts, clock=clock)
+        """Another process's view of it: a service, which reads without MLflow."""
+        return reading_light
 
 
 class TestMlflowStagingThroughItsClient(TestMlflowStaging):
@@ -187,9 +188,16 @@ class TestMlflowProductionWithoutAliases(OnMlflow, ProductionContract):
 
     @pytest.fixture
     def again(self):
-        return lambda production: MlflowProduction(
-            production._store.uri, production._store.artifacts, clock=clock, aliases=False
-        )
+        return lambda production: reading_light(production, aliases=False)
+
+
+def reading_light(production, *, aliases=True) -> MlflowProduction:
+    """A registry on the store of `production` that fails where reading would make a client of MLflow."""
+    found = MlflowProduction(
+        production._store.uri, production._store.artifacts, clock=clock, aliases=aliases, light=True
+    )
+    assert not found.needs_mlflow
+    return found
 
 
 # --- finding ---

@@ -50,6 +50,8 @@ def test_through_a_server_everything_is_the_same(server, aliases, capfd):
     newer = staging.register("two", [upload("a", {"a1": "2", "a2": "2"})])[0]
     assert staging.newest(["a1", "b1"]) == {"a1": newer, "b1": versions[1]}
     assert staging.files(versions[1]) == packs[1].files
+    service = MlflowProduction(uri, "", prefix, aliases=aliases, light=True)
+    assert (service.live(), service.live_id(), list(service.releases())) == (None, "", [])
     first = production.publish(draft(None, packs))
     with pytest.raises(ConflictError):
         production.publish(draft(None, packs))
@@ -62,20 +64,25 @@ def test_through_a_server_everything_is_the_same(server, aliases, capfd):
     assert served(production, second) == {"a1": "2", "a2": "2"} | dict.fromkeys(["b1", "b2", "c1", "c2"], "1")
     production.activate(first.release_id)
     assert production.live() == first
-    assert list(production.releases()) == [second, first]
+    for reader in (production, service):
+        assert (reader.live(), reader.live_id()) == (first, first.release_id)
+        assert list(reader.releases()) == [second, first]
+        assert served(reader, second) == {"a1": "2", "a2": "2"} | dict.fromkeys(["b1", "b2", "c1", "c2"], "1")
     assert staging.prune(0) == [versions[0].ref]
     assert set(production.prune(0)) == {second.release_id, second.champions["a1"].ref}
     assert served(production, production.live()) == dict.fromkeys(first.champions, "1")
-    with pytest.raises(InputError, match="pruned"):
-        production.files(second.champions["a1"].ref, second.champions["a1"].sha256)
+    for reader in (production, service):
+        with pytest.raises(InputError, match="pruned"):
+            reader.files(second.champions["a1"].ref, second.champions["a1"].sha256)
     store = production._store
     assert second.champions["a1"].ref not in [f"{v.name}/{v.version}" for v in store.registry.search_model_versions()]
     assert [m.name for m in store.registry.search_registered_models() if m.name.endswith("-lock")] == []
     run_id = store.find(first.champions["b1"].ref).run_id
     (stored,) = files.glob(f"*/{run_id}/artifacts/b-*/data/rows.json")
     stored.write_bytes(b"[]")
-    with pytest.raises(IntegrityError, match=first.champions["b1"].ref):
-        production.files(first.champions["b1"].ref, first.champions["b1"].sha256)
+    for reader in (production, service):
+        with pytest.raises(IntegrityError, match=first.champions["b1"].ref):
+            reader.files(first.champions["b1"].ref, first.champions["b1"].sha256)
     assert capfd.readouterr() == ("", "")
 
 
@@ -148,7 +155,7 @@ def test_a_holder_that_was_silent_for_too_long_moves_no_alias(tmp_path, monkeypa
 
     uri, files = f"sqlite:///{tmp_path}/m.db", str(tmp_path / "files")
     first = MlflowProduction(uri, files).publish(draft(None, [upload("a", {"s1": "1"})]))
-    monkeypatch.setattr(store_module, "_sqlite_path", lambda _: None)  # as on a server: with a lease
+    monkeypatch.setattr(store_module, "sqlite_path", lambda _: None)  # as on a server: with a lease
 
     def taken_over(step: str) -> None:
         if step == "manifest_registered":
@@ -217,8 +224,10 @@ def test_training_is_refused_every_write_to_production(guarded, tmp_path, monkey
 
     become(monkeypatch, "scorer")
     scorer = MlflowProduction(guarded)
-    assert scorer.live() == second
-    assert served(scorer, second) == {"s1": "2"}
+    for reader in (scorer, MlflowProduction(guarded, light=True)):
+        assert reader.live() == second
+        assert served(reader, second) == {"s1": "2"}
+    assert MlflowProduction(guarded, prefix="nothing-yet", light=True).live() is None
     for write in (
         lambda: scorer.publish(draft(second, [upload("a", {"s1": "3"})])),
         lambda: scorer.activate(first.release_id),
@@ -231,6 +240,7 @@ def test_training_is_refused_every_write_to_production(guarded, tmp_path, monkey
     trainer = MlflowProduction(guarded)
     for act in (
         trainer.live,
+        MlflowProduction(guarded, light=True).live,
         lambda: trainer.publish(draft(second, [upload("a", {"s1": "3"})])),
         lambda: trainer.propose(draft(second, [upload("a", {"s1": "3"})])),
         lambda: trainer.approve(first.release_id, "me", ""),

@@ -10,7 +10,8 @@ import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner
 
-from many_models.adapters.sql.connections import masked, parse, split_password, with_driver
+from many_models.adapters.sql.connections import masked, parse, split_password
+from many_models.adapters.sql.drivers import with_driver
 from many_models.cli.main import main
 from many_models.errors import InputError
 from many_models.onboarding import readers

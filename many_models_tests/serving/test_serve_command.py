@@ -8,6 +8,9 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+from many_models.adapters.registry.mlflow_production import MlflowProduction
+from many_models_tests.support.serving_parts import draft, pack
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -30,13 +33,33 @@ main(["serve", "--no-auth"], standalone_mode=False)
 """
 
 
-def test_serve_loads_neither_dagster_nor_pyspark(tmp_path: Path) -> None:
+NEVER = ("dagster", "pyspark", "py4j", "mlflow", "pandas", "sklearn", "sqlalchemy", "lightgbm", "matplotlib", "rich")
+
+
+def loaded_by_serve(root: Path) -> set[str]:
+    """The packages that the service has loaded when it is ready."""
     done = subprocess.run(
         [sys.executable, "-c", SERVE],
-        cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
+        cwd=root, capture_output=True, text=True, timeout=300, check=False,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     loaded = set(json.loads(done.stdout.splitlines()[-1]))
-    assert {"fastapi", "many_models", "mlflow"} <= loaded
-    assert [name for name in loaded if name.startswith(("dagster", "pyspark", "py4j"))] == []
+    assert {"fastapi", "many_models", "numba"} <= loaded
+    return loaded
+
+
+def test_serve_without_a_release_loads_nothing_that_it_does_not_use(tmp_path: Path) -> None:
+    assert sorted(loaded_by_serve(tmp_path).intersection(NEVER)) == []
+
+
+def test_serve_that_has_answered_loads_neither_mlflow_nor_pandas(tmp_path: Path) -> None:
+    """It warms up by a forecast of its own: all that an answer needs is loaded then."""
+    registry = f"sqlite:///{tmp_path}/p.db", str(tmp_path / "files")
+    MlflowProduction(*registry).publish(draft(None, [pack("a")]))
+    (tmp_path / "many_models.toml").write_text(
+        f'[registry]\nproduction = "{registry[0]}"\nproduction_artifacts = "{registry[1]}"\n'
+    )
+    loaded = loaded_by_serve(tmp_path)
+    assert sorted(loaded.intersection(NEVER)) == []
+    assert (tmp_path / "var").exists()

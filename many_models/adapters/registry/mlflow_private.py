@@ -70,6 +70,12 @@ def import_mlflow_without_pyspark() -> None:
         del sys.modules["pyspark"]
 
 
+def error_code(error: Exception) -> str:
+    """MLflow's code of an error that MLflow raised, "" of another one. It does not import MLflow."""
+    raised = sys.modules.get("mlflow.exceptions")
+    return str(getattr(error, "error_code", "")) if raised and isinstance(error, raised.MlflowException) else ""
+
+
 def registry_client(uri: str) -> ModelRegistryClient:
     """MLflow's client of the model registry alone, with calls that MlflowClient does not offer."""
     from mlflow.tracking._model_registry.client import ModelRegistryClient

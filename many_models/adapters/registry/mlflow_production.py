@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
 
+    from many_models.adapters.registry.mlflow_store import Version
     from many_models.ports import PackUpload, PackVersion, Release, ReleaseDraft
 
 SEARCH_INDIVIDUALLY_BELOW = 20
@@ -158,10 +159,11 @@ class MlflowProduction:
     where `aliases` are not to be had. Packs carry the alias `champion` as a courtesy to other clients; it is no truth.
 
     Publishing, approving, rolling back and pruning hold one lock, on a server one that other machines see.
+    `light` reads without importing MLflow where mlflow_reader.py can, for services; what writes imports it.
     `failpoint` is called with the name of each step that publishing has finished.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  all but the first have a default
         self,
         tracking_uri: str,
         artifacts: str = "",
@@ -169,12 +171,18 @@ class MlflowProduction:
         *,
         clock: Callable[[], datetime] = utc_now,
         aliases: bool = True,
+        light: bool = False,
         failpoint: Callable[[str], None] | None = None,
     ) -> None:
-        self._store = MlflowStore(tracking_uri, artifacts, prefix, "production")
+        self._store = MlflowStore(tracking_uri, artifacts, prefix, "production", light)
         self._clock = clock
         self._aliases = aliases
         self._step = failpoint or _nothing
+
+    @property
+    def needs_mlflow(self) -> bool:
+        """Whether reading imports MLflow."""
+        return self._store.reader is None
 
     @property
     def _release_model(self) -> str:
@@ -206,42 +214,29 @@ class MlflowProduction:
         """See ProductionRegistry."""
         return _check(self._store)
 
-    def _live_version(self) -> ModelVersion | None:
-        if self._aliases and (found := self._by_alias()):
+    def _live_version(self) -> Version | None:
+        if self._aliases and (found := self._store.by_alias(self._release_model, "live")):
             return found
         activated = self._activated()
         return max(activated, key=lambda v: int(v.tags[LIVE])) if activated else None
 
-    def _by_alias(self) -> ModelVersion | None:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            return self._store.registry.get_model_version_by_alias(self._release_model, "live")
-        except MlflowException as error:
-            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND", "INVALID_PARAMETER_VALUE"):
-                return None
-            if error.error_code == "PERMISSION_DENIED" and not self._store.has_model(self._release_model):
-                return None  # a server with users says so of an alias of a model that is not there
-            raise
-
-    def _with_tag(self, key: str) -> list[ModelVersion]:
+    def _with_tag(self, key: str) -> list[Version]:
         """The releases' versions that have the tag, oldest first. Read by name: by tag, MLflow looks through the tags
         of all models, and of releases there are few.
         """
-        found = self._store.search(f"name = '{self._release_model}'")
-        return sorted((v for v in found if key in v.tags), key=lambda v: int(v.version))
+        return [v for v in self._store.versions(self._release_model) if key in v.tags]
 
-    def _activated(self) -> list[ModelVersion]:
+    def _activated(self) -> list[Version]:
         return self._with_tag(LIVE)
 
-    def _kept(self) -> list[ModelVersion]:
+    def _kept(self) -> list[Version]:
         """The releases that have been live, oldest first."""
         found = {int(v.version): v for v in self._activated()}
         if live := self._live_version():
             found.setdefault(int(live.version), live)
         return [found[number] for number in sorted(found)]
 
-    def _release(self, found: ModelVersion) -> Release:
+    def _release(self, found: Version) -> Release:
         manifest = self._store.read(str(found.source)).get(MANIFEST)
         if manifest is None or MANIFEST_SHA256 not in found.tags:
             raise IntegrityError(f"release {_ref(found)} has lost its manifest: roll back to another release")
@@ -271,7 +266,7 @@ class MlflowProduction:
 
     def _keep(
         self, draft: ReleaseDraft, base: Release | None, tags: Mapping[str, str] | None = None
-    ) -> tuple[ModelVersion, Release]:
+    ) -> tuple[Version, Release]:
         """Stores and verifies what `draft` makes of `base`, its manifest last and with `tags`; nothing goes live."""
         store = self._store
         check_draft(base, draft)
@@ -295,7 +290,7 @@ class MlflowProduction:
             found = self._waiting_version(self._live_version())
             return replace(self._release(found), approval=None) if found else None  # a yes may have broken off
 
-    def _waiting_version(self, live: ModelVersion | None) -> ModelVersion | None:
+    def _waiting_version(self, live: Version | None) -> Version | None:
         """The newest proposal, whatever became of it; None when it waits no more."""
         newest = next(reversed(self._with_tag(PROPOSAL)), None)
         if newest is None or newest.tags[PROPOSAL] != WAITING or LIVE in newest.tags:
@@ -332,7 +327,7 @@ class MlflowProduction:
             found = self._asked_for(release_id, self._live_version())
             self._tag(found, PROPOSAL, json.dumps(["rejected", actor, reason, self._clock().isoformat()]))
 
-    def _asked_for(self, release_id: str, live: ModelVersion | None) -> ModelVersion:
+    def _asked_for(self, release_id: str, live: Version | None) -> Version:
         found = self._waiting_version(live)
         check_waiting(release_id, found.tags[RELEASE_ID] if found else "")
         if found is None:
@@ -352,14 +347,14 @@ class MlflowProduction:
             self._set_champions(kept[release_id], release, before, base)
             return release
 
-    def _release_or_none(self, found: ModelVersion | None) -> Release | None:
+    def _release_or_none(self, found: Version | None) -> Release | None:
         """A release that is left: a damaged one must not stop the way back to a good one."""
         try:
             return self._release(found) if found else None
         except IntegrityError:
             return None
 
-    def _write_manifest(self, run: Run, release: Release, more: Mapping[str, str]) -> ModelVersion:
+    def _write_manifest(self, run: Run, release: Release, more: Mapping[str, str]) -> Version:
         manifest = manifest_bytes(release)
         sha256 = hashlib.sha256(manifest).hexdigest()
         source = self._store.write(run, {"release": {MANIFEST: manifest}})["release"]
@@ -377,7 +372,7 @@ class MlflowProduction:
         }
         return self._store.create_version(self._release_model, source, run, tags)
 
-    def _make_live(self, found: ModelVersion, before: ModelVersion | None) -> None:
+    def _make_live(self, found: Version, before: Version | None) -> None:
         """The switch is one write: the alias, or the tag where there are none. The other follows."""
         activated = self._activated()
         number = max((int(v.tags[LIVE]) for v in activated), default=0)
@@ -390,9 +385,7 @@ class MlflowProduction:
         self._tag(found, LIVE, str(number + 1))
         self._step("live")
 
-    def _set_champions(
-        self, found: ModelVersion, release: Release, before: ModelVersion | None, base: Release | None
-    ) -> None:
+    def _set_champions(self, found: Version, release: Release, before: Version | None, base: Release | None) -> None:
         """Moves the packs' courtesy aliases from `base` to `release`: all of them when `before`'s were not finished."""
         if not self._aliases:
             return
@@ -407,7 +400,7 @@ class MlflowProduction:
         self._tag(found, ALIASES_SET, "true")
         self._step("champions_set")
 
-    def _tag(self, found: ModelVersion, key: str, value: str) -> None:
+    def _tag(self, found: Version, key: str, value: str) -> None:
         self._store.registry.set_model_version_tag(found.name, str(found.version), key, value)
 
     def prune(self, keep: int) -> Sequence[str]:
@@ -448,7 +441,7 @@ def _check(store: MlflowStore) -> str:
         return f"MLflow at {store.shown}, experiment {store.owner}"
 
 
-def _ref(found: ModelVersion) -> str:
+def _ref(found: Version) -> str:
     return f"{found.name}/{found.version}"
 
 

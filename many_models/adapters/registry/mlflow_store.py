@@ -6,20 +6,28 @@ Only explicit clients: MLflow's global tracking URI, active run and experiment a
 from __future__ import annotations
 
 import json
-import logging
 import os
 import re
 import shutil
 import sqlite3
+import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from many_models.adapters.registry.mlflow_bulk import NewVersion, delete_rows, insert_versions, move_aliases
+from many_models.adapters.registry.mlflow_clients import (
+    CONFLICT,
+    SQL,
+    experiment_of,
+    masked,
+    new_clients,
+    with_credentials,
+)
 from many_models.adapters.registry.mlflow_folder import (
     SERIES_FILE,
     Files,
@@ -30,7 +38,8 @@ from many_models.adapters.registry.mlflow_folder import (
     write_folders,
 )
 from many_models.adapters.registry.mlflow_lease import leased
-from many_models.adapters.registry.mlflow_private import hard_delete_run, keep_mlflow_quiet
+from many_models.adapters.registry.mlflow_private import error_code, hard_delete_run
+from many_models.adapters.registry.mlflow_reader import StoreError, Unreadable, reader_of, sqlite_path
 from many_models.adapters.registry.rules import OWN_TAGS
 from many_models.errors import (
     ConflictError,
@@ -51,10 +60,13 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.tracking import MlflowClient
 
+    from many_models.adapters.registry.mlflow_clients import Clients
     from many_models.adapters.registry.mlflow_private import ModelRegistryClient
+    from many_models.adapters.registry.mlflow_reader import StoredVersion, VersionReader
     from many_models.ports import PackUpload
 
-    _Clients = tuple[MlflowClient, ModelRegistryClient]
+    Version = ModelVersion | StoredVersion
+
 
 LOCK_SECONDS = 600.0
 SEARCHES = 10
@@ -63,10 +75,8 @@ PARAM_VALUE = 6000  # characters
 _PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _SOON = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 """MLflow reads these at each call; where a user has set them, they stay."""
-_SQL = re.compile(r"(sqlite|postgresql|mysql|mssql)(\+\w+)?://")
 _REFUSED = {"PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED", "UNAUTHENTICATED"}
 _MISSING = {"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND", "ENDPOINT_NOT_FOUND"}
-_CONFLICT = {"RESOURCE_CONFLICT", "RESOURCE_ALREADY_EXISTS", "ALREADY_EXISTS", "ABORTED"}
 _OUT_OF_ORDER = {
     "INTERNAL_ERROR",
     "TEMPORARILY_UNAVAILABLE",
@@ -81,14 +91,15 @@ _OUT_OF_ORDER = {
 class MlflowStore:
     """An MLflow store: where it is, where its files go ("" leaves that to the server), and whose names these are.
 
-    `role` is `staging` or `production`: an experiment of its own, and a tag on each version, keep two registries
-    apart even where somebody puts them into one store. Picklable; clients are made where they are used.
+    `role` is `staging` or `production`: its own experiment, and a tag on each version, keep two registries apart even
+    in one store. Picklable; clients are made where they are used. `light`: read without MLflow where that can be done.
     """
 
     uri: str
     artifacts: str
     prefix: str
     role: str
+    light: bool = False
 
     def __post_init__(self) -> None:
         if not _PREFIX.fullmatch(self.prefix):
@@ -105,7 +116,7 @@ class MlflowStore:
     @property
     def is_database(self) -> bool:
         """Whether the store is a database that is reached without a server."""
-        return bool(_SQL.match(self.uri))
+        return bool(SQL.match(self.uri))
 
     @property
     def _writes_rows(self) -> bool:
@@ -117,7 +128,7 @@ class MlflowStore:
     @property
     def shown(self) -> str:
         """The URI without a password."""
-        return _masked(self.uri)
+        return masked(self.uri)
 
     def name(self, pack: str) -> str:
         """The registered model's name for a pack."""
@@ -137,23 +148,33 @@ class MlflowStore:
         return self._clients[1]
 
     @property
-    def _reached(self) -> str:
-        """The URI with this role's own credentials from the environment, where that has any. It stays in here."""
-        return _with_credentials(self.uri, self.role)
+    def reader(self) -> VersionReader | None:
+        """Reads the store without MLflow, made once a process; None where MLflow's client is to read."""
+        if not self.light:
+            return None
+        key = self._reached, self.artifacts
+        if key not in _READERS:
+            _READERS[key] = reader_of(*key)
+        return _READERS[key]
 
     @property
-    def _clients(self) -> _Clients:
+    def _reached(self) -> str:
+        """The URI with this role's own credentials from the environment, where that has any. It stays in here."""
+        return with_credentials(self.uri, self.role)
+
+    @property
+    def _clients(self) -> Clients:
         uri = self._reached
         if uri not in _CLIENTS:
             with self._setup():
                 if uri not in _CLIENTS:
-                    _CLIENTS[uri] = _new_clients(uri)
+                    _CLIENTS[uri] = new_clients(uri)
         return _CLIENTS[uri]
 
     @contextmanager
     def _setup(self) -> Generator[None]:
         """Two processes that make the same SQLite database at once would both fail."""
-        if path := _sqlite_path(self.uri):
+        if path := sqlite_path(self.uri):
             with locked(path.with_name(f"{path.name}.setup-lock"), LOCK_SECONDS, self.shown):
                 yield
         else:
@@ -172,20 +193,15 @@ class MlflowStore:
             raise translated from (error if self._reached == self.uri else None)  # its text may have the password
 
     def _translated(self, error: Exception, doing: str) -> ManyModelsError | None:
-        from mlflow.exceptions import MlflowException
-        from requests import RequestException
-        from sqlalchemy.exc import DBAPIError
-
-        said = _masked(first_line(error))
-        text = f"{doing} in MLflow at {self.shown}: {said}"
-        if isinstance(error, MlflowException):
-            if error.error_code in _REFUSED:
+        text = f"{doing} in MLflow at {self.shown}: {masked(first_line(error))}"
+        if code := error.error_code if isinstance(error, StoreError) else error_code(error):
+            if code in _REFUSED:
                 names = f"MANY_MODELS_{self.role.upper()}_USERNAME and _PASSWORD, else MLFLOW_TRACKING_USERNAME …"
                 return SettingsError(f"{text}; the credentials ({names}) may not do that")
-            if error.error_code in _CONFLICT:
+            if code in CONFLICT:
                 return ConflictError(text)
-            return UnavailableError(text) if error.error_code in _OUT_OF_ORDER else InputError(text)
-        if isinstance(error, RequestException | DBAPIError | sqlite3.Error | OSError):
+            return UnavailableError(text) if code in _OUT_OF_ORDER else InputError(text)
+        if isinstance(error, sqlite3.Error | OSError) or _is_of_the_driver(error):  # an OSError: what requests raises
             return UnavailableError(text)
         return None
 
@@ -205,7 +221,7 @@ class MlflowStore:
         also a lease in the store itself, which other machines see. Raises ConflictError after `seconds`.
         """
         with locked(self._lock_path, seconds, self.shown):
-            if _sqlite_path(self.uri):
+            if sqlite_path(self.uri):
                 yield _held
                 return
             with leased(self.registry, f"{self.prefix}-{self.role}-lock", seconds, self.shown) as check:
@@ -221,7 +237,7 @@ class MlflowStore:
         """The id of this registry's experiment, made when it is not there."""
         key = (self.uri, self.owner, self.artifacts)
         if key not in _EXPERIMENTS:
-            _EXPERIMENTS[key] = _experiment(self.client, self.owner, self.artifacts)
+            _EXPERIMENTS[key] = experiment_of(self.client, self.owner, self.artifacts)
         return _EXPERIMENTS[key]
 
     def find_run(self, batch: str) -> Run | None:
@@ -261,6 +277,9 @@ class MlflowStore:
         """Every file of a model folder. Empty when the folder is not there."""
         if path := local_path(source):
             return read_folder(path)
+        if self.reader:
+            with suppress(Unreadable):
+                return self.reader.folder(source)
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
         with tempfile.TemporaryDirectory() as folder:
@@ -286,7 +305,7 @@ class MlflowStore:
         try:
             self.registry.create_registered_model(name)
         except MlflowException as error:
-            if error.error_code not in _CONFLICT:
+            if error.error_code not in CONFLICT:
                 raise
         return create()
 
@@ -312,7 +331,7 @@ class MlflowStore:
             own = {**tags, "owner": self.owner, "pack": upload.pack, "sha256": sha[upload.pack], **series_tags(upload)}
             named = {**upload.tags, **{OWN_TAGS + key: value for key, value in own.items()}}
             new.append(NewVersion(self.name(upload.pack), sources[folder[upload.pack]], named))
-        if self._writes_rows and _sqlite_path(self.uri):
+        if self._writes_rows and sqlite_path(self.uri):
             made = insert_versions(self.uri, run.info.run_id, new)
         else:
             made = [int(self.create_version(v.name, v.source, run, v.tags).version) for v in new]
@@ -337,17 +356,45 @@ class MlflowStore:
     def _series_file(self, found: ModelVersion, expected: str) -> str:
         return _series_text(self, str(found.source), expected, f"{found.name}/{found.version}")
 
-    def find(self, ref: str) -> ModelVersion:
+    def find(self, ref: str) -> Version:
         """The version that `ref` names. Raises InputError when there is none."""
-        from mlflow.exceptions import MlflowException
-
         name, _, version = ref.rpartition("/")
+        if (found := self._find(name, version)) is None:
+            raise InputError(f"there is no pack version {ref!r} in {self.shown}: never stored, or pruned")
+        return found
+
+    def _find(self, name: str, version: str) -> Version | None:
+        if self.reader:
+            with suppress(Unreadable):
+                return self.reader.version(name, version)
         try:
             return self.registry.get_model_version(name, version)
-        except MlflowException as error:
-            if error.error_code not in _MISSING:
-                raise
-            raise InputError(f"there is no pack version {ref!r} in {self.shown}: never stored, or pruned") from error
+        except Exception as error:
+            if error_code(error) in _MISSING:
+                return None
+            raise
+
+    def by_alias(self, name: str, alias: str) -> Version | None:
+        """The version of the registered model `name` that has `alias`."""
+        if self.reader:
+            with suppress(Unreadable):
+                return self.reader.by_alias(name, alias)
+        try:
+            return self.registry.get_model_version_by_alias(name, alias)
+        except Exception as error:
+            code = error_code(error)
+            if code in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND", "INVALID_PARAMETER_VALUE"):
+                return None
+            if code == "PERMISSION_DENIED" and not self.has_model(name):
+                return None  # a server with users says so of an alias of a model that is not there
+            raise
+
+    def versions(self, name: str) -> Sequence[Version]:
+        """Every version of the registered model `name`, oldest first."""
+        if self.reader:
+            with suppress(Unreadable):
+                return sorted(self.reader.versions(name), key=lambda v: int(v.version))
+        return sorted(self.search(f"name = '{name}'"), key=lambda v: int(v.version))
 
     def set_aliases(self, alias: str, versions: Mapping[str, str]) -> None:
         """Points `alias` of each registered model at a version; in a database those that have it in one transaction."""
@@ -435,7 +482,8 @@ def _series_text(store: MlflowStore, source: str, expected: str, ref: str) -> st
 
 
 # --- the process's clients ---
-_CLIENTS: dict[str, _Clients] = {}
+_CLIENTS: dict[str, Clients] = {}
+_READERS: dict[tuple[str, str], VersionReader | None] = {}
 _EXPERIMENTS: dict[tuple[str, str, str], str] = {}
 
 
@@ -467,89 +515,11 @@ def fail_soon() -> None:
         os.environ.setdefault(name, value)
 
 
-def _new_clients(uri: str) -> _Clients:
-    keep_mlflow_quiet()
-    _reach(uri)
-    from mlflow.tracking import MlflowClient
-
-    from many_models.adapters.registry.mlflow_private import registry_client
-
-    talk = logging.getLogger("mlflow.store.db.utils")  # announces its tables on stderr, in the midst of a progress bar
-    level = talk.level
-    talk.setLevel(logging.WARNING)
-    try:
-        return MlflowClient(tracking_uri=uri, registry_uri=uri), registry_client(uri)
-    finally:
-        talk.setLevel(level)
+def _is_of_the_driver(error: Exception) -> bool:
+    """Whether SQLAlchemy raised it for a database's driver; it is not imported only to ask."""
+    raised = sys.modules.get("sqlalchemy.exc")
+    return raised is not None and isinstance(error, raised.DBAPIError)
 
 
 def _held() -> None:
     """The check of a lock that cannot be lost."""
-
-
-def _with_credentials(uri: str, role: str) -> str:
-    """`uri` with the name and password that the environment has for this role, unless it has some of its own.
-
-    MLflow itself knows one pair of credentials a process; promotion reads staging and writes production.
-    """
-    from urllib.parse import quote
-
-    scheme, separator, rest = uri.partition("://")
-    user = os.environ.get(f"MANY_MODELS_{role.upper()}_USERNAME", "")
-    if not user or scheme not in {"http", "https"} or "@" in rest.partition("/")[0]:
-        return uri
-    password = os.environ.get(f"MANY_MODELS_{role.upper()}_PASSWORD", "")
-    return f"{scheme}{separator}{quote(user, safe='')}:{quote(password, safe='')}@{rest}"
-
-
-def _masked(uri: str) -> str:
-    return re.sub(r"//([^:/@\s]*):[^@\s]*@", r"//\1:***@", uri)
-
-
-def _sqlite_path(uri: str) -> Path | None:
-    head, found, path = uri.partition(":///")
-    return Path(path) if found and head.startswith("sqlite") else None
-
-
-def _reach(uri: str) -> None:
-    """Fails at once where MLflow would try again for minutes. Raises UnavailableError."""
-    if path := _sqlite_path(uri):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with sqlite3.connect(path) as connection:
-                connection.execute("PRAGMA schema_version")
-            connection.close()
-        except (OSError, sqlite3.Error) as error:
-            raise UnavailableError(f"{path} cannot be opened as a SQLite database: {error}") from error
-    elif uri.startswith(("http://", "https://")):
-        import requests
-
-        try:
-            requests.get(f"{uri.rstrip('/')}/health", timeout=10)
-        except requests.RequestException as error:
-            raise UnavailableError(f"no MLflow server answers at {_masked(uri)}: {error}") from error
-    elif _SQL.match(uri):
-        from sqlalchemy import create_engine
-        from sqlalchemy.exc import SQLAlchemyError
-
-        try:
-            engine = create_engine(uri)
-            engine.connect().close()
-            engine.dispose()
-        except SQLAlchemyError as error:
-            raise UnavailableError(f"the database {_masked(uri)} cannot be reached: {error}") from error
-
-
-def _experiment(client: MlflowClient, name: str, artifacts: str) -> str:
-    from mlflow.exceptions import MlflowException
-
-    if found := client.get_experiment_by_name(name):
-        return str(found.experiment_id)
-    folder = local_path(artifacts)
-    location = folder.absolute().as_uri() if folder else artifacts or None
-    try:
-        return str(client.create_experiment(name, artifact_location=location))
-    except MlflowException as error:
-        if error.error_code not in _CONFLICT or not (found := client.get_experiment_by_name(name)):
-            raise
-        return str(found.experiment_id)

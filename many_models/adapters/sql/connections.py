@@ -13,6 +13,7 @@ from sqlalchemy.event import listens_for
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, OperationalError
 
 from many_models.adapters.azure.identity import forget, token
+from many_models.adapters.sql.drivers import with_driver
 from many_models.errors import (
     AccessError,
     ConflictError,
@@ -37,13 +38,6 @@ TOKEN_SCOPES = {
     "postgresql": "https://ossrdbms-aad.database.windows.net/.default",
 }
 MYSQL = ("mysql", "mariadb")
-_DRIVERS = {
-    "postgresql": "postgresql+psycopg2",
-    "postgres": "postgresql+psycopg2",
-    "mssql": "mssql+pyodbc",
-    "mysql": "mysql+pymysql",
-    "mariadb": "mariadb+pymysql",
-}
 _MYSQL_STATES = {1044: "42501", 1045: "28000", 1049: "3D000", 1142: "42501", 1143: "42501", 1205: "40001",
                  1213: "40001", 1698: "28000"}  # fmt: skip
 _EXPIRED = re.compile(r"token (is|has) expired", re.IGNORECASE)
@@ -77,14 +71,6 @@ def login_of(url: str, credential: str, password: Callable[[], str], client_id: 
         identity: Identity = "managed_identity" if credential == "managed_identity" else "default"
         return Login(token=lambda: token(scope, identity, client_id))
     return Login()
-
-
-def with_driver(url: str) -> str:
-    """`url`, a text, with the driver that this package installs where it names none: SQLAlchemy's own choice for
-    `postgresql://` has changed between releases, and `postgres://` it does not know.
-    """
-    scheme, separator, rest = url.partition("://")
-    return f"{_DRIVERS.get(scheme, scheme)}{separator}{rest}"
 
 
 def parse(url: str, section: str) -> sa.URL:

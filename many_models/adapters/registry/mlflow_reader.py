@@ -1,7 +1,8 @@
 """Reads an MLflow registry without importing MLflow, which costs a service 100 MB and some seconds of CPU.
 
-A database is read by SQL (SQLite without SQLAlchemy), a server by MLflow's public REST API. `reader_of` gives None for
-a store that only MLflow's own client can reach; `Unreadable` says the same of one call. Then MLflow's client reads.
+SQLite and PostgreSQL are read by SQL (SQLite without SQLAlchemy), a server by MLflow's public REST API. `reader_of`
+gives None for a store that only MLflow's own client can reach; `Unreadable` says the same of one call. Then MLflow's
+client reads.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ def reader_of(uri: str, artifacts: str = "") -> VersionReader | None:
     if uri.startswith(("http://", "https://")):
         known = Path("~/.mlflow/credentials").expanduser()
         return None if known.exists() or _has_header_plugins() else ServerReader(uri)
-    if re.match(r"(sqlite|postgresql|mysql|mssql)(\+\w+)?://", uri):
+    if re.match(r"(sqlite|postgresql)(\+\w+)?://", uri):  # what the tests read; others may quote `key` otherwise
         return DatabaseReader(uri)
     return None
 
@@ -181,8 +182,6 @@ class DatabaseReader:
 
         if self._engine is None:
             self._engine = sa.create_engine(self.uri, pool_pre_ping=True)
-        if self._engine.dialect.name in ("mysql", "mariadb"):
-            statement = statement.replace('"', "`")
         with self._engine.connect() as connection:
             return [tuple(row) for row in connection.execute(sa.text(statement), dict(values))]
 

@@ -111,7 +111,7 @@ def _of_block(
     mean = until.mean(1)
     position = terms.on_hand + terms.on_order
     order = order_quantity(position, point, terms.pack, terms.least_order, whole)
-    short = _shortage(during, until, point[:, None] + overshoot)
+    short = _shortage(_Excess.of(during), _Excess.of(until), point[:, None] + overshoot)
     expected = (until - during).mean(1)
     ratio = terms.missing_cost / (terms.missing_cost + terms.holding_cost)
     columns: dict[str, object] = {"series_id": pa.array(names, pa.string()), "lead_time": terms.lead_time,
@@ -184,13 +184,35 @@ def _each_quantile(values: Floats, level: Floats) -> Floats:
     return np.where(np.isnan(level), np.nan, np.take_along_axis(ordered, at[:, None], axis=1)[:, 0])
 
 
-def _shortage(during: Floats, until: Floats, levels: Floats) -> Floats:
+@dataclass(frozen=True, slots=True)
+class _Excess:
+    """Sorted `values` (series × paths) and the sums from each place on, to ask many levels of the same demand."""
+
+    values: Floats
+    above: Floats
+
+    @classmethod
+    def of(cls, demand: Floats) -> _Excess:
+        values = np.sort(demand, axis=1)
+        above = np.zeros((len(values), values.shape[1] + 1))
+        np.cumsum(values[:, ::-1], axis=1, out=above[:, 1:])
+        return cls(values, above[:, ::-1])
+
+    def over(self, levels: Floats) -> Floats:
+        """The mean of max(demand - level, 0) for each of `levels` (series × places)."""
+        paths = self.values.shape[1]
+        low, high = np.zeros(levels.shape, np.int64), np.full(levels.shape, paths)
+        for _ in range(paths.bit_length()):  # a binary search in each row: the first place above the level
+            middle = (low + high) // 2
+            under = np.take_along_axis(self.values, np.minimum(middle, paths - 1), 1) <= levels
+            under &= middle < high
+            low, high = np.where(under, middle + 1, low), np.where(under, high, middle)
+        return (np.take_along_axis(self.above, low, 1) - (paths - low) * levels) / paths
+
+
+def _shortage(during: _Excess, until: _Excess, levels: Floats) -> Floats:
     """Expected demand of a review period that is not met at once from the position `levels` (series × places)."""
-    total = np.zeros(len(until))
-    for place in range(levels.shape[1]):
-        level = levels[:, place, None]
-        total += (np.maximum(until - level, 0.0) - np.maximum(during - level, 0.0)).mean(1)
-    return total / levels.shape[1]
+    return (until.over(levels) - during.over(levels)).mean(1)
 
 
 def _covered(until: Floats, levels: Floats) -> Floats:
@@ -207,11 +229,12 @@ def _fill_point(during: Floats, until: Floats, overshoot: Floats, level: Floats,
     during, until, overshoot, level = during[rows], until[rows], overshoot[rows], level[rows]
     allowed = (1.0 - level) * (until - during).mean(1)
     low, high = np.zeros(len(rows)), until.max(1)
+    late, due = _Excess.of(during), _Excess.of(until)
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        enough = _shortage(during, until, middle[:, None] + overshoot) <= allowed
+        enough = _shortage(late, due, middle[:, None] + overshoot) <= allowed
         low, high = np.where(enough, low, middle), np.where(enough, middle, high)
-    enough = _shortage(during, until, overshoot) <= allowed
+    enough = _shortage(late, due, overshoot) <= allowed
     found[rows] = np.where(enough, 0.0, high)
     return found
 

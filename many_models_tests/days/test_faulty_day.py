@@ -46,7 +46,7 @@ def test_series_that_raise_hang_exhaust_memory_or_kill_their_worker_cost_only_th
     rows = sales(stores=2, items=6, days=70)
     day = make_project(tmp_path / "day", rows, compute={"kind": "processes", "chunk": 2})
     faults = {"s0__i1": "raises", "s0__i4": "hangs", "s1__i0": "exhausts", "s1__i3": "dies"}
-    compute = FaultyTraining(ProcessCompute(2, timeout=40.0), faults, {"s0__i1": "raises"})
+    compute = FaultyTraining(ProcessCompute(2, timeout=20.0), faults, {"s0__i1": "raises"})
     listed = list[dict[str, str]]()
 
     def look(report: StageReport) -> None:

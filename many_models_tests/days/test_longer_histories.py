@@ -14,7 +14,7 @@ import pytest
 
 from many_models.adapters.lake.delta import DeltaLake
 from many_models.data import lake_tables
-from many_models.operations.day import Day, open_instance
+from many_models.operations.day import Day, StageReport, open_instance
 from many_models.ports import Filter
 from many_models.wiring import build_lake
 from many_models_tests.days.test_day import rerun
@@ -22,18 +22,42 @@ from many_models_tests.support.killed import killed_run
 from many_models_tests.support.project import END, Project, comparable, make_project, sales, stages_of
 
 if TYPE_CHECKING:
+    from datetime import date
     from pathlib import Path
 
 pytestmark = pytest.mark.slow
 YESTERDAY = END - timedelta(days=1)
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Project:
+class FirstStages(Day):
+    """A day that ends with the datasets: what follows is not looked at."""
+
+    def _next(self, *ports):
+        found = super()._next(*ports)
+        return found if found and found[0].stage in {"raw_sales", "raw_covariates", "store_item_datasets"} else None
+
+
+def run(project: Project, *until: date) -> list[StageReport]:
+    """Make the datasets of one day after the other; the reports of the last one."""
+    reports = list[StageReport]()
+    with open_instance(project.home) as instance:
+        for day in until:
+            reports = FirstStages(project.settings(day), instance).run()
+    return reports
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """Two packs of two series, as of yesterday."""
-    project = make_project(tmp_path / "longer", sales(stores=2, items=2, days=90))
-    project.run(YESTERDAY)
+    project = make_project(tmp_path_factory.mktemp("begun") / "p", sales(stores=2, items=2, days=90))
+    run(project, YESTERDAY)
     return project
+
+
+@pytest.fixture
+def project(begun: Project, tmp_path: Path) -> Project:
+    """A copy of it."""
+    return Project(shutil.copytree(begun.root, tmp_path / "longer"))
 
 
 def files(project: Project) -> dict[str, set[str]]:
@@ -48,7 +72,7 @@ def files(project: Project) -> dict[str, set[str]]:
 def assert_as_made_anew(project: Project, root: Path) -> None:
     """The datasets are those of a project whose first day is the newest."""
     anew = make_project(root, pd.DataFrame(project_rows(project), columns=["store", "item", "date", "sales"]))
-    anew.run(END)
+    run(anew, END)
     for table in (lake_tables.DATASETS, lake_tables.SERIES):
         pd.testing.assert_frame_equal(comparable(project.table(table.name)), comparable(anew.table(table.name)))
 
@@ -60,7 +84,7 @@ def project_rows(project: Project) -> list[tuple[object, ...]]:
 
 def test_a_new_day_adds_files_and_rewrites_none(project: Project, tmp_path: Path) -> None:
     before = files(project)
-    assert stages_of(project.run(END))["store_item_datasets"] == 4
+    assert stages_of(run(project, END))["store_item_datasets"] == 4
     after = files(project)
     assert all(before[pack] < after[pack] for pack in before)
     newest = project.table(lake_tables.DATASETS.name, Filter(since=pd.Timestamp(END).to_pydatetime()))
@@ -71,7 +95,7 @@ def test_a_new_day_adds_files_and_rewrites_none(project: Project, tmp_path: Path
 def test_a_corrected_row_rewrites_its_own_pack_and_the_other_one_goes_on(project: Project, tmp_path: Path) -> None:
     before = files(project)
     project.source(f"update sales set sales = 99 where store = 's0' and item = 'i1' and date = '{YESTERDAY}'")
-    project.run(END)
+    run(project, END)
     after = files(project)
     assert not before["s0"] & after["s0"]
     assert before["s1"] < after["s1"]
@@ -79,7 +103,7 @@ def test_a_corrected_row_rewrites_its_own_pack_and_the_other_one_goes_on(project
 
 
 def test_asked_for_by_hand_a_dataset_is_made_anew_whatever_the_lake_holds(project: Project, tmp_path: Path) -> None:
-    project.run(END)
+    run(project, END)
     lake = build_lake(project.settings())
     lake.replace(lake_tables.DATASETS.name, spoilt(project), Filter(among={"pack": ["s0"]}))
     with open_instance(project.home) as instance:
@@ -89,7 +113,7 @@ def test_asked_for_by_hand_a_dataset_is_made_anew_whatever_the_lake_holds(projec
 
 def test_a_table_of_datasets_that_somebody_has_deleted_is_made_anew(project: Project, tmp_path: Path) -> None:
     shutil.rmtree(project.root / "var" / "lake" / lake_tables.DATASETS.name)
-    project.run(END)
+    run(project, END)
     assert_as_made_anew(project, tmp_path / "anew")
 
 
@@ -110,25 +134,15 @@ def test_a_replaced_history_that_a_killed_run_left_undescribed_is_not_gone_on_fr
     rows = project.table(lake_tables.DATASETS.name)
     assert 77 in set(rows["y"])
     project.source(change.format(was))
-    project.run(END)
+    run(project, END)
     assert_as_made_anew(project, tmp_path / "anew")
-
-
-class FirstStages(Day):
-    """A day that ends with the datasets: what follows is not looked at."""
-
-    def _next(self, *ports):
-        found = super()._next(*ports)
-        return found if found and found[0].stage in {"raw_sales", "raw_covariates", "store_item_datasets"} else None
 
 
 def test_upkeep_puts_the_files_of_many_days_together(tmp_path: Path) -> None:
     project = make_project(
         tmp_path / "many", sales(stores=2, items=2, days=90), forecast={"windows": 1, "trees": False}
     )
-    for back in range(17, -1, -1):
-        with open_instance(project.home) as instance:
-            FirstStages(project.settings(END - timedelta(days=back)), instance).run()
+    run(project, *(END - timedelta(days=back) for back in range(17, -1, -1)))
     before = project.table(lake_tables.DATASETS.name)
     assert len(files(project)["s0"]) > 16
     lake = build_lake(project.settings())

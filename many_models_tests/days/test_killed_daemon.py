@@ -93,7 +93,7 @@ def daemons(
     started = list[subprocess.Popen[bytes]]()
 
     def start() -> subprocess.Popen[bytes]:
-        words = [sys.executable, "-m", "dagster._daemon", "run", "-m", module]
+        words = [sys.executable, "-m", "many_models_tests.support.quick_daemon", "run", "-m", module]
         with (project.root / f"daemon-{len(started)}.log").open("w") as log:
             process = subprocess.Popen(
                 words, cwd=project.root, env=environment, stdout=log, stderr=log, start_new_session=True

@@ -74,7 +74,7 @@ class Day:
         web = ["dagster_webserver", "-h", "127.0.0.1", "-p", str(self.port), "-w", workspace]
         started = []
         try:
-            for words in (web, ["dagster._daemon", "run", "-w", workspace]):
+            for words in (web, ["many_models_tests.support.quick_daemon", "run", "-w", workspace]):
                 log = (self.home / f"{words[0]}.log").open("w")
                 process = subprocess.Popen(
                     [sys.executable, "-m", *words],
@@ -171,7 +171,7 @@ def day(tmp_path):
     home.mkdir()
     shutil.copy(ROOT / "dagster.yaml", home)
     day = Day(home)
-    day.command("demo", "--series", SERIES, "--days", 400, "--end", "2026-10-31", "--into", home / "demo")
+    day.command("demo", "--series", SERIES, "--days", 200, "--end", "2026-10-31", "--into", home / "demo")
     return day
 
 

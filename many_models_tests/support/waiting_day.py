@@ -1,6 +1,6 @@
 """The product's definitions, but every stage waits once its main result is written, until the file `go-STAGE` is there.
 
-python -m dagster._daemon run -m many_models_tests.support.waiting_day
+python -m many_models_tests.support.quick_daemon run -m many_models_tests.support.waiting_day
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks._report import Figure, flags, machine, show
 from many_models.keys import digest
+from many_models_tests.support.killed import PRELOADED
 from many_models_tests.support.project import END, Project, make_project, sales
 
 if TYPE_CHECKING:
@@ -123,7 +124,8 @@ def read_log(log: Path | None) -> dict[int, Beaten]:
 
 def measure(times: int, seed: int, log: Path | None, say: Callable[[str], None]) -> list[Figure]:
     """How many of `times` days, each killed once and resumed, end as the undisturbed one does."""
-    import_module("many_models.definitions")  # before the first child is made
+    for module in PRELOADED:  # before the first child is made
+        import_module(module)
     noted = read_log(log)
     with tempfile.TemporaryDirectory(prefix="many_models_killed_") as folder:
         begun, clean = Path(folder, "begun"), Path(folder, "clean")

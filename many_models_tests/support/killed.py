@@ -27,8 +27,13 @@ PRELOADED = [  # what a day imports inside its functions
     "mlflow",
     "mlflow.store.model_registry.sqlalchemy_store",
     "mlflow.store.tracking.sqlalchemy_store",
-    "many_models.forecasting.train",
+    "many_models.adapters.lake.delta",
+    "many_models.adapters.registry.mlflow_production",
+    "many_models.forecasting.kernels",  # with numba
     "many_models.forecasting.pack.mm_pack_v1",
+    "many_models.forecasting.train",
+    "many_models.orchestration.event_log.storage_sqlite",
+    "many_models.tasks",
     "matplotlib.figure",
     "matplotlib.backends.backend_agg",
 ]

@@ -71,7 +71,8 @@ dev: install ## Dagster's UI on this folder's instance
 	DAGSTER_HOME=$(CURDIR) $(BIN)/dagster dev -w workspace.yaml $(ARGS)
 
 .PHONY: check
-check: lint types imports fast ## Lint, types, imports and fast tests: what pre-commit runs
+check: install ## Lint, types, imports and fast tests: what pre-commit runs
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=line lint types imports fast # the types keep one core busy
 
 .PHONY: lint
 lint: install ## Ruff's checks and its formatting

@@ -33,14 +33,23 @@ def no_settings_of_the_person_who_runs_the_tests() -> None:
         del os.environ[name]
 
 
-LONGEST_FIRST = (
-    "test_ui_day.py",
-    "test_readme.py",
-    "test_day.py",
-    "test_killed_runs.py",
+LONGEST_FIRST = (  # by the time that they took on two quiet cores
+    "test_killed_daemon.py",
     "test_real_input.py",
-    "test_warehouse_servers.py",
+    "test_readme.py",
     "test_compute_spark.py",
+    "test_killed_runs.py",
+    "test_day.py",
+    "test_ui_day.py",
+    "test_accuracy.py",
+    "test_compute_azureml.py",
+    "test_registry.py",
+    "test_warehouse_servers.py",
+    "test_azure_lake.py",
+    "test_registry_server.py",
+    "test_faulty_day.py",
+    "test_azure_files_day.py",
+    "test_longer_histories.py",
     "test_compute_spark_connect.py",
     "test_upkeep.py",
     "test_grain.py",

@@ -33,7 +33,6 @@ from many_models.definitions import build_compute
 from many_models.errors import AccessError, InputError, SettingsError, UnavailableError
 from many_models.forecasting.spec import Custom, Spec
 from many_models.operations.day import Day, open_instance
-from many_models.orchestration.azureml_pipes import follow_with_pipes
 from many_models.ports import Filter
 from many_models.settings import load_settings
 from many_models.tasks import PrepareTask, TrainTask
@@ -325,6 +324,14 @@ def test_a_run_that_is_closed_cancels_its_job_and_waits_for_its_end(workspace, t
     assert left_behind(workspace) == []
 
 
+@pytest.fixture
+def piped(workspace) -> AzureMLCompute:
+    """Imported here: azure.ai.ml takes seconds, which the collection of the tests needs not wait for."""
+    from many_models.orchestration.azureml_pipes import follow_with_pipes
+
+    return on(workspace, followed=follow_with_pipes)
+
+
 def asset_over(compute, chunks, seen):
     @dg.asset
     def trained(context):
@@ -334,11 +341,11 @@ def asset_over(compute, chunks, seen):
     return trained
 
 
-def test_pipes_follows_the_job_and_its_notes_come_into_the_runs_log(workspace):
+def test_pipes_follows_the_job_and_its_notes_come_into_the_runs_log(workspace, piped):
     seen = []
     chunks = chunked(*[1] * 8)
     with dg.instance_for_test() as instance:
-        trained = asset_over(on(workspace, followed=follow_with_pipes), chunks, seen)
+        trained = asset_over(piped, chunks, seen)
         result = dg.materialize([trained], instance=instance)
         log = [event.user_message for event in instance.all_logs(result.run_id)]
     assert seen == [value for _, value in plainly(describe, chunks)]
@@ -392,13 +399,12 @@ def test_an_interrupted_run_cancels_its_job_and_the_interruption_goes_on(tmp_pat
     assert said.splitlines() == ["DagsterExecutionInterruptedError", "Canceled True"]
 
 
-def test_a_whole_day_on_azure_ml_ends_in_the_tables_of_a_serial_one(workspace, tmp_path):
+def test_a_whole_day_on_azure_ml_ends_in_the_tables_of_a_serial_one(workspace, piped, tmp_path):
     serial = make_project(tmp_path / "serial", sales())
     remote = make_project(tmp_path / "remote", sales(), compute={"chunk": 2})
     expected = serial.run() and serial.contents()
-    compute = on(workspace, followed=follow_with_pipes)
     with open_instance(remote.home, remote.settings().dagster.storage) as instance:
-        assert Day(remote.settings(), instance, resources={"compute": compute}).run()
+        assert Day(remote.settings(), instance, resources={"compute": piped}).run()
     found = remote.contents()
     assert expected.keys() == found.keys()
     for name in expected:

@@ -122,7 +122,7 @@ def test_a_worker_killed_by_chance_costs_no_series(spark, tmp_path):
 
 @pytest.mark.parametrize(("how", "kind"), [("hang", "WorkerTimeout"), ("deaf", "WorkerLost")])
 def test_a_series_that_hangs_costs_only_itself(session, how, kind):
-    results = list(SparkCompute(lambda: session, timeout=12).run(Harms(("s2",), how), chunked(2, 2, 1)))
+    results = list(SparkCompute(lambda: session, timeout=6).run(Harms(("s2",), how), chunked(2, 2, 1)))
     assert done(results) == ["s0", "s1", "s3", "s4"]
     assert (failures(results)["s2"].kind, failures(results)["s2"].permanent) == (kind, False)
 

@@ -79,6 +79,7 @@ def test_a_locked_database_is_said_and_may_be_tried_again(tmp_path, monkeypatch)
     assert warehouse.load("b", "f", [part(rows(row()))]) == 1
 
 
+@pytest.mark.slow
 def test_two_loaders_wait_for_each_other(tmp_path):
     loaders = [start(f"load_days({url(tmp_path)!r}, {n}, 10)") for n in range(2)]
     assert [loader.wait() for loader in loaders] == [0, 0]

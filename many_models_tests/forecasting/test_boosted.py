@@ -8,6 +8,7 @@ from datetime import timedelta
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pytest
 
 from many_models.forecasting import PooledModels, Spec, pool, train
 from many_models.forecasting.pack import mm_pack_v1 as loader
@@ -16,6 +17,7 @@ from many_models.forecasting.spec import BUILT_IN
 from many_models_tests.forecasting.histories import AS_OF, SPEC, rows_of, sales
 
 
+@pytest.mark.slow
 def test_pooled_models_from_before_boosted_trees_mean_what_they_meant():
     """Files of then: no count of boosted trees, one candidate fewer, static features before those beside the target."""
     y = {f"s{i:02d}": sales(200, 5.0 + i, seed=i) for i in range(40)}

@@ -51,6 +51,7 @@ def moved(before, after) -> tuple[float, float]:
     return float(point.max()), float(max(((after[b] - before[b]).abs() / level).max() for b in bounds))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("odd", ODD)
 def test_an_odd_series_changes_no_other_forecast(alone, odd):
     point, bound = moved(alone, forecasts({**OTHERS, "odd": ODD[odd]}))
@@ -79,6 +80,7 @@ def closing(filled: int, days: int = 400) -> dict[str, np.ndarray]:
     return {**shops, "s00": np.r_[np.zeros(filled), late]}
 
 
+@pytest.mark.slow
 def test_zeros_before_an_opening_change_nothing_at_all():
     """A row for each day before the opening says the same as no row: for the shop and for all others."""
     spec = Spec("D", 28)

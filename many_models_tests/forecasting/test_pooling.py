@@ -41,6 +41,7 @@ def test_each_group_learns_by_itself_where_it_has_enough(by_item):
     assert len({one.beta.tobytes() for one in late}) == len({one.trees[5].tobytes() for one in late}) == 3
 
 
+@pytest.mark.slow
 def test_a_group_is_judged_by_nothing_of_the_others(rows, by_item):
     other = pc.ends_with(rows["series_id"], "__b")
     changed = rows.set_column(2, "y", pc.if_else(other, pc.multiply(rows["y"], 3.0), rows["y"]))

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from many_models.ports import Lake
     from many_models_tests.support.project import Project
 
+pytestmark = pytest.mark.slow  # a whole day to begin with
 FEW = {"forecast": {"trees": False}, "compute": {"kind": "serial"}}
 
 

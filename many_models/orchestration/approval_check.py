@@ -14,12 +14,8 @@ if TYPE_CHECKING:
 
 
 CHECK = "approved"
+DESCRIPTION = "No release waits for `many-models approve`."
 PROMOTED = dg.AssetKey("promoted_models")
-
-
-def check_spec() -> dg.AssetCheckSpec:
-    """The check on promoted_models that fails while a release waits."""
-    return dg.AssetCheckSpec(CHECK, asset=PROMOTED, description="No release waits for `many-models approve`.")
 
 
 def check_result(waiting: Release | None, live: Release | None) -> dg.AssetCheckResult:

@@ -13,11 +13,11 @@ from many_models.orchestration import lake_marks, stage_state
 from many_models.orchestration.due import Stage
 from many_models.orchestration.event_log import dead_runs, runs
 from many_models.orchestration.look import Look
+from many_models.orchestration.stage_asset import stage_asset
 from many_models.orchestration.stage_run import (
     CUTOFFS,
     Metadata,
     SeriesResult,
-    backfill_policy,
     materialization,
     refuse_shared_run,
     table,
@@ -57,21 +57,14 @@ def build_cutoff_asset(
     An error that stays is a problem, too, and leaves no rows: the day goes on without this decision.
     """
 
-    @dg.asset(
+    @stage_asset(
+        settings,
         name=stage,
-        partitions_def=CUTOFFS,
+        partitions=CUTOFFS,
         deps=[dg.AssetDep("predictions", partition_mapping=dg.AllPartitionMapping())],
-        backfill_policy=backfill_policy(stage),
-        output_required=False,
-        group_name="decisions",
+        group="decisions",
         kinds={"deltalake", "table"},
-        owners=[settings.dagster.owner],
-        pool=stage,
-        check_specs=[
-            dg.AssetCheckSpec(
-                "problems", asset=stage, description="Nothing of what people wrote for it had to be left out."
-            )
-        ],
+        checks={"problems": "Nothing of what people wrote for it had to be left out."},
         description=description,
     )
     def decide(

@@ -12,6 +12,7 @@ from many_models.errors import InputError
 from many_models.orchestration import lake_marks, stage_state
 from many_models.orchestration.event_log import dead_runs
 from many_models.orchestration.forecast_spec import spec_of
+from many_models.orchestration.stage_asset import stage_asset
 from many_models.orchestration.stage_run import UPSTREAM_TAG, VERSION_TAG, Metadata, refuse_shared_run
 from many_models.orchestration.upstream import Upstream
 from many_models.ports import Filter, Lake
@@ -26,12 +27,11 @@ if TYPE_CHECKING:
 def build(settings: Settings) -> dg.AssetsDefinition:
     """The asset pooled_models."""
 
-    @dg.asset(
+    @stage_asset(
+        settings,
         deps=[dg.AssetDep("store_item_datasets", partition_mapping=dg.AllPartitionMapping())],
-        group_name="models",
+        group="models",
         kinds={"lightgbm", "numpy"},
-        owners=[settings.dagster.owner],
-        pool="pooled_models",
         description=(
             "What series learn together on a sample of them: calendar shapes, coefficients, trees, and from its own "
             "backtest how to combine candidates and how wide intervals are. A series trained alone gets what it would "

@@ -16,7 +16,8 @@ from many_models.orchestration import metadata, plots, release_cache, stage_stat
 from many_models.orchestration.assets.trained_models import cutoffs_of
 from many_models.orchestration.chunks import chunks_of, concat_results, failures_of, follow, good_series
 from many_models.orchestration.forecast_spec import spec_of
-from many_models.orchestration.stage_run import STORE_ITEMS, KeySet, SeriesResult, backfill_policy, finish
+from many_models.orchestration.stage_asset import stage_asset
+from many_models.orchestration.stage_run import STORE_ITEMS, KeySet, SeriesResult, finish
 from many_models.orchestration.upstream import predicted
 from many_models.ports import Compute, Filter, Lake, ProductionRegistry, Release
 from many_models.settings import Settings
@@ -30,23 +31,18 @@ CACHE = "var/cache/packs"
 def build(settings: Settings) -> dg.AssetsDefinition:
     """The asset predictions."""
 
-    @dg.asset(
-        partitions_def=STORE_ITEMS,
+    @stage_asset(
+        settings,
+        partitions=STORE_ITEMS,
         deps=["promoted_models", "store_item_datasets", dg.AssetDep("raw_covariates")],
-        backfill_policy=backfill_policy("predictions"),
-        output_required=False,
-        group_name="serving",
+        group="serving",
         kinds={"deltalake", "table"},
-        owners=[settings.dagster.owner],
-        pool="predictions",
-        check_specs=[
-            dg.AssetCheckSpec(
-                "every_active_series", asset="predictions", description="Each active series has a forecast."
-            ),
-            dg.AssetCheckSpec("no_missing_values", asset="predictions", description="No forecast is NaN or infinite."),
-            dg.AssetCheckSpec("ordered_intervals", asset="predictions", description="lo95 ≤ lo80 ≤ hi80 ≤ hi95."),
-            dg.AssetCheckSpec("set_aside", asset="predictions", description="Series that failed twice for one reason."),
-        ],
+        checks={
+            "every_active_series": "Each active series has a forecast.",
+            "no_missing_values": "No forecast is NaN or infinite.",
+            "ordered_intervals": "lo95 ≤ lo80 ≤ hi80 ≤ hi95.",
+            "set_aside": "Series that failed twice for one reason.",
+        },
         description=(
             "Forecasts with intervals for every active series, by the champion of the live release, from the newest "
             "history. A series without a champion gets its seasonal naive, which its rows say (`fallback`)."

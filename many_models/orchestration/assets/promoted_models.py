@@ -20,7 +20,8 @@ from many_models.errors import ManyModelsError, SeriesFailure, SettingsError
 from many_models.keys import digest
 from many_models.orchestration import approval_check, metadata, stage_state
 from many_models.orchestration.forecast_spec import spec_of
-from many_models.orchestration.stage_run import STORE_ITEMS, KeySet, SeriesResult, backfill_policy, finish
+from many_models.orchestration.stage_asset import stage_asset
+from many_models.orchestration.stage_run import STORE_ITEMS, KeySet, SeriesResult, finish
 from many_models.orchestration.upstream import Upstream
 from many_models.ports import (
     Champion,
@@ -46,16 +47,13 @@ if TYPE_CHECKING:
 def build(settings: Settings) -> dg.AssetsDefinition:
     """The asset promoted_models."""
 
-    @dg.asset(
-        partitions_def=STORE_ITEMS,
+    @stage_asset(
+        settings,
+        partitions=STORE_ITEMS,
         deps=["trained_models"],
-        backfill_policy=backfill_policy("promoted_models"),
-        output_required=False,
-        group_name="models",
+        group="models",
         kinds={"mlflow"},
-        owners=[settings.dagster.owner],
-        pool="promoted_models",
-        check_specs=[approval_check.check_spec()],
+        checks={approval_check.CHECK: approval_check.DESCRIPTION},
         description=(
             "The promotion decision of every series, with its rule and both scores. What is promoted becomes one "
             "release in the production registry; readers see the old release or the new one, never a mixture. Where "

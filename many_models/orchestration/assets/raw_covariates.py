@@ -10,6 +10,7 @@ from many_models.data.ingest import FAR_FUTURE, sales_of
 from many_models.keys import SeriesKey
 from many_models.orchestration import lake_marks
 from many_models.orchestration.event_log import dead_runs
+from many_models.orchestration.stage_asset import stage_asset
 from many_models.orchestration.stage_run import UPSTREAM_TAG, VERSION_TAG, Metadata, refuse_shared_run
 from many_models.orchestration.upstream import Upstream
 from many_models.ports import Filter, Lake, Source
@@ -112,11 +113,10 @@ def read_known(
 def build_raw_covariates(settings: Settings) -> dg.AssetsDefinition:
     """The asset raw_covariates."""
 
-    @dg.asset(
-        group_name="data",
+    @stage_asset(
+        settings,
+        group="data",
         kinds={"deltalake", "table"},
-        owners=[settings.dagster.owner],
-        pool="raw_covariates",
         description=(
             "What is known of the future: prices, promotions, closures, from the covariates table. Where the future is "
             "missing, it is taken as usual, which `known_repeated` records on the predictions, or with "

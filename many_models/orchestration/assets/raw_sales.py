@@ -24,12 +24,12 @@ from many_models.orchestration.event_log import history, runs
 from many_models.orchestration.ingestion import keys_to_ingest, require_landed, run_ingestion
 from many_models.orchestration.partitions import time_partitions
 from many_models.orchestration.schema_check import schema_check
+from many_models.orchestration.stage_asset import stage_asset
 from many_models.orchestration.stage_run import (
     DUE_TAG,
     UPSTREAM_TAG,
     VERSION_TAG,
     KeySet,
-    backfill_policy,
     begin,
     table,
 )
@@ -41,23 +41,18 @@ def build_raw_sales(settings: Settings) -> dg.AssetsDefinition:
     """The asset raw_sales."""
     grain: Grain = settings.partitions.grain
 
-    @dg.asset(
-        partitions_def=time_partitions(settings),
-        backfill_policy=backfill_policy("raw_sales"),
-        output_required=False,
-        group_name="data",
+    @stage_asset(
+        settings,
+        partitions=time_partitions(settings),
+        group="data",
         kinds={"deltalake", "table"},
-        owners=[settings.dagster.owner],
-        pool="raw_sales",
-        check_specs=[
-            dg.AssetCheckSpec("quarantine", asset="raw_sales", description="Rows that could not be used, by reason."),
-            dg.AssetCheckSpec("duplicates", asset="raw_sales", description="Rows that repeat a series and a time."),
-            dg.AssetCheckSpec(
-                "volume", asset="raw_sales", description="Rows of the newest period against those before."
-            ),
-            dg.AssetCheckSpec("freshness", asset="raw_sales", description="The newest sales against the clock."),
-            dg.AssetCheckSpec("schema", asset="raw_sales", description="The source's columns, and what changed."),
-        ],
+        checks={
+            "quarantine": "Rows that could not be used, by reason.",
+            "duplicates": "Rows that repeat a series and a time.",
+            "volume": "Rows of the newest period against those before.",
+            "freshness": "The newest sales against the clock.",
+            "schema": "The source's columns, and what changed.",
+        },
         description=(
             "Sales as the source has them, copied into the lake period by period under fixed names (series_id, ds, y). "
             "Rows that cannot be used are in the lake's table quarantine, each with its reason."

@@ -14,13 +14,13 @@ from many_models.errors import InputError, SeriesFailure
 from many_models.orchestration import stage_state
 from many_models.orchestration.chunks import chunks_of, concat_results, failures_of, follow, good_series
 from many_models.orchestration.forecast_spec import spec_of
+from many_models.orchestration.stage_asset import stage_asset
 from many_models.orchestration.stage_run import (
     DUE_TAG,
     STORE_ITEMS,
     KeySet,
     Metadata,
     SeriesResult,
-    backfill_policy,
     finish,
 )
 from many_models.ports import Compute, Lake
@@ -32,18 +32,15 @@ ROWS_A_COMMIT = 1_000_000  # some 100 MB in memory
 def build(settings: Settings) -> dg.AssetsDefinition:
     """The asset store_item_datasets."""
 
-    @dg.asset(
-        partitions_def=STORE_ITEMS,
+    @stage_asset(
+        settings,
+        partitions=STORE_ITEMS,
         deps=[
             dg.AssetDep("raw_sales", partition_mapping=dg.AllPartitionMapping()),
             dg.AssetDep("raw_covariates"),
         ],
-        backfill_policy=backfill_policy("store_item_datasets"),
-        output_required=False,
-        group_name="data",
+        group="data",
         kinds={"deltalake", "table"},
-        owners=[settings.dagster.owner],
-        pool="store_item_datasets",
         description=(
             "Each series' own history: one row per period from its first observation, gaps filled as missing, closed "
             "days and stock-outs marked (`state`). A series that cannot be used fails alone, with its reason."

@@ -19,7 +19,8 @@ from many_models.orchestration.chunks import Results, chunks_of, concat_results,
 from many_models.orchestration.forecast_spec import periods_before, periods_between, spec_of
 from many_models.orchestration.look import tag_of
 from many_models.orchestration.refits import refit_spans
-from many_models.orchestration.stage_run import STORE_ITEMS, VERSION_TAG, KeySet, SeriesResult, backfill_policy, finish
+from many_models.orchestration.stage_asset import stage_asset
+from many_models.orchestration.stage_run import STORE_ITEMS, VERSION_TAG, KeySet, SeriesResult, finish
 from many_models.orchestration.upstream import Upstream
 from many_models.ports import Compute, Filter, Lake, PackUpload, StagingRegistry
 from many_models.reporting.training_metrics import BASELINE, training_metrics
@@ -35,15 +36,12 @@ SERIES_A_COMMIT = 2000
 def build(settings: Settings) -> dg.AssetsDefinition:
     """The asset trained_models."""
 
-    @dg.asset(
-        partitions_def=STORE_ITEMS,
+    @stage_asset(
+        settings,
+        partitions=STORE_ITEMS,
         deps=["store_item_datasets", dg.AssetDep("pooled_models")],
-        backfill_policy=backfill_policy("trained_models"),
-        output_required=False,
-        group_name="models",
+        group="models",
         kinds={"mlflow", "numpy"},
-        owners=[settings.dagster.owner],
-        pool="trained_models",
         description=(
             "One backtested model per active series, in packs in the staging registry, with metrics and tags. It never "
             "reads the production registry: what it needs to know of the champions, promotion publishes to the lake."

@@ -12,11 +12,11 @@ from many_models.orchestration import lake_marks, stage_state
 from many_models.orchestration.event_log import dead_runs, runs
 from many_models.orchestration.forecast_spec import periods_before, spec_of
 from many_models.orchestration.look import Look
+from many_models.orchestration.stage_asset import stage_asset
 from many_models.orchestration.stage_run import (
     CUTOFFS,
     Metadata,
     SeriesResult,
-    backfill_policy,
     materialization,
     refuse_shared_run,
 )
@@ -34,15 +34,12 @@ if TYPE_CHECKING:
 def build(settings: Settings) -> dg.AssetsDefinition:
     """The asset warehouse_predictions."""
 
-    @dg.asset(
-        partitions_def=CUTOFFS,
+    @stage_asset(
+        settings,
+        partitions=CUTOFFS,
         deps=[dg.AssetDep("predictions", partition_mapping=dg.AllPartitionMapping())],
-        backfill_policy=backfill_policy("warehouse_predictions"),
-        output_required=False,
-        group_name="serving",
+        group="serving",
         kinds={"sql"},
-        owners=[settings.dagster.owner],
-        pool="warehouse_predictions",
         description=(
             "The predictions of a cutoff in the SQL warehouse that reports read, with the actuals that have come, the "
             "promotion decisions, and the realised accuracy of earlier cutoffs, however long ago the sales were that "

@@ -15,6 +15,26 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)  # it may be a secret
 
 
+class AzureLogin(Section):
+    """Who asks Azure: whatever identity is found, or a managed identity (`client_id`: which one)."""
+
+    identity: Literal["default", "managed_identity"] = "default"
+    client_id: str = ""
+
+
+class AzurePlace(Section):
+    """Where a resource of Azure is."""
+
+    subscription: str = ""
+    resource_group: str = ""
+
+
+class AzureWorkspace(AzurePlace):
+    """An Azure ML workspace."""
+
+    workspace: str = ""
+
+
 class ServeSettings(Section):
     """The real-time service. API keys come from a file or the environment, never from here; see docs/serving.md."""
 

@@ -23,6 +23,9 @@ from many_models.keys import known_place, plain_name
 from many_models.setting_checks import explained, known_country, known_cron, known_frequency, known_timezone
 from many_models.setting_sections import (
     AlertSettings,
+    AzureLogin,
+    AzurePlace,
+    AzureWorkspace,
     BoardSettings,
     DriftSettings,
     HierarchySettings,
@@ -50,26 +53,6 @@ def is_reserved_key(name: str) -> bool:
     """Whether a key cannot have this `name`, in any case: columns and views of the warehouse have it."""
     name = name.casefold()
     return name in RESERVED_KEY_NAMES or re.fullmatch(r"(lo|hi|within|cover)\d+", name) is not None
-
-
-class AzureLogin(Section):
-    """Who asks Azure: whatever identity is found, or a managed identity (`client_id`: which one)."""
-
-    identity: Literal["default", "managed_identity"] = "default"
-    client_id: str = ""
-
-
-class AzurePlace(Section):
-    """Where a resource of Azure is."""
-
-    subscription: str = ""
-    resource_group: str = ""
-
-
-class AzureWorkspace(AzurePlace):
-    """An Azure ML workspace."""
-
-    workspace: str = ""
 
 
 class SourceSettings(Section):
@@ -120,12 +103,14 @@ class DataSettings(Section):
     `missing` says what a period without a row means, `missing_on` the same for single weekdays. `aggregate` turns
     several rows of a series and period into one: how the target is aggregated, or column → how. `timezone` is the
     local time that days are counted in; without it a moment with an offset keeps the clock time that is written.
+    The target is proportional to `exposure`, a known covariate such as hours open.
     """
 
     keys: Annotated[list[str], Field(min_length=1)] = ["store", "item"]
     timestamp: str = "date"
     target: str = "sales"
     known: list[str] = []
+    exposure: str = ""
     frequency: str = "D"
     season: int | None = None
     attributes: list[str] = []
@@ -158,6 +143,8 @@ class DataSettings(Section):
             key for key in self.keys if [other.casefold() for other in self.keys].count(key.casefold()) > 1
         ):
             raise ValueError(f"keys that some databases take for one name: {', '.join(alike)}; rename one in a view")
+        if self.exposure and self.exposure not in self.known:
+            raise ValueError(f"exposure is {self.exposure}, which is not in known: add it, its future is needed")
         if isinstance(self.aggregate, dict) and (unknown := sorted(set(self.aggregate) - {self.target, *self.known})):
             there = ", ".join([self.target, *self.known])
             raise ValueError(f"aggregate names {', '.join(unknown)}, needed the target or known covariates: {there}")

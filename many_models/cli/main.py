@@ -72,6 +72,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 @click.option("--target", default="", help="The column to forecast, where the guess is wrong.")
 @click.option("--frequency", default="", help="h, D, W-SUN, MS …, where the guess is wrong.")
 @click.option("--known", default=None, help="Known covariates, comma-separated; empty for none.")
+@click.option("--exposure", default="", help="The column that the target is proportional to, such as hours open.")
 @click.option(
     "--missing", type=click.Choice(["zero", "closed", "unknown"]), help="What a period without a row means."
 )  # fmt: skip
@@ -93,6 +94,7 @@ def init(
     target: str,
     frequency: str,
     known: str | None,
+    exposure: str,
     missing: str | None,
     aggregate: str | None,
     sheet: str,
@@ -118,7 +120,7 @@ def init(
         given["first"] = first.date()
     said = {
         "table": table, "timestamp": timestamp, "target": target, "frequency": frequency, "missing": missing,
-        "sheet": sheet,
+        "sheet": sheet, "exposure": exposure,
     }  # fmt: skip
     given |= InitOptions(**{name: value for name, value in said.items() if value})  # pyright: ignore[reportArgumentType]
     out = console()
@@ -218,6 +220,7 @@ def run(config: Path | None, until: datetime | None, *, as_json: bool) -> None:
 @click.option("--timestamp", required=True)
 @click.option("--target", required=True)
 @click.option("--known", default="", help="Known covariates, comma-separated.")
+@click.option("--exposure", default="", help="The one of them that the target is proportional to.")
 @click.option("--freq", "frequency", required=True, help="h, D, W-SUN, MS …")
 @click.option("--horizon", default=28, show_default=True)
 @click.option("--windows", default=3, show_default=True)
@@ -251,6 +254,7 @@ def backtest(
     timestamp: str,
     target: str,
     known: str,
+    exposure: str,
     frequency: str,
     horizon: int,
     windows: int,
@@ -287,6 +291,7 @@ def backtest(
             timestamp=timestamp,
             target=target,
             known=covariates,
+            exposure=exposure,
             frequency=frequency,
             horizon=horizon,
             windows=windows,

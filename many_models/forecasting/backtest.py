@@ -73,6 +73,7 @@ def backtest(  # noqa: PLR0913 - its parameters are its settings
     negatives: Literal["allow", "zero", "error"] = "allow",
     missing: Literal["unknown", "zero", "closed"] = "unknown",
     missing_on: Sequence[tuple[int, str]] = (),
+    exposure: str = "",
     progress: Callable[[str, float], None] | None = None,
     workers: int = 1,
 ) -> BacktestReport:
@@ -85,7 +86,8 @@ def backtest(  # noqa: PLR0913 - its parameters are its settings
     `country`, `attributes` columns that do not change within a series, `pool_by` those of the `keys` whose series learn
     together. `objective` is what weights of candidates minimise (see `spec.OBJECTIVES`). `negatives`: take them, cut
     them at zero, or refuse them. `missing` and `missing_on` (weekday, 0 is Monday) say what a period without a row
-    means, in what is learned and in what is scored. `progress` is called with a step's name and the share that is done.
+    means, in what is learned and in what is scored. `exposure` is the known covariate that the target is proportional
+    to. `progress` is called with a step's name and the share that is done.
 
     `forecasts` has keys, timestamp, cutoff, y_hat and bounds; `metrics` a row per candidate with wape, mase, rmsse,
     bias, n and, for "selected", coverage and width per level, for
@@ -99,7 +101,7 @@ def backtest(  # noqa: PLR0913 - its parameters are its settings
         frequency, horizon, season=season, known=tuple(known), country=country, candidates=tuple(candidates),
         objective=objective, levels=tuple(levels), nonnegative=not pc.any(pc.less(table["y"], 0.0)).as_py(),
         ended_after=10**9, custom=tuple(custom), folder=folder, holidays=tuple(holidays), attributes=tuple(attributes),
-        pool_by=_places(pool_by, keys), missing=missing, missing_on=tuple(missing_on),
+        pool_by=_places(pool_by, keys), missing=missing, missing_on=tuple(missing_on), exposure=exposure,
     )  # fmt: skip
     if missing_known == "error":
         _refuse_missing(table, known)

@@ -57,6 +57,7 @@ class Evaluation:
     static: NDArray[np.float32]
     variation: Variation
     problems: NDArray[np.object_]
+    whole: Layout
 
 
 def evaluate(
@@ -67,7 +68,7 @@ def evaluate(
 
     `future` as in `train`. With `custom_series` custom forecasters try only so many series, and the windows alone.
     """
-    layout = layout_of(spec, rows)
+    layout = layout_of(spec, rows) if pooled is None else pooled.layout(rows, spec)
     future = _later(future, rows, spec, cutoff) if spec.competing else None
     end = int(loader.step_number(np.array([cutoff], "datetime64[us]"), spec.frequency)[0])
     H, m = spec.horizon, spec.steps_per_season
@@ -97,6 +98,7 @@ def evaluate(
             Y[:, j] = panel.y[:, origin + 1 : origin + 1 + H]
             # a window counts for a series that has something to learn from before it
             mask[:, j] = seen[:, origin + 1 : origin + 1 + H] & (seen[:, : origin + 1].sum(1) >= least(m))[:, None]
+    exposure = _exposure(panel, layout, origins)
     sold = ((panel.y != 0) & seen).sum(1) / np.maximum(seen.sum(1), 1)
     belief = combination.beliefs(names, seen.sum(1).astype(float), sold)
     if spec.candidates and "seasonal_naive" not in spec.candidates:
@@ -110,11 +112,13 @@ def evaluate(
     problems = _problems(panel, fits, fitted, mask, pooled, [name for name in names if name in loader.CANDIDATES])
     there = np.concatenate([problems == "", custom.there], 1)
     problems = np.concatenate([problems, np.array(custom.problems, object).reshape(n, len(custom.names))], 1)
+    F = np.concatenate([F[:, :, chosen], _like_others(custom, F)], 2)
+    sold = panel.y if layout.exposed is None else panel.y * panel.x[:, : panel.periods, layout.exposed]
     return Evaluation(
-        spec, layout, panel, fits, names, np.concatenate([F[:, :, chosen], _like_others(custom, F)], 2), Y, mask,
-        metrics.scales(panel.y, seen, origins[:-1], m), fallback, belief,
+        spec, layout, panel, fits, names, F * exposure[:, :, None], Y * exposure, mask,
+        metrics.scales(sold, seen, origins[:-1], m), fallback, belief,
         combination.class_of(panel.y, seen, int(layout.conf()[loader.YEAR])), pooled, custom, there, static,
-        _variation(panel), problems,
+        _variation(panel), problems, layout_of(spec, rows),
     )  # fmt: skip
 
 
@@ -147,6 +151,16 @@ def _problems(
             for name in {"pooled", "trees", "boosted"} & set(names) if problem else ():
                 found[rows, names.index(name)] = problem
     return found
+
+
+def _exposure(panel: Panel, layout: Layout, origins: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Exposure against the usual one (series × windows × steps); what is fitted is per exposure, what counts is not."""
+    H = layout.horizon
+    out = np.ones((len(panel.series), len(origins) - 1, H))
+    for j, origin in enumerate(origins[:-1]):
+        if origin >= 0 and layout.exposed is not None:
+            out[:, j] = np.maximum(panel.x[:, origin + 1 : origin + 1 + H, layout.exposed], 0.0)
+    return out
 
 
 LINEAR = ("ridge_raw", "ridge_log", "poisson")
@@ -207,6 +221,7 @@ def _fits_together(pooled: PooledModels, spec: Spec, end: int) -> None:
         "objective",
         "levels",
         "competing",
+        "exposure",
     ):
         if getattr(pooled.spec, name) != getattr(spec, name):
             raise InputError(f"pooled models were learned with {name} {getattr(pooled.spec, name)!r}, the spec has "

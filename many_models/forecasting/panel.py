@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -15,13 +15,14 @@ from many_models.forecasting.pack import mm_pack_v1 as pack
 from many_models.forecasting.spec import rhythm
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from datetime import datetime
 
     from numpy.typing import NDArray
 
     from many_models.forecasting.spec import Spec
 
+Term = tuple[int, int, int, float]
 STATES = ("missing", "observed", "closed", "stock_out")
 LEVELS_PER_COVARIATE = 6
 HOLIDAY_YEARS = (1985, 2045)
@@ -95,6 +96,8 @@ class Layout:
     levels_of: tuple[int, ...]  # per known covariate: 0 numeric, else number of one-hot columns
     country: str
     own_holidays: tuple[tuple[str, str], ...] = ()
+    terms: tuple[Term, ...] = ()  # columns made of the encoded ones, see `mm_pack_v1.derived`
+    exposure: str = ""
 
     @property
     def holidays(self) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
@@ -113,8 +116,30 @@ class Layout:
 
     @property
     def columns(self) -> int:
-        """Covariate columns of the linear models: the encoded ones, then the shape that series share."""
-        return self.encoded + 1
+        """Covariate columns of the linear models: the encoded ones, terms, then the shape that series share."""
+        return self.encoded + len(self.terms) + 1
+
+    @property
+    def exposed(self) -> int | None:
+        """The encoded column of the exposure, None without one."""
+        if not self.exposure:
+            return None
+        return sum(n or 1 for n in self.levels_of[: self.known.index(self.exposure)])
+
+    def places(self, names: Sequence[str]) -> list[int]:
+        """The encoded columns of these known covariates."""
+        starts = np.cumsum([0, *(n or 1 for n in self.levels_of)]).tolist()
+        return [
+            place for name, start, end in zip(self.known, starts, starts[1:], strict=False) if name in names
+            for place in range(start, end)
+        ]  # fmt: skip
+
+    def reduced(self, dropped: Collection[str], terms: Sequence[Term]) -> Layout:
+        """This layout without the known covariates `dropped`, with `terms` of columns as they are numbered here."""
+        kept = [(name, levels) for name, levels in zip(self.known, self.levels_of, strict=True) if name not in dropped]
+        place = {old: new for new, old in enumerate(self.places([name for name, _ in kept]))}
+        moved = tuple((kind, place[a], place[b] if kind == pack.PRODUCT else b, knot) for kind, a, b, knot in terms)
+        return replace(self, known=tuple(name for name, _ in kept), levels_of=tuple(n for _, n in kept), terms=moved)
 
     @property
     def slots(self) -> int:
@@ -218,7 +243,14 @@ def layout_of(spec: Spec, rows: pa.Table) -> Layout:
     if absent := [name for name in need if name not in rows.column_names]:
         raise InputError(f"rows lack {', '.join(absent)}; they have {', '.join(rows.column_names)}")
     kinds = tuple(0 if is_number(rows.schema.field(name).type) else LEVELS_PER_COVARIATE for name in spec.known)
-    return Layout(spec.frequency, spec.steps_per_season, spec.horizon, spec.known, kinds, spec.country, spec.holidays)
+    season = spec.steps_per_season
+    if spec.exposure and kinds[spec.known.index(spec.exposure)]:
+        raise InputError(
+            f"the exposure {spec.exposure} has type {rows.schema.field(spec.exposure).type}, needed a number"
+        )
+    return Layout(
+        spec.frequency, season, spec.horizon, spec.known, kinds, spec.country, spec.holidays, exposure=spec.exposure
+    )
 
 
 def is_number(kind: pa.DataType) -> bool:
@@ -279,7 +311,14 @@ def build(
         rows, layout, sid, number - t0, n, periods + ahead, first, max(learned, 0), [names[i] for i in order]
     )
     ds = pack.stamps(np.arange(t0, end + 1 + ahead), layout.frequency)
-    return Panel([names[i] for i in order], t0, np.nan_to_num(Y), code, x, first, ds, encoding)
+    if layout.terms:
+        x[:, :, layout.encoded : -1] = pack.derived(x[:, :, : layout.encoded], layout.terms, ds)
+    Y = np.nan_to_num(Y)
+    if layout.exposed is not None:
+        Y, code = pack.per_exposure(Y, code, np.maximum(x[:, :periods, layout.exposed], 0.0))
+        seen = code != pack.MISSING
+        first = np.where(seen.any(1), seen.argmax(1), periods - 1).astype(np.int64)
+    return Panel([names[i] for i in order], t0, Y, code, x, first, ds, encoding)
 
 
 def not_yet_open(Y: NDArray[np.float64], code: NDArray[np.int8]) -> NDArray[np.bool_]:
@@ -317,7 +356,10 @@ def _covariates(  # noqa: PLR0913, PLR0917
             values = np.asarray(rows[name].cast(pa.float64()).to_numpy(zero_copy_only=False), np.float64)
             block = np.full((n, periods), np.nan)
             block[sid[inside], at[inside]] = values[inside]
-            _encode_numeric(block, first, learned, coding, column)
+            if name == layout.exposure:
+                _encode_exposure(block, first, learned, coding, column)
+            else:
+                _encode_numeric(block, first, learned, coding, column)
             x[:, :, column] = apply_numeric(block, coding, column)
             coding.slots.append({})
             column += 1
@@ -349,6 +391,16 @@ def _encode_numeric(
                 v.mean(),
                 spread if spread > 1e-9 * abs(v).max() else max(abs(v).max(), 1.0),
             )
+
+
+def _encode_exposure(
+    block: NDArray[np.float64], first: NDArray[np.int64], learned: int, coding: Encoding, j: int
+) -> None:
+    """The exposure per series as a share of its mean where there is any, from the periods up to `learned`."""
+    for i in range(len(block)):
+        v = block[i, : max(learned, first[i]) + 1]
+        v = v[np.isfinite(v) & (v > 0)]
+        coding.scale[i, j] = v.mean() if len(v) else 1.0
 
 
 def apply_numeric(block: NDArray[np.float64], coding: Encoding, j: int) -> NDArray[np.float64]:
@@ -403,6 +455,9 @@ def usual_columns(panel: Panel, layout: Layout) -> NDArray[np.float64]:
                 counts = past[:, columns].sum(0)
                 if counts.max() > len(past) - counts.sum():
                     result[i, j + int(counts.argmax())] = 1.0
+            elif j == layout.exposed:
+                shown = past[-USUAL_OVER:, j]
+                result[i, j] = float(np.median(shown[shown > 0])) if (shown > 0).any() else 1.0
             elif panel.encoding.binary[i, j]:
                 result[i, j] = float(past[:, j].mean() > 0.5)
             else:

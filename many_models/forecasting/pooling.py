@@ -11,7 +11,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -36,6 +36,8 @@ from many_models.forecasting.pack.array_files import array_files, sha256_of
 from many_models.forecasting.panel import Layout, Panel, build, layout_of
 from many_models.forecasting.screening import reasons_not_to_learn_from
 from many_models.forecasting.spec import Spec, rhythm
+from many_models.forecasting.terms import Choice, choose, words_of
+from many_models.forecasting.trees import grow_both
 from many_models.keys import SeriesKey
 
 if TYPE_CHECKING:
@@ -44,12 +46,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from many_models.forecasting.trees import TreeRows
+
 TREE_ROWS = 200_000
 LEAST_TREE_ROWS = 2_000
 NEWTON_STEPS = 25
 CONVERGED = 1e-4  # nats a row that a step still gains when the fit of counts has converged
 POOLED_STRENGTH = 50.0  # observations that what is believed before any data is worth
-TREE_ROUNDS = 150
 MOST_SERIES = 400
 BLOCK = 10  # series whose moments are summed together: what is learned must not depend on the number of threads
 CUSTOM_SERIES = 40  # of them, on which users' own forecasters are tried: they may take seconds each
@@ -61,7 +64,7 @@ class PooledModels:
 
     `groups` has early and late of each group that had enough to learn from; others take those of all series.
     `attributes` says how attributes of series become numbers, `left_out` which series of the sample taught the others
-    nothing, and why.
+    nothing, and why, `choice` which known covariates are used and how their effects bend.
     """
 
     spec: Spec
@@ -71,6 +74,15 @@ class PooledModels:
     groups: Mapping[str, tuple[PooledFit, PooledFit]] = field(default_factory=dict[str, "tuple[PooledFit, PooledFit]"])
     attributes: Attributes = field(default_factory=Attributes)
     left_out: Mapping[str, str] = field(default_factory=dict[str, str])
+    choice: Choice = field(default_factory=Choice)
+
+    def layout(self, rows: pa.Table, spec: Spec) -> Layout:
+        """The layout of models of `spec` over `rows` that use what was chosen."""
+        return layout_of(spec, rows).reduced(self.choice.dropped, self.choice.terms)
+
+    def bends(self) -> list[str]:
+        """How effects of known covariates bend, in words."""
+        return sorted({words_of(term, self.choice.columns) for term in self.choice.terms})
 
     def fits_of(self, series: Sequence[str]) -> list[tuple[str, tuple[PooledFit, PooledFit], NDArray[np.int64]]]:
         """What `series` learned: the group's name ("" for all), its early and late, and the places of its series."""
@@ -105,6 +117,8 @@ class PooledModels:
             "groups": sorted(self.groups), "attributes": self.attributes.levels, "left_out": dict(self.left_out),
             "problems": [shared.problem for _, shared in self._named()],
             "boosted": [shared.boosted for _, shared in self._named()],
+            "terms": [list(term) for term in self.choice.terms], "dropped": dict(self.choice.dropped),
+            "columns": list(self.choice.columns),
             "sha256": sha256_of(files),
         }  # fmt: skip
         files["pooled.json"] = json.dumps(about, sort_keys=True).encode()
@@ -143,7 +157,7 @@ class PooledModels:
             parts[0] = _with_boosted(parts[0], spec)
             return cls(
                 spec, shared[0], shared[1], Evidence(*parts), groups, Attributes(levels),
-                about.get("left_out", {}),
+                about.get("left_out", {}), _choice(about),
             )  # fmt: skip
         except (KeyError, ValueError, TypeError) as error:
             raise IntegrityError(f"pooled models cannot be read: {error}; fetch them again") from error
@@ -163,6 +177,12 @@ def _with_boosted(moments: NDArray[np.float64], spec: Spec) -> NDArray[np.float6
     if not len(moments) or moments.shape[1] != len(spec.every_candidate) - 1:
         return moments
     return np.insert(np.insert(moments, place, 10.0, axis=1), place, 10.0, axis=2)
+
+
+def _choice(about: Mapping[str, Any]) -> Choice:
+    """What was chosen of known covariates; in files from before that, all of them and no terms."""
+    terms = tuple((int(kind), int(a), int(b), float(knot)) for kind, a, b, knot in about.get("terms", ()))
+    return Choice(terms, about.get("dropped", {}), tuple(about.get("columns", ())))
 
 
 def _problems(about: Mapping[str, Sequence[str]]) -> Sequence[str]:
@@ -222,10 +242,18 @@ def pool(
         name: reason for name, reason in
         zip(panel.series, reasons_not_to_learn_from(panel, least(spec.steps_per_season)), strict=True) if reason
     }  # fmt: skip
-    panel = panel.take([i for i, name in enumerate(panel.series) if name not in left_out])
+    kept = [i for i, name in enumerate(panel.series) if name not in left_out]
+    panel = panel.take(kept)
+    first_window = panel.periods - 1 - spec.windows * spec.horizon
+    choice = _chosen(panel, layout, spec, first_window)
+    if choice.terms or choice.dropped:
+        layout = layout.reduced(choice.dropped, choice.terms)
+        panel = build(
+            rows, layout, cutoff, end - spec.windows * spec.horizon, ahead=spec.horizon, from_first_sale=True
+        ).take(kept)
     attributes = learn_attributes(rows, spec.attributes)
     static = attributes.encode(rows, panel.series)
-    origins = (panel.periods - 1 - spec.windows * spec.horizon, panel.periods - 1)
+    origins = (first_window, panel.periods - 1)
     everyone = [learn(panel, layout, spec, origin, trees=trees, static=static) for origin in origins]
     groups: dict[str, tuple[PooledFit, PooledFit]] = {}
     places: dict[str, list[int]] = {}
@@ -237,9 +265,20 @@ def pool(
         )
         if early.anything and (len(early.trees[0]) or not trees):
             groups[name] = (early, late)
-    first = PooledModels(spec, everyone[0], everyone[1], no_evidence(spec), groups, attributes, left_out)
+    first = PooledModels(spec, everyone[0], everyone[1], no_evidence(spec), groups, attributes, left_out, choice)
     evidence = gather_evidence(evaluate(rows, spec, cutoff, first, custom_series=CUSTOM_SERIES))
     return replace(first, evidence=evidence)
+
+
+def _chosen(panel: Panel, layout: Layout, spec: Spec, origin: int) -> Choice:
+    """What to make of known covariates, by periods up to place `origin`, before the backtest windows."""
+    if not layout.known or origin < 2 * min(layout.season, 14) + 2:
+        return Choice()
+    from many_models.forecasting.kernels import on_one_thread
+
+    with on_one_thread():
+        panel.x[:, :, -1] = (layout.shape_features(panel.ds) @ learn_shape(panel, layout, origin))[None, :]
+        return choose(Sample(panel, layout, spec, origin, np.zeros((len(panel.series), 0), np.float32)))
 
 
 def learn(  # noqa: PLR0913 - whom from, when and what
@@ -260,7 +299,7 @@ def learn(  # noqa: PLR0913 - whom from, when and what
     with on_one_thread(), ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
         shape = learn_shape(panel, layout, origin)
         panel.x[:, :, -1] = (layout.shape_features(panel.ds) @ shape)[None, :]
-        sample = _Sample(panel, layout, spec, origin, static)
+        sample = Sample(panel, layout, spec, origin, static)
         beta, problem = _coefficients(sample, threads)
         shared = PooledFit(panel.number + origin, shape, beta, STRENGTH, NO_TREES, problem)
         rows = _tree_rows(sample, shared, threads)
@@ -270,7 +309,7 @@ def learn(  # noqa: PLR0913 - whom from, when and what
         return replace(nothing_shared(layout), problem=problem)
     if len(rows[0]) < LEAST_TREE_ROWS or not trees:
         return shared
-    grown, boosted = _grow_both(rows, sample, shared.beta.shape[1])
+    grown, boosted = grow_both(rows, sample.layout, shared.beta.shape[1])
     return replace(shared, trees=grown, boosted=boosted)
 
 
@@ -320,9 +359,6 @@ def _less_loud(mean: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.minimum(1.0, np.quantile(mean, 0.75) / np.maximum(mean, 1e-300)) if len(mean) else mean
 
 
-_Rows = tuple[
-    "NDArray[np.float32]", "NDArray[np.float64]", "NDArray[np.float64]", "NDArray[np.float64]", "NDArray[np.float64]"
-]
 _Series = tuple[
     "NDArray[np.float64]", "NDArray[np.int8]", "NDArray[np.int64]", "NDArray[np.int64]", "NDArray[np.float32]",
     "NDArray[np.float64]", "NDArray[np.bool_]", "NDArray[np.int64]", int, int, "NDArray[np.float64]",
@@ -331,7 +367,7 @@ _Series = tuple[
 
 
 @dataclass(frozen=True)
-class _Sample:
+class Sample:
     """The series to learn from, up to place `origin`, as `pooled_moments` and `pooled_rows` read them."""
 
     panel: Panel
@@ -375,7 +411,21 @@ class _Sample:
             pooled_moments(*self._series(i), beta, cold, found.G, found.g, found.misfit, found.together)
         return found
 
-    def tree_rows(self, i: int, beta: NDArray[np.float64], keep: NDArray[np.int8]) -> _Rows:
+    def log_features(self, i: int) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        """Linear features (time × features) of targets of series `i` on the log scale, their weights, the targets."""
+        from many_models.forecasting.kernels import features
+
+        *series, decay, state = self._series(i)
+        y, code, ph, hol, C, x, binary, steps, first, origin, conf, own = series
+        T, p = self.origin + 1, loader.width(self.calendar_columns, self.layout.columns)
+        X, w, wl, z = np.zeros((3, T, p), np.float32), *np.zeros((2, T), np.float32), np.zeros((2, T), np.float32)
+        features(
+            y, code, ph, hol, C, x, binary, steps, first, np.array([origin]), conf, own, decay, np.zeros((T + 1, 3)),
+            state, X, w, wl, z, np.zeros((1, state.size)), np.zeros(T),
+        )  # fmt: skip
+        return X[loader.LOG], wl, z[1]
+
+    def tree_rows(self, i: int, beta: NDArray[np.float64], keep: NDArray[np.int8]) -> TreeRows:
         """The trees' rows of series `i` where `keep`: features, y, offset, recent level, weight."""
         from many_models.forecasting.kernels import pooled_rows
 
@@ -399,7 +449,7 @@ class _Sample:
         )  # fmt: skip
 
 
-def _coefficients(sample: _Sample, threads: ThreadPoolExecutor) -> tuple[NDArray[np.float64], str]:
+def _coefficients(sample: Sample, threads: ThreadPoolExecutor) -> tuple[NDArray[np.float64], str]:
     """Ridge coefficients (3 × features) of all series together, and why those of counts are not to be used ("" if they
     are): the Poisson ones by Newton's steps, each halved until it improves the fit.
     """
@@ -484,7 +534,7 @@ def shared_periods(together: NDArray[np.float64]) -> NDArray[np.float64]:
     return 1.0 + (size - 1.0) * min(common, 1.0) * np.where(squares > 1e-12, alike, 0.0)
 
 
-def _tree_rows(sample: _Sample, shared: PooledFit, threads: ThreadPoolExecutor) -> _Rows | None:
+def _tree_rows(sample: Sample, shared: PooledFit, threads: ThreadPoolExecutor) -> TreeRows | None:
     """A random share of all series' targets as the trees see them: beside each series' own count fit up to then."""
     ready = sample.ready
     if not ready:
@@ -493,7 +543,7 @@ def _tree_rows(sample: _Sample, shared: PooledFit, threads: ThreadPoolExecutor) 
     coef = fit_panel(panel, sample.layout, sample.spec, np.array([origin]), shared).coef[:, loader.COUNT]
     share = min(1.0, TREE_ROWS / max(sum(origin - int(panel.first[i]) for i in ready), 1))
 
-    def rows_of(i: int) -> _Rows:
+    def rows_of(i: int) -> TreeRows:
         seed = int.from_bytes(hashlib.sha256(panel.series[i].encode()).digest()[:4], "big")
         # counted back from the origin: when other series begin must not matter
         keep = (np.random.default_rng(seed).random(origin + 1)[::-1] < share).astype(np.int8)
@@ -501,65 +551,4 @@ def _tree_rows(sample: _Sample, shared: PooledFit, threads: ThreadPoolExecutor) 
         return sample.tree_rows(i, beta, keep)
 
     parts = list(threads.map(rows_of, ready))
-    return cast("_Rows", tuple(np.concatenate(part) for part in zip(*parts, strict=True)))
-
-
-def _grow_both(rows: _Rows, sample: _Sample, p: int) -> tuple[tuple[NDArray[np.generic], ...], int]:
-    """Trees on top of each series' own count fit, then those on top of its recent level, and the number of these."""
-    X, y, offset, level, weight = rows
-    one = _grow(X, y, offset, weight)
-    X[:, p + loader.EXTRA - 1 : p + loader.EXTRA + sample.layout.columns] = 0.0  # see mm_pack_v1.without_own
-    two = _grow(X, y, level, weight)
-    nodes = len(one[1])
-    moved = [(part.astype(np.int64) + nodes).astype(part.dtype) if name in {"root", "left", "right"} else part
-             for name, part in zip(loader.TREES, two, strict=True)]  # fmt: skip
-    return tuple(np.concatenate(pair) for pair in zip(one, moved, strict=True)), len(two[0])
-
-
-def _grow(
-    rows: NDArray[np.float32], y: NDArray[np.float64], offset: NDArray[np.float64], weight: NDArray[np.float64]
-) -> tuple[NDArray[np.generic], ...]:
-    """Poisson trees on top of the linear predictor `offset`, as arrays (see mm_pack_v1.tree_sum)."""
-    import lightgbm
-
-    if not (y > 0).any():
-        return NO_TREES
-    options = {
-        "objective": "poisson", "learning_rate": 0.06, "num_leaves": 40, "min_data_in_leaf": 60, "lambda_l2": 2.0,
-        "feature_fraction": 0.6, "bagging_fraction": 0.7, "bagging_freq": 1, "seed": 7, "deterministic": True,
-        "force_row_wise": True, "num_threads": 1, "verbosity": -1, "max_bin": 127,
-    }  # fmt: skip
-    data = lightgbm.Dataset(
-        rows, y, weight=weight, init_score=offset, free_raw_data=True, params={"max_bin": 127, "verbosity": -1}
-    )
-    booster = lightgbm.train(options, data, TREE_ROUNDS)
-    return tree_arrays(booster.dump_model())
-
-
-def tree_arrays(model: Mapping[str, object]) -> tuple[NDArray[np.generic], ...]:
-    """A LightGBM dump as flat arrays: root, feature (-1 for leaves), threshold, left, right, value (of inner nodes the
-    mean, which explanations need).
-    """
-    nodes: list[list[float]] = []
-
-    def add(node: Mapping[str, object]) -> int:
-        at = len(nodes)
-        nodes.append([-1, 0.0, 0, 0, 0.0])
-        if "split_feature" in node:
-            nodes[at][0], nodes[at][1] = cast("int", node["split_feature"]), cast("float", node["threshold"])
-            nodes[at][2] = add(cast("Mapping[str, object]", node["left_child"]))
-            nodes[at][3] = add(cast("Mapping[str, object]", node["right_child"]))
-            nodes[at][4] = cast("float", node["internal_value"])
-        else:
-            nodes[at][4] = cast("float", node["leaf_value"])
-        return at
-
-    trees = cast("list[Mapping[str, object]]", model["tree_info"])
-    root = [add(cast("Mapping[str, object]", tree["tree_structure"])) for tree in trees]
-    table = np.array(nodes, float).reshape(-1, 5)
-    kinds = (np.int16, np.float32, np.int32, np.int32, np.float32)
-    columns = [table[:, j].astype(kind) for j, kind in enumerate(kinds)]
-    # a threshold between two values stays below the upper one
-    above = columns[1] > table[:, 1]
-    columns[1][above] = np.nextafter(columns[1][above], np.float32(-np.inf))
-    return (np.array(root, np.int32), *columns)
+    return cast("TreeRows", tuple(np.concatenate(part) for part in zip(*parts, strict=True)))

@@ -16,7 +16,7 @@ from many_models.keys import digest
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-CODE_VERSION = "4"
+CODE_VERSION = "5"
 
 # What weights of candidates minimise: squared errors (the default: right for sums, whatever the share of zeros),
 # absolute ones with series alike, absolute ones by volume, or absolute ones with intervals at equal tails.
@@ -109,7 +109,8 @@ class Spec:
     ended (default: by frequency); `custom` forecasters of the user's; `holidays` of the user's own (ISO date, name)
     beside the country's; `attributes` names of static columns of series, which trees see; `pool_by` which parts of the
     key make the groups that learn together (none: all do); `missing` what a period without a row means (see `MISSING`),
-    and `missing_on` the same for single weekdays (0 is Monday); `folder` where modules of `custom` are besides Python's
+    and `missing_on` the same for single weekdays (0 is Monday); `exposure` the known covariate that the target is
+    proportional to; `folder` where modules of `custom` are besides Python's
     path (no part of the recipe).
     """
 
@@ -130,6 +131,7 @@ class Spec:
     pool_by: tuple[int, ...] = ()
     missing: str = "unknown"
     missing_on: tuple[tuple[int, str], ...] = ()
+    exposure: str = ""
     folder: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
@@ -149,6 +151,11 @@ class Spec:
             raise SettingsError(f"unknown objective {self.objective!r}: use {', '.join(OBJECTIVES)}")
         if bad := [level for level in self.levels if not 0 < level < 100]:
             raise SettingsError(f"interval levels are per cent between 1 and 99, got {bad}")
+        self._check_names()
+
+    def _check_names(self) -> None:
+        if self.exposure and self.exposure not in self.known:
+            raise SettingsError(f"the exposure {self.exposure!r} is not a known covariate: add it to known")
         custom = [mine.name for mine in self.custom]
         if twice := sorted({name for name in custom if custom.count(name) > 1}):
             raise SettingsError(f"custom forecasters named twice: {', '.join(twice)}")

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from many_models.forecasting.panel import Layout, Term
     from many_models.forecasting.pooling import PooledModels
     from many_models.forecasting.spec import Prior, Spec
 
@@ -135,20 +136,23 @@ def _model(
         "center": panel.encoding.center, "scale": panel.encoding.scale, "log": panel.encoding.log,
         "binary": panel.encoding.binary.astype(np.int8),
         "last_x": usual_columns(panel, layout).astype(np.float32),
-        "before_x": panel.x[:, panel.periods - 1, :-1].astype(np.float32),
+        "before_x": panel.x[:, panel.periods - 1, : layout.encoded].astype(np.float32),
         "spread": spread(evaluation, blends, scored(evaluation)), "quantiles": series_quantiles(evaluation),
         "path": evaluation.custom.F[:, :, -1], "static": evaluation.static,
         "conf": conf, "holiday_days": days, "holiday_slots": slots, **pool_arrays,
     }  # fmt: skip
+    whole = evaluation.whole
+    arrays = _in_their_places(arrays, layout, whole, evaluation.pooled.choice.terms if evaluation.pooled else ())
     by_series: dict[str, dict[str, dict[str, int]]] = {}
     for name, mapping in zip(layout.known, panel.encoding.slots, strict=True):
         for series, levels in mapping.items():
             by_series.setdefault(series, {})[name] = levels
     index: dict[str, object] = {
         "format": loader.FORMAT, "series": panel.series, "frequency": layout.frequency, "horizon": spec.horizon,
-        "known": list(layout.known), "levels_of": list(layout.levels_of), "levels": list(spec.levels),
+        "known": list(whole.known), "levels_of": list(whole.levels_of), "levels": list(spec.levels),
         "slots": by_series, "fallback": fallback, "candidates": list(everyone),
         "pools": pools, "own_size": loader.OWN_SIZE, "holidays": list(layout.holiday_names),
+        **({"exposure": spec.exposure} if spec.exposure else {}),
     }  # fmt: skip
     blobs: dict[str, bytes] = {}
     fitted: dict[str, dict[str, list[object]]] = {}
@@ -161,6 +165,25 @@ def _model(
             blobs[file] = data
             fitted.setdefault(series, {})[name] = [file, unit]
     return PackModel({**index, "fitted": fitted} if fitted else index, arrays, dict(sorted(blobs.items())))
+
+
+def _in_their_places(
+    arrays: dict[str, NDArray[np.generic]], layout: Layout, whole: Layout, terms: Sequence[Term]
+) -> dict[str, NDArray[np.generic]]:
+    """Arrays of a pack with places for all known covariates of the `whole` layout and for terms, used or not, so that
+    packs go together whatever was chosen when they were trained.
+    """
+    most, pools = loader.terms_of(whole.encoded), len(arrays["pool_beta"])
+    places = whole.places(layout.known)
+    table = loader.no_terms(pools, most)
+    table[:, : len(terms)] = np.array(terms, np.float64).reshape(-1, 4)
+    moved = [*places, *range(whole.encoded, whole.encoded + len(terms)), whole.encoded + most]
+    result = loader.widened(arrays, moved, moved[-1] + 1)
+    for name in ("last_x", "before_x"):
+        wide = np.zeros((len(arrays[name]), whole.encoded), np.float32)
+        wide[:, places] = arrays[name]
+        result[name] = wide
+    return {**result, "pool_terms": table}
 
 
 def _pool_arrays(evaluation: Evaluation) -> tuple[list[str], dict[str, NDArray[np.generic]]]:

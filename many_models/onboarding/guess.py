@@ -28,6 +28,7 @@ from many_models.onboarding.column_roles import (
     find_leaks,
     unit_of,
 )
+from many_models.onboarding.exposure import check_exposure
 from many_models.onboarding.findings import warnings_of
 from many_models.onboarding.grid import listed
 from many_models.onboarding.layout import open_table
@@ -79,6 +80,7 @@ class InferredSettings:
     season: Inferred[int]
     horizon: Inferred[int]
     known: Inferred[tuple[str, ...]]
+    exposure: Inferred[str]
     negatives: Inferred[Any]
     start: date
     last: date
@@ -111,7 +113,7 @@ class InferredSettings:
         """Every guess by the name of its setting, for a table that people read."""
         names = (
             "table covariates_table keys timestamp target frequency aggregate missing missing_on timezone season "
-            "horizon known negatives"
+            "horizon known exposure negatives"
         ).split()
         found: dict[str, Inferred[object]] = {name: getattr(self, name) for name in names}
         return {name: choice for name, choice in found.items() if choice.value or name == "known"}
@@ -140,6 +142,7 @@ class InferredSettings:
             "forecast": [("horizon", self.horizon.value, _why(self.horizon))],
         }
         of_rows: tuple[tuple[str, Inferred[Any]], ...] = (
+            ("exposure", self.exposure),
             ("missing_on", self.missing_on),
             ("aggregate", self.aggregate),
             ("timezone", self.timezone),
@@ -202,6 +205,7 @@ def infer_settings(  # noqa: PLR0913  (each flag of the command that overrules a
     timestamp: str = "",
     target: str = "",
     known: Sequence[str] | None = None,
+    exposure: str = "",
     frequency: str = "",
     missing: str = "",
     aggregate: str | None = None,
@@ -228,7 +232,8 @@ def infer_settings(  # noqa: PLR0913  (each flag of the command that overrules a
     else:
         reader = open_table(location, sheet=sheet, first=first)
         rows, more = head(reader, FILE_ROWS)
-    _require(rows.column_names, {"keys": keys, "timestamp": [timestamp], "target": [target], "known": known or ()})
+    told = {"keys": keys, "timestamp": [timestamp], "target": [target], "known": known or (), "exposure": [exposure]}
+    _require(rows.column_names, told)
     totals = {} if url else totals_in(rows)
     look = _Look.of(without(rows, totals), reader, tuple(keys), timestamp, target, styles or {}, now)
     if planned := look.planned():
@@ -238,6 +243,8 @@ def infer_settings(  # noqa: PLR0913  (each flag of the command that overrules a
     found_frequency = choose_frequency(profile, frequency)
     leaks = find_leaks(profile, found_target.value)
     found_known = choose_known(profile, found_target.value, known, leaks)
+    if exposure and exposure not in found_known.value:
+        found_known = replace(found_known, value=(*found_known.value, exposure))
     how = infer_aggregate(profile, found_target.value, found_frequency.value, aggregate)
     if how.value and known is None:
         found_known = steady_in_periods(profile, found_known, found_frequency.value)
@@ -280,6 +287,7 @@ def infer_settings(  # noqa: PLR0913  (each flag of the command that overrules a
         missing_on=absent.missing_on,
         aggregate=how,
         timezone=zone,
+        exposure=check_exposure(profile, found_target.value, exposure),
         negatives=choose_negatives(profile, found_target.value),
         start=start,
         last=last,

@@ -24,6 +24,7 @@ class InitOptions(TypedDict, total=False):
     timestamp: str
     target: str
     known: Sequence[str]
+    exposure: str
     frequency: str
     missing: str
     aggregate: str

@@ -42,6 +42,7 @@ def spec_of(settings: Settings) -> Spec:
         pool_by=tuple(data.keys.index(name) for name in forecast.pool_by),
         missing=data.missing,
         missing_on=tuple((WEEKDAYS.index(day), what) for day, what in sorted(data.missing_on.items())),
+        exposure=data.exposure,
         folder=str(settings.root),
     )
 

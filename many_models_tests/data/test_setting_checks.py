@@ -23,6 +23,7 @@ MISTAKES = [
     ("[retention]\ncron = '0 25 * * *'", r"retention.cron: .* its hour is '25'"),
     ("[data]\naggregate = 'summ'", r"data.aggregate is 'summ': use sum, mean"),
     ("[data]\naggregate = {price = 'mean'}", r"aggregate names price, needed the target or known covariates: sales"),
+    ("[data]\nexposure = 'hours'", r"exposure is hours, which is not in known: add it, its future is needed"),
     ("[data]\nmissing = 'nothing'", r"data.missing: .*'unknown', 'zero' or 'closed', it is 'nothing'"),
     ("[data]\nfrequency = 'MS'\nmissing_on = {sunday = 'closed'}", r"missing_on is for daily data"),
     ("[forecast]\nhorizon = 0", r"forecast.horizon: .*greater than or equal to 1, it is 0"),

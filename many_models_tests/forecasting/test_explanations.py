@@ -115,9 +115,10 @@ def slow(pack, i, h, x, row):
     args, now = pack.inputs(i, h, x)
     S, _, _, P, o, ph, _, C, x, _, B, smear, conf, own = args  # noqa: N806  the names of the loops
     e = pack.explainer()
-    season, places = e.season(), e.parts(now, h)
-    usual_c, usual_x = e.reference(), np.append(pack.arrays["last_x"][i].astype(float), 0.0)
-    shape = e.shape(int(pack.arrays["pool"][i]), now, h)
+    pool = int(pack.arrays["pool"][i])
+    season, places = e.season(), e.parts(pool, now, h)
+    usual_c, usual_x = e.reference(), pack.columns(np.tile(pack.arrays["last_x"][i].astype(float), (h, 1)), pool, now)
+    shape = e.shape(pool, now, h)
     way, m, nc = min(row, loader.COUNT), int(conf[loader.SEASON]), int(conf[loader.CALENDAR])
     smeared = smear[row] if row < 3 else 1.0
 
@@ -130,8 +131,8 @@ def slow(pack, i, h, x, row):
             if places[step, j] == driver:
                 calendar[j] = usual_c[j]
         for j in range(len(covariates) - 1):
-            if e.covariates[j] == driver:
-                covariates[j] = usual_x[j]
+            if e.covariates(pool)[0][j] == driver:
+                covariates[j] = usual_x[step, j]
         covariates[-1] -= shape[step, driver] if driver is not None else 0.0
         if driver == mm_explain_v1.YEAR:
             ly[:] = 0.0

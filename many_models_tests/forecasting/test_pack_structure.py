@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from many_models.errors import IntegrityError
-from many_models.forecasting import PackModel, Spec, pool, pooling, prepare, train
+from many_models.forecasting import PackModel, Spec, pool, pooling, prepare, train, trees
 from many_models.forecasting.pack import mm_pack_v1 as loader
 from many_models.serving.loaded_pack import LoadedPack
 from many_models.serving.pack_file import in_memory, joined, parted
@@ -23,7 +23,7 @@ def model() -> PackModel:
     rows = rows_of({f"s{i}": sales(400, 5.0 + 10 * i, seed=i) for i in range(4)})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pooling, "LEAST_TREE_ROWS", 100)
-        patch.setattr(pooling, "TREE_ROUNDS", 20)
+        patch.setattr(trees, "TREE_ROUNDS", 20)
         learned = pool(rows, SPEC, AS_OF)
     trained = train(rows, SPEC, AS_OF, pooled=learned).model
     assert len(trained.arrays["root"]) > 2

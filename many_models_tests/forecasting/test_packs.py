@@ -217,7 +217,7 @@ def test_a_pack_from_before_there_were_attributes_is_read(model):
 def test_trees_as_arrays_sum_to_what_the_booster_says():
     import lightgbm
 
-    from many_models.forecasting.pooling import tree_arrays
+    from many_models.forecasting.trees import tree_arrays
 
     rng = np.random.default_rng(0)
     X = rng.normal(size=(500, 4))  # noqa: N806

@@ -546,3 +546,37 @@ def test_the_example_settings_say_what_init_guesses(example: str) -> None:
         found.target.value,
     )
     assert (set(data.known), data.frequency, data.start) == (set(found.known.value), found.frequency.value, found.start)
+
+
+# --- Exposure -------------------------------------------------------------------------------------------------------
+def exposed(hours: np.ndarray) -> pd.DataFrame:
+    frame = panel("D", 200, store=["a", "b"])
+    frame["hours"] = np.tile(hours, 2)
+    frame["y"] = RNG.poisson(3 * np.maximum(frame["hours"], 0))
+    return frame
+
+
+def test_a_given_exposure_is_written_as_known_too(tmp_path: Path) -> None:
+    location = csv(tmp_path, exposed(RNG.integers(0, 12, 200)))
+    found = looked_at(location, target="y", exposure="hours", known=["price"])
+    (tmp_path / "many_models.toml").write_text(found.to_toml("sqlite:///sales.db"))
+    settings = load_settings(tmp_path / "many_models.toml")
+    assert (settings.data.exposure, settings.data.known) == ("hours", ["price", "hours"])
+
+
+def test_no_exposure_is_guessed_or_written(tmp_path: Path) -> None:
+    found = looked_at(csv(tmp_path, exposed(RNG.integers(0, 12, 200))), target="y")
+    assert "exposure =" not in found.to_toml("sqlite:///sales.db")
+
+
+def test_a_column_that_cannot_be_an_exposure_is_refused(tmp_path: Path) -> None:
+    frame = exposed(RNG.integers(0, 12, 200))
+    frame["kind"], frame["below"] = "open", frame["hours"] - 3
+    frame["other"] = np.where(frame["hours"] > 4, 0, frame["hours"])
+    location = csv(tmp_path, frame)
+    for name, told in (
+        ("kind", "holds text values, needed a number"), ("below", "lowest value is -3"),
+        ("other", "rows without any have sales"), ("gone", "the columns are"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=f"--exposure {name}: .*{told}"):
+            looked_at(location, target="y", exposure=name)

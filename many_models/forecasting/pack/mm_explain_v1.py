@@ -89,9 +89,11 @@ def path(X, con, part, root, feature, threshold, left, right, value):
     return base
 
 
-def linear(X, con, beta, way, S, conf, own, part, C, Cref, x, xref, Z, wbar, f):
+def linear(X, con, beta, way, S, conf, own, part, C, Cref, x, xref, second, half, Z, wbar, f):
     """Write to `con` what each driver adds to the linear predictor, measured from what is usual; returns the predictor
-    without it. `Z` says what drivers add to the shape that series share, `wbar` the mean of the season's feature.
+    without it. Of what a covariate column says, its driver in `part` gets the rest of what the one in `second` gets,
+    a share of `half`. `Z` says what drivers add to the shape that series share, `wbar` the mean of the season's
+    feature.
     """
     nc = int(conf[CALENDAR])
     k = int(conf[COVARIATES])
@@ -114,7 +116,9 @@ def linear(X, con, beta, way, S, conf, own, part, C, Cref, x, xref, Z, wbar, f):
     for j in range(k):
         slope = (beta[c] + beta[c + 1]) * size + (beta[c + 2] * (l2 - 0.7) if way == LOG else beta[c + 2] * f * size)
         if j < k - 1:
-            con[part[c]] += slope * (x[j] - xref[j])
+            moved = slope * (x[j] - xref[j])
+            con[part[c]] += moved * (1.0 - half[j])
+            con[second[j]] += moved * half[j]
         else:
             for d in range(Z.size):
                 con[d] += slope * Z[d]
@@ -145,13 +149,14 @@ def settle(con, Z):
 
 def attribute(
     S, y, code, P, o, ph, hol, C, x, binary, B, smear, conf, own, H, A, X, boosted, root, feature, threshold, left,
-    right, value, parts, season, Cref, xref, Z, used,
+    right, value, parts, season, Cref, xref, second, half, Z, used,
 ):  # fmt: skip
     """Parts (candidates × H × drivers) of every candidate for the periods o + 1 … o + H, written to `A`.
 
     The first arguments are those of the loader's `forecast`. `parts` (H × features) says whose each feature is, of
-    which the features of trees are some; `season` whose the phases are; `Cref` and `xref` what is usual of calendar
-    columns and covariates; `Z` (H × drivers) what drivers add to the shape that series share. `value` has the mean of
+    which the features of trees are some; `season` whose the phases are; `Cref` and `xref` (H × columns) what is usual
+    of calendar columns and covariates; `second` and `half` (H × columns) as `linear` takes them; `Z` (H × drivers) what
+    drivers add to the shape that series share. `value` has the mean of
     each inner node. Candidates that are not `used` may stay zero.
     """
     m = int(conf[SEASON])
@@ -219,7 +224,10 @@ def attribute(
                 if filled != way:
                     fill(X, S, way, ph[t], i + 1, C[t], x[t], ly, conf, own)
                     filled = way
-                e = linear(X, con, B[row], way, S, conf, own, part, C[t], Cref, x[t], xref, Z[i], wbar[way], f)
+                e = linear(
+                    X, con, B[row], way, S, conf, own, part, C[t], Cref, x[t], xref[i], second, half[i], Z[i],
+                    wbar[way], f,
+                )  # fmt: skip
                 if under:
                     base = e
                     put(mine, con)
@@ -271,9 +279,8 @@ class Explainer:
         self.known = FIXED + self.slots  # the place of the first covariate
         self.own = self.known + len(index["known"])  # and of the first of the users' forecasters
         self.n = self.own + len(index["candidates"]) - len(loader.CANDIDATES)
-        self.covariates = np.array(
-            [self.known + j for j, levels in enumerate(index["levels_of"]) for _ in range(max(levels, 1))] + [SHAPE],
-            np.int64,
+        self.encoded = np.array(
+            [self.known + j for j, levels in enumerate(index["levels_of"]) for _ in range(max(levels, 1))], np.int64
         )
         self.names = self._names()
         self.value = node_means(a)
@@ -331,9 +338,35 @@ class Explainer:
                 out[:, len(same) + self.slots + j] = self.slot_places[slots[near]]
         return out
 
-    def parts(self, after, h):
-        """Places (h × features) of every feature that linear models and trees see of the periods after `after`."""
-        key = (int(after), int(h))
+    def covariates(self, pool):
+        """The places of all covariate columns of a pool: those of encoded ones, of terms, of the shared shape; and the
+        places of the second column of a product, the first one's for others.
+        """
+        terms = self.pack.arrays["pool_terms"][pool].astype(np.int64)
+        made = self.encoded[terms[:, 1]] if len(terms) else np.zeros(0, np.int64)
+        product = terms[:, 0] == loader.PRODUCT
+        second = np.where(product, self.encoded[np.where(product, terms[:, 2], 0)], made) if len(terms) else made
+        first = np.concatenate([self.encoded, made, [SHAPE]])
+        return first, np.concatenate([self.encoded, second, [SHAPE]])
+
+    def halves(self, pool, x, xref):
+        """Of what columns `x` (h × columns) say against `xref`, the share of the second driver: of a product what it
+        gets in the mean of both orders (Shapley value).
+        """
+        out, encoded = np.zeros(x.shape), len(self.encoded)
+        for j, (kind, a, b, _) in enumerate(self.pack.arrays["pool_terms"][pool]):
+            if kind == loader.PRODUCT:
+                one, two = ((x[:, int(c)], xref[:, int(c)]) for c in (a, b))
+                whole = one[0] * two[0] - one[1] * two[1]
+                mine = 0.5 * (two[0] - two[1]) * (one[0] + one[1])
+                out[:, encoded + j] = np.where(np.abs(whole) > 1e-9, mine / np.where(whole == 0, 1.0, whole), 0.0)
+        return out
+
+    def parts(self, pool, after, h):
+        """Places (h × features) of every feature that linear models and trees of a pool see of the periods after
+        `after`.
+        """
+        key = (int(pool), int(after), int(h))
         if key not in self._parts:
             if len(self._parts) > 64:
                 self._parts.clear()
@@ -348,9 +381,10 @@ class Explainer:
             out[:, [nc + 7, p, p + 5, p + 8, beside + 2]] = season
             out[:, nc + 8] = YEAR
             out[:, p + 7] = np.where(hol >= 0, self.slot_places[np.maximum(hol, 0)], RECENT) if self.slots else RECENT
-            out[:, nc + loader.DYNAMIC : p] = np.repeat(self.covariates, 3)
-            out[:, p + loader.EXTRA : beside] = self.covariates
-            out[:, beside + loader.BESIDE : beside + loader.BESIDE + k] = self.covariates
+            covariates = self.covariates(pool)[0]
+            out[:, nc + loader.DYNAMIC : p] = np.repeat(covariates, 3)
+            out[:, p + loader.EXTRA : beside] = covariates
+            out[:, beside + loader.BESIDE : beside + loader.BESIDE + k] = covariates
             self._parts[key] = out
         return self._parts[key]
 
@@ -400,10 +434,12 @@ class Explainer:
         F, own = pack.candidates(i, h, x, fresh, args)
         pool = int(a["pool"][i])
         A = np.zeros((len(loader.CANDIDATES), h, self.n))
-        usual = self.reference(), a["last_x"][i].astype(float), self.shape(pool, now, h)
+        xref = pack.columns(np.tile(a["last_x"][i].astype(float), (h, 1)), pool, now)
+        half = self.halves(pool, pack.columns(x, pool, now), xref)
+        usual = self.reference(), xref, self.covariates(pool)[1], half, self.shape(pool, now, h)
         used = np.ones(len(F), bool) if used is None else used
         trees = [*pack.trees(pool)[:-1], self.value]
-        attribute(*[*args, h, A, pack.room(i), *trees, self.parts(now, h), self.season(), *usual, used])
+        attribute(*[*args, h, A, pack.room(i), *trees, self.parts(pool, now, h), self.season(), *usual, used])
         mine = np.zeros((len(F) - len(A), h, self.n))
         for c in range(len(mine)):
             mine[c, :, self.own + c] = F[len(A) + c]
@@ -415,9 +451,10 @@ class Explainer:
         """
         a = self.pack.arrays
         out = np.zeros((h, self.n))
+        ratio = self.pack.exposure(x)
         if math.isfinite(a["fixed"][i]):
             out[:, LEVEL] = float(a["fixed"][i])
-            return out, out[:, LEVEL].copy(), np.zeros((0, h))
+            return self._exposed(out, ratio), out[:, LEVEL] * ratio, np.zeros((0, h))
         weights = a["weights"][i].astype(float)
         A, F, own = self.candidates(i, h, x, fresh, weights != 0.0)
         point = self.pack.point(i, F, own)
@@ -427,7 +464,14 @@ class Explainer:
         factor = float(a["factor"][i])
         out[:, CALIBRATION] += (factor - 1.0) * blended
         out[:, BOUNDS] += point - factor * blended
-        return out, point, F
+        return self._exposed(out, ratio), point * ratio, F * ratio
+
+    def _exposed(self, parts, ratio):
+        """`parts` (h × drivers) at the usual exposure, and what the exposure of each period adds to them."""
+        if self.pack.exposed is not None:
+            parts = parts.copy()
+            parts[:, self.encoded[self.pack.exposed]] += (ratio - 1.0) * parts.sum(1)
+        return parts
 
 
 def unit_of(frequency):

@@ -55,6 +55,10 @@ EXTRA = 9  # features that only trees use, and one more a covariate column
 BESIDE = 3  # features after these, and one more a covariate column: what surrounds the target; static ones come last
 PLAIN = 6  # what users' regressors see besides the linear features: phase, step, age, recent mean, phase's, holiday
 MISSING, OBSERVED, CLOSED, STOCK_OUT = 0, 1, 2, 3
+# Kinds of terms, columns made of encoded covariate columns: what column a exceeds a knot by, whether it does, the
+# product of columns a and b, column a on weekday b, column a times a wave of b periods a day.
+HINGE, ABOVE, PRODUCT, WEEKDAY, HOUR_SIN, HOUR_COS = range(6)
+TERMS = 6  # places for them in a pack with known covariates; a kind below zero marks an empty one
 
 
 def state_size(m: int, k: int, slots: int) -> int:
@@ -621,13 +625,35 @@ def shape_features(
     return np.concatenate(columns, 1)
 
 
+def derived(x: np.ndarray, terms, ds: np.ndarray) -> np.ndarray:
+    """The columns (… × periods × terms) that `terms` (kind, a, b, knot) make of encoded covariate columns `x`
+    (… × periods × columns) at the stamps `ds`; zeros for an empty term.
+    """
+    out = np.zeros((*x.shape[:-1], len(terms)))
+    weekday = (ds.astype("datetime64[D]").astype(np.int64) + 3) % 7
+    angle = 2 * np.pi * (ds.astype("datetime64[h]").astype(np.int64) % 24) / 24.0
+    for j, (kind, a, b, knot) in enumerate(terms):
+        column = x[..., int(a)]
+        if kind == HINGE:
+            out[..., j] = np.maximum(column - knot, 0.0)
+        elif kind == ABOVE:
+            out[..., j] = column > knot
+        elif kind == PRODUCT:
+            out[..., j] = column * x[..., int(b)]
+        elif kind == WEEKDAY:
+            out[..., j] = column * (weekday == b)
+        elif kind >= HOUR_SIN:
+            out[..., j] = column * (np.sin(b * angle) if kind == HOUR_SIN else np.cos(b * angle))
+    return out
+
+
 # --- The pack --------------------------------------------------------------------------------------------------------
 PER_SERIES = (
     "cutoff", "state", "tail_y", "tail_code", "coef", "smear", "own", "weights", "factor", "fixed", "center", "scale",
     "log", "binary", "last_x", "before_x", "spread", "quantiles", "pool", "path", "static",
 )  # fmt: skip
 SHARED = ("conf", "holiday_days", "holiday_slots")
-PER_POOL = ("pool_shape", "pool_beta", "tree_count", "root_count", "boosted_count")
+PER_POOL = ("pool_shape", "pool_beta", "pool_terms", "tree_count", "root_count", "boosted_count")
 TREES = ("root", "feature", "threshold", "left", "right", "value")
 INDEX = (
     "format",
@@ -669,6 +695,7 @@ class Pack:
         self.levels = [int(level) for level in index["levels"]]
         self._calendars, self._shapes, self._fitted = {}, {}, {}
         self._explainer = None
+        self.exposed = exposed_column(index)
         self.hours = has_hours(index["frequency"], arrays)
 
     def cutoff_of(self, i):
@@ -702,6 +729,18 @@ class Pack:
             )  # fmt: skip
             self._shapes[key] = (features @ a["pool_shape"][pool].astype(float))[:, None]
         return self._shapes[key]
+
+    def exposure(self, x):
+        """How large the exposure of each period is, against what is usual (h,); ones without an exposure."""
+        return np.ones(len(x)) if self.exposed is None else np.maximum(x[:, self.exposed], 0.0)
+
+    def columns(self, x, pool, after):
+        """All covariate columns of the periods after step number `after`, from the encoded ones `x` (see `encode`):
+        these, what terms make of them, and the shared shape of a pool.
+        """
+        h, terms = len(x), self.arrays["pool_terms"][pool]
+        made = derived(x, terms, self.calendar(after, h)[0]) if len(terms) else np.zeros((h, 0))
+        return np.concatenate([x, made, self.shape(pool, after, h)], 1)
 
     def trees(self, pool):
         """The trees of a pool: how many are boosted ones, then root, feature, threshold, left, right, value."""
@@ -775,7 +814,8 @@ class Pack:
         a = self.arrays
         S, own = a["state"][i].astype(float), a["own"][i].astype(float)
         n = len(y)
-        x = np.concatenate([x, self.shape(a["pool"][i], a["cutoff"][i], n)], 1) if n else x
+        y, code = per_exposure(np.asarray(y, float), np.asarray(code, np.int8), self.exposure(x))
+        x = self.columns(x, a["pool"][i], a["cutoff"][i]) if n else x
         _, _, hol, ph = self.calendar(a["cutoff"][i], n)
         binary = a["binary"][i].astype(np.int64)
         for t in range(n):
@@ -798,8 +838,8 @@ class Pack:
         S, own, tail, codes = self.roll(i, *fresh)
         now = int(a["cutoff"][i]) + len(fresh[0])
         pool = int(a["pool"][i])
-        x = np.concatenate([x, self.shape(pool, now, h)], 1)
-        last = np.concatenate([fresh[2][-1] if len(fresh[0]) else a["before_x"][i], self.shape(pool, now - 1, 1)[0]])
+        x = self.columns(x, pool, now)
+        last = self.columns((fresh[2] if len(fresh[0]) else a["before_x"][i][None])[-1:], pool, now - 1)[0]
         R = len(tail)
         _, C, hol, ph = self.calendar(now, h)
         y, code = np.concatenate([tail, np.zeros(h)]), np.concatenate([codes, np.zeros(h, np.int8)])
@@ -890,7 +930,9 @@ class Pack:
         return self._explainer
 
     def point(self, i, F, own):
-        """The combination (h,) of candidates' forecasts (candidates × h) of row `i`, calibrated, within bounds."""
+        """The combination (h,) of candidates' forecasts (candidates × h) of row `i` at the usual exposure, calibrated,
+        within bounds.
+        """
         a = self.arrays
         return np.clip(a["weights"][i].astype(float) @ F * float(a["factor"][i]), own[LOW], own[HIGH])
 
@@ -903,6 +945,11 @@ class Pack:
         else:
             F, own = self.candidates(i, h, x, fresh)
             point = self.point(i, F, own)
+        return self.bounded(i, point * self.exposure(x), own)
+
+    def bounded(self, i, point, own):
+        """`point` (h,) of row `i` with its bounds (h × levels × 2)."""
+        a = self.arrays
         return point, interval(
             point, a["spread"][i], a["quantiles"][i], bool(own[NONNEGATIVE]), float(a["conf"][HORIZON])
         )
@@ -956,6 +1003,21 @@ class Pack:
             part.index = group.index
             parts.append(part)
         return pd.concat(parts).sort_index() if parts else pd.DataFrame(self.table([]))
+
+
+def exposed_column(index):
+    """The encoded column of the covariate that the target is proportional to, None without one."""
+    name = index.get("exposure", "")
+    if not name:
+        return None
+    place = index["known"].index(name)
+    return sum(max(count, 1) for count in index["levels_of"][:place])
+
+
+def per_exposure(y, code, ratio):
+    """`y` per usual exposure, and `code`: a period without exposure says nothing of demand."""
+    code = np.where(ratio > 0, code, MISSING).astype(np.int8)
+    return np.where(ratio > 0, y / np.where(ratio > 0, ratio, 1.0), 0.0), code
 
 
 def has_hours(frequency, arrays):
@@ -1033,6 +1095,7 @@ def _check_index(index):
         raise ValueError(f"index.json: levels_of has {len(levels_of)} counts for {len(index['known'])} covariates")
     if not _whole(index["horizon"], 1, MOST_STEPS):
         raise ValueError(f"index.json: horizon {str(index['horizon'])[:20]} is not a number of steps")
+    _check_exposure(index)
     _check_frequency(index["frequency"])
     _check_slots(index["slots"], dict(zip(index["known"], levels_of)))
     _check_fitted(index)
@@ -1088,9 +1151,37 @@ def _check_conf(conf, index):
             raise ValueError(f"conf.npy has {name} {conf[place]:g}, from 1 to {MOST_STEPS} are possible")
     if conf[HALF] > conf[REFERENCE]:
         raise ValueError("conf.npy: half a window is longer than what it is compared with")
-    columns = 1 + sum(max(count, 1) for count in index["levels_of"])
+    encoded = encoded_columns(index)
+    columns = 1 + encoded + terms_of(encoded)
     if conf[COVARIATES] != columns:
         raise ValueError(f"conf.npy has {conf[COVARIATES]:g} covariate columns, those of index.json are {columns}")
+
+
+def encoded_columns(index):
+    """Columns that the known covariates of a pack become."""
+    return sum(max(count, 1) for count in index["levels_of"])
+
+
+def terms_of(encoded):
+    """Places for terms in a pack with so many encoded columns."""
+    return TERMS if encoded else 0
+
+
+def _check_terms(terms, encoded):
+    """`pool_terms`: kind, column a, column or number b, and a knot."""
+    if not np.isfinite(terms).all() or (terms[..., :3] != np.floor(terms[..., :3])).any():
+        raise ValueError("pool_terms.npy holds a fraction where a place is needed")
+    kind, a, b = terms[..., 0], terms[..., 1], terms[..., 2]
+    most = np.where(kind == PRODUCT, encoded - 1, 24)
+    if ((kind < -1) | (kind > HOUR_COS) | (a < 0) | (a >= encoded) | (b < 0) | (b > most)).any():
+        raise ValueError("pool_terms.npy names a column that is not there")
+
+
+def _check_exposure(index):
+    """`exposure`: the known covariate that the target is proportional to, "" for none."""
+    name = index.get("exposure", "")
+    if name and (name not in index["known"] or index["levels_of"][index["known"].index(name)]):
+        raise ValueError(f"index.json: the exposure {str(name)[:60]!r} is not a number among the known covariates")
 
 
 def _check_shapes(index, arrays):
@@ -1108,22 +1199,23 @@ def _check_shapes(index, arrays):
     nc, shape = calendar(day, *about)[0].shape[1], shape_features(day, *about).shape[1]
     if conf[CALENDAR] != nc:
         raise ValueError(f"conf.npy has {conf[CALENDAR]:g} calendar columns, its frequency and holidays make {nc}")
-    p = width(nc, k)
+    p, e = width(nc, k), encoded_columns(index)
     wanted = {
         "cutoff": (n,), "state": (n, state_size(m, k, slots)), "tail_y": (n, R), "tail_code": (n, R),
         "coef": (n, 3, p), "smear": (n, 3), "own": (n, OWN_SIZE), "weights": (n, len(index["candidates"])),
         "factor": (n,), "fixed": (n,), "center": (n, None), "scale": (n, None), "log": (n, None), "binary": (n, k),
-        "last_x": (n, k - 1), "before_x": (n, k - 1), "spread": (n, 3), "quantiles": (n, 2 * len(index["levels"])),
+        "last_x": (n, e), "before_x": (n, e), "spread": (n, 3), "quantiles": (n, 2 * len(index["levels"])),
         "pool": (n,), "path": (n, own, None), "static": (n, None), "pool_shape": (q, shape), "pool_beta": (q, p),
-        "root_count": (q,), "tree_count": (q,), "boosted_count": (q,),
+        "root_count": (q,), "tree_count": (q,), "boosted_count": (q,), "pool_terms": (q, terms_of(e), 4),
     }  # fmt: skip
     for name, sizes in wanted.items():
         got = a[name].shape
         if len(got) != len(sizes) or any(size not in (None, there) for there, size in zip(got, sizes)):
             raise ValueError(f"{name}.npy has the shape {got}, needed {sizes}")
+    _check_terms(a["pool_terms"], e)
     for name in ("center", "scale", "log"):
-        if a[name].shape[1] < k - 1:
-            raise ValueError(f"{name}.npy has {a[name].shape[1]} columns for {k - 1} of covariates")
+        if a[name].shape[1] < e:
+            raise ValueError(f"{name}.npy has {a[name].shape[1]} columns for {e} of covariates")
 
 
 def _check_places(index, arrays):
@@ -1208,13 +1300,17 @@ def own_arrays(arrays, index):
         arrays = {**arrays, "boosted_count": np.zeros_like(arrays["root_count"])}
     if "before_x" not in arrays and "last_x" in arrays:  # only boosted trees look at it
         arrays = {**arrays, "before_x": arrays["last_x"]}
-    for name in (*PER_SERIES, *SHARED, *PER_POOL, *TREES):
+    older = "pool_terms" not in arrays  # packs from before there were terms
+    wanted = [name for name in (*PER_SERIES, *SHARED, *PER_POOL, *TREES) if not older or name != "pool_terms"]
+    for name in wanted:
         if name not in arrays:
             raise ValueError(f"{name}.npy is missing")
         if name in PER_SERIES and arrays[name].shape[:1] != (n,):
             raise ValueError(f"{name}.npy has the shape {arrays[name].shape}, rows for {n} series are needed")
-    arrays = {name: arrays[name] for name in (*PER_SERIES, *SHARED, *PER_POOL, *TREES)}
+    arrays = {name: arrays[name] for name in wanted}
     from_before(index, arrays)
+    if older:
+        arrays = with_places_for_terms(index, arrays)
     check(index, arrays)
     return arrays
 
@@ -1268,6 +1364,66 @@ def from_before(index, arrays):
     if index.get("own_size", LEAST_OWN_SIZE) == LEAST_OWN_SIZE and arrays["own"].shape[1:] == (LEAST_OWN_SIZE,):
         arrays["own"] = np.pad(arrays["own"], ((0, 0), (0, OWN_SIZE - LEAST_OWN_SIZE)))
         index["own_size"] = OWN_SIZE
+
+
+def with_places_for_terms(index, arrays):
+    """Arrays of a pack from before there were terms, with empty places for them. Arrays that do not fit together stay
+    as they are: `check` refuses them.
+    """
+    try:
+        encoded = encoded_columns(index)
+        places = [*range(encoded), encoded + terms_of(encoded)]
+        terms = no_terms(len(arrays["pool_beta"]), terms_of(encoded))
+        whole = arrays["conf"][COVARIATES] == len(places)
+        moved = widened(arrays, places, places[-1] + 1) if encoded and whole else arrays
+    except (KeyError, IndexError, ValueError, TypeError, OverflowError):
+        return {**arrays, "pool_terms": np.zeros((0, 0, 4))}
+    return {**moved, "pool_terms": terms}
+
+
+def no_terms(pools, count):
+    """Empty terms (pools × count × 4)."""
+    terms = np.zeros((pools, count, 4))
+    terms[..., 0] = -1.0
+    return terms
+
+
+def widened(arrays, places, columns):
+    """`arrays` of a pack whose covariate columns come to `places` among so many `columns`; the new ones say nothing."""
+    conf, static = arrays["conf"].copy(), arrays["static"].shape[1]
+    nc, m, slots = int(conf[CALENDAR]), int(conf[SEASON]), int(conf[SLOTS])
+    at, p = np.asarray(places, np.int64), width(nc, columns)
+    own, three, four = np.arange(nc + DYNAMIC), np.arange(3), np.arange(4)
+    linear = np.concatenate([own, nc + DYNAMIC + (3 * at[:, None] + three).ravel()])
+    head = 2 * (4 + m) + 1 + (m + 3) + 2 + m
+    state = np.concatenate([
+        np.arange(head), head + at, head + columns + (4 * at[:, None] + four).ravel(),
+        head + 5 * columns + np.arange(2 * slots + 4),
+    ])  # fmt: skip
+    beside = p + EXTRA + columns
+    seen = np.concatenate([
+        linear, p + np.arange(EXTRA), p + EXTRA + at, beside + np.arange(BESIDE), beside + BESIDE + at,
+        beside + BESIDE + columns + np.arange(static),
+    ])  # fmt: skip
+    feature = arrays["feature"]
+    conf[COVARIATES] = columns
+    return {
+        **arrays, "conf": conf, "state": _spread(arrays["state"], state, state_size(m, columns, slots)),
+        "coef": _spread(arrays["coef"], linear, p), "pool_beta": _spread(arrays["pool_beta"], linear, p),
+        "feature": np.where(feature >= 0, seen[np.maximum(feature, 0)], feature).astype(feature.dtype),
+        "scale": _spread(arrays["scale"], at, columns, 1.0),
+        **{name: _spread(arrays[name], at, columns) for name in ("center", "log", "binary")},
+    }  # fmt: skip
+
+
+def _spread(array, at, size, value=0.0):
+    """`array` with its last axis moved to the places `at` of one of that `size`, `value` elsewhere.
+
+    Where a fit is not there (NaN), it is not there in the new places either.
+    """
+    out = np.full((*array.shape[:-1], size), value, array.dtype)
+    out[..., at] = array
+    return out
 
 
 def moved_features(feature, p, k):

@@ -228,7 +228,7 @@ class PackModel:
         for i, name in enumerate(self.series):
             end = int(cast("NDArray[np.int64]", self.arrays["cutoff"])[i])
             x, _, _ = pack.aligned(i, end, h, _given(later.get(name)))
-            result[i], _ = pack.candidates(i, h, x)
+            result[i] = pack.candidates(i, h, x)[0] * pack.exposure(x)
         return result
 
 

@@ -47,7 +47,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
             learned, series, cutoff = _learn(settings, lake)
             write(lake, learned)
             version = learned.hash
-            metadata |= {"series": series, "cutoff": str(cutoff), "hash": version}
+            metadata |= {"series": series, "cutoff": str(cutoff), "hash": version, **_choice(learned)}
         except InputError as error:
             metadata["nothing_learned"] = str(error)
             context.log.warning(f"training goes on without pooled models: {error}")
@@ -71,6 +71,18 @@ def _learn(settings: Settings, lake: Lake) -> "tuple[PooledModels, int, datetime
     rows = lake.read(lake_tables.DATASETS.name, where).drop_columns(["pack"])
     learned = pool(rows, spec, cutoff, sample=len(names), trees=settings.forecast.trees)
     return learned, len(names), cutoff
+
+
+def _choice(learned: "PooledModels") -> Metadata:
+    """What pooled models made of known covariates, for people."""
+    choice = learned.choice
+    found = Metadata()
+    if choice.dropped:
+        reasons = [f"{name}: {reason}" for name, reason in sorted(choice.dropped.items())]
+        found["covariates_left_out"] = "; ".join(reasons)
+    if words := learned.bends():
+        found["effects_that_bend"] = "; ".join(words)
+    return found
 
 
 def write(lake: Lake, learned: "PooledModels") -> None:

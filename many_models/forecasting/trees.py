@@ -1,0 +1,93 @@
+"""Boosted trees over the rows of all series, as flat arrays."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from many_models.forecasting.local_fit import NO_TREES
+from many_models.forecasting.pack import mm_pack_v1 as loader
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from many_models.forecasting.panel import Layout
+
+TREE_ROUNDS = 150
+TreeRows = tuple[
+    "NDArray[np.float32]", "NDArray[np.float64]", "NDArray[np.float64]", "NDArray[np.float64]", "NDArray[np.float64]"
+]
+"""Features, y, offset, recent level and weight of each row."""
+
+
+def grow_both(rows: TreeRows, layout: Layout, p: int) -> tuple[tuple[NDArray[np.generic], ...], int]:
+    """Trees on top of each series' own count fit, then those on top of its recent level, and the number of these."""
+    X, y, offset, level, weight = rows
+    X[:, _of_terms(layout, p)] = 0.0  # trees find bends themselves, and more exactly
+    one = _grow(X, y, offset, weight)
+    X[:, p + loader.EXTRA - 1 : p + loader.EXTRA + layout.columns] = 0.0  # see mm_pack_v1.without_own
+    two = _grow(X, y, level, weight)
+    nodes = len(one[1])
+    moved = [(part.astype(np.int64) + nodes).astype(part.dtype) if name in {"root", "left", "right"} else part
+             for name, part in zip(loader.TREES, two, strict=True)]  # fmt: skip
+    return tuple(np.concatenate(pair) for pair in zip(one, moved, strict=True)), len(two[0])
+
+
+def _of_terms(layout: Layout, p: int) -> list[int]:
+    """Features of trees that come from terms of covariates."""
+    k, first = layout.columns, loader.EXTRA + p
+    made = range(layout.encoded, k - 1)
+    linear = [p - 3 * k + 3 * j + way for j in made for way in range(3)]
+    return [*linear, *(first + j for j in made), *(first + k + loader.BESIDE + j for j in made)]
+
+
+def _grow(
+    rows: NDArray[np.float32], y: NDArray[np.float64], offset: NDArray[np.float64], weight: NDArray[np.float64]
+) -> tuple[NDArray[np.generic], ...]:
+    """Poisson trees on top of the linear predictor `offset`, as arrays (see mm_pack_v1.tree_sum)."""
+    import lightgbm
+
+    if not (y > 0).any():
+        return NO_TREES
+    options = {
+        "objective": "poisson", "learning_rate": 0.06, "num_leaves": 40, "min_data_in_leaf": 60, "lambda_l2": 2.0,
+        "feature_fraction": 0.6, "bagging_fraction": 0.7, "bagging_freq": 1, "seed": 7, "deterministic": True,
+        "force_row_wise": True, "num_threads": 1, "verbosity": -1, "max_bin": 127,
+    }  # fmt: skip
+    data = lightgbm.Dataset(
+        rows, y, weight=weight, init_score=offset, free_raw_data=True, params={"max_bin": 127, "verbosity": -1}
+    )
+    booster = lightgbm.train(options, data, TREE_ROUNDS)
+    return tree_arrays(booster.dump_model())
+
+
+def tree_arrays(model: Mapping[str, object]) -> tuple[NDArray[np.generic], ...]:
+    """A LightGBM dump as flat arrays: root, feature (-1 for leaves), threshold, left, right, value (of inner nodes the
+    mean, which explanations need).
+    """
+    nodes: list[list[float]] = []
+
+    def add(node: Mapping[str, object]) -> int:
+        at = len(nodes)
+        nodes.append([-1, 0.0, 0, 0, 0.0])
+        if "split_feature" in node:
+            nodes[at][0], nodes[at][1] = cast("int", node["split_feature"]), cast("float", node["threshold"])
+            nodes[at][2] = add(cast("Mapping[str, object]", node["left_child"]))
+            nodes[at][3] = add(cast("Mapping[str, object]", node["right_child"]))
+            nodes[at][4] = cast("float", node["internal_value"])
+        else:
+            nodes[at][4] = cast("float", node["leaf_value"])
+        return at
+
+    trees = cast("list[Mapping[str, object]]", model["tree_info"])
+    root = [add(cast("Mapping[str, object]", tree["tree_structure"])) for tree in trees]
+    table = np.array(nodes, float).reshape(-1, 5)
+    kinds = (np.int16, np.float32, np.int32, np.int32, np.float32)
+    columns = [table[:, j].astype(kind) for j, kind in enumerate(kinds)]
+    # a threshold between two values stays below the upper one
+    above = columns[1] > table[:, 1]
+    columns[1][above] = np.nextafter(columns[1][above], np.float32(-np.inf))
+    return (np.array(root, np.int32), *columns)

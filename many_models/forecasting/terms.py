@@ -168,8 +168,10 @@ def _rows(sample: Sample, terms: Sequence[Term]) -> _Rows:
 
 
 def _blocks(sample: Sample) -> tuple[int, NDArray[np.int64]]:
-    """Where most histories begin, and the block of each place: equal spans of time up to the origin."""
+    """Where most series have targets to learn from, and the block of each place: equal spans up to the origin."""
+    season = sample.layout.season
     start = int(np.median(sample.panel.first[sample.ready])) if sample.ready else 0
+    start += 6 if season == 12 else min(season, 14)  # what warms up the state
     at = np.arange(sample.origin + 1)
     return start, np.clip((at - start) * BLOCKS // max(sample.origin + 1 - start, 1), 0, BLOCKS - 1)
 

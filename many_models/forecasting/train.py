@@ -178,7 +178,8 @@ def _in_their_places(
     table = loader.no_terms(pools, most)
     table[:, : len(terms)] = np.array(terms, np.float64).reshape(-1, 4)
     moved = [*places, *range(whole.encoded, whole.encoded + len(terms)), whole.encoded + most]
-    result = loader.widened(arrays, moved, moved[-1] + 1)
+    there = moved == list(range(len(moved)))
+    result = dict(arrays) if there else loader.widened(arrays, moved, moved[-1] + 1)
     for name in ("last_x", "before_x"):
         wide = np.zeros((len(arrays[name]), whole.encoded), np.float32)
         wide[:, places] = arrays[name]

@@ -73,12 +73,8 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 @click.option("--frequency", default="", help="h, D, W-SUN, MS …, where the guess is wrong.")
 @click.option("--known", default=None, help="Known covariates, comma-separated; empty for none.")
 @click.option("--exposure", default="", help="The column that the target is proportional to, such as hours open.")
-@click.option(
-    "--missing", type=click.Choice(["zero", "closed", "unknown"]), help="What a period without a row means."
-)  # fmt: skip
-@click.option(
-    "--aggregate", help="How several rows of a series and period become one: sum, mean …; empty: they do not."
-)
+@click.option("--missing", type=click.Choice(["zero", "closed", "unknown"]), help="What a missing row means.")
+@click.option("--aggregate", help="How rows of one series and period become one: sum, mean …; empty: they do not.")
 @click.option("--sheet", default="", help="The sheet of a workbook, where the guess is wrong.")
 @click.option("--first", type=click.DateTime(["%Y-%m-%d"]), help="The day of the first of columns like d_1, d_2 …")
 @click.option("--yes", is_flag=True, help="Ask nothing, take the guesses.")

@@ -29,6 +29,7 @@ MOST_ROWS = 1_200  # of a series
 LEAST_ROWS = 500  # of all series, below which nothing is chosen and nothing dropped
 STRENGTH = 50.0  # rows that what is believed before any data is worth, as in the pooled fit
 SURE = 2.5  # standard errors, of the mean over blocks, that a term must gain
+ENOUGH = 1.5  # the same where every block gains, and much
 GAIN = 0.002  # share of the misfit that a term must gain at least
 USEFUL = 1.5  # standard errors that a covariate must gain
 HINGES = (0.1, 0.25, 0.5, 0.75, 0.9)  # quantiles of a covariate where its line may bend
@@ -243,7 +244,7 @@ def _useless(sample: Sample, rows: _Rows, terms: Sequence[Term]) -> dict[str, st
             for kinds in ((loader.HINGE,), (loader.WEEKDAY,), (loader.HOUR_SIN, loader.HOUR_COS)):
                 more = [p + encoded + j for j, term in enumerate(terms) if term[0] in kinds and term[1] in own]
                 ways += [np.array(more, np.int64)] if more else []
-            judged[name] = max(float(_sureness(less - _losses(A, np.r_[used, more]))) for more in ways)
+            judged[name] = max(_use(less - _losses(A, np.r_[used, more]), less.sum()) for more in ways)
         worst = min(left, key=lambda name: judged[name])
         if judged[worst] >= USEFUL:
             break
@@ -253,6 +254,12 @@ def _useless(sample: Sample, rows: _Rows, terms: Sequence[Term]) -> dict[str, st
         used = np.setdiff1d(used, _linear_of(sample, layout.places([worst])))
         dropped[worst] = f"it forecasts no better in {BLOCKS} spans of time that the fit has not seen"
     return dropped
+
+
+def _use(gains: NDArray[np.float64], total: float) -> float:
+    """How sure the gain of a covariate is, in standard errors; beyond doubt where it is large in nearly all blocks."""
+    plain = gains.sum() > 5 * GAIN * total and (gains > 0).sum() >= BLOCKS - 1
+    return np.inf if plain else float(_sureness(gains))
 
 
 def _may_go(sample: Sample, rows: _Rows, name: str) -> bool:
@@ -308,7 +315,10 @@ def _forward(rows: _Rows, used: NDArray[np.int64], count: int) -> list[int]:
             break
         gains = _gains(A, used, first + rest)
         total = _losses(A, used).sum()
-        good = (_sureness(gains) >= SURE) & (gains.sum(1) > GAIN * total) & ((gains > 0).sum(1) >= BLOCKS - 1)
+        sure, share = _sureness(gains), gains.sum(1) / max(total, 1e-300)
+        steady = (sure >= SURE) & (share > GAIN) & ((gains > 0).sum(1) >= BLOCKS - 1)
+        # a bend that some spans show more of than others is less steady, and yet no chance where all of them gain
+        good = steady | ((sure >= ENOUGH) & (share > 5 * GAIN) & (gains > 0).all(1))
         if not good.any():
             break
         best = int(rest[np.where(good, gains.sum(1), -np.inf).argmax()])

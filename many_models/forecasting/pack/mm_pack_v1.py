@@ -2,6 +2,10 @@
 
 The functions up to `forecast` are plain loops over one series: the package compiles them, a client that has only this
 file runs them as they are. `conf` is a float64 vector whose places are named below, `own` one of a series.
+
+It is one long file on purpose. A copy of it is stored in every pack, and MLflow loads a pack by this module's name, so
+a client needs one file, one hash covers it, and packs of different ages can be open in one process. It has four parts:
+the loops, time, `Pack`, and what MLflow calls.
 """
 
 # ruff: noqa: C901, PLR0912, PLR0915, PLR1714, SIM109, B905, PLR0124 - loops that numba compiles; NaN is not itself

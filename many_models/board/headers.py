@@ -1,4 +1,4 @@
-"""Headers of every answer: nothing but our own files runs on a page, and nobody else frames it or keeps it."""
+"""Headers of every answer: only our own files run on a page, and no other site frames it or caches it."""
 
 from __future__ import annotations
 

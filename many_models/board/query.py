@@ -104,7 +104,7 @@ def _order(values: NDArray[np.generic], *, descending: bool) -> NDArray[np.int64
 
 
 def pages(count: int) -> int:
-    """How many pages so many rows take."""
+    """The number of pages that the rows take."""
     return max(1, -(-count // PAGE))
 
 

@@ -43,7 +43,7 @@ class FailureRecord:
     set_aside: bool = False
 
     def blocks(self, version: str) -> bool:
-        """Whether the stage is not to be tried again at `version` unless somebody asks for it."""
+        """Whether the stage waits at `version` until a person asks for it."""
         if self.set_aside:
             return True
         return self.version == version and (self.permanent or self.attempts >= MAX_ATTEMPTS)

@@ -1,4 +1,4 @@
-"""Periods that a pipeline of somebody else's brings to the source first: which are awaited, and whether they came."""
+"""Periods that an existing pipeline loads into the source first: which are awaited, and whether they came."""
 
 from __future__ import annotations
 

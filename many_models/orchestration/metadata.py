@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from many_models.ports import Release
     from many_models.promotion.policy import Decision
 
-SINGLE = 10  # runs over at most so many series get a plot of each
+SINGLE = 10  # series; a run over more of them plots none
 HISTORY_SHOWN = 120
 
 

@@ -36,7 +36,7 @@ class KeySet(dg.Config):
 
 
 def backfill_policy(stage: Stage) -> dg.BackfillPolicy:
-    """One run for all partitions of a stage; each has a limit of its own, or Dagster puts stages into one run."""
+    """One run for all partitions of a stage. Each stage has its own limit, or Dagster puts stages into one run."""
     return dg.BackfillPolicy.multi_run(1_000_000 + due.ALL_STAGES.index(stage))
 
 
@@ -82,7 +82,7 @@ def begin(context: dg.AssetExecutionContext, config: KeySet) -> tuple[str, ...]:
 
 
 def status_rows(lake: Lake, stage: Stage) -> dict[str, FailureRecord]:
-    """The failures that stand at one stage, by key."""
+    """The current failures of one stage, by key."""
     from many_models.ports import Filter
 
     rows = lake_tables.records(lake, lake_tables.SERIES_STATUS, Filter(among={"stage": [stage]}))
@@ -98,7 +98,7 @@ def series_set_aside(lake: Lake) -> frozenset[str]:
 
 
 def write_status(lake: Lake, stage: Stage, records: Mapping[str, FailureRecord]) -> None:
-    """Make `records` the failures that stand at `stage`."""
+    """Make `records` the current failures of `stage`."""
     import pyarrow as pa
 
     from many_models.ports import Filter

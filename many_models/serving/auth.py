@@ -62,7 +62,7 @@ class Authenticator:
 
     @property
     def is_open(self) -> bool:
-        """Whether nobody is asked for anything."""
+        """Whether requests need no key and no token."""
         return not self._ways
 
     async def check(self, headers: Mapping[bytes, bytes]) -> None:

@@ -30,10 +30,10 @@ TINY, HUGE = 1e-280, 1e280  # beyond them numbers are rounded as if they were ab
 SMALL_OBJECTS = 24_000  # bytes of Python's own beside the arrays of a pack
 QUICK_STEPS = 60
 SHARED_PERIODS = 4_000  # of calendars, a few hundred bytes each
-KEPT_HORIZONS = 8  # so many times the usual horizon are kept of calendars
+KEPT_HORIZONS = 8  # calendars kept, as a multiple of the usual horizon
 PER_PERIOD = 300  # bytes of a calendar, for each
 PER_SERIES = 300  # and for each of its series
-REGRESSOR_TIMES = 10  # so many times its file is a loaded regressor in memory
+REGRESSOR_TIMES = 10  # memory of a loaded regressor, as a multiple of its file
 PER_TEXT = 120  # and for each text that is kept
 
 Value = float | int | bool | str | None

@@ -20,7 +20,7 @@ PREFIX = "many_models"
 
 
 class Metrics:
-    """The service's metrics in a registry of their own."""
+    """The service's metrics in their own registry."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 GUARDED = "/v1/"
 OPEN = ("/health/", "/metrics")
-BODIES_AT_ONCE = 8  # so many times the largest body is kept of all requests together
+BODIES_AT_ONCE = 8  # multiple of the largest body that all requests together may hold
 GRACE = 5.0  # seconds beyond the service's own limit after which a request is given up
 
 

@@ -190,7 +190,7 @@ class Protocol(HttpToolsProtocol):
             self.scope["state"]["crowded"] = True  # pyright: ignore[reportTypedDictNotRequiredAccess]
         super().on_headers_complete()
         parser: Any = self.parser
-        if parser.should_upgrade():  # to what nobody speaks here: the answer is the last one
+        if parser.should_upgrade():  # to a protocol that this server does not speak: the answer is the last one
             self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:

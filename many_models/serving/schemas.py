@@ -77,7 +77,7 @@ class SeriesRequest(Part):
 
 
 class ForecastRequest(Part):
-    """Many series at once; one may stand several times, with other covariates."""
+    """Many series at once; a series may occur several times, with different covariates."""
 
     model_config = ConfigDict(
         extra="forbid",

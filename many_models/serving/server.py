@@ -44,7 +44,7 @@ class Server(uvicorn.Server):
         asyncio.get_running_loop().call_later(self._drain_seconds, super().handle_exit, sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Nobody new; what has just connected is answered; then everything is finished and closed."""
+        """Stop accepting connections, answer those already accepted, then shut down."""
         for server in self.servers:
             server.close()
         if self._drain_seconds:

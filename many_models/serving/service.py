@@ -229,7 +229,7 @@ class _Asked:
         return [self.questions[i] for i in places], [self.rows[i] for i in places]
 
     def are_quick(self, loaded: LoadedPack, places: Sequence[int]) -> bool:
-        """Whether answering them here and now keeps nobody waiting."""
+        """Whether answering them here and now delays no other request."""
         if len(self.questions) > INLINE or loaded.busy:
             return False
         return all(self.questions[i].is_quick(loaded.horizon) for i in places)

@@ -89,7 +89,7 @@ def _take_away(registry: ModelRegistryClient, name: str, seen: tuple[str, str]) 
 
     if _state(registry, name) != seen:
         return
-    with suppress(MlflowException):  # somebody was faster: that shows in many ways, and is seen at the next look
+    with suppress(MlflowException):  # another process was faster: errors differ, and the next look tells
         registry.rename_registered_model(name, f"{name}{ASIDE}{digest(seen[0])}")
 
 
@@ -103,7 +103,7 @@ def _sweep(registry: ModelRegistryClient, name: str) -> None:
 
 
 def _state(registry: ModelRegistryClient, name: str) -> tuple[str, str]:
-    """Who holds the lock, and its last renewal; two empty texts when nobody does."""
+    """The lock's holder and its last renewal; two empty texts when the lock is free."""
     from mlflow.exceptions import MlflowException
 
     try:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from many_models.ports import PackUpload, PackVersion, Release, ReleaseDraft
 
 SEARCH_INDIVIDUALLY_BELOW = 20
-"""Up to so many packs are looked for one by one."""
+"""Up to this number, packs are searched one by one."""
 CURRENT = f"{OWN_TAGS}current"
 LIVE = f"{OWN_TAGS}live"
 RELEASE_ID = f"{OWN_TAGS}release_id"

@@ -203,7 +203,7 @@ def release_of(manifest: bytes, sha256: str, where: str) -> Release:
         raise InputError(f"manifest {where} has format {got}, this version reads up to {MANIFEST_FORMAT}: upgrade")
     if found["columns"] != _COLUMNS:
         raise IntegrityError(f"manifest {where} has columns {found['columns']}, expected {_COLUMNS}")
-    known: dict[Any, Any] = {}  # one copy of each text: those of a pack stand at each of its series
+    known: dict[Any, Any] = {}  # one copy of each text: every series of a pack repeats the pack's texts
     champions = {
         name: Champion(name, *[known.setdefault(value, value) for value in row])
         for name, *row in _rows(manifest, begin)

@@ -1,6 +1,6 @@
 """What each database does in its own way for the warehouse: types, reflection, lists of values, rows in bulk, views.
 
-`Dialect` is what SQLite needs, `Postgres` what PostgreSQL does otherwise; SQL Server's stand in `warehouse_tsql`.
+`Dialect` is what SQLite needs, `Postgres` what PostgreSQL does otherwise; SQL Server's is in tsql.py.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ class Dialect:
             connection.exec_driver_sql(statement, values)
 
     def create_view(self, connection: sa.Connection, schema: str | None, view: WarehouseView) -> None:
-        """Make the view, or make it anew."""
+        """Make the view, or replace it."""
         name = connection.dialect.identifier_preparer.format_table(sa.table(view.name, schema=schema))
         connection.exec_driver_sql(f"DROP VIEW IF EXISTS {name}")
         connection.exec_driver_sql(f"CREATE VIEW {name} AS {query_of(connection, schema, view)}")
@@ -201,7 +201,7 @@ class Postgres(Dialect):
             ) from error  # as if SQLAlchemy had run it
 
     def create_view(self, connection: sa.Connection, schema: str | None, view: WarehouseView) -> None:
-        """In place while its columns stay, so that grants do; else anew."""
+        """Replace it in place while its columns stay the same, which keeps grants; else drop and make it."""
         name = connection.dialect.identifier_preparer.format_table(sa.table(view.name, schema=schema))
         query = query_of(connection, schema, view)
         try:

@@ -59,7 +59,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         if as_of is None:
             raise InputError("raw_sales has no rows in the lake yet: materialize raw_sales first")
         wanted = stage_state.dataset_versions(settings, lake)
-        by_hand = DUE_TAG not in context.run.tags  # asked for, it is made anew whatever the lake holds
+        by_hand = DUE_TAG not in context.run.tags  # a person asked: make it again whatever the lake holds
         task = PrepareTask(lake, spec_of(settings), as_of, tuple(settings.data.keys), whole=by_hand)
         done, failures, rows, written = dict[str, SeriesResult](), list[SeriesFailure](), 0, 0
         histories = Histories(lake)

@@ -135,7 +135,7 @@ def _delete(storage: SqlEventLogStorage, ids: Sequence[int]) -> None:
 def _prune_run_file(storage: SqliteEventLogStorage, run_id: str, superseded: Sequence[int]) -> None:
     """Delete from a run's own file what the index is about to lose of it: ids differ, order and content do not."""
     file = Path(storage.path_for_shard(run_id))
-    if not file.exists():  # the run was deleted, and Dagster would make the file anew
+    if not file.exists():  # the run was deleted, and Dagster would make the file again
         return
     gone = set(superseded)
     with storage.index_connection() as index:
@@ -174,7 +174,7 @@ def _vacuum_file(storage: SqliteEventLogStorage, shard: str) -> None:
 
 def _give_back(storage: SqlEventLogStorage, *, alone: bool) -> None:
     if isinstance(storage, SqliteEventLogStorage):
-        if alone:  # while it lasts nobody can write
+        if alone:  # it blocks all writers
             _vacuum_file(storage, "index")
     else:
         with storage.index_connection() as connection:  # in autocommit, as VACUUM asks for

@@ -132,7 +132,7 @@ class BatchedSqliteEventLog(InBatches, SqliteEventLogStorage):
 
 
 def newest_by_asset(rows: Sequence[Mapping[str, object]]) -> Sequence[int]:
-    """Where the newest event of each kind stands for each asset; assets in the order in which they come."""
+    """The place of the newest event of each kind for each asset, in the order of the assets."""
     newest: dict[object, dict[object, int]] = {}
     for at, row in enumerate(rows):
         newest.setdefault(row["asset_key"], {})[row["dagster_event_type"]] = at

@@ -9,21 +9,26 @@ import re
 from pathlib import Path
 from types import SimpleNamespace
 
+import dagster as dg
 import kubernetes_validate
 import pytest
 import yaml
 from dagster._config import validate_config
 from dagster._core.instance.config import dagster_instance_config_schema
 from dagster_k8s.job import construct_dagster_k8s_job
-from dagster_k8s.launcher import K8sRunLauncher
 from kubernetes.client import ApiClient
 
+from many_models import definitions
 from many_models.definitions import build
-from many_models.settings import load_settings
+from many_models.orchestration.automation import JOBS
+from many_models.orchestration.due import ALL_STAGES, DECISIONS
+from many_models.orchestration.run_launcher import PRODUCTION_STAGES, StageRunLauncher
+from many_models.settings import Settings, load_settings
 
 pytestmark = pytest.mark.slow
 DEPLOY = Path(__file__).parents[2] / "deploy" / "kubernetes"
 MANIFESTS = list(yaml.safe_load_all((DEPLOY / "manifests.yaml").read_text()))
+INGRESS = list(yaml.safe_load_all((DEPLOY / "ingress.yaml").read_text()))
 VALUES = yaml.safe_load((DEPLOY / "values.yaml").read_text())
 DOCKER = (DEPLOY / "Dockerfile").read_text()
 CODE = VALUES["dagster-user-deployments"]["deployments"][0]
@@ -61,14 +66,14 @@ CHART_CODE = (
 
 
 def one(kind: str, name: str = "") -> dict:
-    (found,) = (m for m in MANIFESTS if m["kind"] == kind and name in m["metadata"]["name"])
+    (found,) = (m for m in MANIFESTS if m["kind"] == kind and m["metadata"]["name"] == (name or "many-models"))
     return found
 
 
-INSTANCE = yaml.safe_load(one("ConfigMap", "instance")["data"]["dagster.yaml"])
+INSTANCE = yaml.safe_load(one("ConfigMap", "many-models-instance")["data"]["dagster.yaml"])
 
 
-@pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda manifest: manifest["metadata"]["name"])
+@pytest.mark.parametrize("manifest", [*MANIFESTS, *INGRESS], ids=lambda m: f"{m['kind']}-{m['metadata']['name']}")
 def test_every_manifest_is_valid_kubernetes(manifest) -> None:
     kubernetes_validate.validate(manifest, LATEST, strict=True)
 
@@ -159,14 +164,22 @@ def test_dagster_takes_the_instance() -> None:
 @pytest.fixture
 def launcher(monkeypatch):
     config = INSTANCE["run_launcher"]["config"]
-    found = validate_config(K8sRunLauncher.config_type(), config)
+    found = validate_config(StageRunLauncher.config_type(), config)
     assert found.success, found.errors
     monkeypatch.setattr("dagster_k8s.launcher.load_kubernetes_config", lambda **_: None)
-    return K8sRunLauncher(**config, k8s_client_batch_api=SimpleNamespace(), k8s_client_core_api=SimpleNamespace())
+    return StageRunLauncher(**config, k8s_client_batch_api=SimpleNamespace(), k8s_client_core_api=SimpleNamespace())
 
 
-def test_the_pod_of_a_run_is_valid_and_nobody(launcher) -> None:
-    run = SimpleNamespace(job_code_origin=None, tags={})
+def run_of(*assets: str, job: str = "__ASSET_JOB", checks: tuple[str, ...] = ()) -> dg.DagsterRun:
+    return dg.DagsterRun(
+        job_name=job,
+        asset_selection=frozenset(map(dg.AssetKey, assets)) or None,
+        asset_check_selection=frozenset(dg.AssetCheckKey(dg.AssetKey(asset), "a check") for asset in checks) or None,
+    )
+
+
+def manifest_of(launcher: StageRunLauncher, run: dg.DagsterRun) -> dict:
+    """The Kubernetes job that the launcher makes of `run`."""
     context = launcher.get_container_context_for_run(run)
     image = "REGISTRY.azurecr.io/many-models:0.1.0"
     job = construct_dagster_k8s_job(
@@ -177,22 +190,132 @@ def test_the_pod_of_a_run_is_valid_and_nobody(launcher) -> None:
         pod_name="dagster-run-1",
         labels={"dagster/run-id": "1"},
     )
-    manifest = json.loads(json.dumps(ApiClient().sanitize_for_serialization(job)))
+    return json.loads(json.dumps(ApiClient().sanitize_for_serialization(job)))
+
+
+def test_the_pod_of_a_run_is_valid_and_nobody(launcher) -> None:
+    manifest = manifest_of(launcher, run_of("trained_models"))
     manifest["metadata"].pop("creationTimestamp", None)
     kubernetes_validate.validate(manifest, LATEST, strict=False)
     template = manifest["spec"]["template"]
     pod = template["spec"]
     assert_nobody(pod, template["metadata"]["labels"])
     (container,) = pod["containers"]
-    assert pod["serviceAccountName"] == one("ServiceAccount")["metadata"]["name"]
     assert {"name": "instance", "mountPath": "/etc/many_models/instance", "readOnly": True} in container["volumeMounts"]
-    assert {"secretRef": {"name": "many-models-postgres"}} in container["envFrom"]
     variables = {variable["name"]: variable.get("value") for variable in container["env"]}
     assert variables["DAGSTER_HOME"] == "/etc/many_models/instance"
     grace = pod["terminationGracePeriodSeconds"]
     assert grace <= INSTANCE["run_monitoring"]["cancel_timeout_seconds"]
     names = [mount["mountPath"] for mount in container["volumeMounts"]]
     assert len(names) == len(set(names))
+
+
+def of_production(manifest: dict) -> list[str]:
+    """What of production's a job's pod holds: service account, its identity, secrets, variables, mounts."""
+    pod = manifest["spec"]["template"]["spec"]
+    account = one("ServiceAccount", pod["serviceAccountName"])
+    identity = one("ServiceAccount", "many-models-promote")["metadata"]["annotations"]
+    found = [account["metadata"]["name"]] if account["metadata"]["annotations"] == identity else []
+    text = json.dumps(manifest)
+    return found + re.findall(r"many-models-production|many-models-promote|MANY_MODELS_PRODUCTION_\w+", text)
+
+
+def secrets_of(manifest: dict) -> set[str]:
+    (container,) = manifest["spec"]["template"]["spec"]["containers"]
+    return {source["secretRef"]["name"] for source in container["envFrom"] if "secretRef" in source}
+
+
+@pytest.mark.parametrize("stage", ALL_STAGES)
+def test_only_stages_that_need_it_hold_anything_of_productions(launcher, stage) -> None:
+    runs = run_of(stage), run_of(job=JOBS[stage]), run_of(stage, job=JOBS[stage]), run_of(checks=(stage,))
+    for run in runs:
+        manifest = manifest_of(launcher, run)
+        secrets = {"many-models-postgres", "many-models-staging"}
+        if stage in PRODUCTION_STAGES:
+            assert "many-models-promote" in of_production(manifest)
+            assert secrets_of(manifest) == {*secrets, "many-models-production"}
+        else:
+            assert of_production(manifest) == []
+            assert secrets_of(manifest) == secrets
+            assert manifest["spec"]["template"]["spec"]["serviceAccountName"] == "many-models-train"
+
+
+def test_the_stages_with_production_are_those_that_take_its_registry(monkeypatch) -> None:
+    """A stage that begins to read production fails here, not at night without a credential."""
+    monkeypatch.setattr(definitions, "decisions_asked", lambda _: DECISIONS)
+    assets = definitions.build_assets(Settings())
+    assert assets.keys() == set(ALL_STAGES)
+    using = {stage for stage, asset in assets.items() if "production" in asset.required_resource_keys}
+    assert using == PRODUCTION_STAGES
+
+
+def test_a_run_over_more_than_those_stages_holds_nothing_of_productions(launcher) -> None:
+    assert of_production(manifest_of(launcher, run_of("trained_models", "promoted_models"))) == []
+    assert of_production(manifest_of(launcher, run_of("trained_models", checks=("promoted_models",)))) == []
+    assert of_production(manifest_of(launcher, run_of("trained_models", job=JOBS["promoted_models"]))) == []
+    assert of_production(manifest_of(launcher, run_of(job="__ASSET_JOB"))) == []
+    assert "many-models-promote" in of_production(manifest_of(launcher, run_of(job="upkeep")))
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {"pod_spec_config": {"service_account_name": "many-models-promote"}},
+        {"container_config": {"env_from": [{"secret_ref": {"name": "many-models-production"}}]}},
+        {"container_config": {"env": [{"name": "MANY_MODELS_PRODUCTION_USERNAME", "value": "x"}]}},
+        {"pod_spec_config": {"volumes": [{"name": "x", "secret": {"secret_name": "many-models-production"}}]}},
+    ],
+    ids=["account", "secret", "variable", "volume"],
+)
+def test_a_runs_tags_cannot_ask_for_productions_rights(launcher, wanted) -> None:
+    run = run_of("trained_models").with_tags({"dagster-k8s/config": json.dumps(wanted)})
+    with pytest.raises(Exception, match="violated the allowed list"):
+        manifest_of(launcher, run)
+    calm = run.with_tags(
+        {"dagster-k8s/config": json.dumps({"container_config": {"resources": {"limits": {"cpu": "1"}}}})}
+    )
+    assert of_production(manifest_of(launcher, calm)) == []
+
+
+def test_run_pods_get_no_token_of_the_cluster_and_identities_differ() -> None:
+    accounts = [manifest for manifest in MANIFESTS if manifest["kind"] == "ServiceAccount"]
+    identities = [account["metadata"]["annotations"]["azure.workload.identity/client-id"] for account in accounts]
+    assert len(set(identities)) == len(accounts) == 3
+    silent = {
+        account["metadata"]["name"] for account in accounts if account.get("automountServiceAccountToken") is False
+    }
+    assert silent == {"many-models-train", "many-models-promote"}
+    assert VALUES["global"]["serviceAccountName"] not in silent
+
+
+def test_the_image_has_the_odbc_driver_and_what_it_loads() -> None:
+    lock = (DEPLOY / "requirements.lock").read_text()
+    assert re.search(r"^mssql-python-odbc==", lock, re.MULTILINE)
+    installed = re.search(r"apt-get install --yes --no-install-recommends ([^&]+)&&", DOCKER)
+    assert installed is not None
+    assert {"unixodbc", "libkrb5-3", "libgssapi-krb5-2"} <= set(installed[1].split())
+
+
+def test_who_comes_from_outside_comes_by_tls_and_past_the_sign_in() -> None:
+    kinds = {(m["kind"], m["metadata"]["name"]): m for m in INGRESS}
+    services = {name for kind, name in kinds if kind == "Service"} | {"many-models-serving"}
+    for (kind, name), ingress in kinds.items():
+        if kind == "Ingress":
+            (tls,), (rule,) = ingress["spec"]["tls"], ingress["spec"]["rules"]
+            assert tls["hosts"] == [rule["host"]], name
+            assert tls["secretName"]
+            assert {path["backend"]["service"]["name"] for path in rule["http"]["paths"]} <= services
+    proxy = kinds["Deployment", "dagster-sign-in"]["spec"]["template"]
+    arguments = dict(word.removeprefix("--").split("=", 1) for word in proxy["spec"]["containers"][0]["args"])
+    port = VALUES["dagsterWebserver"]["service"]["port"]
+    assert arguments["upstream"] == f"http://dagster-dagster-webserver:{port}/"
+    assert "allowed-group" in arguments
+    assert arguments["cookie-secure"] == "true"
+    assert arguments["redirect-url"].startswith("https://" + kinds["Ingress", "dagster"]["spec"]["rules"][0]["host"])
+    policy = kinds["NetworkPolicy", "dagster-webserver"]["spec"]
+    (source,) = policy["ingress"][0]["from"]
+    assert source["podSelector"]["matchLabels"] == proxy["metadata"]["labels"]
+    assert policy["ingress"][0]["ports"] == [{"port": port, "protocol": "TCP"}]
 
 
 def test_values_image_and_manifests_name_each_other() -> None:
@@ -211,7 +334,7 @@ def test_values_image_and_manifests_name_each_other() -> None:
     }  # fmt: skip
     assert {"name": "DAGSTER_HOME", "value": paths["instance"]} in CODE["env"]
     assert f"EXPOSE {CODE['port']}\n" in DOCKER
-    policy = one("NetworkPolicy")["spec"]
+    policy = one("NetworkPolicy", "many-models-code")["spec"]
     assert policy["ingress"][0]["ports"][0]["port"] == CODE["port"]
     assert policy["podSelector"]["matchLabels"]["app"] == CODE["labels"]["app"]
     assert (
@@ -224,7 +347,7 @@ def test_values_image_and_manifests_name_each_other() -> None:
 
 
 def test_the_settings_of_the_manifests_make_definitions(tmp_path) -> None:
-    (tmp_path / "many_models.toml").write_text(one("ConfigMap", "settings")["data"]["many_models.toml"])
+    (tmp_path / "many_models.toml").write_text(one("ConfigMap", "many-models-settings")["data"]["many_models.toml"])
     settings = load_settings(tmp_path / "many_models.toml")
     assert settings.dagster.storage == "postgres"
     cores = INSTANCE["run_launcher"]["config"]["resources"]["requests"]["cpu"]

@@ -1,4 +1,4 @@
-"""Sections of the settings that people and programs on the network meet: the endpoint and the board."""
+"""Sections of the settings that stand by themselves: the endpoint, the board, decisions, who is told."""
 
 from __future__ import annotations
 
@@ -33,6 +33,20 @@ class AzureWorkspace(AzurePlace):
     """An Azure ML workspace."""
 
     workspace: str = ""
+
+
+class PackSettings(Section):
+    """How series are grouped into models: by these keys (empty: the first of several, else hash buckets)."""
+
+    by: list[str] = []
+    buckets: Annotated[int, Field(ge=1)] = 16
+
+
+class PartitionSettings(Section):
+    """The grain of raw_sales in time, and which keys make a partition of series (empty: all, one series each)."""
+
+    grain: Literal["hour", "day", "week", "month"] = "day"
+    by: list[str] = []
 
 
 class ServeSettings(Section):

@@ -30,6 +30,8 @@ from many_models.setting_sections import (
     DriftSettings,
     HierarchySettings,
     OverridesSettings,
+    PackSettings,
+    PartitionSettings,
     Section,
     ServeSettings,
     StockSettings,
@@ -194,20 +196,6 @@ class ForecastSettings(Section):
     custom: dict[str, CustomSettings] = {}
 
 
-class PackSettings(Section):
-    """How series are grouped into models: by these keys (empty: the first of several, else hash buckets)."""
-
-    by: list[str] = []
-    buckets: Annotated[int, Field(ge=1)] = 16
-
-
-class PartitionSettings(Section):
-    """The grain of raw_sales in time, and which keys make a partition of series (empty: all, one series each)."""
-
-    grain: Literal["hour", "day", "week", "month"] = "day"
-    by: list[str] = []
-
-
 class PromotionSettings(Section):
     """The rules of promotion, see `many_models.promotion.policy`; `approval`: a release waits for a human."""
 
@@ -316,6 +304,7 @@ class RegistrySettings(AzureLogin):
 class WarehouseSettings(Section):
     """The SQL warehouse, as a SQLAlchemy URL; `kind` `synapse` for a dedicated pool, which stages files in `staging`,
     `fabric` for a Fabric warehouse, which does so too, `serverless` for a serverless pool, whose views read the lake.
+    `drivers` is how many of the next periods get a row for each driver of their forecast.
 
     `credential`: as the URL says, the secret MANY_MODELS_WAREHOUSE_PASSWORD, or an identity of Entra ID.
     """
@@ -328,6 +317,7 @@ class WarehouseSettings(Section):
     staging: str = ""
     distribution: Literal["hash", "round_robin", "replicate"] = "hash"
     index: Literal["columnstore", "heap"] = "columnstore"
+    drivers: Annotated[int, Field(ge=0)] = 0
 
 
 class PowerBiSettings(AzureLogin):

@@ -204,6 +204,7 @@ class ScoreTask:
     verified files, or that `packs` has in its place; a series without one is served by its own seasonal naive
     (fallback `no_champion`). Without `repeat` a series whose model needs a known covariate that is missing fails. With
     a `factor` forecasts beyond so many times what a series ever did become its usual value (fallback `out_of_bounds`).
+    With `drivers` there is the table `drivers`, too: what the first so many steps of models' forecasts are made of.
     """
 
     lake: Lake
@@ -214,6 +215,7 @@ class ScoreTask:
     packs: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict[str, "Mapping[str, bytes]"])
     repeat: bool = True
     factor: float = 0.0
+    drivers: int = 0
 
     def for_chunk(self, chunk: Chunk) -> ScoreTask:
         """See `NarrowingTask.for_chunk`: the models of the chunk's series, with the files of their packs."""
@@ -229,7 +231,7 @@ class ScoreTask:
         from many_models.forecasting import PackModel
 
         future = covariates_of(self.lake, chunk, self.keys, after=self.cutoff) if self.spec.known else None
-        parts, failures = list["pa.Table"](), list[SeriesFailure]()
+        parts, failures, explained = list["pa.Table"](), list[SeriesFailure](), list["pa.Table"]()
         for model, series in self._by_model(chunk).items():
             try:
                 if model is None:
@@ -241,6 +243,9 @@ class ScoreTask:
                 found, broken = self._forecasts(pack, ref, chunk.pack, series, future)
                 parts += found
                 failures += broken
+                if self.drivers:
+                    bad = {failure.series_id for failure in broken}
+                    explained += self._explained(pack, chunk.pack, [name for name in series if name not in bad], future)
             except ManyModelsError as error:
                 failures += [SeriesFailure.of(name, error) for name in series]
         predictions = (
@@ -251,7 +256,27 @@ class ScoreTask:
         if self.factor and predictions.num_rows:
             predictions = self._within_bounds(chunk, predictions)
         failures += _absent(chunk, predictions, failures)
-        return ChunkResult({"predictions": _with_pack(predictions, chunk.pack)}, failures=failures)
+        tables = {"predictions": _with_pack(predictions, chunk.pack)}
+        if explained:
+            tables["drivers"] = _of_models(pa.concat_tables(explained), predictions)
+        return ChunkResult(tables, failures=failures)
+
+    def _explained(self, model: PackModel, pack: str, series: Sequence[str], future: pa.Table | None) -> list[pa.Table]:
+        """What the next forecasts of `series` are made of; of those that cannot be explained there is none: a series
+        is not without a forecast because of it.
+        """
+        from many_models.forecasting.explanation import explain
+
+        if not series:
+            return []
+        try:
+            rows = self._rows(pack, series, model.trained_until(series))
+            steps = min(self.drivers, self.spec.horizon)
+            return [explain(model, rows, self.cutoff, future=future, horizon=steps, series=series)]
+        except PermanentError:
+            if len(series) == 1:
+                return []
+        return [part for name in series for part in self._explained(model, pack, [name], future)]
 
     def _within_bounds(self, chunk: Chunk, predictions: pa.Table) -> pa.Table:
         """`predictions` within what their series, or all series of their pack, ever did (see `sanity.bounded`)."""
@@ -311,6 +336,14 @@ class ScoreTask:
         place = part.column_names.index("fallback")
         part = part.set_column(place, "fallback", pa.array(["no_champion"] * part.num_rows, pa.string()))
         return part.append_column("model", pa.array([""] * part.num_rows, pa.string()))
+
+
+def _of_models(drivers: pa.Table, predictions: pa.Table) -> pa.Table:
+    """The drivers of forecasts that stayed as their model made them, so that they add up to what is served."""
+    import pyarrow.compute as pc
+
+    bounded = predictions.filter(pc.equal(predictions["fallback"], "out_of_bounds"))["series_id"]
+    return drivers.filter(pc.invert(pc.is_in(drivers["series_id"], bounded.combine_chunks())))
 
 
 def _without_repeated(part: pa.Table, spec: Spec) -> tuple[pa.Table, list[SeriesFailure]]:

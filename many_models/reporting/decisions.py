@@ -18,6 +18,7 @@ OF_SERIES = {
     lake_tables.FINAL: ("series_id", "ds"),
     lake_tables.VALUE_ADDED: ("series_id", "author", "reason", "month", "size"),
     lake_tables.DRIFT: ("series_id",),
+    lake_tables.DRIVERS: ("series_id", "ds", "kind", "driver"),
 }
 OTHERS = {
     lake_tables.COHERENT: ("node", "ds"),

@@ -141,9 +141,13 @@ def test_a_what_if_draws_the_new_curve_and_says_the_difference(watched: Watched,
     page.wait_for_selector("[data-what-if][data-shown]")
     assert re.fullmatch(r"\+.+ in all \(\+.+ %\): price \+.+\.", form.locator("[data-said]").inner_text())
     assert page.evaluate(names).count("what if") == 1
+    drawn = "document.querySelector('[data-chart=history]').data.filter((one) => one.meta === 'what-if')"
+    low, high, curve = page.evaluate(f"{drawn}.map((one) => one.y)")
+    assert all(lo <= at <= hi for lo, at, hi in zip(low, curve, high, strict=True))
+    assert any(lo < hi for lo, hi in zip(low, high, strict=True))
     form.locator("button[type=reset]").click()
     page.wait_for_selector("[data-said]:empty", state="attached")
-    assert "what if" not in page.evaluate(names)
+    assert not {"what if", "80 % of the change"} & set(page.evaluate(names))
 
 
 def test_the_demos_most_interesting_item_has_a_page(watched: Watched, address: str, project: Project) -> None:

@@ -49,6 +49,7 @@ def day(tmp_path_factory: pytest.TempPathFactory) -> Project:
         tmp_path_factory.mktemp("decisions") / "p", sales(), stock={"table": "stock", "review": 2},
         overrides={"table": "changes"},
         drift={"watch": True},
+        warehouse={"drivers": 4},
         source={"attributes_table": "items"},
         hierarchy={"levels": [["store"], ["category"], ["store", "category"]], "method": "mint_variance"},
     )  # fmt: skip
@@ -93,6 +94,17 @@ def test_sums_agree_in_the_warehouse_and_have_intervals(day: Project) -> None:
     assert ((upper["lo80"] <= upper["y_hat"]) & (upper["y_hat"] <= upper["hi80"])).all()
     said = day.warehouse("SELECT * FROM latest_problems WHERE origin = 'coherent_predictions'")
     assert sorted(said["series_id"] + said["row"]) == ["gone", *["s0__i2"] * 2, *["s1__i2"] * 2]
+
+
+def test_the_next_forecasts_are_in_the_warehouse_by_driver(day: Project) -> None:
+    found = day.warehouse("SELECT * FROM latest_drivers WHERE cutoff_date = '2024-06-29'")
+    assert set(found["store"]) == {"s0", "s1"}
+    assert sorted(found["step"].unique()) == [1, 2, 3, 4]
+    whole = found.groupby(["series_id", "ds"])["value"].sum()
+    model = day.warehouse("SELECT * FROM predictions WHERE cutoff_date = '2024-06-29' AND step <= 4")
+    assert len(whole) == len(model) == 24
+    told = model.set_index(["series_id", "ds"])["y_hat"].sort_index()
+    assert (whole.sort_index() - told).abs().max() < 1e-6 * told.max()
 
 
 def test_the_final_forecast_stands_beside_the_models_and_is_judged_later(day: Project) -> None:

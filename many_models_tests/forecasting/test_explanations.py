@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
@@ -295,3 +296,42 @@ def test_the_parts_come_from_a_client_without_this_package(shop, tmp_path):
         "assert not {'numba', 'many_models', 'lightgbm', 'sklearn'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)})
+
+
+def test_a_series_that_cannot_be_explained_has_its_forecast_and_the_others_their_drivers(monkeypatch, tmp_path) -> None:
+    """What the warehouse is told of by driver never costs a forecast, and a forecast cut to bounds has no drivers."""
+    from many_models import tasks
+    from many_models.adapters.lake.memory import MemoryLake
+    from many_models.errors import IntegrityError
+    from many_models.ports import Chunk
+    from many_models_tests.support.serving_parts import KNOWN, trained
+
+    model = replace_names(trained(), "a")
+    names = model.series
+    for name, content in model.files().items():
+        (tmp_path / name).write_bytes(content)
+    told = dict.fromkeys(names, ("a/1", str(tmp_path)))
+    task = tasks.ScoreTask(MemoryLake(), replace(KNOWN, known=()), AS_OF, ("store", "item"), told, drivers=3)
+    plain = task(Chunk(0, "a", tuple(names)))
+    honest = ex.explain
+
+    def failing(model, *args, series, **more):
+        if names[1] in series:
+            raise IntegrityError("an odd pack")
+        return honest(model, *args, series=series, **more)
+
+    monkeypatch.setattr(ex, "explain", failing)
+    result = task(Chunk(0, "a", tuple(names)))
+    assert result.failures == plain.failures == []
+    assert result.tables["predictions"].equals(plain.tables["predictions"])
+    assert set(result.tables["drivers"]["series_id"].to_pylist()) == {*names} - {names[1]}
+    others = pc.not_equal(plain.tables["drivers"]["series_id"], names[1])
+    assert result.tables["drivers"].equals(plain.tables["drivers"].filter(others))
+    assert max(result.tables["drivers"]["step"].to_pylist()) == 3
+    bounded = pa.table({"series_id": [names[0]], "fallback": ["out_of_bounds"]})
+    assert names[0] not in tasks._of_models(result.tables["drivers"], bounded)["series_id"].to_pylist()
+
+
+def replace_names(model, store: str):
+    names = [f"{store}__{name}" for name in model.series]
+    return PackModel({**model.index, "series": names}, model.arrays)

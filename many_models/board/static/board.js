@@ -52,11 +52,15 @@ function whatIf(form) {
   }
 
   function show(told) {
-    const old = place.data.findIndex((trace) => trace.name === "what if");
-    if (old >= 0) Plotly.deleteTraces(place, old);
+    const old = place.data.flatMap((trace, at) => (trace.meta === "what-if" ? [at] : []));
+    if (old.length) Plotly.deleteTraces(place, old);
     if (!told) { said.textContent = ""; return; }
     const line = { color: "#b45309", width: 2, dash: "dot" };
-    Plotly.addTraces(place, { type: "scatter", mode: "lines", name: "what if", x: told.ds.map((ds) => ds.replace("T00:00", "")), y: told.changed, line, hovertemplate: "%{y:.4~g}" });
+    const own = { type: "scatter", mode: "lines", meta: "what-if", x: told.ds.map((ds) => ds.replace("T00:00", "")) };
+    const bound = (name, more) => ({ ...own, y: told[name].map((by, at) => told.planned[at] + by), line: { width: 0 }, hoverinfo: "skip", ...more });
+    // how far the difference may be off: what is planned, with the bounds of the change
+    const band = told.lo80 ? [bound("lo80", { name: "80 % of the change, low", showlegend: false }), bound("hi80", { name: "80 % of the change", fill: "tonexty", fillcolor: "rgba(180, 83, 9, 0.18)" })] : [];
+    Plotly.addTraces(place, [...band, { ...own, name: "what if", y: told.changed, line, hovertemplate: "%{y:.4~g}" }]);
     const share = told.of ? ` (${told.total >= 0 ? "+" : "−"}${Math.abs(100 * told.total / told.of).toFixed(1)} %)` : "";
     said.textContent = `${told.total >= 0 ? "+" : "−"}${Math.abs(told.total).toPrecision(3)} in all${share}${byDriver(told.drivers)}.`;
     form.dataset.shown = String(Number(form.dataset.shown || 0) + 1);

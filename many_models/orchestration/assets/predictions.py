@@ -89,17 +89,21 @@ def build(settings: Settings) -> dg.AssetsDefinition:
                 models,
                 repeat=repeat,
                 factor=settings.forecast.sane_factor,
+                drivers=settings.warehouse.drivers,
             )
             chunks = chunks_of(settings, [name for name in series if name not in broken], compute)
-            scored = list[pa.Table]()
+            scored, explained = list[pa.Table](), list[pa.Table]()
             for _, results in follow(context, compute, task, chunks):
                 failures += failures_of(results)
                 if good := good_series(results):
                     scored.append(_only(concat_results(results, "predictions"), set(good)))
+                    explained += [_only(r.tables["drivers"], set(good)) for _, r in results if "drivers" in r.tables]
             if scored:
                 rows = _dated(scored, cutoff)
                 names = sorted({*rows["series_id"].to_pylist()})
                 lake_tables.upsert(lake, lake_tables.PREDICTIONS, rows, names, {"cutoff_date": [f"{cutoff:%Y-%m-%d}"]})
+                if explained:
+                    write_drivers(lake, explained, cutoff, names)
                 parts.append(rows)
                 done |= _dones(rows, upstream, lake if len(names) <= metadata.SINGLE else None, away)
         yield from _checks(lake, cutoffs)
@@ -173,6 +177,13 @@ def _only(rows: pa.Table, series: set[str]) -> pa.Table:
 def _dated(parts: Sequence[pa.Table], cutoff: datetime) -> pa.Table:
     rows = pa.concat_tables(parts, promote_options="permissive")
     return rows.append_column("cutoff_date", pa.array([f"{cutoff:%Y-%m-%d}"] * rows.num_rows, pa.string()))
+
+
+def write_drivers(lake: Lake, parts: Sequence[pa.Table], cutoff: datetime, series: Sequence[str]) -> None:
+    """Put what forecasts are made of in the place of what the lake has of these series and this cutoff."""
+    rows = _dated(parts, cutoff)
+    rows = rows.append_column("cutoff", pa.array([cutoff] * rows.num_rows, pa.timestamp("us")))
+    lake_tables.upsert(lake, lake_tables.DRIVERS, rows, series, {"cutoff_date": [f"{cutoff:%Y-%m-%d}"]})
 
 
 def _dones(rows: pa.Table, upstream: Mapping[str, str], lake: Lake | None, away: str) -> dict[str, SeriesResult]:

@@ -6,7 +6,7 @@ import os
 import re
 from datetime import date, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import (
     Field,
@@ -106,6 +106,8 @@ class DataSettings(Section):
     several rows of a series and period into one: how the target is aggregated, or column → how. `timezone` is the
     local time that days are counted in; without it a moment with an offset keeps the clock time that is written.
     The target is proportional to `exposure`, a known covariate such as hours open.
+    `available` names a column of the sales table with the share of a period with stock, `sold_out` one that says that
+    stock ran out: a flag, or for how many of `open_hours`.
     """
 
     keys: Annotated[list[str], Field(min_length=1)] = ["store", "item"]
@@ -119,6 +121,9 @@ class DataSettings(Section):
     missing: Missing = "unknown"
     missing_on: dict[Weekday, Missing] = {}
     aggregate: How | Literal[""] | dict[str, How] = ""
+    available: str = ""
+    sold_out: str = ""
+    open_hours: Annotated[float, Field(ge=0)] = 0.0
     timezone: str = ""
     missing_future: Literal["usual", "error"] = "usual"
     country: str = ""
@@ -135,11 +140,19 @@ class DataSettings(Section):
     @model_validator(mode="after")
     def _names_do_not_collide(self) -> DataSettings:
         names = [*self.keys, self.timestamp, self.target, *self.known, *self.attributes]
+        names += [name for name in (self.available, self.sold_out) if name and name not in self.known]
+        if self.available and self.sold_out:
+            raise ValueError(f"available = {self.available!r} and sold_out = {self.sold_out!r} say the same: name one")
+        if self.open_hours and not self.sold_out:
+            raise ValueError("open_hours says what sold_out counts, and there is no sold_out: name its column")
         if odd := [name for name in names if not plain_name(name)]:
             raise ValueError(f"names that no column can have here: {', '.join(map(repr, odd))}; rename them in a view")
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"columns named twice: {', '.join(twice)}")
-        if taken := sorted(RESERVED & {*self.known, *self.attributes} | {*filter(is_reserved_key, self.keys)}):
+        if taken := sorted(
+            RESERVED & {*self.known, *self.attributes, self.available, self.sold_out}
+            | {*filter(is_reserved_key, self.keys)}
+        ):
             raise ValueError(f"names the product uses itself: {', '.join(taken)}; rename them in a view of the source")
         if alike := sorted(
             key for key in self.keys if [other.casefold() for other in self.keys].count(key.casefold()) > 1
@@ -147,8 +160,9 @@ class DataSettings(Section):
             raise ValueError(f"keys that some databases take for one name: {', '.join(alike)}; rename one in a view")
         if self.exposure and self.exposure not in self.known:
             raise ValueError(f"exposure is {self.exposure}, which is not in known: add it, its future is needed")
-        if isinstance(self.aggregate, dict) and (unknown := sorted(set(self.aggregate) - {self.target, *self.known})):
-            there = ", ".join([self.target, *self.known])
+        more = [*self.known, *self.stock]
+        if isinstance(self.aggregate, dict) and (unknown := sorted(set(self.aggregate) - {self.target, *more})):
+            there = ", ".join([self.target, *more])
             raise ValueError(f"aggregate names {', '.join(unknown)}, needed the target or known covariates: {there}")
         if self.missing_on and self.frequency not in {"D", "B"}:
             raise ValueError(f"missing_on is for daily data, and the frequency is {self.frequency}: leave it out")
@@ -160,6 +174,11 @@ class DataSettings(Section):
         return {"timezone": known_timezone, "frequency": known_frequency, "country": known_country}[
             str(info.field_name)
         ](name)
+
+    @property
+    def stock(self) -> tuple[str, ...]:
+        """The column that says what stock there was, if any is named."""
+        return tuple(name for name in (self.available or self.sold_out,) if name)
 
     @property
     def aggregates(self) -> dict[str, How]:

@@ -94,7 +94,8 @@ class PrepareTask:
         from many_models.data.covariates import fill, with_attributes
         from many_models.forecasting import prepare
 
-        columns = ["series_id", "ds", "y", *self.spec.known]
+        stock = [name for name in (self.spec.available or self.spec.sold_out,) if name and name not in self.spec.known]
+        columns = ["series_id", "ds", "y", *self.spec.known, *stock]
         raw = self.lake.read(RAW_SALES.name, _of_chunk(chunk, through=self.as_of))
         if self.spec.known:
             covariates = covariates_of(self.lake, chunk, self.keys)

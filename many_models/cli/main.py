@@ -233,6 +233,9 @@ def run(config: Path | None, until: datetime | None, *, as_json: bool) -> None:
     "--missing", type=click.Choice(["unknown", "zero", "closed"]), default="unknown", show_default=True,
     help="What a period without a row means.",
 )  # fmt: skip
+@click.option("--available", default="", help="Column with the share of a period with stock, from 0 to 1.")
+@click.option("--sold-out", default="", help="Column that says that stock ran out: a flag, or hours.")
+@click.option("--open-hours", type=float, default=0.0, help="Hours of a period that --sold-out counts, if it does.")
 @click.option("--custom", multiple=True, help="A forecaster of your own: 'NAME=MODULE:ATTRIBUTE {\"option\": 1}'.")
 @click.option("--candidates", default="", help="Forecasters that compete, comma-separated [default: all].")
 @click.option(
@@ -261,6 +264,9 @@ def backtest(
     pool_by: str,
     missing_known: Literal["usual", "error"],
     missing: Literal["unknown", "zero", "closed"],
+    available: str,
+    sold_out: str,
+    open_hours: float,
     custom: tuple[str, ...],
     candidates: str,
     objective: str,
@@ -278,7 +284,8 @@ def backtest(
 
     out = console(quiet=as_json)
     names, covariates = _names(keys), _names(known)
-    frame = _read(data, [*names, timestamp, target, *covariates, *_names(attributes)])
+    stock = [name for name in (available, sold_out) if name]
+    frame = _read(data, [*names, timestamp, target, *covariates, *stock, *_names(attributes)])
     with bars(out) as display:
         task = display.add_task("backtest", total=windows)
         report = measure(
@@ -298,6 +305,9 @@ def backtest(
             pool_by=_names(pool_by),
             missing_known=missing_known,
             missing=missing,
+            available=available,
+            sold_out=sold_out,
+            open_hours=open_hours,
             candidates=_names(candidates),
             objective=objective,
             custom=[_custom(text) for text in custom],

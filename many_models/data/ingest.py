@@ -29,9 +29,12 @@ EARLIEST_READ = datetime(1990, 1, 1)  # rows before it, or before data.start whe
 
 
 def sales_table(settings: Settings, columns: Sequence[str]) -> SalesTable:
-    """The sales table as the settings name it, with those known covariates that stand in it (`columns`)."""
+    """The sales table as the settings name it, with those known covariates that stand in it (`columns`), and the column
+    that says what stock there was.
+    """
     data = settings.data
     known = tuple(name for name in data.known if name in columns or not settings.source.covariates_table)
+    known += tuple(name for name in data.stock if name not in known)
     return SalesTable(
         settings.source.table, tuple(data.keys), data.timestamp, data.target, known, data.changed, data.timezone,
         tuple(sorted((name, how) for name, how in data.aggregates.items() if name in {data.target, *known})),

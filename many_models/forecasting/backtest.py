@@ -74,6 +74,9 @@ def backtest(  # noqa: PLR0913 - its parameters are its settings
     missing: Literal["unknown", "zero", "closed"] = "unknown",
     missing_on: Sequence[tuple[int, str]] = (),
     exposure: str = "",
+    available: str = "",
+    sold_out: str = "",
+    open_hours: float = 0.0,
     progress: Callable[[str, float], None] | None = None,
     workers: int = 1,
 ) -> BacktestReport:
@@ -89,19 +92,25 @@ def backtest(  # noqa: PLR0913 - its parameters are its settings
     means, in what is learned and in what is scored. `exposure` is the known covariate that the target is proportional
     to. `progress` is called with a step's name and the share that is done.
 
+    `available` or `sold_out` (see `Spec`) name a column that says where stock cut sales short: such periods teach as
+    lower bounds of demand and are not among the `n` that are scored.
+
     `forecasts` has keys, timestamp, cutoff, y_hat and bounds; `metrics` a row per candidate with wape, mase, rmsse,
-    bias, n and, for "selected", coverage and width per level, for
-    `custom` ones (found in `folder` too) `seconds` a series and how many series `failed`. A series that cannot be used
+    bias, n and, for "selected", coverage and width per level, where stock cut sales short `censored` (how many
+    periods) and `short` (by how much of what was sold in them forecasts fell short), for `custom` ones (found in
+    `folder` too) `seconds` a series and how many series `failed`. A series that cannot be used
     is left out and named. Raises InputError for a table that cannot be used, naming column or row.
     """
     import pandas as pd
 
-    table, names = _table(data, list(keys), timestamp, target, [*known, *attributes], negatives)
+    stock = [name for name in (available, sold_out) if name and name not in known]
+    table, names = _table(data, list(keys), timestamp, target, [*known, *stock, *attributes], negatives)
     spec = Spec(
         frequency, horizon, season=season, known=tuple(known), country=country, candidates=tuple(candidates),
         objective=objective, levels=tuple(levels), nonnegative=not pc.any(pc.less(table["y"], 0.0)).as_py(),
         ended_after=10**9, custom=tuple(custom), folder=folder, holidays=tuple(holidays), attributes=tuple(attributes),
         pool_by=_places(pool_by, keys), missing=missing, missing_on=tuple(missing_on), exposure=exposure,
+        available=available, sold_out=sold_out, open_hours=open_hours,
     )  # fmt: skip
     if missing_known == "error":
         _refuse_missing(table, known)
@@ -121,7 +130,10 @@ def backtest(  # noqa: PLR0913 - its parameters are its settings
         tell(f"window {j + 1} of {windows}: {cutoff:%Y-%m-%d}", j / windows)
         found.append(_window(prepared.rows, table, spec, cutoff, workers))
     tell("scoring", 1.0)
-    report = _report(prepared.rows.select(["series_id", "ds", "y", "outlier"]), spec, cutoffs, found)
+    scored = [
+        name for name in ("series_id", "ds", "y", "outlier", "state", "sold") if name in prepared.rows.column_names
+    ]
+    report = _report(prepared.rows.select(scored), spec, cutoffs, found)
     forecasts = pd.concat([window.forecasts for window in found], ignore_index=True)
     forecasts = forecasts.rename(columns={"ds": timestamp}).merge(names, on="series_id").drop(columns="series_id")
     bounds = [f"{side}{level}" for level in levels for side in ("lo", "hi")]
@@ -274,10 +286,10 @@ def _report(table: pa.Table, spec: Spec, cutoffs: Sequence[datetime], found: Seq
 
     last = pc.max(table["ds"]).as_py()
     layout = layout_of(Spec(spec.frequency, spec.horizon), table)
-    panel = build(table.select(["series_id", "ds", "y"]), layout, last)
+    panel = build(table.select([name for name in table.column_names if name != "outlier"]), layout, last)
     H, row = spec.horizon, {name: i for i, name in enumerate(panel.series)}
     origins = panel.periods - 1 - H * np.arange(len(cutoffs), 0, -1)
-    seen = panel.code != loader.MISSING
+    seen = (panel.code != loader.MISSING) & np.isnan(panel.sold)
     names = [*candidate_names(spec, pooled=True), "selected"]
     chosen = [spec.every_candidate.index(name) for name in names[:-1]]
     n = len(panel.series)
@@ -306,11 +318,16 @@ def _report(table: pa.Table, spec: Spec, cutoffs: Sequence[datetime], found: Seq
         out.append(figures)
     frame = pd.DataFrame(out)
     timed: list[str] = []
+    if "sold" in table.column_names:
+        sold = np.stack([panel.sold[:, origin + 1 : origin + 1 + H] for origin in origins], 1)
+        frame["censored"] = float(np.isfinite(sold).sum())
+        frame["short"] = [float(np.nansum(np.maximum(sold - f, 0.0)) / max(np.nansum(sold), 1e-300)) for f in F]
+        timed = ["censored", "short"]
     if spec.competing:
         tried = _custom_figures([row for window in found for row in window.custom])
         frame["seconds"] = [tried.get(name, (np.nan, np.nan))[0] for name in names]
         frame["failed"] = [tried.get(name, (np.nan, np.nan))[1] for name in names]
-        timed = ["seconds", "failed"]
+        timed += ["seconds", "failed"]
     order = [
         "candidate",
         "wape",

@@ -55,7 +55,8 @@ def gather_evidence(evaluation: Evaluation) -> Evidence:
     chosen = np.ix_(*[[spec.every_candidate.index(name) for name in evaluation.names]] * 2)
     if evaluation.pooled:
         teaches = np.array([name not in evaluation.pooled.left_out for name in evaluation.panel.series], bool)
-        evaluation = replace(evaluation, mask=evaluation.mask & teaches[:, None, None])
+        teaching = teaches[:, None, None]
+        evaluation = replace(evaluation, mask=evaluation.mask & teaching, sold=evaluation.sold * teaching)
     moments, windows = _moments(evaluation, scored(evaluation))
     groups = len(combination.CLASSES) + 1
     full = np.tile(10.0 * np.eye(C), (groups, 1, 1))
@@ -75,9 +76,11 @@ def gather_evidence(evaluation: Evaluation) -> Evidence:
     )
     blends, spreads = leave_one_out(evaluation)
     factor, table = np.ones(groups), plain.quantiles.copy()
+    # what did not sell out is, alone, what was asked for least: what did counts as far as it was sold
+    told = np.where(evaluation.mask, 1.0, evaluation.sold)
     for k in range(groups):
-        mine = evaluation.mask & (classes == k)[:, None, None]
-        factor[k] = calibration(blends, evaluation.Y, mine)
+        mine = (told > 0) & (classes == k)[:, None, None]
+        factor[k] = calibration(told * blends, told * evaluation.Y, mine)
     blends = blends * factor[classes][:, None, None]
     r, zero = standardised(evaluation, blends, spreads)
     growth = np.array([growth_of(r, evaluation.mask & (classes == k)[:, None, None]) for k in range(groups)])

@@ -12,6 +12,15 @@ import pyarrow.compute as pc
 
 from many_models.errors import InputError, SeriesError, SeriesFailure
 from many_models.forecasting.attributes import values_of
+from many_models.forecasting.censoring import (
+    CENSORED,
+    IN_STOCK,
+    NOTHING_KNOWN,
+    censoring_column,
+    demand,
+    problem_of,
+    share_of,
+)
 from many_models.forecasting.gaps import CLOSED, UNKNOWN, meanings, outliers, silence_limit
 from many_models.forecasting.local_fit import own_numbers
 from many_models.forecasting.pack import mm_pack_v1 as pack
@@ -61,7 +70,9 @@ class Prepared:
     """Regular histories (`rows`), one row per series (`series`), and the series that cannot be used (`failures`).
 
     `rows`: series_id, ds, y (null where missing or an outlier), known covariates, attributes, state (observed,
-    missing, closed, stock_out, outlier), outlier (the value of an outlier, which nothing learns from; else null).
+    missing, closed, stock_out, outlier, censored), outlier (the value of an outlier, which nothing learns from; else
+    null). Where the spec names what stock there was, y is the demand behind a sale that stock cut short (censored; null
+    where stock_out), and `sold` that sale (else null).
     `series`: series_id, first and last observation, until (the history's last period), rows (periods from first to
     until), observations, active, why (it has ended, or is silent since when), digest (over the whole history), low,
     high and usual (the lowest and highest value, and the median of the newest ones, outliers left out).
@@ -96,11 +107,13 @@ def prepare(raw: pa.Table, spec: Spec, as_of: datetime, held: Mapping[str, Exist
     if pack.stamps(np.array([end]), spec.frequency)[0] > np.datetime64(as_of, "us"):
         end -= 1
     off = pack.stamps(number, spec.frequency) != ds
+    stock = _stock(raw, spec)
     failures: list[SeriesFailure] = []
     kept: list[tuple[str, int, int, NDArray[np.int64]]] = []
     described: list[tuple[str, int | None, int | None, int, bool, str]] = []
     for name, a, b in zip(names, ends - counts, ends, strict=True):
-        if problem := _problem(ds[a:b], y[a:b], number[a:b], off[a:b], spec.frequency):
+        problem = _problem(ds[a:b], y[a:b], number[a:b], off[a:b], spec.frequency)
+        if problem := problem or _stock_problem(stock, order[a:b], ds[a:b], spec):
             failures.append(SeriesFailure.of(name, SeriesError(name, problem)))
             continue
         seen = number[a:b][np.isfinite(y[a:b])]
@@ -127,7 +140,15 @@ def prepare(raw: pa.Table, spec: Spec, as_of: datetime, held: Mapping[str, Exist
 
 
 def _typed(raw: pa.Table, spec: Spec) -> pa.Table:
-    need = ["series_id", "ds", "y", *spec.known, *spec.attributes]
+    stock = censoring_column(spec)
+    need = [
+        "series_id",
+        "ds",
+        "y",
+        *spec.known,
+        *([stock] if stock and stock not in spec.known else []),
+        *spec.attributes,
+    ]
     if absent := [name for name in need if name not in raw.column_names]:
         raise InputError(f"the raw table lacks {', '.join(absent)}; it has {', '.join(raw.column_names)}")
     raw = raw.select(need)
@@ -136,11 +157,28 @@ def _typed(raw: pa.Table, spec: Spec) -> pa.Table:
         pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind)
     ):
         raise InputError(f"the target y has type {kind}, needed a number: convert the column in the source")
+    if stock and not (is_number(raw.schema.field(stock).type) or pa.types.is_null(raw.schema.field(stock).type)):
+        which = "available" if spec.available else "sold_out"
+        raise InputError(f"data.{which} names {stock}, which holds {raw.schema.field(stock).type}, needed numbers or "
+                         "flags: convert the column in the source")  # fmt: skip
     for name, kind in (("series_id", pa.string()), ("ds", pa.timestamp("us")), ("y", pa.float64())):
         raw = raw.set_column(raw.column_names.index(name), name, raw[name].cast(kind))
     if raw["series_id"].null_count or raw["ds"].null_count:
         raise InputError("rows without series_id or ds: leave them out before preparing datasets")
     return raw
+
+
+def _stock(raw: pa.Table, spec: Spec) -> NDArray[np.float64] | None:
+    """What the rows say of stock, NaN where nothing; None where no column does."""
+    name = censoring_column(spec)
+    return _floats(raw[name].cast(pa.float64())) if name else None
+
+
+def _stock_problem(
+    stock: NDArray[np.float64] | None, rows: NDArray[np.int64], ds: NDArray[np.datetime64], spec: Spec
+) -> str:
+    found = None if stock is None else problem_of(stock[rows], spec)
+    return "" if found is None else f"at {ds[found[0]]} {found[1]}"
 
 
 def _floats(column: pa.ChunkedArray) -> NDArray[np.float64]:
@@ -192,18 +230,43 @@ def _rows(raw: pa.Table, spec: Spec, kept: Sequence[tuple[str, int, int, NDArray
     means = np.where(source < 0, meanings(ds, spec), UNKNOWN)
     y = np.where(means == UNKNOWN, y, 0.0)
     odd = _outliers(y, kept)
+    stock, sold = _stock(raw.take(take), spec) if len(source) else None, y.copy()
+    cut = np.zeros(len(y), np.int8)
+    if stock is not None:
+        y, cut = _demand(np.where(odd, np.nan, y), _share(stock, spec), ds, spec, kept)
+        y = np.where(odd, sold, y)
     columns = {
         "series_id": pa.array(names, pa.string()),
         "ds": pa.array(ds, pa.timestamp("us")),
-        "y": pa.array(y, mask=~np.isfinite(y) | odd),
+        "y": pa.array(y, mask=~np.isfinite(y) | odd | (cut == NOTHING_KNOWN)),
         **{name: raw[name].take(take) for name in spec.known},
         **{name: _static(raw, name, kept) for name in spec.attributes},
     }
     table = pa.table(columns)
     states = np.array(_states(table, spec, kept, means == CLOSED), object)
     states[odd] = "outlier"
+    states[cut != IN_STOCK] = CENSORED
+    states[cut == NOTHING_KNOWN] = "stock_out"
     table = table.append_column("state", pa.array(states, pa.string()))
-    return table.append_column("outlier", pa.array(y, mask=~odd))
+    table = table.append_column("outlier", pa.array(y, mask=~odd))
+    return table if stock is None else table.append_column("sold", pa.array(sold, mask=cut == IN_STOCK))
+
+
+def _share(stock: NDArray[np.float64], spec: Spec) -> NDArray[np.float64]:
+    return share_of(stock, available=bool(spec.available), open_hours=spec.open_hours)
+
+
+def _demand(
+    y: NDArray[np.float64], share: NDArray[np.float64], ds: NDArray[np.datetime64], spec: Spec,
+    kept: Sequence[tuple[str, int, int, NDArray[np.int64]]],
+) -> tuple[NDArray[np.float64], NDArray[np.int8]]:  # fmt: skip
+    """Demand of each row and what is known of it (see `censoring.demand`), each series for itself."""
+    phase, out, cut, at = pack.phases(ds, spec.frequency, spec.steps_per_season), y.copy(), np.zeros(len(y), np.int8), 0
+    for _, _, _, source in kept:
+        own = slice(at, at + len(source))
+        out[own], cut[own] = demand(y[own], share[own], phase[own], spec.steps_per_season)
+        at += len(source)
+    return out, cut
 
 
 def _outliers(y: NDArray[np.float64], kept: Sequence[tuple[str, int, int, NDArray[np.int64]]]) -> NDArray[np.bool_]:
@@ -250,6 +313,8 @@ def _states(
     layout = layout_of(spec, rows)
     conf = layout.conf()
     longest = {"h": 72, "D": 28}.get(rhythm(spec.frequency).unit, 0)
+    if censoring_column(spec):  # the column says when there was no stock
+        longest = 0
     words = np.array(STATES, object)
     out: list[str] = []
     at = 0
@@ -281,6 +346,7 @@ def _digests(
     shape = (
         spec.frequency, spec.season, spec.known, spec.attributes, spec.country, spec.ended_after, spec.holidays,
         spec.missing, spec.missing_on,
+        *((spec.available, spec.sold_out, spec.open_hours) if censoring_column(spec) else ()),
     )  # fmt: skip
     columns = [rows[name].combine_chunks() for name in rows.column_names if name != "series_id"]
 

@@ -37,7 +37,10 @@ class Variation:
 
 @dataclass
 class Evaluation:
-    """One pass over a panel and what it says of each candidate: arrays are series × windows (× candidates) × steps."""
+    """One pass over a panel and what it says of each candidate: arrays are series × windows (× candidates) × steps.
+
+    `mask` is what scores; `sold` is the share of `Y` that was sold where stock cut a sale short, and 0 elsewhere.
+    """
 
     spec: Spec
     layout: Layout
@@ -47,6 +50,7 @@ class Evaluation:
     F: NDArray[np.float64]
     Y: NDArray[np.float64]
     mask: NDArray[np.bool_]
+    sold: NDArray[np.float64]
     scales: tuple[NDArray[np.float64], NDArray[np.float64]]
     fallback: list[str]
     belief: NDArray[np.float64]
@@ -91,14 +95,17 @@ def evaluate(
     names = candidate_names(spec, pooled=pooled is not None)
     chosen = [loader.CANDIDATES.index(name) for name in names if name in loader.CANDIDATES]
     n = len(panel.series)
-    Y, mask = np.zeros((n, spec.windows, H)), np.zeros((n, spec.windows, H), bool)
+    Y, mask, cut = (np.full((n, spec.windows, H), value) for value in (0.0, False, np.nan))
     seen = panel.code != loader.MISSING
     for j, origin in enumerate(origins[:-1]):
         if origin >= 0:
             Y[:, j] = panel.y[:, origin + 1 : origin + 1 + H]
             # a window counts for a series that has something to learn from before it
             mask[:, j] = seen[:, origin + 1 : origin + 1 + H] & (seen[:, : origin + 1].sum(1) >= least(m))[:, None]
+            cut[:, j] = panel.sold[:, origin + 1 : origin + 1 + H]
     exposure = _exposure(panel, layout, origins)
+    sold_of = np.where(mask & np.isfinite(cut), cut / np.maximum(Y * exposure, 1e-300), 0.0)
+    mask &= sold_of == 0  # a sale that stock cut short does not judge a forecast of demand
     sold = ((panel.y != 0) & seen).sum(1) / np.maximum(seen.sum(1), 1)
     belief = combination.beliefs(names, seen.sum(1).astype(float), sold)
     if spec.candidates and "seasonal_naive" not in spec.candidates:
@@ -115,7 +122,7 @@ def evaluate(
     F = np.concatenate([F[:, :, chosen], _like_others(custom, F)], 2)
     sold = panel.y if layout.exposed is None else panel.y * panel.x[:, : panel.periods, layout.exposed]
     return Evaluation(
-        spec, layout, panel, fits, names, F * exposure[:, :, None], Y * exposure, mask,
+        spec, layout, panel, fits, names, F * exposure[:, :, None], Y * exposure, mask, sold_of,
         metrics.scales(sold, seen, origins[:-1], m), fallback, belief,
         combination.class_of(panel.y, seen, int(layout.conf()[loader.YEAR])), pooled, custom, there, static,
         _variation(panel), problems, layout_of(spec, rows),

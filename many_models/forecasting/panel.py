@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from many_models.errors import InputError
+from many_models.forecasting.censoring import CENSORED
 from many_models.forecasting.pack import mm_pack_v1 as pack
 from many_models.forecasting.spec import rhythm
 
@@ -199,7 +200,9 @@ class Panel:
     """Dense histories: `y` (series × time), `code` (int8), `x` (series × time + future × columns; the
     last column is the shared shape, 0 until it is known).
 
-    `number` is the step number of the first column; `first` the place of each series' first observation.
+    `number` is the step number of the first column; `first` the place of each series' first observation; `sold`
+    (like `y`) the sale where stock cut it short, and `y` is the demand behind it, which teaches and is not scored; NaN
+    elsewhere.
     """
 
     series: list[str]
@@ -210,6 +213,7 @@ class Panel:
     first: NDArray[np.int64]
     ds: NDArray[np.datetime64]
     encoding: Encoding
+    sold: NDArray[np.float64]
 
     @property
     def periods(self) -> int:
@@ -223,7 +227,9 @@ class Panel:
         names = [self.series[i] for i in at]
         slots = [{name: levels[name] for name in names if name in levels} for levels in coding.slots]
         part = Encoding(coding.center[at], coding.scale[at], coding.log[at], coding.binary[at], slots)
-        return Panel(names, self.number, self.y[at], self.code[at], self.x[at], self.first[at], self.ds, part)
+        return Panel(
+            names, self.number, self.y[at], self.code[at], self.x[at], self.first[at], self.ds, part, self.sold[at]
+        )
 
 
 @dataclass
@@ -278,7 +284,8 @@ def build(
     all periods there are for a series that begins later. With `from_first_sale` zeros before a series' opening are
     missing, see `not_yet_open`.
     """
-    rows = rows.select(["series_id", "ds", "y", *(["state"] if "state" in rows.column_names else []), *layout.known])
+    told = [name for name in ("state", "sold") if name in rows.column_names]
+    rows = rows.select(["series_id", "ds", "y", *told, *layout.known])
     encoded = rows["series_id"].combine_chunks().dictionary_encode()
     if isinstance(encoded, pa.ChunkedArray):
         encoded = encoded.combine_chunks()
@@ -296,6 +303,10 @@ def build(
     Y = np.full((n, periods), np.nan)
     Y[sid[past], number[past] - t0] = y[past]
     code = np.where(np.isfinite(Y), pack.OBSERVED, pack.MISSING).astype(np.int8)
+    sold = np.full((n, periods), np.nan)
+    if told == ["state", "sold"]:
+        cut = pc.if_else(pc.equal(rows["state"], CENSORED), rows["sold"], pa.scalar(None, pa.float64()))
+        sold[sid[past], number[past] - t0] = np.asarray(cut.to_numpy(), np.float64)[past]
     if "state" in rows.column_names:
         states = pc.index_in(rows["state"], pa.array(STATES)).fill_null(1).to_numpy().astype(np.int8)
         state = np.zeros((n, periods), np.int8)
@@ -318,7 +329,7 @@ def build(
         Y, code = pack.per_exposure(Y, code, np.maximum(x[:, :periods, layout.exposed], 0.0))
         seen = code != pack.MISSING
         first = np.where(seen.any(1), seen.argmax(1), periods - 1).astype(np.int64)
-    return Panel([names[i] for i in order], t0, Y, code, x, first, ds, encoding)
+    return Panel([names[i] for i in order], t0, Y, code, x, first, ds, encoding, sold)
 
 
 def not_yet_open(Y: NDArray[np.float64], code: NDArray[np.int8]) -> NDArray[np.bool_]:

@@ -61,7 +61,7 @@ def _own_reason(size: NDArray[np.float64], least: int) -> str:
     sold = np.sort(size[size > 0])
     if len(sold) > 1 and sold[-1] > SPIKE * sold[:-1].mean():
         return f"one period sells {sold[-1]:.3g}, the others {sold[:-1].mean():.3g} on average"
-    levels = np.array([part.mean() for part in np.array_split(size, PARTS)])
+    levels = np.array([part.mean() for part in np.array_split(size, PARTS) if len(part)])
     levels = levels[levels > 0]
     if len(sold) > 2 * PARTS and levels.max() > BREAK * levels.min():
         return f"its level goes from {levels.min():.3g} to {levels.max():.3g}"

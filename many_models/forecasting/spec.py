@@ -110,7 +110,8 @@ class Spec:
     beside the country's; `attributes` names of static columns of series, which trees see; `pool_by` which parts of the
     key make the groups that learn together (none: all do); `missing` what a period without a row means (see `MISSING`),
     and `missing_on` the same for single weekdays (0 is Monday); `exposure` the known covariate that the target is
-    proportional to; `folder` where modules of `custom` are besides Python's
+    proportional to; `available` names a column with the share of a period with stock, `sold_out` one that says that
+    stock ran out, as a flag, or for how many of `open_hours`; `folder` where modules of `custom` are besides Python's
     path (no part of the recipe).
     """
 
@@ -132,6 +133,9 @@ class Spec:
     missing: str = "unknown"
     missing_on: tuple[tuple[int, str], ...] = ()
     exposure: str = ""
+    available: str = ""
+    sold_out: str = ""
+    open_hours: float = 0.0
     folder: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
@@ -145,6 +149,7 @@ class Spec:
                 raise SettingsError(f"holiday {name!r}: {day!r} is no day, write it as 2024-12-31")
         if self.horizon < 1 or self.windows < 1:
             raise SettingsError(f"horizon ({self.horizon}) and windows ({self.windows}) must be at least 1")
+        self._check_stock()
         if self.season is not None and self.season < 1:
             raise SettingsError(f"season must be at least 1 step, got {self.season}")
         if self.objective not in OBJECTIVES:
@@ -161,6 +166,12 @@ class Spec:
             raise SettingsError(f"custom forecasters named twice: {', '.join(twice)}")
         if unknown := [name for name in self.candidates if name not in {*BUILT_IN, *custom}]:
             raise SettingsError(f"unknown candidates {unknown}: use {', '.join([*BUILT_IN, *custom])}")
+
+    def _check_stock(self) -> None:
+        if self.available and self.sold_out:
+            raise SettingsError(f"available ({self.available}) and sold_out ({self.sold_out}) say the same: name one")
+        if self.open_hours < 0 or (self.open_hours and not self.sold_out):
+            raise SettingsError(f"open_hours is {self.open_hours:g}, needed more than 0 and a column sold_out")
 
     @property
     def competing(self) -> tuple[Custom, ...]:

@@ -35,6 +35,7 @@ from many_models.onboarding.layout import open_table
 from many_models.onboarding.profile import TableProfile, name_suggests
 from many_models.onboarding.readers import SqlTable, head, require_table, sql_tables
 from many_models.onboarding.row_meaning import infer_aggregate, infer_missing, steady_in_periods
+from many_models.onboarding.stock_columns import choose_stock
 from many_models.onboarding.value_types import infer_column, parse
 from many_models.settings import RESERVED, is_reserved_key
 
@@ -94,6 +95,9 @@ class InferredSettings:
     missing_on: Inferred[dict[str, Missing]]
     aggregate: Inferred[Any]
     timezone: Inferred[str]
+    available: Inferred[str]
+    sold_out: Inferred[str]
+    open_hours: Inferred[float]
     renamed: Mapping[str, str] = field(default_factory=dict[str, str])
     added_key: str = ""
     url: str = ""
@@ -112,8 +116,8 @@ class InferredSettings:
     def choices(self) -> dict[str, Inferred[object]]:
         """Every guess by the name of its setting, for a table that people read."""
         names = (
-            "table covariates_table keys timestamp target frequency aggregate missing missing_on timezone season "
-            "horizon known exposure negatives"
+            "table covariates_table keys timestamp target frequency aggregate missing missing_on available "
+            "sold_out open_hours timezone season horizon known exposure negatives"
         ).split()
         found: dict[str, Inferred[object]] = {name: getattr(self, name) for name in names}
         return {name: choice for name, choice in found.items() if choice.value or name == "known"}
@@ -145,6 +149,9 @@ class InferredSettings:
             ("exposure", self.exposure),
             ("missing_on", self.missing_on),
             ("aggregate", self.aggregate),
+            ("available", self.available),
+            ("sold_out", self.sold_out),
+            ("open_hours", self.open_hours),
             ("timezone", self.timezone),
         )
         for name, choice in of_rows:
@@ -242,6 +249,8 @@ def infer_settings(  # noqa: PLR0913  (each flag of the command that overrules a
     profile, time, found_target = look.profile, look.time, look.target
     found_frequency = choose_frequency(profile, frequency)
     leaks = find_leaks(profile, found_target.value)
+    stock = choose_stock(profile, found_target.value)
+    leaks |= {choice.value: "it says when there was stock" for choice in stock[:2] if choice.value}
     found_known = choose_known(profile, found_target.value, known, leaks)
     if exposure and exposure not in found_known.value:
         found_known = replace(found_known, value=(*found_known.value, exposure))
@@ -288,6 +297,9 @@ def infer_settings(  # noqa: PLR0913  (each flag of the command that overrules a
         aggregate=how,
         timezone=zone,
         exposure=check_exposure(profile, found_target.value, exposure),
+        available=stock[0],
+        sold_out=stock[1],
+        open_hours=stock[2],
         negatives=choose_negatives(profile, found_target.value),
         start=start,
         last=last,

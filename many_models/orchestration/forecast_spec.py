@@ -43,6 +43,9 @@ def spec_of(settings: Settings) -> Spec:
         missing=data.missing,
         missing_on=tuple((WEEKDAYS.index(day), what) for day, what in sorted(data.missing_on.items())),
         exposure=data.exposure,
+        available=data.available,
+        sold_out=data.sold_out,
+        open_hours=data.open_hours,
         folder=str(settings.root),
     )
 

@@ -110,7 +110,8 @@ def dataset_versions(settings: Settings, lake: Lake) -> dict[str, str]:
         return {}
     spec = spec_of(settings)
     options = digest(DATASET_FORMAT, spec.frequency, spec.known, spec.country, spec.season, spec.ended_after,
-                     spec.holidays, spec.attributes, spec.missing, spec.missing_on)  # fmt: skip
+                     spec.holidays, spec.attributes, spec.missing, spec.missing_on,
+                     *((spec.available, spec.sold_out, spec.open_hours) if settings.data.stock else ()))  # fmt: skip
     now_known = f"{as_of} {covariate_versions(lake)['past']}"
     versions = series_versions(years)
     return {

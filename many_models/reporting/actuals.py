@@ -55,10 +55,10 @@ def actual_parts(
         parts.append(WarehousePart("actuals", rows, Filter(since=since, before=before), ("series_id", "ds")))
     seen = [(start, next_period(grain, start)) for start in starts]
     for since, before in joined(_whole_days(since - reach, before) for since, before in [*seen, (cutoff, cutoff)]):
-        actuals = _actuals(lake, since, min(before + reach, recent[1]))
+        uncut = _with_stock(_actuals(lake, since, min(before + reach, recent[1]), settings.data.stock), settings)
         dates = [date for date in cutoff_dates if f"{since:%Y-%m-%d}" <= date < f"{before:%Y-%m-%d}"]
         scored = pa.concat_tables(
-            [SCHEMA.empty_table(), *(_scored(lake, date, actuals, reach) for date in sorted(dates))]
+            [SCHEMA.empty_table(), *(_scored(lake, date, uncut, reach) for date in sorted(dates))]
         )
         where = Filter(since=since, before=before, column="cutoff")
         parts.append(WarehousePart("accuracy", with_keys(scored, keys), where, ("series_id", "cutoff")))
@@ -85,10 +85,23 @@ def joined(spans: Iterable[Span], gap: timedelta = timedelta(0)) -> list[Span]:
     return result
 
 
-def _actuals(lake: Lake, since: datetime, before: datetime) -> pa.Table:
+def _actuals(lake: Lake, since: datetime, before: datetime, more: Sequence[str] = ()) -> pa.Table:
     years = list(range(since.year, before.year + 1))
     where = Filter(among={"year": years}, since=since, before=before)
-    return lake.read(lake_tables.RAW_SALES.name, where, ["series_id", "ds", "y"])
+    return lake.read(lake_tables.RAW_SALES.name, where, ["series_id", "ds", "y", *more])
+
+
+def _with_stock(actuals: pa.Table, settings: Settings) -> pa.Table:
+    """`actuals` of periods with stock throughout: a sale that stock cut short does not judge a forecast of demand."""
+    import numpy as np
+
+    from many_models.forecasting.censoring import share_of
+
+    if not settings.data.stock:
+        return actuals
+    values = np.asarray(actuals[settings.data.stock[0]].cast(pa.float64()).to_numpy(), np.float64)
+    whole = share_of(values, available=bool(settings.data.available), open_hours=settings.data.open_hours) >= 1.0
+    return actuals.filter(pa.array(whole))
 
 
 def _scored(lake: Lake, date: str, actuals: pa.Table, reach: timedelta) -> pa.Table:

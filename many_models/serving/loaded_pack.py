@@ -248,13 +248,19 @@ class LoadedPack:
         """The observations as `Pack.aligned` takes them."""
         seen = question.observations
         y = [np.nan if o.y is None else o.y for o in seen]
-        return numbers, y, [CODES.index(o.state) for o in seen], self._given(numbers, [o.known for o in seen])
+        return (
+            numbers,
+            y,
+            [CODES.index(o.state) if o.state in CODES else OBSERVED for o in seen],
+            self._given(numbers, [o.known for o in seen]),
+        )
 
     def _stamp(self, number: int) -> datetime:
         return loader.stamps(np.array([number]), self._frequency)[0].item()
 
 
 CODES = ("missing", "observed", "closed", "stock_out")
+OBSERVED = 1  # what a dataset's other states are to a model: demand behind a censored sale, and nothing for an outlier
 MOST_FRESH = 5_000
 
 

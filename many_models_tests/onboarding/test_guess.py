@@ -241,6 +241,25 @@ def test_what_is_made_of_the_target_is_never_a_known_covariate(tmp_path: Path) -
         assert leak in found.known.reason
 
 
+@pytest.mark.parametrize(("name", "values", "found"), [
+    ("in_stock_share", (0.5, 1.0), ("available", 0.0)),
+    ("sold_out", (0, 1), ("sold_out", 0.0)),
+    ("soldOutHours", (0, 3, 14), ("sold_out", 14.0)),
+    ("unavailable", (0, 1), None),
+    ("sold_out", (0, 90), None),
+])  # fmt: skip
+def test_a_column_of_stock_is_guessed_by_name_and_values(tmp_path: Path, name: str, values: tuple, found) -> None:
+    frame = panel("D", 200, store=["a", "b"]).rename(columns={"time": "date"})
+    frame[name] = RNG.choice(values, len(frame))
+    guess = looked_at(csv(tmp_path, frame))
+    assert name not in guess.known.value
+    told = tomllib.loads(guess.to_toml("sqlite:///x.db"))["data"]
+    assert (
+        {key: told.get(key) for key in ("available", "sold_out") if told.get(key)},
+        told.get("open_hours", 0.0),
+    ) == (({found[0]: name}, found[1]) if found else ({}, 0.0))
+
+
 def test_temperature_is_left_to_its_user(tmp_path: Path) -> None:
     frame = panel("D", 200, store=["a", "b"]).rename(columns={"time": "date"})
     frame["temperature"] = RNG.normal(10, 5, len(frame)).round(1)

@@ -71,11 +71,14 @@ def realised(settings: Settings, lake: Lake, found: Forecasts) -> "tuple[NDArray
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    from many_models.forecasting.censoring import CENSORED
+
     since = found.cutoff - timedelta(days=WATCHED * clock.step_days(settings))
     before = found.cutoff + lake_tables.AFTER
     where = Filter(among={"step": [1]}, since=since, before=before)
     ahead = lake.read(lake_tables.PREDICTIONS.name, where, ["series_id", "ds", "y_hat"])
-    actual = lake.read(lake_tables.DATASETS.name, Filter(since=since, before=before), ["series_id", "ds", "y"])
+    actual = lake.read(lake_tables.DATASETS.name, Filter(since=since, before=before), ["series_id", "ds", "y", "state"])
+    actual = actual.filter(pc.not_equal(actual["state"], CENSORED))  # demand that is estimated is no actual
     names = pa.array(found.series, pa.string())
     ds = np.unique(np.asarray(ahead["ds"].to_numpy(), "datetime64[us]"))
     filled = list["Floats"]()

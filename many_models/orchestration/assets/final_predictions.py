@@ -58,7 +58,9 @@ def judged(settings: Settings, lake: Lake, found: Forecasts) -> "pa.Table":
     """The changed forecasts of earlier cutoffs whose actual has come, with the actual and the seasonal naive."""
     import numpy as np
     import pyarrow as pa
+    import pyarrow.compute as pc
 
+    from many_models.forecasting.censoring import CENSORED
     from many_models.forecasting.pack import mm_pack_v1 as pack
 
     since = found.cutoff - timedelta(days=LOOKED_BACK)
@@ -71,7 +73,8 @@ def judged(settings: Settings, lake: Lake, found: Forecasts) -> "pa.Table":
     spec = spec_of(settings)
     reach = (settings.forecast.horizon + 2 * spec.steps_per_season) * clock.step_days(settings)
     earlier = Filter(since=since - timedelta(days=2 * reach + 2), before=where.before)
-    history = lake.read(lake_tables.DATASETS.name, earlier, ["series_id", "ds", "y"]).to_pandas().dropna()
+    rows = lake.read(lake_tables.DATASETS.name, earlier, ["series_id", "ds", "y", "state"])
+    history = rows.filter(pc.not_equal(rows["state"], CENSORED)).to_pandas().dropna()
     actual = history.set_index(["series_id", "ds"])["y"]
     season = spec.steps_per_season
     back = season * np.ceil(changed["step"].to_numpy() / season).astype(int)

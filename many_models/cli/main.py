@@ -7,16 +7,11 @@ import sys
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import click
 
-from many_models.errors import InputError, ManyModelsError, MissingDependencyError
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from many_models.forecasting.spec import Custom
+from many_models.errors import ManyModelsError, MissingDependencyError
 
 
 class Main(click.Group):
@@ -278,6 +273,7 @@ def backtest(
     """Measure every candidate and the selected forecast on any Parquet table."""
     import os
 
+    from many_models.cli.backtest_inputs import custom_of, read_parquet
     from many_models.cli.output import bars, console, metrics_table
     from many_models.data.covariates import read_holidays
     from many_models.forecasting import backtest as measure
@@ -285,7 +281,7 @@ def backtest(
     out = console(quiet=as_json)
     names, covariates = _names(keys), _names(known)
     stock = [name for name in (available, sold_out) if name]
-    frame = _read(data, [*names, timestamp, target, *covariates, *stock, *_names(attributes)])
+    frame = read_parquet(data, [*names, timestamp, target, *covariates, *stock, *_names(attributes)])
     with bars(out) as display:
         task = display.add_task("backtest", total=windows)
         report = measure(
@@ -310,7 +306,7 @@ def backtest(
             open_hours=open_hours,
             candidates=_names(candidates),
             objective=objective,
-            custom=[_custom(text) for text in custom],
+            custom=[custom_of(text) for text in custom],
             folder=str(Path.cwd()),
             workers=workers or len(os.sched_getaffinity(0)),
             progress=lambda step, share: display.update(task, description=step, completed=share * windows),
@@ -325,28 +321,6 @@ def backtest(
         out.print(metrics_table(report.metrics))
         for row in report.left_out.to_dict("records"):
             out.print(f"left out: {row['series_id']}: {row['reason']}", highlight=False, markup=False)
-
-
-def _custom(text: str) -> Custom:
-    from many_models.forecasting.spec import Custom
-
-    name, _, rest = text.partition("=")
-    use, _, options = rest.strip().partition(" ")
-    return Custom(name.strip(), use, options.strip() or "{}")
-
-
-def _read(path: Path, columns: list[str]) -> pd.DataFrame:
-    import pandas as pd
-    import pyarrow.parquet as pq
-    from pyarrow import ArrowInvalid
-
-    try:
-        there = pq.read_schema(path).names
-    except ArrowInvalid as error:
-        raise InputError(f"{path} is not a Parquet file: {error}") from error
-    if missing := [name for name in columns if name not in there]:
-        raise InputError(f"{path} has no column {', '.join(map(repr, missing))}; it has {', '.join(map(repr, there))}")
-    return pd.read_parquet(path, columns=list(dict.fromkeys(columns)))
 
 
 # --- looking and steering -------------------------------------------------------------------------------------------

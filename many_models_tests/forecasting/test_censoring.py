@@ -18,7 +18,7 @@ from many_models.data.row_checks import check_columns
 from many_models.errors import InputError, SettingsError
 from many_models.forecasting import PackModel, Spec, backtest, prepare, train
 from many_models.forecasting.censoring import IN_STOCK, LOWER_BOUND, NOTHING_KNOWN, demand, problem_of
-from many_models.forecasting.datasets import Held
+from many_models.forecasting.datasets import ExistingHistory
 from many_models.forecasting.evaluation import evaluate
 from many_models.orchestration.forecast_spec import spec_of
 from many_models.ports import Chunk, Filter
@@ -126,7 +126,7 @@ def test_a_history_that_goes_on_is_the_one_made_whole():
     before = AS_OF.replace(day=21)
     raw = table({"a": sold}, share=share)
     held = prepare(raw, AVAILABLE, before).series.to_pylist()[0]
-    more = prepare(raw, AVAILABLE, AS_OF, {"a": Held(held["until"], held["digest"])})
+    more = prepare(raw, AVAILABLE, AS_OF, {"a": ExistingHistory(held["until"], held["digest"])})
     assert more.since == {"a": before}
     whole = prepare(raw, AVAILABLE, AS_OF).rows
     assert more.rows.equals(whole.filter(pc.greater(whole["ds"], pa.scalar(before, pa.timestamp("us")))))

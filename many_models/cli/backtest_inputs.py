@@ -1,0 +1,38 @@
+"""What `many-models backtest` is given: a Parquet table, and forecasters of the user's own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from many_models.errors import InputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+
+    from many_models.forecasting.spec import Custom
+
+
+def custom_of(text: str) -> Custom:
+    """The forecaster that an option `NAME=MODULE:ATTRIBUTE {"option": 1}` names. Raises SettingsError."""
+    from many_models.forecasting.spec import Custom
+
+    name, _, rest = text.partition("=")
+    use, _, options = rest.strip().partition(" ")
+    return Custom(name.strip(), use, options.strip() or "{}")
+
+
+def read_parquet(path: Path, columns: list[str]) -> pd.DataFrame:
+    """These columns of a Parquet file. Raises InputError that names what is missing."""
+    import pandas as pd
+    import pyarrow.parquet as pq
+    from pyarrow import ArrowInvalid
+
+    try:
+        there = pq.read_schema(path).names
+    except ArrowInvalid as error:
+        raise InputError(f"{path} is not a Parquet file: {error}") from error
+    if missing := [name for name in columns if name not in there]:
+        raise InputError(f"{path} has no column {', '.join(map(repr, missing))}; it has {', '.join(map(repr, there))}")
+    return pd.read_parquet(path, columns=list(dict.fromkeys(columns)))

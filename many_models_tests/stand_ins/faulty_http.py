@@ -22,7 +22,8 @@ class FaultyProxy(ThreadingHTTPServer):
     """Forwards to `target`, but for requests of which `fault(number, method, path)` names a fault.
 
     A fault is a status to answer with, CUT (the line is cut before the target hears of it) or LOSE (the target does
-    what it was asked, and its answer is lost). `faults` counts them.
+    what it was asked, and its answer is lost). `faults` counts them. `passed(bytes)` hears of each request that the
+    target answered: the bytes of both bodies.
     """
 
     daemon_threads = True
@@ -32,6 +33,7 @@ class FaultyProxy(ThreadingHTTPServer):
         self.target = urlsplit(target)
         self.numbers = itertools.count()
         self.fault: Callable[[int, str, str], int | str | None] = lambda *_: None
+        self.passed: Callable[[int], None] = lambda _: None
         self.faults = 0
 
     @property
@@ -63,6 +65,7 @@ class _Handler(BaseHTTPRequestHandler):
             content = answer.read()
         finally:
             line.close()
+        self.server.passed(len(body) + len(content))
         if fault == LOSE:
             self.close_connection = True
             return

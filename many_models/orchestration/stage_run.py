@@ -135,10 +135,7 @@ def finish(  # noqa: PLR0913, PLR0917  (a run, what it was to do, and what came 
     stage = stage_of(context)
     failed = {failure.series_id: failure for failure in failures}
     good = {key: result for key, result in done.items() if key not in failed}
-    nothing = "nothing came back for it: materialize the stages before this one for it first"
-    failed |= {
-        key: SeriesFailure(key, "NothingDone", nothing, permanent=True) for key in keys if key not in {*good, *failed}
-    }
+    failed |= without_result(keys, good, failed)
     finished = _record(context, settings, good, failed)
     before = status_rows(lake, stage)
     standing = {key: record for key, record in before.items() if key not in good}
@@ -160,6 +157,16 @@ def finish(  # noqa: PLR0913, PLR0917  (a run, what it was to do, and what came 
             metadata={"failed": len(failed), "reasons": failure_table(list(failed.values()))},
             allow_retries=False,
         )
+
+
+def without_result(keys: Iterable[str], good: Collection[str], failed: Collection[str]) -> dict[str, SeriesFailure]:
+    """A failure for each of `keys` that is neither in `good` nor in `failed`."""
+    nothing = "nothing came back for it: materialize the stages before this one for it first"
+    return {
+        key: SeriesFailure(key, "NothingDone", nothing, permanent=True)
+        for key in keys
+        if key not in good and key not in failed
+    }
 
 
 def _how_many(failed: int, good: int) -> str:

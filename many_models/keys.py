@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote
 from many_models.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     import numpy as np
     import pyarrow as pa
@@ -24,25 +24,53 @@ _READABLE = frozenset(" -._~")
 _MOST_PARTS = 2**16
 _IN_AZURE = re.compile(r"abfss?://[\w$.-]+@[A-Za-z0-9.-]+(:\d+)?(/[^?#]*)?", re.ASCII)
 LONGEST_PACK = 240  # bytes of `quote`: the lake has a folder `pack=…` for each, and a folder's name has 255 of them
-_EMPTY = "%"  # quote() never leaves a bare per cent sign
+_EMPTY = "%"  # neither way of escaping leaves a bare per cent sign as a whole part
+_MEANS_SOMETHING = frozenset('/\\"[]*|')  # in a URL's path, or in Dagster's language of selected partitions
+_UNSEEN = frozenset({"Cc", "Cf", "Co", "Cs", "Zl", "Zp", "Zs"})
+_LIKE_AN_ESCAPE = re.compile(r"%(?=[0-9A-Fa-f]{2})|^%$")
 
 
 @lru_cache(_MOST_PARTS)  # the same few parts make all names
 def escape_part(part: str) -> str:
-    """`part` with everything escaped that a partition key, a path or the separator could trip over.
+    """`part` with everything escaped that a path or the separator could trip over.
 
     Letters and digits of any script, `-`, `~`, and single inner spaces, `_` and `.` stay readable.
     """
     if part == "":
         return _EMPTY
-    text = "".join(c if c.isalnum() or c in _READABLE else quote(c, safe="", errors="surrogatepass") for c in part)
+    return _edges("".join(c if c.isalnum() or c in _READABLE else _escaped(c) for c in part))
+
+
+@lru_cache(_MOST_PARTS)
+def name_part(part: str) -> str:
+    """`part` as people read it in a partition key: only what a key cannot hold is escaped.
+
+    That is: control characters and others that are not seen; `/ \\ " [ ] * |`; a `%` that would read as an escape; and
+    `_`, `.` and spaces at an edge or repeated (`__` separates parts, Dagster refuses `...`).
+    """
+    if part == "":
+        return _EMPTY
+    text = _LIKE_AN_ESCAPE.sub("%25", part)
+    return _edges("".join(_escaped(c) if _is_unseen(c) or c in _MEANS_SOMETHING else c for c in text))
+
+
+def _is_unseen(char: str) -> bool:
+    """By category, and not `str.isprintable`: which characters are assigned differs between Python's versions."""
+    return char != " " and unicodedata.category(char) in _UNSEEN
+
+
+def _escaped(char: str) -> str:
+    return quote(char, safe="", errors="surrogatepass")
+
+
+def _edges(text: str) -> str:
     text = re.sub(r"^_|_$|_(?=_)|(?<=_)_", "%5F", text)
     text = re.sub(r"^ | $| (?= )|(?<= ) ", "%20", text)
     return re.sub(r"^\.|\.$|\.(?=\.)|(?<=\.)\.", "%2E", text)
 
 
 def unescape_part(text: str) -> str:
-    """The inverse of `escape_part`."""
+    """The inverse of `escape_part`, and of `name_part`."""
     return "" if text == _EMPTY else unquote(text, errors="surrogatepass")
 
 
@@ -55,21 +83,37 @@ class SeriesKey:
     @property
     def series_id(self) -> str:
         """The series' one name: partition key, and identity in every table."""
+        return SEPARATOR.join(name_part(part) for part in self.parts)
+
+    @property
+    def escaped_id(self) -> str:
+        """The name with everything escaped but letters and digits: of packs, and of series in a project that began
+        with such names (`names_are_escaped`).
+        """
         return SEPARATOR.join(escape_part(part) for part in self.parts)
 
     @classmethod
     def parse(cls, series_id: str, parts: int | None = None) -> SeriesKey:
         """The key that `series_id` names.
 
-        Raises InputError when it is not a series_id as `SeriesKey.series_id` writes them, or has
+        Raises InputError when it is not a series_id as `SeriesKey.series_id` or `escaped_id` write them, or has
         another number of parts than `parts`.
         """
         key = cls(tuple(unescape_part(text) for text in series_id.split(SEPARATOR)))
-        if key.series_id != series_id:
+        if series_id != key.series_id and series_id != key.escaped_id:  # noqa: PLR1714 - the second is rarely built
             raise InputError(f"{series_id!r} is not a series_id: {key.parts!r} is written {key.series_id!r}")
         if parts is not None and len(key.parts) != parts:
             raise InputError(f"series {series_id!r} has {len(key.parts)} key parts, the settings name {parts}")
         return key
+
+
+def names_are_escaped(series: Iterable[str]) -> bool:
+    """Whether a project's series have the names of earlier versions, which escaped apostrophes, commas and the like.
+
+    Their names are in tables, packs, releases and events, so such a project goes on with them. A project in which both
+    ways give the same names has not yet chosen.
+    """
+    return any("%" in name and SeriesKey.parse(name).series_id != name for name in series)
 
 
 def folded(name: str) -> str:
@@ -111,9 +155,9 @@ def pack_of(key: SeriesKey, keys: Sequence[str], by: Sequence[str], buckets: int
     """
     names = list(by) or (list(keys[:1]) if len(keys) > 1 else [])
     if names:
-        pack = SeriesKey(tuple(part for name, part in zip(keys, key.parts, strict=True) if name in names)).series_id
+        pack = SeriesKey(tuple(part for name, part in zip(keys, key.parts, strict=True) if name in names)).escaped_id
         return pack if len(quote(pack, safe="", errors="surrogatepass")) <= LONGEST_PACK else slug(pack)
-    bucket = int(hashlib.sha256(key.series_id.encode()).hexdigest()[:8], 16) % buckets
+    bucket = int(hashlib.sha256(key.escaped_id.encode()).hexdigest()[:8], 16) % buckets
     return f"bucket-{bucket:03d}"
 
 

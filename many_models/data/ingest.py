@@ -80,6 +80,8 @@ class Ingest:
     kinds: Mapping[str, Kind]
     now: datetime
     until: datetime | None = None
+    escaped: bool = False
+    """Whether new series get names as earlier versions wrote them (`keys.names_are_escaped`)."""
 
     def whole(self, since: datetime, before: datetime) -> tuple[datetime, datetime]:
         """The span widened to whole periods of the data's frequency, from `data.start` on and not beyond `until`."""
@@ -96,8 +98,9 @@ class Ingest:
 
         data = self.settings.data
         return check_rows(
-            raw, self.sales, now=self.now, negatives=data.negatives, frequency=data.frequency, kinds=self.kinds
-        )
+            raw, self.sales, now=self.now, negatives=data.negatives, frequency=data.frequency, kinds=self.kinds,
+            escaped=self.escaped,
+        )  # fmt: skip
 
     def read_span(self, since: datetime, before: datetime) -> pa.Table | None:
         """The source's rows with since ≤ ds < before; None when there are none."""

@@ -126,6 +126,7 @@ def check_rows(
     negatives: Literal["allow", "quarantine"],
     frequency: str,
     kinds: Mapping[str, Kind] | None = None,
+    escaped: bool = False,
 ) -> CheckedRows:
     """Sort the rows of `raw`, as `Source.read` or `Source.read_undated` returns them, into usable and quarantined.
 
@@ -135,9 +136,9 @@ def check_rows(
     time of day is cut off unless `frequency` is finer than a day (hourly: the minutes are), and `ds` is the stamp of
     its period where that is coarser than a day. A timestamp column of strings is one in which the source found no
     dates. `kinds` (of `check_columns`) says which known covariates are numbers even if this part
-    of the table holds text; without it each column's own type says so.
+    of the table holds text; without it each column's own type says so. `escaped`: see `keys.names_are_escaped`.
     """
-    series_ids, codes, parts = _series(raw, sales)
+    series_ids, codes, parts = _series(raw, sales, escaped=escaped)
     ds = _timestamps(raw[sales.timestamp], frequency)
     if sales.counts:
         y, target_reasons = np.where(pc.is_valid(raw[sales.target]).to_numpy(), 1.0, np.nan), _missing_only(raw, sales)
@@ -229,7 +230,7 @@ def _mark(reasons: NDArray[np.int8], reason: Reason, where: NDArray[np.bool_]) -
     reasons[where & (reasons == _GOOD)] = REASONS.index(reason)
 
 
-def _series(raw: pa.Table, sales: SalesTable) -> tuple[pa.Array, NDArray[np.int64], dict[str, pa.Array]]:
+def _series(raw: pa.Table, sales: SalesTable, *, escaped: bool) -> tuple[pa.Array, NDArray[np.int64], dict[str, pa.Array]]:
     """Distinct series_ids, each row's index into them, and their key parts; ids are built once per distinct key."""
     codes = np.zeros(raw.num_rows, np.int64)
     columns: list[pa.Array] = []
@@ -246,7 +247,8 @@ def _series(raw: pa.Table, sales: SalesTable) -> tuple[pa.Array, NDArray[np.int6
         name: pc.fill_null(_one_array(raw[name].take(pa.array(first)).cast(pa.string())), "") for name in sales.keys
     }
     keys = zip(*(part.to_pylist() for part in parts.values()), strict=True)
-    return pa.array([SeriesKey(key).series_id for key in keys], pa.string()), codes, parts
+    found = [SeriesKey(key) for key in keys]
+    return pa.array([key.escaped_id if escaped else key.series_id for key in found], pa.string()), codes, parts
 
 
 def _one_array(column: pa.ChunkedArray | pa.Array) -> pa.Array:

@@ -204,7 +204,7 @@ def group_of(series: str, spec: Spec) -> str:
     if not spec.pool_by:
         return ""
     parts = SeriesKey.parse(series).parts
-    return SeriesKey(tuple(parts[i] for i in spec.pool_by if i < len(parts))).series_id
+    return SeriesKey(tuple(parts[i] for i in spec.pool_by if i < len(parts))).escaped_id
 
 
 def sample_of(series: Iterable[str], size: int, spec: Spec) -> list[str]:

@@ -10,7 +10,7 @@ import dagster as dg
 
 from many_models.data import lake_tables
 from many_models.data.periods import KEY_FORMATS, Grain, end_offset, period_start
-from many_models.keys import SeriesKey, digest
+from many_models.keys import SEPARATOR, SeriesKey, digest
 from many_models.orchestration.event_log import history
 
 if TYPE_CHECKING:
@@ -25,8 +25,9 @@ def partition_of(settings: Settings, series_id: str) -> str:
     by, names = settings.partitions.by, settings.data.keys
     if not by:
         return series_id
-    parts = SeriesKey.parse(series_id, len(names)).parts
-    return SeriesKey(tuple(part for name, part in zip(names, parts, strict=True) if name in by)).series_id
+    SeriesKey.parse(series_id, len(names))
+    parts = series_id.split(SEPARATOR)  # as they are written there: see `keys.names_are_escaped`
+    return SEPARATOR.join(part for name, part in zip(names, parts, strict=True) if name in by)
 
 
 def partitions_of(settings: Settings, series: Iterable[str]) -> dict[str, list[str]]:

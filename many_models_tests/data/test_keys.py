@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from many_models.adapters.lake.delta import DeltaLake
 from many_models.errors import InputError
-from many_models.keys import SeriesKey, pack_of, slug
+from many_models.keys import SeriesKey, names_are_escaped, pack_of, slug
 from many_models.ports import Filter
 
 if TYPE_CHECKING:
@@ -41,8 +41,38 @@ def test_a_series_id_is_a_valid_partition_key_and_never_empty(parts: list[str]) 
     name = SeriesKey(tuple(parts)).series_id
     assert name
     assert not any(bad in name for bad in NOT_IN_A_DAGSTER_PARTITION)
-    assert not set(name) & set("/\\,'\"[]")
+    assert not set(name) & set('/\\"[]*|')
     assert name == name.strip()
+
+
+@given(PARTS)
+def test_a_name_of_earlier_versions_is_still_read(parts: list[str]) -> None:
+    key = SeriesKey(tuple(parts))
+    assert SeriesKey.parse(key.escaped_id, len(parts)) == key
+    assert names_are_escaped([key.escaped_id]) == (key.escaped_id != key.series_id)
+    assert not names_are_escaped([key.series_id])
+
+
+@pytest.mark.parametrize(
+    "name", ["Baker's yeast", "milk, 3.5% fat", "(5) pens & pencils", "15° beer; half a litre", "50 % off!", "crème 🍓"]
+)
+def test_names_are_shown_as_they_are_and_only_what_must_be_is_escaped(name: str) -> None:
+    assert SeriesKey((name, "s1")).series_id == f"{name}__s1"
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("a/b", "a%2Fb"), ('15" pan', "15%22 pan"), ("[a]*", "%5Ba%5D%2A"), ("a%2Cb", "a%252Cb"), ("%", "%25"),
+     ("a\u202eb", "a%E2%80%AEb"), ("a\xa0b", "a%C2%A0b")],
+)  # fmt: skip
+def test_what_a_partition_key_cannot_hold_is_escaped(name: str, shown: str) -> None:
+    assert SeriesKey((name,)).series_id == shown
+
+
+def test_a_project_with_names_of_earlier_versions_goes_on_with_them() -> None:
+    assert names_are_escaped(["s1__i1", "s1__Baker%27s"])
+    assert not names_are_escaped(["s1__i1", "s1__a%2Fb"])  # both ways write it so
+    assert not names_are_escaped([])
 
 
 @given(st.text())

@@ -7,6 +7,7 @@ from datetime import timedelta
 import pandas as pd
 import pytest
 
+from many_models import keys
 from many_models.errors import SettingsError
 from many_models_tests.support.project import END, SMALL, Project, make_project, sales, settings_text
 
@@ -25,16 +26,22 @@ def newest(project: Project) -> pd.DataFrame:
 
 @pytest.mark.slow
 def test_another_horizon_and_another_target_end_in_whole_tables(tmp_path):
-    """Horizon 7, then 3, then 10, then another target: every series has it, and nothing is left of what was before."""
+    """Horizon 7, then 3, then 10, then another target: every series has it, and nothing is left of what was before.
+
+    An item has a name with an apostrophe, a comma and a per cent sign, and is called that everywhere.
+    """
+    odd = "Baker's yeast, 10% (fresh)"
     rows = sales(stores=1, items=3, days=90).assign(revenue=lambda frame: frame["sales"] * 100)
+    rows = rows.replace({"item": {"i1": odd}})
     project = make_project(tmp_path, rows, forecast=QUICK)
     project.run(END)
     for horizon in (3, 10):
         change(project, forecast={**QUICK, "horizon": horizon})
         project.run(END)
         assert newest(project).groupby("series_id").size().to_dict() == dict.fromkeys(
-            ["s0__i0", "s0__i1", "s0__i2"], horizon
+            ["s0__i0", f"s0__{odd}", "s0__i2"], horizon
         )
+        assert f"s0__{odd}" in project.partitions("predictions")
         assert set(newest(project)["fallback"].fillna("")) == {""}
     units = newest(project)["y_hat"].mean()
     change(project, forecast={**QUICK, "horizon": 10}, data={"target": "revenue"})
@@ -48,17 +55,22 @@ def test_another_horizon_and_another_target_end_in_whole_tables(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_new_store_comes_with_its_history_and_a_renamed_one_leaves_nothing_behind(tmp_path):
-    """A store that arrives with 80 days of history, and one that gets another name: whole histories, old name ended."""
-    rows = sales(stores=3, items=1, days=80)
+def test_a_new_store_comes_with_its_history_and_a_renamed_one_leaves_nothing_behind(tmp_path, monkeypatch):
+    """A store that arrives with 80 days of history, and one that gets another name: whole histories, old name ended.
+
+    The project began with a version that escaped apostrophes: its series keep their names, and new ones get such names.
+    """
+    rows = sales(stores=3, items=1, days=80).replace({"store": {"s0": "O'Neill"}})
     early = rows[(rows["store"] != "s2") & (rows["date"] < END.isoformat())]
     project = make_project(tmp_path, early, forecast=QUICK)
-    project.run(END - timedelta(days=1))
-    project.source("UPDATE sales SET store = 'renamed' WHERE store = 's1'")
-    late = rows[(rows["store"] == "s2") | (rows["date"] == END.isoformat())].replace({"store": {"s1": "renamed"}})
+    with monkeypatch.context() as before:
+        before.setattr(keys, "name_part", keys.escape_part)
+        project.run(END - timedelta(days=1))
+    project.source("UPDATE sales SET store = 'new, renamed' WHERE store = 's1'")
+    late = rows[(rows["store"] == "s2") | (rows["date"] == END.isoformat())].replace({"store": {"s1": "new, renamed"}})
     project.source("INSERT INTO sales VALUES (?, ?, ?, ?)", list(late.itertuples(index=False, name=None)))
     project.run(END)
     counts = project.table("raw_sales").groupby("series_id").size().to_dict()
-    assert counts == {"s0__i0": 80, "s2__i0": 80, "renamed__i0": 80}
+    assert counts == {"O%27Neill__i0": 80, "s2__i0": 80, "new%2C renamed__i0": 80}
     assert set(newest(project)["series_id"]) == set(counts)
     assert project.run(END) == []

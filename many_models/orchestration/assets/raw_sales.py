@@ -12,6 +12,7 @@ from many_models.data import clock, findings, lake_tables
 from many_models.data.ingest import Ingest, sales_of, sales_table
 from many_models.data.periods import Grain, period_key, period_of_key, period_start, spans
 from many_models.errors import InputError
+from many_models.keys import names_are_escaped
 from many_models.orchestration import lake_marks, partitions, source_state
 from many_models.orchestration.copied_settings import (
     COPIED_TAG,
@@ -84,8 +85,9 @@ def build_raw_sales(settings: Settings) -> dg.AssetsDefinition:
             require_landed(settings, brought, source_state.source_versions(settings, source, sales, min(starts)))
         versions_of = source_state.versions_of_copy(settings, source, sales, starts)
         until = source_state.copied_until(settings, source, sales, starts)
-        ingest = Ingest(settings, source, lake, sales, kinds, clock.now(settings), until)
         names_before = _series_there(lake)
+        escaped = names_are_escaped([*names_before, *context.instance.get_dynamic_partitions("store_items")])
+        ingest = Ingest(settings, source, lake, sales, kinds, clock.now(settings), until, escaped)
         counts = Counter[str]()
         seen: list[DayCount] | None = []
         todo = [ingest.whole(*span) for span in spans(grain, starts)]

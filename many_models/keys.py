@@ -43,9 +43,9 @@ def escape_part(part: str) -> str:
 
 @lru_cache(_MOST_PARTS)
 def name_part(part: str) -> str:
-    """`part` as people read it in a partition key: only what a key cannot hold is escaped.
+    r"""`part` as people read it in a partition key: only what a key cannot hold is escaped.
 
-    That is: control characters and others that are not seen; `/ \\ " [ ] * |`; a `%` that would read as an escape; and
+    That is: control characters and others that are not seen; `/ \ " [ ] * |`; a `%` that would read as an escape; and
     `_`, `.` and spaces at an edge or repeated (`__` separates parts, Dagster refuses `...`).
     """
     if part == "":

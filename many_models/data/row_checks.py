@@ -118,7 +118,7 @@ def _is_text(kind: str) -> bool:
 
 
 # --- Rows -----------------------------------------------------------------------------------------------------------
-def check_rows(
+def check_rows(  # noqa: PLR0913 - one parameter for each of the settings that it looks at
     raw: pa.Table,
     sales: SalesTable,
     *,
@@ -230,7 +230,9 @@ def _mark(reasons: NDArray[np.int8], reason: Reason, where: NDArray[np.bool_]) -
     reasons[where & (reasons == _GOOD)] = REASONS.index(reason)
 
 
-def _series(raw: pa.Table, sales: SalesTable, *, escaped: bool) -> tuple[pa.Array, NDArray[np.int64], dict[str, pa.Array]]:
+def _series(
+    raw: pa.Table, sales: SalesTable, *, escaped: bool
+) -> tuple[pa.Array, NDArray[np.int64], dict[str, pa.Array]]:
     """Distinct series_ids, each row's index into them, and their key parts; ids are built once per distinct key."""
     codes = np.zeros(raw.num_rows, np.int64)
     columns: list[pa.Array] = []

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from many_models.forecasting.spec import Custom
 
 CHUNK = 200
+_NUMBER = "\0number"  # a column beside the user's, whatever those are called
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,7 @@ def backtest(  # noqa: PLR0913 - its parameters are its settings
     """
     import pandas as pd
 
+    _require_names([*keys, timestamp], [target, *known, *attributes], ["cutoff", "y_hat", *_bounds(levels)])
     stock = [name for name in (available, sold_out) if name and name not in known]
     table, names = _table(data, list(keys), timestamp, target, [*known, *stock, *attributes], negatives)
     spec = Spec(
@@ -135,9 +137,13 @@ def backtest(  # noqa: PLR0913 - its parameters are its settings
     ]
     report = _report(prepared.rows.select(scored), spec, cutoffs, found)
     forecasts = pd.concat([window.forecasts for window in found], ignore_index=True)
-    forecasts = forecasts.rename(columns={"ds": timestamp}).merge(names, on="series_id").drop(columns="series_id")
-    bounds = [f"{side}{level}" for level in levels for side in ("lo", "hi")]
-    return BacktestReport(report, forecasts.loc[:, [*keys, timestamp, "cutoff", "y_hat", *bounds]], left_out)
+    made = forecasts.loc[:, ["ds", "cutoff", "y_hat", *_bounds(levels)]].rename(columns={"ds": timestamp})
+    forecasts = pd.concat([names.loc[forecasts["series_id"]].reset_index(drop=True), made], axis=1)
+    return BacktestReport(report, forecasts, left_out)
+
+
+def _bounds(levels: Sequence[int]) -> list[str]:
+    return [f"{side}{level}" for level in levels for side in ("lo", "hi")]
 
 
 def _left_out(prepared: Prepared, names: pd.DataFrame) -> pd.DataFrame:
@@ -147,8 +153,18 @@ def _left_out(prepared: Prepared, names: pd.DataFrame) -> pd.DataFrame:
     reasons: dict[str, str] = {failure.series_id: failure.reason for failure in prepared.failures}
     empty = prepared.series.filter(pc.equal(prepared.series["observations"], 0))
     reasons |= dict(zip(empty["series_id"].to_pylist(), empty["why"].to_pylist(), strict=True))
-    frame = pd.DataFrame({"series_id": pd.Series(list(reasons), dtype=object), "reason": list(reasons.values())})
-    return names.merge(frame, on="series_id")
+    ids = pd.Series(list(reasons), dtype=object)
+    own = names.drop(columns="series_id", errors="ignore").loc[ids].reset_index(drop=True)
+    return pd.concat([ids.rename("series_id"), own, pd.Series(list(reasons.values()), name="reason")], axis=1)
+
+
+def _require_names(named: Sequence[str], others: Sequence[str], results: Sequence[str]) -> None:
+    """Raise InputError where two columns of the table or of the forecasts would have one name."""
+    if twice := sorted({name for name in named if [*named, *others].count(name) > 1}):
+        raise InputError(f"column {', '.join(twice)} is given twice: name it once, as key, timestamp or target")
+    if taken := [name for name in named if name in results]:
+        raise InputError(f"column {', '.join(taken)} is named like one of the forecasts' columns "
+                         f"({', '.join(results)}): rename it")  # fmt: skip
 
 
 def _places(names: Sequence[str], keys: Sequence[str]) -> tuple[int, ...]:
@@ -176,7 +192,7 @@ def _silent(_step: str, _share: float) -> None:
 def _table(
     data: pd.DataFrame, keys: list[str], timestamp: str, target: str, known: list[str], negatives: str
 ) -> tuple[pa.Table, pd.DataFrame]:
-    """`data` in the core's names, and the keys of each series_id."""
+    """`data` in the core's names, and the keys of each series, whose series_id is the index."""
     import pandas as pd
 
     if absent := [name for name in [*keys, timestamp, target, *known] if name not in data.columns]:
@@ -190,8 +206,9 @@ def _table(
         raise InputError("the table has no rows")
     unique = data.loc[:, keys].drop_duplicates().reset_index(drop=True)
     ids = [SeriesKey(tuple(map(str, row))).series_id for row in unique.itertuples(index=False)]
-    unique["series_id"] = ids
-    series = data[keys].merge(unique, on=keys, how="left")["series_id"].to_numpy()
+    unique.index = pd.Index(ids)
+    numbers = unique.assign(**{_NUMBER: range(len(ids))})
+    series = np.array(ids, object)[data[keys].merge(numbers, on=keys, how="left")[_NUMBER].to_numpy()]
     try:
         stamps = pd.to_datetime(data[timestamp]).to_numpy("datetime64[us]")
     except (ValueError, TypeError) as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
@@ -29,6 +29,9 @@ USUAL_HORIZON = {"h": 48, "D": 28, "W": 8, "M": 6, "Q": 4, "Y": 2}
 _SITES = (
     "store shop branch filiale market markt site warehouse lager region state location standort outlet restaurant "
     "country land city stadt station depot plant werk zone district customer kunde tienda magasin winkel center centre"
+).split()
+_SHOPS = (
+    "store shop branch filiale warehouse lager standort outlet restaurant depot plant tienda magasin winkel"
 ).split()
 _ITEMS = (
     "item product produkt sku article artikel dept department abteilung brand marke category family material part well "
@@ -104,8 +107,26 @@ def choose_keys(profile: TableProfile, given: tuple[str, ...], target: str) -> I
     scores = {name: _key_score(profile, name) for name in profile.columns if name != target}
     candidates = sorted((name for name in scores if scores[name] > -5), key=lambda name: -scores[name])[:9]
     if profile.are_events:
-        return _keys_with_repeats(profile, candidates, scores)
-    return _unique_keys(profile, candidates, scores)
+        return _with_only_site(profile, _keys_with_repeats(profile, candidates, scores), target)
+    return _with_only_site(profile, _unique_keys(profile, candidates, scores), target)
+
+
+def _with_only_site(profile: TableProfile, found: Inferred[tuple[str, ...]], target: str) -> Inferred[tuple[str, ...]]:
+    """`found` and a column that names the only shop of an excerpt: the next file may hold another shop's rows."""
+    if any(name_suggests(name, _SITES) for name in found.value):
+        return found
+    only = [
+        name
+        for name, column in profile.columns.items()
+        if len(column.levels) == 1 and not column.missing and name not in {target, *found.value}
+        if (column.kind == "text" or column.type.whole) and name_suggests(name, _SHOPS)
+    ]  # fmt: skip
+    if not only:
+        return found
+    return replace(
+        found, value=(only[0], *found.value),
+        reason=f"{found.reason}; {only[0]} is one and the same here, and names the series of the next file",
+    )  # fmt: skip
 
 
 def _unique_keys(

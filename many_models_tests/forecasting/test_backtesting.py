@@ -47,6 +47,22 @@ def test_forecasts_carry_the_users_names_and_follow_the_protocol(report, data):
     assert f["item"].dtype == data["item"].dtype
 
 
+@pytest.mark.parametrize("name", ["series_id", "ds"])
+def test_a_key_may_have_a_name_of_the_core_s_own_tables(data, report, name):
+    named = data.rename(columns={"shop": name}).assign(item=lambda frame: frame["item"].astype(str))
+    found = backtest(named, **{**OPTIONS, "keys": [name, "item"]})
+    assert list(found.forecasts[name]) == list(report.forecasts["shop"])
+    assert np.array_equal(found.forecasts["y_hat"], report.forecasts["y_hat"])
+    bad = named.assign(sold=named["sold"].where(named[name] != "a"))
+    assert set(backtest(bad, **{**OPTIONS, "keys": [name, "item"]}).left_out["series_id"]) == {"a__1", "a__2", "a__3"}
+
+
+@pytest.mark.parametrize(("keys", "says"), [(["cutoff"], "named like"), (["lo80"], "named like"), (["day"], "twice")])
+def test_a_key_that_a_column_of_the_forecasts_is_called_is_refused(data, keys, says):
+    with pytest.raises(InputError, match=says):
+        backtest(data.rename(columns={"shop": keys[0]} if keys != ["day"] else {}), **{**OPTIONS, "keys": keys})
+
+
 def test_metrics_agree_with_a_slow_reckoning(report, data):
     j = report.forecasts.merge(data, on=["shop", "item", "day"])
     error = j["y_hat"] - j["sold"]

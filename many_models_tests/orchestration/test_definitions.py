@@ -210,7 +210,7 @@ MODULES = sorted(
 @pytest.mark.slow
 def test_importing_any_module_reads_no_setting_and_opens_nothing() -> None:
     assert len(MODULES) > 40
-    done = python("-c", TRAP, *MODULES)
+    done = python("-B", "-c", TRAP, *MODULES)  # the interpreter itself would write bytecode on a fresh machine
     assert done.returncode == 0, done.stderr
 
 
@@ -232,7 +232,7 @@ def test_the_trap_catches_a_module_that_does_something_at_import(tmp_path: Path,
     (package / "loud.py").write_text(line)
     codes = [
         subprocess.run(
-            [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(package)!r})\n{TRAP}", name],
+            [sys.executable, "-B", "-c", f"import sys; sys.path.insert(0, {str(package)!r})\n{TRAP}", name],
             cwd=tmp_path,
             capture_output=True,
             text=True,

@@ -362,10 +362,6 @@ import sys, threading, time
 from pathlib import Path
 import dagster as dg
 from many_models.orchestration.azureml_pipes import follow_with_pipes
-from many_models.ports import Where
-from many_models.settings import load_settings
-from many_models.data.lake_tables import DATASETS, RAW_SALES
-from many_models.tasks import PrepareTask, TrainTask
 from many_models_tests.stand_ins.azureml_fake import Workspace
 from many_models_tests.support.compute_tasks import Leaves, chunked
 from many_models_tests.adapters.test_compute_azureml import on

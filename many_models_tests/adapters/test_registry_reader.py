@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from many_models.adapters.registry import mlflow_reader, mlflow_store
 from many_models.adapters.registry.mlflow_production import MlflowProduction
 from many_models.errors import InputError, ManyModelsError, SettingsError, UnavailableError
 from many_models_tests.contracts.registry import draft, served, upload
+from many_models_tests.support.running_server import serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -149,13 +149,8 @@ def answers() -> Iterator[tuple[str, list[tuple[int, bytes]], list[str]]]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    yield f"127.0.0.1:{server.server_port}", said, logins
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(HTTPServer(("127.0.0.1", 0), Handler)) as server:
+        yield f"127.0.0.1:{server.server_port}", said, logins
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import threading
 import time
 import traceback
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -46,6 +45,7 @@ from many_models_tests.stand_ins.tds_server import (
     running_tds,
     unparsed,
 )
+from many_models_tests.support.running_server import serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -255,13 +255,11 @@ def token_endpoint(monkeypatch):
             self.end_headers()
             self.wfile.write(answer)
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Endpoint) as server:
-        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), Endpoint)) as server:
         monkeypatch.setenv("IDENTITY_ENDPOINT", f"http://127.0.0.1:{server.server_port}/token")
         monkeypatch.setenv("IDENTITY_HEADER", "ours")
         identity.credential.cache_clear()
         yield given
-        server.shutdown()
         identity.credential.cache_clear()
 
 

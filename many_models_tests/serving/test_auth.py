@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from many_models.errors import SettingsError
 from many_models.serving import api_keys, auth
 from many_models.serving.auth import Authenticator, DeniedError
+from many_models_tests.support.running_server import serving
 from many_models_tests.support.serving_parts import KEY, Registry, asked, pack, settings_for
 
 if TYPE_CHECKING:
@@ -53,13 +54,8 @@ def published(signing):
         def log_message(self, *_):
             pass
 
-    server = HTTPServer(("127.0.0.1", 0), Keys)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/keys", keys, asked_for
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(HTTPServer(("127.0.0.1", 0), Keys)) as server:
+        yield f"http://127.0.0.1:{server.server_port}/keys", keys, asked_for
 
 
 def token(signing, kid: str = "one", algorithm: str = "RS256", **claims) -> str:

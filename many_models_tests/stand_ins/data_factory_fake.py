@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from azure.core.credentials import AccessToken
 from azure.core.pipeline.policies import SansIOHTTPPolicy
 from azure.mgmt.datafactory import DataFactoryManagementClient
+
+from many_models_tests.support.running_server import serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -125,12 +126,6 @@ def data_factory() -> Generator[FakeDataFactory]:
 
         do_GET = do_POST = _any  # noqa: N815  http.server's names
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-        thread.start()
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as server:
         fake.url = f"http://127.0.0.1:{server.server_port}"
-        try:
-            yield fake
-        finally:
-            server.shutdown()
-            thread.join()
+        yield fake

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import threading
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
+
+from many_models_tests.support.running_server import serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -87,11 +88,5 @@ class _Handler(BaseHTTPRequestHandler):
 @contextmanager
 def faulty(target: str) -> Generator[FaultyProxy]:
     """A proxy before `target`, until the block ends."""
-    with FaultyProxy(target) as proxy:
-        thread = threading.Thread(target=proxy.serve_forever, args=(0.02,), daemon=True)
-        thread.start()
-        try:
-            yield proxy
-        finally:
-            proxy.shutdown()
-            thread.join()
+    with serving(FaultyProxy(target)) as proxy:
+        yield proxy

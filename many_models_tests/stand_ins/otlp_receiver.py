@@ -12,6 +12,8 @@ from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from many_models_tests.support.running_server import serving
+
 if TYPE_CHECKING:
     from collections.abc import Generator
 
@@ -102,11 +104,5 @@ class _Handler(BaseHTTPRequestHandler):
 @contextmanager
 def collector() -> Generator[Collector]:
     """A collector until the block ends."""
-    with Collector() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(Collector()) as server:
+        yield server

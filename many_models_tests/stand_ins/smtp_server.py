@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import socketserver
-import threading
 from contextlib import contextmanager
 from email import message_from_bytes, policy
 from typing import TYPE_CHECKING
+
+from many_models_tests.support.running_server import serving
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -81,11 +82,5 @@ class _Session(socketserver.StreamRequestHandler):
 @contextmanager
 def mail_server() -> Generator[MailServer]:
     """A server until the block ends."""
-    with MailServer() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(MailServer()) as server:
+        yield server

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
+
+from many_models_tests.support.running_server import serving
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -62,11 +63,5 @@ class _Handler(BaseHTTPRequestHandler):
 @contextmanager
 def webhook() -> Generator[Webhook]:
     """A hook until the block ends."""
-    with Webhook() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(Webhook()) as server:
+        yield server

@@ -1,18 +1,21 @@
-"""A uvicorn server on a thread of this process, on a free port of loopback."""
+"""Servers on a thread of this process, on a free port of loopback."""
 
 from __future__ import annotations
 
 import threading
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+    from socketserver import BaseServer
 
     import uvicorn
 
 START_SECONDS = 60
+
+Server = TypeVar("Server", bound="BaseServer")
 
 
 @contextmanager
@@ -31,3 +34,16 @@ def running(server: uvicorn.Server) -> Generator[int]:
         server.should_exit = True
         thread.join(START_SECONDS)
         assert not thread.is_alive()
+
+
+@contextmanager
+def serving(server: Server) -> Generator[Server]:
+    """A server of the standard library, which serves until the block ends."""
+    with server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()

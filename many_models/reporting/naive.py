@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from many_models.forecasting import Spec
 
 NAIVE = "naive"
@@ -16,30 +19,34 @@ def with_naive(predictions: pa.Table, sales: pa.Table, spec: Spec) -> pa.Table:
     """`predictions` of one cutoff with the column `naive`, float64: the observation of whole seasons earlier.
 
     `predictions` has series_id, ds and step (1 = the first period after the cutoff); `sales` series_id, ds, y of the
-    last season before the cutoff, at most one row per series and period. The naive is the observation ceil(step /
-    season) seasons before ds (Hyndman and Athanasopoulos, Forecasting: Principles and Practice, section 5.2). Where
-    there is no row, it is 0 if the settings say that a missing row means zero, else null.
+    last season before the cutoff, at most one row per series and period. Where there is no row, it is 0 if the settings
+    say that a missing row means zero, else null.
+    """
+    import numpy as np
+
+    found = seasonal_naive(predictions, sales, spec)
+    if spec.missing == "zero" and not spec.missing_on:
+        found = np.nan_to_num(found, nan=0.0)
+    return predictions.append_column(NAIVE, pa.array(found, pa.float64(), from_pandas=True))
+
+
+def seasonal_naive(forecasts: pa.Table, history: pa.Table, spec: Spec) -> NDArray[np.float64]:
+    """The observation of `history` (series_id, ds, y) ceil(step / season) seasons before each of `forecasts`
+    (series_id, ds, step); NaN where there is none.
+
+    Hyndman and Athanasopoulos, Forecasting: Principles and Practice, section 5.2.
     """
     import numpy as np
     import pandas as pd
 
     from many_models.forecasting.pack import mm_pack_v1 as pack
 
+    def numbers(rows: pa.Table) -> NDArray[np.int64]:
+        return pack.step_number(rows["ds"].cast(pa.timestamp("us")).to_numpy(), spec.frequency)
+
     season = spec.steps_per_season
-    seasons = -(-predictions["step"].to_numpy().astype(np.int64) // season)
-    number = pack.step_number(_stamps(predictions), spec.frequency) - season * seasons
-    known = pd.Series(
-        sales["y"].to_numpy(zero_copy_only=False),
-        pd.MultiIndex.from_arrays([
-            sales["series_id"].to_pandas(), pack.step_number(_stamps(sales), spec.frequency)
-        ]),
-    )  # fmt: skip
-    asked = pd.MultiIndex.from_arrays([predictions["series_id"].to_pandas(), number])
-    found = known.reindex(asked).to_numpy(dtype=np.float64)
-    if spec.missing == "zero" and not spec.missing_on:
-        found = np.nan_to_num(found, nan=0.0)
-    return predictions.append_column(NAIVE, pa.array(found, pa.float64(), from_pandas=True))
-
-
-def _stamps(rows: pa.Table):  # noqa: ANN202 -- numpy is loaded where it is used
-    return rows["ds"].cast(pa.timestamp("us")).to_numpy()
+    back = season * -(-forecasts["step"].to_numpy().astype(np.int64) // season)
+    places = pd.MultiIndex.from_arrays([history["series_id"].to_pandas(), numbers(history)])
+    asked = pd.MultiIndex.from_arrays([forecasts["series_id"].to_pandas(), numbers(forecasts) - back])
+    known = pd.Series(history["y"].to_numpy(zero_copy_only=False), places)
+    return known.reindex(asked).to_numpy(dtype=np.float64)

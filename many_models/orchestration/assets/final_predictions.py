@@ -10,6 +10,7 @@ from many_models.orchestration.cutoff_stage import Made, build_cutoff_asset
 from many_models.orchestration.decision_inputs import Forecasts, forecasts_of, series_values
 from many_models.orchestration.forecast_spec import spec_of
 from many_models.ports import Filter, Lake, Source
+from many_models.reporting.naive import seasonal_naive
 from many_models.settings import Settings
 
 if TYPE_CHECKING:
@@ -56,12 +57,10 @@ def make(settings: Settings, source: Source, lake: Lake, date: str) -> Made:
 
 def judged(settings: Settings, lake: Lake, found: Forecasts) -> "pa.Table":
     """The changed forecasts of earlier cutoffs whose actual has come, with the actual and the seasonal naive."""
-    import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
 
     from many_models.forecasting.censoring import CENSORED
-    from many_models.forecasting.pack import mm_pack_v1 as pack
 
     since = found.cutoff - timedelta(days=LOOKED_BACK)
     where = Filter(since=since, before=found.cutoff + lake_tables.AFTER)
@@ -69,18 +68,13 @@ def judged(settings: Settings, lake: Lake, found: Forecasts) -> "pa.Table":
     rows = lake_tables.read_if_there(lake, lake_tables.FINAL, where, columns)
     if rows is None or not rows.num_rows:
         return pa.table({"series_id": pa.array([], pa.string())})
-    changed = rows.to_pandas().dropna(subset=["action"])
+    changed = rows.filter(pc.is_valid(rows["action"]))
     spec = spec_of(settings)
     reach = (settings.forecast.horizon + 2 * spec.steps_per_season) * clock.step_days(settings)
     earlier = Filter(since=since - timedelta(days=2 * reach + 2), before=where.before)
     rows = lake.read(lake_tables.DATASETS.name, earlier, ["series_id", "ds", "y", "state"])
-    history = rows.filter(pc.not_equal(rows["state"], CENSORED)).to_pandas().dropna()
-    actual = history.set_index(["series_id", "ds"])["y"]
-    season = spec.steps_per_season
-    back = season * np.ceil(changed["step"].to_numpy() / season).astype(int)
-    numbers = pack.step_number(changed["ds"].to_numpy("datetime64[us]"), spec.frequency)
-    changed["before"] = pack.stamps(numbers - back, spec.frequency)
-    for name, at in (("y", "ds"), ("naive", "before")):
-        places = list(zip(changed["series_id"], changed[at], strict=True))
-        changed[name] = actual.reindex(places).to_numpy() if places else []
-    return pa.Table.from_pandas(changed.dropna(subset=["y"]).drop(columns=["before"]), preserve_index=False)
+    seen = pc.and_(pc.is_valid(rows["y"]), pc.not_equal(rows["state"], CENSORED))
+    history = rows.filter(seen).drop_columns(["state"])
+    naive = pa.array(seasonal_naive(changed, history, spec), from_pandas=True)
+    found = changed.append_column("naive", naive).join(history, ["series_id", "ds"], join_type="inner")
+    return found.sort_by([(name, "ascending") for name in ("series_id", "cutoff", "ds")])  # a join keeps no order

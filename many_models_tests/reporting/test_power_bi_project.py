@@ -56,6 +56,18 @@ def fields(made: dict[str, str]) -> dict[str, set[str]]:
     return found
 
 
+def shown_in(made: dict[str, str]) -> list[tuple[str, str]]:
+    """Table and field of all that visuals show."""
+    found: list[tuple[str, str]] = []
+    for path, content in made.items():
+        if path.endswith("visual.json"):
+            for role in json.loads(content)["visual"]["query"]["queryState"].values():
+                for one in role["projections"]:
+                    (field,) = one["field"].values()
+                    found.append((field["Expression"]["SourceRef"]["Entity"], field["Property"]))
+    return found
+
+
 def unread(text: str) -> list[str]:
     """The lines that the grammar does not know."""
     lines = [line for line in text.splitlines() if line]
@@ -100,12 +112,7 @@ def test_relationships_measures_and_visuals_name_fields_that_are_there(made):
         (FACTS, name)
         for name in re.findall(rf"{FACTS}\[(\w+)\]", made[f"forecasts.SemanticModel/definition/tables/{FACTS}.tmdl"])
     ]
-    for path, content in made.items():
-        if path.endswith("visual.json"):
-            for role in json.loads(content)["visual"]["query"]["queryState"].values():
-                for one in role["projections"]:
-                    (field,) = one["field"].values()
-                    named.append((field["Expression"]["SourceRef"]["Entity"], field["Property"]))
+    named += shown_in(made)
     assert len(named) > 40
     assert [(table, name) for table, name in named if name not in there[table]] == []
 
@@ -147,12 +154,7 @@ def test_visuals_and_measures_of_a_direct_lake_model_name_fields_that_are_there(
     there = fields(lake_model)
     formulas = "".join(formula for formula, _ in direct_lake.measures(["naive", "lo80", "hi80"]).values())
     named = re.findall(r"(\w+)\[(\w+)\]", formulas)
-    for path, content in lake_model.items():
-        if path.endswith("visual.json"):
-            for role in json.loads(content)["visual"]["query"]["queryState"].values():
-                for one in role["projections"]:
-                    (field,) = one["field"].values()
-                    named.append((field["Expression"]["SourceRef"]["Entity"], field["Property"]))
+    named += shown_in(lake_model)
     assert len(named) > 40
     assert [(table, name) for table, name in named if name not in there[table]] == []
 

@@ -6,7 +6,7 @@ import os
 import re
 from datetime import date, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     Field,
@@ -42,6 +42,7 @@ FILE_NAME = "many_models.toml"
 Storage = Literal["sqlite", "postgres"]
 Missing = Literal["unknown", "zero", "closed"]
 Weekday = Literal["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
+WEEKDAYS: tuple[Weekday, ...] = get_args(Weekday)
 How = Literal["sum", "mean", "min", "max", "first", "last", "count", "count_distinct"]
 RESERVED = frozenset({"series_id", "ds", "y", "y_hat", "cutoff", "year", "pack", "state", "step"})
 RESERVED_KEY_NAMES = RESERVED | frozenset(  # columns beside the keys' in the warehouse's tables, and names of its views

@@ -9,6 +9,7 @@ import numpy as np
 
 from many_models.onboarding.column_roles import TARGETS, Inferred, is_receipt_number, unit_of
 from many_models.onboarding.profile import codes_of, name_suggests
+from many_models.settings import WEEKDAYS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 Missing = Literal["unknown", "zero", "closed"]
 Aggregate = Literal["", "sum", "mean", "count"]
-WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 _FEW = 0.02  # a share of periods or rows that is no rule of the table
 _LEVELS = "price temperature temp rate percent pct ratio level share stock inventory kw load index score".split()
 _ORDERS = "order invoice receipt transaction ticket bill beleg bon rechnung auftrag facture pedido kassenbon".split()

@@ -12,8 +12,8 @@ import dagster as dg
 
 from many_models.data import clock, lake_tables
 from many_models.errors import ManyModelsError
-from many_models.orchestration import automation, due
-from many_models.orchestration.look import STAGE_TAG
+from many_models.orchestration import automation
+from many_models.orchestration.look import stage_of
 from many_models.ports import Filter, Lake, Messenger, ProductionRegistry, Warehouse
 from many_models.promotion.approval import proposal_summary
 from many_models.reporting import alerts
@@ -96,7 +96,7 @@ def tell(asked: Asked, messenger: Messenger, now: datetime, *, settled: bool) ->
     An address that does not take a message is told again the next time; the others are not.
     """
     state = _state(asked.instance)
-    moved = _moved(asked, state)
+    moved = _moved(asked, state, now)
     facts = facts_of(asked, moved, now, settled=settled)
     found, known = alerts.alerts_of(facts, asked.settings.alerts)
     told = {name: _told(state, name) for name in messenger.addresses()}
@@ -137,7 +137,7 @@ def _told(state: Mapping[str, Any], name: str) -> Told:
     return Told(dict(held.get("marks", {})), nights)
 
 
-def _moved(asked: Asked, state: Mapping[str, Any]) -> tuple[str, datetime]:
+def _moved(asked: Asked, state: Mapping[str, Any], now: datetime) -> tuple[str, datetime]:
     """The data's clock, and when it came to be that: the first time that it is asked, when data were last copied."""
 
     def read() -> datetime | None:
@@ -146,10 +146,10 @@ def _moved(asked: Asked, state: Mapping[str, Any]) -> tuple[str, datetime]:
     as_of = asked.part("as_of", read)
     if as_of is None or state.get("as_of") == as_of.isoformat():
         held = state.get("moved")
-        return str(state.get("as_of", "")), datetime.fromisoformat(held) if held else datetime.now(UTC)
+        return str(state.get("as_of", "")), datetime.fromisoformat(held) if held else now
     copied = asked.instance.get_latest_materialization_event(dg.AssetKey("raw_sales"))
     if "as_of" in state or copied is None:
-        return as_of.isoformat(), datetime.now(UTC)
+        return as_of.isoformat(), now
     return as_of.isoformat(), datetime.fromtimestamp(copied.timestamp, UTC)
 
 
@@ -159,16 +159,11 @@ def failed_stages(instance: dg.DagsterInstance) -> dict[str, str]:
     found = dict[str, str]()
     for record in instance.get_run_records(limit=NEWEST_RUNS):
         run = record.dagster_run
-        stage = run.tags.get(STAGE_TAG) or _only_stage(run)
+        stage = stage_of(run)
         if stage and stage not in found and run.is_finished and run.status is not dg.DagsterRunStatus.CANCELED:
             failed = run.status is dg.DagsterRunStatus.FAILURE
             found[stage] = _why(instance, run.run_id)[:LONGEST_REASON] if failed else ""
     return {stage: why for stage, why in found.items() if why}
-
-
-def _only_stage(run: dg.DagsterRun) -> str:
-    stages = {key.to_user_string() for key in run.asset_selection or ()} & set(due.ALL_STAGES)
-    return stages.pop() if len(stages) == 1 else ""
 
 
 def _why(instance: dg.DagsterInstance, run_id: str) -> str:

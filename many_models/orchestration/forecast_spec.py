@@ -6,14 +6,13 @@ import json
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from many_models.settings import WEEKDAYS
+
 if TYPE_CHECKING:
     from pandas import Series
 
     from many_models.forecasting import Spec
     from many_models.settings import Settings
-
-
-WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 
 
 def spec_of(settings: Settings) -> Spec:

@@ -84,6 +84,12 @@ def tag_of(instance: dg.DagsterInstance, stage: Stage, tag: str) -> str:
     return (made.tags or {}).get(tag, "") if made else ""
 
 
+def stage_of(run: dg.DagsterRun) -> str:
+    """The stage that a run is of: of a job of ours, or the only one whose assets it names; "" for other runs."""
+    named = {key.to_user_string() for key in run.asset_selection or ()} & set(ALL_STAGES)
+    return run.tags.get(STAGE_TAG) or (named.pop() if len(named) == 1 else "")
+
+
 def _is_of(stage: Stage, run: dg.DagsterRun) -> bool:
     return run.tags.get(STAGE_TAG) == stage or dg.AssetKey(stage) in (run.asset_selection or ())
 

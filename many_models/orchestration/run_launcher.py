@@ -29,9 +29,11 @@ if TYPE_CHECKING:
 
     from dagster import DagsterRun
 
-PRODUCTION_STAGES = frozenset({"promoted_models", "predictions"})
+    from many_models.orchestration.due import Stage
+
+PRODUCTION_STAGES: frozenset[Stage] = frozenset({"promoted_models", "predictions"})
 """The stages that open the production registry; all others do without."""
-PRODUCTION_JOBS = frozenset({UPKEEP, *(JOBS[stage] for stage in ("promoted_models", "predictions"))})
+PRODUCTION_JOBS = frozenset({UPKEEP, *(JOBS[stage] for stage in PRODUCTION_STAGES)})
 FROM_TAGS = {"container_config": {"resources": True}, "pod_spec_config": {"node_selector": True, "tolerations": True}}
 
 

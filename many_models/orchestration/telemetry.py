@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from many_models.errors import TransientError
-from many_models.orchestration import automation, due
-from many_models.orchestration.look import STAGE_TAG
+from many_models.orchestration import automation
+from many_models.orchestration.look import stage_of
 from many_models.ports import FinishedRun, Step, Telemetry
 
 if TYPE_CHECKING:
@@ -59,8 +59,7 @@ def _state(instance: dg.DagsterInstance, now: datetime) -> tuple[datetime, list[
 def _finished(instance: dg.DagsterInstance, record: dg.RunRecord) -> FinishedRun | None:
     """What is told of a run; None for one that is of no stage, or never began."""
     run, started, ended = record.dagster_run, record.start_time, record.end_time
-    selected = {key.to_user_string() for key in run.asset_selection or ()} & set(due.ALL_STAGES)
-    stage = run.tags.get(STAGE_TAG) or (selected.pop() if len(selected) == 1 else "")
+    stage = stage_of(run)
     if not stage or started is None or ended is None:
         return None
     steps = [

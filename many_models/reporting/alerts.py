@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from many_models.keys import SeriesKey, digest
 from many_models.ports import Message
+from many_models.settings import WEEKDAYS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -19,7 +20,6 @@ NAMED = 10  # series that a digest names
 LEVEL = 0.8
 NIGHTLY: frozenset[Topic] = frozenset({"series", "drift"})  # one digest a night
 NIGHT = timedelta(hours=20)
-WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,8 @@ STRENGTH = 50.0  # rows that what is believed before any data is worth, as in th
 SURE = 2.5  # standard errors, of the mean over blocks, that a term must gain
 ENOUGH = 1.5  # the same where every block gains, and much
 GAIN = 0.002  # share of the misfit that a term must gain at least
-USEFUL = 1.5  # standard errors that a covariate must gain
+AGAINST = 0.0  # standard errors of a covariate's gain below which it goes: it made forecasts worse, not only unsure
+USEFUL = 1.5  # standard errors that series' own slopes must gain to keep one that goes
 HINGES = (0.1, 0.25, 0.5, 0.75, 0.9)  # quantiles of a covariate where its line may bend
 STEPS = tuple(np.linspace(0.05, 0.95, 19).tolist())  # and where its effect may jump
 FEW = 6  # numbers up to which so many steps are tried, else as many as hinges
@@ -246,7 +247,7 @@ def _useless(sample: Sample, rows: _Rows, terms: Sequence[Term]) -> dict[str, st
                 ways += [np.array(more, np.int64)] if more else []
             judged[name] = max(_use(less - _losses(A, np.r_[used, more]), less.sum()) for more in ways)
         worst = min(left, key=lambda name: judged[name])
-        if judged[worst] >= USEFUL:
+        if judged[worst] >= AGAINST:
             break
         left.remove(worst)
         if _useful_alone(rows, A, used, layout.places([worst])):

@@ -15,10 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-SAMPLES = {"store_item": 10, "m5_tiny": 4, "carparts": 1}  # every so many-th item; `benchmarks.forecasting` takes all
-FLOORS = {  # of the samples: what they reached, and 1 to 2 % more
-    "store_item": {"wape": 0.121},  # all series: 0.110
-    "m5_tiny": {"wape": 0.498, "mase": 0.94, "rmsse": 0.636, "bias": 0.06},  # all: 0.450, 0.98, 0.685, 0.05
+FLOORS = {
+    "store_item": {"wape": 0.110},
+    "m5_tiny": {"wape": 0.450, "mase": 0.98, "rmsse": 0.685, "bias": 0.05},
     "carparts": {"rmsse": 0.667, "mase": 1.17, "bias": 0.10},
 }
 pytestmark = [pytest.mark.slow, pytest.mark.public_tables]
@@ -34,13 +33,13 @@ def assert_above_floor(name: str, row: Mapping[str, float]) -> None:
 
 @pytest.mark.parametrize("name", ["m5_tiny", "carparts"])
 def test_the_selected_forecast_stays_above_its_floor(name: str) -> None:
-    table = public_set(name).sample(SAMPLES[name])
+    table = public_set(name)
     report = backtest(table.frame, windows=3, **table.options)
     assert_above_floor(name, report.metrics.set_index("candidate").loc["selected"])
 
 
 def test_the_backtest_command_reaches_the_floor_and_065_of_the_weekly_naive(tmp_path: Path) -> None:
-    table = public_set("store_item").sample(SAMPLES["store_item"])
+    table = public_set("store_item")
     table.frame.to_parquet(tmp_path / "sales.parquet", index=False)
     meant = ["--keys", "store,item", "--timestamp", "date", "--target", "sales", "--freq", "D", "--json"]
     printed, _ = Folder(tmp_path).command("backtest", "sales.parquet", *meant)

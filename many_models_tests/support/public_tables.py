@@ -31,12 +31,6 @@ class PublicSet:
     frame: pd.DataFrame
     options: dict[str, object]
 
-    def sample(self, every: int) -> PublicSet:
-        """Every so many-th of the values of its last key, in order."""
-        key = self.options["keys"][-1]  # pyright: ignore[reportIndexIssue] -- a list of names
-        kept = sorted(self.frame[key].unique())[::every]
-        return PublicSet(self.frame[self.frame[key].isin(kept)], self.options)
-
 
 def public_set(name: str) -> PublicSet:
     """The set `name`: one of three raw files, or a Parquet file with its JSON below `more`."""

@@ -312,8 +312,8 @@ class StagingRegistry(Protocol):
         """
         ...
 
-    def log_batch(self, batch: str, parameters: Mapping[str, str], metrics: Mapping[str, float]) -> None:
-        """Record with what a batch was trained and what it reached, for people who compare batches.
+    def log_batch(self, batch: str, title: str, parameters: Mapping[str, str], metrics: Mapping[str, float]) -> None:
+        """Record with what a batch was trained and what it reached, for people who compare batches, under `title`.
 
         Values that are not finite are left out. Called again, it replaces metrics and keeps parameters.
         """

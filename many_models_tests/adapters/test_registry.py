@@ -62,7 +62,7 @@ class InMemory:
 class TestMemoryStaging(InMemory, StagingContract):
     @pytest.fixture
     def logged(self):
-        return lambda staging, batch: staging.logged[batch]
+        return lambda staging, batch: (staging.titles[batch], *staging.logged[batch])
 
     @pytest.fixture
     def make(self):
@@ -150,8 +150,8 @@ class TestMlflowStaging(OnMlflow, StagingContract):
     @pytest.fixture
     def logged(self):
         def found(staging, batch):
-            data = staging._store.find_run(batch).data
-            return data.params, data.metrics
+            run = staging._store.find_run(batch)
+            return run.info.run_name, run.data.params, run.data.metrics
 
         return found
 

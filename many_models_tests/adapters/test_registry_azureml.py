@@ -74,7 +74,7 @@ class TestAzureMLStaging(OnAzureML, StagingContract):
     def logged(self):
         def found(staging, batch):
             told = json.loads(staging._packs.folder.get(f"batches/{digest(batch)}")["batch.json"])
-            return told["parameters"], told["metrics"]
+            return told["title"], told["parameters"], told["metrics"]
 
         return found
 

@@ -154,21 +154,22 @@ class StagingContract(Contract):
 
     @pytest.fixture
     def logged(self):
-        """Gives the parameters and metrics that a registry has of a batch."""
+        """Gives the title, the parameters and the metrics that a registry has of a batch."""
         raise NotImplementedError
 
     def test_what_a_batch_reached_is_recorded_with_what_it_was_trained_with(self, make, again, logged):
         staging = make()
         staging.register("it's `one`", [upload("a", {"s1": "x"})])
-        staging.log_batch("it's `one`", {"horizon": "28", "long": "x" * 9000}, {"wape": 0.25, "skill": float("nan")})
-        parameters, metrics = logged(again(staging), "it's `one`")
-        assert (parameters["horizon"], metrics) == ("28", {"wape": 0.25})
+        parameters = {"horizon": "28", "long": "x" * 9000}
+        staging.log_batch("it's `one`", "the first night", parameters, {"wape": 0.25, "skill": float("nan")})
+        title, parameters, metrics = logged(again(staging), "it's `one`")
+        assert (title, parameters["horizon"], metrics) == ("the first night", "28", {"wape": 0.25})
         assert parameters["long"].startswith("x" * 500)
-        again(staging).log_batch("it's `one`", {"horizon": "7"}, {"wape": 0.2, "packs/a/wape": 0.2})
-        parameters, metrics = logged(staging, "it's `one`")
+        again(staging).log_batch("it's `one`", "the first night", {"horizon": "7"}, {"wape": 0.2, "packs/a/wape": 0.2})
+        _, parameters, metrics = logged(staging, "it's `one`")
         assert (parameters["horizon"], metrics) == ("28", {"wape": 0.2, "packs/a/wape": 0.2})
-        staging.log_batch("many", {}, {f"packs/{i}/wape": float(i) for i in range(2500)})
-        assert len(logged(staging, "many")[1]) == 2500
+        staging.log_batch("many", "a large night", {}, {f"packs/{i}/wape": float(i) for i in range(2500)})
+        assert len(logged(staging, "many")[2]) == 2500
 
     def test_an_empty_registry_has_no_versions(self, make):
         assert make().newest(["s1"]) == {}

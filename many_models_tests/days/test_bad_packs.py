@@ -83,8 +83,8 @@ class Damaging:
                 file.write_bytes(file.read_bytes()[:-10])
         return versions
 
-    def log_batch(self, batch: str, parameters: Mapping[str, str], metrics: Mapping[str, float]) -> None:
-        self.staging.log_batch(batch, parameters, metrics)
+    def log_batch(self, batch: str, title: str, parameters: Mapping[str, str], metrics: Mapping[str, float]) -> None:
+        self.staging.log_batch(batch, title, parameters, metrics)
 
     def newest(self, series: Sequence[str]) -> Mapping[str, PackVersion]:
         return self.staging.newest(series)

@@ -141,12 +141,13 @@ class AzureMLStaging:
                 self._packs.folder.write_state(INDEX, state, etag)
             return [there[batch, upload.pack, tuple(upload.series)] for upload in packs]
 
-    def log_batch(self, batch: str, parameters: Mapping[str, str], metrics: Mapping[str, float]) -> None:
+    def log_batch(self, batch: str, title: str, parameters: Mapping[str, str], metrics: Mapping[str, float]) -> None:
         """See StagingRegistry. Packs have their own metrics as tags; the batch's are in a file beside the index."""
         place = f"batches/{digest(batch)}"
         before = json.loads(self._packs.folder.get(place).get(BATCH, b"{}"))
         told = {
             "batch": batch,
+            "title": title,
             "parameters": {**parameters, **before.get("parameters", {})},
             "metrics": {**before.get("metrics", {}), **finite(metrics)},
         }

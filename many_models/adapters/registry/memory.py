@@ -64,6 +64,7 @@ class MemoryStaging:
         self._versions = _Versions(prefix)
         self._batches: dict[tuple[str, str, tuple[str, ...]], str] = {}
         self.logged: dict[str, tuple[dict[str, str], dict[str, float]]] = {}
+        self.titles: dict[str, str] = {}
         self._lock = threading.Lock()
 
     def register(self, batch: str, packs: Sequence[PackUpload]) -> Sequence[PackVersion]:
@@ -80,9 +81,10 @@ class MemoryStaging:
         self._batches[key] = version.ref
         return version
 
-    def log_batch(self, batch: str, parameters: Mapping[str, str], metrics: Mapping[str, float]) -> None:
+    def log_batch(self, batch: str, title: str, parameters: Mapping[str, str], metrics: Mapping[str, float]) -> None:
         """See StagingRegistry."""
         before, measured = self.logged.get(batch, ({}, {}))
+        self.titles[batch] = title
         self.logged[batch] = {**parameters, **before}, measured | finite(metrics)
 
     def newest(self, series: Sequence[str]) -> Mapping[str, PackVersion]:

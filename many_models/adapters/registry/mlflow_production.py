@@ -85,13 +85,14 @@ class MlflowStaging:
                 store.client.set_terminated(run.info.run_id, "FINISHED")
             return [there[upload.pack, tuple(upload.series)] for upload in packs]
 
-    def log_batch(self, batch: str, parameters: Mapping[str, str], metrics: Mapping[str, float]) -> None:
+    def log_batch(self, batch: str, title: str, parameters: Mapping[str, str], metrics: Mapping[str, float]) -> None:
         """See StagingRegistry. They are the batch's run's: MLflow's UI compares them over nights."""
         store = self._store
         with store.errors(f"recording metrics of batch {batch!r}"):
             run = store.find_run(batch) or store.start_run(batch)
             there = run.data.params
             store.log(run, {key: text for key, text in parameters.items() if key not in there}, finite(metrics))
+            store.client.update_run(run.info.run_id, name=title[:250])
             store.client.set_terminated(run.info.run_id, "FINISHED")
 
     def _versions_of(self, run: Run, packs: Sequence[PackUpload]) -> dict[tuple[str, tuple[str, ...]], PackVersion]:

@@ -74,16 +74,17 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         }
         failures, summaries = list[SeriesFailure](), list[pa.Table]()
         champions, priors = champion_specs(lake, spec), priors_of(settings, lake)
+        reached = _Reached()
         for cutoff, series in sorted(cutoffs.items()):
             task = TrainTask(lake, spec, cutoff, champions, priors, pooled, tuple(settings.data.keys),
                              settings.keeps_paths)  # fmt: skip
-            register = _Registering(lake, staging, context.run.run_id, spec, cutoff, datasets)
+            register = _Registering(lake, staging, context.run.run_id, spec, cutoff, datasets, reached)
             for pack, results in follow(context, compute, task, chunks_of(settings, series, compute)):
                 failures += failures_of(results)
                 summaries += register.add(pack, results)
             summaries += register.write()
             failures += register.unwritten
-            register.log()
+        reached.log(staging, context.run.run_id, spec, max(cutoffs, default=None))
         done |= {row["series_id"]: _done(row, upstream) for summary in summaries for row in summary.to_pylist()}
         finish(context, settings, lake, keys, done, failures, upstream, metadata.training_summary(summaries))
         yield from ()
@@ -101,16 +102,13 @@ class _Registering:
     spec: "Spec"
     cutoff: datetime
     datasets: Mapping[str, str]
+    reached: "_Reached"
     held: list[tuple[str, Results]] = field(default_factory=list[tuple[str, Results]])
-    series: list[pa.Table] = field(default_factory=list[pa.Table])
-    scores: list[pa.Table] = field(default_factory=list[pa.Table])
-    failed: int = 0
     unwritten: list[SeriesFailure] = field(default_factory=list[SeriesFailure])
-    metrics: dict[str, float] = field(default_factory=dict[str, float])
 
     def add(self, pack: str, results: Results) -> list[pa.Table]:
         """Hold a pack's results; when there are many, `write`."""
-        self.failed += len(failures_of(results))
+        self.reached.failed += len(failures_of(results))
         if not good_series(results):
             return []
         self.held.append((pack, results))
@@ -131,29 +129,44 @@ class _Registering:
             scores.add(pack, concat_results(results, "scores"), good)
             if any("paths" in result.tables for _, result in results):
                 paths.add(pack, concat_results(results, "paths"), good)
-            self.series.append(summaries[-1].select(MEASURED))
-            self.scores.append(_baseline(concat_results(results, "scores")))
         self.unwritten += trained.write() + scores.write() + paths.write()
         self.held = []
         return summaries
 
     def _upload(self, pack: str, results: Results) -> PackUpload:
-        found = training_metrics(
-            concat_results(results, "series"), concat_results(results, "scores"), len(failures_of(results))
-        )
-        self.metrics |= {f"packs/{slug(pack)}/{name}": value for name, value in found.items()}
+        found = self.reached.add(pack, results)
         return _upload(pack, results, self.spec, self.cutoff, self.datasets, found)
 
-    def log(self) -> None:
-        """Record what the run reached over all series and pack by pack, and the settings that it was trained with."""
+
+@dataclass(slots=True)
+class _Reached:
+    """What a run has reached so far, over all cutoffs: people compare nights by it."""
+
+    series: list[pa.Table] = field(default_factory=list[pa.Table])
+    scores: list[pa.Table] = field(default_factory=list[pa.Table])
+    metrics: dict[str, float] = field(default_factory=dict[str, float])
+    failed: int = 0
+
+    def add(self, pack: str, results: Results) -> dict[str, float]:
+        """Count a pack in; its own metrics."""
+        series, scores = concat_results(results, "series"), concat_results(results, "scores")
+        self.series.append(series.select(MEASURED))
+        self.scores.append(_baseline(scores))
+        found = training_metrics(series, scores, len(failures_of(results)))
+        self.metrics |= {f"packs/{slug(pack)}/{name}": value for name, value in found.items()}
+        return found
+
+    def log(self, staging: StagingRegistry, batch: str, spec: "Spec", cutoff: datetime | None) -> None:
+        """Record the metrics over all series and pack by pack, and the settings that the models were trained with."""
         from many_models.forecasting.spec import CODE_VERSION
 
-        if not self.series:
+        if not self.series or cutoff is None:
             return
         total = training_metrics(pa.concat_tables(self.series), pa.concat_tables(self.scores), self.failed)
-        settings = {name: json.dumps(value) for name, value in json.loads(self.spec.to_json()).items()}
-        parameters = {"recipe": self.spec.recipe, "code_version": CODE_VERSION, "cutoff": str(self.cutoff), **settings}
-        self.staging.log_batch(self.run_id, parameters, {**total, **self.metrics})
+        settings = {name: json.dumps(value) for name, value in json.loads(spec.to_json()).items()}
+        parameters = {"recipe": spec.recipe, "code_version": CODE_VERSION, "cutoff": str(cutoff), **settings}
+        title = f"trained to {str(cutoff).removesuffix(' 00:00:00')}"
+        staging.log_batch(batch, title, parameters, {**total, **self.metrics})
 
 
 MEASURED = ["series_id", "wape", "baseline_wape", "bias", "cover80", "cover95"]

@@ -76,5 +76,5 @@ def judged(settings: Settings, lake: Lake, found: Forecasts) -> "pa.Table":
     seen = pc.and_(pc.is_valid(rows["y"]), pc.not_equal(rows["state"], CENSORED))
     history = rows.filter(seen).drop_columns(["state"])
     naive = pa.array(seasonal_naive(changed, history, spec), from_pandas=True)
-    found = changed.append_column("naive", naive).join(history, ["series_id", "ds"], join_type="inner")
-    return found.sort_by([(name, "ascending") for name in ("series_id", "cutoff", "ds")])  # a join keeps no order
+    both: pa.Table = changed.append_column("naive", naive).join(history, ["series_id", "ds"], join_type="inner")
+    return both.sort_by([(name, "ascending") for name in ("series_id", "cutoff", "ds")])  # a join keeps no order

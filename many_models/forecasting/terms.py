@@ -1,4 +1,4 @@
-"""Which known covariates say something, and what their straight lines miss: `choose`.
+"""Which known covariates do not harm forecasts, and what their straight lines miss: `choose`.
 
 Both are judged by how well a pooled linear fit on the log scale forecasts blocks of time that it has not seen. All
 series of a period share its luck, so a block is one observation.
@@ -226,9 +226,9 @@ def _sureness(gains: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _useless(sample: Sample, rows: _Rows, terms: Sequence[Term]) -> dict[str, str]:
-    """Covariates that forecast no block better, straight, bent or by time, in all series together or each for itself.
+    """Covariates with which unseen blocks are forecast worse, straight, bent or by time, and that no series needs.
 
-    The least useful one goes first: of two that say the same, one stays.
+    One whose use is merely unsure stays. The least useful one goes first: of two that say the same, one stays.
     """
     layout, p, encoded = sample.layout, rows.X.shape[1], sample.layout.encoded
     A = _grams(rows)

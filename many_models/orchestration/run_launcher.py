@@ -1,6 +1,6 @@
 """Kubernetes pods for runs, with rights by stage: training's pods hold nothing of production's.
 
-Used from dagster.yaml in the place of dagster_k8s' own launcher:
+Used from dagster.yaml instead of dagster_k8s' own launcher:
 
     run_launcher:
       module: many_models.orchestration.run_launcher

@@ -250,3 +250,22 @@ def test_realised_accuracy_leaves_out_sales_that_stock_cut_short():
     (accuracy,) = [part.rows.to_pylist() for part in parts if part.table == "accuracy" and part.rows.num_rows]
     assert (accuracy[0]["periods"], accuracy[0]["wape"]) == (2, 0.0)
     assert sum(part.rows.num_rows for part in parts if part.table == "actuals") == 3
+
+
+def test_a_target_with_exposure_that_stock_cuts_short_is_forecast_as_demand():
+    """Sales proportional to hours open, of which stock cut a third short: both are known, neither hides the other."""
+    rng = np.random.default_rng(3)
+    hours = rng.choice([4.0, 8.0, 12.0], DAYS)
+    asked = rng.poisson(5 * hours)
+    share = np.where(rng.random(DAYS) < 0.35, rng.uniform(0.3, 0.9, DAYS), 1.0)
+    days = pd.date_range(end=AS_OF, periods=DAYS)
+    frame = pd.DataFrame({"k": "a", "ds": days, "y": rng.binomial(asked, share), "hours": hours, "share": share})
+    options = {"keys": ["k"], "timestamp": "ds", "target": "y", "known": ["hours"], "frequency": "D", "horizon": 7}
+    bias = {}
+    for name, more in (("both", {"exposure": "hours", "available": "share"}), ("neither", {})):
+        found = backtest(frame, windows=3, workers=1, **options, **more).forecasts.merge(
+            pd.DataFrame({"ds": days, "asked": asked}), on="ds"
+        )
+        bias[name] = float((found["y_hat"] - found["asked"]).sum() / found["asked"].sum())
+    assert abs(bias["both"]) < 0.1
+    assert bias["neither"] < bias["both"]

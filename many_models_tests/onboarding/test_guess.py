@@ -67,6 +67,18 @@ def rows_of(database: Path, query: str = "SELECT * FROM sales") -> list[tuple[ob
         return connection.execute(query).fetchall()
 
 
+def test_the_only_shop_of_an_excerpt_stays_a_key(tmp_path):
+    """The next file may hold another shop: without the column its rows would be taken for this one's."""
+    whole = panel("D", 120, Store=[1, 2], Dept=[3, 5, 8])
+    excerpt = whole[whole["Store"] == 1]
+    assert looked_at(csv(tmp_path, whole)).keys.value == ("Store", "Dept")
+    found = looked_at(csv(tmp_path, excerpt, "excerpt.csv")).keys
+    assert found.value == ("Store", "Dept")
+    assert "Store is one and the same here" in found.reason
+    constant = excerpt.rename(columns={"Store": "version"})
+    assert looked_at(csv(tmp_path, constant, "other.csv")).keys.value == ("Dept",)
+
+
 # --- Ten strangers --------------------------------------------------------------------------------------------------
 def test_a_german_semicolon_table_with_decimal_commas(tmp_path: Path) -> None:
     frame = panel("D", 120, Filiale=["Köln", "Ulm"], Artikel=["007", "012", "100"])

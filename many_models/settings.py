@@ -103,7 +103,8 @@ class DataSettings(Section):
     """What the sales table means. `changed` names a column that is set whenever a row is written: then rows that come
     late or are corrected are copied however old they are, and not within `look_back` alone.
 
-    `missing` says what a period without a row means, `missing_on` the same for single weekdays. `aggregate` turns
+    `missing` says what a period without a row means, `missing_on` the same for single weekdays, `missing_at` for
+    single values of the first key. `aggregate` turns
     several rows of a series and period into one: how the target is aggregated, or column → how. `timezone` is the
     local time that days are counted in; without it a moment with an offset keeps the clock time that is written.
     The target is proportional to `exposure`, a known covariate such as hours open.
@@ -121,6 +122,7 @@ class DataSettings(Section):
     attributes: list[str] = []
     missing: Missing = "unknown"
     missing_on: dict[Weekday, Missing] = {}
+    missing_at: dict[str, Missing] = {}
     aggregate: How | Literal[""] | dict[str, How] = ""
     available: str = ""
     sold_out: str = ""

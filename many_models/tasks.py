@@ -105,7 +105,7 @@ class PrepareTask:
                 if name not in raw.column_names:
                     raw = raw.append_column(name, pa.nulls(raw.num_rows, pa.float64()))
         raw = raw.select(columns)
-        if self.spec.missing != "unknown" or self.spec.missing_on:
+        if self.spec.fills_gaps:
             raw = with_unusable(raw, self.lake, chunk, self.as_of, self.spec)
         if names := self.spec.attributes:
             raw = with_attributes(raw, read_if_there(self.lake, RAW_ATTRIBUTES), chunk.series, self.keys, names)

@@ -169,7 +169,8 @@ def demo(series: int, days: int, end: datetime | None, seed: int, into: Path) ->
     into.mkdir(parents=True, exist_ok=True)
     with progress(out, "source database") as progress:
         facts = write_source(into / "sales.db", series=series, days=days, end=last, seed=seed, progress=progress)
-    (into / FILE_NAME).write_text(demo_settings(start=facts.first, url="sqlite:///sales.db"))
+    text = demo_settings(start=facts.first, url="sqlite:///sales.db", rows_for_sales=facts.rows_for_sales)
+    (into / FILE_NAME).write_text(text)
     out.print(
         f"source: {facts.rows:,} rows, {facts.stores} stores, {facts.series} series, {facts.first} to {facts.last}"
     )

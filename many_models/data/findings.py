@@ -38,6 +38,16 @@ def of_names(series: pa.Table, keys: Sequence[str]) -> list[str]:
     return found
 
 
+def of_missing_at(series: pa.Table, key: str, missing_at: Collection[str]) -> list[str]:
+    """Values of `data.missing_at` that no series has as its first `key`."""
+    there = {str(name) for name in series[key].to_pylist()}
+    if not (absent := sorted(set(missing_at) - there)):
+        return []
+    return [
+        f"data.missing_at names {_some(map(repr, absent))}, and no series has such a {key}: write it as the source does"
+    ]
+
+
 def of_contradictions(rows: pd.DataFrame, keys: Sequence[str], known: Sequence[str]) -> list[str]:
     """Rows (the `keys` that there are, ds, `known`) that say different things of the same keys and period."""
     said = dict[tuple[object, ...], dict[tuple[object, ...], None]]()

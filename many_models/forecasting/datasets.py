@@ -121,7 +121,7 @@ def prepare(raw: pa.Table, spec: Spec, as_of: datetime, held: Mapping[str, Exist
             described.append((name, None, None, 0, False, "no observation"))
             continue
         first, last = int(seen[0]), int(seen[-1])
-        silent = silence_limit(spec, *(np.array([value], np.int64) for value in (len(seen), first, last)))[0]
+        silent = silence_limit(spec, [name], *(np.array([n], np.int64) for n in (len(seen), first, last)))[0]
         active = bool(end - last < silent)
         stop = end if active else last
         word = "ended" if not active else "silent since" if end - last >= STALE * silent else ""
@@ -227,7 +227,7 @@ def _rows(raw: pa.Table, spec: Spec, kept: Sequence[tuple[str, int, int, NDArray
     take = pa.array(source, mask=source < 0)
     y = _floats(raw["y"].take(take)) if len(source) else np.zeros(0)
     ds = pack.stamps(number, spec.frequency)
-    means = np.where(source < 0, meanings(ds, spec), UNKNOWN)
+    means = np.where(source < 0, meanings(ds, spec, [k[0] for k in kept], [len(k[3]) for k in kept]), UNKNOWN)
     y = np.where(means == UNKNOWN, y, 0.0)
     odd = _outliers(y, kept)
     stock, sold = _stock(raw.take(take), spec) if len(source) else None, y.copy()
@@ -345,7 +345,7 @@ def _digests(
     """Series → digest of its rows; and of each of `kept`, how many rows are those of the history that is held."""
     shape = (
         spec.frequency, spec.season, spec.known, spec.attributes, spec.country, spec.ended_after, spec.holidays,
-        spec.missing, spec.missing_on,
+        spec.missing, spec.missing_on, *((spec.missing_at,) if spec.missing_at else ()),
         *((spec.available, spec.sold_out, spec.open_hours) if censoring_column(spec) else ()),
     )  # fmt: skip
     columns = [rows[name].combine_chunks() for name in rows.column_names if name != "series_id"]

@@ -9,8 +9,11 @@ import numpy as np
 
 from many_models.forecasting.pack import mm_pack_v1 as pack
 from many_models.forecasting.spec import rhythm
+from many_models.keys import SEPARATOR, unescape_part
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from many_models.forecasting.spec import Spec
@@ -26,13 +29,20 @@ BEYOND_USUAL = 30.0  # times the mean of the nonzero values before it
 USUAL_AFTER = 3  # values beyond the limit that make such values usual: a new level, or lumpy sales
 
 
-def meanings(ds: NDArray[np.datetime64], spec: Spec) -> NDArray[np.int8]:
-    """What a period without a row means at each of `ds`: UNKNOWN, ZERO or CLOSED.
+def meaning_of(series_id: str, spec: Spec) -> str:
+    """What a period without a row means for a series, weekdays apart: as `spec.missing_at` says of its first key."""
+    at = dict(spec.missing_at)
+    return at.get(unescape_part(series_id.split(SEPARATOR, maxsplit=1)[0]), spec.missing) if at else spec.missing
+
+
+def meanings(ds: NDArray[np.datetime64], spec: Spec, series: Sequence[str], sizes: Sequence[int]) -> NDArray[np.int8]:
+    """What a period without a row means at each of `ds`: UNKNOWN, ZERO or CLOSED. The first sizes[0] periods are of
+    series[0], and so on.
 
     A weekday that is always closed becomes a ZERO: the loop that judges states sees by itself that such days never
     sell, and a series that sells rarely learns the weekday as one without sales.
     """
-    result = np.full(len(ds), _CODES[spec.missing], np.int8)
+    result = np.repeat(np.array([_CODES[meaning_of(name, spec)] for name in series], np.int8), sizes)
     if spec.missing_on:
         weekday = (ds.astype("datetime64[D]").astype(np.int64) + 3) % 7  # 1970-01-01 was a Thursday
         for day, meaning in spec.missing_on:
@@ -41,27 +51,33 @@ def meanings(ds: NDArray[np.datetime64], spec: Spec) -> NDArray[np.int8]:
 
 
 def silence_limit(
-    spec: Spec, rows: NDArray[np.int64], first: NDArray[np.int64], last: NDArray[np.int64]
+    spec: Spec, series: Sequence[str], rows: NDArray[np.int64], first: NDArray[np.int64], last: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Periods without an observation after which each series has ended.
+    """Periods without an observation after which each of `series` has ended.
 
     Where a missing row is a zero, a series that sells rarely may be silent for longer than the frequency's limit:
     `rows` sales between the step numbers `first` and `last` tell how long is still plausible.
     """
     limit = np.full(len(rows), spec.ended_after or rhythm(spec.frequency).ended, np.int64)
-    if spec.missing != "zero" or spec.ended_after is not None:
+    zero = np.array([meaning_of(name, spec) == "zero" for name in series], np.bool_)
+    if not zero.any() or spec.ended_after is not None:
         return limit
     gap = (last - first + 1) / np.maximum(rows, 1)
-    return np.where(rows > 1, np.maximum(limit, np.ceil(_IMPLAUSIBLE * gap).astype(np.int64)), limit)
+    return np.where(zero & (rows > 1), np.maximum(limit, np.ceil(_IMPLAUSIBLE * gap).astype(np.int64)), limit)
 
 
 def alive(
-    spec: Spec, rows: NDArray[np.int64], first: NDArray[np.datetime64], last: NDArray[np.datetime64], end: np.datetime64
+    spec: Spec,
+    series: Sequence[str],
+    rows: NDArray[np.int64],
+    first: NDArray[np.datetime64],
+    last: NDArray[np.datetime64],
+    end: np.datetime64,
 ) -> NDArray[np.bool_]:
-    """Whether each series, with `rows` from `first` to `last`, has not ended at `end`."""
+    """Whether each of `series`, with `rows` from `first` to `last`, has not ended at `end`."""
     numbers = [pack.step_number(np.asarray(stamps, "datetime64[us]"), spec.frequency) for stamps in (first, last)]
     now = int(pack.step_number(np.array([end], "datetime64[us]"), spec.frequency)[0])
-    return now - numbers[1] < silence_limit(spec, rows, *numbers)
+    return now - numbers[1] < silence_limit(spec, series, rows, *numbers)
 
 
 def outliers(y: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -14,7 +14,7 @@ from many_models.forecasting.pack.mm_pack_v1 import CANDIDATES as BUILT_IN
 from many_models.keys import digest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
 CODE_VERSION = "5"
 
@@ -109,10 +109,10 @@ class Spec:
     ended (default: by frequency); `custom` forecasters of the user's; `holidays` of the user's own (ISO date, name)
     beside the country's; `attributes` names of static columns of series, which trees see; `pool_by` which parts of the
     key make the groups that learn together (none: all do); `missing` what a period without a row means (see `MISSING`),
-    and `missing_on` the same for single weekdays (0 is Monday); `exposure` the known covariate that the target is
-    proportional to; `available` names a column with the share of a period with stock, `sold_out` one that says that
-    stock ran out, as a flag, or for how many of `open_hours`; `folder` where modules of `custom` are besides Python's
-    path (no part of the recipe).
+    `missing_on` the same for single weekdays (0 is Monday), and `missing_at` for single values of the first key;
+    `exposure` the known covariate that the target is proportional to; `available` names a column with the share of a
+    period with stock, `sold_out` one that says that stock ran out, as a flag, or for how many of `open_hours`; `folder`
+    where modules of `custom` are besides Python's path (no part of the recipe).
     """
 
     frequency: str
@@ -132,6 +132,7 @@ class Spec:
     pool_by: tuple[int, ...] = ()
     missing: str = "unknown"
     missing_on: tuple[tuple[int, str], ...] = ()
+    missing_at: tuple[tuple[str, str], ...] = ()
     exposure: str = ""
     available: str = ""
     sold_out: str = ""
@@ -143,7 +144,10 @@ class Spec:
         for name in ("known", "candidates", "levels", "custom", "attributes", "pool_by"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         object.__setattr__(self, "holidays", tuple((str(day), str(name)) for day, name in self.holidays))
-        object.__setattr__(self, "missing_on", _meanings(self.missing, self.missing_on))
+        pairs = tuple((int(str(day)), str(what)) for day, what in self.missing_on)
+        object.__setattr__(self, "missing_on", pairs)
+        object.__setattr__(self, "missing_at", tuple((str(key), str(what)) for key, what in self.missing_at))
+        _check_meanings([self.missing, *(what for _, what in (*self.missing_on, *self.missing_at))])
         for day, name in self.holidays:
             if not _is_day(day):
                 raise SettingsError(f"holiday {name!r}: {day!r} is no day, write it as 2024-12-31")
@@ -174,6 +178,11 @@ class Spec:
             raise SettingsError(f"open_hours is {self.open_hours:g}, needed more than 0 and a column sold_out")
 
     @property
+    def fills_gaps(self) -> bool:
+        """Whether a period without a row means something, for some series or on some weekday."""
+        return self.missing != "unknown" or bool(self.missing_on or self.missing_at)
+
+    @property
     def competing(self) -> tuple[Custom, ...]:
         """The custom forecasters that compete."""
         return tuple(mine for mine in self.custom if not self.candidates or mine.name in self.candidates)
@@ -197,6 +206,8 @@ class Spec:
         """The spec as one JSON object, keys sorted."""
         values = asdict(self)
         del values["folder"]
+        if not self.missing_at:  # so that recipes of before it stay the same
+            del values["missing_at"]
         return json.dumps(values, sort_keys=True)
 
     @classmethod
@@ -213,12 +224,9 @@ class Spec:
             raise SettingsError(f"not a spec: {error}") from error
 
 
-def _meanings(missing: str, on: Iterable[Sequence[object]]) -> tuple[tuple[int, str], ...]:
-    """`on` as pairs of a weekday and a meaning. Raises SettingsError for a meaning that is none of `MISSING`."""
-    pairs = tuple((int(str(day)), str(what)) for day, what in on)
-    if bad := [what for what in (missing, *(what for _, what in pairs)) if what not in MISSING]:
+def _check_meanings(words: Iterable[str]) -> None:
+    if bad := [word for word in words if word not in MISSING]:
         raise SettingsError(f"a missing row cannot mean {bad[0]!r}: use {', '.join(MISSING)}")
-    return pairs
 
 
 def _is_day(text: str) -> bool:

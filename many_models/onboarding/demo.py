@@ -50,6 +50,7 @@ _WEIGHED = frozenset({"Gouda, sliced", "Bananas", "Apples Elstar", "Tomatoes", "
 _SUMMER = frozenset({"Vanilla ice cream 1 l", "Strawberries 🍓 500 g", "Lager beer 0.5 l", "Asparagus"})
 _WINTER = frozenset({"Gingerbread", "Candles", 'Chocolate "dark" 70 %', "Black tea", "Lemons"})
 _OPEN_ON_SUNDAY = "Frankfurt Bahnhof"
+_ROWS_FOR_SALES = "München Schwabing"  # its till exports a row only for what was sold
 
 _SCHEMA = """
 CREATE TABLE sales (
@@ -66,7 +67,8 @@ class DemoFacts:
 
     `first` and `last` are the first and the last day with usable rows; `rows` counts every row of the sales table.
     `dirty` maps a reason to quarantine (as in `many_models.data.row_checks.REASONS`) to its number of rows. `ended` had
-    no sale in the last year. `newest` has one row, on the last day; `short` has ten.
+    no sale in the last year. `newest` has one row, on the last day; `short` has ten. `rows_for_sales` is the store
+    that has a row only for days on which an item was sold, "" where the demo is too small to have it.
     """
 
     path: Path
@@ -83,6 +85,7 @@ class DemoFacts:
     newest: Key
     short: Key
     ended: tuple[Key, ...]
+    rows_for_sales: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +152,9 @@ def write_source(
     """Write the SQLite database `path` (in the place of one that is there) with `days` days up to and with `end`.
 
     Table `sales` (store, item, date as ISO text, sales, price, promotion) has a row for every day on which a store is
-    open and lists the item, and a few dirty rows; `covariates` has price and promotion for the history and
-    `FUTURE_DAYS` more. The same arguments give the same rows. `progress` is told (series done, series).
+    open and lists the item (one store: on which it sold the item), and a few dirty rows; `covariates` has price and
+    promotion for the history and `FUTURE_DAYS` more. The same arguments give the same rows. `progress` is told (series
+    done, series).
     Raises InputError under `LEAST_SERIES` or `LEAST_DAYS`.
     """
     if series < LEAST_SERIES or days < LEAST_DAYS:
@@ -186,9 +190,18 @@ def write_source(
 
 
 def demo_settings(
-    *, start: date, url: str = "sqlite:///source.db", horizon: int = 28, windows: int = 3, workers: int = 0
+    *,
+    start: date,
+    url: str = "sqlite:///source.db",
+    horizon: int = 28,
+    windows: int = 3,
+    workers: int = 0,
+    rows_for_sales: str = "",
 ) -> str:
     """The many_models.toml that belongs to a demo source at `url` whose history begins at `start`."""
+    at = f"""\
+missing_at = {{"{rows_for_sales}" = "zero"}}  # its till exports a row only for what was sold
+"""
     return f"""\
 # Written by `many-models demo`: a made-up grocer's database.
 
@@ -205,7 +218,7 @@ known = ["price", "promotion"]
 frequency = "D"
 country = "{COUNTRY}"
 start = {start.isoformat()}
-
+{at if rows_for_sales else ""}
 [forecast]
 horizon = {horizon}
 windows = {windows}
@@ -401,7 +414,11 @@ def _write_store(
     never = ~(listed & trading)[:, :days].any(axis=1)
     listed[never] = True  # what the chain gave up before this store opened is sold here all the same
     in_range = listed & (day >= store.opens) & (day < store.closes)
-    _insert(database, "sales", _columns(calendar, store, range_, (listed & trading)[:, :days], demand))
+    told = (listed & trading)[:, :days]
+    if store.name == _ROWS_FOR_SALES:
+        sold = told & (demand > 0)
+        told = np.where(sold.any(axis=1, keepdims=True), sold, told)
+    _insert(database, "sales", _columns(calendar, store, range_, told, demand))
     _insert(database, "covariates", _columns(calendar, store, range_, in_range, None))
 
 
@@ -479,4 +496,5 @@ def _facts(
         newest=special[2],
         short=special[3],
         ended=tuple(database.execute(newest_rows, (a_year_ago,)).fetchall()),
+        rows_for_sales=_ROWS_FOR_SALES if stores > _STORES.index(_ROWS_FOR_SALES) else "",
     )

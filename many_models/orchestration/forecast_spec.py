@@ -41,6 +41,7 @@ def spec_of(settings: Settings) -> Spec:
         pool_by=tuple(data.keys.index(name) for name in forecast.pool_by),
         missing=data.missing,
         missing_on=tuple((WEEKDAYS.index(day), what) for day, what in sorted(data.missing_on.items())),
+        missing_at=tuple(sorted(data.missing_at.items())),
         exposure=data.exposure,
         available=data.available,
         sold_out=data.sold_out,

@@ -111,6 +111,7 @@ def dataset_versions(settings: Settings, lake: Lake) -> dict[str, str]:
     spec = spec_of(settings)
     options = digest(DATASET_FORMAT, spec.frequency, spec.known, spec.country, spec.season, spec.ended_after,
                      spec.holidays, spec.attributes, spec.missing, spec.missing_on,
+                     *((spec.missing_at,) if spec.missing_at else ()),
                      *((spec.available, spec.sold_out, spec.open_hours) if settings.data.stock else ()))  # fmt: skip
     now_known = f"{as_of} {covariate_versions(lake)['past']}"
     versions = series_versions(years)
@@ -132,7 +133,7 @@ def alive_series(
 
     rows = np.array([rows for _, rows, _, _ in versions.values()], np.int64)
     first, last = (np.array([row[at] for row in versions.values()], "datetime64[us]") for at in (2, 3))
-    return alive(spec, rows, first, last, np.datetime64(as_of, "us")).tolist()
+    return alive(spec, list(versions), rows, first, last, np.datetime64(as_of, "us")).tolist()
 
 
 def active_series(lake: Lake) -> frozenset[str]:

@@ -23,10 +23,16 @@ def with_naive(predictions: pa.Table, sales: pa.Table, spec: Spec) -> pa.Table:
     say that a missing row means zero, else null.
     """
     import numpy as np
+    import pyarrow.compute as pc
+
+    from many_models.forecasting.gaps import meaning_of
 
     found = seasonal_naive(predictions, sales, spec)
-    if spec.missing == "zero" and not spec.missing_on:
-        found = np.nan_to_num(found, nan=0.0)
+    if not spec.missing_on:
+        series = pc.unique(predictions["series_id"])
+        zero = series.filter(pa.array([meaning_of(name, spec) == "zero" for name in series.to_pylist()], pa.bool_()))
+        among = pc.is_in(predictions["series_id"], zero).to_numpy()
+        found = np.where(among & np.isnan(found), 0.0, found)
     return predictions.append_column(NAIVE, pa.array(found, pa.float64(), from_pandas=True))
 
 

@@ -39,6 +39,13 @@ def test_rows_without_a_name_are_told_and_other_names_are_not():
     assert "rows without a store, be it null or an empty text, are one series" in told
 
 
+def test_a_meaning_of_missing_rows_for_no_store_is_told():
+    there = names(("A", "x"), ("B", "y"))
+    assert findings.of_missing_at(there, KEYS[0], {"A": "zero"}) == []
+    (told,) = findings.of_missing_at(there, KEYS[0], {"A": "zero", "b": "zero"})
+    assert told.startswith(f"data.missing_at names 'b', and no series has such a {KEYS[0]}")
+
+
 def ahead(*rows: tuple[str, str, object], known: str = "promo") -> pa.Table:
     columns = {"store": [row[0] for row in rows], "item": [row[1] for row in rows], known: [row[2] for row in rows]}
     raw = pa.table({**columns, "date": pa.array([NEXT] * len(rows), pa.timestamp("us"))})

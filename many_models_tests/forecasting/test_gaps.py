@@ -97,6 +97,35 @@ def test_backtest_scores_periods_without_a_row_as_what_they_mean(missing: str):
     assert unknown.loc["selected", "n"] < 10
 
 
+def test_one_store_may_have_rows_only_for_sales_and_another_not():
+    """Each reads its missing rows as if it were alone, and neither changes the other."""
+    both = {"Till 1__x": only_when_sold(0.2), "B__x": sales(730)}
+    both["B__x"][::9] = np.nan
+    at = replace(SPEC, missing_at=(("Till 1", "zero"),))
+    mixed = prepare(table(both), at, AS_OF).rows.to_pandas().set_index("series_id")
+    for name, spec in (("Till 1__x", ZERO), ("B__x", SPEC)):
+        alone = prepare(table({name: both[name]}), spec, AS_OF).rows.to_pandas().set_index("series_id")
+        pd.testing.assert_frame_equal(mixed.loc[[name]], alone)
+
+
+def test_a_store_of_rows_for_sales_alone_may_be_silent_for_longer():
+    y = np.full(1000, np.nan)
+    y[:900:50] = 1.0
+    at = replace(SPEC, missing_at=(("O'Neil, 2", "zero"),))
+    raw = table({"O'Neil, 2__x": y, "B__x": y, "O%27Neil%2C 2__y": y})
+    active = {row["series_id"]: row["active"] for row in prepare(raw, at, AS_OF).series.to_pylist()}
+    assert active == {"O'Neil, 2__x": True, "B__x": False, "O%27Neil%2C 2__y": True}
+
+
+def test_recipes_of_projects_without_such_a_store_stay_the_same():
+    assert "missing_at" not in SPEC.to_json()
+    at = replace(SPEC, missing_at=(("a", "zero"),))
+    assert Spec.from_json(at.to_json()) == at
+    assert at.recipe != SPEC.recipe
+    with pytest.raises(SettingsError, match="a missing row cannot mean 'nothing'"):
+        replace(SPEC, missing_at=(("a", "nothing"),))
+
+
 # --- Closed days ------------------------------------------------------------------------------------------------------
 def test_sundays_without_rows_are_forecast_as_closed():
     spec = replace(SPEC, horizon=28, missing_on=((6, "closed"),))

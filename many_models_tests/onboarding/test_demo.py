@@ -197,3 +197,23 @@ def test_its_settings_file_can_be_loaded(tmp_path: Path) -> None:
     assert settings.data.start == date(2024, 1, 2)
     assert (settings.data.keys, settings.data.known) == (["store", "item"], ["price", "promotion"])
     assert settings.forecast.horizon == 14
+
+
+def test_one_store_has_rows_only_for_what_it_sold(facts: DemoFacts, clean: pd.DataFrame) -> None:
+    assert facts.rows_for_sales in set(clean["store"])
+    zeros = clean.groupby(["store", "item"])["sales"].agg(lambda y: (y == 0).mean())
+    own = zeros[facts.rows_for_sales]
+    assert set(own) <= {0.0, 1.0}  # an item that never sold keeps its rows, so that the demo has all series
+    assert (zeros.drop(facts.rows_for_sales) > 0).any()
+
+
+def test_a_small_demo_has_no_such_store(tmp_path: Path) -> None:
+    assert not write_source(tmp_path / "source.db", series=12, days=90, end=END).rows_for_sales
+
+
+def test_its_settings_say_what_a_missing_row_of_that_store_means(tmp_path: Path, facts: DemoFacts) -> None:
+    """Its other stores' missing rows stay unknown: some were rebuilt, and some rows are unusable."""
+    file = tmp_path / "many_models.toml"
+    file.write_text(demo_settings(start=facts.first, rows_for_sales=facts.rows_for_sales), encoding="utf-8")
+    data = load_settings(file).data
+    assert (data.missing, data.missing_at) == ("unknown", {facts.rows_for_sales: "zero"})

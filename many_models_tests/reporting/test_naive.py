@@ -66,6 +66,13 @@ def test_another_series_with_odd_rows_changes_nothing():
     assert with_naive(asked, pa.concat_tables([odd, sales]), spec).equals(with_naive(asked, sales, spec))
 
 
+def test_a_missing_row_means_zero_for_the_stores_that_the_settings_name():
+    spec = Spec(frequency="D", horizon=3, missing_at=(("a", "zero"),))
+    asked, sales = tables(spec, ["a", "b"], set())
+    found = with_naive(asked, sales.slice(0, 0), spec)
+    assert found["naive"].to_pylist() == [0.0 if name == "a" else None for name in asked["series_id"].to_pylist()]
+
+
 def test_without_sales_nothing_is_known():
     spec = Spec(frequency="D", horizon=3)
     asked, sales = tables(spec, ["a"], set())

@@ -176,8 +176,9 @@ def add_store_items(context: dg.AssetExecutionContext, settings: Settings, lake:
 
 
 def tell_names(context: dg.AssetExecutionContext, settings: Settings, lake: Lake) -> None:
-    """Say which names of keys look like one and are several series, and which are empty."""
-    told = findings.of_names(lake.read(lake_tables.SERIES_KEYS.name), settings.data.keys)
+    """Say which names of keys look like one and are several series, which are empty, which of the settings are none."""
+    names, keys = lake.read(lake_tables.SERIES_KEYS.name), settings.data.keys
+    told = findings.of_names(names, keys) + findings.of_missing_at(names, keys[0], settings.data.missing_at)
     lake_tables.tell(lake, "raw_sales", told)
     if told:
         context.log.warning("; ".join(told))

@@ -222,6 +222,7 @@ def priors_of(settings: Settings, lake: Lake) -> dict[str, "Prior"]:
     """What is known of each series from elsewhere (see `priors_from`), from the sales of the last PRIOR_SEASONS
     seasons. Fallbacks for series that are too short use it.
     """
+    from many_models.forecasting.gaps import meaning_of
     from many_models.forecasting.priors import priors_from
     from many_models.keys import SeriesKey
 
@@ -235,9 +236,9 @@ def priors_of(settings: Settings, lake: Lake) -> dict[str, "Prior"]:
     frame = lake.read(lake_tables.RAW_SALES.name, where, ["series_id", "ds", "y"]).to_pandas()
     groups = frame.groupby("series_id", sort=True)
     levels = groups["y"].mean()
-    if spec.missing != "unknown":  # of all periods since the first row, not of those with a row alone
-        periods = periods_between(groups["ds"].min(), as_of, spec)
-        levels = groups["y"].sum() / periods
+    if spec.missing != "unknown" or spec.missing_at:  # of all periods since the first row, not of those with one alone
+        whole = groups["y"].sum() / periods_between(groups["ds"].min(), as_of, spec)
+        levels = levels.where([meaning_of(str(name), spec) == "unknown" for name in levels.index], whole)
     parts = {str(name): SeriesKey.parse(str(name), len(keys)).parts for name in levels.index}
     return priors_from({str(name): float(level) for name, level in levels.items()}, parts, keys)
 

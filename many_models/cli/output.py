@@ -60,11 +60,12 @@ def progress(out: Console, what: str) -> Generator[Callable[[int, int], None]]:
 
 def run_day(out: Console, settings: Settings) -> list[StageReport]:
     """Run everything that is due, with a progress display and a line for each stage."""
-    from many_models.operations.day import Day, Progress, alone, open_instance
+    from many_models.operations.day import Day, Progress, alone, alone_on, open_instance
     from many_models.settings import dagster_home
 
     home = dagster_home(settings)
-    with bars(out) as display, alone(home), open_instance(home, settings.dagster.storage) as instance:
+    storage = settings.dagster.storage
+    with bars(out) as display, alone(home), open_instance(home, storage) as instance, alone_on(instance):
         current = list[TaskID]()
 
         def stage(name: str, keys: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -28,6 +28,7 @@ from many_models.setting_checks import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from many_models.orchestration.due import Stage, StageState, Work
     from many_models.ports import Chunk, ChunkResult, Compute, Lake, ProductionRegistry, Source, Task, Warehouse
@@ -140,6 +141,14 @@ def alone(home: Path) -> Generator[None]:
         yield
     finally:
         lock.release()
+
+
+def alone_on(instance: dg.DagsterInstance) -> AbstractContextManager[None]:
+    """As `alone`, among the runs of other folders and machines that share the instance's records."""
+    from many_models.orchestration.event_log.storage_sqlite import InBatches
+
+    log = instance.event_log_storage
+    return log.only_run() if isinstance(log, InBatches) else nullcontext()
 
 
 def _dagster_yaml(storage: Storage) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
 
 from many_models.orchestration.event_log import public_api
 from many_models.orchestration.event_log.private_api import private_api_fits, sql_event_log
@@ -183,4 +184,8 @@ def ensure_pools(instance: dg.DagsterInstance, pools: Collection[str], limit: in
         return
     known = {pool.name for pool in log.get_pool_limits()}
     for pool in sorted(set(pools) - known):
-        log.set_concurrency_slots(pool, limit)
+        try:
+            log.set_concurrency_slots(pool, limit)
+        except IntegrityError:  # another process has just given it one
+            if pool not in {there.name for there in log.get_pool_limits()}:
+                raise

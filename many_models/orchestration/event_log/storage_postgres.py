@@ -16,10 +16,12 @@ Uses Dagster's private API; `private_api.private_api_problems` checks it.
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Self
 
 from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
-from sqlalchemy import make_url
+from sqlalchemy import NullPool, func, make_url, select
+from sqlalchemy.exc import DBAPIError
 
 from many_models.errors import MissingDependencyError, UnavailableError
 from many_models.orchestration.event_log.event_rows import rows_of
@@ -29,14 +31,20 @@ from many_models.orchestration.event_log.storage_sqlite import BATCH_SIZE_VARIAB
 try:
     from dagster_postgres.event_log import PostgresEventLogStorage
     from dagster_postgres.storage import DagsterPostgresStorage
-    from dagster_postgres.utils import DagsterPostgresException, get_token_provider_from_config, pg_url_from_config
+    from dagster_postgres.utils import (
+        DagsterPostgresException,
+        create_pg_connection,
+        create_pg_engine,
+        get_token_provider_from_config,
+        pg_url_from_config,
+    )
 except ImportError as error:
     raise MissingDependencyError(
         "Dagster's storage on PostgreSQL needs dagster-postgres and psycopg2: pip install 'many_models[postgres]'"
     ) from error
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Generator, Mapping, Sequence
 
     from dagster._core.events.log import EventLogEntry
     from dagster._serdes import ConfigurableClassData
@@ -44,10 +52,21 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 _TABLE = SqlEventLogStorageTable
+SETUP_LOCK, RUN_LOCK = 0x6D6D5F01, 0x6D6D5F02  # of this database: one process makes its tables, one `run` works on it
 
 
 class BatchedPostgresEventLog(InBatches, PostgresEventLogStorage):
     """An event log whose batches leave exactly what the stock log's single events leave, or nothing."""
+
+    @contextmanager
+    def only_run(self) -> Generator[None]:
+        """See `InBatches.only_run`. The lock ends with its connection, so that a killed run leaves none."""
+        with _transaction(self.postgres_url, self._token_provider) as connection:
+            if not connection.execute(select(func.pg_try_advisory_xact_lock(RUN_LOCK))).scalar_one():
+                raise UnavailableError(
+                    f"another `many-models run` is at work on {_shown(self.postgres_url)}: wait for it, then run again"
+                )
+            yield
 
     def _store_asset_events(self, events: Sequence[EventLogEntry]) -> None:
         rows = rows_of(events)
@@ -81,10 +100,12 @@ class BatchedPostgresStorage(DagsterPostgresStorage):
     ) -> None:
         url = _for_psycopg2(postgres_url)
         try:
-            super().__init__(url, should_autocreate_tables, inst_data, token_provider)
+            with _transaction(url, token_provider) as connection:
+                # processes that make the tables at once would leave some out, and others twice
+                connection.execute(select(func.pg_advisory_xact_lock(SETUP_LOCK)))
+                super().__init__(url, should_autocreate_tables, inst_data, token_provider)
         except DagsterPostgresException as error:
-            where = make_url(url).set(username=None, password=None)
-            raise UnavailableError(f"Dagster's storage {where} does not answer: {error.__cause__}") from error
+            raise UnavailableError(f"Dagster's storage {_shown(url)} does not answer: {error.__cause__}") from error
         self._event_log_storage = BatchedPostgresEventLog(
             url, should_autocreate_tables=False, token_provider=token_provider
         )
@@ -99,6 +120,23 @@ class BatchedPostgresStorage(DagsterPostgresStorage):
             inst_data,
             get_token_provider_from_config(config_value),
         )
+
+
+@contextmanager
+def _transaction(url: str, token_provider: PgTokenProvider | None) -> Generator[Connection]:
+    """A transaction on a connection of its own: what it locks is locked behind a pooler of transactions, too."""
+    engine = create_pg_engine(url, token_provider, poolclass=NullPool)
+    with create_pg_connection(engine) as connection:
+        transaction = connection.begin()
+        try:
+            yield connection
+        finally:
+            with suppress(DBAPIError):  # a connection that has broken holds no lock
+                transaction.rollback()
+
+
+def _shown(url: str) -> str:
+    return str(make_url(url).set(username=None, password=None))
 
 
 def _for_psycopg2(url: str) -> str:

@@ -75,6 +75,13 @@ class InBatches(EventLogStorage):
                 for event in group:
                     self.store_event(event)
 
+    @contextmanager
+    def only_run(self) -> Generator[None]:
+        """Held by one `many-models run` at a time, wherever it runs; here, where all runs share a folder and its file
+        lock is enough, it does nothing. Raises UnavailableError where another run holds it.
+        """
+        yield
+
     @abstractmethod
     def _store_asset_events(self, events: Sequence[EventLogEntry]) -> None:
         """Store events that are all about assets, whole or not at all."""

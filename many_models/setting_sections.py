@@ -72,6 +72,7 @@ class ServeSettings(Section):
     body_seconds: Annotated[float, Field(gt=0)] = 10.0
     max_connections: Annotated[int, Field(ge=1)] = 4000
     drain_seconds: Annotated[float, Field(ge=0)] = 0.0
+    language: Literal["en", "de", "fr"] = "en"
 
 
 class HierarchySettings(Section):

@@ -362,8 +362,9 @@ def explain(series_id: str, config: Path | None, horizon: int | None, *, as_json
     from many_models.operations.explain import explain_series
     from many_models.settings import load_settings
 
-    found = explain_series(load_settings(config), series_id, horizon)
-    words = explain_in_words(found)
+    settings = load_settings(config)
+    found = explain_series(settings, series_id, horizon)
+    words = explain_in_words(found, settings.serve.language)
     print_explanation(console(quiet=as_json), found, words)
     if as_json:
         parts = [

@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import pyarrow as pa
 
-from many_models.errors import InputError, IntegrityError
+from many_models.errors import IntegrityError
 from many_models.forecasting.pack import mm_pack_v1 as loader
+from many_models.forecasting.phrases import phrases
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime
+    from datetime import date, datetime
 
     from numpy.typing import NDArray
 
     from many_models.forecasting.pack.model import PackModel
+    from many_models.forecasting.phrases import Phrases
 
 SCHEMA = pa.schema(
     [("series_id", pa.string()), ("ds", pa.timestamp("us")), ("step", pa.int32()), ("kind", pa.string()),
@@ -195,72 +197,68 @@ def _deviation(spread: NDArray[np.float64], point: NDArray[np.float64]) -> NDArr
 # --- In words ---------------------------------------------------------------------------------------------------------
 WORTH_TELLING = 0.02  # of the forecast: a smaller part is no sentence
 MOST_SENTENCES = 4
-EACH = {"h": "an hour", "D": "a day", "B": "a day", "W": "a week", "M": "a month", "Q": "a quarter", "Y": "a year"}
-MONTHS = (
-    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
-    "December",
-)  # fmt: skip
-WEEKDAYS = ("Mondays", "Tuesdays", "Wednesdays", "Thursdays", "Fridays", "Saturdays", "Sundays")
 
 
 def explain_in_words(found: Explanation, language: str = "en") -> list[str]:
     """What a planner would say of a forecast: what it is, and the drivers that add or take most, at most MOST_SENTENCES
     sentences. Raises InputError for a language without templates.
     """
-    if language != "en":
-        raise InputError(f"there are no sentences in the language {language!r}: use en")
+    words = phrases(language)
     size = float(np.abs(found.y_hat).mean()) if len(found.y_hat) else 0.0
-    told = [(size, _of_level(found))]
+    told = [(size, _of_level(words, found))]
     for j, (kind, driver) in enumerate(found.drivers):
-        told += _of_driver(found, kind, driver, found.parts[:, j], max(size, 1e-9))
+        told += _of_driver(words, found, kind, driver, found.parts[:, j], max(size, 1e-9))
     head, *others = told
     others.sort(key=lambda one: -one[0])
     return [text for _, text in (head, *others[: MOST_SENTENCES - 1])]
 
 
-def _of_level(found: Explanation) -> str:
-    each = EACH.get(_unit(found), "a period")
+def _of_level(words: Phrases, found: Explanation) -> str:
     level, recent = found.of("level").mean(), found.of("recent course").mean()
-    text = f"The forecast is {_number(found.y_hat.mean())} {each}; the usual level is {_number(level)}"
-    if abs(recent) > WORTH_TELLING * max(abs(level), 1e-9):
-        more = "above" if recent > 0 else "below"
-        text += f", and the recent course is {_number(abs(recent))} {more} it"
-    return f"{text}."
+    values = {
+        "forecast": words.number(found.y_hat.mean()), "each": words.unit(_unit(found)), "level": words.number(level),
+    }  # fmt: skip
+    if abs(recent) <= WORTH_TELLING * max(abs(level), 1e-9):
+        return words.say("level", **values)
+    return words.say("level_above" if recent > 0 else "level_below", recent=words.number(abs(recent)), **values)
+
+
+SENTENCES = {  # kind of driver → its template where it adds, and where it takes
+    "covariate": ("more", "less"),
+    "holiday": ("more", "less"),
+    "season": ("more", "less"),
+    "forecaster": ("forecaster", "forecaster"),
+    "closed": ("closed", "closed"),
+    "bounds": ("cut_low", "cut_high"),
+    "calibration": ("calibration_more", "calibration_less"),
+}
 
 
 def _of_driver(
-    found: Explanation, kind: str, driver: str, values: NDArray[np.float64], size: float
+    words: Phrases, found: Explanation, kind: str, driver: str, values: NDArray[np.float64], size: float
 ) -> list[tuple[float, str]]:
     """Sentences about a driver, each with how much it moves."""
     least = WORTH_TELLING * size
     if kind == "season" and driver == "day of week" and _unit(found) in ("D", "B"):
-        return _of_weekdays(found, values, least)
+        return _of_weekdays(words, found, values, least)
     if kind in ("level", "recent"):
         return []
     up, down = np.flatnonzero(values > least), np.flatnonzero(values < -least)
     at = up if values[up].sum() >= -values[down].sum() else down  # what it does most, not the mean of both
     if not len(at):
         return []
-    moved = float(np.abs(values[at]).sum())
-    each = EACH.get(_unit(found), "a period")
     mean = float(values[at].mean())
-    verb = "adds" if mean > 0 else "takes"
-    amount = f"{_number(abs(mean))} {each}"
-    when = _when(found, at)
-    if kind in ("covariate", "holiday", "season"):
-        name = driver[:1].upper() + driver[1:]
-        return [(moved, f"{name} {when} {verb} {amount}.")]
-    if kind == "forecaster":
-        return [(moved, f"Your own forecaster {driver} contributes {amount} {when}.")]
-    if kind == "closed":
-        return [(moved, f"Nothing is sold {when}: all such periods so far were closed.")]
-    if kind == "bounds":
-        cut = "cut at zero" if mean > 0 else "cut far above what was seen"
-        return [(moved, f"The forecast is {cut} {when}.")]
-    return [(moved, f"Calibration against past errors {verb} {amount} {when}.")]
+    template = SENTENCES[kind][0 if mean > 0 else 1]
+    text = words.say(
+        template, driver=driver if kind == "forecaster" else words.driver(driver), when=_when(words, found, at),
+        amount=words.number(abs(mean)), each=words.unit(_unit(found)),
+    )  # fmt: skip
+    return [(float(np.abs(values[at]).sum()), text)]
 
 
-def _of_weekdays(found: Explanation, values: NDArray[np.float64], least: float) -> list[tuple[float, str]]:
+def _of_weekdays(
+    words: Phrases, found: Explanation, values: NDArray[np.float64], least: float
+) -> list[tuple[float, str]]:
     """The weekday that is furthest from the mean."""
     days = (found.ds.astype("datetime64[D]").astype(np.int64) + 3) % 7
     means = {day: float(values[days == day].mean()) for day in sorted(set(days.tolist()))}
@@ -269,8 +267,8 @@ def _of_weekdays(found: Explanation, values: NDArray[np.float64], least: float) 
     if abs(means[day]) < least or rest <= 0:
         return []
     share = 100.0 * means[day] / rest
-    where = "above" if share > 0 else "below"
-    text = f"{WEEKDAYS[day]} run {abs(share):.0f} % {where} the mean."
+    template = "weekday_above" if share > 0 else "weekday_below"
+    text = words.say(template, weekday=words.weekdays[day], share=f"{abs(share):.0f}")
     return [(float(np.abs(values).sum()), text)]
 
 
@@ -279,26 +277,17 @@ def _unit(found: Explanation) -> str:
     return {"MS": "M", "ME": "M", "QS": "Q", "QE": "Q", "YS": "Y", "YE": "Y", "H": "h"}.get(unit, unit)
 
 
-def _when(found: Explanation, at: NDArray[np.int64]) -> str:
+def _when(words: Phrases, found: Explanation, at: NDArray[np.int64]) -> str:
     """Where in the horizon steps are: from … to …, or on single days."""
     if len(at) == len(found.ds):
-        return "throughout"
-    days = found.ds.astype("datetime64[D]")[at]
+        return words.say("throughout")
+    days: list[date] = found.ds.astype("datetime64[D]")[at].tolist()
+    first, last = words.day(days[0]), words.day(days[-1])
+    if days[0] == days[-1]:
+        return words.say("on", day=first)
     if at[-1] - at[0] + 1 == len(at):
-        return f"on {_day(days[0])}" if days[0] == days[-1] else f"from {_day(days[0])} to {_day(days[-1])}"
+        return words.say("from_to", first=first, last=last)
     if len(at) <= 3:
-        *first, last = [_day(day) for day in days]
-        return f"on {', '.join(first)} and {last}"
-    return f"in {len(at)} of {len(found.ds)} periods between {_day(days[0])} and {_day(days[-1])}"
-
-
-def _day(day: np.datetime64) -> str:
-    date = day.astype("datetime64[D]").item()
-    return f"{date.day} {MONTHS[date.month - 1]}"
-
-
-def _number(value: float) -> str:
-    size = abs(value)
-    if size >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.1f}" if size >= 1 else f"{value:.2g}"
+        named = dict.fromkeys(words.day(day) for day in days[:-1] if day != days[-1])
+        return words.say("on_days", days=", ".join(named), last=last)
+    return words.say("scattered", n=str(len(at)), all=str(len(found.ds)), first=first, last=last)

@@ -78,13 +78,14 @@ class Question:
 
 class LoadedPack:
     """The models of a pack over its files in memory. `cost` is what it takes of memory, in bytes; answers to plain
-    questions are kept and add to it.
+    questions are kept and add to it. `language` is that of sentences.
     """
 
-    def __init__(self, pack: PackId, block: mmap.mmap, files: Mapping[str, memoryview]) -> None:
+    def __init__(self, pack: PackId, block: mmap.mmap, files: Mapping[str, memoryview], language: str = "en") -> None:
         from many_models.forecasting.kernels import pack as compiled
 
         self.id = pack
+        self._language = language
         index, found, blobs = _content(files, pack.ref)
         series: list[str] = index["series"]
         self.series = tuple(series)
@@ -177,7 +178,8 @@ class LoadedPack:
         nonnegative = bool(a["own"][row][loader.NONNEGATIVE])
         horizon = float(a["conf"][loader.HORIZON])
         bounds = loader.interval(found.y_hat, a["spread"][row], a["quantiles"][row], nonnegative, horizon)
-        return found.y_hat, bounds, {"parts": _parts(found.drivers, found.parts), "words": explain_in_words(found)}
+        words = explain_in_words(found, self._language)
+        return found.y_hat, bounds, {"parts": _parts(found.drivers, found.parts), "words": words}
 
     def _difference(
         self,

@@ -107,7 +107,7 @@ class Service:
     def _load(self, pack: PackId) -> LoadedPack:
         opened = self._opened.pop(pack, None) or self.shelf.open(pack)
         try:
-            return LoadedPack(pack, *opened)
+            return LoadedPack(pack, *opened, self.settings.serve.language)
         except ManyModelsError:
             raise
         except Exception as error:  # whatever is odd in it

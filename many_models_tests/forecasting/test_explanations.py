@@ -240,7 +240,7 @@ def test_words_say_what_a_planner_would(shop):
     assert words[1].startswith("Promotion from 4 January to 7 January adds ")
     assert any("run" in sentence and "above the mean" in sentence for sentence in words)
     assert len(words) <= 4
-    with pytest.raises(InputError, match="use en"):
+    with pytest.raises(InputError, match="'xx': use en, de, fr"):
         ex.explain_in_words(ex.explanations(model, future=future)[0], "xx")
 
 

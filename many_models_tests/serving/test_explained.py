@@ -16,8 +16,8 @@ KNOWN = [{"ds": f"{AS_OF + timedelta(days=i):%Y-%m-%d}", "values": {"price": 1.2
 CHEAPER = [{"ds": f"{AS_OF + timedelta(days=i):%Y-%m-%d}", "values": {"price": 0.9}} for i in (2, 3)]
 
 
-async def _ask(folder, route, *series):
-    async with asked(Registry(pack("a")), folder) as client:
+async def _ask(folder, route, *series, **serve):
+    async with asked(Registry(pack("a")), folder, **serve) as client:
         answer = await client.post(route, json={"series": list(series)})
         assert answer.status_code == 200, answer.text
         return answer.json()["forecasts"]
@@ -35,6 +35,12 @@ def test_an_explanation_is_the_forecast_in_parts_that_add_up(tmp_path):
     assert total == pytest.approx(plain["y_hat"], rel=1e-6)
     assert {"level", "price"} <= {part["driver"] for part in parts}
     assert words[0].startswith("The forecast is ")
+
+
+def test_sentences_are_in_the_language_of_the_settings(tmp_path):
+    (one,) = asyncio.run(_ask(tmp_path, "/v1/explanations", {"series_id": "a__milk", "known": KNOWN}, language="de"))
+    assert one["words"][0].startswith("Die Prognose ist ")
+    assert {"level", "price"} <= {part["driver"] for part in one["parts"]}
 
 
 @pytest.mark.parametrize("route", ["/v1/forecasts", "/v1/explanations"])

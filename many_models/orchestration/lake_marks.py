@@ -8,6 +8,8 @@ older copy.
 
 from __future__ import annotations
 
+import logging
+import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from many_models.orchestration.due import Stage
     from many_models.ports import Lake
 
+_LOG = logging.getLogger(__name__)
+_MARK = re.compile(r"-?\d{1,18}")
 PREFIX = "many_models/lake/"
 MADE_BY: Mapping[str, Stage] = {
     lake_tables.RAW_SALES.name: "raw_sales",
@@ -114,7 +118,17 @@ def take_back(instance: dg.DagsterInstance, stages: Sequence[Stage]) -> None:
 
 def _marks(instance: dg.DagsterInstance, names: Collection[str]) -> dict[str, int]:
     held = instance.daemon_cursor_storage.get_cursor_values({PREFIX + name for name in names})
-    return {name.removeprefix(PREFIX): int(value) for name, value in held.items() if int(value) >= 0}
+    found = dict[str, int]()
+    for name, value in held.items():
+        table = name.removeprefix(PREFIX)
+        if not _MARK.fullmatch(value):
+            _LOG.warning(
+                f"the mark of the lake's table {table} cannot be read ({value[:40]!r}): it is taken from the table "
+                "when the next run ends; until then a loss of this table's rows is not noticed"
+            )
+        elif int(value) >= 0:
+            found[table] = int(value)
+    return found
 
 
 def _versions(lake: Lake, names: Collection[str]) -> dict[str, int | None]:

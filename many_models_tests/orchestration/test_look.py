@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from shutil import copytree
 from typing import TYPE_CHECKING
 
 import dagster as dg
+import pandas as pd
 import pyarrow as pa
 import pytest
+from dagster._core.definitions.data_version import CachingStaleStatusResolver
+from dagster._core.loader import LoadingContextForTest
 
-from many_models.operations.day import open_instance
-from many_models.orchestration import automation, look
+from many_models.definitions import build, build_assets
+from many_models.operations.day import QUIET, open_instance
+from many_models.orchestration import automation, lake_marks, look
 from many_models.orchestration.due import ALL_STAGES
 from many_models.orchestration.look import Look, SharedLook
 from many_models.orchestration.stage_run import write_status
@@ -99,8 +104,6 @@ def test_a_round_of_sensors_that_finds_nothing_new_lists_six_tables_and_reads_no
 
 
 def automation_repository(settings) -> dg.RepositoryDefinition:
-    from many_models.definitions import build
-
     return build(settings).get_repository_def()
 
 
@@ -192,6 +195,90 @@ def test_without_the_private_api_every_look_is_whole(done, instance, monkeypatch
     for _ in range(2):
         assert shared.found(instance, build_lake(settings)) == (None, None)
     assert len(looks) == 2
+
+
+def test_dagster_calls_pooled_models_stale_when_the_way_to_learn_has_changed(done, instance):
+    def causes(settings) -> list[str]:
+        graph = build(settings).get_repository_def().asset_graph
+        resolver = CachingStaleStatusResolver(instance, graph, LoadingContextForTest(instance))
+        return [cause.reason for cause in resolver.get_stale_causes(dg.AssetKey("pooled_models"))]
+
+    settings = done.settings()
+    assert causes(settings) == []
+    forecast = settings.forecast.model_copy(update={"refit_every": 7})
+    assert causes(settings.model_copy(update={"forecast": forecast})) == []  # they are learned as before
+    forecast = settings.forecast.model_copy(update={"horizon": 8})
+    assert causes(settings.model_copy(update={"forecast": forecast})) == ["has a new code version"]
+
+
+def test_a_look_leaves_nothing_on_disk_that_could_be_damaged(done, instance):
+    """What a killed look, another version or a damaged file could spoil: there is no such file."""
+    settings = done.settings()
+    lake = build_lake(settings)
+
+    def files() -> dict[str, bytes]:
+        return {str(file): file.read_bytes() for file in done.root.rglob("*") if file.is_file()}
+
+    shared_look(settings)[0].found(instance, lake)
+    before = files()
+    assert shared_look(settings)[0].found(instance, lake) == (None, None)
+    assert files() == before
+
+
+def test_a_look_does_not_ask_the_wall_clock(done, instance, monkeypatch):
+    """A clock that jumps by years neither hides a change nor makes anything due."""
+    settings = done.settings()
+    lake = build_lake(settings)
+    shared, looks = shared_look(settings, seconds=0)
+    for jump in (0, -10 * 365 * 86400, 10 * 365 * 86400):
+        monkeypatch.setattr("time.time", lambda jump=jump, real=time.time: real() + jump)
+        assert shared.found(instance, lake) == (None, None)
+        monkeypatch.undo()
+    assert len(looks) == 1
+    series = instance.get_dynamic_partitions("store_items")
+    monkeypatch.setattr("time.time", lambda real=time.time: real() - 10 * 365 * 86400)
+    instance.report_runless_asset_event(dg.AssetMaterialization("trained_models", partition=series[0]))
+    work, _ = shared.found(instance, lake)
+    assert work is not None
+    assert (work.stage, work.keys) == ("trained_models", (series[0],))  # its event is older by ten years, and the last
+
+
+def test_two_daemons_by_mistake_do_the_same_work_twice_and_nothing_else(done, instance):
+    settings = done.settings()
+    lake = build_lake(settings)
+    before = done.contents()
+    instance.wipe_assets([dg.AssetKey("predictions")])
+    definitions = build(settings)
+    requests = list[dg.RunRequest]()
+    for _ in range(2):  # each daemon has its own look, and both look before either run begins
+        work, current = shared_look(settings)[0].found(instance, lake)
+        assert work is not None
+        assert current is not None
+        asset = build_assets(settings)["predictions"]
+        requests.append(automation.request_of(settings, instance, asset, work, current, {}))
+    for request in requests:
+        job = definitions.resolve_job_def(automation.JOBS["predictions"])
+        assert job.execute_in_process(
+            {**request.run_config, **QUIET},
+            instance,
+            tags=dict(request.tags),
+            asset_selection=[dg.AssetKey("predictions")],
+        ).success
+    assert done.run() == []
+    for name, frame in done.contents().items():
+        pd.testing.assert_frame_equal(frame, before[name], obj=name)
+
+
+@pytest.mark.parametrize("value", ["", "v2:17", "\x00\x01", "1" * 400])
+def test_a_damaged_mark_of_a_table_is_said_and_taken_again(done, instance, caplog, value):
+    lake = build_lake(done.settings())
+    name = lake_marks.PREFIX + "predictions"
+    right = instance.daemon_cursor_storage.get_cursor_values({name})[name]
+    instance.daemon_cursor_storage.set_cursor_values({name: value})
+    assert lake_marks.lost(instance, lake) == {}
+    assert "the mark of the lake's table predictions cannot be read" in caplog.text
+    lake_marks.record_marks(instance, lake)
+    assert instance.daemon_cursor_storage.get_cursor_values({name}) == {name: right}
 
 
 def test_the_stages_of_one_look_read_each_stage_of_the_records_once(done, instance, monkeypatch):

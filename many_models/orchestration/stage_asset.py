@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import dagster as dg
 
+from many_models.orchestration.freshness import freshness_policy
 from many_models.orchestration.stage_run import backfill_policy
 
 if TYPE_CHECKING:
@@ -25,18 +26,20 @@ def stage_asset(  # noqa: PLR0913  what `dg.asset` is told of a stage
     deps: Sequence[str | dg.AssetDep] = (),
     checks: Mapping[str, str] | None = None,
     name: str = "",
+    code_version: str | None = None,
 ) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
     """A decorator that makes an asset of a function, named as the function is unless a `name` is given.
 
-    `checks` maps the name of a check to its description. With `partitions`, the asset records its own events (see
-    event_log/runs.py), and one run takes all partitions of a backfill.
+    `checks` maps the name of a check to its description. `code_version` is for assets without partitions, of which
+    Dagster says whether they are stale (docs/decisions/0008-sensors.md). With `partitions`, the asset records its own
+    events (see event_log/runs.py), and one run takes all partitions of a backfill.
     """
 
     def decorate(function: Callable[..., Any]) -> dg.AssetsDefinition:
-        stage = name or function.__name__
+        stage = cast("Stage", name or function.__name__)
         several: dict[str, Any] = {}
         if partitions is not None:
-            policy = backfill_policy(cast("Stage", stage))
+            policy = backfill_policy(stage)
             several = {"partitions_def": partitions, "backfill_policy": policy, "output_required": False}
         specs = [dg.AssetCheckSpec(check, asset=stage, description=text) for check, text in (checks or {}).items()]
         return dg.asset(
@@ -48,6 +51,8 @@ def stage_asset(  # noqa: PLR0913  what `dg.asset` is told of a stage
             pool=stage,
             check_specs=specs or None,
             description=description,
+            code_version=code_version,
+            freshness_policy=freshness_policy(settings, stage),
             **several,
         )(function)
 

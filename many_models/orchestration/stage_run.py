@@ -27,6 +27,7 @@ UPSTREAM_TAG = "many_models/upstream"
 CUTOFFS = dg.DynamicPartitionsDefinition(name="cutoffs")
 STORE_ITEMS = dg.DynamicPartitionsDefinition(name="store_items")
 WORST = 10
+MORE_THAN_PARTITIONS = 1_000_000
 
 
 class KeySet(dg.Config):
@@ -36,8 +37,12 @@ class KeySet(dg.Config):
 
 
 def backfill_policy(stage: Stage) -> dg.BackfillPolicy:
-    """One run for all partitions of a stage. Each stage has its own limit, or Dagster puts stages into one run."""
-    return dg.BackfillPolicy.multi_run(1_000_000 + due.ALL_STAGES.index(stage))
+    """One run for all partitions of a stage.
+
+    Dagster puts neighbouring stages with equal policies into one run. So each stage has its own limit, which no stage
+    reaches (docs/decisions/0008-sensors.md).
+    """
+    return dg.BackfillPolicy.multi_run(MORE_THAN_PARTITIONS + due.ALL_STAGES.index(stage))
 
 
 @dataclass(frozen=True, slots=True)

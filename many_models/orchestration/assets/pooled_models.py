@@ -9,6 +9,7 @@ from many_models.data import lake_tables
 from many_models.data.lake_tables import NO_POOLED
 from many_models.data.packs import packs_of
 from many_models.errors import InputError
+from many_models.keys import digest
 from many_models.orchestration import lake_marks, stage_state
 from many_models.orchestration.event_log import dead_runs
 from many_models.orchestration.forecast_spec import spec_of
@@ -26,12 +27,14 @@ if TYPE_CHECKING:
 
 def build(settings: Settings) -> dg.AssetsDefinition:
     """The asset pooled_models."""
+    from many_models.forecasting.spec import CODE_VERSION
 
     @stage_asset(
         settings,
         deps=[dg.AssetDep("store_item_datasets", partition_mapping=dg.AllPartitionMapping())],
         group="models",
         kinds={"lightgbm", "numpy"},
+        code_version=digest(CODE_VERSION, settings.forecast.model_dump_json(exclude={"refit_every"})),
         description=(
             "What series learn together on a sample of them: calendar shapes, coefficients, trees, and from its own "
             "backtest how to combine candidates and how wide intervals are. A series trained alone gets what it would "
@@ -53,7 +56,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
             context.log.warning(f"training goes on without pooled models: {error}")
         lake_marks.record_marks(context.instance, lake)
         tags = {UPSTREAM_TAG: Upstream(settings).pooled(lake_tables.lake_as_of(lake)), VERSION_TAG: version}
-        return dg.MaterializeResult(value=None, metadata=metadata, tags=tags)
+        return dg.MaterializeResult(value=None, metadata=metadata, tags=tags, data_version=dg.DataVersion(version))
 
     return pooled_models
 

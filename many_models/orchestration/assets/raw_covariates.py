@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from many_models.data import findings, lake_tables
 from many_models.data.ingest import FAR_FUTURE, sales_of
-from many_models.keys import SeriesKey
+from many_models.keys import SeriesKey, digest
 from many_models.orchestration import lake_marks
 from many_models.orchestration.event_log import dead_runs
 from many_models.orchestration.stage_asset import stage_asset
@@ -117,6 +117,7 @@ def build_raw_covariates(settings: Settings) -> dg.AssetsDefinition:
         settings,
         group="data",
         kinds={"deltalake", "table"},
+        code_version=digest(settings.source.covariates_table, settings.source.attributes_table),
         description=(
             "What is known of the future: prices, promotions, closures, from the covariates table. Where the future is "
             "missing, it is taken as usual, which `known_repeated` records on the predictions, or with "
@@ -149,6 +150,7 @@ def build_raw_covariates(settings: Settings) -> dg.AssetsDefinition:
             context.log.warning("; ".join(told))
         if not settings.source.covariates_table:
             metadata["note"] = "no source.covariates_table in the settings: the future is taken as usual"
-        return dg.MaterializeResult(value=None, metadata=metadata, tags={UPSTREAM_TAG: version, VERSION_TAG: version})
+        tags = {UPSTREAM_TAG: version, VERSION_TAG: version}
+        return dg.MaterializeResult(value=None, metadata=metadata, tags=tags, data_version=dg.DataVersion(version))
 
     return raw_covariates

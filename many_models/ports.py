@@ -249,6 +249,32 @@ class NarrowingTask(Protocol):
 
 
 @runtime_checkable
+class ReadingTask(Protocol):
+    """A task that says what it reads of the lake, so that a compute can bring the rows in the lake's place."""
+
+    @property
+    def lake(self) -> Lake:
+        """The lake that it reads."""
+        ...
+
+    def __call__(self, chunk: Chunk) -> ChunkResult:
+        """Do the chunk."""
+        ...
+
+    def large(self) -> tuple[str, Filter]:
+        """The table of many rows a series, with the columns `pack` and `series_id`, and from when on it reads them."""
+        ...
+
+    def small(self, chunk: Chunk) -> Sequence[tuple[str, Filter]]:
+        """The other tables, and what of them it reads for `chunk`; one that is not there is left out."""
+        ...
+
+    def over(self, lake: Lake) -> ReadingTask:
+        """The task with `lake` in the place of its own."""
+        ...
+
+
+@runtime_checkable
 class Compute(Protocol):
     """Runs a picklable task over chunks of series."""
 

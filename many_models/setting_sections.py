@@ -6,7 +6,7 @@ import re
 from typing import Annotated, Literal
 from urllib.parse import quote
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class Section(BaseModel):
@@ -33,6 +33,57 @@ class AzureWorkspace(AzurePlace):
     """An Azure ML workspace."""
 
     workspace: str = ""
+
+
+class ComputeSettings(Section):
+    """Where chunks run; `workers` 0: one a core, or as many as Spark has slots. `chunk` 0: by the number of both.
+
+    Spark is that of this machine (`spark_master`), or one that `spark_remote` names: a Spark Connect URL, sc://host:port.
+    A URL that holds a token belongs into the environment: MANY_MODELS__COMPUTE__SPARK_REMOTE. With `databricks_host`
+    it is a cluster of that workspace, asked as a service principal (secret MANY_MODELS_DATABRICKS_CLIENT_SECRET).
+    `spark_data` says who reads the lake: the workers, or Spark, which finds it at `spark_lake` (see docs/spark.md).
+    `azureml` sends parallel jobs as section azureml says. `core_hour_price` is what benchmarks count cost with.
+    """
+
+    kind: Literal["processes", "serial", "spark", "azureml"] = "processes"
+    workers: Annotated[int, Field(ge=0)] = 0
+    chunk: Annotated[int, Field(ge=0)] = 0
+    timeout: Annotated[float, Field(gt=0)] = 600.0
+    core_hour_price: Annotated[float, Field(ge=0)] = 0.05
+    spark_master: str = "local[*]"
+    spark_remote: str = ""
+    spark_config: dict[str, str] = {}
+    spark_data: Literal["workers", "spark"] = "workers"
+    spark_lake: str = ""
+    databricks_host: str = ""
+    databricks_cluster: str = ""
+    databricks_client_id: str = ""
+
+    @model_validator(mode="after")
+    def _one_spark(self) -> ComputeSettings:
+        """One way to a cluster, and a lake that it can read. Raises ValueError, naming what is missing."""
+        if self.spark_data == "spark" and self.kind != "spark":
+            raise ValueError(f'spark_data = "spark" needs kind = "spark", it is {self.kind!r}')
+        if self.spark_lake and "/" not in self.spark_lake and not re.fullmatch(r"\w+(\.\w+)?", self.spark_lake):
+            raise ValueError(
+                f"spark_lake is {self.spark_lake!r}: write CATALOG.SCHEMA, or the lake's folder as the cluster names it"
+            )
+        if not self.databricks_host:
+            return self
+        if self.spark_remote:
+            raise ValueError("databricks_host and spark_remote are two clusters: leave one of them out")
+        if missing := [name for name in ("cluster", "client_id") if not getattr(self, f"databricks_{name}")]:
+            raise ValueError(f"databricks_host needs {' and '.join(f'databricks_{name}' for name in missing)}, too")
+        if not self.databricks_host.startswith(("https://", "http://127.0.0.1:")):
+            raise ValueError(
+                f"databricks_host is {self.databricks_host!r}: write https://WORKSPACE.azuredatabricks.net"
+            )
+        if self.kind == "spark" and self.spark_data != "spark":
+            raise ValueError(
+                'databricks_host needs spark_data = "spark": a worker on Databricks has no identity that storage '
+                "knows, and reaches it through Unity Catalog only"
+            )
+        return self
 
 
 class PackSettings(Section):

@@ -27,6 +27,7 @@ from many_models.setting_sections import (
     AzurePlace,
     AzureWorkspace,
     BoardSettings,
+    ComputeSettings,
     DriftSettings,
     HierarchySettings,
     OverridesSettings,
@@ -252,24 +253,6 @@ class LakeSettings(Section):
     @classmethod
     def _a_place(cls, path: str) -> str:
         return known_place(path)
-
-
-class ComputeSettings(Section):
-    """Where chunks run; `workers` 0: one a core, or as many as Spark has slots. `chunk` 0: by the number of both.
-
-    Spark is that of this machine (`spark_master`), or one that `spark_remote` names: a Spark Connect URL, sc://host:port.
-    A URL that holds a token belongs into the environment: MANY_MODELS__COMPUTE__SPARK_REMOTE.
-    `azureml` sends parallel jobs as section azureml says. `core_hour_price` is what benchmarks count cost with.
-    """
-
-    kind: Literal["processes", "serial", "spark", "azureml"] = "processes"
-    workers: Annotated[int, Field(ge=0)] = 0
-    chunk: Annotated[int, Field(ge=0)] = 0
-    timeout: Annotated[float, Field(gt=0)] = 600.0
-    core_hour_price: Annotated[float, Field(ge=0)] = 0.05
-    spark_master: str = "local[*]"
-    spark_remote: str = ""
-    spark_config: dict[str, str] = {}
 
 
 WORKSPACE = re.compile(

@@ -73,6 +73,15 @@ def _held(lake: Lake, chunk: Chunk) -> dict[str, ExistingHistory]:
     }
 
 
+NOTHING = Filter(among={"series_id": []})
+
+
+def _beside(spec: Spec) -> list[tuple[str, Filter]]:
+    """The tables about keys and dates that a task reads whole."""
+    known = [(RAW_COVARIATES.name, Filter())] if spec.known else []
+    return known + ([(RAW_ATTRIBUTES.name, Filter())] if spec.attributes else [])
+
+
 @dataclass(frozen=True)
 class PrepareTask:
     """Make the datasets of a chunk: tables `rows` and `series` of `forecasting.prepare`, each with its `pack`.
@@ -86,6 +95,20 @@ class PrepareTask:
     as_of: datetime
     keys: tuple[str, ...]
     whole: bool = False
+
+    def large(self) -> tuple[str, Filter]:
+        """See `ReadingTask.large`."""
+        return RAW_SALES.name, Filter(before=self.as_of + AFTER)
+
+    def small(self, chunk: Chunk) -> list[tuple[str, Filter]]:
+        """See `ReadingTask.small`. Of the datasets no row: whether there are any says `series`."""
+        own = Filter(among={"pack": [chunk.pack], "series_id": chunk.series})
+        bad = Filter(among={"origin": ["dated"], "series_id": chunk.series})
+        return [(SERIES.name, own), (QUARANTINE.name, bad), (DATASETS.name, NOTHING), *_beside(self.spec)]
+
+    def over(self, lake: Lake) -> PrepareTask:
+        """See `ReadingTask.over`."""
+        return replace(self, lake=lake)
 
     def __call__(self, chunk: Chunk) -> ChunkResult:
         """Read the chunk's raw rows up to `as_of`, and prepare them."""
@@ -169,6 +192,18 @@ class TrainTask:
     keys: tuple[str, ...] = ()
     keep_paths: bool = False
 
+    def large(self) -> tuple[str, Filter]:
+        """See `ReadingTask.large`."""
+        return DATASETS.name, Filter(before=self.cutoff + AFTER)
+
+    def small(self, chunk: Chunk) -> list[tuple[str, Filter]]:  # noqa: ARG002
+        """See `ReadingTask.small`."""
+        return [*([(POOLED.name, Filter())] if self.pooled not in {"", NO_POOLED} else []), *_beside(self.spec)]
+
+    def over(self, lake: Lake) -> TrainTask:
+        """See `ReadingTask.over`."""
+        return replace(self, lake=lake)
+
     def for_chunk(self, chunk: Chunk) -> TrainTask:
         """See `NarrowingTask.for_chunk`: the champions and priors of the chunk's series."""
         return replace(self, champions=_of(self.champions, chunk), priors=_of(self.priors, chunk))
@@ -217,6 +252,18 @@ class ScoreTask:
     repeat: bool = True
     factor: float = 0.0
     drivers: int = 0
+
+    def large(self) -> tuple[str, Filter]:
+        """See `ReadingTask.large`."""
+        return DATASETS.name, Filter(before=self.cutoff + AFTER)
+
+    def small(self, chunk: Chunk) -> list[tuple[str, Filter]]:
+        """See `ReadingTask.small`."""
+        return [(SERIES.name, Filter(among={"pack": [chunk.pack]})), *_beside(self.spec)]
+
+    def over(self, lake: Lake) -> ScoreTask:
+        """See `ReadingTask.over`."""
+        return replace(self, lake=lake)
 
     def for_chunk(self, chunk: Chunk) -> ScoreTask:
         """See `NarrowingTask.for_chunk`: the models of the chunk's series, with the files of their packs."""

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from many_models.adapters.azure.datastore import LakeDatastore
     from many_models.adapters.azure.storage import AzureStorage
     from many_models.adapters.compute.azureml import RemoteJob
+    from many_models.adapters.compute.spark_data import Frames
     from many_models.adapters.registry.azureml_assets import ModelAssets
     from many_models.adapters.sql.connections import Login
-    from many_models.settings import ComputeSettings
 
 
 def build_source(settings: Settings) -> ports.Source:
@@ -106,7 +106,7 @@ def build_compute(
 
         return SerialCompute()
     if settings.compute.kind == "spark":
-        return _spark(settings.compute, spark_session)
+        return _spark(settings, spark_session)
     if settings.compute.kind == "azureml":
         return _azureml(settings, follow)
     from many_models.adapters.compute.processes import ProcessCompute
@@ -114,14 +114,39 @@ def build_compute(
     return ProcessCompute(settings.compute.workers, settings.compute.timeout)
 
 
-def _spark(compute: ComputeSettings, build: Callable[[Mapping[str, str]], SparkSession]) -> ports.Compute:
+def _spark(settings: Settings, build: Callable[[Mapping[str, str]], SparkSession]) -> ports.Compute:
+    from functools import partial
+
     from many_models.adapters.compute.spark import SparkCompute
+    from many_models.adapters.compute.spark_databricks import Databricks
     from many_models.adapters.compute.spark_session import connect
 
+    compute = settings.compute
+
     def session() -> SparkSession:
+        if compute.databricks_host:
+            asked = partial(secret, "MANY_MODELS_DATABRICKS_CLIENT_SECRET")
+            return Databricks(
+                compute.databricks_host, compute.databricks_cluster, compute.databricks_client_id, asked
+            ).connect()
         return connect(build, compute.spark_master, compute.spark_remote, compute.spark_config)
 
-    return SparkCompute(session, compute.workers, compute.timeout)
+    return SparkCompute(session, compute.workers, compute.timeout, _frames(settings))
+
+
+def _frames(settings: Settings) -> Frames | None:
+    """Where Spark finds the lake's rows; None where the workers read them."""
+    from many_models.adapters.compute.spark_data import FilesOfSnapshots, TablesOfCatalog
+    from many_models.adapters.lake.delta import DeltaLake
+
+    place = settings.compute.spark_lake
+    if settings.compute.spark_data == "workers":
+        return None
+    if place and "/" not in place:
+        return TablesOfCatalog(place)
+    lake = build_lake(settings)
+    assert isinstance(lake, DeltaLake)
+    return FilesOfSnapshots(lake.snapshot, place)
 
 
 def _azureml(settings: Settings, follow: Callable[[RemoteJob], None]) -> ports.Compute:

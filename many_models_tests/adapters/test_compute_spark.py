@@ -229,19 +229,21 @@ def test_a_task_that_workers_cannot_load_is_said_at_once(spark):
 
 
 def test_a_whole_day_on_spark_ends_in_the_tables_of_a_serial_one(session, tmp_path):
-    serial = make_project(tmp_path / "serial", sales())
-    spark = make_project(tmp_path / "spark", sales(), compute={"kind": "spark", "spark_master": MASTER, "chunk": 2})
-    expected, found = (project.run() and project.contents() for project in (serial, spark))
-    assert expected.keys() == found.keys()
-    for name in expected:
-        pd.testing.assert_frame_equal(expected[name], found[name], obj=name)
+    """Workers read the lake in the one, Spark in the other."""
+    expected = (serial := make_project(tmp_path / "serial", sales())).run() and serial.contents()
+    for data in ("workers", "spark"):
+        compute = {"kind": "spark", "spark_master": MASTER, "chunk": 2, "spark_data": data}
+        found = (spark := make_project(tmp_path / data, sales(), compute=compute)).run() and spark.contents()
+        assert expected.keys() == found.keys()
+        for name in expected:
+            pd.testing.assert_frame_equal(expected[name], found[name], obj=f"{name}, {data}")
 
 
 def test_spark_that_is_too_old_is_named():
     def build(_: object):
-        return SimpleNamespace(version="3.5.4", range=lambda _: SimpleNamespace(count=lambda: 1))
+        return SimpleNamespace(version="3.4.4", range=lambda _: SimpleNamespace(count=lambda: 1))
 
-    with pytest.raises(InputError, match=r"Spark 3\.5\.4 at local\[2\] is too old: it needs Spark 4"):
+    with pytest.raises(InputError, match=r"Spark 3\.4\.4 at local\[2\] is too old: it needs Spark 3\.5"):
         connect(build, MASTER, "", {})
 
 

@@ -18,6 +18,7 @@ from many_models.settings import load_settings
 FOLDER = Path(many_models.__file__).parents[1] / "deploy/compute"
 EXAMPLES = {
     "azureml": AzureMLCompute,
+    "databricks": SparkCompute,
     "local": ProcessCompute,
     "spark_connect": SparkCompute,
     "spark_local": SparkCompute,

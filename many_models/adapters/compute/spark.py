@@ -4,7 +4,11 @@ Chunks go out in waves, each wave one Spark job of `mapInArrow` with a partition
 then of as many as take seconds, since a job costs Spark as much as fitting dozens of series. A few waves are in
 flight, so that slots which are done early do not wait for the slowest. (A grouped map would shuffle what is grouped
 already, and its hashing would put two chunks on one slot while another idles.) Series are read by the executors; what
-comes back are Arrow streams and files, a wave at a time.
+comes back are Arrow streams and files, a wave at a time. Given `frames`, the rows come from Spark instead, grouped by
+chunk (see `spark_data`), and the executors need no right on the storage.
+
+Spark 3.5 has no applyInArrow. There the groups come by mapInArrow over sorted partitions, not by applyInPandas: pandas
+does not tell a missing number from one that is not a number, and the models' bytes would differ.
 """
 
 from __future__ import annotations
@@ -29,13 +33,26 @@ import pyarrow as pa
 from many_models.adapters.compute.jobs import Job, WorkerFailure, assign_result, for_chunk, not_run
 from many_models.adapters.compute.results import ChunkOutcomes, Row, done_of, rows_of
 from many_models.adapters.compute.serial import SerialCompute, require_series
-from many_models.errors import InputError, UnavailableError
+from many_models.adapters.compute.spark_data import (
+    AT,
+    Frames,
+    grouped,
+    has_arrow,
+    local,
+    over_rows,
+    spread,
+    tables_of,
+    with_small_tables,
+)
+from many_models.adapters.compute.spark_versions import cluster_trouble
+from many_models.errors import InputError, ManyModelsError, UnavailableError
+from many_models.ports import ReadingTask
 from many_models.system import first_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
-    from pyspark.sql import SparkSession
+    from pyspark.sql import DataFrame, SparkSession
 
     from many_models.ports import Chunk, ChunkResult, Task
 
@@ -43,6 +60,8 @@ WAVES = 3  # in flight
 WAVE_SECONDS = 5.0  # a wave that is quicker, from its start to its answers, is followed by larger ones
 MOST_IN_WAVE = 16  # chunks whose results come together and that are lost together, where a wave is more than one a slot
 SENT = pa.schema([("at", pa.int64()), ("message", pa.binary())])
+NAMES = ["at", "part", "what", "name", "content"]
+KINDS = [pa.int64(), pa.int32(), pa.string(), pa.string(), pa.binary()]
 ANSWERS = "at long, part int, what string, name string, content binary"
 SEEN = "python string, package string"
 GRACE = 10.0  # seconds between the polite end of a chunk that takes too long and that of its process
@@ -70,8 +89,14 @@ class SparkCompute:
     all), then each chunk of the wave alone, then split.
     """
 
-    def __init__(self, connect: Callable[[], SparkSession], slots: int = 0, timeout: float = 600.0) -> None:
-        self._connect, self._slots, self._timeout = connect, slots, timeout
+    def __init__(
+        self,
+        connect: Callable[[], SparkSession],
+        slots: int = 0,
+        timeout: float = 600.0,
+        frames: Frames | None = None,
+    ) -> None:
+        self._connect, self._slots, self._timeout, self._frames = connect, slots, timeout, frames
         self._cluster: _Cluster | None = None
         self._lock = threading.Lock()
 
@@ -85,7 +110,7 @@ class SparkCompute:
         require_series(chunks)
         if not chunks:
             return
-        waves = _Waves(self._reached(), task, self._timeout)
+        waves = _Waves(self._reached(), task, self._timeout, self._frames)
         given = False
         try:
             for pair in waves.run(chunks):
@@ -121,6 +146,13 @@ class _Cluster:
 
     def __init__(self, session: SparkSession, slots: int) -> None:
         self.session, self.slots = session, slots
+        self._numbers: list[int] = []
+
+    def numbers(self, chunks: int) -> list[int]:
+        """Numbers for `chunks` chunks that Spark's hashing lays evenly over the slots."""
+        if len(self._numbers) < chunks:
+            self._numbers = spread(self.session, self.slots, max(chunks, MOST_IN_WAVE, self.slots))
+        return self._numbers[:chunks]
 
     def tag(self, tag: str) -> None:
         """Have the jobs that this thread starts carry `tag`."""
@@ -158,8 +190,8 @@ class Pace:
 class _Waves:
     """The waves of one run: threads that each wait for a Spark job; the run's own thread keeps the order."""
 
-    def __init__(self, cluster: _Cluster, task: Task, timeout: float) -> None:
-        self._cluster, self._task, self._timeout = cluster, task, timeout
+    def __init__(self, cluster: _Cluster, task: Task, timeout: float, frames: Frames | None) -> None:
+        self._cluster, self._task, self._timeout, self._frames = cluster, task, timeout, frames
         self._tag = f"{PACKAGE}-{uuid.uuid4().hex}"
         self._threads = ThreadPoolExecutor(WAVES, thread_name_prefix="spark-wave")
         self._ended: SimpleQueue[tuple[list[Job], list[Outcome] | Exception, float]] = SimpleQueue()
@@ -231,22 +263,53 @@ class _Waves:
         from py4j.protocol import Py4JJavaError
         from pyspark.errors import PySparkException
 
-        session = self._cluster.session
         self._cluster.tag(self._tag)
-        messages = [_message(self._task, job.chunk, job.seconds(self._timeout)) for job in wave]
-        sent = pa.table([pa.array(range(len(wave)), pa.int64()), pa.array(messages, pa.binary())], schema=SENT)
+        numbers = list(range(len(wave)))
         try:
-            answers = session.createDataFrame(sent).mapInArrow(_work, ANSWERS).toArrow()
+            if self._frames is not None and isinstance(self._task, ReadingTask):
+                numbers = self._cluster.numbers(len(wave))
+                frame = self._over_rows(self._frames, self._task, dict(zip(numbers, wave, strict=True)))
+            else:
+                frame = self._over_messages(wave)
+            answers = _collected(frame)
         except (PySparkException, Py4JJavaError) as error:
             return [_trouble(error)] * len(wave)
+        except ManyModelsError:
+            raise
         except Exception as error:
             raise UnavailableError(
                 f"Spark went away in the middle of a run: {type(error).__name__}: {first_line(error)}"
             ) from error
-        by_job: list[list[dict[str, Any]]] = [[] for _ in wave]
-        for row in answers.to_pylist():
+        by_job: dict[int, list[dict[str, Any]]] = {number: [] for number in numbers}
+        for row in answers:
             by_job[row["at"]].append(row)
-        return [_outcome(job, rows) for job, rows in zip(wave, by_job, strict=True)]
+        return [_outcome(job, by_job[number]) for job, number in zip(wave, numbers, strict=True)]
+
+    def _over_messages(self, wave: list[Job]) -> DataFrame:
+        """The answers to tasks that read the lake themselves."""
+        messages = [_message(for_chunk(self._task, job.chunk), job.chunk, job.seconds(self._timeout)) for job in wave]
+        return local(self._cluster.session, SENT, [range(len(wave)), messages]).mapInArrow(_work, ANSWERS)
+
+    def _over_rows(self, frames: Frames, task: ReadingTask, wave: dict[int, Job]) -> DataFrame:
+        """The answers to a task whose rows Spark brings."""
+        messages = dict[int, bytes]()
+        for at, job in wave.items():
+            own = for_chunk(task, job.chunk)
+            assert isinstance(own, ReadingTask)
+            messages[at] = _message(with_small_tables(own, job.chunk), job.chunk, job.seconds(self._timeout))
+        chunks = {at: job.chunk for at, job in wave.items()}
+        rows = grouped(self._cluster.session, frames, task, chunks, self._cluster.slots)
+
+        def whole(table):  # noqa: ANN001, ANN202 -- Spark reads the hints of what it is given
+            return _answers_over(messages, table)
+
+        def parts(batches):  # noqa: ANN001, ANN202
+            for _, table in tables_of(batches):
+                yield from _answers_over(messages, table).to_batches()
+
+        if has_arrow():
+            return rows.groupBy(AT).applyInArrow(whole, ANSWERS)
+        return rows.sortWithinPartitions(AT).mapInArrow(parts, ANSWERS)
 
 
 def _parts(job: Job, done: ChunkOutcomes) -> list[Job]:
@@ -259,9 +322,16 @@ def _parts(job: Job, done: ChunkOutcomes) -> list[Job]:
     return parts
 
 
+def _collected(frame: DataFrame) -> list[dict[str, Any]]:
+    """All rows. Spark 3.5 has no toArrow."""
+    if has_arrow():
+        return frame.toArrow().to_pylist()
+    return [row.asDict() for row in frame.collect()]
+
+
 def _message(task: Task, chunk: Chunk, seconds: float) -> bytes:
     try:
-        return pickle.dumps((for_chunk(task, chunk), chunk, seconds))
+        return pickle.dumps((task, chunk, seconds))
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise InputError(f"the task {task!r} cannot be sent to a worker: {error}; define it in a module") from error
 
@@ -269,6 +339,8 @@ def _message(task: Task, chunk: Chunk, seconds: float) -> bytes:
 def _trouble(error: Exception) -> WorkerFailure:
     """Why a wave has no answers. Raises what no other try would change."""
     text = _with_causes(error)
+    if (told := cluster_trouble(text)) is not None:
+        raise told from error
     if f"No module named '{PACKAGE}" in text:
         raise InputError(f"Spark's workers have no {PACKAGE}: install the same version there as here") from error
     if "cancelled" in text or "OPERATION_CANCELED" in text:
@@ -306,7 +378,7 @@ def _outcome(job: Job, rows: list[dict[str, Any]]) -> Outcome:
         raise InputError(f"a worker cannot load the task: {rows[-1]['name']}; install what it needs where workers run")
     if not rows:
         return WorkerFailure("WorkerLost", "Spark returned nothing for its chunk", permanent=False)
-    return done_of(job.chunk, [(row["part"], row["what"], row["name"], row["content"]) for row in rows])
+    return done_of(job.chunk, [(row["part"], row["what"], row["name"], bytes(row["content"])) for row in rows])
 
 
 def _task_cpus(session: SparkSession) -> int:
@@ -336,7 +408,7 @@ def _look(session: SparkSession) -> int:
         yield pa.RecordBatch.from_pydict({"python": [platform.python_version()], "package": [version]})
 
     try:
-        seen = session.range(10_000).mapInArrow(look, SEEN).toArrow().to_pylist()
+        seen = _collected(session.range(10_000).mapInArrow(look, SEEN))
     except PySparkException as error:
         text = str(error)
         if "PYTHON_VERSION_MISMATCH" in text:
@@ -344,7 +416,7 @@ def _look(session: SparkSession) -> int:
                 f"Spark's workers run another Python than {platform.python_version()} here: {_cause(text)}; "
                 "set PYSPARK_PYTHON for the workers, or run this with theirs"
             ) from error
-        raise UnavailableError(f"Spark does not answer: {_cause(text)}") from error
+        raise cluster_trouble(text) or UnavailableError(f"Spark does not answer: {_cause(text)}") from error
     own = metadata.version(PACKAGE)
     if any(not row["package"] for row in seen):
         raise InputError(
@@ -363,18 +435,26 @@ class _LateError(BaseException):
 
 def _work(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """What a worker does with its partition: each row is a message, each answer several rows."""
-    names = ["at", "part", "what", "name", "content"]
-    kinds = [pa.int64(), pa.int32(), pa.string(), pa.string(), pa.binary()]
     for batch in batches:
         for at, message in zip(batch["at"].to_pylist(), batch["message"].to_pylist(), strict=True):
             for part, what, name, content in _answers(message):
                 values = ([at], [part], [what], [name], [content])
-                yield pa.record_batch([pa.array(v, kind) for v, kind in zip(values, kinds, strict=True)], names)
+                yield pa.record_batch([pa.array(v, kind) for v, kind in zip(values, KINDS, strict=True)], NAMES)
 
 
-def _answers(message: bytes) -> list[Row]:
+def _answers_over(messages: Mapping[int, bytes], rows: pa.Table) -> pa.Table:
+    """What a worker answers for one chunk whose rows Spark has brought."""
+    at = rows[AT][0].as_py()
+    answers = _answers(messages[at], rows)
+    columns = list(zip(*((at, *row) for row in answers), strict=True))
+    return pa.table([pa.array(column, kind) for column, kind in zip(columns, KINDS, strict=True)], NAMES)
+
+
+def _answers(message: bytes, given: pa.Table | None = None) -> list[Row]:
     try:
         task, chunk, seconds = pickle.loads(message)  # noqa: S301 -- from our own driver
+        if given is not None:
+            task = over_rows(task, given)
     except Exception as error:  # noqa: BLE001 -- loading runs what the task's author wrote
         return [(0, "unloadable", f"{type(error).__name__}: {error}", b"")]
     rows = list[Row]()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from many_models.adapters.compute.spark_versions import cluster_trouble, require_spark
 from many_models.errors import InputError, UnavailableError
 from many_models.system import THREAD_VARIABLES, first_line
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from pyspark.sql import SparkSession
 
-JAVA, SPARK = 17, 4  # the oldest that do
+JAVA = 17  # the oldest that does
 CONNECT_PORT = 15002
 REACH_SECONDS = 10.0
 QUIET = {"spark.ui.showConsoleProgress": "false", "spark.log.level": "ERROR", "spark.sql.session.timeZone": "UTC"}
@@ -38,7 +39,8 @@ def connect(
     """The session that `build` makes of Spark's own settings: over Spark Connect where `remote` is a URL (sc://…).
 
     Workers on this machine run this Python. Raises UnavailableError when Java or the server is missing, too old, or
-    away, and InputError when pyspark lacks a part or Spark is too old.
+    away or starting, InputError when pyspark lacks a part, and when Spark is too old or older than a client that asks
+    over Spark Connect.
     """
     if remote:
         _require_reachable(remote)
@@ -48,15 +50,16 @@ def connect(
         here = ONE_MACHINE if master.startswith("local") else {}
         settings = {"spark.master": master, **QUIET, **here, **_threads(config), **config}
     try:
+        import pyspark
+
         session = build(settings)
         session.range(1).count()
     except ImportError as error:
         raise InputError(f"Spark needs more packages ({error.name}): install many_models[spark]") from error
     except Exception as error:
-        raise UnavailableError(_why(error, remote, master)) from error
-    if int(session.version.split(".")[0]) < SPARK:
-        where = _place(remote) if remote else master
-        raise InputError(f"Spark {session.version} at {where} is too old: it needs Spark {SPARK} or newer")
+        raise cluster_trouble(str(error)) or UnavailableError(_why(error, remote, master)) from error
+    client = pyspark.__version__ if remote else session.version  # without Connect the two come from one folder
+    require_spark(client, session.version, _place(remote) if remote else master)
     return session
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,6 +53,16 @@ REMEDY = "`many-models doctor --mend` puts it aside and has its rows made again"
 NO_SPACE = ("No space left", "StorageFull", "File too large", "Disk quota", "FileTooLarge")
 
 
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What another reader of Parquet needs of a table: its folder, its files in it, its schema in Spark's JSON."""
+
+    root: str
+    files: list[str]
+    schema: str
+    by_pack: bool
+
+
 class DeltaLake:
     """Delta tables under `path`, a folder or a URL; `options` are delta-rs' for it, asked for at each use.
 
@@ -95,6 +106,21 @@ class DeltaLake:
             names = list(dict.fromkeys(columns)) or schema.names
             found = pa.table(there.scan(columns=names, predicate=_predicate(where, _kept(there)) if where else None))
             return found.select(names).cast(pa.schema([schema.field(name) for name in names]))
+
+    def snapshot(self, table: str, packs: Sequence[str]) -> Snapshot:
+        """The newest version's files; of a table that is partitioned by pack those of `packs`. Raises
+        MissingTableError.
+        """
+        with self._errors(table):
+            there = self._open(table)
+            if there is None:
+                raise self._missing(table)
+            within = there.metadata().partition_columns
+            by_pack = "pack" in within
+            found = there.file_uris(file_pruning_predicate=[("pack", "in", list(packs))] if by_pack else None)
+            # a URI has the folder of the lake escaped: of our own files the end is enough, a folder for each partition
+            files = ["/".join(uri.split("/")[-len(within) - 1 :]) for uri in found]
+            return Snapshot(self._uri(table), files, there.schema().to_json(), by_pack)
 
     def version(self, table: str) -> int | None:
         """See `Lake.version`."""

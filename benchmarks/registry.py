@@ -158,6 +158,7 @@ def measure(size: Size, folder: Path) -> list[Figure]:
     alone = seconds(lambda: singles.register("alone", one_each)) / size.singles
     releases: list[Release] = []
     promoting = seconds(lambda: releases.append(promote(staging, production, None, names)))
+    logging = seconds(lambda: log_night(staging, size.series))
     staging.register("two", batches[1])
     promoting_again = seconds(lambda: releases.append(promote(staging, production, releases[0], names)))
     rollback = seconds(lambda: production.activate(releases[0].release_id))
@@ -176,6 +177,7 @@ def measure(size: Size, folder: Path) -> list[Figure]:
         Figure("registering in packs of 100 against log_model", usual / packed, "times", "at least 2,000"),
         Figure("registering in packs of 100 against pinned log_model", pinned / packed, "times", "at least 50"),
         Figure("registering packs of one against log_model", usual / alone, "times", "at least 100"),
+        Figure("parameters and metrics of a night, per series", 1000 * logging / size.series, "ms", "at most 0.2"),
         Figure(f"resolving {size.series:,} champions", resolving, "s", "at most 0.2"),
         Figure(f"resolving them {kept}", resolving_later, "s", "at most 0.2"),
         Figure(f"resolving them {kept}, against without", resolving_later / resolving, "times", "at most 1.2"),
@@ -186,6 +188,26 @@ def measure(size: Size, folder: Path) -> list[Figure]:
         Figure("rollback", rollback, "s", "at most 2"),
         Figure(f"rollback {kept}", rollback_later, "s", "at most 2"),
     ]
+
+
+def log_night(staging: MlflowStaging, series: int) -> None:
+    """Measure what a night reached over `series` in packs of 100, and record it as training does."""
+    import pyarrow as pa
+
+    from many_models.reporting.training_metrics import training_metrics
+
+    chance = np.random.default_rng(1)
+    metrics: dict[str, float] = {}
+    for pack in range(series // 100):
+        names = [f"store-{pack:05d}__item-{i:03d}" for i in range(100)]
+        columns = ("wape", "baseline_wape", "bias", "cover80", "cover95")
+        found = pa.table({"series_id": names, **{name: chance.uniform(size=100) for name in columns}})
+        windows = pa.table(
+            {"series_id": 3 * names, "candidate": 300 * ["seasonal_naive"], "abs_actual": chance.uniform(size=300)}
+        )
+        of_pack = training_metrics(found, windows, 0)
+        metrics |= {f"packs/store-{pack:05d}/{name}": value for name, value in of_pack.items()}
+    staging.log_batch("one", "trained to 2017-01-01", {f"setting {at}": "1" for at in range(40)}, metrics)
 
 
 CALL_SECONDS = 0.1

@@ -142,31 +142,45 @@ class _Registering:
 class _Reached:
     """What a run has reached so far, over all cutoffs: people compare nights by it."""
 
-    series: list[pa.Table] = field(default_factory=list[pa.Table])
-    scores: list[pa.Table] = field(default_factory=list[pa.Table])
-    metrics: dict[str, float] = field(default_factory=dict[str, float])
+    packs: dict[str, list["_Part"]] = field(default_factory=dict[str, list["_Part"]])
     failed: int = 0
 
     def add(self, pack: str, results: Results) -> dict[str, float]:
-        """Count a pack in; its own metrics."""
+        """Count in what a pack has at one cutoff; its metrics there."""
         series, scores = concat_results(results, "series"), concat_results(results, "scores")
-        self.series.append(series.select(MEASURED))
-        self.scores.append(_baseline(scores))
-        found = training_metrics(series, scores, len(failures_of(results)))
-        self.metrics |= {f"packs/{slug(pack)}/{name}": value for name, value in found.items()}
-        return found
+        part = _Part(series.select(MEASURED), _baseline(scores), len(failures_of(results)))
+        self.packs.setdefault(pack, []).append(part)
+        return _metrics_of([part])
 
     def log(self, staging: StagingRegistry, batch: str, spec: "Spec", cutoff: datetime | None) -> None:
         """Record the metrics over all series and pack by pack, and the settings that the models were trained with."""
         from many_models.forecasting.spec import CODE_VERSION
 
-        if not self.series or cutoff is None:
+        if not self.packs or cutoff is None:
             return
-        total = training_metrics(pa.concat_tables(self.series), pa.concat_tables(self.scores), self.failed)
+        every = [part for parts in self.packs.values() for part in parts]
+        metrics = {**_metrics_of(every), "failed": float(self.failed)}
+        for pack, parts in self.packs.items():
+            metrics |= {f"packs/{slug(pack)}/{name}": value for name, value in _metrics_of(parts).items()}
         settings = {name: json.dumps(value) for name, value in json.loads(spec.to_json()).items()}
         parameters = {"recipe": spec.recipe, "code_version": CODE_VERSION, "cutoff": str(cutoff), **settings}
         title = f"trained to {str(cutoff).removesuffix(' 00:00:00')}"
-        staging.log_batch(batch, title, parameters, {**total, **self.metrics})
+        staging.log_batch(batch, title, parameters, metrics)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A pack at one cutoff: its series (`MEASURED`), their volumes, and how many failed."""
+
+    series: pa.Table
+    scores: pa.Table
+    failed: int
+
+
+def _metrics_of(parts: Sequence[_Part]) -> dict[str, float]:
+    series = pa.concat_tables([part.series for part in parts], promote_options="permissive")
+    scores = pa.concat_tables([part.scores for part in parts], promote_options="permissive")
+    return training_metrics(series, scores, sum(part.failed for part in parts))
 
 
 MEASURED = ["series_id", "wape", "baseline_wape", "bias", "cover80", "cover95"]

@@ -39,7 +39,7 @@ COMPILE = $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-vers
 .PHONY: lock
 lock: | $(BIN)/uv ## Write the lock files again after a change of pyproject.toml (ARGS=--upgrade for newer versions)
 	$(COMPILE) --all-extras --group dev -o requirements.lock
-	$(COMPILE) --extra alerts --extra azure --extra azureml --extra k8s --extra postgres --extra powerbi --extra serve --extra spark --extra telemetry \
+	$(COMPILE) --extra alerts --extra azure --extra azureml --extra k8s --extra mlflow-server --extra postgres --extra powerbi --extra serve --extra spark --extra telemetry \
 		--constraint requirements.lock -o deploy/kubernetes/requirements.lock
 	$(COMPILE) --extra serve --extra azure --extra telemetry --constraint requirements.lock -o deploy/serving/requirements.lock
 

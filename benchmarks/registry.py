@@ -158,7 +158,7 @@ def measure(size: Size, folder: Path) -> list[Figure]:
     alone = seconds(lambda: singles.register("alone", one_each)) / size.singles
     releases: list[Release] = []
     promoting = seconds(lambda: releases.append(promote(staging, production, None, names)))
-    logging = seconds(lambda: log_night(staging, size.series))
+    logging = seconds(lambda: log_night(staging, size.series), 3)
     staging.register("two", batches[1])
     promoting_again = seconds(lambda: releases.append(promote(staging, production, releases[0], names)))
     rollback = seconds(lambda: production.activate(releases[0].release_id))

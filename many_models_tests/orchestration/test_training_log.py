@@ -10,6 +10,7 @@ import pytest
 from many_models.adapters.registry.memory import MemoryStaging
 from many_models.errors import SeriesFailure
 from many_models.forecasting.spec import CODE_VERSION, Spec
+from many_models.keys import slug
 from many_models.orchestration.assets.trained_models import _Reached
 from many_models.ports import Chunk, ChunkResult
 
@@ -76,9 +77,9 @@ def test_a_night_is_logged_once_over_all_cutoffs() -> None:
 def test_a_pack_of_two_cutoffs_has_metrics_over_both() -> None:
     """Each cutoff replaced the other: a comparison of nights then showed the last one's series alone."""
     _, _, _, metrics = logged(NIGHT)
-    assert metrics["packs/north/series"] == 3.0
-    assert metrics["packs/north/wape"] == pytest.approx((20 + 120 + 50) / 500)
-    assert metrics["packs/south/failed"] == 1.0
+    assert metrics[f"packs/{slug('north')}/series"] == 3.0
+    assert metrics[f"packs/{slug('north')}/wape"] == pytest.approx((20 + 120 + 50) / 500)
+    assert metrics[f"packs/{slug('south')}/failed"] == 1.0
     assert logged(NIGHT[::-1])[3] == pytest.approx(metrics)
 
 

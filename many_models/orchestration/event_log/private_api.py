@@ -21,6 +21,8 @@ _EVENTS = "dagster._core.events"
 _EVENT_LOG = "dagster._core.storage.event_log"
 _SQL = f"{_EVENT_LOG}.sql_event_log:SqlEventLogStorage"
 _SQLITE = f"{_EVENT_LOG}.sqlite.sqlite_event_log:SqliteEventLogStorage"
+_SQLITE_RUNS = "dagster._core.storage.runs.sqlite.sqlite_run_storage:SqliteRunStorage"
+_SQLITE_SCHEDULES = "dagster._core.storage.schedules.sqlite.sqlite_schedule_storage:SqliteScheduleStorage"
 _TABLE = f"{_EVENT_LOG}.schema:SqlEventLogStorageTable.c"
 _STORAGE = "dagster._core.storage.sqlite_storage:DagsterSqliteStorage"
 _POSTGRES = "dagster_postgres.event_log:PostgresEventLogStorage"
@@ -64,6 +66,14 @@ PRIVATE_API = {  # what is used → the parameters it is used with, or None for 
         f"{_TABLE}.{column}": None
         for column in ("id", "run_id", "event", "dagster_event_type", "asset_key", "partition", "timestamp")
     },
+    f"{_SQLITE}._connect": "self shard",
+    f"{_SQLITE}._initdb": "self engine for_index_shard",
+    f"{_SQLITE}.conn_string_for_shard": "self shard_name",
+    "dagster._core.storage.sqlite:SQLITE_BUSY_TIMEOUT_SECONDS": None,
+    _SQLITE_RUNS: "conn_string inst_data",
+    f"{_SQLITE_RUNS}.connect": "self",
+    _SQLITE_SCHEDULES: "conn_string inst_data",
+    f"{_SQLITE_SCHEDULES}.connect": "self",
     f"{_SQLITE}.store_event": "self event",
     f"{_SQLITE}.run_connection": "self run_id",
     f"{_SQLITE}.index_connection": "self",

@@ -28,7 +28,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 from dagster._core.storage.event_log.base import EventLogStorage
 from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
-from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
 from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from filelock import FileLock
@@ -38,6 +37,7 @@ from many_models.errors import SettingsError
 from many_models.orchestration.event_log.event_rows import rows_of
 from many_models.orchestration.event_log.private_api import private_api_problems
 from many_models.orchestration.event_log.runs import BATCH_SIZE
+from many_models.orchestration.event_log.sqlite_files import SqliteEvents, SqliteRuns, SqliteSchedules
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
@@ -87,7 +87,7 @@ class InBatches(EventLogStorage):
         """Store events that are all about assets, whole or not at all."""
 
 
-class BatchedSqliteEventLog(InBatches, SqliteEventLogStorage):
+class BatchedSqliteEventLog(InBatches, SqliteEvents):
     """An event log whose batches leave exactly what the stock log's single events leave."""
 
     def _store_asset_check_evaluation_planned(self, event: EventLogEntry, event_id: int | None) -> None:
@@ -171,8 +171,10 @@ class BatchedSqliteStorage(DagsterSqliteStorage):
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / LOCK):  # two processes that make the tables at once would leave them damaged
             super().__init__(base_dir, inst_data=inst_data)
-            stock = self._event_log_storage
-            self._event_log_storage = BatchedSqliteEventLog(stock._base_dir)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+            if not private_api_problems():
+                self._run_storage = SqliteRuns(self._run_storage._conn_string)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+                self._schedule_storage = SqliteSchedules(self._schedule_storage._conn_string)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+            self._event_log_storage = BatchedSqliteEventLog(self._event_log_storage._base_dir)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
         os.environ.setdefault(BATCH_SIZE_VARIABLE, str(BATCH_SIZE))
 
     @classmethod

@@ -42,6 +42,8 @@ lock: | $(BIN)/uv ## Write the lock files again after a change of pyproject.toml
 	$(COMPILE) --extra alerts --extra azure --extra azureml --extra k8s --extra mlflow-server --extra postgres --extra powerbi --extra serve --extra spark --extra telemetry \
 		--constraint requirements.lock -o deploy/kubernetes/requirements.lock
 	$(COMPILE) --extra serve --extra azure --extra telemetry --constraint requirements.lock -o deploy/serving/requirements.lock
+	$(BIN)/uv pip compile deploy/compute/azureml/runner.in --quiet --python-version 3.11 --python-platform linux --generate-hashes \
+		--no-annotate --custom-compile-command 'make lock' $(ARGS) -o deploy/compute/azureml/runner.lock
 
 .PHONY: wheel
 wheel: install ## The wheel that the images and the pipeline install, in dist

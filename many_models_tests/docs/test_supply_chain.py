@@ -12,7 +12,7 @@ from packaging.version import Version
 ROOT = Path(__file__).resolve().parents[2]
 LOCKS = ["requirements.lock", "deploy/kubernetes/requirements.lock", "deploy/serving/requirements.lock"]
 INSTALLING = ["Makefile", ".ci/run", "deploy/azure-pipelines.yml", "deploy/kubernetes/Dockerfile",
-              "deploy/serving/Dockerfile"]  # fmt: skip
+              "deploy/serving/Dockerfile", "deploy/compute/azureml/Dockerfile"]  # fmt: skip
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
@@ -28,7 +28,7 @@ def entries(lock: str) -> dict[str, tuple[Requirement, frozenset[str]]]:
     return found
 
 
-@pytest.mark.parametrize("lock", LOCKS)
+@pytest.mark.parametrize("lock", [*LOCKS, "deploy/compute/azureml/runner.lock"])
 def test_a_lock_file_holds_versions_and_hashes_and_no_addresses(lock: str) -> None:
     assert "://" not in (ROOT / lock).read_text()
     for wanted, (requirement, hashes) in entries(lock).items():
@@ -79,7 +79,9 @@ def test_every_install_is_by_hash_or_of_the_wheel_that_was_built(name: str) -> N
 
 def test_no_file_asks_an_index_for_the_product() -> None:
     """By its bare name pip asks a public index, where anybody may register it: a path or an address says which file."""
-    files = [path for path in (ROOT / "deploy").rglob("*") if path.is_file() and path.suffix in {".yml", ".yaml", ""}]
-    by_name = re.compile(r"(^|\s)many[-_]models(\[[\w,]+\])?\s*(==|>=|~=)")
+    kinds = {".yml", ".yaml", ".in", ".lock", ".toml", ".bicep", ".md", ""}
+    files = [path for path in (ROOT / "deploy").rglob("*") if path.is_file() and path.suffix in kinds]
+    files += [ROOT / name for name in (*INSTALLING, *LOCKS)]
+    by_name = re.compile(r"(^\s*|- |pip install [^#]*?)['\"]?many[-_]models(\[[\w,]+\])?\s*['\"]?(==|>=|~=|$)")
     asked = [(path.name, line) for path in files for line in path.read_text().splitlines() if by_name.search(line)]
     assert not asked

@@ -13,9 +13,11 @@ import os
 import pickle
 import platform
 import socket
+import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +28,7 @@ from many_models.adapters.compute.results import Row, packed, rows_of
 from many_models.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from many_models.adapters.compute.exchange import Exchange
     from many_models.ports import Chunk, ChunkResult, Task
@@ -144,3 +146,29 @@ def _without_result(messages: Sequence[Message]) -> list[Message]:
         return []
     there = set(messages[0].exchange.names(messages[0].result.rpartition("/")[0]))
     return [message for message in messages if message.result not in there]
+
+
+def main() -> None:
+    """A worker for an entry script in another environment: each line of its input is a mini-batch, as a JSON list of
+    paths; each gets a line of its output. The first line says that the versions fit, or why not.
+    """
+    with os.fdopen(os.dup(1), "w") as answers:
+        os.dup2(2, 1)  # what tasks print goes to the log
+
+        def answer(work: Callable[[], list[str]]) -> None:
+            try:
+                said: dict[str, object] = {"done": work()}
+            except Exception as error:  # noqa: BLE001 -- the entry script raises it for Azure ML
+                said = {"error": str(error)}
+            answers.write(json.dumps(said) + "\n")
+            answers.flush()
+
+        workers = list[Worker]()
+
+        def begin() -> list[str]:
+            workers.append(Worker(sys.argv[1:]))
+            return []
+
+        answer(begin)
+        for line in sys.stdin if workers else ():
+            answer(partial(workers[0].run, json.loads(line)))

@@ -4,7 +4,8 @@ A seeded panel with trends, seasons, prices, promotions, level shifts and stock-
 log-linear and a non-linear variant; public tables where --sets names a folder of NAME.parquet with NAME.json (keys,
 timestamp, target, known, freq, season, horizon, windows, country), every candidate beside the selected forecast;
 processes, memory and compilation; peers (statsforecast, mlforecast, scikit-learn per series) with --peers, in an
-environment that is made under benchmarks/out, with a plot there. Kinds of tables that nothing was tuned on
+environment that is made under benchmarks/out, with a plot there; new items with --hide, the share of series whose
+history is hidden. Kinds of tables that nothing was tuned on
 (_forecasting_kinds) beside what AutoETS and boosting per series make of them.
 """
 
@@ -29,6 +30,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from benchmarks._forecasting_kinds import KINDS, measure
+from benchmarks._forecasting_new_items import run_hidden
 from benchmarks._report import Figure, flags, machine, show
 from many_models.forecasting import Spec, backtest, pool, prepare, train
 
@@ -411,10 +413,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--sets", type=Path, help="a folder of public tables")
     parser.add_argument("--only", default="", help="of these tables, comma-separated; nothing else is measured")
     parser.add_argument("--random-columns", default="", help="numbers of useless known columns to try, as 1,10")
+    parser.add_argument("--hide", type=float, default=0.0, help="the share of series whose history is hidden, as .1")
     parser.add_argument("--peers", action="store_true", help="peers beside, in an environment of their own")
     options = parser.parse_args(arguments)
-    figures = [] if options.only else run_made(peers=options.peers, small=options.small)
-    if options.sets:
+    figures = [] if options.only or options.hide else run_made(peers=options.peers, small=options.small)
+    if options.sets and options.hide:
+        figures += run_hidden(options.sets, [name for name in options.only.split(",") if name], options.hide)
+    elif options.sets:
         columns = [int(count) for count in options.random_columns.split(",") if count]
         figures += run_sets(options.sets, [name for name in options.only.split(",") if name], columns)
     show(figures, machine("numba", "lightgbm"), as_json=options.json)

@@ -14,15 +14,16 @@ from many_models.errors import InputError
 from many_models.forecasting import metrics
 from many_models.forecasting.datasets import prepare
 from many_models.forecasting.evaluation import candidate_names
+from many_models.forecasting.new_items import priors_of_rows
 from many_models.forecasting.pack import mm_pack_v1 as loader
 from many_models.forecasting.panel import build, layout_of
 from many_models.forecasting.pooling import pool
-from many_models.forecasting.spec import Spec
+from many_models.forecasting.spec import Prior, Spec
 from many_models.forecasting.train import train
 from many_models.keys import SeriesKey
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
 
     import pandas as pd
@@ -130,7 +131,7 @@ def backtest(  # noqa: PLR0913 - its parameters are its settings
     found: list[_Window] = []
     for j, cutoff in enumerate(cutoffs):
         tell(f"window {j + 1} of {windows}: {cutoff:%Y-%m-%d}", j / windows)
-        found.append(_window(prepared.rows, table, spec, cutoff, workers))
+        found.append(_window(prepared.rows, table, spec, cutoff, keys, workers))
     tell("scoring", 1.0)
     scored = [
         name for name in ("series_id", "ds", "y", "outlier", "state", "sold") if name in prepared.rows.column_names
@@ -245,7 +246,9 @@ class _Window:
     custom: list[_Tried]
 
 
-def _window(rows: pa.Table, table: pa.Table, spec: Spec, cutoff: datetime, workers: int) -> _Window:
+def _window(
+    rows: pa.Table, table: pa.Table, spec: Spec, cutoff: datetime, keys: Sequence[str], workers: int
+) -> _Window:  # fmt: skip
     import pandas as pd
 
     past = rows.filter(pc.less_equal(rows["ds"], pa.scalar(cutoff, pa.timestamp("us"))))
@@ -255,13 +258,14 @@ def _window(rows: pa.Table, table: pa.Table, spec: Spec, cutoff: datetime, worke
     later = pc.and_(pc.greater(table["ds"], pa.scalar(cutoff, pa.timestamp("us"))),
                     pc.less_equal(table["ds"], pa.scalar(ahead, pa.timestamp("us"))))  # fmt: skip
     future = table.filter(later).drop_columns(["y"])
-    pooled = pool(past, spec, cutoff)
+    pooled, priors = pool(past, spec, cutoff), priors_of_rows(past, keys, spec)
     names = sorted(pc.unique(past["series_id"]).to_pylist())
     jobs = []
     for begin in range(0, len(names), CHUNK):
         chunk = pa.array(names[begin : begin + CHUNK], pa.string())
         mine = [part.filter(pc.is_in(part["series_id"], chunk)) for part in (past, future)]
-        jobs.append((*mine, spec, cutoff, pooled))
+        own = {name: priors[name] for name in chunk.to_pylist() if name in priors}
+        jobs.append((*mine, spec, cutoff, pooled, own))
     if workers > 1:
         import multiprocessing
 
@@ -277,8 +281,10 @@ def _window(rows: pa.Table, table: pa.Table, spec: Spec, cutoff: datetime, worke
     )  # fmt: skip
 
 
-def _chunk(past: pa.Table, future: pa.Table, spec: Spec, cutoff: datetime, pooled: PooledModels) -> _Window:
-    trained = train(past, spec, cutoff, pooled=pooled, future=future)
+def _chunk(
+    past: pa.Table, future: pa.Table, spec: Spec, cutoff: datetime, pooled: PooledModels, priors: Mapping[str, Prior]
+) -> _Window:  # fmt: skip
+    trained = train(past, spec, cutoff, priors=priors, pooled=pooled, future=future)
     model = trained.model
     F = model.candidates(future=future)
     forecasts = model.predict(None, future=future).drop_columns(["step", "fallback", "known_repeated"]).to_pandas()

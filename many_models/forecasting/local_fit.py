@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -28,7 +28,7 @@ class PooledFit:
     `shape` (columns of the shape's features), `beta` (3 × features), `strength` how many observations that belief is
     worth for each way, `trees` (root, feature, threshold, left, right, value), of which the last `boosted` stand on the
     recent level, `problem` why the pooled fit of counts
-    does not compete, "" where it does.
+    does not compete, "" where it does, `profile` what all sold in each of the newest periods over their level.
     """
 
     cutoff: int
@@ -38,6 +38,7 @@ class PooledFit:
     trees: tuple[NDArray[np.generic], ...]
     problem: str = ""
     boosted: int = 0
+    profile: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
     @property
     def anything(self) -> bool:

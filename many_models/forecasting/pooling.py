@@ -31,6 +31,7 @@ from many_models.forecasting.local_fit import (
     own_numbers,
     training_steps,
 )  # fmt: skip
+from many_models.forecasting.new_items import profile_of, recent_periods
 from many_models.forecasting.pack import mm_pack_v1 as loader
 from many_models.forecasting.pack.array_files import array_files, sha256_of
 from many_models.forecasting.panel import Layout, Panel, build, layout_of
@@ -108,7 +109,7 @@ class PooledModels:
             "growth": self.evidence.growth,
         }  # fmt: skip
         for when, shared in self._named():
-            arrays |= {f"{when}_shape": shared.shape, f"{when}_beta": shared.beta}
+            arrays |= {f"{when}_shape": shared.shape, f"{when}_beta": shared.beta, f"{when}_profile": shared.profile}
             arrays |= {f"{when}_{name}": tree for name, tree in zip(loader.TREES, shared.trees, strict=True)}
         files = array_files(arrays)
         about = {
@@ -143,7 +144,8 @@ class PooledModels:
             shared = [
                 PooledFit(cutoff, cast("NDArray[np.float64]", arrays[f"{when}_shape"]),
                        cast("NDArray[np.float64]", arrays[f"{when}_beta"]), tuple(strength),
-                       tuple(arrays[f"{when}_{name}"] for name in loader.TREES), problem, boosted)
+                       tuple(arrays[f"{when}_{name}"] for name in loader.TREES), problem, boosted,
+                       cast("NDArray[np.float64]", arrays.get(f"{when}_profile", np.zeros(0))))
                 for when, cutoff, strength, problem, boosted in zip(
                     _heads(about["groups"]), about["cutoffs"], about["strengths"], _problems(about),
                     about.get("boosted", [0] * len(about["cutoffs"])), strict=True)
@@ -291,8 +293,10 @@ def learn(  # noqa: PLR0913 - whom from, when and what
     """
     if only is not None:
         panel, static = panel.take(only), static[np.asarray(only)]
+    profile = profile_of(panel, origin, int(layout.conf()[loader.TAIL]), recent_periods(spec))
+    nothing = replace(nothing_shared(layout), profile=profile)
     if origin < 2 * min(layout.season, 14) + 2:
-        return nothing_shared(layout)
+        return nothing
     from many_models.forecasting.kernels import on_one_thread
 
     # products on one thread: their sums would depend on how many there are; threads take whole series instead
@@ -301,12 +305,12 @@ def learn(  # noqa: PLR0913 - whom from, when and what
         panel.x[:, :, -1] = (layout.shape_features(panel.ds) @ shape)[None, :]
         sample = Sample(panel, layout, spec, origin, static)
         beta, problem = _coefficients(sample, threads)
-        shared = PooledFit(panel.number + origin, shape, beta, STRENGTH, NO_TREES, problem)
+        shared = PooledFit(panel.number + origin, shape, beta, STRENGTH, NO_TREES, problem, profile=profile)
         rows = _tree_rows(sample, shared, threads)
     if rows is None or len(rows[0]) < 10 * shared.beta.shape[1]:
-        return nothing_shared(layout)
+        return nothing
     if problem:
-        return replace(nothing_shared(layout), problem=problem)
+        return replace(nothing, problem=problem)
     if len(rows[0]) < LEAST_TREE_ROWS or not trees:
         return shared
     grown, boosted = grow_both(rows, sample.layout, shared.beta.shape[1])

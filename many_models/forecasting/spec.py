@@ -239,7 +239,13 @@ def _is_day(text: str) -> bool:
 
 @dataclass(frozen=True)
 class Prior:
-    """What is known of a series from elsewhere: the mean per period of its item or store, and which (`origin`)."""
+    """What is known of a series from elsewhere: the mean per period of its relatives, and which (`origin`).
+
+    `worth` how many observations of its own that is worth (0: as many as are lacking), `misses` how far sales of new
+    series were from such levels, see `new_items.bounds_of`.
+    """
 
     level: float
     origin: str
+    worth: float = 0.0
+    misses: tuple[tuple[float, ...], ...] = ()

@@ -17,6 +17,7 @@ from many_models.forecasting.calibration import factors, final_weights, leave_on
 from many_models.forecasting.datasets import LARGEST
 from many_models.forecasting.evaluation import Evaluation, evaluate, least, scored
 from many_models.forecasting.local_fit import nothing_shared
+from many_models.forecasting.new_items import NEW, Borrower, bounds_of, give_models_to_new, level_of, own_level
 from many_models.forecasting.pack import mm_pack_v1 as loader
 from many_models.forecasting.pack import mm_sklearn_v1
 from many_models.forecasting.pack.model import PackModel
@@ -111,18 +112,14 @@ def _model(
     everyone = spec.every_candidate
     full = np.zeros((n, len(everyone)))
     full[:, [everyone.index(name) for name in evaluation.names]] = weights
-    fixed = np.full(n, np.nan)
     fallback = list(evaluation.fallback)
-    seen = panel.code != loader.MISSING
     for i, step in enumerate(fallback):
         if step:
             full[i] = np.eye(len(everyone))[everyone.index("mean")]
-        if step in ("short_history", "zero") and (prior := priors.get(panel.series[i])) is not None:
-            count = int(seen[i].sum())
-            needed = least(spec.steps_per_season)
-            if count < needed:
-                fixed[i] = (panel.y[i][seen[i]].sum() + (needed - count) * prior.level) / needed
-                fallback[i] = f"prior:{prior.origin}"
+    new = _new_series(evaluation, priors)
+    fixed = np.full(n, np.nan)
+    for one, prior in new:
+        fixed[one.row], fallback[one.row] = one.level, f"prior:{prior.origin}"
     tail = int(conf[loader.TAIL])
     tail_y, tail_code = np.zeros((n, tail), np.float32), np.zeros((n, tail), np.int8)
     kept = min(tail, panel.periods)
@@ -141,6 +138,8 @@ def _model(
         "path": evaluation.custom.F[:, :, -1], "static": evaluation.static,
         "conf": conf, "holiday_days": days, "holiday_slots": slots, **pool_arrays,
     }  # fmt: skip
+    give_models_to_new(evaluation, arrays, [one for one, _ in new], everyone)
+    _set_bounds_of_new(evaluation, arrays, new, priors)
     whole = evaluation.whole
     arrays = _in_their_places(arrays, layout, whole, evaluation.pooled.choice.terms if evaluation.pooled else ())
     by_series: dict[str, dict[str, dict[str, int]]] = {}
@@ -165,6 +164,39 @@ def _model(
             blobs[file] = data
             fitted.setdefault(series, {})[name] = [file, unit]
     return PackModel({**index, "fitted": fitted} if fitted else index, arrays, dict(sorted(blobs.items())))
+
+
+def _new_series(evaluation: Evaluation, priors: Mapping[str, Prior]) -> list[tuple[Borrower, Prior]]:
+    """The series that are too short for a model and have a prior, each with its level."""
+    panel, pooled, needed = evaluation.panel, evaluation.pooled, least(evaluation.spec.steps_per_season)
+    profile = np.zeros(0) if pooled is None else pooled.late.profile
+    found: list[tuple[Borrower, Prior]] = []
+    for i, step in enumerate(evaluation.fallback):
+        prior = priors.get(panel.series[i])
+        if step in {"short_history", "zero"} and prior is not None:
+            own = own_level(panel, i, profile)
+            if len(own) < needed:
+                found.append((Borrower(i, level_of(prior, own, needed)), prior))
+    return found
+
+
+def _set_bounds_of_new(
+    evaluation: Evaluation, arrays: dict[str, NDArray[np.generic]], new: Sequence[tuple[Borrower, Prior]],
+    priors: Mapping[str, Prior],
+) -> None:  # fmt: skip
+    """Put into `arrays`, in place, how far sales of new series are from forecasts, where their priors say so: also of
+    those that are just long enough for a model, but whose few errors say little of the next one.
+    """
+    panel = evaluation.panel
+    observed = (panel.code != loader.MISSING).sum(1)
+    levels = {one.row: one.level for one, _ in new}
+    for i in np.flatnonzero(observed < NEW).tolist():
+        prior = priors.get(panel.series[i])
+        if prior is None or (i not in levels and evaluation.fallback[i]):
+            continue
+        level = levels.get(i, float(evaluation.variation.size[i]))
+        if (bounds := bounds_of(prior, int(observed[i]), level)) is not None:
+            arrays["spread"][i], arrays["quantiles"][i] = bounds
 
 
 def _in_their_places(

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 from many_models.settings import WEEKDAYS
 
 if TYPE_CHECKING:
-    from pandas import Series
-
     from many_models.forecasting import Spec
     from many_models.settings import Settings
 
@@ -62,14 +60,3 @@ def periods_before(moment: datetime, periods: int, spec: Spec) -> datetime:
 
     earlier: datetime = moment - periods * to_offset(spec.frequency)  # a pandas Timestamp: turned into a plain one
     return datetime.fromisoformat(earlier.isoformat())
-
-
-def periods_between(first: Series, last: datetime, spec: Spec) -> Series:
-    """The number of periods of the data from each moment of `first` to `last`, both included."""
-    import numpy as np
-
-    from many_models.forecasting.pack import mm_pack_v1 as pack
-
-    end = pack.step_number(np.array([last], "datetime64[us]"), spec.frequency)[0]
-    begun = pack.step_number(first.to_numpy("datetime64[us]"), spec.frequency)
-    return first.map(dict(zip(first, end - begun + 1, strict=True)))

@@ -16,7 +16,7 @@ from many_models.errors import SeriesFailure, SettingsError
 from many_models.keys import digest, slug
 from many_models.orchestration import metadata, stage_state
 from many_models.orchestration.chunks import Results, chunks_of, concat_results, failures_of, follow, good_series
-from many_models.orchestration.forecast_spec import periods_before, periods_between, spec_of
+from many_models.orchestration.forecast_spec import periods_before, spec_of
 from many_models.orchestration.look import tag_of
 from many_models.orchestration.refits import refit_spans
 from many_models.orchestration.stage_asset import stage_asset
@@ -29,7 +29,6 @@ from many_models.settings import Settings
 if TYPE_CHECKING:
     from many_models.forecasting import Prior, Spec
 
-PRIOR_SEASONS = 8
 SERIES_A_COMMIT = 2000
 
 
@@ -233,28 +232,23 @@ def champion_specs(lake: Lake, spec: "Spec") -> dict[str, "Spec"]:
 
 
 def priors_of(settings: Settings, lake: Lake) -> dict[str, "Prior"]:
-    """What is known of each series from elsewhere (see `priors_from`), from the sales of the last PRIOR_SEASONS
-    seasons. Fallbacks for series that are too short use it.
+    """What is known of each series from its relatives (see `priors_of_new`), from the newest sales and attributes.
+    Series that are too short for a model use it.
     """
-    from many_models.forecasting.gaps import meaning_of
-    from many_models.forecasting.priors import priors_from
-    from many_models.keys import SeriesKey
+    from many_models.data.covariates import with_attributes
+    from many_models.forecasting.new_items import priors_of_rows, recent_periods
 
-    as_of = lake_tables.lake_as_of(lake)
-    keys = settings.data.keys
-    if as_of is None or len(keys) < 2:
+    as_of, keys, spec = lake_tables.lake_as_of(lake), settings.data.keys, spec_of(settings)
+    if as_of is None or (len(keys) < 2 and not spec.attributes):
         return {}
-    spec = spec_of(settings)
-    since = periods_before(as_of, PRIOR_SEASONS * spec.steps_per_season, spec)
+    since = periods_before(as_of, recent_periods(spec), spec)
     where = Filter(among={"year": list(range(since.year, as_of.year + 1))}, since=since)
-    frame = lake.read(lake_tables.RAW_SALES.name, where, ["series_id", "ds", "y"]).to_pandas()
-    groups = frame.groupby("series_id", sort=True)
-    levels = groups["y"].mean()
-    if spec.missing != "unknown" or spec.missing_at:  # of all periods since the first row, not of those with one alone
-        whole = groups["y"].sum() / periods_between(groups["ds"].min(), as_of, spec)
-        levels = levels.where([meaning_of(str(name), spec) == "unknown" for name in levels.index], whole)
-    parts = {str(name): SeriesKey.parse(str(name), len(keys)).parts for name in levels.index}
-    return priors_from({str(name): float(level) for name, level in levels.items()}, parts, keys)
+    rows = lake.read(lake_tables.RAW_SALES.name, where, ["series_id", "ds", "y"])
+    told = rows.select(["series_id"]).group_by("series_id").aggregate([])
+    if spec.attributes:
+        known = lake_tables.read_if_there(lake, lake_tables.RAW_ATTRIBUTES)
+        told = with_attributes(told, known, told["series_id"].to_pylist(), keys, spec.attributes)
+    return priors_of_rows(rows, keys, spec, told)
 
 
 def _upload(

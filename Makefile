@@ -44,6 +44,10 @@ lock: | $(BIN)/uv ## Write the lock files again after a change of pyproject.toml
 	$(COMPILE) --extra serve --extra azure --extra telemetry --constraint requirements.lock -o deploy/serving/requirements.lock
 	$(BIN)/uv pip compile deploy/compute/azureml/runner.in --quiet --python-version 3.11 --python-platform linux --generate-hashes \
 		--no-annotate --custom-compile-command 'make lock' $(ARGS) -o deploy/compute/azureml/runner.lock
+	sed -E '/^(psutil|pydantic|pydantic-core|wrapt)==/,/[^\\]$$/d' requirements.lock | $(BIN)/uv pip compile pyproject.toml \
+		deploy/serving/azureml/server.in --quiet --python-version 3.11 --python-platform linux --extra serve --extra azure \
+		--constraint - --generate-hashes --no-annotate --custom-compile-command 'make lock' $(ARGS) \
+		-o deploy/serving/azureml/requirements.lock
 
 .PHONY: wheel
 wheel: install ## The wheel that the images and the pipeline install, in dist

@@ -6,6 +6,10 @@ import importlib.util
 import json
 import os
 import re
+import subprocess
+import sys
+import urllib.request
+from functools import partial
 from pathlib import Path
 
 import kubernetes_validate
@@ -14,6 +18,8 @@ import yaml
 
 from many_models.settings import Settings, load_settings
 from many_models_tests.forecasting.histories import AS_OF
+from many_models_tests.support.compute_tasks import wait_for
+from many_models_tests.support.ports import free_port
 from many_models_tests.support.serving_parts import confine_fail_soon, draft, pack
 
 pytestmark = pytest.mark.slow
@@ -80,11 +86,26 @@ def test_azure_takes_the_endpoint_and_the_deployment() -> None:
     endpoint = load_online_endpoint(DEPLOY / "azureml/endpoint.yml")
     deployment = load_online_deployment(DEPLOY / "azureml/deployment.yml")
     assert deployment.endpoint_name == endpoint.name
-    code = deployment.code_configuration
-    assert (DEPLOY / "azureml" / str(code.code) / code.scoring_script).resolve().is_file()
-    packages = yaml.safe_load((DEPLOY / "azureml/environment.yml").read_text())["dependencies"][-1]["pip"]
-    assert any(package.startswith("many_models[serve]") for package in packages)
+    docker = (DEPLOY / "azureml/Dockerfile").read_text()
+    routes = deployment.environment.inference_config
+    assert {route["port"] for route in routes.values()} == {int(re.findall(r"^EXPOSE (\d+)$", docker, re.MULTILINE)[0])}
+    assert {name: route["path"] for name, route in routes.items()} == {
+        "livenessRoute": "/", "readinessRoute": "/", "scoringRoute": "/score",
+    }  # fmt: skip
+    assert endpoint.identity.type == "user_assigned"
     assert deployment.request_settings.request_timeout_ms > 1000 * Settings().serve.max_seconds
+
+
+def test_the_endpoints_variables_are_settings_of_a_registry_by_identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No secret: the identity that the endpoint names reads the registry's storage."""
+    variables = yaml.safe_load((DEPLOY / "azureml/deployment.yml").read_text())["environment_variables"]
+    assert not [name for name in variables if re.search(r"PASSWORD|SECRET|TOKEN|KEY|SAS", name)]
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    settings = load_settings()
+    assert (settings.registry.kind, settings.registry.identity) == ("azureml", "managed_identity")
+    assert settings.registry.client_id == settings.lake.client_id != ""
+    assert settings.lake.credential == "managed_identity"
 
 
 @pytest.mark.slow
@@ -96,7 +117,7 @@ def test_the_scoring_script_answers_from_a_registry(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("MANY_MODELS__SERVE__LAKE", "false")
     assert not [name for name in os.environ if name.startswith("MANY_MODELS_CONFIG")]
     release = build_production(load_settings()).publish(draft(None, [pack("a")]))
-    spec = importlib.util.spec_from_file_location("score", DEPLOY / "azureml/code/score.py")
+    spec = importlib.util.spec_from_file_location("score", DEPLOY / "azureml/score.py")
     assert spec is not None
     assert spec.loader is not None
     score = importlib.util.module_from_spec(spec)
@@ -109,3 +130,63 @@ def test_the_scoring_script_answers_from_a_registry(tmp_path: Path, monkeypatch:
     assert score.run("{")["error"]["kind"] == "NoJSON"
     assert score.run(json.dumps({"series": [{"series_id": "x"}] * 2001}))["error"]["kind"] == "Limit"
     score._loop.call_soon_threadsafe(score._loop.stop)
+
+
+if sys.version_info[:2] == (3, 11):  # the Python of the image
+
+    @pytest.mark.slow
+    def test_the_endpoints_container_answers_a_forecast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An empty environment in the place of the base image; then what the Dockerfile does, and its entry point."""
+        from many_models.wiring import build_production
+
+        monkeypatch.chdir(tmp_path)
+        release = build_production(load_settings()).publish(draft(None, [pack("a")]))
+        docker = re.sub(r"\\\n\s*", " ", (DEPLOY / "azureml/Dockerfile").read_text())
+        programs = built_environment(tmp_path / "venv", "azureml/requirements.lock")
+        (name, *words) = json.loads(re.findall(r"^ENTRYPOINT (.+)$", docker, re.MULTILINE)[0])
+        port = free_port()
+        swapped = {"/app/score.py": str(DEPLOY / "azureml/score.py"), "5001": str(port)}
+        variables = dict(word.split("=", 1) for word in re.findall(r"^ENV (.+)$", docker, re.MULTILINE)[0].split())
+        assert variables.pop("PATH") == "/app/venv/bin:$PATH"
+        variables |= {"MANY_MODELS__SERVE__LAKE": "false", "NUMBA_CACHE_DIR": os.environ.get("NUMBA_CACHE_DIR", "")}
+        variables |= {"MANY_MODELS__SERVE__CACHE": str(tmp_path / "cache")}
+        environment = {"PATH": f"{programs}:/usr/bin:/bin", "HOME": str(tmp_path), **variables}
+        command = [programs / name, *(swapped.get(word, word) for word in words)]
+        with (tmp_path / "log").open("wb") as log:
+            server = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
+        try:
+            url = f"http://127.0.0.1:{port}"
+            wait_for(lambda: answers(server, f"{url}/", tmp_path / "log"), "the endpoint's server", 300.0)
+            asked = urllib.request.Request(f"{url}/score", json.dumps({"series": [{"series_id": "a__tea"}]}).encode())
+            asked.add_header("Content-Type", "application/json")
+            with urllib.request.urlopen(asked, timeout=120) as response:
+                found = json.load(response)
+        finally:
+            server.terminate()
+            server.wait(60)
+        assert found["release"] == release.release_id
+        assert found["forecasts"][0]["cutoff"] == AS_OF.isoformat()
+
+
+def answers(server: subprocess.Popen[bytes], url: str, log: Path) -> bool:
+    assert server.poll() is None, log.read_text()[-3000:]
+    try:
+        urllib.request.urlopen(url, timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+def built_environment(home: Path, lock: str) -> Path:
+    """An empty environment with what `lock` names and the wheel of this repository, as in an image: its programs."""
+    uv, root = Path(sys.executable).with_name("uv"), DEPLOY.parents[1]
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", home], check=True)
+    python = ["--python", home / "bin/python"]
+    run = partial(subprocess.run, check=True, timeout=900)
+    run([uv, "pip", "sync", "--quiet", *python, "--require-hashes", DEPLOY / lock])
+    run([uv, "build", "--quiet", "--wheel", "--no-build-isolation", "--python", sys.executable, "--out-dir",
+         home / "dist", root])  # fmt: skip
+    (wheel,) = (home / "dist").glob("many_models-*.whl")
+    run([uv, "pip", "install", "--quiet", *python, "--no-index", "--no-deps", wheel])
+    run([uv, "pip", "check", "--quiet", *python])
+    return home / "bin"

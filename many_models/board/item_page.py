@@ -61,8 +61,10 @@ def add_routes(app: FastAPI, board: Board) -> None:
             record=record, facts=items.frame.iloc[row].to_dict(), items=items, place=row,
             keys=dict(zip(items.keys, SeriesKey.parse(series_id, len(items.keys)).parts, strict=True)),
             charts=_charts(board.settings, record, reading), links=links(board.settings, record),
-            earlier=earlier_scores(record), plan=plan if board.stores.service is not None else None,
-            releases=reading.part("lake", lambda: release_words(board.stores.lake), {}), missing=reading.missing,
+            earlier=earlier_scores(record), made_by=made_by(record),
+            plan=plan if board.stores.service is not None else None,
+            releases=reading.part("lake", lambda: release_words(board.stores.lake, reasons=seen is None), {}),
+            missing=reading.missing,
         )  # fmt: skip
 
     @app.post("/items/{series_id}/what-if")
@@ -123,6 +125,11 @@ async def _asked(request: Request) -> dict[str, Any]:
     return told
 
 
+def made_by(record: ItemRecord) -> str:
+    """The model that made the forecast which the page shows: another release may be live by now."""
+    return "" if record.forecast.empty else str(record.forecast["model"].iloc[0])
+
+
 def _charts(settings: Settings, record: ItemRecord, reading: Reading) -> dict[str, charts.Chart]:
     target = settings.data.target
     holidays = reading.part("holidays", lambda: holiday_names(settings), {})
@@ -158,14 +165,17 @@ def links(settings: Settings, record: ItemRecord) -> dict[str, str]:
     return found
 
 
-def release_words(lake: Lake) -> dict[str, str]:
-    """Release → what became of it, by whom and why: the newest line of the log of each."""
+def release_words(lake: Lake, *, reasons: bool = True) -> dict[str, str]:
+    """Release → what became of it, by whom and why: the newest line of the log of each.
+
+    A reason is about the whole release and may name its totals: without `reasons` it is left out.
+    """
     rows = sorted(lake_tables.records(lake, lake_tables.RELEASE_LOG), key=lambda row: str(row["decided_at"]))
     words = {"proposed": "waits for approval", "published": "went live"}
     found = dict[str, str]()
     for row in rows:
         told = words.get(row["event"], str(row["event"]))
-        why = f": {row['reason']}" if row["reason"] else ""
+        why = f": {row['reason']}" if reasons and row["reason"] else ""
         found[row["release_id"]] = told if row["event"] in words else f"{told} by {row['actor']}{why}"
     return found
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -120,19 +120,31 @@ async def compare(service: Service, plan: Plan, asked: Mapping[str, Any]) -> dic
 
 async def explained(service: Service, plan: Plan) -> dict[str, Any]:
     """What the forecast is made of, in sentences and as a chart. Raises ManyModelsError where it cannot be told."""
-    one, _ = await _answer(service, plan, explain=True)
+    one, release = await _answer(service, plan, explain=True)
     parts = {part["driver"]: part["values"] for part in one["parts"]}
-    return {"words": one["words"], "chart": parts_chart([ds[:16] for ds in one["ds"]], parts, one["y_hat"])}
+    chart = parts_chart([ds[:16] for ds in one["ds"]], parts, one["y_hat"])
+    return {"release": release, "model": one["model"], "words": one["words"], "chart": chart}
 
 
 async def _answer(service: Service, plan: Plan, **more: Any) -> tuple[dict[str, Any], str]:
-    """The live model's answer about the plan, and the release it is of. Raises SeriesError with what it says else."""
+    """The live model's answer about the plan, and the release that the whole answer is of. Raises SeriesError with what
+    it says else.
+
+    The plan may be that of another release: a model that was trained earlier is asked again with what has come since.
+    """
     question = Question(plan.series_id, plan.horizon, None if plan.fresh else plan.cutoff, plan.known, **more)
-    outcome = await service.forecasts([question], from_lake=plan.fresh)
-    told = json.loads(outcome.body)
-    (one,) = told["forecasts"]
+    one, release = await _asked(service, question, from_lake=plan.fresh)
+    if not plan.fresh and ("error" in one or one["fresh_periods"]):
+        one, release = await _asked(service, replace(question, cutoff=None), from_lake=True)
     if "error" in one:
         raise SeriesError(plan.series_id, str(one["error"]["reason"]))
+    return one, release
+
+
+async def _asked(service: Service, question: Question, *, from_lake: bool) -> tuple[dict[str, Any], str]:
+    outcome = await service.forecasts([question], from_lake=from_lake)
+    told = json.loads(outcome.body)
+    (one,) = told["forecasts"]
     return one, told["release"]
 
 

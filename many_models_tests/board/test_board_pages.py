@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -161,6 +162,8 @@ def test_a_proposal_is_approved_from_its_page_with_a_reason(watched: Watched, ad
     production = build_production(project.settings())
     waiting = production.waiting()
     assert waiting is not None
+    tab = Watched(watched.page.context.new_page())
+    tab.open(item := some_item(tab, address))
     page = watched.open(f"{address}/proposal")
     assert page.locator("main code").first.inner_text() == waiting.release_id
     page.locator("#reason").fill("the croissants look right")
@@ -177,6 +180,32 @@ def test_a_proposal_is_approved_from_its_page_with_a_reason(watched: Watched, ad
     assert log[log["event"] == "approved"]["reason"].tolist() == ["the croissants look right"]
     watched.open(address)
     assert "the croissants look right" in page.locator("main").inner_text()
+    check_what_if_of_another_release(tab, item, waiting.release_id)
+    watched.asked += tab.asked
+    watched.wrong += tab.wrong
+
+
+def check_what_if_of_another_release(tab: Watched, item: str, release_id: str) -> None:
+    """A page that was opened under the release before says of which release its what-if is, and draws both curves."""
+    end = time.monotonic() + 120
+    while release_of(f"{item}/explanation") != release_id:
+        assert time.monotonic() < end
+        time.sleep(0.2)
+    form = tab.page.locator("[data-what-if]")
+    assert not form.locator("[data-other]").is_visible()
+    tab.page.locator("[data-known=price]").fill("-30")
+    tab.page.wait_for_selector(f"[data-what-if][data-shown][data-release='{release_id}']")
+    assert release_id in form.locator("[data-other]").inner_text()
+    names = tab.page.evaluate("document.querySelector('[data-chart=history]').data.map((trace) => trace.name)")
+    assert {"what if", "as planned, live model"} <= set(names)
+    form.locator("button[type=reset]").click()
+    tab.page.wait_for_selector("[data-said]:empty", state="attached")
+    assert not form.locator("[data-other]").is_visible()
+
+
+def release_of(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=60) as answer:
+        return json.load(answer)["release"]
 
 
 # --- Dagster's own pages ----------------------------------------------------------------------------------------------

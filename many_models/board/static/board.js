@@ -27,6 +27,17 @@ function ranges(group) {
   });
 }
 
+// another release may have gone live since the forecast of this page was made: an answer is wholly of the live one
+function sayOther(place, told) {
+  const own = place.dataset.model;
+  const other = Boolean(told && own && told.model !== own);
+  const note = place.querySelector("[data-other]");
+  note.hidden = !other;
+  note.textContent = other ? `This is what the model of release ${told.release} says, which is live now. The forecast that the page shows was made by an earlier one.` : "";
+  place.dataset.release = told ? told.release : "";
+  return other;
+}
+
 // the same question under another future: one request at a time, and always the newest one last
 function whatIf(form) {
   const place = document.querySelector(`[data-chart="${CSS.escape(form.dataset.chartName)}"]`);
@@ -54,13 +65,15 @@ function whatIf(form) {
   function show(told) {
     const old = place.data.flatMap((trace, at) => (trace.meta === "what-if" ? [at] : []));
     if (old.length) Plotly.deleteTraces(place, old);
+    const other = sayOther(form, told);
     if (!told) { said.textContent = ""; return; }
     const line = { color: "#b45309", width: 2, dash: "dot" };
     const own = { type: "scatter", mode: "lines", meta: "what-if", x: told.ds.map((ds) => ds.replace("T00:00", "")) };
     const bound = (name, more) => ({ ...own, y: told[name].map((by, at) => told.planned[at] + by), line: { width: 0 }, hoverinfo: "skip", ...more });
     // how far the difference may be off: what is planned, with the bounds of the change
     const band = told.lo80 ? [bound("lo80", { name: "80 % of the change, low", showlegend: false }), bound("hi80", { name: "80 % of the change", fill: "tonexty", fillcolor: "rgba(180, 83, 9, 0.18)" })] : [];
-    Plotly.addTraces(place, [...band, { ...own, name: "what if", y: told.changed, line, hovertemplate: "%{y:.4~g}" }]);
+    const planned = other ? [{ ...own, name: "as planned, live model", y: told.planned, line: { color: "#b45309", width: 1 }, hovertemplate: "%{y:.4~g}" }] : [];
+    Plotly.addTraces(place, [...band, ...planned, { ...own, name: "what if", y: told.changed, line, hovertemplate: "%{y:.4~g}" }]);
     const share = told.of ? ` (${told.total >= 0 ? "+" : "−"}${Math.abs(100 * told.total / told.of).toFixed(1)} %)` : "";
     said.textContent = `${told.total >= 0 ? "+" : "−"}${Math.abs(told.total).toPrecision(3)} in all${share}${byDriver(told.drivers)}.`;
     form.dataset.shown = String(Number(form.dataset.shown || 0) + 1);
@@ -98,6 +111,7 @@ async function explain(section) {
     return;
   }
   const told = await answer.json();
+  sayOther(section, told);
   words.replaceChildren(...told.words.map((text) => Object.assign(document.createElement("p"), { textContent: text })));
   await Plotly.newPlot(place, told.chart.data, told.chart.layout, OPTIONS);
   place.classList.add("drawn");

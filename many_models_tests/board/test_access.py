@@ -240,3 +240,33 @@ def test_an_approver_with_some_rows_sees_numbers_of_these_alone(tmp_path: Path) 
     assert "<dd>4</dd>" in approval
     assert "20.0 %" in approval
     assert "the decision is about all" in approval
+
+
+def test_a_reason_about_a_whole_release_is_for_those_who_see_all(tmp_path: Path) -> None:
+    """What an approver wrote, and what the release itself says, may name totals: Tonight, Item and Approval."""
+    found = shop(tmp_path, items=("milk", "salt", "soap", "tea"))
+    secret = "12,345 series of all shops"
+    proposal = found.production.propose(draft(None, [pack("Rome")], secret))
+    found.production.approve(proposal.release_id, "boss", secret)
+    log = {"release_id": proposal.release_id, "event": "approved", "actor": "boss", "reason": secret}
+    told = pa.Table.from_pylist([{**log, "decided_at": datetime(2026, 11, 1)}])
+    found.lake.replace("release_log", told, Filter(), ())
+    own = {"release_id": proposal.release_id, "series_id": series("Rome", "milk"), "action": "promote", "rule": "first"}
+    more = {"reason": "beats the baseline", "actor": "nightly", "decided_at": datetime(2026, 11, 1)}
+    scores = {"challenger_score": 0.2, "champion_score": 0.3, "cutoff_date": "2026-10-31"}
+    decided = pa.Table.from_pylist([{**own, **more, **scores}])
+    found.lake.replace("decisions", decided, Filter(), ("cutoff_date",))
+    pages = ("/", f"/items/{series('Rome', 'milk')}", "/proposal")
+    with found.client(KEYS, signed_in=READER) as client:
+        name = user_of(client)
+        tonight, item, _ = (client.get(path).text for path in pages)
+        assert secret in tonight
+        assert f"approved by boss: {secret}" in item
+    (tmp_path / "rows.csv").write_text(f"user,store\n{name},Rome\n")
+    limited = replace(found, settings=shop(tmp_path, board={"rows": "rows.csv"}).settings)
+    with limited.client(KEYS, signed_in=READER) as client:
+        tonight, item, approval = (client.get(path).text for path in pages)
+    assert not [text for text in (tonight, item, approval) if "12,345" in text]
+    assert "boss" in tonight
+    assert "beats the baseline" in item
+    assert "approved by boss" in item

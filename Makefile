@@ -53,7 +53,7 @@ lock: | $(BIN)/uv ## Write the lock files again after a change of pyproject.toml
 wheel: install ## The wheel that the images and the pipeline install, in dist
 	rm -rf dist
 	$(BIN)/uv build --quiet --wheel --no-build-isolation --python $(BIN)/python --out-dir dist
-	cp deploy/serving/requirements.lock dist/
+	cp deploy/kubernetes/requirements.lock dist/ # what the pipeline installs to approve: Azure's and PostgreSQL's clients, too
 
 .PHONY: sbom
 sbom: install ## What this environment is made of, as a CycloneDX bill of materials, in dist/sbom.json

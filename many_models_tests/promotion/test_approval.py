@@ -242,8 +242,10 @@ def steps(stage: str) -> list[dict[str, object]]:
 
 
 def script(stage: str, word: str) -> dict[str, object]:
-    (found,) = [step for step in steps(stage) if word in str(step.get("script", ""))]
-    return found
+    """The one step of `stage` whose script says `word`, by itself or in Azure's command line; its `script`."""
+    texts = [(step, str(step.get("script", step.get("inputs", {}).get("inlineScript", "")))) for step in steps(stage)]
+    ((found, text),) = [(step, text) for step, text in texts if word in text]
+    return {**found, "script": text}
 
 
 def bash(step: dict[str, object], cwd: Path, **env: str) -> str:
@@ -264,8 +266,8 @@ def bash(step: dict[str, object], cwd: Path, **env: str) -> str:
 
 def test_the_pipeline_has_its_stages_in_order_and_nobody_skips_the_environments_approval() -> None:
     found = stages()
-    assert list(found) == ["test", "package", "look", "promote"]
-    assert [found[name].get("dependsOn") for name in list(found)[1:]] == ["test", "package", "look"]
+    assert list(found) == ["test", "package", "look", "promote", "images"]
+    assert [found[name].get("dependsOn") for name in list(found)[1:]] == ["test", "package", "look", "package"]
     (job,) = found["promote"]["jobs"]
     assert job["environment"] == "many-models-production"
     writers = [name for name in found if any('approve "$PROPOSAL"' in str(step) for step in steps(name))]
@@ -277,6 +279,40 @@ def test_the_pipeline_has_its_stages_in_order_and_nobody_skips_the_environments_
     assert os.access(run, os.X_OK)
 
 
+def test_what_asks_azure_signs_in_by_a_federated_connection() -> None:
+    """On a hosted agent nothing else has an identity; promotion's connection is not that of the images."""
+    used = {name: step["inputs"]["azureSubscription"] for name in stages() for step in steps(name)
+            if step.get("task") == "AzureCLI@2"}  # fmt: skip
+    assert used == {"look": "many-models-promote", "promote": "many-models-promote", "images": "many-models-images"}
+    for name in ("look", "promote"):
+        assert [step for step in steps(name) if "many-models approve" in str(step) and "task" not in step] == []
+        installed = script(name, "pip install")["script"]
+        assert '--require-hashes -r "$WHEELS"/requirements.lock' in installed
+
+
+def test_the_images_are_built_of_the_runs_own_wheel() -> None:
+    built = re.findall(r"^build (\S+) (\S+)$", script("images", "docker build")["script"], re.MULTILINE)
+    root = PIPELINE.parents[1]
+    assert {file for file, _ in built} == {
+        path.relative_to(root).as_posix() for path in root.glob("deploy/**/Dockerfile")
+    }
+    for file, _ in built:
+        assert "dist/many_models-*.whl" in (root / file).read_text()
+    subprocess.run(["bash", "-n", "-c", script("images", "docker build")["script"]], check=True)
+    (download,) = [step for step in steps("images") if step.get("task") == "DownloadPipelineArtifact@2"]
+    assert download["inputs"]["path"].endswith("/dist")
+
+
+def test_what_the_pipeline_installs_can_ask_azure(tmp_path: Path) -> None:
+    """The lock file beside the wheel has the extras of an installation on Azure."""
+    rule = re.search(r"^wheel:.*?\n\n", (PIPELINE.parents[1] / "Makefile").read_text(), re.MULTILINE | re.DOTALL)
+    assert rule is not None
+    (lock,) = re.findall(r"cp (\S+requirements\.lock) dist/", rule[0])
+    text = (PIPELINE.parents[1] / lock).read_text()
+    for package in ("azure-identity", "azure-storage-blob", "azure-ai-ml", "psycopg2-binary", "mssql-python-odbc"):
+        assert re.search(rf"^{package}==", text, re.MULTILINE), package
+
+
 PROPOSAL = {"look": {"look.waiting.proposal": "r7"}}
 NIGHT, PUSH = {"Build.Reason": "Schedule"}, {"Build.Reason": "IndividualCI"}
 
@@ -284,17 +320,22 @@ NIGHT, PUSH = {"Build.Reason": "Schedule"}, {"Build.Reason": "IndividualCI"}
 @pytest.mark.parametrize(
     ("variables", "ends", "outputs", "expected"),
     [
-        (NIGHT, {}, PROPOSAL, "Skipped Succeeded Succeeded Succeeded"),
-        (NIGHT, {}, {}, "Skipped Succeeded Succeeded Skipped"),
-        (PUSH, {}, PROPOSAL, "Succeeded Succeeded Succeeded Succeeded"),
-        (PUSH, {"test": "SucceededWithIssues"}, PROPOSAL, "SucceededWithIssues Succeeded Succeeded Succeeded"),
-        ({"Build.Reason": "Manual"}, {}, PROPOSAL, "Succeeded Succeeded Succeeded Succeeded"),
-        ({"Build.Reason": "PullRequest"}, {}, PROPOSAL, "Succeeded Succeeded Skipped Skipped"),
-        (PUSH, {"test": "Failed"}, PROPOSAL, "Failed Skipped Skipped Skipped"),
-        (PUSH, {"test": "Canceled"}, PROPOSAL, "Canceled Skipped Skipped Skipped"),
-        (NIGHT, {"package": "Failed"}, PROPOSAL, "Skipped Failed Skipped Skipped"),
-        (NIGHT, {"look": "Failed"}, PROPOSAL, "Skipped Succeeded Failed Skipped"),
-        (NIGHT, {"look": "Canceled"}, PROPOSAL, "Skipped Succeeded Canceled Skipped"),
+        (NIGHT, {}, PROPOSAL, "Skipped Succeeded Succeeded Succeeded Skipped"),
+        (NIGHT, {}, {}, "Skipped Succeeded Succeeded Skipped Skipped"),
+        (PUSH, {}, PROPOSAL, "Succeeded Succeeded Succeeded Succeeded Succeeded"),
+        (
+            PUSH,
+            {"test": "SucceededWithIssues"},
+            PROPOSAL,
+            "SucceededWithIssues Succeeded Succeeded Succeeded Succeeded",
+        ),
+        ({"Build.Reason": "Manual"}, {}, PROPOSAL, "Succeeded Succeeded Succeeded Succeeded Succeeded"),
+        ({"Build.Reason": "PullRequest"}, {}, PROPOSAL, "Succeeded Succeeded Skipped Skipped Skipped"),
+        (PUSH, {"test": "Failed"}, PROPOSAL, "Failed Skipped Skipped Skipped Skipped"),
+        (PUSH, {"test": "Canceled"}, PROPOSAL, "Canceled Skipped Skipped Skipped Skipped"),
+        (NIGHT, {"package": "Failed"}, PROPOSAL, "Skipped Failed Skipped Skipped Skipped"),
+        (NIGHT, {"look": "Failed"}, PROPOSAL, "Skipped Succeeded Failed Skipped Skipped"),
+        (NIGHT, {"look": "Canceled"}, PROPOSAL, "Skipped Succeeded Canceled Skipped Skipped"),
     ],
 )
 def test_the_pipelines_stages_run_when_they_should(variables, ends, outputs, expected) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import dagster as dg
 
@@ -24,6 +24,7 @@ from many_models.orchestration.assets import (
     trained_models,
     warehouse_predictions,
 )
+from many_models.orchestration.look import Outside
 from many_models.orchestration.stage_state import decisions_asked
 from many_models.settings import Settings, load_settings
 
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 def build(settings: Settings, resources: Mapping[str, object] | None = None) -> dg.Definitions:
     """Everything that Dagster shows for `settings`; `resources` replace adapters by name (tests, notebooks)."""
     assets, reports = build_assets(settings), power_bi.build(settings)
-    shared = automation.shared_look(settings)
+    shared = automation.shared_look(settings, outside(settings, resources or {}))
     return dg.Definitions(
         assets=[*assets.values(), *reports.assets],
         jobs=[*automation.jobs(assets), upkeep.job(settings), *reports.jobs],
@@ -58,6 +59,24 @@ def build(settings: Settings, resources: Mapping[str, object] | None = None) -> 
         resources={**adapters(settings), **power_bi_workspace(settings), **telling(settings), **(resources or {})},
         executor=dg.in_process_executor,
     )
+
+
+def outside(settings: Settings, resources: Mapping[str, object]) -> Outside:
+    """What the sensors ask besides Dagster's records and the lake. Production is read without MLflow where it can be:
+    the code server keeps what it imports.
+    """
+
+    def production() -> ports.ProductionRegistry:
+        given = resources.get("production")
+        return (
+            wiring.build_production(settings, light=True) if given is None else cast("ports.ProductionRegistry", given)
+        )
+
+    def warehouse() -> ports.Warehouse:
+        given = resources.get("warehouse")
+        return wiring.build_warehouse(settings) if given is None else cast("ports.Warehouse", given)
+
+    return Outside(production, warehouse)
 
 
 def build_assets(settings: Settings) -> dict[Stage, dg.AssetsDefinition]:

@@ -185,9 +185,11 @@ def build_staging(settings: Settings) -> ports.StagingRegistry:
     return MlflowStaging(with_driver(settings.url(registry.staging)), artifacts, registry.prefix)
 
 
-def build_production(settings: Settings, *, fail_soon: bool = False) -> ports.ProductionRegistry:
-    """The registry that serves. `fail_soon` is for services: their process gives up on the registry within seconds, not
-    minutes, and reads it without MLflow where that can be done, else with an MLflow that loads no pyspark.
+def build_production(settings: Settings, *, fail_soon: bool = False, light: bool = False) -> ports.ProductionRegistry:
+    """The registry that serves. `light` reads it without MLflow where that can be done; a database file that is gone is
+    an empty registry then, as it is with MLflow. `fail_soon` is for services: they read as with `light`, give up on the
+    registry within seconds, not minutes, and where MLflow is needed it is one that loads no pyspark. For them a file
+    that is gone is an error.
     """
     if settings.registry.kind == "azureml":
         from many_models.adapters.registry.azureml import AzureMLProduction
@@ -196,13 +198,16 @@ def build_production(settings: Settings, *, fail_soon: bool = False) -> ports.Pr
         return AzureMLProduction(folder, assets, settings.registry.prefix)
     from many_models.adapters.registry.mlflow_private import import_mlflow_without_pyspark
     from many_models.adapters.registry.mlflow_production import MlflowProduction
+    from many_models.adapters.registry.mlflow_reader import sqlite_path
     from many_models.adapters.registry.mlflow_store import fail_soon as give_up_soon
     from many_models.adapters.sql.drivers import with_driver
 
     registry = settings.registry
     artifacts = registry.artifacts(registry.production_artifacts, settings.root)
     url = with_driver(settings.url(registry.production))
-    production = MlflowProduction(url, artifacts, registry.prefix, aliases=registry.aliases, light=fail_soon)
+    file = sqlite_path(url)
+    light = fail_soon or (light and (file is None or file.exists()))
+    production = MlflowProduction(url, artifacts, registry.prefix, aliases=registry.aliases, light=light)
     if fail_soon:
         give_up_soon()
         if production.needs_mlflow:

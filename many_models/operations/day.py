@@ -16,12 +16,12 @@ from filelock import FileLock, Timeout
 from many_models.data import lake_tables
 from many_models.definitions import BUILDERS, build, build_assets
 from many_models.errors import PermanentError, SettingsError, TransientError, UnavailableError
-from many_models.operations import doctor
 from many_models.operations.alerts import tell_operators, tell_people
 from many_models.orchestration import automation, due, lake_marks, stage_state
 from many_models.orchestration.assets import power_bi
 from many_models.orchestration.event_log import dead_runs, history
 from many_models.orchestration.forecast_spec import spec_of
+from many_models.orchestration.live_release import follow_release
 from many_models.orchestration.look import Look
 from many_models.orchestration.stage_run import status_rows
 from many_models.setting_checks import nearest
@@ -273,14 +273,19 @@ class Day:
             tables = ", ".join(sorted(lost))
             self.progress.note(f"the lake has lost {tables}: {', '.join(stages)} is made again for every series")
         with suppress(TransientError):  # a stage that needs the registry says that it is away
-            for told in doctor.follow_release(self.instance, lake, cast("ProductionRegistry", resources["production"])):
+            production = cast("ProductionRegistry", resources["production"])
+            for told in follow_release(self.instance, lake, production):
                 self.progress.note(told)
 
     def _warehouse_state(self, look: Look, warehouse: Warehouse) -> StageState:
         """The state of the last stage; the warehouse is asked what it holds, where it answers."""
-        loads: Mapping[str, str] | None = None
-        with suppress(TransientError):
-            loads = warehouse.loads()
+
+        def loads() -> Mapping[str, str] | None:
+            try:
+                return warehouse.loads()
+            except TransientError:
+                return None
+
         return stage_state.warehouse_state(look, loads)
 
     def _next(self, source: Source, lake: Lake, warehouse: Warehouse) -> tuple[Work, StageState] | None:

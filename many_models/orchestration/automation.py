@@ -15,7 +15,7 @@ from many_models.orchestration import due, partitions, stage_state
 from many_models.orchestration.assets import raw_covariates
 from many_models.orchestration.due import ALL_STAGES, STAGES, Stage, StageState, Work
 from many_models.orchestration.event_log import dead_runs, history, runs
-from many_models.orchestration.look import STAGE_TAG, Look, SharedLook
+from many_models.orchestration.look import STAGE_TAG, Look, Outside, SharedLook
 from many_models.orchestration.stage_run import DUE_TAG
 from many_models.ports import Lake, Source
 
@@ -66,14 +66,18 @@ def jobs(assets: Collection[Stage]) -> list[dg.UnresolvedAssetJobDefinition]:
     ]
 
 
-def states(settings: Settings, look: Look) -> Iterator[StageState]:
+def states(
+    settings: Settings, look: Look, loads: Callable[[], Mapping[str, str] | None] | None = None
+) -> Iterator[StageState]:
     """The states of all stages, upstream first, read one by one as they are needed.
 
-    raw_sales is read as what runs are busy with only: whether the source has more is the schedule's question.
+    raw_sales is read as what runs are busy with only: whether the source has more is the schedule's question. `loads`
+    asks the warehouse what it holds, once nothing is due before it.
     """
     yield StageState("raw_sales", {}, {}, busy=look.busy("raw_sales"))
-    for stage in ALL_STAGES[1:]:
+    for stage in ALL_STAGES[1:-1]:
         yield stage_state.stage_state(settings, look, stage)
+    yield stage_state.warehouse_state(look, loads)
 
 
 def next_due(states: Iterator[StageState]) -> tuple[Work | None, StageState | None]:
@@ -148,9 +152,10 @@ def cause_of(instance: dg.DagsterInstance, run_id: str) -> Cause | None:
     return None
 
 
-def shared_look(settings: Settings) -> SharedLook:
+def shared_look(settings: Settings, outside: Outside | None = None) -> SharedLook:
     """The look at what is due that all sensors of a process share."""
-    return SharedLook(settings, lambda look: next_due(states(settings, look)), STORES_SECONDS)
+    loads = None if outside is None else outside.loads
+    return SharedLook(settings, lambda look: next_due(states(settings, look, loads)), STORES_SECONDS, outside)
 
 
 def sensors(

@@ -2,33 +2,39 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from many_models.data import lake_tables
+from many_models.errors import ManyModelsError
 from many_models.keys import digest
 from many_models.orchestration.due import ALL_STAGES
 from many_models.orchestration.event_log import history
+from many_models.orchestration.live_release import follow_release
 from many_models.orchestration.stage_run import UPSTREAM_TAG, VERSION_TAG
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from many_models.orchestration.due import Stage, StageState, Work
-    from many_models.ports import Lake
+    from many_models.ports import Lake, ProductionRegistry, Warehouse
     from many_models.settings import Settings
 
     Found = tuple[Work | None, StageState | None]
 
+_LOG = logging.getLogger(__name__)
 ALL = ""  # the one key of a stage without partitions
 WITHOUT_PARTITIONS: frozenset[Stage] = frozenset({"raw_covariates", "pooled_models"})
 STAGE_TAG = "many_models/stage"  # on every job of ours, whose runs do not name their assets
 
+OUTSIDE_SECONDS = 3600  # how old a look at production and the warehouse may be while Dagster has recorded nothing new
 TABLES = (
     lake_tables.RAW_VERSIONS,
     lake_tables.COVARIATE_VERSIONS,
@@ -94,17 +100,46 @@ def _is_of(stage: Stage, run: dg.DagsterRun) -> bool:
     return run.tags.get(STAGE_TAG) == stage or dg.AssetKey(stage) in (run.asset_selection or ())
 
 
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """The stores besides Dagster's records and the lake. Each is opened for every look: its file may be another one."""
+
+    production: Callable[[], ProductionRegistry]
+    warehouse: Callable[[], Warehouse]
+
+    def loads(self) -> Mapping[str, str] | None:
+        """What the warehouse holds; None where it does not answer."""
+        try:
+            return self.warehouse().loads()
+        except ManyModelsError as error:  # the load itself says so where there is one to do
+            _LOG.warning("the warehouse was not asked what it holds: %s", error)
+            return None
+
+    def follow_release(self, instance: dg.DagsterInstance, lake: Lake) -> None:
+        """Where production has gone back, have the lake follow it, and say so; nothing while runs are in flight."""
+        if history.runs_in_flight(instance):
+            return
+        try:
+            for told in follow_release(instance, lake, self.production()):
+                _LOG.warning(told)
+        except ManyModelsError as error:
+            _LOG.warning("production was not asked which release is live: %s", error)
+
+
 class SharedLook:
     """What is due, asked once for all who ask in this process, and again when something it depends on has changed:
-    Dagster's events and runs, the tables of the lake, the holidays' file.
+    Dagster's events and runs, the tables of the lake, the holidays' file, what production and the warehouse hold.
 
     Dagster is asked each time. The lake and the holidays are asked once in `seconds` while Dagster has nothing new:
-    only a person changes them without an event of Dagster's. Nothing is kept but the last answer, so a restart or a
-    damaged store costs one full look, never a wrong answer.
+    only a person changes them without an event of Dagster's. Production and the warehouse (`outside`, where it is
+    given) are asked for each new look, and there is one in OUTSIDE_SECONDS at least. Nothing is kept but the last
+    answer, so a restart or a damaged store costs one full look, never a wrong answer.
     """
 
-    def __init__(self, settings: Settings, find: Callable[[Look], Found], seconds: float) -> None:
-        self._settings, self._find, self._seconds = settings, find, seconds
+    def __init__(
+        self, settings: Settings, find: Callable[[Look], Found], seconds: float, outside: Outside | None = None
+    ) -> None:
+        self._settings, self._find, self._seconds, self._outside = settings, find, seconds, outside
         self._lock = threading.Lock()
         self._records: object = None
         self._stores, self._asked = "", float("-inf")
@@ -117,6 +152,8 @@ class SharedLook:
             mark = self._new_mark(instance, lake)
             if mark is None or mark != self._mark:
                 self._mark = None  # a look that fails is no answer
+                if self._outside is not None:
+                    self._outside.follow_release(instance, lake)
                 self._found = self._find(Look(instance, lake))
                 self._mark = mark
             return self._found
@@ -130,7 +167,7 @@ class SharedLook:
         if records != self._records or time.monotonic() - self._asked > self._seconds:
             self._stores = stores_mark(self._settings, instance, lake)
             self._records, self._asked = records, time.monotonic()
-        return records, self._stores
+        return records, self._stores, time.monotonic() // OUTSIDE_SECONDS
 
 
 def stores_mark(settings: Settings, instance: dg.DagsterInstance, lake: Lake) -> str:

@@ -35,7 +35,7 @@ from many_models.orchestration.upstream import Upstream, predicted, version_of
 from many_models.ports import Filter
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
 
     from many_models.forecasting import Spec
@@ -260,11 +260,11 @@ def _newest_predictions(look: Look) -> dict[str, str]:
     return {f"{as_of:%Y-%m-%d}": digest(sorted((k, v) for k, v in made.items() if k in series))}
 
 
-def warehouse_state(look: Look, loads: Mapping[str, str] | None = None) -> StageState:
+def warehouse_state(look: Look, loads: Callable[[], Mapping[str, str] | None] | None = None) -> StageState:
     """warehouse_predictions: the newest cutoff against its load.
 
-    With `loads`, which the warehouse says it holds, a load that only the records know is due again, too: one at a time,
-    the oldest first, so that each brings its own actuals.
+    With `loads`, which asks the warehouse what it holds, a load that only the records know is due again, too: one at a
+    time, the oldest first, so that each brings its own actuals.
     """
     lake, wanted = look.lake, _newest_predictions(look)
     for date, version in wanted.items():
@@ -272,7 +272,7 @@ def warehouse_state(look: Look, loads: Mapping[str, str] | None = None) -> Stage
         if any(decided.values()):
             wanted[date] = digest(version, sorted(decided.items()))
     done = look.consumed("warehouse_predictions")
-    if missing := missing_loads(lake, done, loads):
+    if done and loads is not None and (missing := missing_loads(lake, done, loads())):  # asked after the records
         wanted = {missing[0]: done[missing[0]]}
         done = {date: version for date, version in done.items() if date not in missing}
     return StageState("warehouse_predictions", wanted, done, busy=look.busy("warehouse_predictions"))

@@ -8,6 +8,7 @@ from contextlib import closing
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+import dagster as dg
 import pandas as pd
 import pytest
 
@@ -194,6 +195,21 @@ def test_a_store_lost_is_found_and_the_day_ends_as_it_would_have(
     assert_forecasts_all(project, days)
     with stores(project) as opened:
         assert doctor.examine(opened) == []
+
+
+def test_the_sensors_have_promotion_decide_again_after_an_older_registry(
+    project: Project, days: tuple[Project, Project]
+) -> None:
+    from many_models.definitions import build
+    from many_models.orchestration.automation import JOBS, SENSORS
+
+    lose(project, days[0], "production", "set back")
+    settings = project.settings(SECOND)
+    with open_instance(project.home) as instance:
+        sensor = build(settings).get_repository_def().get_sensor_def(SENSORS["promoted_models"])
+        asked = sensor(dg.build_sensor_context(instance, resources={"lake": build_lake(settings)}))
+        assert isinstance(asked, dg.RunRequest)
+        assert asked.job_name == JOBS["promoted_models"]
 
 
 def lose(project: Project, before: Project, store: str, how: str) -> None:

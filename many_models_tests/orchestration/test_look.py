@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from shutil import copytree
+from shutil import copytree, rmtree
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -14,7 +14,10 @@ import pytest
 from dagster._core.definitions.data_version import CachingStaleStatusResolver
 from dagster._core.loader import LoadingContextForTest
 
+from many_models.adapters.registry.mlflow_production import MlflowProduction
+from many_models.adapters.warehouse.sql import SqlWarehouse
 from many_models.definitions import build, build_assets
+from many_models.errors import UnavailableError
 from many_models.operations.day import QUIET, open_instance
 from many_models.orchestration import automation, lake_marks, look
 from many_models.orchestration.due import ALL_STAGES
@@ -290,3 +293,57 @@ def test_the_stages_of_one_look_read_each_stage_of_the_records_once(done, instan
     settings = done.settings()
     assert len(list(automation.states(settings, Look(instance, build_lake(settings))))) == len(ALL_STAGES)
     assert len(asked) == len(set(asked)) > 0
+
+
+# --- production and the warehouse -----------------------------------------------------------------------------------
+def tick(repository: dg.RepositoryDefinition, stage: str, instance, lake) -> dg.RunRequest | dg.SkipReason:
+    sensor = repository.get_sensor_def(automation.SENSORS[stage])
+    return sensor(dg.build_sensor_context(instance, resources={"lake": lake}))
+
+
+def lose_production(project: Project) -> None:
+    rmtree(project.root / "var" / "registry" / "production")
+    (project.root / "var" / "registry" / "production.db").unlink()
+
+
+LOST = {
+    "warehouse_predictions": lambda project: (project.root / "var" / "warehouse.db").unlink(),
+    "promoted_models": lose_production,
+}
+
+
+@pytest.mark.parametrize("stage", LOST)
+def test_the_sensors_find_a_store_that_was_lost_while_nothing_was_due(done, instance, monkeypatch, stage):
+    repository, lake = automation_repository(done.settings()), build_lake(done.settings())
+    assert isinstance(tick(repository, stage, instance, lake), dg.SkipReason)
+    LOST[stage](done)
+    assert isinstance(tick(repository, stage, instance, lake), dg.SkipReason)  # it is asked once an hour
+    monkeypatch.setattr(look, "OUTSIDE_SECONDS", 1e-9)
+    asked = tick(repository, stage, instance, lake)
+    assert isinstance(asked, dg.RunRequest)
+    assert asked.job_name == automation.JOBS[stage]
+
+
+def test_nothing_follows_production_while_a_run_is_in_flight(done, instance, monkeypatch):
+    monkeypatch.setattr(look, "OUTSIDE_SECONDS", 1e-9)
+    repository, lake = automation_repository(done.settings()), build_lake(done.settings())
+    run = instance.create_run_for_job(repository.get_job("load_warehouse"), status=dg.DagsterRunStatus.STARTED)
+    lose_production(done)
+    held = lake.version("champions")
+    tick(repository, "promoted_models", instance, lake)
+    assert lake.version("champions") == held
+    instance.report_run_canceled(run)
+    assert isinstance(tick(repository, "promoted_models", instance, lake), dg.RunRequest)
+
+
+def test_stores_that_do_not_answer_make_nothing_due(done, instance, monkeypatch, caplog):
+    def away(*_: object) -> dict[str, str]:
+        raise UnavailableError("it does not answer")
+
+    for method in ("live_id", "loads"):
+        monkeypatch.setattr(MlflowProduction if method == "live_id" else SqlWarehouse, method, away)
+    repository, lake = automation_repository(done.settings()), build_lake(done.settings())
+    said = tick(repository, "warehouse_predictions", instance, lake)
+    assert isinstance(said, dg.SkipReason)
+    assert said.skip_message == "everything is up to date"
+    assert caplog.text.count("it does not answer") == 2

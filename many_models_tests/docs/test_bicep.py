@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from pycep import BicepParser
 
 ROOT = Path(__file__).parents[2]
@@ -18,6 +19,9 @@ ROLES = {  # Azure built-in roles: the id is the same in every tenant
     "2a2b9908-6ea1-4ae2-8e65-a410df84e7d1": "Storage Blob Data Reader",
     "673868aa-7521-48a0-acc6-0f60742d39f5": "Data Factory Contributor",
     "4633458b-17de-408a-b874-0445c86b69e6": "Key Vault Secrets User",
+    "f6c7c914-8db3-469d-8ca1-694a8f32e121": "AzureML Data Scientist",
+    "7f951dda-4ed3-4680-a7ca-43fe172d538d": "AcrPull",
+    "8311e382-0749-4cb8-b61a-304f252e45ec": "AcrPush",
 }
 KEYWORDS = {"for", "in", "if", "true", "false", "null", "existing", "param", "var", "resource", "module", "output",
             "string", "bool", "array", "object", "int", "targetScope"}  # fmt: skip
@@ -115,3 +119,48 @@ def test_no_file_holds_a_secret_and_storage_takes_no_account_keys() -> None:
     for path in FILES:
         assert not re.search(r"(?i)(password|accountKey|secret|Pwd)\s*[:=]\s*'", path.read_text()), path.name
     assert "allowSharedKeyAccess: false" in (BICEP / "storage.bicep").read_text()
+
+
+def blocks(name: str, kind: str) -> dict[str, str]:
+    """The text of each resource of `kind`, by its name in the file."""
+    text = (BICEP / f"{name}.bicep").read_text()
+    return dict(re.findall(rf"(?ms)^resource (\w+) '{kind}@.*?' = (.*?)^\}}", text))
+
+
+def test_training_has_no_role_on_production_and_serving_only_reads_it() -> None:
+    roles = blocks("registries", "Microsoft.Authorization/roleAssignments")
+    on_production = {name: text for name, text in roles.items() if "scope: production" in text}
+    assert len(on_production) == 2
+    assert not any("trainId" in text for text in on_production.values())
+    (serving,) = [text for text in roles.values() if "serveId" in text]
+    assert "dataReader" in serving
+    assert "dataContributor" not in serving
+    main = (BICEP / "main.bicep").read_text()
+    writers = dict(re.findall(r"role: '(\w+)'.*?writerIds: \[(.*?)\]", main, re.DOTALL))
+    assert writers.keys() == {"staging", "production"}
+    assert "trainId" not in writers["production"]
+
+
+def test_federated_identities_are_those_of_the_manifests_and_the_pipeline() -> None:
+    """A service account of deploy/kubernetes for each, and a service connection of azure-pipelines.yml."""
+    kubernetes = (BICEP / "kubernetes.bicep").read_text()
+    subjects = set(re.findall(r"subject: 'system:serviceaccount:forecasting:([\w-]+)'", kubernetes))
+    manifests = yaml.safe_load_all((ROOT / "deploy/kubernetes/manifests.yaml").read_text())
+    assert subjects == {one["metadata"]["name"] for one in manifests if one["kind"] == "ServiceAccount"}
+    for need in ("oidcIssuerProfile", "workloadIdentity", "webAppRouting", "azureKeyvaultSecretsProvider"):
+        assert re.search(rf"{need}: \{{\n\s+enabled: true", kubernetes), need
+    pipeline = (ROOT / "deploy/azure-pipelines.yml").read_text()
+    named = set(re.findall(r"service connection (many-models-\w+)", (BICEP / "identities.bicep").read_text()))
+    assert named == set(re.findall(r"azureSubscription: (\S+)", pipeline))
+    credentials = blocks("identities", "Microsoft.ManagedIdentity/userAssignedIdentities/federatedIdentityCredentials")
+    assert all("api://AzureADTokenExchange" in text for text in credentials.values())
+    assert {re.findall(r"parent: (\w+)", text)[0] for text in credentials.values()} == {"promote", "images"}
+
+
+def test_the_container_registry_has_no_password_and_a_workspace_its_own_storage() -> None:
+    assert "adminUserEnabled: false" in (BICEP / "images.bicep").read_text()
+    workspace = (BICEP / "workspace.bicep").read_text()
+    assert "isHnsEnabled" not in workspace  # a workspace takes no account with folders as its own
+    from many_models.settings import RegistrySettings
+
+    assert f"name: '{RegistrySettings().datastore}'" in workspace

@@ -1,4 +1,4 @@
-// The data plane of many_models in one resource group:
+// many_models in one resource group: the data plane, and by its switches Azure ML's workspaces and AKS:
 //   az deployment group create --resource-group GROUP --template-file main.bicep --parameters main.bicepparam
 // Roles are those of the README's section "On Azure". What Azure's resource manager cannot grant (users of a database,
 // roles in a Fabric or Power BI workspace) is listed in README.md beside this file.
@@ -27,11 +27,29 @@ param administratorsName string
 @description('User principal names of those who administer the Fabric capacity; needed with warehouse fabric.')
 param fabricAdministrators array = []
 
+@description('Whether models are registered in two Azure ML workspaces, staging and production.')
+param machineLearning bool = false
+
+@description('Whether Dagster and the real-time service run on AKS.')
+param kubernetes bool = false
+
+@description('Issuer that Azure DevOps shows for its service connections with workload identity federation; empty without them.')
+param devOpsIssuer string = ''
+
+@description('Subject identifier of the service connection many-models-promote.')
+param promoteSubject string = ''
+
+@description('Subject identifier of the service connection many-models-images.')
+param imagesSubject string = ''
+
 module identities 'identities.bicep' = {
   name: 'identities'
   params: {
     name: name
     location: location
+    devOpsIssuer: devOpsIssuer
+    promoteSubject: promoteSubject
+    imagesSubject: imagesSubject
   }
 }
 
@@ -111,6 +129,63 @@ module fabric 'fabric.bicep' = if (warehouse == 'fabric') {
   }
 }
 
+module images 'images.bicep' = {
+  name: 'images'
+  params: {
+    name: name
+    location: location
+    pullId: identities.outputs.serveId
+    pushId: identities.outputs.imagesId
+  }
+}
+
+module registries 'registries.bicep' = {
+  name: 'registries'
+  params: {
+    storageName: storage.outputs.name
+    trainId: identities.outputs.trainId
+    promoteId: identities.outputs.promoteId
+    serveId: identities.outputs.serveId
+  }
+}
+
+module stagingWorkspace 'workspace.bicep' = if (machineLearning) {
+  name: 'staging-workspace'
+  params: {
+    name: name
+    location: location
+    role: 'staging'
+    storageName: storage.outputs.name
+    writerIds: [identities.outputs.trainId, identities.outputs.promoteId]
+  }
+}
+
+module productionWorkspace 'workspace.bicep' = if (machineLearning) {
+  name: 'production-workspace'
+  params: {
+    name: name
+    location: location
+    role: 'production'
+    storageName: storage.outputs.name
+    writerIds: [identities.outputs.promoteId]
+  }
+}
+
+module cluster 'kubernetes.bicep' = if (kubernetes) {
+  name: 'kubernetes'
+  params: {
+    name: name
+    location: location
+    imagesName: images.outputs.name
+    identityName: identities.outputs.name
+    trainName: identities.outputs.trainName
+    promoteName: identities.outputs.promoteName
+  }
+}
+
 output clientId string = identities.outputs.clientId
 output lakePath string = 'abfss://${storage.outputs.lake}@${storage.outputs.name}.dfs.${environment().suffixes.storage}/many_models'
 output landingPath string = 'abfss://${storage.outputs.landing}@${storage.outputs.name}.dfs.${environment().suffixes.storage}'
+output trainClientId string = identities.outputs.trainClientId
+output promoteClientId string = identities.outputs.promoteClientId
+output images string = images.outputs.name

@@ -144,7 +144,7 @@ def search(page: "Page", key: str) -> None:
 def pick(page: "Page", key: str) -> None:
     """Click it and wait for its event."""
     page.get_by_text(key, exact=True).first.click()
-    page.get_by_text("Materialized").last.wait_for()
+    page.get_by_text("View all historical events (1)").wait_for()
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ from many_models.orchestration.assets import power_bi
 from many_models.orchestration.event_log import dead_runs, history
 from many_models.orchestration.forecast_spec import spec_of
 from many_models.orchestration.live_release import follow_release
-from many_models.orchestration.look import Look
+from many_models.orchestration.look import KeptTags, Look
 from many_models.orchestration.stage_run import status_rows
 from many_models.setting_checks import nearest
 
@@ -197,6 +197,7 @@ class Day:
     resources: Mapping[str, object] = field(default_factory=dict[str, object])
     reports: list[StageReport] = field(default_factory=list[StageReport])
     _covariates_seen: bool = False
+    _kept: KeptTags = field(default_factory=KeptTags)
 
     def run(self) -> list[StageReport]:
         """Run what is due.
@@ -297,7 +298,7 @@ class Day:
     def _states(self, source: Source, lake: Lake, warehouse: Warehouse) -> Iterator[StageState]:
         """All states, one by one as they are needed; the tables beside the sales are read once."""
         yield automation.raw_state(self.settings, self.instance, source)
-        look = Look(self.instance, lake)
+        look = Look(self.instance, lake, self._kept)
         found = stage_state.covariates_state(self.settings, look)
         copied = any(report.stage == "raw_covariates" and report.done for report in self.reports)
         if not found.due() and not copied and not self._covariates_seen:

@@ -45,14 +45,46 @@ TABLES = (
 )  # what is due depends on these tables alone, apart from Dagster's records and the settings
 
 
-class Look:
-    """Dagster's records and the lake's tables as they were when they were first asked for."""
+class KeptTags:
+    """The tags of each stage's newest materializations, for looks one after another: a stage is read again when it has
+    been made again or wiped, all of them when a run was deleted, which takes its events with it.
+    """
 
-    def __init__(self, instance: dg.DagsterInstance, lake: Lake) -> None:
+    def __init__(self) -> None:
+        self._kept: dict[Stage, tuple[object, dict[str, dict[str, str]]]] = {}
+
+    def of(self, instance: dg.DagsterInstance, stage: Stage, mark: object) -> dict[str, dict[str, str]]:
+        """Key → its tags UPSTREAM_TAG and VERSION_TAG; `mark` is one of `marks`."""
+        if mark is None or stage not in self._kept or self._kept[stage][0] != mark:
+            tags = history.latest_tags(instance, dg.AssetKey(stage), [UPSTREAM_TAG, VERSION_TAG])
+            self._kept[stage] = mark, tags
+        return self._kept[stage][1]
+
+
+def marks(instance: dg.DagsterInstance) -> dict[Stage, object]:
+    """What changes with a stage's newest tags; None for all stages where this Dagster does not tell."""
+    newest = history.newest_materializations(instance, [dg.AssetKey(stage) for stage in ALL_STAGES])
+    if newest is None:
+        return dict.fromkeys(ALL_STAGES)
+    runs = instance.get_runs_count()
+    return {stage: (runs, newest.get(stage)) for stage in ALL_STAGES}
+
+
+class Look:
+    """Dagster's records and the lake's tables as they were when they were first asked for; `kept` are the tags that
+    earlier looks have read.
+    """
+
+    def __init__(self, instance: dg.DagsterInstance, lake: Lake, kept: KeptTags | None = None) -> None:
         self.instance = instance
+        self._kept = kept or KeptTags()
         self.lake = lake_tables.cached(lake)
         self.runs = history.runs_in_flight(instance)  # first: what they finish from now on is not taken as due
         self._tags: dict[Stage, dict[str, dict[str, str]]] = {}
+
+    @cached_property
+    def _marks(self) -> dict[Stage, object]:
+        return marks(self.instance)
 
     def consumed(self, stage: Stage) -> dict[str, str]:
         """Key → the upstream version that the stage has consumed of it."""
@@ -64,7 +96,7 @@ class Look:
 
     def _tag(self, stage: Stage, tag: str) -> dict[str, str]:
         if stage not in self._tags:
-            self._tags[stage] = history.latest_tags(self.instance, dg.AssetKey(stage), [UPSTREAM_TAG, VERSION_TAG])
+            self._tags[stage] = self._kept.of(self.instance, stage, self._marks[stage])
         return {key: tags[tag] for key, tags in self._tags[stage].items() if tag in tags}
 
     def tag(self, stage: Stage, tag: str) -> str:

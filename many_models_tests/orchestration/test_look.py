@@ -21,8 +21,8 @@ from many_models.errors import UnavailableError
 from many_models.operations.day import QUIET, open_instance
 from many_models.orchestration import automation, lake_marks, look
 from many_models.orchestration.due import ALL_STAGES
-from many_models.orchestration.look import Look, SharedLook
-from many_models.orchestration.stage_run import write_status
+from many_models.orchestration.look import KeptTags, Look, SharedLook
+from many_models.orchestration.stage_run import UPSTREAM_TAG, write_status
 from many_models.ports import Filter
 from many_models.wiring import build_lake
 from many_models_tests.support.project import make_project, sales
@@ -347,3 +347,37 @@ def test_stores_that_do_not_answer_make_nothing_due(done, instance, monkeypatch,
     assert isinstance(said, dg.SkipReason)
     assert said.skip_message == "everything is up to date"
     assert caplog.text.count("it does not answer") == 2
+
+
+# --- tags that are kept ---------------------------------------------------------------------------------------------
+def test_a_stage_is_read_again_when_it_was_made_again_or_a_run_was_deleted(done, instance, monkeypatch):
+    asked = list[str]()
+    latest = look.history.latest_tags
+    monkeypatch.setattr(
+        look.history, "latest_tags", lambda of, key, tags: asked.append(key.to_user_string()) or latest(of, key, tags)
+    )
+    kept = KeptTags()
+
+    def read() -> dict[str, dict[str, str]]:
+        asked.clear()
+        seen = Look(instance, build_lake(done.settings()), kept)
+        return {stage: seen.consumed(stage) for stage in ("trained_models", "predictions")}
+
+    before = read()
+    assert asked == ["trained_models", "predictions"]
+    assert read() == before
+    assert asked == []
+    series = instance.get_dynamic_partitions("store_items")
+    event = dg.AssetMaterialization("trained_models", partition=series[0], tags={UPSTREAM_TAG: "other"})
+    instance.report_runless_asset_event(event)
+    assert read() == {**before, "trained_models": {**before["trained_models"], series[0]: "other"}}
+    assert asked == ["trained_models"]
+    (run,) = instance.get_runs(dg.RunsFilter(job_name=automation.JOBS["predictions"]))
+    shared, looks = shared_look(done.settings())
+    lake = build_lake(done.settings())
+    for _ in range(2):
+        shared.found(instance, lake)
+    instance.delete_run(run.run_id)
+    assert read()["predictions"] == {}
+    shared.found(instance, lake)
+    assert len(looks) == 2

@@ -1,6 +1,9 @@
 """What a day costs by the number of series: days of 1,000, 3,000 and 10,000 series are measured, lines are fitted, and
 100,000 and a million series follow from them. `python -m benchmarks.scaling [--small] [--json]`.
 
+`--whole 100000 --days 400 [--by store] [--storage postgres] [--later 2]` measures one size and fits no lines, with a
+partition for each series or each store, and Dagster's records in SQLite or PostgreSQL.
+
 The lines are value = fixed + each × series. How far they may be trusted is measured, too: the line through the two
 smaller sizes is asked for the largest one. docs/scaling.md has the figures and what would break first.
 """
@@ -10,6 +13,8 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -20,11 +25,14 @@ from scipy.optimize import nnls
 
 from benchmarks._report import Figure, flags, machine, show
 from benchmarks.reference_day import END, Size, project, run_day
+from many_models.orchestration.due import ALL_STAGES
+from many_models_tests.stand_ins.postgres_server import running_postgres
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from benchmarks.reference_day import Stage
+    from many_models.settings import Storage
 
 ITEMS, DAYS = 100, 500
 FULL, SMALL = (1_000, 3_000, 10_000), (50, 100, 200)
@@ -68,15 +76,27 @@ def size_of(folder: Path) -> float:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 2**20
 
 
-def measured_of(series: int, days: int, measured: Sequence[str], folder: Path) -> dict[str, float]:
-    """The `measured` days of so many series: what each stage took, and what is on disk afterwards."""
+def measured_of(
+    series: int, days: int, measured: Sequence[str], folder: Path, by: str = "", storage: Storage = "sqlite"
+) -> dict[str, float]:
+    """The `measured` days of so many series: what each stage took, and what is on disk afterwards.
+
+    `by` is the key that makes a partition (none: a series is one); `storage` is where Dagster keeps its records.
+    """
+    from many_models.operations.day import open_instance
+
     size = Size(max(series // ITEMS, 1), min(ITEMS, series), days, 1, 0, 0)
     sales = project(folder, size.stores, size)
+    if by:
+        with (folder / "many_models.toml").open("a") as settings:
+            settings.write(f'\n[partitions]\nby = ["{by}"]\n')
+    with open_instance(folder / "dagster", storage):
+        pass  # its dagster.yaml is there from now on
     found = dict[str, float]()
     before = 0.0
-    for day in measured:
-        if day == LATER:
-            sales.add(END + timedelta(days=1), 1)
+    for number, day in enumerate(measured):
+        if number:
+            sales.add(END + timedelta(days=number), 1)
         stages = run_day(folder)
         for stage in stages:
             for what, value in values_of(stage).items():
@@ -99,6 +119,32 @@ def whole(stages: list[Stage]) -> dict[str, float]:
     """The same of all stages, with the most memory that any of them held."""
     total = {what: sum(values_of(stage)[what] for stage in stages) for what in values_of(stages[0])}
     return total | {"memory GiB": max(stage.memory for stage in stages)}
+
+
+def one_size(series: int, days: int, later: int, by: str, storage: Storage) -> list[Figure]:
+    """A first day and `later` ones of one size, against what the largest size has to keep."""
+    names = [FIRST, *(f"{LATER} {number}" for number in range(1, later + 1))]
+    with ExitStack() as stack:
+        if storage == "postgres":
+            server = stack.enter_context(running_postgres())
+            os.environ["DAGSTER_POSTGRES_URL"] = server.url()
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        began = time.monotonic()
+        found = measured_of(series, days, names, folder / "day", by, storage)
+        took = time.monotonic() - began
+    figures = list[Figure]()
+    for name in names:
+        wall = "at most 900" if name == FIRST else "at most 600"
+        goals = {"wall s": wall, "memory GiB": "at most 4"}
+        for what in ("wall s", "CPU s", "driver CPU s", "memory GiB", "Dagster's storage grows by, MiB"):
+            figures.append(Figure(f"{name}, {what}", found[f"{name}, all: {what}"], "", goals.get(what, "")))
+        for stage in ALL_STAGES:
+            if (took_stage := found.get(STAGE.format(day=name, stage=stage, what="wall s"))) is not None:
+                cpu = found[STAGE.format(day=name, stage=stage, what="CPU s")]
+                figures.append(Figure(f"  {stage}, wall", took_stage, "s", f"{cpu:.0f} s of CPU"))
+    figures += [Figure(name, found[name], "", "") for name in ("lake afterwards, MiB", "registries afterwards, MiB")]
+    figures.append(Figure("all of it, with the making of the sales", took / 60, "minutes", ""))
+    return figures
 
 
 def figures_of(measured: Mapping[int, Mapping[str, float]]) -> list[Figure]:
@@ -138,7 +184,16 @@ def main() -> None:
     parser = flags(__doc__ or "", "the first day of 50, 100 and 200 series of 100 days")
     parser.add_argument("--markdown", action="store_true", help="the table of docs/scaling.md")
     parser.add_argument("--measured", type=Path, help="a file that keeps each size; sizes in it are not measured again")
+    parser.add_argument("--whole", type=int, help="measure so many series, and fit no lines")
+    parser.add_argument("--days", type=int, default=400, help="of history, with --whole")
+    parser.add_argument("--later", type=int, default=2, help="later days, with --whole")
+    parser.add_argument("--by", default="", choices=("", "store", "item"), help="the key that makes a partition")
+    parser.add_argument("--storage", default="sqlite", choices=("sqlite", "postgres"), help="of Dagster's records")
     options = parser.parse_args()
+    if options.whole:
+        figures = one_size(options.whole, options.days, options.later, options.by, options.storage)
+        show(figures, machine("dagster", "mlflow", "deltalake"), as_json=options.json)
+        return
     kept: Path | None = options.measured
     measured = dict[int, dict[str, float]]()
     if kept and kept.exists():

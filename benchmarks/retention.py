@@ -1,0 +1,166 @@
+"""What years of nights leave behind: size and time of a look, and time of a day, after 4 days and after 400.
+`python -m benchmarks.retention [--series 1000] [--nights 400] [--small] [--json]`.
+
+Four days are run for real. The nights after them are simulated, since real ones would take days: each records the same
+events again for every series at every stage, commits every table of the lake again that a night writes, and adds a
+cutoff; every seventh prunes events and lake as the job `upkeep` does, with seven nights kept. Then one more real day is
+run. What a night leaves in the registries is measured by `python -m benchmarks.year`.
+"""
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from benchmarks._report import Figure, flags, machine, show
+from benchmarks.reference_day import END, Size, project, run_day
+from benchmarks.scaling import size_of
+from many_models.data import lake_tables
+from many_models.operations.day import QUIET, open_instance
+from many_models.orchestration import automation
+from many_models.orchestration.event_log import history, runs
+from many_models.orchestration.event_log.retention import prune_events
+from many_models.orchestration.look import Look
+from many_models.orchestration.stage_run import UPSTREAM_TAG, VERSION_TAG
+from many_models.ports import Filter
+from many_models.settings import load_settings
+from many_models.wiring import build_lake
+
+if TYPE_CHECKING:
+    from many_models.ports import Lake
+
+REAL, KEPT, DAYS = 4, 7, 60
+FULL, SMALL = (1_000, 400), (20, 40)
+STAGES = ("store_item_datasets", "trained_models", "promoted_models", "predictions")
+WRITTEN = (
+    lake_tables.RAW_VERSIONS, lake_tables.COVARIATE_VERSIONS, lake_tables.SERIES, lake_tables.TRAINED,
+    lake_tables.CHAMPIONS, lake_tables.DECISIONS, lake_tables.PREDICTIONS,
+)  # fmt: skip
+QUICK = "\n[forecast]\ntrees = false\nwindows = 1\nhorizon = 7\npool_every = 100000\n"
+
+
+def recorder(stage: str, tags: Mapping[str, Mapping[str, str]]) -> dg.Definitions:
+    """A job that records a materialization of each series with these tags, as the stage did."""
+
+    @dg.asset(
+        name=stage,
+        partitions_def=dg.DynamicPartitionsDefinition(name="store_items"),
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        output_required=False,
+    )
+    def made(context: dg.AssetExecutionContext) -> Iterator[None]:
+        keys = context.partition_keys
+        runs.plan(context, keys)
+        events = [dg.AssetMaterialization(stage, partition=key, tags=dict(tags[key])) for key in keys]
+        runs.record(context, events)
+        yield from ()
+
+    job = dg.define_asset_job(f"again_{stage}", selection=[stage])
+    return dg.Definitions([made], jobs=[job], executor=dg.in_process_executor)
+
+
+def simulate(folder: Path, nights: int) -> None:
+    """The nights that are not run."""
+    settings = load_settings(folder / "many_models.toml")
+    lake = build_lake(settings)
+    with open_instance(folder / "dagster") as instance:
+        tags = {s: history.latest_tags(instance, dg.AssetKey(s), [UPSTREAM_TAG, VERSION_TAG]) for s in STAGES}
+        jobs = {s: recorder(s, tags[s]).resolve_job_def(f"again_{s}") for s in STAGES}
+        keys = instance.get_dynamic_partitions("store_items")
+        ranged = {runs.RANGE_START_TAG: keys[0], runs.RANGE_END_TAG: keys[-1]}
+        began = list[datetime]()
+        for night in range(nights):
+            began.append(datetime.now(UTC))
+            for stage in STAGES:
+                jobs[stage].execute_in_process(QUIET, instance, tags=ranged)
+            cutoff = f"{datetime(2000, 1, 1) + timedelta(days=night):%Y-%m-%d}"
+            instance.add_dynamic_partitions("cutoffs", [cutoff])
+            instance.report_runless_asset_event(dg.AssetMaterialization("warehouse_predictions", partition=cutoff))
+            commit_again(lake)
+            if night % KEPT == KEPT - 1 and night >= KEPT:
+                prune_events(instance, began[night - KEPT])
+                lake.prune(datetime.now(UTC) - began[night - KEPT])
+
+
+def commit_again(lake: "Lake") -> None:
+    """Write what is in the tables of a night once more."""
+    for table in WRITTEN:
+        if lake.version(table.name) is not None:
+            lake.replace(table.name, lake.read(table.name), Filter(), table.partition_by)
+
+
+def cpu(work: Callable[[], object], repeats: int = 5) -> float:
+    """The least CPU seconds of `work`."""
+    found = list[float]()
+    for _ in range(repeats):
+        began = time.process_time()
+        work()
+        found.append(time.process_time() - began)
+    return min(found)
+
+
+def look_at(folder: Path) -> tuple[float, float]:
+    """CPU seconds of a whole look that finds nothing due, and of asking whether there is anything new."""
+    settings = load_settings(folder / "many_models.toml")
+    lake = build_lake(settings)
+    with open_instance(folder / "dagster") as instance:
+
+        def look() -> None:
+            work, current = automation.next_due(automation.states(settings, Look(instance, lake)))
+            if work is not None or current is not None:
+                raise RuntimeError(f"{work and work.stage} is due, so this is not a look that finds nothing")
+
+        shared = automation.shared_look(settings)
+        shared.found(instance, lake)
+        return cpu(look), cpu(lambda: shared.found(instance, lake))
+
+
+def measured(series: int, nights: int, folder: Path) -> list[Figure]:
+    """Everything after a few days and after many."""
+    size = Size(max(series // 100, 1), min(series, 100), DAYS, 0, 0, 0)
+    sales = project(folder, size.stores, size)
+    with (folder / "many_models.toml").open("a") as settings:
+        settings.write(QUICK)
+    found = list[tuple[float, tuple[float, float], float, float]]()
+    for day in range(REAL + 1):
+        if day == REAL:
+            simulate(folder, nights - REAL)
+        if day:
+            sales.add(END + timedelta(days=day), 1)
+        stages = run_day(folder)
+        if day >= REAL - 1:
+            sizes = size_of(folder / "dagster"), size_of(folder / "var" / "lake")
+            found.append((sum(stage.cpu for stage in stages), look_at(folder), *sizes))
+    (day_few, look_few, *size_few), (day_many, look_many, *size_many) = found
+    figures = [
+        Figure(f"a whole look, {series:,} series, after {REAL} days, CPU", look_few[0], "s", ""),
+        Figure(f"after {nights}", look_many[0], "s", ""),
+        Figure("their ratio", look_many[0] / look_few[0], "×", "at most 1.1"),
+        Figure("asking whether anything is new, ratio", look_many[1] / look_few[1], "×", "at most 1.1"),
+        Figure(f"a later day after {REAL} days, CPU", day_few, "s", ""),
+        Figure(f"after {nights}, their ratio", day_many / day_few, "×", "at most 1.1"),
+    ]
+    for name, few, many in zip(("Dagster's records", "the lake"), size_few, size_many, strict=True):
+        figures.append(Figure(f"{name} after {REAL} days", few, "MiB", f"after {nights}: {many:.0f} MiB"))
+    return figures
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = flags(__doc__ or "", "20 series, 40 nights")
+    parser.add_argument("--series", type=int, default=FULL[0])
+    parser.add_argument("--nights", type=int, default=FULL[1])
+    args = parser.parse_args()
+    series, nights = SMALL if args.small else (args.series, args.nights)
+    with tempfile.TemporaryDirectory() as name:
+        figures = measured(series, nights, Path(name) / "day")
+    show(figures, machine("dagster", "deltalake"), as_json=args.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

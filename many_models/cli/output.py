@@ -123,7 +123,8 @@ def print_summary(out: Console, settings: Settings) -> None:
         out.print(f"[yellow]note[/yellow]: {escape(str(text))}", highlight=False)
     aside = found.get("set_aside")
     if isinstance(aside, Sequence) and aside:
-        out.print(f"[yellow]set aside[/yellow]: {len(aside)} series; materialize their partition to bring them back")
+        how = "correct the settings, or materialize their partition, to bring them back"
+        out.print(f"[yellow]set aside[/yellow]: {len(aside)} series; {how}")
     outcome = found.get("outcome")
     if isinstance(outcome, Mapping):
         out.print(line_of_outcome(outcome), highlight=False)

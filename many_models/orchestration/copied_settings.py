@@ -1,4 +1,4 @@
-"""What raw_sales was copied with: settings that change its rows are told from a tag on each copied period."""
+"""The settings that rows were copied with and that series were tried with: what they change is done again."""
 
 from __future__ import annotations
 
@@ -28,6 +28,14 @@ def copied_with(settings: Settings, known: Sequence[str]) -> str:
     rows = (source.table, source.url, data.timestamp, data.target, sorted(known), data.frequency,
             data.negatives, sorted(data.aggregates.items()), data.timezone)  # fmt: skip
     return f"{digest(data.keys)}-{digest(*rows)}"
+
+
+def tried_with(settings: Settings) -> str:
+    """A digest of the settings that a series may fail for: where they have changed, one that failed is tried again."""
+    data = settings.data.model_dump(mode="json", exclude={"until", "look_back", "max_loss", "complete_share"})
+    source, forecast, promotion = settings.source, settings.forecast, settings.promotion
+    tables = source.table, source.covariates_table, source.attributes_table
+    return digest("tried", sorted(data.items()), forecast.model_dump_json(), promotion.model_dump_json(), *tables)
 
 
 def refuse_other_names(before: str, settings: Settings, now: str) -> None:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
+    from many_models.errors import SeriesFailure
+
 MAX_ATTEMPTS = 3
 
 Stage = Literal[
@@ -33,7 +35,10 @@ STAGES: tuple[Stage, ...] = tuple(stage for stage in ALL_STAGES if stage not in 
 
 @dataclass(frozen=True, slots=True)
 class FailureRecord:
-    """How a series failed last at one stage: at which upstream version, for which reason, how often in a row."""
+    """How a series failed last at one stage: at which upstream version, for which reason, how often in a row.
+
+    `tried_with` is the digest of the settings that it was tried with (see `copied_settings.tried_with`).
+    """
 
     version: str
     kind: str
@@ -41,9 +46,12 @@ class FailureRecord:
     permanent: bool
     attempts: int
     set_aside: bool = False
+    tried_with: str = ""
 
-    def blocks(self, version: str) -> bool:
-        """Whether the stage waits at `version` until a person asks for it."""
+    def blocks(self, version: str, tried_with: str = "") -> bool:
+        """Whether the stage waits at `version` until a person asks for it, or changes the settings."""
+        if self.tried_with != tried_with:
+            return False
         if self.set_aside:
             return True
         return self.version == version and (self.permanent or self.attempts >= MAX_ATTEMPTS)
@@ -60,6 +68,7 @@ class StageState:
     done: Mapping[str, str]
     failed: Mapping[str, FailureRecord] = field(default_factory=dict[str, FailureRecord])
     busy: Collection[str] = ()
+    tried_with: str = ""  # the digest of today's settings
 
     def due(self) -> tuple[str, ...]:
         """The keys to run, in partition order: consumed version differs, not in flight, not blocked by a failure."""
@@ -69,7 +78,7 @@ class StageState:
             for key, version in self.wanted.items()
             if self.done.get(key) != version
             and key not in busy
-            and not (key in self.failed and self.failed[key].blocks(version))
+            and not (key in self.failed and self.failed[key].blocks(version, self.tried_with))
         )
 
     def behind(self) -> tuple[str, ...]:
@@ -99,16 +108,17 @@ def next_work(states: Sequence[StageState]) -> Work | None:
 
 
 def after_failure(
-    before: FailureRecord | None, version: str, kind: str, reason: str, *, permanent: bool
+    before: FailureRecord | None, version: str, failure: SeriesFailure, tried_with: str = ""
 ) -> FailureRecord:
     """The record after one more failure.
 
-    Attempts count in a row at the same version; a permanent failure for the same reason at another version (the data
-    changed, the fault did not) sets the series aside.
+    Attempts count in a row at the same version, with the same settings; a permanent failure for the same reason at
+    another version (the data changed, the fault did not) sets the series aside.
     """
-    same = before is not None and before.kind == kind and before.reason == reason
+    kind, reason, permanent = failure.kind, failure.reason, failure.permanent
     if before is None:
-        return FailureRecord(version, kind, reason, permanent, 1)
-    attempts = before.attempts + 1 if before.version == version else 1
+        return FailureRecord(version, kind, reason, permanent, 1, tried_with=tried_with)
+    same = before.kind == kind and before.reason == reason
+    again = before.version == version and before.tried_with == tried_with
     set_aside = before.set_aside or (permanent and before.permanent and same)
-    return FailureRecord(version, kind, reason, permanent, attempts, set_aside)
+    return FailureRecord(version, kind, reason, permanent, before.attempts + 1 if again else 1, set_aside, tried_with)

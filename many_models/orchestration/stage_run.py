@@ -11,6 +11,7 @@ from pydantic import Field
 from many_models.data import lake_tables
 from many_models.errors import SeriesFailure
 from many_models.orchestration import due, lake_marks, partitions
+from many_models.orchestration.copied_settings import tried_with
 from many_models.orchestration.event_log import dead_runs, history, runs
 
 if TYPE_CHECKING:
@@ -91,14 +92,22 @@ def status_rows(lake: Lake, stage: Stage) -> dict[str, FailureRecord]:
     from many_models.ports import Filter
 
     rows = lake_tables.records(lake, lake_tables.SERIES_STATUS, Filter(among={"stage": [stage]}))
-    names = [part.name for part in fields(due.FailureRecord)]
-    return {row["series_id"]: due.FailureRecord(**{name: row[name] for name in names}) for row in rows}
+    names = [part.name for part in fields(due.FailureRecord) if part.name != "tried_with"]
+    return {
+        row["series_id"]: due.FailureRecord(
+            **{name: row[name] for name in names},
+            tried_with=row.get("tried_with") or "",  # rows of earlier versions have none: they are tried once more
+        )
+        for row in rows
+    }
 
 
-def series_set_aside(lake: Lake) -> frozenset[str]:
-    """The series that are set aside at any stage."""
+def series_set_aside(lake: Lake, tried_with: str | None = None) -> frozenset[str]:
+    """The series that are set aside at any stage; with `tried_with`, those that were tried with such settings."""
     return frozenset(
-        row["series_id"] for row in lake_tables.records(lake, lake_tables.SERIES_STATUS) if row["set_aside"]
+        row["series_id"]
+        for row in lake_tables.records(lake, lake_tables.SERIES_STATUS)
+        if row["set_aside"] and (tried_with is None or (row.get("tried_with") or "") == tried_with)
     )
 
 
@@ -111,6 +120,7 @@ def write_status(lake: Lake, stage: Stage, records: Mapping[str, FailureRecord])
     schema = pa.schema([
         ("stage", pa.string()), ("series_id", pa.string()), ("version", pa.string()), ("kind", pa.string()),
         ("reason", pa.string()), ("permanent", pa.bool_()), ("attempts", pa.int64()), ("set_aside", pa.bool_()),
+        ("tried_with", pa.string()),
     ])  # fmt: skip
     rows = [{"stage": stage, "series_id": key, **asdict(record)} for key, record in sorted(records.items())]
     where = Filter(among={"stage": [stage]})
@@ -143,11 +153,9 @@ def finish(  # noqa: PLR0913, PLR0917  (a run, what it was to do, and what came 
     failed |= without_result(keys, good, failed)
     finished = _record(context, settings, good, failed)
     before = status_rows(lake, stage)
-    standing = {key: record for key, record in before.items() if key not in good}
+    standing, now_with = {key: record for key, record in before.items() if key not in good}, tried_with(settings)
     for key, failure in failed.items():
-        standing[key] = due.after_failure(
-            before.get(key), upstream.get(key, ""), failure.kind, failure.reason, permanent=failure.permanent
-        )
+        standing[key] = due.after_failure(before.get(key), upstream.get(key, ""), failure, now_with)
     if standing != before:
         write_status(lake, stage, standing)
     lake_marks.record_marks(context.instance, lake)

@@ -14,7 +14,7 @@ from many_models.data.periods import (
 )
 from many_models.keys import digest
 from many_models.orchestration import copied_settings, lake_marks, partitions
-from many_models.orchestration.copied_settings import LOOK_TAG
+from many_models.orchestration.copied_settings import LOOK_TAG, tried_with
 from many_models.orchestration.due import DECISIONS, StageState
 from many_models.orchestration.event_log import history
 from many_models.orchestration.forecast_spec import spec_of
@@ -92,7 +92,11 @@ def covariates_state(settings: Settings, look: Look, content: Mapping[str, str] 
 
 def pooled_state(settings: Settings, look: Look) -> StageState:
     """pooled_models, which has one key: due when there are datasets, and once in every `forecast.pool_every` days."""
-    wanted = {ALL: Upstream(settings).pooled(lake_as_of(look.lake))} if active_series(look.lake) else {}
+    wanted = (
+        {ALL: Upstream(settings).pooled(lake_as_of(look.lake))}
+        if active_series(look.lake, tried_with(settings))
+        else {}
+    )
     done = {ALL: look.tag("pooled_models", UPSTREAM_TAG)}
     return StageState("pooled_models", wanted, done, busy=look.busy("pooled_models"))
 
@@ -136,19 +140,20 @@ def alive_series(
     return alive(spec, list(versions), rows, first, last, np.datetime64(as_of, "us")).tolist()
 
 
-def active_series(lake: Lake) -> frozenset[str]:
-    """The series that are to be forecast: begun, not ended, not set aside."""
-    return _series_that_are(lake, active=True)
+def active_series(lake: Lake, settings_digest: str | None = None) -> frozenset[str]:
+    """The series that are to be forecast: begun, not ended, not set aside (see `series_set_aside`)."""
+    return _series_that_are(lake, settings_digest, active=True)
 
 
-def ended_series(lake: Lake) -> frozenset[str]:
+def ended_series(lake: Lake, settings_digest: str | None = None) -> frozenset[str]:
     """The series that are not to be forecast any more, and are not set aside."""
-    return _series_that_are(lake, active=False)
+    return _series_that_are(lake, settings_digest, active=False)
 
 
-def _series_that_are(lake: Lake, *, active: bool) -> frozenset[str]:
+def _series_that_are(lake: Lake, settings_digest: str | None, *, active: bool) -> frozenset[str]:
     rows = lake_tables.records(lake, lake_tables.SERIES, columns=["series_id", "active"])
-    return frozenset(row["series_id"] for row in rows if row["active"] == active) - series_set_aside(lake)
+    aside = series_set_aside(lake, settings_digest)
+    return frozenset(row["series_id"] for row in rows if row["active"] == active) - aside
 
 
 def series_state(settings: Settings, look: Look, stage: Stage) -> StageState:
@@ -158,7 +163,9 @@ def series_state(settings: Settings, look: Look, stage: Stage) -> StageState:
     order = [key for key in look.series if key in held]
     ordered = {key: wanted[key] for partition in order for key in held[partition]}
     running = [key for partition in look.busy(stage) for key in held.get(partition, [partition])]
-    return StageState(stage, ordered, look.consumed(stage), status_rows(look.lake, stage), running)
+    return StageState(
+        stage, ordered, look.consumed(stage), status_rows(look.lake, stage), running, tried_with(settings)
+    )
 
 
 def begin_series(context: dg.AssetExecutionContext, config: KeySet, settings: Settings, lake: Lake) -> tuple[str, ...]:
@@ -175,18 +182,19 @@ def begin_series(context: dg.AssetExecutionContext, config: KeySet, settings: Se
     look = Look(context.instance, lake)
     wanted = _wanted(settings, look, stage)
     if DUE_TAG in context.run.tags:
-        chosen = {*StageState(stage, wanted, look.consumed(stage), status_rows(lake, stage)).due()}
+        failed, now_with = status_rows(lake, stage), tried_with(settings)
+        chosen = {*StageState(stage, wanted, look.consumed(stage), failed, tried_with=now_with).due()}
     else:
         chosen = {*wanted, *series_set_aside(lake)}
     return tuple(name for name in series if name in chosen) or series
 
 
 def _wanted(settings: Settings, look: Look, stage: Stage) -> Mapping[str, str]:
-    lake = look.lake
+    lake, now_with = look.lake, tried_with(settings)
     if stage == "store_item_datasets":
-        aside = series_set_aside(lake)
+        aside = series_set_aside(lake, now_with)
         return {key: version for key, version in dataset_versions(settings, lake).items() if key not in aside}
-    active, ended = active_series(lake), ended_series(lake)
+    active, ended = active_series(lake, now_with), ended_series(lake, now_with)
     if stage == "promoted_models":
         made = look.made("trained_models")
         decidable = {key for key, version in made.items() if key in active or (key in ended and version == INACTIVE)}

@@ -74,3 +74,24 @@ def test_a_new_store_comes_with_its_history_and_a_renamed_one_leaves_nothing_beh
     assert counts == {"O%27Neill__i0": 80, "s2__i0": 80, "new%2C renamed__i0": 80}
     assert set(newest(project)["series_id"]) == set(counts)
     assert project.run(END) == []
+
+
+@pytest.mark.slow
+def test_a_series_set_aside_for_wrong_settings_comes_back_when_they_are_mended(tmp_path):
+    """Hours in a column that the settings take for a flag: the one series that has hours fails twice; the others go on.
+
+    With `open_hours` set it is forecast with them, without a person who asks for it.
+    """
+    rows = sales(stores=1, items=3, days=60)
+    rows["out"] = 0.0
+    odd = rows["item"] == "i1"
+    rows.loc[odd & (rows["date"] == rows["date"].min()), "out"] = 4.0
+    project = make_project(tmp_path, rows, forecast=QUICK, data={"sold_out": "out"})
+    for day in (END - timedelta(days=1), END):
+        project.run(day)
+    assert project.table("series_status")[["series_id", "set_aside"]].to_numpy().tolist() == [["s0__i1", True]]
+    assert set(newest(project)["item"]) == {"i0", "i2"}
+    change(project, forecast=QUICK, data={"sold_out": "out", "open_hours": 12.0})
+    project.run(END)
+    assert project.table("series_status").empty
+    assert set(newest(project)["item"]) == {"i0", "i1", "i2"}

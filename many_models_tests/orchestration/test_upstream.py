@@ -37,8 +37,8 @@ class Looked:
 def test_a_look_reads_holidays_and_rules_once_for_all_series(tmp_path, monkeypatch, stage):
     settings = settings_in(tmp_path)
     series = {f"s{number}": f"version {number}" for number in range(50)}
-    monkeypatch.setattr(stage_state, "active_series", lambda _: frozenset(series))
-    monkeypatch.setattr(stage_state, "ended_series", lambda _: frozenset())
+    monkeypatch.setattr(stage_state, "active_series", lambda *_: frozenset(series))
+    monkeypatch.setattr(stage_state, "ended_series", lambda *_: frozenset())
     read, ruled = [], []
     read_holidays, rules = covariates.read_holidays, type(settings.promotion).rules
     monkeypatch.setattr(covariates, "read_holidays", lambda path: read.append(path) or read_holidays(path))

@@ -11,6 +11,7 @@ from many_models.data.packs import packs_of
 from many_models.errors import InputError
 from many_models.keys import digest
 from many_models.orchestration import lake_marks, stage_state
+from many_models.orchestration.copied_settings import tried_with
 from many_models.orchestration.event_log import dead_runs
 from many_models.orchestration.forecast_spec import spec_of
 from many_models.orchestration.stage_asset import stage_asset
@@ -67,7 +68,7 @@ def _learn(settings: Settings, lake: Lake) -> "tuple[PooledModels, int, datetime
 
     spec = spec_of(settings)
     cutoff = lake_tables.lake_as_of(lake)
-    names = sample_of(stage_state.active_series(lake), settings.forecast.pool_series, spec)
+    names = sample_of(stage_state.active_series(lake, tried_with(settings)), settings.forecast.pool_series, spec)
     if cutoff is None or not names:
         raise InputError("no active series has a dataset yet")
     where = Filter(among={"pack": list(packs_of(settings, names)), "series_id": names})

@@ -251,7 +251,8 @@ def _checks(lake: Lake, cutoffs: Mapping[datetime, Sequence[str]]) -> Iterator[d
     yield dg.AssetCheckResult(
         passed=not aside, check_name="set_aside", severity=dg.AssetCheckSeverity.WARN,
         metadata={
-            "series": len(aside), "bring_back": "materialize the series' partition", "first": ", ".join(aside[:20]),
+            "series": len(aside), "bring_back": "correct the settings, or materialize the series' partition",
+            "first": ", ".join(aside[:20]),
         },
     )  # fmt: skip
 

@@ -21,6 +21,7 @@ from many_models.forecasting.censoring import (
     problem_of,
     share_of,
 )
+from many_models.forecasting.closures import Closures
 from many_models.forecasting.gaps import CLOSED, UNKNOWN, meanings, outliers, silence_limit
 from many_models.forecasting.local_fit import own_numbers
 from many_models.forecasting.pack import mm_pack_v1 as pack
@@ -325,12 +326,14 @@ def _states(
         panel = build(rows.slice(at, size), layout, _stamp(stop, spec).astype(object))
         at += size
         _, hol, ph = layout.calendar(panel.ds)
+        closures = Closures(layout, panel.ds, panel.periods)
         state = np.zeros(pack.state_size(layout.season, layout.columns, layout.slots))
         for i, (_, first, last, _source) in enumerate(block):
             a, b = first - panel.number, last - panel.number + 1
             own = own_numbers(panel.y[i], panel.code[i], spec, a, b - 1)
             code = panel.code[i, :b].copy()
             code[a:b][closed[len(out) : len(out) + b - a]] = pack.CLOSED
+            code[closures.recognised(panel.y[i, :b], code, a)] = pack.CLOSED
             classify(panel.y[i, :b], code, ph, hol, panel.x[i], panel.encoding.binary[i], a, conf, own, longest, state)
             out.extend(words[code[a:b]])
     return out

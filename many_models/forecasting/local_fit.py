@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from many_models.forecasting.closures import Closures
 from many_models.forecasting.pack import mm_pack_v1 as pack
 from many_models.forecasting.spec import rhythm
 
@@ -153,6 +154,7 @@ def fit_panel(  # noqa: PLR0913 - what, whom, when and beside what
 
     conf = layout.conf()
     C, hol, ph = layout.calendar(panel.ds)
+    closures = Closures(layout, panel.ds, panel.periods)
     m, H = layout.season, spec.horizon
     n, p = len(panel.series), pack.width(C.shape[1], layout.columns)
     chosen = np.arange(n) if only is None else only.rows
@@ -178,8 +180,9 @@ def fit_panel(  # noqa: PLR0913 - what, whom, when and beside what
             own = own_numbers(panel.y[i], panel.code[i], spec, first, learned_at(panel, i, base))
             mine = origins[origins >= first]
             if len(mine):
+                own_hol = closures.announced(hol, panel.y[i], panel.code[i], first)
                 fit_series(
-                    panel.y[i], panel.code[i], ph, hol, C, panel.x[i], panel.encoding.binary[i], steps, first, mine,
+                    panel.y[i], panel.code[i], ph, own_hol, C, panel.x[i], panel.encoding.binary[i], steps, first, mine,
                     conf, own, shared.beta, strength, recent, decay, pooled, seen[i], shared.boosted, *trees,
                     fits.F[i, len(origins) - len(mine) :], fits.coef[i], fits.smear[i], fits.state[i],
                     fits.fitted[i, len(origins) - len(mine) :],

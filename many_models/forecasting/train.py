@@ -14,6 +14,7 @@ from many_models.errors import SeriesError, SeriesFailure
 from many_models.forecasting import metrics
 from many_models.forecasting.backtest_paths import path_table
 from many_models.forecasting.calibration import factors, final_weights, leave_one_out, series_quantiles, spread
+from many_models.forecasting.closures import closed_days
 from many_models.forecasting.datasets import LARGEST
 from many_models.forecasting.evaluation import Evaluation, evaluate, least, scored
 from many_models.forecasting.local_fit import nothing_shared
@@ -136,6 +137,7 @@ def _model(
         "before_x": panel.x[:, panel.periods - 1, : layout.encoded].astype(np.float32),
         "spread": spread(evaluation, blends, scored(evaluation)), "quantiles": series_quantiles(evaluation),
         "path": evaluation.custom.F[:, :, -1], "static": evaluation.static,
+        "closed_days": closed_days(panel, layout),
         "conf": conf, "holiday_days": days, "holiday_slots": slots, **pool_arrays,
     }  # fmt: skip
     give_models_to_new(evaluation, arrays, [one for one, _ in new], everyone)

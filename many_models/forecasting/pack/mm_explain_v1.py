@@ -254,7 +254,7 @@ def attribute(
                 now += settle(mine, Z[i])
                 put(A[13, i], none)
                 v[13] = share(A[13, i], mine, now, COUNT, 1.0, own, level)
-        closed = is_closed(S, ph[t], hol[t], x[t], binary, conf)
+        closed = is_closed(S, ph[t], hol[t], x[t], binary, conf)  # by weekday, flag, holiday, or day of the year
         for c in range(n):
             if not math.isfinite(v[c]):
                 put(A[c, i], none)

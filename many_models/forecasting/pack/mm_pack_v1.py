@@ -59,6 +59,9 @@ EXTRA = 9  # features that only trees use, and one more a covariate column
 BESIDE = 3  # features after these, and one more a covariate column: what surrounds the target; static ones come last
 PLAIN = 6  # what users' regressors see besides the linear features: phase, step, age, recent mean, phase's, holiday
 MISSING, OBSERVED, CLOSED, STOCK_OUT = 0, 1, 2, 3
+CLOSED_DAY = 1000  # added to the holiday slot of a day (-1 for none) on which this series is closed each year
+CLOSED_DAYS = 32  # places for them in a pack, as days since 1970; EMPTY marks an empty one
+EMPTY = -(2**31)
 # Kinds of terms, columns made of encoded covariate columns: what column a exceeds a knot by, whether it does, the
 # product of columns a and b, column a on weekday b, column a times a wave of b periods a day.
 HINGE, ABOVE, PRODUCT, WEEKDAY, HOUR_SIN, HOUR_COS = range(6)
@@ -106,6 +109,8 @@ def is_structural(S, ph, conf, own):
 
 def is_closed(S, ph, hol, x, binary, conf):
     """Whether all that was seen says that nothing is sold in such a period: same phase, holiday or flag always zero."""
+    if hol >= CLOSED_DAY - 1:
+        return True
     m = int(conf[SEASON])
     k = int(conf[COVARIATES])
     nz = S[2 * (4 + m)]
@@ -130,6 +135,8 @@ def is_closed(S, ph, hol, x, binary, conf):
 
 def advance(S, y, code, ph, hol, x, binary, conf, own):
     """Move the state `S` over one period: value `y` with its `code`, phase, holiday slot and covariates."""
+    if hol >= CLOSED_DAY - 1:
+        hol -= CLOSED_DAY
     m = int(conf[SEASON])
     k = int(conf[COVARIATES])
     i_nz = 2 * (4 + m)
@@ -655,6 +662,7 @@ def derived(x: np.ndarray, terms, ds: np.ndarray) -> np.ndarray:
 PER_SERIES = (
     "cutoff", "state", "tail_y", "tail_code", "coef", "smear", "own", "weights", "factor", "fixed", "center", "scale",
     "log", "binary", "last_x", "before_x", "spread", "quantiles", "pool", "path", "static",
+    "closed_days",
 )  # fmt: skip
 SHARED = ("conf", "holiday_days", "holiday_slots")
 PER_POOL = ("pool_shape", "pool_beta", "pool_terms", "tree_count", "root_count", "boosted_count")
@@ -845,7 +853,8 @@ class Pack:
         x = self.columns(x, pool, now)
         last = self.columns((fresh[2] if len(fresh[0]) else a["before_x"][i][None])[-1:], pool, now - 1)[0]
         R = len(tail)
-        _, C, hol, ph = self.calendar(now, h)
+        ds, C, hol, ph = self.calendar(now, h)
+        hol = self.with_closed_days(i, ds, hol)
         y, code = np.concatenate([tail, np.zeros(h)]), np.concatenate([codes, np.zeros(h, np.int8)])
         P = np.zeros((R + 1, 3))
         f.prefix(tail, codes, own, P)
@@ -858,6 +867,14 @@ class Pack:
             np.concatenate([np.zeros((R, C.shape[1]), np.float32), C]), np.concatenate([before, x]),
             a["binary"][i].astype(np.int64), B, a["smear"][i].astype(float), a["conf"], own,
         ), now  # fmt: skip
+
+    def with_closed_days(self, i, ds, hol):
+        """The holiday slots `hol` of the stamps `ds`, and CLOSED_DAY where row `i` is closed each year."""
+        days = self.arrays["closed_days"][i]
+        if not len(days) or days[0] == EMPTY:
+            return hol
+        closed = np.isin(ds.astype("datetime64[D]").astype(np.int64), days)
+        return np.where(closed, hol + CLOSED_DAY, hol)
 
     def room(self, i):
         """Room for one row of features and of what trees see, with what they see of the series `i` itself."""
@@ -1211,6 +1228,7 @@ def _check_shapes(index, arrays):
         "last_x": (n, e), "before_x": (n, e), "spread": (n, 3), "quantiles": (n, 2 * len(index["levels"])),
         "pool": (n,), "path": (n, own, None), "static": (n, None), "pool_shape": (q, shape), "pool_beta": (q, p),
         "root_count": (q,), "tree_count": (q,), "boosted_count": (q,), "pool_terms": (q, terms_of(e), 4),
+        "closed_days": (n, CLOSED_DAYS),
     }  # fmt: skip
     for name, sizes in wanted.items():
         got = a[name].shape
@@ -1225,7 +1243,8 @@ def _check_shapes(index, arrays):
 def _check_places(index, arrays):
     """What says where something is, or when, is within bounds."""
     a, q = arrays, len(index["pools"])
-    for name in ("cutoff", "pool", "root_count", "tree_count", "boosted_count", "holiday_days", "holiday_slots"):
+    whole = "cutoff pool root_count tree_count boosted_count holiday_days holiday_slots closed_days"
+    for name in whole.split():
         if a[name].dtype.kind not in "iu":
             raise ValueError(f"{name}.npy has numbers of the kind {a[name].dtype}, whole ones are needed")
     if len(a["pool"]) and not 0 <= a["pool"].min() <= a["pool"].max() < q:
@@ -1304,6 +1323,8 @@ def own_arrays(arrays, index):
         arrays = {**arrays, "boosted_count": np.zeros_like(arrays["root_count"])}
     if "before_x" not in arrays and "last_x" in arrays:  # only boosted trees look at it
         arrays = {**arrays, "before_x": arrays["last_x"]}
+    if "closed_days" not in arrays:  # packs from before series had closed days of their own
+        arrays = {**arrays, "closed_days": np.full((n, CLOSED_DAYS), EMPTY, np.int32)}
     older = "pool_terms" not in arrays  # packs from before there were terms
     wanted = [name for name in (*PER_SERIES, *SHARED, *PER_POOL, *TREES) if not older or name != "pool_terms"]
     for name in wanted:

@@ -200,6 +200,16 @@ class CustomSettings(Section):
     seconds: Annotated[float, Field(gt=0)] = 10.0
 
 
+class PooledCustomSettings(Section):
+    """A forecaster of the user's own for all series at once: a scikit-learn regressor, or a model that is brought."""
+
+    use: str
+    options: dict[str, JsonValue] = {}
+    seconds: Annotated[float, Field(gt=0)] = 600.0
+    device: Literal["cpu", "cuda"] = "cpu"
+    licence: str = ""
+
+
 class ForecastSettings(Section):
     """What is forecast, and how candidates compete. Series learn together from `pool_series` of them, anew every
     `pool_every` days of the data, with boosted trees where `trees` says so; with `pool_by` those of the same keys too.
@@ -217,6 +227,7 @@ class ForecastSettings(Section):
     refit_every: Annotated[int, Field(ge=1)] = 1
     sane_factor: Annotated[float, Field(ge=0)] = 10.0
     custom: dict[str, CustomSettings] = {}
+    pooled_custom: dict[str, PooledCustomSettings] = {}
 
 
 class PromotionSettings(Section):

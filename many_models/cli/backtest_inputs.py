@@ -15,12 +15,15 @@ if TYPE_CHECKING:
 
 
 def custom_of(text: str) -> Custom:
-    """The forecaster that an option `NAME=MODULE:ATTRIBUTE {"option": 1}` names. Raises SettingsError."""
+    """The forecaster that an option `NAME=MODULE:ATTRIBUTE {"option": 1}` names; `pooled:NAME=…` is one for all series
+    at once. Raises SettingsError.
+    """
     from many_models.forecasting.spec import Custom
 
     name, _, rest = text.partition("=")
     use, _, options = rest.strip().partition(" ")
-    return Custom(name.strip(), use, options.strip() or "{}")
+    name, pooled = name.strip().removeprefix("pooled:"), name.strip().startswith("pooled:")
+    return Custom(name, use, options.strip() or "{}", 600.0 if pooled else 10.0, pooled=pooled)
 
 
 def read_parquet(path: Path, columns: list[str]) -> pd.DataFrame:

@@ -61,7 +61,7 @@ def gather_evidence(evaluation: Evaluation) -> Evidence:
     groups = len(combination.CLASSES) + 1
     full = np.tile(10.0 * np.eye(C), (groups, 1, 1))
     counts = combination.importance(evaluation.Y, evaluation.mask, spec.objective)
-    pooled = combination.pooled_moments(moments, windows, classes, evaluation.there, counts)
+    pooled = combination.pooled_moments(moments, windows, classes, evaluation.there, counts, made(evaluation))
     for k in range(groups):
         full[k][chosen] = pooled[k]
     early = evaluation.pooled.early if evaluation.pooled else nothing_shared(evaluation.layout)
@@ -192,15 +192,28 @@ def final_weights(evaluation: Evaluation, leave_out: int | None = None) -> NDArr
     if evaluation.pooled is not None and len(evaluation.pooled.evidence.moments):
         chosen = [evaluation.spec.every_candidate.index(name) for name in evaluation.names]
         evidence = evaluation.pooled.evidence.moments[:, chosen][:, :, chosen][evaluation.classes]
-    return combination.simplex_weights(moments, windows, evaluation.belief, evidence, there=evaluation.there)
+    return combination.simplex_weights(
+        moments, windows, evaluation.belief, evidence, there=evaluation.there, made=made(evaluation)
+    )
+
+
+def made(evaluation: Evaluation) -> NDArray[np.bool_]:
+    """Of which candidates there are forecasts (series × candidates): built-in ones always, users' ones unless they
+    failed. One that failed must change nothing of the others.
+    """
+    result = np.ones_like(evaluation.there)
+    if users := len(evaluation.custom.names):
+        result[:, -users:] = evaluation.there[:, -users:]
+    return result
 
 
 def _moments(evaluation: Evaluation, mask: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Products of the candidates' errors where `mask`, and each series' windows, see `combination.error_moments`."""
     usual = evaluation.scales[1][:, -1]
     return combination.error_moments(
-        evaluation.F, evaluation.Y, mask, evaluation.spec.objective, usual, evaluation.classes == 0
-    )
+        evaluation.F, evaluation.Y, mask, evaluation.spec.objective, usual, evaluation.classes == 0,
+        made(evaluation),
+    )  # fmt: skip
 
 
 def factors(evaluation: Evaluation) -> NDArray[np.float64]:

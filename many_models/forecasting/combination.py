@@ -44,20 +44,22 @@ def beliefs(names: Sequence[str], observations: NDArray[np.float64], sold: NDArr
     return weights / weights.sum(1, keepdims=True)
 
 
-def error_moments(
+def error_moments(  # noqa: PLR0913, PLR0917 - forecasts, actuals, and what says which of them count
     F: NDArray[np.float64],
     Y: NDArray[np.float64],
     mask: NDArray[np.bool_],
     objective: str = "rmsse",
     usual: NDArray[np.float64] | None = None,
     sparse: NDArray[np.bool_] | None = None,
+    made: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean products of the candidates' errors (series × candidates × candidates) and the windows that count.
 
     `F` series × windows × candidates × steps, `Y` and `mask` series × windows × steps. Each series is in units of
-    its median candidate's mean square, so that series can be pooled. With `usual`, what its squares are like over its
-    history (NaN where unknown), squared errors are in units of the geometric mean of both: windows in which a series
-    happened to sell nothing must not speak for forecasts of nothing. For `sparse` series, of which many sell nothing
+    its median candidate's mean square (of those that are `made`), so that series can be pooled. With `usual`, what its
+    squares are like over its history (NaN where unknown), squared errors are in units of the geometric mean of both:
+    windows in which a series happened to sell nothing must not speak for forecasts of nothing. For `sparse` series, of
+    which many sell nothing
     in any window, the history alone is the unit. Objectives of absolute errors weigh each error by the inverse of the
     median candidate's, which makes the square an absolute value (Weiszfeld's step).
     """
@@ -67,11 +69,11 @@ def error_moments(
     if objective == "rmsse":
         M = e @ np.moveaxis(e, 1, 2) / np.maximum(n, 1)[:, None, None]
     else:
-        size = np.median(np.abs(e), axis=1)
+        size = _median(np.abs(e), made)
         mean = size.sum(1, keepdims=True) / np.maximum(n, 1)[:, None]
         v = mean / np.maximum(np.maximum(size, 0.2 * mean), 1e-300)
         M = (e * v[:, None]) @ np.moveaxis(e, 1, 2) / np.maximum(n, 1)[:, None, None]
-    typical = np.median(np.einsum("icc->ic", M), axis=1)
+    typical = _median(np.einsum("icc->ic", M), made)
     unit = np.where(typical > 0, typical, 1.0)
     if usual is not None and objective == "rmsse":
         known = np.isfinite(usual) & (usual > 0)
@@ -79,6 +81,13 @@ def error_moments(
         both = np.sqrt(history * np.where(typical > 0, typical, history))
         unit = history if sparse is None else np.where(sparse, history, both)
     return M / unit[:, None, None], mask.any(2).sum(1).astype(float)
+
+
+def _median(values: NDArray[np.float64], made: NDArray[np.bool_] | None) -> NDArray[np.float64]:
+    """The median over candidates (the second axis) of those that are `made` (series × candidates), or of all."""
+    if made is None or made.all():
+        return np.median(values, axis=1)
+    return np.array([np.median(mine[ok], axis=0) for mine, ok in zip(values, made, strict=True)])
 
 
 def importance(Y: NDArray[np.float64], mask: NDArray[np.bool_], objective: str) -> NDArray[np.float64]:
@@ -99,17 +108,19 @@ def class_of(y: NDArray[np.float64], seen: NDArray[np.bool_], year: int) -> NDAr
 
 def pooled_moments(
     moments: NDArray[np.float64], windows: NDArray[np.float64], classes: NDArray[np.int64],
-    there: NDArray[np.bool_], counts: NDArray[np.float64] | None = None,
+    there: NDArray[np.bool_], counts: NDArray[np.float64] | None = None, made: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.float64]:  # fmt: skip
     """Mean moments per class (classes × candidates × candidates), shrunk towards all series' by 20 series' worth.
 
     A series counts by its windows, times `counts`; one that is far off (a level that broke) at most as if every
     candidate's mean square were four times its median's. A candidate that is far off for one series says no more
     than `_bounded` allows: that series' own weights leave it out, the others' must not. A pair of candidates is judged
-    by the series where both are `there` (series × candidates).
+    by the series where both are `there` (series × candidates). A user's forecaster that made nothing for a series (not
+    `made`) changes nothing of how it counts.
     """
     moments = _bounded(moments, there)
-    size = np.einsum("icc->i", moments) / moments.shape[1]
+    made = np.ones_like(there) if made is None else made
+    size = (np.einsum("icc->ic", moments) * made).sum(1) / np.maximum(made.sum(1), 1)
     both = there[:, :, None] & there[:, None, :]
     weight = (windows * (1.0 if counts is None else counts) / np.maximum(size / 4.0, 1.0))[:, None, None] * both
     total = weight.sum(0)
@@ -135,9 +146,10 @@ def _bounded(moments: NDArray[np.float64], there: NDArray[np.bool_]) -> NDArray[
     return moments * less[:, :, None] * less[:, None, :]
 
 
-def simplex_weights(
+def simplex_weights(  # noqa: PLR0913, PLR0917 - what is known of candidates, and which are there
     moments: NDArray[np.float64], windows: NDArray[np.float64], belief: NDArray[np.float64],
     evidence: NDArray[np.float64] | None = None, kept: float = KEPT, there: NDArray[np.bool_] | None = None,
+    made: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.float64]:  # fmt: skip
     """Weights (series × candidates) ≥ 0 that sum to 1 and minimise w'Mw, M a series' own moments and what is believed.
 
@@ -145,8 +157,11 @@ def simplex_weights(
     many windows. Where there is none it is independent excess errors whose best mixture is `belief`. How errors of
     candidates go together in a few windows is partly luck: `kept` of M takes them as independent, each as far behind
     the best as the evidence of all says, which shrinks weights towards the best ones. A candidate that the evidence
-    puts far behind the best, or that is not `there`, takes no part.
+    puts far behind the best, or that is not `there`, takes no part. Where a user's forecaster has not `made` a
+    forecast, weights are those of the others without it.
     """
+    if made is not None and not made.all():
+        return _of_those_made(moments, windows, belief, evidence, kept, there, made)
     worth = WINDOWS_OF_BELIEF if evidence is None else WINDOWS_OF_EVIDENCE
     alone = np.eye(belief.shape[1])
     trust = (windows / (windows + worth))[:, None, None]
@@ -170,6 +185,23 @@ def simplex_weights(
     M = M + 100.0 * np.einsum("ic,cd->icd", beaten * np.einsum("icc->ic", M).max(1, keepdims=True), alone)
     start = np.where(beaten, 0.0, start) + 1e-6
     return np.where(beaten, 0.0, _minimise(M, start / start.sum(1, keepdims=True)))
+
+
+def _of_those_made(  # noqa: PLR0913, PLR0917 - the same
+    moments: NDArray[np.float64], windows: NDArray[np.float64], belief: NDArray[np.float64],
+    evidence: NDArray[np.float64] | None, kept: float, there: NDArray[np.bool_] | None, made: NDArray[np.bool_],
+) -> NDArray[np.float64]:  # fmt: skip
+    """`simplex_weights` of series that lack forecasters, those that lack the same ones together."""
+    result = np.zeros(belief.shape)
+    for pattern in np.unique(made, axis=0):
+        mine, cs = np.flatnonzero((made == pattern).all(1)), np.flatnonzero(pattern)
+        square, own = np.ix_(mine, cs, cs), np.ix_(mine, cs)
+        believed = belief[own] / np.maximum(belief[own].sum(1, keepdims=True), 1e-12)
+        told = None if evidence is None else evidence[square]
+        result[own] = simplex_weights(
+            moments[square], windows[mine], believed, told, kept, None if there is None else there[own]
+        )
+    return result
 
 
 def _minimise(M: NDArray[np.float64], start: NDArray[np.float64], rounds: int = 300) -> NDArray[np.float64]:

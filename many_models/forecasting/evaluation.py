@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from many_models.errors import InputError
 from many_models.forecasting import combination, metrics
 from many_models.forecasting.custom.parent import CustomForecasts, run_custom
+from many_models.forecasting.custom.pooled import run_over_all
 from many_models.forecasting.local_fit import Fits, Group, fit_panel, nothing_shared
 from many_models.forecasting.pack import mm_pack_v1 as loader
 from many_models.forecasting.panel import Layout, Panel, build, layout_of
@@ -116,6 +117,7 @@ def evaluate(
     asked &= np.array([not step for step in fallback], bool)[:, None]
     asked[n if custom_series is None else custom_series :] = False
     custom = run_custom(rows, future, panel, layout, spec, origins, asked)
+    run_over_all(panel, layout, spec, origins, asked, static, pooled.brought if pooled else {}, custom)
     problems = _problems(panel, fits, fitted, mask, pooled, [name for name in names if name in loader.CANDIDATES])
     there = np.concatenate([problems == "", custom.there], 1)
     problems = np.concatenate([problems, np.array(custom.problems, object).reshape(n, len(custom.names))], 1)

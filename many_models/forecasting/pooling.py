@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from many_models.errors import InputError, IntegrityError
 from many_models.forecasting.attributes import Attributes, learn_attributes
 from many_models.forecasting.calibration import Evidence, gather_evidence, no_evidence
+from many_models.forecasting.custom.pooled import Brought, fit_over_all
 from many_models.forecasting.evaluation import evaluate, least
 from many_models.forecasting.local_fit import (
     NO_TREES,
@@ -34,6 +35,7 @@ from many_models.forecasting.local_fit import (
 from many_models.forecasting.new_items import profile_of, recent_periods
 from many_models.forecasting.pack import mm_pack_v1 as loader
 from many_models.forecasting.pack.array_files import array_files, sha256_of
+from many_models.forecasting.pack.mm_sklearn_v1 import SUFFIX
 from many_models.forecasting.panel import Layout, Panel, build, layout_of
 from many_models.forecasting.screening import reasons_not_to_learn_from
 from many_models.forecasting.spec import Spec, rhythm
@@ -65,7 +67,8 @@ class PooledModels:
 
     `groups` has early and late of each group that had enough to learn from; others take those of all series.
     `attributes` says how attributes of series become numbers, `left_out` which series of the sample taught the others
-    nothing, and why, `choice` which known covariates are used and how their effects bend.
+    nothing, and why, `choice` which known covariates are used and how their effects bend, `brought` users' regressors
+    that were trained over all series.
     """
 
     spec: Spec
@@ -76,6 +79,7 @@ class PooledModels:
     attributes: Attributes = field(default_factory=Attributes)
     left_out: Mapping[str, str] = field(default_factory=dict[str, str])
     choice: Choice = field(default_factory=Choice)
+    brought: Mapping[str, Brought] = field(default_factory=dict[str, Brought])
 
     def layout(self, rows: pa.Table, spec: Spec) -> Layout:
         """The layout of models of `spec` over `rows` that use what was chosen."""
@@ -112,6 +116,10 @@ class PooledModels:
             arrays |= {f"{when}_shape": shared.shape, f"{when}_beta": shared.beta, f"{when}_profile": shared.profile}
             arrays |= {f"{when}_{name}": tree for name, tree in zip(loader.TREES, shared.trees, strict=True)}
         files = array_files(arrays)
+        for name, one in sorted(self.brought.items()):
+            files |= {
+                f"{name}_{when}{SUFFIX}": data for when, data in (("early", one.early), ("late", one.late)) if data
+            }
         about = {
             "spec": self.spec.to_json(), "cutoffs": [shared.cutoff for _, shared in self._named()],
             "strengths": [list(shared.strength) for _, shared in self._named()],
@@ -120,6 +128,7 @@ class PooledModels:
             "boosted": [shared.boosted for _, shared in self._named()],
             "terms": [list(term) for term in self.choice.terms], "dropped": dict(self.choice.dropped),
             "columns": list(self.choice.columns),
+            **({"brought": {name: one.problem for name, one in self.brought.items()}} if self.brought else {}),
             "sha256": sha256_of(files),
         }  # fmt: skip
         files["pooled.json"] = json.dumps(about, sort_keys=True).encode()
@@ -159,7 +168,7 @@ class PooledModels:
             parts[0] = _with_boosted(parts[0], spec)
             return cls(
                 spec, shared[0], shared[1], Evidence(*parts), groups, Attributes(levels),
-                about.get("left_out", {}), _choice(about),
+                about.get("left_out", {}), _choice(about), _brought(about, files),
             )  # fmt: skip
         except (KeyError, ValueError, TypeError) as error:
             raise IntegrityError(f"pooled models cannot be read: {error}; fetch them again") from error
@@ -185,6 +194,19 @@ def _choice(about: Mapping[str, Any]) -> Choice:
     """What was chosen of known covariates; in files from before that, all of them and no terms."""
     terms = tuple((int(kind), int(a), int(b), float(knot)) for kind, a, b, knot in about.get("terms", ()))
     return Choice(terms, about.get("dropped", {}), tuple(about.get("columns", ())))
+
+
+def _brought(about: Mapping[str, Any], files: Mapping[str, bytes]) -> dict[str, Brought]:
+    """Users' regressors among `files`. Raises ValueError that names the one that is missing or damaged."""
+    result: dict[str, Brought] = {}
+    for name, problem in about.get("brought", {}).items():
+        parts: list[bytes] = []
+        for file in () if problem else (f"{name}_early{SUFFIX}", f"{name}_late{SUFFIX}"):
+            if hashlib.sha256(files.get(file, b"")).hexdigest() != about["sha256"].get(file):
+                raise ValueError(f"{file} is missing, or not what was stored")
+            parts.append(bytes(files[file]))
+        result[name] = Brought(*parts, problem=problem)
+    return result
 
 
 def _problems(about: Mapping[str, Sequence[str]]) -> Sequence[str]:
@@ -268,6 +290,7 @@ def pool(
         if early.anything and (len(early.trees[0]) or not trees):
             groups[name] = (early, late)
     first = PooledModels(spec, everyone[0], everyone[1], no_evidence(spec), groups, attributes, left_out, choice)
+    first = replace(first, brought=fit_over_all(panel, layout, spec, origins, static))
     evidence = gather_evidence(evaluate(rows, spec, cutoff, first, custom_series=CUSTOM_SERIES))
     return replace(first, evidence=evidence)
 

@@ -72,18 +72,30 @@ def rhythm(frequency: str) -> FrequencyDefaults:
     return FrequencyDefaults("D", 5, 260, found.taus, 20, 700.0, 65) if head == "B" else found
 
 
+DEVICES = ("cpu", "cuda")
+
+
 @dataclass(frozen=True)
 class Custom:
     """A user's own forecaster: candidate `name`, `use` as `module:attribute` (a class or a function that makes one),
     its `options` as JSON object, and how many `seconds` all its fits of one series may take.
+
+    A `pooled` one is of all series at once: a scikit-learn regressor that is trained over them, or a model that the
+    user brings, which forecasts batches of histories on a `device` (cpu or cuda) under its own `licence`; `seconds` is
+    what one fit or batch may take.
     """
 
     name: str
     use: str
     options: str = "{}"
     seconds: float = 10.0
+    pooled: bool = False
+    device: str = "cpu"
+    licence: str = ""
 
     def __post_init__(self) -> None:
+        if self.device not in DEVICES:
+            raise SettingsError(f"custom forecaster {self.name!r}: device is {self.device!r}, use {', '.join(DEVICES)}")
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", self.name) or self.name in BUILT_IN:
             raise SettingsError(f"custom forecaster {self.name!r}: needs a name of letters, digits and _, not built in")
         if not re.fullmatch(r"[\w.]+:[\w.]+", self.use):
@@ -208,6 +220,9 @@ class Spec:
         del values["folder"]
         if not self.missing_at:  # so that recipes of before it stay the same
             del values["missing_at"]
+        for custom in values["custom"]:
+            if not custom["pooled"]:  # a recipe from before there were pooled ones stays what it was
+                del custom["pooled"], custom["device"], custom["licence"]
         return json.dumps(values, sort_keys=True)
 
     @classmethod

@@ -10,12 +10,13 @@ from many_models.settings import WEEKDAYS
 
 if TYPE_CHECKING:
     from many_models.forecasting import Spec
+    from many_models.forecasting.spec import Custom
     from many_models.settings import Settings
 
 
 def spec_of(settings: Settings) -> Spec:
     """What is forecast and how, from the settings' data and forecast sections."""
-    from many_models.forecasting.spec import Custom, Spec
+    from many_models.forecasting.spec import Spec
 
     data, forecast = settings.data, settings.forecast
     return Spec(
@@ -30,10 +31,7 @@ def spec_of(settings: Settings) -> Spec:
         levels=tuple(forecast.levels),
         nonnegative=data.negatives == "quarantine",
         ended_after=data.ended_after,
-        custom=tuple(
-            Custom(name, mine.use, json.dumps(mine.options, sort_keys=True), mine.seconds)
-            for name, mine in forecast.custom.items()
-        ),
+        custom=_custom(settings),
         holidays=_holidays(settings),
         attributes=tuple(data.attributes),
         pool_by=tuple(data.keys.index(name) for name in forecast.pool_by),
@@ -46,6 +44,29 @@ def spec_of(settings: Settings) -> Spec:
         open_hours=data.open_hours,
         folder=str(settings.root),
     )
+
+
+def _custom(settings: Settings) -> tuple[Custom, ...]:
+    """The user's own forecasters: of one series each, then of all series at once."""
+    from many_models.forecasting.spec import Custom
+
+    own = [
+        Custom(name, mine.use, json.dumps(mine.options, sort_keys=True), mine.seconds)
+        for name, mine in settings.forecast.custom.items()
+    ]
+    pooled = [
+        Custom(
+            name,
+            mine.use,
+            json.dumps(mine.options, sort_keys=True),
+            mine.seconds,
+            pooled=True,
+            device=mine.device,
+            licence=mine.licence,
+        )
+        for name, mine in settings.forecast.pooled_custom.items()
+    ]
+    return (*own, *pooled)
 
 
 def _holidays(settings: Settings) -> tuple[tuple[str, str], ...]:

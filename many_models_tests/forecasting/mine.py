@@ -10,6 +10,7 @@ import time
 import numpy as np
 from sklearn.linear_model import Ridge
 
+MADE = set()  # options of brought models that were made in this process
 SEEN = []  # what a careless forecaster keeps between fits
 
 
@@ -100,3 +101,32 @@ class NoPredict:
 def made(weeks) -> WeekdayMeans:
     """A function that makes a forecaster."""
     return WeekdayMeans(weeks)
+
+
+class Brought:
+    """A tiny stand-in of a foundation model: batches of histories in, the last season's mean level out."""
+
+    def __init__(self, device="cpu", season=7, break_above=None, how="raise"):
+        assert device in {"cpu", "cuda"}
+        assert (season, break_above, how) not in MADE, "its weights are read once"
+        MADE.add((season, break_above, how))
+        self.season, self.break_above, self.how = season, break_above, how
+
+    def predict(self, histories, steps):
+        found = np.array([np.tile(np.nan_to_num(y[-self.season :]), steps)[:steps] for y in histories])
+        broken = np.array([self.break_above is not None and np.nanmean(y) > self.break_above for y in histories])
+        if broken.any():
+            match self.how:
+                case "raise":
+                    raise RuntimeError("out of memory")
+                case "die":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                case "nan":
+                    found[broken] = np.nan
+                case "shape":
+                    return found[:, 1:]
+        return found
+
+
+class NoRegressor(Ridge):
+    """Derived from scikit-learn's, not on the list of types that may be stored."""

@@ -27,18 +27,26 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-Kind = Literal["regressor", "statsforecast", "frames"]
+Kind = Literal["regressor", "statsforecast", "frames", "batches"]
+LARGEST_OF_ALL = 20_000_000  # bytes of a regressor trained over all series; each training reads it once
 WARM_UP_SECONDS = 120.0  # to import and compile what a forecaster needs, on a made-up series
 
 
 @dataclass(frozen=True)
 class Open:
-    """Import a forecaster, `use` as module:attribute, `options` as JSON, found on `path`; it is called `name` then."""
+    """Import a forecaster, `use` as module:attribute, `options` as JSON, found on `path`; it is called `name` then.
+
+    A `pooled` one is of all series at once, and made with the option `device` unless it is a regressor. The first try
+    may take `seconds`.
+    """
 
     path: Sequence[str]
     name: str
     use: str
     options: str
+    pooled: bool = False
+    device: str = ""
+    seconds: float = WARM_UP_SECONDS
 
 
 @dataclass(frozen=True)
@@ -77,6 +85,31 @@ class Fit:
     origins: Sequence[int]
     data: Rows | History
     keep: bool = False
+
+
+@dataclass(frozen=True)
+class FitRows:
+    """Fit a regressor on rows of all series; the answer has it as a skops file."""
+
+    name: str
+    seconds: float
+    seed: int
+    X: NDArray[np.float32]
+    y: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Forecast `steps` periods of many series: each by a row of features a step, with the regressor in the skops file
+    `fitted`, or without one each from its history (NaN where missing).
+    """
+
+    name: str
+    seconds: float
+    seed: int
+    steps: int
+    data: Sequence[NDArray[Any]]
+    fitted: bytes
 
 
 @dataclass(frozen=True)
@@ -171,31 +204,76 @@ class _Forecasters:
     def __init__(self) -> None:
         self._makers: dict[str, tuple[Callable[..., object], dict[str, object]]] = {}
         self._kinds: dict[str, Kind] = {}
+        self._made: dict[str, Any] = {}
+        self._loaded: dict[bytes, Any] = {}
 
     def open(self, request: Open) -> tuple[str, str]:
         """Its kind, or "" and the problem."""
         sys.path[:] = request.path
         name, use, options = request.name, request.use, request.options
         module, attribute = use.split(":")
-        faulthandler.dump_traceback_later(WARM_UP_SECONDS, exit=True)
+        faulthandler.dump_traceback_later(request.seconds, exit=True)
         try:
             maker: Any = importlib.import_module(module)
             for part in attribute.split("."):
                 maker = getattr(maker, part)
-            values = json.loads(options)
-            if problem := _no_maker(maker):
+            values: dict[str, object] = json.loads(options)
+            if problem := _no_maker(maker, pooled=request.pooled):
                 return "", f"{use} {problem}"
+            if request.pooled and not _is_regressor(_made_by(maker)):
+                values = {"device": request.device, **values}
             model = make(maker, values, 0)
-            kind = kind_of(model)
-            if inspect.isclass(model) or (problem := _no_forecaster(type(model))):
+            kind = kind_of(model) if not request.pooled or _is_regressor(type(model)) else "batches"
+            if inspect.isclass(model) or (problem := _no_forecaster(type(model), pooled=request.pooled)):
                 return "", f"{use} makes something else than a forecaster: {problem or 'a class'}"
         except (Exception, SystemExit) as error:  # noqa: BLE001  whatever a user's module raises
             return "", f"{use} cannot be used: {_text(error)}"
         finally:
             faulthandler.cancel_dump_traceback_later()
         self._makers[name], self._kinds[name] = (maker, values), kind
-        self._warm_up(name)
+        if kind == "batches":
+            self._made[name] = model  # its weights are read once
+        elif not request.pooled:
+            self._warm_up(name)
         return kind, ""
+
+    def answer_all(self, request: FitRows | Batch) -> Answer:
+        """Fit over all series, or forecast many of them; or say why not."""
+        begun = time.perf_counter()
+        faulthandler.dump_traceback_later(request.seconds, exit=True)
+        try:
+            if isinstance(request, FitRows):
+                return Answer(fitted=self._fit_rows(request), seconds=time.perf_counter() - begun)
+            found = _shaped(self._predict(request), len(request.data), request.steps)
+            return Answer(list(found), seconds=time.perf_counter() - begun)
+        except (Exception, SystemExit) as error:  # noqa: BLE001  whatever a user's code raises
+            return Answer(problem=_text(error), seconds=time.perf_counter() - begun)
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+
+    def _fit_rows(self, request: FitRows) -> bytes:
+        from many_models.forecasting.pack.skops_writer import packed
+
+        maker, options = self._makers[request.name]
+        model = make(maker, options, request.seed)
+        model.fit(request.X, request.y)
+        if not (data := packed(model, LARGEST_OF_ALL)):
+            raise ValueError(f"{type(model).__name__} cannot be stored: its class is not on the list of trusted types, "
+                             f"or it takes more than {LARGEST_OF_ALL // 1_000_000} MB")  # fmt: skip
+        return data
+
+    def _predict(self, request: Batch) -> object:
+        random.seed(request.seed)
+        np.random.seed(request.seed % 2**32)  # noqa: NPY002  what users' code draws from
+        if not request.fitted:
+            return self._made[request.name].predict(list(request.data), request.steps)
+        if request.fitted not in self._loaded:
+            from many_models.forecasting.pack import mm_sklearn_v1
+
+            mm_sklearn_v1.check(request.fitted)
+            self._loaded[request.fitted] = mm_sklearn_v1.load(request.fitted)
+        # one series at a time: the last bits of a product depend on how many rows it has
+        return [self._loaded[request.fitted].predict(rows) for rows in request.data]
 
     def _warm_up(self, name: str) -> None:
         """One fit on a made-up series: what it says counts for nothing, but it compiles and imports what it needs."""
@@ -219,10 +297,27 @@ class _Forecasters:
         return Answer(found, "", time.perf_counter() - begun, fitted)
 
 
-def _no_maker(maker: object) -> str:
+def _shaped(forecasts: object, series: int, steps: int) -> NDArray[np.float64]:
+    found = np.asarray(forecasts, np.float64)
+    if found.shape != (series, steps):
+        raise ValueError(f"predict gave the shape {found.shape}, needed {(series, steps)}")
+    return found
+
+
+def _is_regressor(maker: object) -> bool:
+    """Whether it is a class of scikit-learn's, or made of one."""
+    return inspect.isclass(maker) and "sklearn" in {base.__module__.split(".")[0] for base in maker.__mro__}
+
+
+def _made_by(maker: Any) -> object:
+    """The class that `maker` makes forecasters of."""
+    return maker if inspect.isclass(maker) else typing.get_type_hints(maker).get("return")
+
+
+def _no_maker(maker: object, *, pooled: bool) -> str:
     """Why `maker` is not called; "" for a class of forecasters, or a function that says that it makes one."""
     if inspect.isclass(maker):
-        return _no_forecaster(maker)
+        return _no_forecaster(maker, pooled=pooled)
     if not callable(maker):
         return "is neither a class nor a function"
     try:
@@ -231,12 +326,14 @@ def _no_maker(maker: object) -> str:
         return f"does not say what it makes: {_text(error)}"
     if not inspect.isclass(made):
         return "is not called: name a class, or a function that says which class it makes (def make() -> MyForecaster)"
-    return _no_forecaster(made)
+    return _no_forecaster(made, pooled=pooled)
 
 
-def _no_forecaster(kind: type) -> str:
+def _no_forecaster(kind: type, *, pooled: bool) -> str:
     homes = {base.__module__.split(".")[0] for base in kind.__mro__}
     needed = ("forecast",) if "statsforecast" in homes else ("fit", "predict")
+    if pooled:
+        needed = ("fit", "predict") if "sklearn" in homes else ("predict",)
     absent = [what for what in needed if not callable(getattr(kind, what, None))]
     return f"has no {', '.join(absent)}" if absent else ""
 
@@ -257,6 +354,9 @@ def main() -> None:
             request = pickle.load(incoming)  # noqa: S301  from our own parent
         except EOFError:
             return
-        answer = forecasters.open(request) if isinstance(request, Open) else forecasters.answer(request)
+        if isinstance(request, Open):
+            answer = forecasters.open(request)
+        else:
+            answer = forecasters.answer(request) if isinstance(request, Fit) else forecasters.answer_all(request)
         pickle.dump(answer, outgoing, protocol=5)
         outgoing.flush()

@@ -18,7 +18,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from many_models.errors import SettingsError
-from many_models.forecasting.custom.child import WARM_UP_SECONDS, Answer, Fit, History, Open, Rows
+from many_models.forecasting.custom.child import (
+    WARM_UP_SECONDS,
+    Answer,
+    Batch,
+    Fit,
+    FitRows,
+    History,
+    Open,
+    Rows,
+)
 from many_models.forecasting.custom.folder import require_own
 from many_models.forecasting.pack import mm_pack_v1 as loader
 from many_models.forecasting.panel import USUAL_OVER, stamps_us
@@ -56,7 +65,7 @@ class CustomForecasts:
 def check_custom(spec: Spec) -> None:
     """Raise SettingsError that names each custom forecaster of `spec` that cannot be imported or made."""
     if spec.competing:
-        _CHILD.kinds(spec)
+        CHILD.kinds(spec)
 
 
 def run_custom(  # noqa: PLR0913, PLR0917
@@ -65,7 +74,8 @@ def run_custom(  # noqa: PLR0913, PLR0917
 ) -> CustomForecasts:  # fmt: skip
     """Forecasts of `spec`'s custom forecasters at `origins` (places of `panel`), where `wanted` (series × origins).
 
-    `rows` are the panel's rows; `future` has known covariates after them. Raises SettingsError as `check_custom`.
+    Those of all series at once are left to `pooled.run_over_all`. `rows` are the panel's rows; `future` has known
+    covariates after them. Raises SettingsError as `check_custom`.
     """
     n, W, H, names = len(panel.series), len(origins), spec.horizon, tuple(mine.name for mine in spec.competing)
     tried = np.asarray(wanted.any(1))
@@ -76,10 +86,10 @@ def run_custom(  # noqa: PLR0913, PLR0917
         [[""] * len(names) for _ in range(n)],
         np.repeat(tried[:, None], len(names), 1),
     )
-    if not names:
+    if all(mine.pooled for mine in spec.competing):
         return result
-    with _CHILD.lock:
-        kinds = _CHILD.kinds(spec)
+    with CHILD.lock:
+        kinds = CHILD.kinds(spec)
         known = _known_values(rows, future, panel, spec)
         lost = dict.fromkeys(names, 0)
         for i, name in enumerate(panel.series):
@@ -103,6 +113,8 @@ def _one_series(  # noqa: PLR0913, PLR0917
     )  # fmt: skip
     unit = 1.0
     for c, custom in enumerate(spec.competing):
+        if custom.pooled:
+            continue
         if lost[custom.name] >= LOST_IN_A_ROW:
             answer = Answer(problem=f"not tried: it was lost on {LOST_IN_A_ROW} series before")
         else:
@@ -115,10 +127,10 @@ def _one_series(  # noqa: PLR0913, PLR0917
             places = (origins[mine] - shift).tolist()
             final = len(origins) - 1 in mine
             asked = Fit(identity(custom), custom.seconds, _seed(custom, series), spec.horizon, places, data, final)
-            answer, gone = _CHILD.ask(asked, spec)
+            answer, gone = CHILD.ask(asked, spec)
             lost[custom.name] = lost[custom.name] + 1 if gone else 0
             for place, forecast in zip(mine, answer.forecasts, strict=False):
-                low, high = _bounds(panel, i, first, int(origins[place]), spec)
+                low, high = bounds_at(panel, i, int(origins[place]), spec)
                 result.F[i, c, place] = np.clip(forecast * size, low, high)
             if answer.fitted:
                 result.fitted.setdefault(series, {})[custom.name] = (answer.fitted, size)
@@ -132,11 +144,12 @@ def _seed(custom: Custom, series: str) -> int:
 
 def identity(custom: Custom) -> str:
     """What the child calls it: the same name may mean another forecaster in another spec."""
-    return f"{custom.name} {custom.use} {custom.options}"
+    return f"{custom.name} {custom.use} {custom.options}{f' {custom.device}' if custom.pooled else ''}"
 
 
-def _bounds(panel: Panel, i: int, first: int, origin: int, spec: Spec) -> tuple[float, float]:
+def bounds_at(panel: Panel, i: int, origin: int, spec: Spec) -> tuple[float, float]:
     """What a forecast may be, as for built-in candidates: what the series has done so far, and as much again."""
+    first = int(panel.first[i])
     y = panel.y[i, first : origin + 1][panel.code[i, first : origin + 1] == loader.OBSERVED]
     low, high = (float(y.min()), float(y.max())) if len(y) else (0.0, 0.0)
     spread = high - min(low, 0.0)
@@ -243,16 +256,19 @@ class _Child:
             return {custom.name: self._kinds[custom] for custom in spec.competing}
 
     def _first_try(self, custom: Custom) -> str:
-        answer = self._say(Open(self._path, identity(custom), custom.use, custom.options))
+        seconds = max(WARM_UP_SECONDS, custom.seconds if custom.pooled else 0.0)  # weights of gigabytes take longer
+        device = custom.device if custom.pooled else ""
+        opened = Open(self._path, identity(custom), custom.use, custom.options, custom.pooled, device, seconds)
+        answer = self._say(opened)
         if answer is None:
-            how = self._end(WARM_UP_SECONDS)
+            how = self._end(seconds)
             raise SettingsError(f"custom forecaster {custom.name!r}: {custom.use} {how} on its first try")
         kind, problem = cast("tuple[str, str]", answer)
         if problem:
             raise SettingsError(f"custom forecaster {custom.name!r}: {problem}")
         return kind
 
-    def ask(self, request: Fit, spec: Spec) -> tuple[Answer, bool]:
+    def ask(self, request: Fit | FitRows | Batch, spec: Spec) -> tuple[Answer, bool]:
         """What it says, and whether it was lost on the way."""
         self.kinds(spec)
         begun = time.perf_counter()
@@ -294,5 +310,5 @@ class _Child:
         return f"killed its process ({signal.Signals(-code).name if code < 0 else f'exit code {code}'})"
 
 
-_CHILD = _Child()
-atexit.register(_CHILD.stop)
+CHILD = _Child()
+atexit.register(CHILD.stop)

@@ -13,8 +13,10 @@ LARGEST = 250_000  # bytes; a hundred larger ones would make a pack that nobody 
 _STAMP = (1980, 1, 1, 0, 0, 0)
 
 
-def packed(model: object) -> bytes:
-    """`model` as a skops file that mm_sklearn_v1 loads; empty where a type is not trusted, or the file too large."""
+def packed(model: object, largest: int = LARGEST) -> bytes:
+    """`model` as a skops file that mm_sklearn_v1 loads; empty where a type is not trusted, or the file is larger than
+    `largest` bytes.
+    """
     import skops.io
 
     try:
@@ -24,7 +26,7 @@ def packed(model: object) -> bytes:
         mm_sklearn_v1.check(data)
     except Exception:  # noqa: BLE001  whatever a user's class does when it is written: then its forecast travels
         return b""
-    return data if len(data) <= LARGEST else b""
+    return data if len(data) <= largest else b""
 
 
 def _canonical(data: bytes) -> bytes:

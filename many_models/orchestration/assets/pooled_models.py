@@ -21,9 +21,12 @@ from many_models.ports import Filter, Lake
 from many_models.settings import Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import datetime
 
     from many_models.forecasting import PooledModels
+    from many_models.forecasting.custom.pooled import Brought
+    from many_models.forecasting.spec import Custom
 
 
 def build(settings: Settings) -> dg.AssetsDefinition:
@@ -51,7 +54,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
             learned, series, cutoff = _learn(settings, lake)
             write(lake, learned)
             version = learned.hash
-            metadata |= {"series": series, "cutoff": str(cutoff), "hash": version, **_choice(learned)}
+            metadata |= {"series": series, "cutoff": str(cutoff), "hash": version, **choice_in_words(learned)}
         except InputError as error:
             metadata["nothing_learned"] = str(error)
             context.log.warning(f"training goes on without pooled models: {error}")
@@ -77,7 +80,7 @@ def _learn(settings: Settings, lake: Lake) -> "tuple[PooledModels, int, datetime
     return learned, len(names), cutoff
 
 
-def _choice(learned: "PooledModels") -> Metadata:
+def choice_in_words(learned: "PooledModels") -> Metadata:
     """What pooled models made of known covariates, for people."""
     choice = learned.choice
     found = Metadata()
@@ -86,7 +89,16 @@ def _choice(learned: "PooledModels") -> Metadata:
         found["covariates_left_out"] = "; ".join(reasons)
     if words := learned.bends():
         found["effects_that_bend"] = "; ".join(words)
+    if mine := [custom for custom in learned.spec.competing if custom.pooled]:
+        found["forecasters_of_all_series"] = "; ".join(_words_of(custom, learned.brought) for custom in mine)
     return found
+
+
+def _words_of(custom: "Custom", brought: "Mapping[str, Brought]") -> str:
+    """A forecaster of the user's own: whose licence it has, where it runs, and why it does not compete."""
+    licence = f"licence {custom.licence}" if custom.licence else "licence not said"
+    problem = brought[custom.name].problem if custom.name in brought else ""
+    return f"{custom.name} ({custom.use}, {licence}, {custom.device}){f': {problem}' if problem else ''}"
 
 
 def write(lake: Lake, learned: "PooledModels") -> None:

@@ -83,9 +83,9 @@ class Access:
         ]
         if not is_open and not self.by_entra and not (self._readers or self._approvers or any(self._files)):
             raise SettingsError(
-                "nobody could sign in: put API keys, one a line, into the file serve.api_keys_file or into "
+                "there is no way to sign in: put API keys, one a line, into the file serve.api_keys_file or into "
                 "MANY_MODELS_SERVE_API_KEYS, or set board.entra_client; on this machine alone "
-                "`many-models board --no-auth` asks nobody"
+                "`many-models board --no-auth` needs no sign-in"
             )
         self.rows = Rows(settings.path(board.rows), settings.data.keys) if board.rows else None
         self._open_token = secrets.token_urlsafe(24)

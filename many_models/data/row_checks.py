@@ -281,7 +281,7 @@ def _target(column: pa.ChunkedArray) -> tuple[NDArray[np.float64], list[tuple[Re
 
 
 def _numbers(column: pa.ChunkedArray) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """The values as float64 (NaN where there is none), and where there is something that is no number."""
+    """The values as float64 (NaN where there is none), and a mask of what is not a number."""
     kind = column.type
     if pa.types.is_null(kind):
         return np.full(len(column), np.nan), np.zeros(len(column), np.bool_)

@@ -63,7 +63,7 @@ def rhythm(frequency: str) -> FrequencyDefaults:
     try:
         name = to_offset(frequency).name
     except ValueError as error:
-        raise SettingsError(f"frequency {frequency!r} is no pandas offset alias: use h, D, W-SUN, MS …") from error
+        raise SettingsError(f"frequency {frequency!r} is not a pandas offset alias: use h, D, W-SUN, MS …") from error
     head = name.split("-")[0]
     unit = {"min": "h", "B": "D", "MS": "M", "ME": "M", "QS": "Q", "QE": "Q", "YS": "Y", "YE": "Y"}.get(head, head)
     if unit not in _RHYTHMS:
@@ -162,7 +162,7 @@ class Spec:
         _check_meanings([self.missing, *(what for _, what in (*self.missing_on, *self.missing_at))])
         for day, name in self.holidays:
             if not _is_day(day):
-                raise SettingsError(f"holiday {name!r}: {day!r} is no day, write it as 2024-12-31")
+                raise SettingsError(f"holiday {name!r}: {day!r} is not a date, write it as 2024-12-31")
         if self.horizon < 1 or self.windows < 1:
             raise SettingsError(f"horizon ({self.horizon}) and windows ({self.windows}) must be at least 1")
         self._check_stock()

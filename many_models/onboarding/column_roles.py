@@ -73,7 +73,7 @@ def choose_time(columns: Mapping[str, Column], given: str) -> Inferred[str]:
     """The column that says when. Raises InputError when there is none, or the given one holds no dates."""
     if given:
         if columns[given].kind != "time":
-            raise InputError(f"--timestamp {given}: its values are no dates that are understood; write 2026-01-31")
+            raise InputError(f"--timestamp {given}: its values are not dates that `init` can read; write 2026-01-31")
         return Inferred(given, "given")
     scores = {
         name: 3 * name_suggests(name, TIMES)
@@ -85,7 +85,7 @@ def choose_time(columns: Mapping[str, Column], given: str) -> Inferred[str]:
     if not scores:
         raise InputError(
             f"no column with two dates among {listed(list(columns))}; name one with --timestamp, written like "
-            "2026-01-31, or a year and a month in columns of their own"
+            "2026-01-31, or a year and a month in two columns"
         )
     best, *others = sorted(scores, key=lambda name: -scores[name])
     column = columns[best]
@@ -260,10 +260,10 @@ def _keys_with_repeats(
 
 # --- Target ---------------------------------------------------------------------------------------------------------
 def choose_target(profile: TableProfile, given: str) -> Inferred[str]:
-    """The number to forecast. Raises InputError when there is none, or the given one is no number."""
+    """The number to forecast. Raises InputError when there is none, or the given one is not a number."""
     if given:
         if profile.columns[given].kind not in {"number", "flag"}:
-            raise InputError(f"--target {given}: its values are no numbers")
+            raise InputError(f"--target {given}: its values are not numbers")
         return Inferred(given, "given")
     numbers = [
         name

@@ -25,7 +25,7 @@ def warnings_of(
     quarantined = {
         "rows without a date that is understood": time.unread + time.missing,
         "rows dated later than now": profile.late,
-        f"values of {target} that are no numbers": column.unread,
+        f"values of {target} that are not numbers": column.unread,
         f"missing values of {target}": column.missing,
         "rows that repeat a series and date": repeats,
     }

@@ -256,7 +256,7 @@ class _NextFile:
             counts = data.aggregates.get(data.target) in {"count", "count_distinct"}
             if not counts:
                 refuse(empty & ~is_plan, f"no {data.target}")
-                refuse(np.isnan(y) & ~empty, f"{data.target} is no number")
+                refuse(np.isnan(y) & ~empty, f"{data.target} is not a number")
             if data.negatives == "quarantine":
                 refuse(y < 0, f"{data.target} is below zero, and data.negatives is quarantine")
             late = ds > np.datetime64(self.now.astimezone(UTC).replace(tzinfo=None), "us")

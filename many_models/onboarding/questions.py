@@ -92,7 +92,7 @@ def _on_missing(found: InferredSettings) -> list[Question]:
     choice = found.missing
     if not choice.alternatives:
         return []
-    means = {"zero": "nothing was sold", "closed": "the shop was closed", "unknown": "nobody knows: not learned from"}
+    means = {"zero": "nothing was sold", "closed": "the shop was closed", "unknown": "not known: not learned from"}
     others = [other for other in means if other != choice.value]
     options = [Option(f"{choice.value}: {means[choice.value]}")]
     options += [Option(f"{other}: {means[other]}", {"missing": other}) for other in others]

@@ -207,7 +207,7 @@ def _meaning_of_gaps(
     told = f"{share:.0%} of the periods between a series' first and last row have no row"
     example = sparse.example(gaps)
     if sparse.zeros > 0.2 * share:
-        reason = f"{told}, and zeros are in rows of their own ({sparse.zeros:.1%}): what a missing row was is not known"
+        reason = f"{told}, and zeros have their own rows ({sparse.zeros:.1%}): what a missing row was is not known"
         return Inferred("unknown", reason + example, "likely", ('missing = "zero"', 'missing = "closed"'))
     shared = _shared_by_site(sparse, inside, gaps)
     if shared > 0.8 and share < 0.3:

@@ -96,7 +96,7 @@ class ExcelFile:
         except calamine.PasswordError as error:
             raise InputError(f"{self.path} is protected with a password: save it without one") from error
         except calamine.CalamineError as error:
-            raise InputError(f"{self.path} is no workbook that can be read: {error}") from error
+            raise InputError(f"{self.path} is not a workbook that can be read: {error}") from error
 
 
 def _filled(sheet: object) -> list[list[object]]:

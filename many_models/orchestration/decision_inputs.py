@@ -129,7 +129,7 @@ def series_values(
     if not wanted:
         return values, []
     if not settings.source.attributes_table:
-        raise InputError(f"hierarchy.levels name {', '.join(wanted)}, which is no key: set source.attributes_table")
+        raise InputError(f"hierarchy.levels name {', '.join(wanted)}, which is not a key: set source.attributes_table")
     rows = attributes_from_source(source.read_table(settings.source.attributes_table), keys, wanted)
     own = [key for key in keys if key in rows.column_names]
     at = [keys.index(key) for key in own]

@@ -34,7 +34,7 @@ MORE_THAN_PARTITIONS = 1_000_000
 class KeySet(dg.Config):
     """The scattered partitions that a run is to do; empty: the partition or the range that it was launched for."""
 
-    keys: list[str] = Field(default=[], description="Partition keys, where they are no contiguous range.")
+    keys: list[str] = Field(default=[], description="Partition keys, where they are not a contiguous range.")
 
 
 def backfill_policy(stage: Stage) -> dg.BackfillPolicy:

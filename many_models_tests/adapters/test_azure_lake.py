@@ -104,7 +104,7 @@ def test_a_wrong_key_and_a_broken_one_are_told_apart_and_not_shown(azurite):
     url = place(azurite)
     with pytest.raises(AccessError, match="not accepted") as wrong:
         lake_at(azurite, url, **{KEY: "cGxhbnRlZA=="}).version("t")
-    with pytest.raises(SettingsError, match="AZURE_STORAGE_KEY is no account key") as broken:
+    with pytest.raises(SettingsError, match="AZURE_STORAGE_KEY is not an account key") as broken:
         lake_at(azurite, url, **{KEY: "planted secret"}).version("t")
     assert "planted" not in repr_chain(wrong.value) + repr_chain(broken.value)
     assert "cGxhbnRlZA" not in repr_chain(wrong.value)

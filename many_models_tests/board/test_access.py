@@ -80,7 +80,7 @@ def test_a_key_that_is_withdrawn_ends_its_sessions(tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize(
     ("serve", "board", "keys", "is_open", "match"),
     [
-        ({}, {}, Keys(), False, "nobody could sign in"),
+        ({}, {}, Keys(), False, "there is no way to sign in"),
         ({}, {"host": "0.0.0.0"}, Keys(), True, "loopback"),
         ({}, {}, Keys(["short"]), False, "fewer than"),
         ({"auth": ["entra"]}, {}, KEYS, False, None),

@@ -304,7 +304,7 @@ def test_noise_repeats_gaps_and_bad_values_are_warned_of(tmp_path: Path) -> None
     assert "looks like noise" in text
     assert "rows that repeat a series and date: 2, " in text
     assert "of the periods between" in text
-    assert "values of y that are no numbers: 1, " in text
+    assert "values of y that are not numbers: 1, " in text
     assert "rows dated later than now: 1, " in text
     assert "rows without a date that is understood: 1, " in text
 
@@ -358,7 +358,7 @@ def test_given_names_overrule_guesses_and_wrong_ones_are_named(tmp_path: Path) -
     assert found.frequency.value == "B"
     with pytest.raises(InputError, match="--target sold: the columns are store, item"):
         looked_at(location, target="sold")
-    with pytest.raises(InputError, match="--target store: its values are no numbers"):
+    with pytest.raises(InputError, match="--target store: its values are not numbers"):
         looked_at(location, target="store")
     with pytest.raises(InputError, match="no file"):
         looked_at(str(tmp_path / "nowhere.csv"))

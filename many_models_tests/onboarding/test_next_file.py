@@ -87,7 +87,7 @@ def test_rows_that_the_settings_do_not_allow_are_refused_by_kind(tmp_path: Path)
     done = loaded(tmp_path, settings, bad)
     assert counts(done) == (1, 0, 0, 8)
     assert {reason.split(",")[0].split(" (")[0] for reason in done.refused} == {
-        "no date in date that is understood", "no item", "units is no number", "units is below zero",
+        "no date in date that is understood", "no item", "units is not a number", "units is below zero",
         "dated later than now", "before data.start", "rows of the file that contradict each other",
     }  # fmt: skip
     assert done.refused["no item"].text == "store a, item , date 2024-03-01, units 5, promo 0"

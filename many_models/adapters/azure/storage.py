@@ -219,7 +219,7 @@ def access_error(text: str) -> ManyModelsError | None:
     found = CODE.search(text) or STATUS.search(text)
     code = found[1] if found else ""
     if "Invalid Access Key" in text:
-        return SettingsError(f"the secret {KEY} is no account key (base64)")
+        return SettingsError(f"the secret {KEY} is not an account key (base64)")
     if code == "ContainerNotFound":
         return SettingsError("there is no such container: create it, or mend [lake] path (ContainerNotFound)")
     if code in {"AuthorizationPermissionMismatch", "InsufficientAccountPermissions", "UnauthorizedBlobOverwrite"}:

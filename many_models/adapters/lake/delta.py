@@ -255,7 +255,9 @@ class DeltaLake:
     def _folder(self, table: str) -> str:
         folder = escape_part(table).replace("%", ESCAPE)
         if len(folder.encode()) > LONGEST_FOLDER:
-            raise InputError(f"{table!r} is no name for a table: as a folder it has more than {LONGEST_FOLDER} bytes")
+            raise InputError(
+                f"{table!r} is not a name for a table: as a folder it has more than {LONGEST_FOLDER} bytes"
+            )
         return folder
 
     def _folders(self) -> list[str]:

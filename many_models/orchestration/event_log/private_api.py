@@ -124,8 +124,8 @@ def private_api_fits() -> bool:
         _warn_once(
             f"Dagster {dg.__version__} has changed what many_models records events with ({'; '.join(problems)}). "
             "Falling back to its public API: each series is stored by itself, about 60 ms each; series outside a run's "
-            "own partition range do not show as in progress or failed; each contiguous range of a backfill takes a run "
-            "of its own; old events are not pruned. Install the Dagster that pyproject.toml names."
+            "own partition range do not show as in progress or failed; each contiguous range of a backfill takes its "
+            "own run; old events are not pruned. Install the Dagster that pyproject.toml names."
         )
     return not problems
 

@@ -226,8 +226,8 @@ def stage_request(  # noqa: PLR0913 - all by name
     place = {key: at for at, key in enumerate(all_keys)}
     if unknown := [key for key in keys if key not in place]:
         raise InputError(
-            f"{len(unknown)} of {len(keys)} keys are no partitions of {asset_key.to_user_string()} ({unknown[0]!r} is "
-            "one): add them to the dynamic partitions first"
+            f"{len(unknown)} of {len(keys)} keys are not partitions of {asset_key.to_user_string()}, the first "
+            f"{unknown[0]!r}: add them to the dynamic partitions first"
         )
     if not keys:
         raise InputError(f"a run of {asset_key.to_user_string()} needs at least one key")

@@ -101,6 +101,11 @@ fast: install ## The tests that take no longer than a few seconds each
 test: install ## All tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
+FUZZ_SECONDS ?= 15
+.PHONY: fuzz
+fuzz: install ## Random mutations of every input from outside, FUZZ_SECONDS for each kind; finds go into the corpus
+	MANY_MODELS_FUZZ=$(FUZZ_SECONDS) $(BIN)/python -m pytest -q many_models_tests/fuzz -k mutations $(ARGS)
+
 .PHONY: test-tools
 test-tools: ## The programs that tests skip without: Chromium, ODBC, PostgreSQL, MariaDB, Java (Debian)
 	.ci/tools

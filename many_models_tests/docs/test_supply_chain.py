@@ -99,3 +99,49 @@ def test_no_file_asks_an_index_for_the_product() -> None:
 ])  # fmt: skip
 def test_a_planted_request_by_name_is_found(line: str) -> None:
     assert BY_NAME.search(line)
+
+
+# --- base images ---
+NO_DIGEST = "no registry of images is reached where this is written; whoever builds gives the digest of that day"
+UNPINNED = {
+    "deploy/kubernetes/Dockerfile": ("python:3.12-slim", NO_DIGEST),
+    "deploy/serving/Dockerfile": ("python:3.12-slim", NO_DIGEST),
+    "deploy/serving/azureml/Dockerfile": ("python:3.11-slim", NO_DIGEST),
+    "deploy/compute/azureml/Dockerfile": ("mcr.microsoft.com/azureml/openmpi4.1.0-ubuntu22.04:latest", NO_DIGEST),
+}
+"""Dockerfile → the one base image that it may name without a digest, and why."""
+
+
+def unpinned(text: str) -> set[str]:
+    """The images that a Dockerfile builds on and does not name by digest; stages of its own are none."""
+    arguments = dict(re.findall(r"(?m)^ARG\s+(\w+)=(\S+)", text))
+    stages = set(re.findall(r"(?mi)^FROM\s.*\sAS\s+(\S+)", text))
+    found = set[str]()
+    for image in re.findall(r"(?mi)^FROM\s+(?:--\S+\s+)*(\S+)", text):
+        named = re.sub(r"\$\{?(\w+)\}?", lambda name: arguments.get(name[1], name[0]), image)
+        if named not in {*stages, "scratch"} and not re.search(r"@sha256:[0-9a-f]{64}$", named):
+            found.add(named)
+    return found
+
+
+def test_a_base_image_has_a_digest_or_a_reason() -> None:
+    files = [path for path in ROOT.rglob("*Dockerfile*") if ".venv" not in path.parts and path.is_file()]
+    assert {str(path.relative_to(ROOT)) for path in files} >= set(UNPINNED)
+    for path in files:
+        allowed = UNPINNED.get(str(path.relative_to(ROOT)))
+        text = path.read_text()
+        assert unpinned(text) == ({allowed[0]} if allowed else set()), path
+        assert not allowed or "imagetools inspect" in text, f"{path} does not say how to pin it"
+
+
+@pytest.mark.parametrize(("text", "found"), [
+    ("FROM python:3.12", {"python:3.12"}),
+    ("ARG A=python:3.12\nFROM ${A} AS build\nFROM build", {"python:3.12"}),
+    ("ARG A=python:3.12\nFROM --platform=linux/amd64 $A", {"python:3.12"}),
+    ("FROM $GIVEN", {"$GIVEN"}),
+    ("FROM python@sha256:" + 64 * "a", set()),
+    ("FROM python@sha256:" + 63 * "a", {"python@sha256:" + 63 * "a"}),
+    ("FROM scratch", set()),
+])  # fmt: skip
+def test_a_planted_base_image_without_a_digest_is_found(text: str, found: set[str]) -> None:
+    assert unpinned(text) == found

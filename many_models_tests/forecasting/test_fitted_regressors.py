@@ -272,3 +272,83 @@ def test_a_file_that_is_missing_or_damaged_is_named(model, how):
         files[file] = files[file][:-3] + b"xyz"
     with pytest.raises(IntegrityError, match=rf"{file}.*'s1'"):
         PackModel.from_files(files)
+
+
+# --- structure ---
+def planted_nodes(data: bytes, change, fields: set[str]) -> bytes:
+    """A skops file with `change` made to every array of nodes that has `fields`."""
+    buffer, changes = io.BytesIO(), 0
+    with zipfile.ZipFile(io.BytesIO(data)) as archive, zipfile.ZipFile(buffer, "w") as out:
+        for name in archive.namelist():
+            part = archive.read(name)
+            if name.endswith(".npy"):
+                array = np.load(io.BytesIO(part))
+                if fields <= set(array.dtype.names or ()):
+                    change(array)
+                    held = io.BytesIO()
+                    np.save(held, array)
+                    part, changes = held.getvalue(), changes + 1
+            out.writestr(name, part)
+    assert changes
+    return buffer.getvalue()
+
+
+def set_root(field: str, value: int):
+    def change(nodes: np.ndarray) -> None:
+        nodes[field][0] = value
+
+    return change
+
+
+def fitted(kind: str):
+    from sklearn.ensemble import GradientBoostingRegressor, HistGradientBoostingRegressor, RandomForestRegressor
+    from sklearn.tree import DecisionTreeRegressor
+
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(80, 4)).astype(np.float32)
+    made = {
+        "tree": DecisionTreeRegressor(max_depth=3, random_state=0),
+        "forest": RandomForestRegressor(n_estimators=2, max_depth=3, random_state=0),
+        "boosted": GradientBoostingRegressor(n_estimators=2, random_state=0),
+        "histogram": HistGradientBoostingRegressor(max_iter=2, min_samples_leaf=5, random_state=0),
+    }[kind]
+    return made.fit(x, np.abs(x[:, 0] * 2 + x[:, 1] + 5))
+
+
+FIELDS = {"histogram": ("left", "right", "feature_idx")}
+OTHERS = ("left_child", "right_child", "feature")
+
+
+@pytest.mark.parametrize("kind", ["tree", "forest", "boosted", "histogram"])
+@pytest.mark.parametrize(("field", "value"), [(0, 0), (1, 0), (0, 30_000), (1, 30_000), (2, 4), (2, 9_000)])
+def test_a_tree_in_a_circle_or_outside_of_itself_is_refused_before_it_predicts(kind, field, value):
+    """Predicting with it would never end, or read memory that is not the model's."""
+    from many_models.forecasting.pack.skops_writer import packed
+
+    fields = FIELDS.get(kind, OTHERS)
+    data = planted_nodes(packed(fitted(kind)), set_root(fields[field], value), set(fields))
+    check(data)  # its types are all trusted
+    with pytest.raises(ValueError, match="cannot be used: a tree"):
+        load(data)
+
+
+def test_trees_of_another_width_than_their_model_are_refused():
+    from many_models.forecasting.pack.skops_writer import packed
+
+    forest = fitted("forest")
+    forest.estimators_[1] = forest.estimators_[1].fit(np.arange(60.0).reshape(12, 5), np.arange(12.0))
+    with pytest.raises(ValueError, match=r"estimators of .* features in a model of 4"):
+        load(packed(forest))
+
+
+def test_support_vectors_that_do_not_fit_one_another_are_refused():
+    from sklearn.svm import SVR
+
+    from many_models.forecasting.pack.skops_writer import packed
+
+    x = np.random.default_rng(0).normal(size=(40, 3))
+    made = SVR().fit(x, x[:, 0] + 5)
+    load(packed(made))
+    made._dual_coef_ = made._dual_coef_[:, :3]
+    with pytest.raises(ValueError, match="cannot be used: support vectors"):
+        load(packed(made))

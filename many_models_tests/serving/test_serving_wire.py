@@ -276,7 +276,14 @@ def test_the_document_has_every_route_with_examples(schema) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "path",
-    ["/v1/forecasts", "/v1/explanations", "/v1/models/{series_id}", "/v1/releases/live", "/health/ready"],
+    [
+        "/v1/forecasts",
+        "/v1/explanations",
+        "/v1/models/{series_id}",
+        "/v1/releases/live",
+        "/health/live",
+        "/health/ready",
+    ],  # all of the document, with all of schemathesis' checks
 )
 def test_whatever_is_sent_the_answer_is_as_documented(schema, path: str) -> None:
     method = "POST" if path in {"/v1/forecasts", "/v1/explanations"} else "GET"

@@ -99,14 +99,110 @@ def _problem(node: dict[str, object]) -> str:
 
 
 def load(data: bytes) -> Any:
-    """The regressor in a file that `check` has passed. Raises ValueError where it cannot be made, ModuleNotFoundError
-    without scikit-learn and skops.
+    """The regressor in a file that `check` has passed, its structure verified.
+
+    Raises ValueError where it cannot be made, or where compiled code would run in a circle or read outside of its
+    arrays, and ModuleNotFoundError without scikit-learn and skops.
     """
     import skops.io
 
     try:
-        return skops.io.loads(data, trusted=sorted(TRUSTED))
+        made = skops.io.loads(data, trusted=sorted(TRUSTED))
+        problem = next((found for part in _parts(made) if (found := _structure(part))), "")
     except ModuleNotFoundError:
         raise
     except Exception as error:
         raise ValueError(f"cannot be loaded: {type(error).__name__}: {error}") from error
+    if problem:
+        raise ValueError(f"cannot be used: {problem}")
+    return made
+
+
+# --- structure --------------------------------------------------------------------------------------------------------
+def _parts(made: object) -> Iterator[Any]:
+    """Every object of scikit-learn's that `made` holds, itself first."""
+    import numpy as np
+
+    waiting, seen = [made], set[int]()
+    while waiting:
+        found = waiting.pop()
+        if id(found) in seen:
+            continue
+        seen.add(id(found))
+        if isinstance(found, dict):
+            waiting.extend(found.values())
+        elif isinstance(found, (list, tuple)):
+            waiting.extend(found)
+        elif isinstance(found, np.ndarray):
+            waiting.extend(found.flat if found.dtype == object else ())
+        elif type(found).__module__.startswith("sklearn."):
+            yield found
+            waiting.extend(getattr(found, "__dict__", {}).values())
+
+
+def _structure(part: Any) -> str:
+    """What is wrong with the arrays that compiled code of scikit-learn trusts; "" where they are sound."""
+    width = getattr(part, "n_features_in_", None)
+    if hasattr(part, "estimators_") and not hasattr(part, "estimators_features_"):
+        widths = {getattr(each, "n_features_in_", width) for each in _flat(part.estimators_)}
+        if widths - {width}:  # a forest looks at its first tree's alone
+            return f"estimators of {sorted(map(str, widths))} features in a model of {width}"
+    if hasattr(part, "tree_"):
+        return _tree(part.tree_, width)
+    if hasattr(part, "_predictors"):
+        return next((found for each in _flat(part._predictors) if (found := _grown(each, width))), "")  # noqa: SLF001
+    return _vectors(part, width) if hasattr(part, "support_vectors_") else ""
+
+
+def _flat(held: Any) -> Iterator[Any]:
+    for each in getattr(held, "flat", held):
+        if isinstance(each, (list, tuple)):
+            yield from each
+        else:
+            yield each
+
+
+def _tree(tree: Any, width: object) -> str:
+    if not 0 < tree.node_count <= tree.capacity:
+        return f"a tree of {tree.node_count} nodes"
+    if tree.n_features != width or tree.value.shape != (tree.node_count, 1, 1):
+        return f"a tree of {tree.n_features} features and values {tree.value.shape} in a model of {width} features"
+    ends = tree.children_left == -1
+    if (tree.children_right[ends] != -1).any():
+        return "a tree with half a leaf"
+    return _nodes_of(tree.children_left, tree.children_right, tree.feature, ~ends, width)
+
+
+def _grown(predictor: Any, width: object) -> str:
+    """As `_tree`, of a tree of HistGradientBoostingRegressor."""
+    nodes = predictor.nodes
+    inner = nodes["is_leaf"] == 0
+    if not len(nodes):
+        return "a tree of no nodes"
+    sets = nodes["bitset_idx"][inner & (nodes["is_categorical"] != 0)]
+    if (sets >= len(predictor.raw_left_cat_bitsets)).any():
+        return "a tree with categories outside of its own"
+    return _nodes_of(nodes["left"], nodes["right"], nodes["feature_idx"], inner, width)
+
+
+def _nodes_of(left: Any, right: Any, feature: Any, inner: Any, width: object) -> str:
+    """Children after their parents and within the tree, features within the width."""
+    import numpy as np
+
+    own = np.flatnonzero(inner)
+    for children in (left, right):
+        found = np.asarray(children, np.int64)[own]
+        if ((found <= own) | (found >= len(inner))).any():
+            return "a tree whose children are not after their parents and within it"
+    found = np.asarray(feature, np.int64)[own]
+    if not isinstance(width, int) or ((found < 0) | (found >= width)).any():
+        return f"a tree with features outside of the model's {width}"
+    return ""
+
+
+def _vectors(part: Any, width: object) -> str:
+    """The arrays of a support vector machine against one another."""
+    vectors, count = part.support_vectors_, len(part.support_vectors_)
+    shapes = vectors.shape, part.support_.shape, part._dual_coef_.shape, int(part._n_support[0])  # noqa: SLF001
+    wanted = (count, width), (count,), (1, count), count
+    return "" if shapes == wanted else f"support vectors of shapes {shapes}, needed {wanted}"

@@ -10,6 +10,8 @@ PYTHONS := python3.11 python3.12 python3.13 python3
 NEEDED := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 INSTALLED := $(VENV)/.installed
 ARGS ?=
+# processes of `make test`: a third of the time a test waits for a server or a child, so 3 keep two cores busy
+WORKERS ?= 3
 unexport PYTHONDONTWRITEBYTECODE # set in many containers; without bytecode each process spends seconds to compile imports
 
 .PHONY: help
@@ -99,7 +101,7 @@ fast: install ## The tests that take no longer than a few seconds each
 
 .PHONY: test
 test: install ## All tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=40 --durations-min=5 $(ARGS)
 
 FUZZ_SECONDS ?= 15
 .PHONY: fuzz

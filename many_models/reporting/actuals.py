@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -11,8 +12,12 @@ from many_models.errors import MissingTableError
 from many_models.keys import SeriesKey
 from many_models.ports import Filter, Lake, Warehouse, WarehousePart
 from many_models.reporting.accuracy import SCHEMA, realised
+from many_models.reporting.silence import with_silent
 from many_models.reporting.views import WEEK
 from many_models.settings import Settings
+
+if TYPE_CHECKING:
+    from many_models.forecasting import Spec
 
 PERIODS = "loaded_periods"  # which version of each period of raw_sales the warehouse's actuals are of
 ALWAYS = 2  # horizons before the cutoff that every load brings
@@ -29,19 +34,21 @@ def held_periods(warehouse: Warehouse) -> dict[str, str]:
     return dict(zip(rows["period"].to_pylist(), rows["version"].to_pylist(), strict=True))
 
 
-def actual_parts(
+def actual_parts(  # noqa: PLR0913, PLR0917  (what is there, of what, and what rows mean)
     settings: Settings,
     lake: Lake,
     cutoff: datetime,
     copied: Mapping[str, str],
     held: Mapping[str, str],
     cutoff_dates: Iterable[str],
+    spec: "Spec | None" = None,
 ) -> list[WarehousePart]:
     """Actuals, realised accuracy and `loaded_periods` up to `cutoff`.
 
     `copied` and `held` map periods of raw_sales to the version that the lake and the warehouse have; to be looked at
     before the lake is read here, so that what is copied meanwhile counts as not loaded. A period that the warehouse has
-    otherwise is brought whatever its age, with the accuracy of all cutoffs of `cutoff_dates` that forecast it.
+    otherwise is brought whatever its age, with the accuracy of all cutoffs of `cutoff_dates` that forecast it. `spec`
+    says what a period without a row means in the accuracy (see `with_silent`).
     """
     grain, keys = settings.partitions.grain, settings.data.keys
     reach = timedelta(days=settings.forecast.horizon * clock.step_days(settings) * LONGEST_MONTH)
@@ -58,7 +65,7 @@ def actual_parts(
         uncut = _with_stock(_actuals(lake, since, min(before + reach, recent[1]), settings.data.stock), settings)
         dates = [date for date in cutoff_dates if f"{since:%Y-%m-%d}" <= date < f"{before:%Y-%m-%d}"]
         scored = pa.concat_tables(
-            [SCHEMA.empty_table(), *(_scored(lake, date, uncut, reach) for date in sorted(dates))]
+            [SCHEMA.empty_table(), *(_scored(lake, date, uncut, reach, cutoff, spec) for date in sorted(dates))]
         )
         where = Filter(since=since, before=before, column="cutoff")
         parts.append(WarehousePart("accuracy", with_keys(scored, keys), where, ("series_id", "cutoff")))
@@ -104,7 +111,9 @@ def _with_stock(actuals: pa.Table, settings: Settings) -> pa.Table:
     return actuals.filter(pa.array(whole))
 
 
-def _scored(lake: Lake, date: str, actuals: pa.Table, reach: timedelta) -> pa.Table:
+def _scored(
+    lake: Lake, date: str, actuals: pa.Table, reach: timedelta, cutoff: datetime, spec: "Spec | None"
+) -> pa.Table:
     """The accuracy of one cutoff date: one at a time, so that memory does not grow with them."""
     import pyarrow.compute as pc
 
@@ -112,7 +121,12 @@ def _scored(lake: Lake, date: str, actuals: pa.Table, reach: timedelta) -> pa.Ta
     first = datetime.fromisoformat(date)
     last = pa.scalar(first + reach + timedelta(days=1), pa.timestamp("us"))
     seen = pc.and_(pc.greater_equal(actuals["ds"], pa.scalar(first, pa.timestamp("us"))), pc.less(actuals["ds"], last))
-    return realised(forecasts, actuals.filter(seen))
+    found = actuals.filter(seen)
+    if spec is not None and spec.fills_gaps:
+        where = Filter(among={"origin": ["dated"]}, since=first, before=cutoff + lake_tables.AFTER)
+        bad = lake_tables.read_if_there(lake, lake_tables.QUARANTINE, where, ["series_id", "ds"])
+        found = with_silent(found.select(["series_id", "ds", "y"]), forecasts, spec, cutoff, bad)
+    return realised(forecasts, found)
 
 
 def with_keys(rows: pa.Table, keys: Sequence[str]) -> pa.Table:

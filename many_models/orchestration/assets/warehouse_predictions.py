@@ -60,7 +60,9 @@ def build(settings: Settings) -> dg.AssetsDefinition:
             parts = forecast_parts(settings, lake, date)
             known = {*context.instance.get_dynamic_partitions("cutoffs"), *map(stage_state.date_of, warehouse.loads())}
             cutoffs = sorted(known)  # those of the warehouse, too: the records may be newer than it
-            parts += actual_parts(settings, lake, datetime.fromisoformat(date), copied, held, cutoffs)
+            parts += actual_parts(
+                settings, lake, datetime.fromisoformat(date), copied, held, cutoffs, spec_of(settings)
+            )
             version = wanted.get(date, loaded.get(date, "earlier"))
             written = warehouse.load(stage_state.load_name(date), version, parts)
             views = report_views(settings.data.keys, {part.table: part.rows.column_names for part in parts})

@@ -1,9 +1,11 @@
-"""The board at 10,000 items: the table's p95 over every filter and sort, an item's page in Chromium, memory.
+"""The board at 10,000 items: the table's p95 over every filter and sort, an item's page and a what-if in Chromium,
+memory.
 
     python -m benchmarks.board [--small] [--json]
 
 The items are made up in the lake (a day of the reference takes minutes): histories of `days`, one night's forecasts,
-scores and twelve weeks' accuracy. Chromium is the system's; without it its figures are left out.
+scores and twelve weeks' accuracy. A few of them have live models, trained on these histories, which answer what-ifs.
+Chromium is the system's; without it its figures are left out.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ from many_models.board.app import build_board
 from many_models.board.handed_in import Operations, Stores
 from many_models.board.server import build_server
 from many_models.data import lake_tables
-from many_models.ports import Filter, WarehousePart
+from many_models.ports import Filter, PackUpload, PromotedSeries, ReleaseDraft, WarehousePart
+from many_models.serving.service import Service
 from many_models.settings import Settings
 from many_models_tests.support.running_server import running
 
@@ -115,6 +118,52 @@ def _fill_histories(lake: Any, ids: list[str], stores: list[str], days: int, rng
     lake.replace(lake_tables.RAW_VERSIONS.name, pa.table(versions), Filter(), lake_tables.RAW_VERSIONS.partition_by)
 
 
+def live_models(lake: Any, names: list[str]) -> MemoryProduction:
+    """A production registry that serves `names`, all of one store, by models that are trained on their histories."""
+    from many_models.forecasting import Spec, prepare, train
+
+    where = Filter(among={"pack": [names[0].partition("__")[0]], "series_id": names})
+    rows = lake.read(lake_tables.DATASETS.name, where, ["series_id", "ds", "y", "price", "promotion"])
+    spec = Spec("D", horizon=HORIZON, windows=2, known=("price", "promotion"))
+    model = train(prepare(rows, spec, AS_OF).rows, spec, AS_OF).model
+    production = MemoryProduction()
+    upload = PackUpload("m", model.files(), tuple(model.series))
+    promoted = [PromotedSeries(name, "s/1", "recipe", f"{AS_OF:%Y-%m-%d}") for name in model.series]
+    release = production.publish(ReleaseDraft("", "benchmark", "made up", [upload], promoted))
+    champions = [
+        {"series_id": name, "ref": one.ref, "row": one.row, "sha256": one.sha256, "staging": "s/1", "recipe": "recipe",
+         "release_id": release.release_id, "cutoff": AS_OF.isoformat()}
+        for name, one in release.champions.items()
+    ]  # fmt: skip
+    lake.replace(lake_tables.CHAMPIONS.name, pa.Table.from_pylist(champions), Filter())
+    return production
+
+
+CHANGE = """([value, name]) => new Promise((done) => {
+  const form = document.querySelector("[data-what-if]");
+  const control = form.querySelector(`[data-known=${name}]`);
+  const begun = performance.now();
+  new MutationObserver((_, self) => {
+    self.disconnect();
+    requestAnimationFrame(() => setTimeout(() => done(performance.now() - begun)));
+  }).observe(form, { attributeFilter: ["data-shown"] });
+  control.value = value;
+  control.dispatchEvent(new Event("input", { bubbles: true }));
+})"""  # from the change of a control until the frame with the new curve is on the screen
+
+
+def what_if_times(url: str, names: list[str]) -> list[float]:
+    """Seconds from the change of a control to the new curve, in Chromium."""
+    found = list[float]()
+    with chromium() as page:
+        for name in names if page else ():
+            page.goto(f"{url}/items/{name}")
+            page.wait_for_selector("html[data-drawn]", state="attached")
+            page.wait_for_selector("[data-explanation][data-told]")
+            found += [page.evaluate(CHANGE, [value, "price"]) / 1000 for value in ("-30", "-10", "15", "40")]
+    return found
+
+
 def _decided(proposal: str, *, actor: str, reason: str, reject: bool) -> None:
     """Nothing."""
 
@@ -144,17 +193,29 @@ def table_times(url: str) -> tuple[float, list[float]]:
     return first, found
 
 
-def page_times(url: str, ids: list[str]) -> tuple[list[float], list[float]]:
-    """Seconds until an item's page is drawn in Chromium: of items that nobody has opened, and of those opened again."""
+@contextmanager
+def chromium() -> Generator[Any]:
+    """A page of the system's Chromium; None where there is none."""
     from playwright.sync_api import sync_playwright
 
     program = shutil.which("chromium") or shutil.which("chromium-browser")
     if program is None:
-        return [], []
-    cold, warm = list[float](), list[float]()
+        yield None
+        return
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        page = browser.new_page()
+        try:
+            yield browser.new_page()
+        finally:
+            browser.close()
+
+
+def page_times(url: str, ids: list[str]) -> tuple[list[float], list[float]]:
+    """Seconds until an item's page is drawn in Chromium: of items that nobody has opened, and of those opened again."""
+    cold, warm = list[float](), list[float]()
+    with chromium() as page:
+        if page is None:
+            return cold, warm
         page.goto(f"{url}/items/{ids[-1]}")  # the browser has the scripts from here on
         page.wait_for_selector("html[data-drawn]", state="attached")
         for times, some in ((cold, ids[:10]), (warm, ids[:10])):
@@ -163,7 +224,6 @@ def page_times(url: str, ids: list[str]) -> tuple[list[float], list[float]]:
                 page.goto(f"{url}/items/{name}")
                 page.wait_for_selector("html[data-drawn]", state="attached")
                 times.append(time.perf_counter() - begun)
-        browser.close()
     return cold, warm
 
 
@@ -180,6 +240,9 @@ def main() -> None:
             first, times = table_times(url)
             cold, warm = page_times(url, ids)
             grown = (psutil.Process().memory_info().rss - before) / 1e6
+        models = live_models(lake, with_models := ids[STORES : 4 * STORES : STORES])
+        with served(settings, Stores(lake, warehouse, models, Service(settings, models, lake))) as url:
+            changed = what_if_times(url, with_models)
     figures = [
         Figure("items page, any filter and sort, p95", float(np.quantile(times, 0.95)), "s", "at most 0.2"),
         Figure("items page, any filter and sort, median", float(np.median(times)), "s", ""),
@@ -190,6 +253,14 @@ def main() -> None:
         figures += [
             Figure("item page in Chromium, cold, p95", float(np.quantile(cold, 0.95)), "s", "at most 1.5"),
             Figure("item page in Chromium, warm, p95", float(np.quantile(warm, 0.95)), "s", "at most 0.5"),
+        ]
+    if changed:
+        about = "at most 0.3"
+        figures += [
+            Figure(
+                "what-if, from the change of a control to the new curve, median", float(np.median(changed)), "s", ""
+            ),
+            Figure("what-if, from the change of a control to the new curve, worst", max(changed), "s", about),
         ]
     show(figures, machine("deltalake", "plotly"), as_json=args.json)
 

@@ -29,7 +29,7 @@ def add_routes(app: FastAPI, board: Board) -> None:
     def everything(request: Request) -> Response:
         return _page(board, request, "", "")
 
-    @app.get("/groups/{column}/{value}")
+    @app.get("/groups/{column}/{value:path}")
     def group(request: Request, column: str, value: str) -> Response:
         return _page(board, request, column, value)
 

@@ -64,16 +64,25 @@ function whatIf(form) {
 
   function show(told) {
     const old = place.data.flatMap((trace, at) => (trace.meta === "what-if" ? [at] : []));
-    if (old.length) Plotly.deleteTraces(place, old);
     const other = sayOther(form, told);
-    if (!told) { said.textContent = ""; return; }
+    if (!told) {
+      if (old.length) Plotly.deleteTraces(place, old);
+      said.textContent = "";
+      return;
+    }
     const line = { color: "#b45309", width: 2, dash: "dot" };
     const own = { type: "scatter", mode: "lines", meta: "what-if", x: told.ds.map((ds) => ds.replace("T00:00", "")) };
     const bound = (name, more) => ({ ...own, y: told[name].map((by, at) => told.planned[at] + by), line: { width: 0 }, hoverinfo: "skip", ...more });
     // how far the difference may be off: what is planned, with the bounds of the change
     const band = told.lo80 ? [bound("lo80", { name: "80 % of the change, low", showlegend: false }), bound("hi80", { name: "80 % of the change", fill: "tonexty", fillcolor: "rgba(180, 83, 9, 0.18)" })] : [];
     const planned = other ? [{ ...own, name: "as planned, live model", y: told.planned, line: { color: "#b45309", width: 1 }, hovertemplate: "%{y:.4~g}" }] : [];
-    Plotly.addTraces(place, [...band, ...planned, { ...own, name: "what if", y: told.changed, line, hovertemplate: "%{y:.4~g}" }]);
+    const traces = [...band, ...planned, { ...own, name: "what if", y: told.changed, line, hovertemplate: "%{y:.4~g}" }];
+    if (old.length === traces.length) { // drawn once instead of twice: a long history takes its time
+      Plotly.restyle(place, { x: traces.map((trace) => trace.x), y: traces.map((trace) => trace.y) }, old);
+    } else {
+      if (old.length) Plotly.deleteTraces(place, old);
+      Plotly.addTraces(place, traces);
+    }
     const share = told.of ? ` (${told.total >= 0 ? "+" : "−"}${Math.abs(100 * told.total / told.of).toFixed(1)} %)` : "";
     said.textContent = `${told.total >= 0 ? "+" : "−"}${Math.abs(told.total).toPrecision(3)} in all${share}${byDriver(told.drivers)}.`;
     form.dataset.shown = String(Number(form.dataset.shown || 0) + 1);

@@ -211,7 +211,12 @@ class BoardSettings(Section):
 
     def item_url(self, series_id: str) -> str:
         """The address of a series' page."""
-        return self.page_url(f"/items/{quote(series_id, safe='')}")
+        return self.page_url(item_page(series_id))
+
+
+def item_page(series_id: str) -> str:
+    """The path of a series' page on the board."""
+    return f"/items/{quote(series_id, safe='')}"
 
 
 class TelemetrySettings(Section):

@@ -18,6 +18,7 @@ from many_models.orchestration.stage_run import (
     CUTOFFS,
     Metadata,
     SeriesResult,
+    board_link,
     materialization,
     refuse_shared_run,
     table,
@@ -31,6 +32,12 @@ if TYPE_CHECKING:
     from many_models.data.lake_tables import LakeTable
 
 SHOWN = 50  # problems in the UI; the lake has all
+PAGES: Mapping[Stage, str] = {  # of the board, about what a stage decides
+    "final_predictions": "/items",
+    "stock_recommendations": "/items",
+    "drift": "/items?sort=drift",
+    "coherent_predictions": "/groups",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +90,8 @@ def build_cutoff_asset(
             problems = write(lake, stage, date, made)
             context.log.info(f"cutoff {date}: {_said(made)}, {len(problems)} problems")
             version = wanted.get(date, "earlier")
-            done = SeriesResult(version, made.version(), {"problems": len(problems), **made.metadata})
+            shown: Metadata = {"problems": len(problems), **made.metadata, **board_link(settings, PAGES[stage])}
+            done = SeriesResult(version, made.version(), shown)
             runs.record(context, [materialization(context.asset_key, date, done)])
         shown: Metadata = {"problems": len(problems)}
         if problems:

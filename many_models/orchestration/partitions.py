@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from datetime import datetime
 from typing import TYPE_CHECKING
+from urllib.parse import quote, urlencode
 
 import dagster as dg
 
@@ -49,17 +50,30 @@ def series_of(settings: Settings, lake: Lake, partitions: Sequence[str]) -> tupl
     return tuple(name for partition in partitions for name in held.get(partition, [partition]))
 
 
+def board_page(settings: Settings, partition: str) -> str:
+    """The path of the board's page about a partition of several series: a group's, or a list of items."""
+    by = [name for name in settings.data.keys if name in settings.partitions.by]
+    parts = SeriesKey.parse(partition, len(by)).parts
+    if len(by) == 1:
+        return f"/groups/{quote(by[0], safe='')}/{quote(parts[0], safe='')}"
+    return "/items?" + urlencode({f"is.{name}": part for name, part in zip(by, parts, strict=True)})
+
+
 def materialization(
-    context: dg.AssetExecutionContext, partition: str, made: Mapping[str, Mapping[str, str]], failed: int
+    context: dg.AssetExecutionContext,
+    partition: str,
+    made: Mapping[str, Mapping[str, str]],
+    failed: int,
+    link: Mapping[str, dg.UrlMetadataValue],
 ) -> dg.AssetMaterialization:
-    """The one event of a partition of several series; `made`: tag → series → its value.
+    """The one event of a partition of several series; `made`: tag → series → its value; `link` to the board.
 
     What an earlier event says of series that are not in `made` stays said. The partition's own tags stand for all.
     """
     series = {name: dict(values) for name, values in made.items()}
     tags = {name: digest(sorted(values.items())) for name, values in series.items()}
     done = max(map(len, series.values()))
-    metadata = {"series": done, "failed": failed, history.MEMBERS: dg.MetadataValue.json(series)}
+    metadata = {"series": done, "failed": failed, history.MEMBERS: dg.MetadataValue.json(series), **link}
     return dg.AssetMaterialization(context.asset_key, partition=partition, metadata=metadata, tags=tags)
 
 

@@ -13,6 +13,7 @@ from many_models.errors import SeriesFailure
 from many_models.orchestration import due, lake_marks, partitions
 from many_models.orchestration.copied_settings import tried_with
 from many_models.orchestration.event_log import dead_runs, history, runs
+from many_models.setting_sections import item_page
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -200,7 +201,8 @@ def _record(
     runs.record(context, [
         partitions.materialization(
             context, partition, {tag: {name: after[name][tag] for name in names if tag in after[name]}
-                                 for tag in (UPSTREAM_TAG, VERSION_TAG)}, len(bad.get(partition, ()))
+                                 for tag in (UPSTREAM_TAG, VERSION_TAG)},
+            len(bad.get(partition, ())), board_link(settings, partitions.board_page(settings, partition)),
         )
         for partition, names in partitions.partitions_of(settings, sorted(after)).items()
         if partition in done
@@ -209,11 +211,14 @@ def _record(
 
 
 def _linked(settings: Settings, asset_key: dg.AssetKey, key: str, result: SeriesResult) -> dg.AssetMaterialization:
-    """The event of one series, with a link to its page where the settings say at which address the board is."""
+    """The event of one series, with a link to its page."""
     event = materialization(asset_key, key, result)
-    if not settings.board.url:
-        return event
-    return event.with_metadata({**event.metadata, "board": dg.MetadataValue.url(settings.board.item_url(key))})
+    return event.with_metadata({**event.metadata, **board_link(settings, item_page(key))})
+
+
+def board_link(settings: Settings, page: str) -> dict[str, dg.UrlMetadataValue]:
+    """Metadata of an event: the board's page about it, where the settings say at which address the board is."""
+    return {"board": dg.MetadataValue.url(settings.board.page_url(page))} if settings.board.url else {}
 
 
 def materialization(asset_key: dg.AssetKey, key: str, result: SeriesResult) -> dg.AssetMaterialization:

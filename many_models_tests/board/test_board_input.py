@@ -55,7 +55,8 @@ def scripts_of(page: str) -> list[str]:
 def test_a_key_of_any_text_has_a_page_and_runs_nothing(tmp_path: Path, item: str) -> None:
     with shop(tmp_path).client() as client:
         name = series("Berlin", item)
-        for url in (f"/items/{quote(name, safe='')}", f"/items?is.item={quote(item)}", "/items", "/groups"):
+        for url in (f"/items/{quote(name, safe='')}", f"/items?is.item={quote(item)}", "/items", "/groups",
+                    f"/groups/item/{quote(item, safe='')}"):  # fmt: skip
             page = client.get(url)
             assert page.status_code == 200, url
             assert scripts_of(page.text) == []

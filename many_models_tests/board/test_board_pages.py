@@ -13,11 +13,15 @@ import urllib.request
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+import dagster as dg
 import pytest
 
 from many_models.operations.board import interesting_item
+from many_models.operations.day import open_instance
+from many_models.orchestration.plots import BLOCKS
+from many_models.setting_sections import item_page
 from many_models.wiring import build_production
-from many_models_tests.support.boards import demo_nights, served_board
+from many_models_tests.support.boards import URL, demo_nights, served_board
 from many_models_tests.support.browser import Watched, chromium, serious_findings
 from many_models_tests.support.ports import free_port
 from many_models_tests.support.serving_parts import confine_fail_soon
@@ -206,6 +210,30 @@ def check_what_if_of_another_release(tab: Watched, item: str, release_id: str) -
 def release_of(url: str) -> str:
     with urllib.request.urlopen(url, timeout=60) as answer:
         return json.load(answer)["release"]
+
+
+def test_every_record_in_dagster_links_to_a_page_that_is_there(address: str, project: Project) -> None:
+    """One event of each asset, of the newest partition and the oldest one, is followed to its page."""
+    found = {}
+    with open_instance(project.home, project.settings().dagster.storage) as instance:
+        for asset in sorted(key.to_user_string() for key in instance.all_asset_keys()):
+            for ascending in (True, False):
+                wanted = dg.AssetRecordsFilter(dg.AssetKey(asset))
+                records = instance.fetch_materializations(wanted, limit=1, ascending=ascending).records
+                event = records[0].asset_materialization
+                assert event is not None
+                found[asset, event.partition] = event.metadata
+    assert {asset for asset, _ in found} >= {"raw_sales", "pooled_models", "predictions", "coherent_predictions"}
+    of_series = {"store_item_datasets", "trained_models", "promoted_models", "predictions"}
+    for (asset, partition), metadata in found.items():
+        assert "board" in metadata, (asset, partition)
+        path = str(metadata["board"].value).removeprefix(URL)
+        if asset in of_series:
+            assert path == item_page(str(partition))
+        with urllib.request.urlopen(address + path, timeout=60) as answer:
+            assert answer.status == 200
+    assert all(set(str(metadata["chart"].value)) <= set(" " + BLOCKS) for (asset, _), metadata in found.items()
+               if asset == "predictions")  # fmt: skip
 
 
 # --- Dagster's own pages ----------------------------------------------------------------------------------------------

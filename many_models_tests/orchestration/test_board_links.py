@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import dagster as dg
+import pytest
 
-from many_models.orchestration.stage_run import SeriesResult, _linked
+from many_models.orchestration.cutoff_stage import PAGES
+from many_models.orchestration.due import DECISIONS
+from many_models.orchestration.partitions import board_page
+from many_models.orchestration.stage_run import SeriesResult, _linked, board_link
 from many_models.settings import Settings
 
 KEY = dg.AssetKey("predictions")
@@ -19,3 +23,20 @@ def test_a_record_links_to_the_items_page_where_the_board_has_an_address():
 
 def test_without_an_address_of_the_board_a_record_has_no_link():
     assert "board" not in _linked(Settings(), KEY, "a", SeriesResult("1", "2")).metadata
+
+
+@pytest.mark.parametrize(
+    ("by", "partition", "page"),
+    [(["store"], "a%2Fb 1", "/groups/store/a%2Fb%201"), (["item"], "ü", "/groups/item/%C3%BC"),
+     (["store", "item"], "a__b%2Fc", "/items?is.store=a&is.item=b%2Fc")],
+)  # fmt: skip
+def test_a_record_of_several_series_links_to_their_page(by, partition, page):
+    settings = Settings.model_validate({
+        "data": {"keys": ["store", "item"]}, "partitions": {"by": by}, "board": {"url": "https://board.example.com"},
+    })  # fmt: skip
+    assert board_page(settings, partition) == page
+    assert board_link(settings, page)["board"].value == f"https://board.example.com{page}"
+
+
+def test_each_stage_of_a_cutoff_has_a_page():
+    assert set(PAGES) == set(DECISIONS)

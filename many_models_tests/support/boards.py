@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 END = date(2026, 10, 31)
 NO_KEYS = Keys()
+URL = "http://127.0.0.1:8090"  # where records say that the board is
 
 
 def demo_nights(root: Path, series: int = 16, days: int = 200) -> Project:
@@ -32,7 +33,8 @@ def demo_nights(root: Path, series: int = 16, days: int = 200) -> Project:
     facts = write_source(root / "sales.db", series=series, days=days, end=END)
     settings = demo_settings(start=facts.first, url="sqlite:///sales.db", horizon=14, windows=2)
     file = root / "many_models.toml"
-    file.write_text(settings.replace("workers = 0", 'kind = "serial"\nworkers = 0'))
+    more = f'\n[board]\nurl = "{URL}"\n\n[hierarchy]\nlevels = [["store"]]\n\n[stock]\nlead_time = 3.0\n'
+    file.write_text(settings.replace("workers = 0", 'kind = "serial"\nworkers = 0') + more)
     project = Project(root)
     project.run(END - timedelta(days=7))
     file.write_text(file.read_text() + "\n[promotion]\napproval = true\n")

@@ -15,7 +15,7 @@ from many_models.orchestration.copied_settings import tried_with
 from many_models.orchestration.event_log import dead_runs
 from many_models.orchestration.forecast_spec import spec_of
 from many_models.orchestration.stage_asset import stage_asset
-from many_models.orchestration.stage_run import UPSTREAM_TAG, VERSION_TAG, Metadata, refuse_shared_run
+from many_models.orchestration.stage_run import UPSTREAM_TAG, VERSION_TAG, Metadata, board_link, refuse_shared_run
 from many_models.orchestration.upstream import Upstream
 from many_models.ports import Filter, Lake
 from many_models.settings import Settings
@@ -58,6 +58,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         except InputError as error:
             metadata["nothing_learned"] = str(error)
             context.log.warning(f"training goes on without pooled models: {error}")
+        metadata |= board_link(settings, "/")
         lake_marks.record_marks(context.instance, lake)
         tags = {UPSTREAM_TAG: Upstream(settings).pooled(lake_tables.lake_as_of(lake)), VERSION_TAG: version}
         return dg.MaterializeResult(value=None, metadata=metadata, tags=tags, data_version=dg.DataVersion(version))

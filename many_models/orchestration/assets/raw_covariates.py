@@ -11,7 +11,7 @@ from many_models.keys import SeriesKey, digest
 from many_models.orchestration import lake_marks
 from many_models.orchestration.event_log import dead_runs
 from many_models.orchestration.stage_asset import stage_asset
-from many_models.orchestration.stage_run import UPSTREAM_TAG, VERSION_TAG, Metadata, refuse_shared_run
+from many_models.orchestration.stage_run import UPSTREAM_TAG, VERSION_TAG, Metadata, board_link, refuse_shared_run
 from many_models.orchestration.upstream import Upstream
 from many_models.ports import Filter, Lake, Source
 from many_models.settings import Settings
@@ -144,7 +144,11 @@ def build_raw_covariates(settings: Settings) -> dg.AssetsDefinition:
         lake_tables.tell(lake, "raw_covariates", told)
         lake_marks.record_marks(context.instance, lake)
         version = Upstream(settings).covariates(lake_tables.lake_as_of(lake), content)
-        metadata: Metadata = {"dagster/row_count": rows.num_rows, "until": str(pc.max(rows["ds"]))}
+        metadata: Metadata = {
+            "dagster/row_count": rows.num_rows,
+            "until": str(pc.max(rows["ds"])),
+            **board_link(settings, "/"),
+        }
         if told:
             metadata["told"] = "; ".join(told)
             context.log.warning("; ".join(told))

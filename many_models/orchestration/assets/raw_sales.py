@@ -31,7 +31,9 @@ from many_models.orchestration.stage_run import (
     UPSTREAM_TAG,
     VERSION_TAG,
     KeySet,
+    Metadata,
     begin,
+    board_link,
     table,
 )
 from many_models.ports import DayCount, Filter, Ingestion, Lake, Source
@@ -111,7 +113,8 @@ def build_raw_sales(settings: Settings) -> dg.AssetsDefinition:
         tags = {COPIED_TAG: copied_with(settings, sales.known)}
         if names_before and _series_there(lake) > names_before and _older_rows_differ(context, settings, source, keys):
             tags[LOOK_TAG] = "yes"  # a new store may come with its history, which is copied whole at the next look
-        runs.record(context, [_period(context, key, wanted.get(key, ""), counts[key], tags) for key in keys])
+        link = board_link(settings, "/")
+        runs.record(context, [_period(context, key, wanted.get(key, ""), counts[key], tags, link) for key in keys])
         lake_marks.record_marks(context.instance, lake)
         runs.settle_siblings(context, keys, ())
         yield from _checks(settings, lake, columns)
@@ -160,10 +163,16 @@ def _older_rows_differ(
 
 
 def _period(
-    context: dg.AssetExecutionContext, key: str, version: str, rows: int, more: Mapping[str, str]
+    context: dg.AssetExecutionContext,
+    key: str,
+    version: str,
+    rows: int,
+    more: Mapping[str, str],
+    link: Mapping[str, dg.UrlMetadataValue],
 ) -> dg.AssetMaterialization:
     tags = {UPSTREAM_TAG: version, VERSION_TAG: version, **more}
-    return dg.AssetMaterialization(context.asset_key, partition=key, metadata={"dagster/row_count": rows}, tags=tags)
+    metadata: Metadata = {"dagster/row_count": rows, **link}
+    return dg.AssetMaterialization(context.asset_key, partition=key, metadata=metadata, tags=tags)
 
 
 def add_store_items(context: dg.AssetExecutionContext, settings: Settings, lake: Lake) -> None:

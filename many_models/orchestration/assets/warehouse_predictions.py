@@ -17,6 +17,7 @@ from many_models.orchestration.stage_run import (
     CUTOFFS,
     Metadata,
     SeriesResult,
+    board_link,
     materialization,
     refuse_shared_run,
 )
@@ -72,6 +73,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
                 "dagster/row_count": parts[0].rows.num_rows,
                 "rows_written": written,
                 "views": ", ".join(view.name for view in views),
+                **board_link(settings, "/"),
             }
             runs.record(context, [materialization(context.asset_key, date, SeriesResult(version, version, metadata))])
         yield from ()

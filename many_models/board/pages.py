@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from functools import cached_property
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 LONGEST_FORM = 20_000  # bytes
 RUNS_SECONDS, RELEASE_SECONDS = 10.0, 3.0  # that runs and releases are remembered
+DATE = re.compile(r"\b\d{4}-\d\d-\d\d\b")
 NOTHING = "–"  # where there is no number
 
 
@@ -88,6 +90,7 @@ class Board:
         filters: dict[str, Any] = {
             "number": number, "percent": percent, "signed": signed, "day": day, "moment": moment, "key": self.shown,
             "item_url": item_url, "quoted": quoted, "seconds": seconds, "spark": spark,
+            "dated": dated, "sentence": sentence,
         }  # fmt: skip
         given: dict[str, Any] = {"static": self.static.url, "settings": self.settings, "nothing": NOTHING}
         environment.filters.update(filters)
@@ -179,6 +182,17 @@ def day(value: object) -> str:
     if told is None:
         return NOTHING
     return f"{told:%-d %b %Y}" + (f" {told:%H:%M}" if (told.hour, told.minute) != (0, 0) else "")
+
+
+def dated(text: object) -> str:
+    """A text whose dates are written as on the rest of the page."""
+    return DATE.sub(lambda found: day(found[0]), str(text))
+
+
+def sentence(text: object) -> str:
+    """A text as the beginning of a sentence."""
+    told = dated(text)
+    return told[:1].upper() + told[1:]
 
 
 def moment(value: object) -> str:

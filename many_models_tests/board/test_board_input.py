@@ -202,7 +202,7 @@ def test_an_ended_item_says_since_when_and_has_its_history(tmp_path: Path) -> No
     put(found, lake_tables.SERIES, name, active=False, why="ended on 2026-09-01")
     for table in OF_FORECASTS:
         put(found, table, name)
-    assert "ended on 2026-09-01" in item_page(found, name)
+    assert "ended on 1 Sep 2026" in item_page(found, name)
 
 
 def test_an_item_that_is_set_aside_says_so_with_its_reason(tmp_path: Path) -> None:

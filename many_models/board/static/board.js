@@ -3,11 +3,22 @@
 
 const OPTIONS = { displayModeBar: false, responsive: true, doubleClick: "reset" };
 
+// on a phone the legend goes below the chart, two to a row, and there is room for fewer dates
+function fitted(place, figure) {
+  const layout = { ...figure.layout };
+  if (place.clientWidth >= 480) return layout;
+  const named = figure.data.filter((trace) => trace.showlegend !== false).length;
+  layout.legend = { ...layout.legend, orientation: "h", x: 0, xanchor: "left", y: -0.15, yanchor: "top", entrywidthmode: "fraction", entrywidth: 0.48, traceorder: "normal" };
+  layout.height = (layout.height || 320) + 20 * Math.ceil(named / 2);
+  layout.xaxis = { ...layout.xaxis, nticks: 4, tickangle: 0 };
+  return layout;
+}
+
 function draw(place) {
   const name = place.dataset.chart;
   const data = document.querySelector(`script[data-figure="${CSS.escape(name)}"]`);
   const figure = JSON.parse(data.textContent);
-  return Plotly.newPlot(place, figure.data, figure.layout, OPTIONS).then(() => place.classList.add("drawn"));
+  return Plotly.newPlot(place, figure.data, fitted(place, figure), OPTIONS).then(() => place.classList.add("drawn"));
 }
 
 function ranges(group) {
@@ -122,7 +133,7 @@ async function explain(section) {
   const told = await answer.json();
   sayOther(section, told);
   words.replaceChildren(...told.words.map((text) => Object.assign(document.createElement("p"), { textContent: text })));
-  await Plotly.newPlot(place, told.chart.data, told.chart.layout, OPTIONS);
+  await Plotly.newPlot(place, told.chart.data, fitted(place, told.chart), OPTIONS);
   place.classList.add("drawn");
   section.dataset.told = "";
 }

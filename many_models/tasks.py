@@ -172,10 +172,11 @@ def read_pooled(lake: Lake, version: str, spec: Spec, cutoff: datetime) -> Poole
 
     if version in {"", NO_POOLED}:
         return None
-    files = {str(row["file"]): bytes(row["content"]) for row in lake.read(POOLED.name).to_pylist()}
-    learned = PooledModels.from_files(files)
-    if learned.hash != version:
-        raise InputError(f"the lake holds pooled models {learned.hash}, needed {version}: materialize pooled_models")
+    rows = lake.read(POOLED.name).to_pylist()
+    held = next((str(row["hash"]) for row in rows), "")  # as it was learned: another release writes other files of it
+    if held != version:
+        raise InputError(f"the lake holds pooled models {held}, needed {version}: materialize pooled_models")
+    learned = PooledModels.from_files({str(row["file"]): bytes(row["content"]) for row in rows})
     return learned if learned.known_at(spec, cutoff) else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -162,3 +163,22 @@ def test_what_is_learned_is_the_same_at_first_and_later_and_on_one_core_or_more(
         for cores in ("1", str(os.cpu_count()))
     ]
     assert len({*learned[0], *learned[1]}) == 1, learned
+
+
+def test_pooled_models_of_an_earlier_release_are_those_that_training_needs(by_item):
+    """Written by a release that kept less of them: read here, they would be other files, and are the same models."""
+    from many_models.adapters.lake.memory import MemoryLake
+    from many_models.data import lake_tables
+    from many_models.tasks import read_pooled
+
+    files = {name: data for name, data in by_item.files().items() if not name.endswith("_profile.npy")}
+    about = json.loads(files["pooled.json"])
+    about["sha256"] = {name: value for name, value in about["sha256"].items() if name in files}
+    files["pooled.json"] = json.dumps(about, sort_keys=True).encode()
+    lake = MemoryLake()
+    rows = {"hash": ["of then"] * len(files), "file": list(files), "content": list(files.values())}
+    lake.replace(lake_tables.POOLED.name, pa.table(rows), lake_tables.Filter())
+    assert PooledModels.from_files(files).hash != by_item.hash
+    assert read_pooled(lake, "of then", by_item.spec, AS_OF) is not None
+    with pytest.raises(InputError, match="the lake holds pooled models of then, needed another"):
+        read_pooled(lake, "another", by_item.spec, AS_OF)

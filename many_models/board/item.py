@@ -42,6 +42,7 @@ class ItemRecord:
     status: Sequence[Mapping[str, Any]] = ()
     scores: Sequence[Mapping[str, Any]] = ()
     decisions: Sequence[Mapping[str, Any]] = ()
+    stock: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     @property
     def weights(self) -> dict[str, float]:
@@ -81,7 +82,15 @@ def read_item(settings: Settings, lake: Lake, series_id: str, as_of: datetime | 
         rows(lake_tables.SERIES_STATUS, of_series),
         _scored(rows(lake_tables.SCORES, own)),
         sorted(rows(lake_tables.DECISIONS, of_series), key=lambda row: str(row["decided_at"]), reverse=True),
+        _newest_of(rows(lake_tables.STOCK, Filter({"series_id": [series_id]}, since=newest, column="cutoff")))
+        if settings.stock.asked and newest is not None
+        else {},
     )
+
+
+def _newest_of(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The row of the newest cutoff."""
+    return max(rows, key=lambda row: row["cutoff"], default={})
 
 
 def _nothing() -> Frame:

@@ -17,7 +17,7 @@ from many_models.board.headers import POLICY
 from many_models.data import lake_tables
 from many_models.errors import ConflictError
 from many_models.ports import Filter
-from many_models_tests.board.shop import PLAIN, POISON, Away, Shop, series, shop
+from many_models_tests.board.shop import AS_OF, PLAIN, POISON, Away, Shop, series, shop
 from many_models_tests.support.serving_parts import draft, pack
 
 if TYPE_CHECKING:
@@ -215,6 +215,26 @@ def test_an_item_that_is_set_aside_says_so_with_its_reason(tmp_path: Path) -> No
     page = item_page(found, name)
     assert "set aside: " in page.casefold()
     assert "its &lt;b&gt;history&lt;/b&gt; is odd" in page
+
+
+@pytest.mark.parametrize(
+    ("order", "said"), [(24.0, "Order <strong>24</strong> now"), (0.0, "Nothing to order now"), (None, "is not known")]
+)
+def test_an_item_says_what_to_order_as_of_its_newest_forecast(tmp_path: Path, order: float | None, said: str) -> None:
+    found, name = shop(tmp_path, stock={"lead_time": 3.0}), series("Rome", PLAIN)
+    assert 'id="stock"' not in item_page(found, name)
+    position = None if order is None else 7.0
+    kept = {
+        "lead_time": 3.0, "reorder_point": 12.5, "safety_stock": 4.5, "order_up_to": 36.0, "position": position,
+        "order_now": order, "expected_fill_rate": 0.981, "cutoff_date": "2026-10-31",
+    }  # fmt: skip
+    rows = [{**kept, "series_id": of, "cutoff": AS_OF} for of in (name, series("Berlin", PLAIN))]
+    rows[1] |= {"order_now": 999.0, "position": 1.0}
+    found.lake.replace(lake_tables.STOCK.name, pa.Table.from_pylist(rows), Filter(), ("cutoff_date",))
+    page = item_page(found, name)
+    assert said in page
+    assert all(text in page for text in ("12.5", "98.1 %", "3 days"))
+    assert "999" not in page
 
 
 def item_page(found: Shop, name: str) -> str:

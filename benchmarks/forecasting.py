@@ -5,7 +5,7 @@ log-linear and a non-linear variant; public tables where --sets names a folder o
 timestamp, target, known, freq, season, horizon, windows, country), every candidate beside the selected forecast;
 processes, memory and compilation; peers (statsforecast, mlforecast, scikit-learn per series) with --peers, in an
 environment that is made under benchmarks/out, with a plot there; new items with --hide, the share of series whose
-history is hidden. Kinds of tables that nothing was tuned on
+history is hidden; one part of the core switched off with --without. Kinds of tables that nothing was tuned on
 (_forecasting_kinds) beside what AutoETS and boosting per series make of them.
 """
 
@@ -23,12 +23,13 @@ import time
 from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from benchmarks._forecasting_ablation import PARTS, options, without
 from benchmarks._forecasting_kinds import KINDS, measure
 from benchmarks._forecasting_new_items import run_hidden
 from benchmarks._report import Figure, flags, machine, show
@@ -238,8 +239,31 @@ def run_sets(folder: Path, only: Sequence[str], columns: Sequence[int]) -> list[
     return figures
 
 
-def measure_set(folder: Path, name: str, random_columns: int = 0) -> pd.DataFrame:
-    """The metrics of `backtest` with its defaults on one set, by candidate; with so many useless known columns."""
+def run_without(folder: Path, only: Sequence[str], parts: Sequence[str]) -> list[Figure]:
+    """A line for each set and part: the selected error without the part, with it, and their ratio."""
+    figures = list[Figure]()
+    names = sorted(path.stem for path in folder.glob("*.json") if path.with_suffix(".parquet").exists())
+    for name in [name for name in names if not only or name in only]:
+        about = json.loads((folder / f"{name}.json").read_text())
+        metric, known = "rmsse" if name in BY_RMSSE else "wape", dict[str, Any]()
+        for part in parts:
+            more = options(part, about, whole=True)
+            if str(more) not in known:  # most parts are there by default: measured once
+                known[str(more)] = measure_set(folder, name, **more).loc["selected", metric]
+            with_it = known[str(more)]
+            with without(part):
+                less = measure_set(folder, name, **options(part, about, whole=False)).loc["selected", metric]
+            figures += [
+                Figure(f"{name}, without {part}, {metric}", float(less), "", f"{with_it:.4f} with it"),
+                Figure(f"{name}, without {part} over with it", float(less / with_it), "×", ""),
+            ]
+    return figures
+
+
+def measure_set(folder: Path, name: str, random_columns: int = 0, **more: Any) -> pd.DataFrame:
+    """The metrics of `backtest` with its defaults, or with `more` arguments, on one set, by candidate; with so many
+    useless known columns.
+    """
     import pandas as pd
 
     spec = json.loads((folder / f"{name}.json").read_text())
@@ -248,9 +272,10 @@ def measure_set(folder: Path, name: str, random_columns: int = 0) -> pd.DataFram
     for column in useless:
         table[column] = rng.normal(size=len(table))
     told = f"{name}, {random_columns} random columns" if random_columns else name
+    more = {"season": spec["season"], **more}
     report = backtest(
         table, keys=spec["keys"], timestamp=spec["timestamp"], target=spec["target"], known=[*spec["known"], *useless],
-        frequency=spec["freq"], horizon=spec["horizon"], windows=spec["windows"], season=spec["season"],
+        frequency=spec["freq"], horizon=spec["horizon"], windows=spec["windows"], **more,
         country=spec.get("country", ""), progress=lambda step, _: print(f"{told}: {step}", file=sys.stderr),
     )  # fmt: skip
     return report.metrics.set_index("candidate")
@@ -413,16 +438,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--sets", type=Path, help="a folder of public tables")
     parser.add_argument("--only", default="", help="of these tables, comma-separated; nothing else is measured")
     parser.add_argument("--random-columns", default="", help="numbers of useless known columns to try, as 1,10")
+    parser.add_argument("--without", default="", help=f"parts to switch off, or all: {', '.join(PARTS)}")
     parser.add_argument("--hide", type=float, default=0.0, help="the share of series whose history is hidden, as .1")
     parser.add_argument("--peers", action="store_true", help="peers beside, in an environment of their own")
-    options = parser.parse_args(arguments)
-    figures = [] if options.only or options.hide else run_made(peers=options.peers, small=options.small)
-    if options.sets and options.hide:
-        figures += run_hidden(options.sets, [name for name in options.only.split(",") if name], options.hide)
-    elif options.sets:
-        columns = [int(count) for count in options.random_columns.split(",") if count]
-        figures += run_sets(options.sets, [name for name in options.only.split(",") if name], columns)
-    show(figures, machine("numba", "lightgbm"), as_json=options.json)
+    chosen = parser.parse_args(arguments)
+    figures = [] if chosen.only or chosen.hide or chosen.without else run_made(peers=chosen.peers, small=chosen.small)
+    if chosen.sets and chosen.hide:
+        figures += run_hidden(chosen.sets, [name for name in chosen.only.split(",") if name], chosen.hide)
+    elif chosen.sets and chosen.without:
+        parts = list(PARTS) if chosen.without == "all" else chosen.without.split(",")
+        figures += run_without(chosen.sets, [name for name in chosen.only.split(",") if name], parts)
+    elif chosen.sets:
+        columns = [int(count) for count in chosen.random_columns.split(",") if count]
+        figures += run_sets(chosen.sets, [name for name in chosen.only.split(",") if name], columns)
+    show(figures, machine("numba", "lightgbm"), as_json=chosen.json)
 
 
 if __name__ == "__main__":

@@ -86,12 +86,20 @@ def mend(stores: Stores) -> list[str]:
     if lacking := lost_packs(stores):
         lake_marks.take_back(stores.instance, ["trained_models", "promoted_models"])
         told.append(f"trained_models: everything is due again, since staging lacks {_some(lacking)}")
-    told += follow_release(stores.instance, stores.lake, stores.production)
+    try:
+        told += _mend_production(stores)
+    except ManyModelsError as error:  # the other stores are mended all the same
+        told.append(f"production: not mended: {error}")
+    if dates := _lost_loads(stores):
+        told.append(f"warehouse: the next run loads {len(dates)} cutoffs again, from {dates[0]} on")
+    return told
+
+
+def _mend_production(stores: Stores) -> list[str]:
+    told = follow_release(stores.instance, stores.lake, stores.production)
     if unreadable := broken_packs(stores.production.live(), stores.production):
         lake_marks.take_back(stores.instance, ["trained_models", "promoted_models"])
         told.append(f"trained_models and promoted_models: everything is due again, since {_some(list(unreadable))}")
-    if dates := _lost_loads(stores):
-        told.append(f"warehouse: the next run loads {len(dates)} cutoffs again, from {dates[0]} on")
     return told
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from many_models.data import lake_tables
 from many_models.errors import IntegrityError
-from many_models.operations import doctor
+from many_models.operations import backup, doctor
 from many_models.operations.day import Day, Progress, open_instance
 from many_models.orchestration import lake_marks
 from many_models.wiring import build_lake, build_production, build_staging, build_warehouse
@@ -210,6 +210,50 @@ def test_the_sensors_have_promotion_decide_again_after_an_older_registry(
         asked = sensor(dg.build_sensor_context(instance, resources={"lake": build_lake(settings)}))
         assert isinstance(asked, dg.RunRequest)
         assert asked.job_name == JOBS["promoted_models"]
+
+
+# --- what is served -------------------------------------------------------------------------------------------------
+@pytest.fixture
+def moved(project: Project, days: tuple[Project, Project]) -> Project:
+    """The project with its registries leading to its own files: damage stays in it."""
+    for name in ("staging", "production"):
+        place = project.root / "var" / "registry"
+        shutil.copytree(days[0].root / "var" / "registry" / name, place / name, dirs_exist_ok=True)
+        backup._move_places(place / f"{name}.db", str(days[0].root), str(project.root))
+    return project
+
+
+def damage_packs(project: Project, how: str) -> None:
+    for folder in [file.parent for file in (project.root / "var" / "registry" / "production").rglob("MLmodel")]:
+        if how == "gone":
+            shutil.rmtree(folder)
+            continue
+        for file in (folder / "data").iterdir():
+            file.write_bytes(b"" if how == "emptied" else file.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize("how", ["gone", "emptied", "cut"])
+def test_served_packs_that_are_lost_are_found_and_made_again(
+    moved: Project, days: tuple[Project, Project], how: str
+) -> None:
+    damage_packs(moved, how)
+    with stores(moved) as opened:
+        assert {one.store for one in doctor.examine(opened)} == {"serving"}
+        doctor.mend(opened)
+    run(moved)
+    assert_equal(moved, days, but=AGAIN)
+    with stores(moved) as opened:
+        assert doctor.examine(opened) == []
+
+
+def test_a_lost_manifest_is_told_and_the_other_stores_are_mended(moved: Project) -> None:
+    for file in (moved.root / "var" / "registry" / "production").rglob("manifest.json"):
+        file.unlink()
+    empty(moved.root / "var" / "warehouse.db")
+    with stores(moved) as opened:
+        told = doctor.mend(opened)
+    assert any("production: not mended" in line and "roll back" in line for line in told)
+    assert any("warehouse: the next run loads" in line for line in told)
 
 
 def lose(project: Project, before: Project, store: str, how: str) -> None:

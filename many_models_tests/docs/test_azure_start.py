@@ -13,7 +13,7 @@ from many_models.cli.main import main
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/azure-start.md").read_text()
-BLOCKS = re.findall(r"^```bash\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+BLOCKS = re.findall(r"^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 COMMANDS = [line for block in BLOCKS for line in block.splitlines()]
 OPTIONS = {  # of each program's reference, as far as the page may use them
     "az login": "",

@@ -133,6 +133,9 @@ def print_summary(out: Console, settings: Settings) -> None:
         f"as of {as_of}: {found.get('active_series', 0)} of {found.get('series', 0)} series active, "
         f"{found.get('prediction_rows', 0):,} predictions"
     )
+    brought = found.get("brought")
+    for text in brought if isinstance(brought, Sequence) else ():
+        out.print(escape(str(text)), highlight=False)
 
 
 def print_next_steps(out: Console, settings: Settings) -> None:

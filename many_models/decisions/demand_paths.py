@@ -25,7 +25,9 @@ CLASSES = (0.25, 0.6, 0.9)  # shares of periods with sales that part the kinds o
 INTERMITTENT = 0.6  # a series that sells in a smaller share of its periods follows intervals and sizes
 LEAST_SALES = 4  # that tell of intervals; with fewer, windows of errors say what there is
 LONGEST_INTERVAL = 60  # from which on the chance of a sale stays
-OWN_ERRORS = 14.0  # errors of a series' kind that weigh as much in its spread as so many of its own
+SMALLEST = 0.01  # of its kind's dispersion: what a series without errors is taken to have at least, before it is drawn
+DEPENDENT = 2.0  # times as uncertain is a variance of errors that go together
+LEAST_SPREAD = 0.005  # variance of the logarithms of dispersions within a kind, at least
 FAULT = 1e4  # times a series' mean forecast, beyond which an error is a fault of the data
 WILD = 50.0  # standard deviations beyond which an error is a fault and not luck
 POOL = 4000  # windows of a kind that are kept to draw from
@@ -40,6 +42,10 @@ class Backtest:
     series: Sequence[str]
     y: Floats
     y_hat: Floats
+
+    def before_last(self) -> Backtest:
+        """All windows but the newest."""
+        return Backtest(self.series, self.y[:, :-1], self.y_hat[:, :-1])
 
     def errors(self) -> Floats:
         """Actual − forecast: 0 where a step of a window is unknown, NaN where all of the window are, or where one of
@@ -157,19 +163,37 @@ def fit_paths(
     kind = np.searchsorted(CLASSES, sold, side="right").astype(np.int64)
     error, size = backtest.errors(), _size(np.nan_to_num(backtest.y_hat))
     known = np.isfinite(error) & ~np.isnan(backtest.y)
-    squares, sizes = np.where(known, error, 0.0), np.where(known, size, 0.0).sum((1, 2))
-    squares = (squares**2).sum((1, 2))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        own = np.where(sizes > 0, squares / sizes, np.nan)
-    typical = np.array([_median(own[kind == k], own) for k in range(len(CLASSES) + 1)])[kind]
-    one = np.where(known.any((1, 2)), sizes / np.maximum(known.sum((1, 2)), 1), 1.0)
-    dispersion = (squares + OWN_ERRORS * one * typical) / np.maximum(sizes + OWN_ERRORS * one, 1e-300)
+    dispersion = _dispersions(np.where(known, error, 0.0), np.where(known, size, 0.0), known.sum((1, 2)), kind)
     scaled = error / deviations(np.nan_to_num(backtest.y_hat), dispersion[:, None, None])
     everyone = _pool(scaled)
     pools = [_pool(scaled[kind == k], everyone) for k in range(len(CLASSES) + 1)]
     sales = np.array([np.count_nonzero(histories.of(i) > 0) if sold[i] < INTERMITTENT else 0 for i in range(len(sold))])
     renewal = (sold < INTERMITTENT) & (sales >= LEAST_SALES) & nonnegative
     return PathModel(list(series), np.nan_to_num(y_hat), dispersion, kind, pools, histories, renewal, nonnegative)
+
+
+def _dispersions(error: Floats, size: Floats, count: NDArray[np.int64], kind: NDArray[np.int64]) -> Floats:
+    """Each series' variance of errors over their expected size (series × windows × steps, 0 where unknown).
+
+    Empirical Bayes on logarithms: a series' own estimate is drawn towards that of its kind as far as the estimate is
+    uncertain (more so with heavy tails, and with errors that go together) and the kind's series are alike.
+    """
+    squares, sizes = (error**2).sum((1, 2)), size.sum((1, 2))
+    seen = (count > 0) & (sizes > 0)
+    own = np.where(seen & (squares > 0), squares / np.maximum(sizes, 1e-300), np.nan)
+    found = np.empty(len(own))
+    for k in range(len(CLASSES) + 1):
+        mine = kind == k
+        typical = _median(own[mine], own)
+        told = np.log(np.maximum(np.nan_to_num(own[mine]), SMALLEST * typical))
+        fourth = np.where(squares[mine] > 0, (error[mine] ** 4).sum((1, 2)) * count[mine], np.nan)
+        fourth = _median(fourth / np.where(squares[mine] > 0, squares[mine], 1.0) ** 2, np.full(1, 3.0))
+        noise = DEPENDENT * max(fourth - 1.0, 2.0) / np.maximum(count[mine], 1)
+        good = seen[mine]
+        spread = float(np.var(told[good]) - noise[good].mean()) if good.sum() > 2 else 0.0
+        weight = np.where(good, max(spread, LEAST_SPREAD) / (max(spread, LEAST_SPREAD) + noise), 0.0)
+        found[mine] = np.exp(weight * told + (1.0 - weight) * np.log(typical))
+    return found
 
 
 def deviations(y_hat: Floats, dispersion: Floats) -> Floats:

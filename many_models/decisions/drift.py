@@ -33,6 +33,7 @@ HELD_BACK = 0.6  # of the false alarms: a series' spread is estimated, and an es
 MONTH = 30  # periods that the false alarms are set for
 CELL = 0.04  # width of the Markov chain's states
 BURN_IN = 60  # periods after which a chart has forgotten that it began at 0
+DELAY = 8  # steps of a window within which errors foretell nothing
 LARGEST_SCORE = 4.0  # no single error may make an alarm
 
 
@@ -144,6 +145,57 @@ def scores_of(model: PathModel, y: Floats, y_hat: Floats) -> Floats:
             own = normal_scores(pool.ravel(), r[rows])
             scores[rows] = whitened(own, neighbours(normal_scores(pool.ravel(), pool)))
     return scores
+
+
+def window_scores(model: PathModel, y: Floats, y_hat: Floats) -> Floats:
+    """Normal scores of the errors of one window, whose forecasts (series × steps) were all made at one cutoff.
+
+    `model` must not know the window. What the errors of a window have in common (a level that was missed at the cutoff)
+    is taken out by the correlation of steps within the model's own windows, lag by lag; a missing step foretells
+    nothing.
+    """
+    r = (y - y_hat) / deviations(np.nan_to_num(y_hat), model.dispersion[:, None])
+    r[np.abs(np.nan_to_num(r)) > WILD] = np.nan
+    scores = np.full(r.shape, np.nan)
+    for kind, pool in enumerate(model.pools):
+        rows = np.flatnonzero(model.kind == kind)
+        if len(rows):
+            together = lag_correlations(normal_scores(pool.ravel(), pool))
+            root = np.asarray(np.linalg.cholesky(together), np.float64)
+            scores[rows] = surprises(normal_scores(pool.ravel(), r[rows]), root)
+    return scores
+
+
+def lag_correlations(scores: Floats) -> Floats:
+    """The correlation matrix (steps × steps) of scores within windows (windows × steps), the same along each diagonal,
+    nowhere below 0, and positive definite.
+    """
+    steps = scores.shape[1]
+    z = scores - scores.mean()
+    size = max(float((z * z).mean()), 1e-12)
+    by_lag = [float((z[:, lag:] * z[:, : steps - lag]).mean()) / size for lag in range(steps)]
+    apart = np.abs(np.subtract.outer(np.arange(steps), np.arange(steps)))
+    values, vectors = np.linalg.eigh(np.clip(by_lag, 0.0, 0.95)[apart] + 0.05 * np.eye(steps))
+    matrix: Floats = (vectors * np.maximum(values, 0.02)) @ vectors.T
+    scale = np.sqrt(np.diag(matrix))
+    return matrix / scale / scale[:, None]
+
+
+def surprises(scores: Floats, root: Floats) -> Floats:
+    """Scores (series × steps) without what steps before foretold, standard normal; `root` is the Cholesky factor of the
+    correlations.
+
+    A step is foretold from the steps more than `DELAY` before it, the first ones from all before them: a level that
+    shifts within the window must not at once be taken for the level that it has always had.
+    """
+    fresh, found = np.zeros_like(scores), np.empty_like(scores)
+    for step in range(scores.shape[1]):
+        told = scores[:, step] - fresh[:, :step] @ root[step, :step]
+        fresh[:, step] = np.nan_to_num(told / root[step, step])
+        upto = max(step - DELAY, min(step, DELAY))
+        left = np.sqrt((root[step, upto : step + 1] ** 2).sum())
+        found[:, step] = (scores[:, step] - fresh[:, :upto] @ root[step, :upto]) / left
+    return found
 
 
 def normal_scores(sample: Floats, values: Floats) -> Floats:

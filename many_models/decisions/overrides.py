@@ -84,6 +84,20 @@ def change(  # noqa: PLR0913, PLR0917 - forecasts, and what people say of them
     return Changed(final, by, usable, problem_table(problems))
 
 
+def entered_by(rows: pa.Table, moment: datetime) -> pa.Table:
+    """The rows that had been written by `moment`, as `entered_at` says; none where it is missing or no date."""
+    if "entered_at" not in rows.column_names:
+        return rows.slice(0, 0)
+    kept = list[bool]()
+    for value in rows["entered_at"].to_pylist():
+        try:
+            entered = _moment(value)
+        except ValueError:
+            entered = None
+        kept.append(entered is not None and entered <= moment)
+    return rows.filter(pa.array(kept, pa.bool_()))
+
+
 def _apply(  # noqa: PLR0913, PLR0917 - one override onto what the earlier ones have made
     at: int, one: Override, usable: Sequence[Override], series: Sequence[str],
     values: Mapping[str, Mapping[str, str | None]], y_hat: Floats, ds: NDArray[np.datetime64], final: Floats,

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import sqlite3
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from many_models.errors import InputError
+from many_models.onboarding import demo_plans
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -68,7 +69,8 @@ class DemoFacts:
     `first` and `last` are the first and the last day with usable rows; `rows` counts every row of the sales table.
     `dirty` maps a reason to quarantine (as in `many_models.data.row_checks.REASONS`) to its number of rows. `ended` had
     no sale in the last year. `newest` has one row, on the last day; `short` has ten. `rows_for_sales` is the store
-    that has a row only for days on which an item was sold, "" where the demo is too small to have it.
+    that has a row only for days on which an item was sold, "" where the demo is too small to have it. `shifted` sell
+    40 % more in the last two weeks.
     """
 
     path: Path
@@ -86,6 +88,7 @@ class DemoFacts:
     short: Key
     ended: tuple[Key, ...]
     rows_for_sales: str
+    shifted: tuple[Key, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,14 +172,15 @@ def write_source(
     unfinished.unlink(missing_ok=True)
     with closing(sqlite3.connect(unfinished, isolation_level=None)) as database:
         database.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;" + _SCHEMA + "BEGIN;")
-        done = 0
+        plans, done = demo_plans.Plans(), 0
         for number, store in enumerate(stores):
             _write_store(
-                database, np.random.default_rng([seed, 3, number]), calendar, store, range_, special=not number
+                database, np.random.default_rng([seed, 3, number]), calendar, store, range_, plans, special=not number
             )
             done += len(store.items)
             if progress:
                 progress(done, series)
+        demo_plans.write_plans(database, plans, range_.names, days, calendar.dates)
         first, last = database.execute("SELECT min(date), max(date) FROM sales").fetchone()
         keys = [(stores[0].name, range_.names[item]) for item in stores[0].items[-4:]]
         span = (first, calendar.dates[int(days * 0.95)])
@@ -186,7 +190,7 @@ def write_source(
         database.executescript(_INDEXES)
         facts = _facts(database, path, end, dirty, keys, (first, last))
     unfinished.replace(path)
-    return facts
+    return replace(facts, shifted=tuple(plans.shifted))
 
 
 def demo_settings(
@@ -209,6 +213,7 @@ missing_at = {{"{rows_for_sales}" = "zero"}}  # its till exports a row only for 
 url = "{url}"
 table = "sales"
 covariates_table = "covariates"
+attributes_table = "items"
 
 [data]
 keys = ["store", "item"]
@@ -226,6 +231,20 @@ pool_series = 200  # half of the default: the demo is to be quick
 
 [compute]
 workers = {workers}  # 0: one for each core
+
+# What follows from the forecasts: docs/decisions-guide.md.
+[hierarchy]
+levels = [["store"], ["category"]]
+method = "mint_variance"
+
+[stock]
+table = "stock"
+
+[overrides]
+table = "changes"
+
+[drift]
+watch = true
 """
 
 
@@ -350,14 +369,19 @@ def _prices(rng: np.random.Generator, calendar: _Calendar, count: int) -> tuple[
 
 
 # --- What is sold ---------------------------------------------------------------------------------------------------
-def _demand(rng: np.random.Generator, calendar: _Calendar, store: _Store, range_: _Range) -> Floats:
-    """Units (kilograms of what is weighed) that the store's items would sell on each day of history, (items × days)."""
+def _demand(
+    rng: np.random.Generator, calendar: _Calendar, store: _Store, range_: _Range, steady: NDArray[np.bool_]
+) -> Floats:
+    """Units (kilograms of what is weighed) that the store's items would sell on each day of history, (items × days);
+    the `steady` ones sell at least 60 a day and vary little.
+    """
     days, items = calendar.days, store.items
     weekday = np.array([-0.15, -0.2, -0.12, 0.0, 0.5, 0.6, -0.4])[calendar.weekday[:days]]
     yearly = np.cos(calendar.year_angle[None, :days] - range_.peak[items, None]) * range_.season[items, None]
     discount = np.log(range_.price[items, :days] / range_.price[items, :1])
+    level = range_.level[items] * store.size * np.exp(rng.normal(0, 0.25, len(items)))
     log_mean = (
-        np.log(range_.level[items] * store.size * np.exp(rng.normal(0, 0.25, len(items))))[:, None]
+        np.log(np.where(steady, np.maximum(level, 60.0), level))[:, None]
         + weekday * (0.6 + range_.weekend[items, None])
         + yearly
         + calendar.holiday_effect[:days] * rng.uniform(0.5, 1.3, len(items))[:, None]
@@ -365,12 +389,25 @@ def _demand(rng: np.random.Generator, calendar: _Calendar, store: _Store, range_
         + 0.3 * range_.promotion[items, :days]
         - 0.12 * range_.echo[items, :days]
         + rng.normal(0, 0.08, len(items))[:, None] * np.arange(days) / 365
-        + _drift(rng, len(items), days)
+        + np.where(steady[:, None], 0.0, _drift(rng, len(items), days))
     )
-    spread = rng.uniform(8, 40, len(items))[:, None]
+    spread = np.where(steady, 400.0, rng.uniform(8, 40, len(items)))[:, None]
     intensity = np.exp(np.clip(log_mean, -8, 8)) * rng.gamma(spread, 1 / spread, (len(items), days))
     sold: Floats = rng.poisson(intensity).astype(np.float64)
     return np.where(range_.weighed[items, None], np.round(intensity, 3), sold)
+
+
+def _steady(store: _Store, range_: _Range, days: int) -> NDArray[np.bool_]:
+    """The store's items that a canteen buys every day: best sellers without much of a season that stay in the range.
+
+    They are those whose level shifts (see `demo_plans`). The last four items of the store are left out.
+    """
+    items = store.items[:-4]
+    stays = (range_.listed[items] == 0) & (range_.delisted[items] > days) & (range_.season[items] < 0.3)
+    order = np.argsort(np.where(stays, -range_.level[items], np.inf), kind="stable")
+    found = np.zeros(len(store.items), np.bool_)
+    found[[int(i) for i in order[: demo_plans.SHIFTED] if stays[i]]] = True
+    return found
 
 
 def _drift(rng: np.random.Generator, items: int, days: int) -> Floats:
@@ -392,18 +429,20 @@ def _stock_outs(rng: np.random.Generator, items: int, days: int) -> NDArray[np.b
     return out
 
 
-def _write_store(
+def _write_store(  # noqa: PLR0913 - a store, and where all that is told of it goes
     database: sqlite3.Connection,
     rng: np.random.Generator,
     calendar: _Calendar,
     store: _Store,
     range_: _Range,
+    plans: demo_plans.Plans,
     *,
     special: bool,
 ) -> None:
     days, items = calendar.days, store.items
-    demand = _demand(rng, calendar, store, range_)
-    demand[_stock_outs(rng, len(items), days)] = 0.0
+    steady = _steady(store, range_, days) if special else np.zeros(len(items), np.bool_)
+    demand = _demand(rng, calendar, store, range_, steady)
+    demand[_stock_outs(rng, len(items), days) & ~steady[:, None]] = 0.0
     trading, day = store.trading(calendar), np.arange(len(calendar.dates))
     listed = (day >= range_.listed[items, None]) & (day < range_.delisted[items, None])
     if special:
@@ -411,6 +450,11 @@ def _write_store(
         demand[-4], demand[-3] = 3.0, 0.0
         demand[-2:] = np.maximum(demand[-2:], 1.0)
         listed[-4:] = day >= np.array([0, 0, open_days[-1], open_days[-10]])[:, None]
+    found = demo_plans.befall(rng, demand, listed & trading, range_.weighed[items], steady, special=special)
+    demand = found[0]
+    names = [range_.names[item] for item in items]
+    price = range_.price[items, days - 1]
+    demo_plans.plan_store(plans, rng, store.name, names, items.tolist(), found, price, calendar.dates, guesses=special)
     never = ~(listed & trading)[:, :days].any(axis=1)
     listed[never] = True  # what the chain gave up before this store opened is sold here all the same
     in_range = listed & (day >= store.opens) & (day < store.closes)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from many_models.data import lake_tables
 from many_models.errors import DamagedTableError
+from many_models.operations.decisions import brought
 from many_models.operations.outcome import outcome_of
 from many_models.operations.releases import waiting_proposal
 from many_models.ports import Filter
@@ -64,6 +65,8 @@ def summary(settings: Settings) -> dict[str, object]:
     if bad is not None:
         result["quarantined"] = lake_tables.counts(bad, "reason")
     result["findings"] = [row["text"] for row in lake_tables.records(lake, lake_tables.FINDINGS)]
+    if said := brought(lake):
+        result["brought"] = said
     return result
 
 

@@ -70,24 +70,45 @@ def forecasts_of(settings: Settings, lake: Lake, date: str, origin: str) -> Fore
 
 def backtest_of(lake: Lake, series: Sequence[str], steps: int) -> Backtest:
     """The backtest of `series` as training wrote it down. Raises InputError where it did not."""
+    return dated_backtest_of(lake, series, steps)[0]
+
+
+def dated_backtest_of(lake: Lake, series: Sequence[str], steps: int) -> tuple[Backtest, NDArray[np.datetime64]]:
+    """`backtest_of`, and the cutoff of each window (series × windows), NaT where a series has no such window."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
 
     from many_models.decisions.demand_paths import Backtest
 
-    rows = lake_tables.read_if_there(lake, lake_tables.BACKTEST_PATHS, columns=["series_id", "window", "y", "y_hat"])
+    columns = ["series_id", "window", "cutoff", "y", "y_hat"]
+    rows = lake_tables.read_if_there(lake, lake_tables.BACKTEST_PATHS, columns=columns)
     if rows is None:
         raise InputError("the lake has no backtest_paths: materialize trained_models, which writes them for decisions")
     names = pa.array(series, pa.string())
     rows = rows.filter(pc.and_(pc.is_in(rows["series_id"], names), pc.equal(pc.list_value_length(rows["y"]), steps)))
     windows = pc.max(rows["window"]).as_py() or 1
     y, y_hat = (np.full((len(series), windows, steps), np.nan) for _ in range(2))
+    cutoffs = np.full((len(series), windows), np.datetime64("NaT"), "datetime64[us]")
     at = pc.index_in(rows["series_id"], names).to_numpy(), rows["window"].to_numpy() - 1
     for name, target in (("y", y), ("y_hat", y_hat)):
         values = pc.list_flatten(rows[name]).to_numpy().astype(np.float64)
         target[at] = values.reshape(-1, steps)
-    return Backtest(series, y, y_hat)
+    cutoffs[at] = np.asarray(rows["cutoff"].to_numpy(), "datetime64[us]")
+    return Backtest(series, y, y_hat), cutoffs
+
+
+def window_times(settings: Settings, cutoffs: NDArray[np.datetime64], steps: int) -> NDArray[np.datetime64]:
+    """The times of the `steps` periods after each of `cutoffs` (series × steps); NaT where the cutoff is."""
+    import numpy as np
+
+    from many_models.forecasting.pack import mm_pack_v1 as loader
+
+    found = np.full((len(cutoffs), steps), np.datetime64("NaT"), "datetime64[us]")
+    known = ~np.isnat(cutoffs)
+    numbers = loader.step_number(cutoffs[known], settings.data.frequency)[:, None] + np.arange(1, steps + 1)
+    found[known] = loader.stamps(numbers, settings.data.frequency)
+    return found
 
 
 def histories_of(settings: Settings, lake: Lake, series: Sequence[str], cutoff: datetime) -> Histories:

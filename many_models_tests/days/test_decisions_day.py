@@ -9,7 +9,9 @@ import pytest
 
 from many_models.definitions import build
 from many_models.operations.day import open_instance
+from many_models.operations.decisions import brought
 from many_models.orchestration.automation import JOBS
+from many_models.wiring import build_lake
 from many_models_tests.support.project import END, Project, make_project, sales, stages_of
 
 pytestmark = pytest.mark.slow
@@ -38,6 +40,8 @@ OVERRIDES = pd.DataFrame(
         (None, None, "bread", "2024-06-30", "2024-06-30", "multiply", "2", "bob", "feast", "2024-06-20", None),
         ("s0", "gone", None, "2024-06-30", "2024-07-02", "set", "1", "cid", "", "2024-06-20", None),
         ("s0", "i1", None, "2024-06-30", "2024-07-02", "add", "many", "cid", "", "2024-06-20", None),
+        ("s1", "i0", None, "2024-06-17", "2024-06-18", "set", "5", "dora", "early", "2024-06-15", None),
+        ("s1", "i0", None, "2024-06-17", "2024-06-18", "set", "5", "eve", "hindsight", "2024-06-20", None),
     ],
     columns=["store", "item", "category", "from", "to", "action", "value", "author", "reason", "entered_at", "expires"],
 )
@@ -120,6 +124,23 @@ def test_the_final_forecast_stands_beside_the_models_and_is_judged_later(day: Pr
     assert (found[found["author"].isna()]["final"] == found[found["author"].isna()]["y_hat"]).all()
 
 
+def test_changes_of_the_past_are_judged_on_the_backtest_the_first_night(day: Project) -> None:
+    """Only those that were written before the window's cutoff; against the sales as they are in the source."""
+    found = day.warehouse("SELECT * FROM forecast_value_added WHERE cutoff_date = '2024-06-29'")
+    assert found[["author", "series_id", "periods"]].to_numpy().tolist() == [["dora", "s1__i0", 2]]
+    rows = sales()
+    days = rows[(rows["store"] == "s1") & (rows["item"] == "i0") & rows["date"].isin(["2024-06-17", "2024-06-18"])]
+    assert found["abs_error_people"][0] == pytest.approx((days["sales"] - 5).abs().sum())
+    before = rows[(rows["store"] == "s1") & (rows["item"] == "i0") & rows["date"].isin(["2024-06-10", "2024-06-11"])]
+    naive = abs(days["sales"].to_numpy() - before["sales"].to_numpy()).sum()
+    assert found["abs_error_naive"][0] == pytest.approx(naive)
+    said = brought(build_lake(day.settings()))
+    assert any(text.startswith("changes by dora: WAPE") and "worse, over 2 forecasts" in text for text in said)
+    assert [text.split(":")[0] for text in said] == [
+        "sums", "stock", "changes", "changes by dora", "drift", "left out or overruled"
+    ]  # fmt: skip
+
+
 def test_bad_rows_of_people_are_listed_in_the_warehouse(day: Project) -> None:
     found = day.warehouse("SELECT * FROM latest_problems WHERE origin = 'stock_recommendations'")
     said = " | ".join(found["row"] + found["series_id"] + ": " + found["reason"])
@@ -138,7 +159,7 @@ def test_what_is_done_is_not_done_again_and_a_later_day_goes_on(day: Project) ->
     assert len(drift) == 6
     assert not drift["drifted"].any()
     added = day.warehouse("SELECT * FROM latest_value_added").set_index("author")
-    assert set(added.index) == {"ann", "bob"}
+    assert set(added.index) == {"ann", "bob", "dora"}
     assert (added["added"] < 0).all()  # the day was an ordinary one
     assert added.loc["ann", "wape_naive"] < added.loc["ann", "wape_people"]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from many_models.decisions.overrides import NO_CHANGE, Changed, change, final_table, value_added
+from many_models.decisions.overrides import NO_CHANGE, Changed, change, entered_by, final_table, value_added
 from many_models.errors import InputError
 
 CUTOFF = datetime(2024, 6, 30)
@@ -140,3 +140,13 @@ def test_value_added_against_a_loop_over_the_rows() -> None:
     assert found[unknown][["author", "month"]].to_numpy().tolist() == [["good", "2024-01"]]
     assert found[unknown]["bias_naive"].isna().all()
     assert found["wape_model"].notna().all()
+
+
+def test_only_what_was_written_in_time_counts_for_the_past() -> None:
+    """Of a row without a usable date nobody knows whether it was hindsight."""
+    rows = pa.table({
+        "author": ["early", "that day", "late", "unknown", "odd"],
+        "entered_at": ["2024-06-01", "2024-06-30", "2024-07-01", None, "soon"],
+    })  # fmt: skip
+    assert entered_by(rows, CUTOFF)["author"].to_pylist() == ["early", "that day"]
+    assert not entered_by(rows.drop_columns(["entered_at"]), CUTOFF).num_rows

@@ -17,6 +17,7 @@ import pytest
 from many_models.data.row_checks import check_rows
 from many_models.errors import InputError
 from many_models.onboarding.demo import FUTURE_DAYS, LEAST_DAYS, LEAST_SERIES, DemoFacts, demo_settings, write_source
+from many_models.onboarding.demo_plans import BAD, GOOD, NOISY
 from many_models.ports import SalesTable
 from many_models.settings import load_settings
 
@@ -217,3 +218,34 @@ def test_its_settings_say_what_a_missing_row_of_that_store_means(tmp_path: Path,
     file.write_text(demo_settings(start=facts.first, rows_for_sales=facts.rows_for_sales), encoding="utf-8")
     data = load_settings(file).data
     assert (data.missing, data.missing_at) == ("unknown", {facts.rows_for_sales: "zero"})
+
+
+def test_ten_steady_items_sell_forty_per_cent_more_since_two_weeks(facts: DemoFacts, clean: pd.DataFrame) -> None:
+    assert len(facts.shifted) == 10
+    histories = dict(iter(clean.groupby(["store", "item"])))
+    lifts = list[float]()
+    for key in facts.shifted:
+        own = histories[key].set_index("date")["sales"].sort_index()
+        after = own[own.index > pd.Timestamp(END - timedelta(days=14))]
+        lifts.append(after.mean() / own[: -len(after)].tail(len(after)).mean())
+    assert float(np.median(lifts)) == pytest.approx(1.4, abs=0.15)
+
+
+def test_people_write_categories_terms_of_stock_and_changes(facts: DemoFacts, clean: pd.DataFrame) -> None:
+    """Every series has a category and terms; the good one's orders are in the sales, the bad one's targets are not."""
+    with closing(sqlite3.connect(facts.path)) as database:
+        items, stock, changes = (
+            pd.read_sql(f"SELECT * FROM {table}", database) for table in ("items", "stock", "changes")
+        )
+    assert set(clean["item"]) <= set(items["item"])
+    assert items["category"].notna().all()
+    assert len(stock) == len(stock.drop_duplicates(["store", "item"])) == facts.series
+    assert (stock["lead_time"] + 2 * stock["lead_time_sd"] + stock["review"] <= 14).all()
+    assert set(changes["author"]) == {GOOD, BAD, NOISY}
+    assert (changes["entered_at"] < changes["from"]).all()
+    orders = changes[(changes["author"] == GOOD) & (changes["to"] <= END.isoformat())]
+    assert len(orders) >= 10
+    dated = orders.assign(date=pd.to_datetime(orders["to"]))
+    both = clean.merge(dated, on=["store", "item", "date"], how="inner")
+    assert len(both) >= 0.9 * len(orders)  # but for rows that are dirty
+    assert (both["sales"] >= both["value"] - 1e-9).all()

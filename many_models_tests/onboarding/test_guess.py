@@ -416,7 +416,8 @@ def test_a_database_with_several_tables_offers_the_one_with_sales(tmp_path: Path
         assert found.last <= date(2025, 6, 30)
         assert found.url == f"sqlite:///{path}"
     assert looked_at(f"sqlite:///{path}::sales_forecast").table.value == "sales_forecast"
-    with pytest.raises(MissingTableError, match="there are: covariates, sales, sales_forecast, stores"):
+    names = "changes, covariates, items, sales, sales_forecast, stock, stores"
+    with pytest.raises(MissingTableError, match=f"there are: {names}"):
         looked_at(f"sqlite:///{path}", table="umsatz")
 
 

@@ -7,7 +7,13 @@ import dagster as dg
 
 from many_models.data import clock, lake_tables
 from many_models.orchestration.cutoff_stage import Made, build_cutoff_asset
-from many_models.orchestration.decision_inputs import Forecasts, backtest_of, forecasts_of, histories_of
+from many_models.orchestration.decision_inputs import (
+    Forecasts,
+    dated_backtest_of,
+    forecasts_of,
+    histories_of,
+    window_times,
+)
 from many_models.ports import Filter, Lake, Source
 from many_models.settings import Settings
 
@@ -37,18 +43,12 @@ def make(settings: Settings, _source: Source, lake: Lake, date: str) -> Made:
     """The drift of each series at the cutoff `date`. Raises InputError."""
     import pyarrow as pa
 
-    from many_models.decisions.demand_paths import fit_paths
-    from many_models.decisions.drift import drift_table, scores_of, watch
+    from many_models.decisions.drift import drift_table, watch
     from many_models.decisions.problems import problem_table
 
     found = forecasts_of(settings, lake, date, "drift")
-    histories = histories_of(settings, lake, found.series, found.cutoff)
-    backtest = backtest_of(lake, found.series, settings.forecast.horizon)
-    model = fit_paths(
-        found.series, found.y_hat, backtest, histories, nonnegative=settings.data.negatives != "allow"
-    )  # fmt: skip
-    ds, y, y_hat = realised(settings, lake, found)
-    watched = watch(scores_of(model, y, y_hat), settings.drift.false_alarms)
+    ds, scores = scored(settings, lake, found)
+    watched = watch(scores, settings.drift.false_alarms)
     table = drift_table(found.series, ds, watched, RECENT)
     table = table.add_column(1, "cutoff", pa.array([found.cutoff] * table.num_rows, pa.timestamp("us")))
     drifted = [row for row in table.to_pylist() if row["drifted"]]
@@ -61,6 +61,37 @@ def make(settings: Settings, _source: Source, lake: Lake, date: str) -> Made:
     ]  # fmt: skip
     return Made({lake_tables.DRIFT: table}, problem_table([*found.left_out, *problems]),
                 {"dagster/row_count": table.num_rows, "drifted": len(drifted)})  # fmt: skip
+
+
+def scored(settings: Settings, lake: Lake, found: Forecasts) -> "tuple[NDArray[np.datetime64], Floats]":
+    """The periods whose errors are watched, and their normal scores (series × periods, NaN where there is none).
+
+    Before forecasts have come true, the newest window of the backtest stands in for them, measured by the earlier ones.
+    """
+    import numpy as np
+
+    from many_models.decisions.demand_paths import fit_paths
+    from many_models.decisions.drift import scores_of, window_scores
+
+    steps, nonnegative = settings.forecast.horizon, settings.data.negatives != "allow"
+    histories = histories_of(settings, lake, found.series, found.cutoff)
+    backtest, cutoffs = dated_backtest_of(lake, found.series, steps)
+    ds, y, y_hat = realised(settings, lake, found)
+    model = fit_paths(found.series, found.y_hat, backtest, histories, nonnegative=nonnegative)
+    scores = scores_of(model, y, y_hat)
+    if backtest.y.shape[1] < 2:
+        return ds, scores
+    times = window_times(settings, cutoffs[:, -1], steps)
+    earlier = fit_paths(found.series, found.y_hat, backtest.before_last(), histories, nonnegative=nonnegative)
+    of_window = window_scores(earlier, backtest.y[:, -1], backtest.y_hat[:, -1])
+    known = np.isfinite(of_window)
+    every = np.union1d(ds, times[known])
+    both = np.full((len(found.series), len(every)), np.nan)
+    rows, _ = np.nonzero(known)
+    both[rows, np.searchsorted(every, times[known])] = of_window[known]
+    came = both[:, np.searchsorted(every, ds)]
+    both[:, np.searchsorted(every, ds)] = np.where(np.isfinite(scores), scores, came)
+    return every, both
 
 
 def realised(settings: Settings, lake: Lake, found: Forecasts) -> "tuple[NDArray[np.datetime64], Floats, Floats]":

@@ -33,7 +33,7 @@ def demo_nights(root: Path, series: int = 16, days: int = 200) -> Project:
     facts = write_source(root / "sales.db", series=series, days=days, end=END)
     settings = demo_settings(start=facts.first, url="sqlite:///sales.db", horizon=14, windows=2)
     file = root / "many_models.toml"
-    more = f'\n[board]\nurl = "{URL}"\n\n[hierarchy]\nlevels = [["store"]]\n\n[stock]\nlead_time = 3.0\n'
+    more = f'\n[board]\nurl = "{URL}"\n'
     file.write_text(settings.replace("workers = 0", 'kind = "serial"\nworkers = 0') + more)
     project = Project(root)
     project.run(END - timedelta(days=7))

@@ -137,6 +137,16 @@ def test_an_item_says_why_its_forecast_is_what_it_is(watched: Watched, address: 
     assert sums == pytest.approx(forecast, abs=0.01)
 
 
+def test_an_item_prints_on_a_few_sheets_without_its_controls(watched: Watched, address: str) -> None:
+    page = watched.open(some_item(watched, address))
+    page.wait_for_selector("[data-explanation][data-told]")
+    page.emulate_media(media="print")
+    shown = {name: page.locator(name).first.is_visible() for name in ("h1", "[data-chart]", ".what-if", ".ranges")}
+    assert shown == {"h1": True, "[data-chart]": True, ".what-if": False, ".ranges": False}
+    sheets = len(re.findall(rb"/Type\s*/Page\b", page.pdf(format="A4")))
+    assert 1 <= sheets <= 4
+
+
 def test_a_what_if_draws_the_new_curve_and_says_the_difference(watched: Watched, address: str) -> None:
     page = watched.open(some_item(watched, address))
     form = page.locator("[data-what-if]")

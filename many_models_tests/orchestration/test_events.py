@@ -556,7 +556,7 @@ def test_a_request_names_exactly_the_keys_asked_for(order, asked):
     assert (request.job_name, request.run_key, request.asset_selection, request.tags["a"]) == ("j", "r", [STAGE], "b")
 
 
-@pytest.mark.parametrize(("keys", "says"), [([], "at least one"), (["x"], "no partitions")])
+@pytest.mark.parametrize(("keys", "says"), [([], "at least one"), (["x"], "not partitions")])
 def test_a_request_for_nothing_or_for_strangers_is_an_error(keys, says):
     with pytest.raises(InputError, match=says):
         runs.stage_request(

@@ -147,7 +147,7 @@ def test_a_file_in_the_place_of_the_lake_is_an_error_not_an_empty_lake(tmp_path)
 
 
 def test_a_name_that_can_be_no_folder_is_refused(tmp_path):
-    with pytest.raises(InputError, match="no name for a table"):
+    with pytest.raises(InputError, match="not a name for a table"):
         DeltaLake(tmp_path).replace("x" * 300, rows(row()), Filter())
 
 

@@ -142,7 +142,7 @@ def test_a_holiday_of_the_users_own_is_learned_and_forecast():
 
 
 def test_a_holiday_that_is_no_day_is_a_settings_error():
-    with pytest.raises(SettingsError, match=r"'Ascension': '31\.12\.2024' is no day"):
+    with pytest.raises(SettingsError, match=r"'Ascension': '31\.12\.2024' is not a date"):
         Spec("D", 7, holidays=(("31.12.2024", "Ascension"),))
 
 

@@ -41,6 +41,14 @@ def sales_table(settings: Settings, columns: Sequence[str]) -> SalesTable:
     )  # fmt: skip
 
 
+def first_copied(settings: Settings) -> datetime:
+    """Where the copy begins: at `data.start`, or at the first moment of the period that it is in where that is more
+    than a day, since rows of a part of it are labelled by the whole.
+    """
+    start = datetime.combine(settings.data.start, datetime.min.time())
+    return period_of(start, settings.data.frequency)[0] if is_coarse(settings.data.frequency) else start
+
+
 def sales_of(settings: Settings, source: Source) -> SalesTable:
     """`sales_table`, asking the source for its columns, which is a look at every row, only where they matter."""
     asked = bool(settings.data.known and settings.source.covariates_table)
@@ -84,12 +92,12 @@ class Ingest:
     """Whether new series get names as earlier versions wrote them (`keys.names_are_escaped`)."""
 
     def whole(self, since: datetime, before: datetime) -> tuple[datetime, datetime]:
-        """The span widened to whole periods of the data's frequency, from `data.start` on and not beyond `until`."""
+        """The span widened to whole periods of the data's frequency, from `first_copied` on and not beyond `until`."""
         frequency = self.settings.data.frequency
         if is_coarse(frequency):
             since = period_of(since, frequency)[0]
             before = period_of(before - timedelta(microseconds=1), frequency)[1]
-        since = max(since, datetime.combine(self.settings.data.start, datetime.min.time()))
+        since = max(since, first_copied(self.settings))
         return since, before if self.until is None else max(since, min(before, self.until))
 
     def checked(self, raw: pa.Table) -> CheckedRows:

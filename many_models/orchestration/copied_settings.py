@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.compute as pc
 
 from many_models.data import lake_tables
+from many_models.data.ingest import first_copied
 from many_models.errors import SettingsError
 from many_models.keys import digest
 
@@ -81,7 +82,7 @@ def forget_before_start(lake: Lake, settings: Settings) -> None:
     """Delete the rows of years before `data.start`, which an earlier start had copied."""
     versions = lake_tables.read_if_there(lake, lake_tables.RAW_VERSIONS, columns=["year"])
     years: list[Any] = [] if versions is None else sorted(set(versions["year"].to_pylist()))
-    early = [year for year in years if year < settings.data.start.year]
+    early = [year for year in years if year < first_copied(settings).year]
     for table in (lake_tables.RAW_SALES, lake_tables.RAW_VERSIONS):
         if early:
             rows = lake.read(table.name, lake_tables.Filter(among={"year": early})).slice(0, 0)

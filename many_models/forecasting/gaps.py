@@ -50,6 +50,14 @@ def meanings(ds: NDArray[np.datetime64], spec: Spec, series: Sequence[str], size
     return result
 
 
+def weekday_letters(series_id: str, spec: Spec) -> str:
+    """What a period without a row means for a series from Monday to Sunday, as packs hold it (see `loader.GAPS`)."""
+    words = [meaning_of(series_id, spec)] * 7
+    for day, meaning in spec.missing_on:
+        words[day] = meaning
+    return "".join(word[0] for word in words)
+
+
 def silence_limit(
     spec: Spec, series: Sequence[str], rows: NDArray[np.int64], first: NDArray[np.int64], last: NDArray[np.int64]
 ) -> NDArray[np.int64]:

@@ -17,6 +17,7 @@ from many_models.forecasting.calibration import factors, final_weights, leave_on
 from many_models.forecasting.closures import closed_days
 from many_models.forecasting.datasets import LARGEST
 from many_models.forecasting.evaluation import Evaluation, evaluate, least, scored
+from many_models.forecasting.gaps import weekday_letters
 from many_models.forecasting.local_fit import nothing_shared
 from many_models.forecasting.new_items import NEW, Borrower, bounds_of, give_models_to_new, level_of, own_level
 from many_models.forecasting.pack import mm_pack_v1 as loader
@@ -154,6 +155,7 @@ def _model(
         "slots": by_series, "fallback": fallback, "candidates": list(everyone),
         "pools": pools, "own_size": loader.OWN_SIZE, "holidays": list(layout.holiday_names),
         **({"exposure": spec.exposure} if spec.exposure else {}),
+        **({"missing": [weekday_letters(name, spec) for name in panel.series]} if spec.fills_gaps else {}),
     }  # fmt: skip
     blobs: dict[str, bytes] = {}
     fitted: dict[str, dict[str, list[object]]] = {}

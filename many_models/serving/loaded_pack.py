@@ -62,6 +62,7 @@ class Question:
     observations: Sequence[Observation] = ()
     against: Sequence[tuple[datetime, Mapping[str, Value]]] | None = None  # what another future has else
     explain: bool = False  # with the parts of the forecast, and sentences
+    complete: bool = True  # whether nothing more is known up to the cutoff than the observations
 
     def is_plain(self, usual: int) -> bool:
         """Whether the answer depends on the model alone; `usual` is its horizon."""
@@ -135,7 +136,7 @@ class LoadedPack:
         trained = int(self._cutoffs[row])
         seen, future, other = self._times(question)
         end = self._end(question, trained, seen)
-        past = self._past(question, seen)
+        past = self._past(question, seen, row, end)
         x, fresh, repeated = self._model.aligned(
             row, end, h, self._given(future, [known for _, known in question.known]), past
         )
@@ -246,16 +247,16 @@ class LoadedPack:
         given = {name: [(number, values[name]) for number, values in rows if name in values] for name in self.known}
         return {name: ([n for n, _ in pairs], [v for _, v in pairs]) for name, pairs in given.items() if pairs}
 
-    def _past(self, question: Question, numbers: Sequence[int]) -> tuple[object, ...]:
-        """The observations as `Pack.aligned` takes them."""
+    def _past(self, question: Question, numbers: Sequence[int], row: int, end: int) -> tuple[object, ...]:
+        """The observations as `Pack.aligned` takes them, and between them what a period without a row means."""
         seen = question.observations
         y = [np.nan if o.y is None else o.y for o in seen]
-        return (
-            numbers,
-            y,
-            [CODES.index(o.state) if o.state in CODES else OBSERVED for o in seen],
-            self._given(numbers, [o.known for o in seen]),
-        )
+        codes = [CODES.index(o.state) if o.state in CODES else OBSERVED for o in seen]
+        given = self._given(numbers, [o.known for o in seen])
+        if not seen:
+            return numbers, y, codes, given
+        silent, meant = self._model.silent(row, end if question.complete else max(numbers), numbers)
+        return [*numbers, *silent], [*y, *([0.0] * len(silent))], [*codes, *meant], given
 
     def _stamp(self, number: int) -> datetime:
         return loader.stamps(np.array([number]), self._frequency)[0].item()

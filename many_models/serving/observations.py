@@ -26,6 +26,7 @@ def with_observations(
     lake: Lake, settings: Settings, model: LoadedPack, questions: Sequence[Question], rows: Sequence[int]
 ) -> list[Question]:
     """`questions` about `rows` with what the lake has of their series since training; what they say themselves wins.
+    After the last of all these observations nothing is known, since the lake is yet to get it.
 
     All of them are series of `model`. Raises UnavailableError when the lake does not answer, MissingTableError.
     """
@@ -61,7 +62,9 @@ def _with(
         for row in future
         if row["ds"] not in given
     ]
-    return replace(question, observations=[*question.observations, *seen], known=[*question.known, *later])
+    return replace(
+        question, observations=[*question.observations, *seen], known=[*question.known, *later], complete=False
+    )
 
 
 def _future(lake: Lake, names: Sequence[str], keys: Sequence[str], since: datetime) -> dict[str, list[dict[str, Any]]]:

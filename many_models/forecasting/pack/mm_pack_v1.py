@@ -59,6 +59,8 @@ EXTRA = 9  # features that only trees use, and one more a covariate column
 BESIDE = 3  # features after these, and one more a covariate column: what surrounds the target; static ones come last
 PLAIN = 6  # what users' regressors see besides the linear features: phase, step, age, recent mean, phase's, holiday
 MISSING, OBSERVED, CLOSED, STOCK_OUT = 0, 1, 2, 3
+GAPS = {"z": OBSERVED, "c": CLOSED}  # letters of index["missing"]: a period without a row is a zero, or a closed one
+UNKNOWN_GAPS = "u" * 7  # and nothing is known of it, from Monday to Sunday
 CLOSED_DAY = 1000  # added to the holiday slot of a day (-1 for none) on which this series is closed each year
 CLOSED_DAYS = 32  # places for them in a pack, as days since 1970; EMPTY marks an empty one
 EMPTY = -(2**31)
@@ -797,6 +799,20 @@ class Pack:
             j += max(levels, 1)
         return x, repeated
 
+    def silent(self, i, end, given):
+        """The periods after training up to step number `end` that are not `given` and that mean something without a
+        row: step numbers and codes. Their value is 0.
+        """
+        letters = self.index.get("missing", {i: UNKNOWN_GAPS})[i]
+        if letters == UNKNOWN_GAPS:
+            return [], []
+        number = np.arange(int(self.arrays["cutoff"][i]) + 1, end + 1)
+        number = number[~np.isin(number, np.asarray(given, np.int64))]
+        day = stamps(number, self.index["frequency"]).astype("datetime64[D]").astype(np.int64)
+        words = [letters[weekday] for weekday in ((day + 3) % 7).tolist()]  # 1970-01-01 was a Thursday
+        meant = [(n, GAPS[word]) for n, word in zip(number.tolist(), words) if word in GAPS]
+        return [n for n, _ in meant], [code for _, code in meant]
+
     def aligned(self, i, end, h, future, past=None):
         """Inputs of a forecast of row `i` for the h periods after step number `end`: x, fresh, repeated (see `encode`).
 
@@ -1116,6 +1132,10 @@ def _check_index(index):
         raise ValueError(f"index.json: levels_of has {len(levels_of)} counts for {len(index['known'])} covariates")
     if not _whole(index["horizon"], 1, MOST_STEPS):
         raise ValueError(f"index.json: horizon {str(index['horizon'])[:20]} is not a number of steps")
+    gaps = index.get("missing", [UNKNOWN_GAPS] * len(index["series"]))
+    fits = isinstance(gaps, list | tuple) and len(gaps) == len(index["series"])
+    if not fits or not all(isinstance(word, str) and len(word) == 7 and set(word) <= {"u", *GAPS} for word in gaps):
+        raise ValueError("index.json: missing is not seven letters for each series")
     _check_exposure(index)
     _check_frequency(index["frequency"])
     _check_slots(index["slots"], dict(zip(index["known"], levels_of)))

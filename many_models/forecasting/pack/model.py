@@ -79,6 +79,11 @@ class PackModel:
         """Series → candidate → the skops file of its fitted regressor, and the unit that it forecasts in."""
         return cast("Fitted", self.index.get("fitted", {}))
 
+    @property
+    def gaps(self) -> list[str]:
+        """What a period without a row means for each series, see the loader's GAPS."""
+        return cast("list[str]", self.index.get("missing", [loader.UNKNOWN_GAPS] * len(self.series)))
+
     def select(self, series: Sequence[str]) -> PackModel:
         """The pack of these series only, in this order. Raises InputError for one that is not in it."""
         row = {name: i for i, name in enumerate(self.series)}
@@ -95,6 +100,8 @@ class PackModel:
             "slots": {name: slots[name] for name in sorted(series) if name in slots},
             "pools": _gather_pools([PackModel(self.index, arrays)], arrays),
         }
+        if "missing" in self.index:
+            index["missing"] = [self.gaps[i] for i in rows]
         fitted = {name: self.fitted[name] for name in sorted(series) if name in self.fitted}
         return _with_fitted(PackModel(index, arrays, self.blobs), fitted)
 
@@ -108,7 +115,7 @@ class PackModel:
             raise InputError("no packs to merge")
         models = _same_candidates(models)
         head = models[0]
-        own = {"series", "fallback", "slots", "pools", "fitted", "holidays"}
+        own = {"series", "fallback", "slots", "pools", "fitted", "holidays", "missing"}
         for model in models[1:]:
             for name in {*head.index, *model.index} - own:
                 if head.index.get(name) != model.index.get(name):
@@ -136,6 +143,7 @@ class PackModel:
             slots.update(cast("dict[str, object]", model.index["slots"]))
         fallback = [step for model in models for step in cast("list[str]", model.index["fallback"])]
         index = {**head.index, "series": series, "fallback": fallback, "slots": slots, "pools": pools}
+        index |= _gaps_of(models)
         named = [model.index["holidays"] for model in models if "holidays" in model.index]
         if named:  # older packs do not say how their holidays are called
             index["holidays"] = named[0]
@@ -230,6 +238,12 @@ class PackModel:
             x, _, _ = pack.aligned(i, end, h, _given(later.get(name)))
             result[i] = pack.candidates(i, h, x)[0] * pack.exposure(x)
         return result
+
+
+def _gaps_of(models: Sequence[PackModel]) -> dict[str, object]:
+    """What a period without a row means for all series, where one of the models says so."""
+    told = any("missing" in model.index for model in models)
+    return {"missing": [letters for model in models for letters in model.gaps]} if told else {}
 
 
 def _with_fitted(model: PackModel, fitted: Fitted) -> PackModel:

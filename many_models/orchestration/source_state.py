@@ -180,9 +180,11 @@ def _period_versions(
     for day in days:
         if day.day <= as_of:
             of_period[period_start("day" if grain == "hour" else grain, day.day)].append(day.fingerprint)
-    end_of_day = as_of + timedelta(hours=23) if grain == "hour" else as_of
+    last = as_of
+    if grain == "hour":  # later hours of a running day have no partition yet
+        last = max(as_of, min(period_start("day", as_of) + timedelta(hours=23), _latest(settings)))
     result = dict[str, str]()
-    for start in period_starts(grain, opening, end_of_day):
+    for start in period_starts(grain, opening, last):
         held = of_period.get(period_start("day", start) if grain == "hour" else start, [])
         result[period_key(grain, start)] = digest(*held)
     return result

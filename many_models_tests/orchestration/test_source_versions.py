@@ -16,6 +16,7 @@ from many_models.data.ingest import sales_table
 from many_models.data.periods import complete_until, last_complete_day, period_of_key
 from many_models.errors import PermanentError
 from many_models.operations.day import Finished
+from many_models.orchestration import source_state
 from many_models.orchestration.due import StageState, Work
 from many_models.orchestration.source_state import copied_until, looked_at_from, source_versions, versions_of_copy
 from many_models.ports import DayCount
@@ -177,6 +178,51 @@ def test_a_month_stamped_on_its_first_day_is_copied_while_it_runs():
     settings = settings.model_copy(update={"data": settings.data.model_copy(update={"until": datetime(2024, 6, 9)})})
     source, sales = table.source(), sales_table(settings, [])
     assert max(source_versions(settings, source, sales, None)) == "2024-06-09"
+
+
+def hourly(last: str, grain: str) -> tuple[Settings, MemorySource]:
+    """Two stores that report each hour up to `last`."""
+    table = Table(grain, "h")
+    hours = pd.date_range("2024-05-01", last, freq="h")
+    table.rows = pd.concat([pd.DataFrame({"store": name, "date": hours, "sales": 1.0}) for name in "AB"])
+    return table.settings(), table.source()
+
+
+@pytest.mark.parametrize(
+    ("grain", "last", "newest"),
+    [
+        (
+            "hour",
+            "2024-06-20 13:00",
+            "2024-06-20-13:00",
+        ),  # most hours of the day are there: up to the last that is over
+        ("hour", "2024-06-20 11:00", "2024-06-20-13:00"),  # and two hours without a row are silent ones
+        ("hour", "2024-06-20 05:00", "2024-06-19-23:00"),  # a day with few of its hours waits
+        ("hour", "2024-06-19 23:00", "2024-06-19-23:00"),
+        ("day", "2024-06-20 13:00", "2024-06-19"),  # a day that runs is no partition
+        ("day", "2024-06-19 23:00", "2024-06-19"),
+        ("day", "2024-06-19 03:00", "2024-06-18"),
+    ],
+)
+def test_hourly_sales_are_due_up_to_the_last_hour_that_is_over(
+    grain: str, last: str, newest: str, monkeypatch: pytest.MonkeyPatch
+):
+    """At ten past two, and never hours that are still to come: they have no partition that a run could be of."""
+    monkeypatch.setattr(source_state, "now", lambda _: datetime(2024, 6, 20, 14, 10))
+    settings, source = hourly(last, grain)
+    sales = sales_table(settings, [])
+    first, seen = (source_state.first_periods(settings, source, sales), source_versions(settings, source, sales, None))
+    assert max(first) == max(seen) == newest
+    starts = [period_of_key(grain, key) for key in sorted(seen)[-3:]]  # type: ignore[arg-type]
+    recorded = versions_of_copy(settings, source, sales, starts)(None)
+    assert {key: recorded[key] for key in sorted(seen)[-3:]} == {key: seen[key] for key in sorted(seen)[-3:]}
+
+
+def test_until_within_a_day_takes_none_of_its_later_hours():
+    settings, source = hourly("2024-06-20 23:00", "hour")
+    data = settings.data.model_copy(update={"until": datetime(2024, 6, 20, 14)})
+    settings = settings.model_copy(update={"data": data})
+    assert max(source_versions(settings, source, sales_table(settings, []), None)) == "2024-06-20-14:00"
 
 
 def test_ten_silent_days_of_most_series_do_not_move_the_last_complete_day():

@@ -66,15 +66,17 @@ def outside(settings: Settings, resources: Mapping[str, object]) -> Outside:
     the code server keeps what it imports.
     """
 
+    def given(name: str) -> object | None:
+        found = resources.get(name)
+        return found(dg.build_init_resource_context()) if isinstance(found, dg.ResourceDefinition) else found
+
     def production() -> ports.ProductionRegistry:
-        given = resources.get("production")
-        return (
-            wiring.build_production(settings, light=True) if given is None else cast("ports.ProductionRegistry", given)
-        )
+        own = cast("ports.ProductionRegistry | None", given("production"))
+        return wiring.build_production(settings, light=True) if own is None else own
 
     def warehouse() -> ports.Warehouse:
-        given = resources.get("warehouse")
-        return wiring.build_warehouse(settings) if given is None else cast("ports.Warehouse", given)
+        own = cast("ports.Warehouse | None", given("warehouse"))
+        return wiring.build_warehouse(settings) if own is None else own
 
     return Outside(production, warehouse)
 

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 import many_models
-from many_models.definitions import build
+from many_models.definitions import build, outside
 from many_models.operations.day import open_instance
 from many_models.settings import Settings
 
@@ -244,3 +244,10 @@ def test_the_trap_catches_a_module_that_does_something_at_import(tmp_path: Path,
     assert codes[0].returncode == 0, codes[0].stderr
     assert codes[1].returncode == 1
     assert "Traceback" not in codes[1].stderr
+
+
+def test_the_sensors_ask_the_stores_that_were_given_also_as_resources_of_dagster():
+    production, warehouse = object(), object()
+    found = outside(Settings(), {"production": dg.ResourceDefinition(lambda _: production), "warehouse": warehouse})
+    assert found.production() is production
+    assert found.warehouse() is warehouse

@@ -535,6 +535,10 @@ class Warehouse(Protocol):
         """Every recorded load → its fingerprint."""
         ...
 
+    def count(self, table: str, where: Filter) -> int:
+        """How many rows of a table `where` names, counted in the database; 0 where there is no such table."""
+        ...
+
     def read(self, table: str, where: Filter | None = None) -> pa.Table:
         """The rows of a table or view that `where` names; a −0.0 may come back as 0.0. Raises MissingTableError."""
         ...

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from many_models.data.lake_tables import (
     AFTER,
@@ -19,7 +20,7 @@ from many_models.data.lake_tables import (
     read_if_there,
     records,
 )
-from many_models.errors import InputError, PermanentError, SeriesError, SeriesFailure
+from many_models.errors import DamagedTableError, InputError, PermanentError, SeriesError, SeriesFailure
 from many_models.forecasting.spec import Prior, Spec
 from many_models.ports import Chunk, ChunkResult, Filter, Lake
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from many_models.forecasting import ExistingHistory, PackModel, PooledModels, Trained
+    from many_models.forecasting import ExistingHistory, PackModel, PooledModels, Prepared, Trained
 
 T = TypeVar("T")
 
@@ -59,13 +60,10 @@ def covariates_of(lake: Lake, chunk: Chunk, keys: tuple[str, ...], after: dateti
     return of_series(rows, chunk.series, keys)
 
 
-def _held(lake: Lake, chunk: Chunk) -> dict[str, ExistingHistory]:
-    """The histories that the lake holds of a chunk's series."""
+def _histories(rows: Sequence[Mapping[str, Any]]) -> dict[str, ExistingHistory]:
+    """The histories that the lake holds, by its `rows` of the table of series."""
     from many_models.forecasting import ExistingHistory
 
-    if lake.version(DATASETS.name) is None:  # somebody has deleted it, to have it made anew
-        return {}
-    rows = records(lake, SERIES, Filter(among={"pack": [chunk.pack], "series_id": chunk.series}))
     return {
         row["series_id"]: ExistingHistory(row["until"], row["digest"])
         for row in rows
@@ -87,7 +85,8 @@ class PrepareTask:
     """Make the datasets of a chunk: tables `rows` and `series` of `forecasting.prepare`, each with its `pack`.
 
     `series` says in `since` after which period `rows` begin, where a series only goes on from what the lake holds of
-    it; null where `rows` are its whole history, as all are with `whole`.
+    it; null where `rows` are its whole history, as all are with `whole`. A series that would lose more than the share
+    `max_loss` of its observations since `start` fails.
     """
 
     lake: Lake
@@ -95,6 +94,8 @@ class PrepareTask:
     as_of: datetime
     keys: tuple[str, ...]
     whole: bool = False
+    start: date = date.min
+    max_loss: float = 1.0
 
     def large(self) -> tuple[str, Filter]:
         """See `ReadingTask.large`."""
@@ -115,6 +116,7 @@ class PrepareTask:
         import pyarrow as pa
 
         from many_models.data.covariates import fill, with_attributes
+        from many_models.data.losses import shorter_histories
         from many_models.forecasting import prepare
 
         stock = [name for name in (self.spec.available or self.spec.sold_out,) if name and name not in self.spec.known]
@@ -132,7 +134,11 @@ class PrepareTask:
             raw = with_unusable(raw, self.lake, chunk, self.as_of, self.spec)
         if names := self.spec.attributes:
             raw = with_attributes(raw, read_if_there(self.lake, RAW_ATTRIBUTES), chunk.series, self.keys, names)
-        prepared = prepare(raw, self.spec, self.as_of, {} if self.whole else _held(self.lake, chunk))
+        held = self._held(chunk)
+        prepared = prepare(raw, self.spec, self.as_of, {} if self.whole else _histories(held))
+        prepared = _without(
+            prepared, shorter_histories(held, prepared.series, self.spec.frequency, self.start, self.max_loss)
+        )
         names = prepared.series["series_id"].to_pylist()
         since = pa.array([prepared.since.get(name) for name in names], pa.timestamp("us"))
         series = _with_pack(prepared.series, chunk.pack).append_column("since", since)
@@ -140,6 +146,29 @@ class PrepareTask:
             {"rows": _with_pack(prepared.rows, chunk.pack), "series": series},
             failures=[*prepared.failures, *_absent(chunk, prepared.series, prepared.failures)],
         )
+
+    def _held(self, chunk: Chunk) -> list[dict[str, Any]]:
+        """The lake's rows of the table of series about the chunk's; none where it has no datasets."""
+        if self.lake.version(DATASETS.name) is None:  # somebody has deleted it, to have it made again
+            return []
+        try:
+            return records(self.lake, SERIES, Filter(among={"pack": [chunk.pack], "series_id": chunk.series}))
+        except DamagedTableError:
+            if self.whole:
+                return []
+            raise
+
+
+def _without(prepared: Prepared, refused: Sequence[SeriesFailure]) -> Prepared:
+    """`prepared`, the series of `refused` among its failures."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not refused:
+        return prepared
+    names = pa.array([failure.series_id for failure in refused], pa.string())
+    rows, series = (of.filter(pc.invert(pc.is_in(of["series_id"], names))) for of in (prepared.rows, prepared.series))
+    return replace(prepared, rows=rows, series=series, failures=[*prepared.failures, *refused])
 
 
 def with_unusable(raw: pa.Table, lake: Lake, chunk: Chunk, as_of: datetime, spec: Spec) -> pa.Table:

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from many_models.data import lake_tables
 from many_models.data.aggregation import is_coarse, period_of
+from many_models.data.losses import TOLD, is_refused
 from many_models.errors import InputError
 from many_models.keys import SeriesKey, pack_of
 from many_models.ports import Filter, Lake, SalesTable, Source
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from many_models.settings import Settings
 
 _SORTED_QUICKLY = 2**16  # numbers of 16 bits are sorted by counting
-LOSS_COUNTS_FROM = 100  # rows of a span: fewer may go for many a good reason
 FAR_FUTURE = datetime(9999, 12, 31, 23, 59, 59, 999999)
 FAR_PAST = datetime(2, 1, 1)
 EARLIEST_READ = datetime(1990, 1, 1)  # rows before it, or before data.start where that is earlier, are mistakes
@@ -143,12 +143,11 @@ class Ingest:
         that somebody is loading, is not a source whose sales have gone.
         """
         most = self.settings.data.max_loss
-        if held >= LOSS_COUNTS_FROM and not self.settings.data.aggregates and comes < held * (1 - most):
+        if not self.settings.data.aggregates and is_refused(held, comes, most):
             raise InputError(
                 f"table {self.sales.table!r}: the lake holds {held:,} rows from {since:%Y-%m-%d} to before "
                 f"{before:%Y-%m-%d}, and the source has {comes:,} that can be used, a loss of more than {most:.0%} "
-                "(data.max_loss). Nothing was changed. Where the rows are really gone: MANY_MODELS__DATA__MAX_LOSS=1 "
-                "for one run"
+                f"(data.max_loss). Nothing was changed. Where the rows are really gone: {TOLD}"
             )
 
     def _versions(self, rows: pa.Table, replaced: pa.Table | None, years: list[int]) -> pa.Table:

@@ -33,7 +33,7 @@ def copied_with(settings: Settings, known: Sequence[str]) -> str:
 
 def tried_with(settings: Settings) -> str:
     """A digest of the settings that a series may fail for: where they have changed, one that failed is tried again."""
-    data = settings.data.model_dump(mode="json", exclude={"until", "look_back", "max_loss", "complete_share"})
+    data = settings.data.model_dump(mode="json", exclude={"until", "look_back", "complete_share"})
     source, forecast, promotion = settings.source, settings.forecast, settings.promotion
     tables = source.table, source.covariates_table, source.attributes_table
     return digest("tried", sorted(data.items()), forecast.model_dump_json(), promotion.model_dump_json(), *tables)

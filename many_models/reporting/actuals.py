@@ -9,7 +9,7 @@ import pyarrow as pa
 from many_models.data import clock, lake_tables
 from many_models.data.periods import next_period, period_key, period_of_key, spans
 from many_models.errors import MissingTableError
-from many_models.keys import SeriesKey
+from many_models.keys import SeriesKey, digest
 from many_models.ports import Filter, Lake, Warehouse, WarehousePart
 from many_models.reporting.accuracy import SCHEMA, realised
 from many_models.reporting.silence import with_silent
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from many_models.forecasting import Spec
 
 PERIODS = "loaded_periods"  # which version of each period of raw_sales the warehouse's actuals are of
+COPIED = "copied_as"  # its column that says with which settings (see `copied_as`)
 ALWAYS = 2  # horizons before the cutoff that every load brings
 LONGEST_MONTH = 31 / 29  # of the one that `step_days` counts with
 Span = tuple[datetime, datetime]
@@ -32,6 +33,13 @@ def held_periods(warehouse: Warehouse) -> dict[str, str]:
     except MissingTableError:
         return {}
     return dict(zip(rows["period"].to_pylist(), rows["version"].to_pylist(), strict=True))
+
+
+def copied_as(settings: Settings) -> str:
+    """A digest of the settings that say how many rows a period has: under others, numbers of rows say nothing."""
+    data = settings.data
+    rows = data.frequency, sorted(data.aggregates.items()), data.negatives, data.target, data.timestamp, data.timezone
+    return digest("copied_as", settings.source.table, *rows)
 
 
 def actual_parts(  # noqa: PLR0913, PLR0917  (what is there, of what, and what rows mean)
@@ -71,6 +79,7 @@ def actual_parts(  # noqa: PLR0913, PLR0917  (what is there, of what, and what r
         parts.append(WarehousePart("accuracy", with_keys(scored, keys), where, ("series_id", "cutoff")))
     rows = pa.table({"period": [period_key(grain, start) for start in starts]}, pa.schema([("period", pa.string())]))
     rows = rows.append_column("version", pa.array([copied[key] for key in rows["period"].to_pylist()], pa.string()))
+    rows = rows.append_column(COPIED, pa.array([copied_as(settings)] * rows.num_rows, pa.string()))
     parts.append(WarehousePart(PERIODS, rows, Filter(among={"period": rows["period"].to_pylist()}), ("period",)))
     return parts
 

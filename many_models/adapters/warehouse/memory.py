@@ -71,6 +71,11 @@ class MemoryWarehouse:
         """See `Warehouse.loads`."""
         return {load: fingerprint for load, (fingerprint, _, _) in sorted(self._loads.items())}
 
+    def count(self, table: str, where: Filter) -> int:
+        """See `Warehouse.count`."""
+        kept = self._tables.get(table)
+        return 0 if kept is None else pc.sum(matches(table, kept.rows, where)).as_py() or 0
+
     def read(self, table: str, where: Filter | None = None) -> pa.Table:
         """See `Warehouse.read`. In no order."""
         if table in self._views:

@@ -97,6 +97,20 @@ class SqlWarehouse:
 
         return self._again(look)
 
+    def count(self, table: str, where: Filter) -> int:
+        """See `Warehouse.count`."""
+
+        def ask() -> int:
+            with self._transaction(f"counting rows of table {table!r}") as connection:
+                there = self._reflected(connection, table)
+                if there is None:
+                    return 0
+                check_where(table, self._arrow_schema(there), where)
+                query = sa.select(sa.func.count()).select_from(there).where(self._condition(there, where))
+                return int(connection.execute(query).scalar_one())
+
+        return self._again(ask)
+
     def read(self, table: str, where: Filter | None = None) -> pa.Table:
         """See `Warehouse.read`. In no order."""
         return self._again(lambda: self._read(table, where))

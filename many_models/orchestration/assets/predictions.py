@@ -16,6 +16,7 @@ from many_models.orchestration import metadata, plots, release_cache, stage_stat
 from many_models.orchestration.assets.trained_models import cutoffs_of
 from many_models.orchestration.chunks import chunks_of, concat_results, failures_of, follow, good_series
 from many_models.orchestration.forecast_spec import spec_of
+from many_models.orchestration.losses import ended_at_once
 from many_models.orchestration.stage_asset import stage_asset
 from many_models.orchestration.stage_run import STORE_ITEMS, KeySet, SeriesResult, finish
 from many_models.orchestration.upstream import predicted
@@ -71,6 +72,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         if away:
             context.log.warning(away)
         failures = release_cache.promoted_since(release, champions, keys, away)
+        failures += ended_at_once(settings, lake, release, keys, "Their forecasts so far were kept.")[1]
         waiting = {failure.series_id for failure in failures}
         models, unfetched = fetch_models(
             production, release, [key for key in keys if key not in waiting], settings.path(CACHE)

@@ -20,6 +20,7 @@ from many_models.errors import ManyModelsError, SeriesFailure, SettingsError
 from many_models.keys import digest
 from many_models.orchestration import approval_check, metadata, stage_state
 from many_models.orchestration.forecast_spec import spec_of
+from many_models.orchestration.losses import ended_at_once
 from many_models.orchestration.stage_asset import stage_asset
 from many_models.orchestration.stage_run import STORE_ITEMS, KeySet, SeriesResult, finish
 from many_models.orchestration.upstream import Upstream
@@ -79,11 +80,13 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         }
         failures = [failure for failure in failed if failure.series_id not in done]
         live, waiting = production.live(), production.waiting()
+        staying, refused = ended_at_once(settings, lake, live, keys, "They were kept in the release.")
+        failures += refused
         standing = _decided_already(settings, lake, rows, [r.release_id for r in (live, waiting) if r])
         undecided = {name: row for name, row in rows.items() if name not in standing}
         base = decided_before(production, live, lake)
         decisions = decide(_evidence(undecided, base, lake, spec_of(settings)), policy_of(settings))
-        decider = _Decider(settings, lake, staging, production, live, waiting, _actor(context))
+        decider = _Decider(settings, lake, staging, production, live, waiting, _actor(context), staying)
         release, broken = decider.release(undecided, decisions)
         failures += broken
         bad = {failure.series_id for failure in failures}
@@ -250,7 +253,9 @@ SHARED_SETTINGS = ("horizon", "frequency", "season", "known", "country", "holida
 
 @dataclass(slots=True)
 class _Decider:
-    """Turns decisions into what is live, or into what waits for a human. `live` and `waiting` are kept up to date."""
+    """Turns decisions into what is live, or into what waits for a human. `live` and `waiting` are kept up to date.
+    `staying` are series that have ended and do not leave yet (see `ended_at_once`).
+    """
 
     settings: Settings
     lake: Lake
@@ -259,6 +264,7 @@ class _Decider:
     live: Release | None
     waiting: Release | None
     actor: str
+    staying: frozenset[str] = frozenset()
 
     def release(
         self, rows: Mapping[str, Mapping[str, object]], decisions: Sequence[Decision]
@@ -269,7 +275,7 @@ class _Decider:
         """
         winners = {decision.series_id for decision in decisions if decision.action == "promote"}
         served = {*(self.live.champions if self.live else ()), *(self.waiting.champions if self.waiting else ())}
-        leaving = _leaving(self.settings, self.lake, served, winners)
+        leaving = [n for n in _leaving(self.settings, self.lake, served, winners) if n not in self.staying]
         carried = approval.carried_over(self.waiting, self.live, rows.keys(), leaving)
         gone = [name for name in leaving if self.live and name in self.live.champions]
         wanted = {name: str(rows[name]["staging"]) for name in winners}

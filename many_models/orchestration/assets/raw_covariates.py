@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from many_models.data import findings, lake_tables
 from many_models.data.ingest import FAR_FUTURE, sales_of
+from many_models.errors import DamagedTableError, InputError
 from many_models.keys import SeriesKey, digest
 from many_models.orchestration import lake_marks
 from many_models.orchestration.event_log import dead_runs
@@ -110,6 +111,32 @@ def read_known(
     return rows, attributes, versions(rows, attributes, lake_tables.lake_as_of(lake))
 
 
+def refuse_loss(settings: Settings, lake: Lake, rows: pa.Table, attributes: pa.Table | None) -> None:
+    """Raise InputError where a copy would take away more than `data.max_loss` of what is known of the time ahead, or of
+    the attributes.
+    """
+    from many_models.data.losses import lost_attributes, lost_plan
+
+    most, source, as_of = settings.data.max_loss, settings.source, lake_tables.lake_as_of(lake)
+    ahead = Filter(since=None if as_of is None else as_of + lake_tables.AFTER)
+    if settings.data.known and (
+        lost := lost_plan(_readable(lake, lake_tables.RAW_COVARIATES, ahead), rows, as_of, most)
+    ):
+        raise InputError(f"table {source.covariates_table or source.table!r}: {lost}")
+    if attributes is not None and (
+        lost := lost_attributes(_readable(lake, lake_tables.RAW_ATTRIBUTES), attributes, most)
+    ):
+        raise InputError(f"table {source.attributes_table!r}: {lost}")
+
+
+def _readable(lake: Lake, table: lake_tables.LakeTable, where: Filter | None = None) -> pa.Table | None:
+    """What the lake holds; None also where it is damaged: then the copy takes its place."""
+    try:
+        return lake_tables.read_if_there(lake, table, where)
+    except DamagedTableError:
+        return None
+
+
 def build_raw_covariates(settings: Settings) -> dg.AssetsDefinition:
     """The asset raw_covariates."""
 
@@ -134,6 +161,7 @@ def build_raw_covariates(settings: Settings) -> dg.AssetsDefinition:
         lake_marks.require(context.instance, lake)
         told = list[str]()
         rows, attributes, content = read_known(settings, source, lake, told)
+        refuse_loss(settings, lake, rows, attributes)
         told += findings_of(settings, source, lake, rows)
         lake.replace(lake_tables.RAW_COVARIATES.name, rows, Filter())
         if attributes is not None:

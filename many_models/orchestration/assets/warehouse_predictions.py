@@ -24,6 +24,7 @@ from many_models.orchestration.stage_run import (
 from many_models.ports import Filter, Lake, Warehouse, WarehousePart
 from many_models.reporting.actuals import actual_parts, held_periods, with_keys
 from many_models.reporting.decisions import decision_parts
+from many_models.reporting.losses import lost_rows
 from many_models.reporting.naive import with_naive
 from many_models.reporting.views import report_views
 from many_models.settings import Settings
@@ -56,6 +57,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         lake_marks.require(context.instance, lake)
         look = Look(context.instance, lake)
         wanted, loaded = stage_state.warehouse_state(look).wanted, look.made("warehouse_predictions")
+        refused = list[str]()
         for date in context.partition_keys:
             copied, held = stage_state.made_versions(context.instance, "raw_sales"), held_periods(warehouse)
             parts = forecast_parts(settings, lake, date)
@@ -64,6 +66,10 @@ def build(settings: Settings) -> dg.AssetsDefinition:
             parts += actual_parts(
                 settings, lake, datetime.fromisoformat(date), copied, held, cutoffs, spec_of(settings)
             )
+            if lost := lost_rows(warehouse, parts, settings):
+                refused.append(f"cutoff {date}: {lost}")
+                context.log.error(refused[-1])
+                continue
             version = wanted.get(date, loaded.get(date, "earlier"))
             written = warehouse.load(stage_state.load_name(date), version, parts)
             views = report_views(settings.data.keys, {part.table: part.rows.column_names for part in parts})
@@ -76,6 +82,8 @@ def build(settings: Settings) -> dg.AssetsDefinition:
                 **board_link(settings, "/"),
             }
             runs.record(context, [materialization(context.asset_key, date, SeriesResult(version, version, metadata))])
+        if refused:
+            raise InputError("; ".join(refused))
         yield from ()
 
     return warehouse_predictions

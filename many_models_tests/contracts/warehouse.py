@@ -103,6 +103,14 @@ class WarehouseContract(Contract):
         warehouse.load("b", "f", [part(rows(), Filter(among={"series_id": ["a", "z"]}, column="cutoff"))])
         assert contents(warehouse.read("predictions")) == contents(rows(row("c")))
 
+    def test_rows_are_counted_and_none_are_where_there_is_no_table(self, make):
+        warehouse = make()
+        assert warehouse.count("predictions", of_day(0)) == 0
+        warehouse.load("a", "f", [part(rows(row("a"), row("b"), row("c", step=2), row("a", 1)))])
+        first = Filter(among={"step": [1]})
+        assert [warehouse.count("predictions", where) for where in (Filter(), of_day(0), of_day(1), of_day(2), first)] \
+            == [4, 3, 1, 0, 3]  # fmt: skip
+
     def test_no_parts_are_a_recorded_load(self, make):
         warehouse = make()
         assert warehouse.load("a", "f", []) == 0

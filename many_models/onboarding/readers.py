@@ -214,7 +214,7 @@ class CsvFile:
             widths = Counter(len(row) for row in csv.reader(lines, delimiter=separator) if row)
             several = [(width, times) for width, times in widths.most_common() if width > 1]
             width, times = several[0] if several else (1, 0)
-            scores[separator] = (times / widths.total(), width)
+            scores[separator] = (times / max(widths.total(), 1), width)
         best = max(SEPARATORS, key=lambda separator: scores[separator])
         if scores[best][1] < 2 or (scores[best][0] < 0.3 and len(lines) > 5):
             raise InputError(

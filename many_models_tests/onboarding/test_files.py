@@ -16,6 +16,7 @@ import pytest
 
 from many_models.errors import InputError
 from many_models.onboarding.cleaning import totals_in, without
+from many_models.onboarding.files import open_file
 from many_models.onboarding.grid import find_header, listed
 from many_models.onboarding.layout import open_table
 from many_models.onboarding.readers import head
@@ -321,3 +322,10 @@ def test_a_week_that_does_not_exist_is_no_date() -> None:
 def test_days_of_excel_written_as_numbers() -> None:
     column = infer_column("date", pa.chunked_array([[45292, 45293, 45294, 45295, 45296, 45297]]), time_like=True)
     assert str(column.levels[0])[:10] == "2024-01-01"
+
+
+@pytest.mark.parametrize("content", [b"\n", b"\n\n\n", b"\r\n", b" \n"])
+def test_a_file_of_empty_lines_is_refused_by_name(tmp_path, content):
+    (tmp_path / "sales.csv").write_bytes(content)
+    with pytest.raises(InputError, match="needed a header and columns"):
+        head(open_file(str(tmp_path / "sales.csv")), 10)

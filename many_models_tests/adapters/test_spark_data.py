@@ -18,7 +18,7 @@ from dagster_pyspark.resources import spark_session_from_config
 from many_models.adapters.compute.serial import SerialCompute
 from many_models.adapters.compute.spark import SparkCompute
 from many_models.adapters.compute.spark_data import AT, FilesOfSnapshots, TablesOfCatalog, spread, tables_of
-from many_models.adapters.compute.spark_session import connect
+from many_models.adapters.compute.spark_session import CONNECT_MODE, connect
 from many_models.adapters.lake.delta import DeltaLake
 from many_models.data.lake_tables import DATASETS, RAW_SALES, SERIES
 from many_models.errors import AccessError, MissingTableError
@@ -54,6 +54,7 @@ def with_key() -> dict[str, str]:
 def session():
     """Its workers have the environment that this process has now: without a credential of storage."""
     assert KEY not in os.environ
+    os.environ[CONNECT_MODE] = "1"  # as pyspark leaves it where a Spark Connect server did not answer
     session = connect(spark_session_from_config, "local[2]", "", {})
     yield session
     session.stop()

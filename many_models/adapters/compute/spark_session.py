@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 JAVA = 17  # the oldest that does
 CONNECT_PORT = 15002
+CONNECT_MODE = "SPARK_CONNECT_MODE_ENABLED"  # pyspark sets it before it asks a server, and leaves it where none answers
 REACH_SECONDS = 10.0
 QUIET = {"spark.ui.showConsoleProgress": "false", "spark.log.level": "ERROR", "spark.sql.session.timeZone": "UTC"}
 ONE_MACHINE = {
@@ -46,6 +47,7 @@ def connect(
         _require_reachable(remote)
         settings = {"spark.remote": remote, **config}
     else:
+        os.environ.pop(CONNECT_MODE, None)
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # pyspark asks nothing else
         here = ONE_MACHINE if master.startswith("local") else {}
         settings = {"spark.master": master, **QUIET, **here, **_threads(config), **config}

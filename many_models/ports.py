@@ -531,8 +531,8 @@ class Warehouse(Protocol):
         """Make these views of tables that are there, or make them anew. Raises InputError when a table is not."""
         ...
 
-    def loads(self) -> Mapping[str, str]:
-        """Every recorded load → its fingerprint."""
+    def loads(self) -> Mapping[str, str] | None:
+        """Every recorded load → its fingerprint; None where the warehouse records none, since it stores no rows."""
         ...
 
     def count(self, table: str, where: Filter) -> int:

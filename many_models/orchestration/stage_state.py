@@ -288,7 +288,7 @@ def warehouse_state(look: Look, loads: Callable[[], Mapping[str, str] | None] | 
 
 def missing_loads(lake: Lake, done: Mapping[str, str], loads: Mapping[str, str] | None) -> list[str]:
     """The cutoffs, the oldest first, that the records call loaded, the lake has predictions of, and the warehouse lacks
-    or has otherwise.
+    or has otherwise; none where `loads` is None: the warehouse does not answer, or records none.
     """
     if loads is None:
         return []

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from deltalake import DeltaTable
 
+from many_models.adapters.warehouse.serverless import ServerlessWarehouse
 from many_models.errors import InputError, MissingTableError, PermanentError, SettingsError
 from many_models.forecasting import datasets
 from many_models.keys import SeriesKey
@@ -67,6 +68,17 @@ def test_every_table_of_the_lake_is_of_reader_1_and_writer_2(first_day: Project)
 
 def test_when_nothing_is_due_nothing_runs(project: Project) -> None:
     assert project.run(DAY_BEFORE) == []
+
+
+def test_a_warehouse_that_records_no_load_is_loaded_once(project: Project) -> None:
+    """A serverless pool reads the lake: what it does not record is not lost."""
+    made = list[str]()
+    pool = ServerlessWarehouse(f"sqlite:///{project.root / 'pool.db'}", lambda: made.append("views") or [])
+    with open_instance(project.home) as instance:
+        for until, stages in ((DAY_BEFORE, 0), (DAY_BEFORE + timedelta(days=1), 7)):
+            reports = Day(project.settings(until), instance, resources={"warehouse": pool}).run()
+            assert len(stages_of(reports)) == stages
+    assert made == ["views"]
 
 
 @pytest.mark.slow

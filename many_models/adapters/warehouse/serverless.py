@@ -9,7 +9,7 @@ from many_models.adapters.warehouse.sql import NO_LOGIN, SqlWarehouse
 from many_models.errors import AccessError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from many_models.adapters.sql import connections
     from many_models.ports import Filter, WarehousePart, WarehouseView
@@ -31,9 +31,8 @@ class ServerlessWarehouse(SqlWarehouse):
         """See `Warehouse.load`: no row is written."""
         return 0
 
-    def loads(self) -> Mapping[str, str]:
+    def loads(self) -> None:
         """See `Warehouse.loads`: none is recorded."""
-        return {}
 
     def count(self, table: str, where: Filter) -> int:  # noqa: ARG002  nothing is kept
         """See `Warehouse.count`: a load replaces nothing here."""

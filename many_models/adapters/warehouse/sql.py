@@ -83,7 +83,7 @@ class SqlWarehouse:
 
         self._again(make)
 
-    def loads(self) -> Mapping[str, str]:
+    def loads(self) -> Mapping[str, str] | None:
         """See `Warehouse.loads`."""
 
         def look() -> dict[str, str]:
@@ -137,7 +137,7 @@ class SqlWarehouse:
 
     def check(self) -> str:
         """See `Warehouse.check`."""
-        return f"warehouse {self._name}, loads: {len(self.loads())}"
+        return f"warehouse {self._name}, loads: {len(self.loads() or ())}"
 
     def _replace(self, connection: sa.Connection, part: WarehousePart, rows: pa.Table) -> None:
         there = self._reflected(connection, part.table)

@@ -61,7 +61,8 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         for date in context.partition_keys:
             copied, held = stage_state.made_versions(context.instance, "raw_sales"), held_periods(warehouse)
             parts = forecast_parts(settings, lake, date)
-            known = {*context.instance.get_dynamic_partitions("cutoffs"), *map(stage_state.date_of, warehouse.loads())}
+            loads = warehouse.loads() or ()
+            known = {*context.instance.get_dynamic_partitions("cutoffs"), *map(stage_state.date_of, loads)}
             cutoffs = sorted(known)  # those of the warehouse, too: the records may be newer than it
             parts += actual_parts(
                 settings, lake, datetime.fromisoformat(date), copied, held, cutoffs, spec_of(settings)

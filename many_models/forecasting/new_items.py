@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -120,11 +121,15 @@ def _facts(
 
 def _as_words(values: Sequence[object]) -> list[str]:
     """An attribute as words, "" where unknown; numbers of many values by the eighth of series that they are in."""
-    known = [v for v in values if v is not None and not (isinstance(v, float) and math.isnan(v))]
+    known = [v for v in values if _is_known(v)]
     if len(set(known)) <= NUMBERS or not all(isinstance(v, int | float) for v in known):
-        return [str(v) if v in known else "" for v in values]
+        return [str(v) if _is_known(v) else "" for v in values]
     edges = np.quantile(np.array(known, float), np.arange(1, NUMBERS) / NUMBERS)
-    return [str(int(np.searchsorted(edges, float(str(v))))) if v in known else "" for v in values]
+    return [str(int(np.searchsorted(edges, float(str(v))))) if _is_known(v) else "" for v in values]
+
+
+def _is_known(value: object) -> bool:
+    return value is not None and not (isinstance(value, float) and math.isnan(value))
 
 
 def _numbered(words: Sequence[str]) -> NDArray[np.int64]:
@@ -238,13 +243,12 @@ def _origins(
     """What each series' level comes from, in a word: the last part of the key that another series with a history has,
     "attributes" where none has.
     """
-    members = [{} for _ in keys]
-    for name in names:
-        for k, part in enumerate(parts[name]):
-            members[k].setdefault(part, set()).add(name)
+    have = set(names)
+    holders = [Counter(parts[name][k] for name in names) for k in range(len(keys))]
     result = dict[str, str]()
     for name in everyone:
-        shared = [k for k in reversed(range(len(keys))) if members[k].get(parts[name][k], set()) - {name}]
+        own = name in have  # it is among the holders of its parts, and does not count
+        shared = [k for k in reversed(range(len(keys))) if holders[k][parts[name][k]] > own]
         result[name] = plain[name].origin if name in plain else keys[shared[0]] if shared else "attributes"
     return result
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 from many_models.decisions.demand_paths import WILD, deviations
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -136,15 +136,7 @@ def scores_of(model: PathModel, y: Floats, y_hat: Floats) -> Floats:
     `y` and `y_hat` are NaN where nothing came. What neighbouring errors of the backtest have in common is taken out:
     a chart adds up what is new.
     """
-    r = (y - y_hat) / deviations(np.nan_to_num(y_hat), model.dispersion[:, None])
-    r[np.abs(np.nan_to_num(r)) > WILD] = np.nan
-    scores = np.full(r.shape, np.nan)
-    for kind, pool in enumerate(model.pools):
-        rows = np.flatnonzero(model.kind == kind)
-        if len(rows):
-            own = normal_scores(pool.ravel(), r[rows])
-            scores[rows] = whitened(own, neighbours(normal_scores(pool.ravel(), pool)))
-    return scores
+    return _scored(model, y, y_hat, lambda own, pool: whitened(own, neighbours(pool)))
 
 
 def window_scores(model: PathModel, y: Floats, y_hat: Floats) -> Floats:
@@ -154,15 +146,22 @@ def window_scores(model: PathModel, y: Floats, y_hat: Floats) -> Floats:
     is taken out by the correlation of steps within the model's own windows, lag by lag; a missing step foretells
     nothing.
     """
+    return _scored(
+        model, y, y_hat,
+        lambda own, pool: surprises(own, np.asarray(np.linalg.cholesky(lag_correlations(pool)), np.float64)),
+    )  # fmt: skip
+
+
+def _scored(model: PathModel, y: Floats, y_hat: Floats, fresh: Callable[[Floats, Floats], Floats]) -> Floats:
+    """Normal scores of errors of each kind, of which `fresh` leaves what is new, by them and those of the backtest."""
     r = (y - y_hat) / deviations(np.nan_to_num(y_hat), model.dispersion[:, None])
     r[np.abs(np.nan_to_num(r)) > WILD] = np.nan
     scores = np.full(r.shape, np.nan)
     for kind, pool in enumerate(model.pools):
         rows = np.flatnonzero(model.kind == kind)
         if len(rows):
-            together = lag_correlations(normal_scores(pool.ravel(), pool))
-            root = np.asarray(np.linalg.cholesky(together), np.float64)
-            scores[rows] = surprises(normal_scores(pool.ravel(), r[rows]), root)
+            everyone = pool.ravel()
+            scores[rows] = fresh(normal_scores(everyone, r[rows]), normal_scores(everyone, pool))
     return scores
 
 

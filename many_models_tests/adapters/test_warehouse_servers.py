@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import re
 import time
 import traceback
@@ -45,7 +44,7 @@ from many_models_tests.stand_ins.tds_server import (
     running_tds,
     unparsed,
 )
-from many_models_tests.support.running_server import serving
+from many_models_tests.support.running_server import JsonHandler, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -239,21 +238,13 @@ def token_endpoint(monkeypatch):
     """A managed identity's endpoint on loopback: it hands out `given[0]`, good for some seconds, or refuses."""
     given: list[tuple[str, int]] = []
 
-    class Endpoint(BaseHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            pass
-
+    class Endpoint(JsonHandler, BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             known = any(service in self.path for service in ("ossrdbms-aad", "database.windows.net"))
             asked = bool(given) and self.headers["X-IDENTITY-HEADER"] == "ours" and known
             word, seconds = given[0] if asked else ("", 0)
             body = {"access_token": word, "expires_on": str(int(time.time()) + seconds), "token_type": "Bearer"}
-            answer = json.dumps(body if asked else {"statusCode": 400, "message": "no identity"}).encode()
-            self.send_response(200 if asked else 400)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(answer)))
-            self.end_headers()
-            self.wfile.write(answer)
+            self.tell(*((200, body) if asked else (400, {"statusCode": 400, "message": "no identity"})))
 
     with serving(ThreadingHTTPServer(("127.0.0.1", 0), Endpoint)) as server:
         monkeypatch.setenv("IDENTITY_ENDPOINT", f"http://127.0.0.1:{server.server_port}/token")

@@ -14,7 +14,7 @@ from azure.core.credentials import AccessToken
 from azure.core.pipeline.policies import SansIOHTTPPolicy
 from azure.mgmt.datafactory import DataFactoryManagementClient
 
-from many_models_tests.support.running_server import serving
+from many_models_tests.support.running_server import JsonHandler, serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -109,20 +109,11 @@ def data_factory() -> Generator[FakeDataFactory]:
     """The factory `adf` with the pipeline `ingest`, until the block ends."""
     fake = FakeDataFactory()
 
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            pass
-
+    class Handler(JsonHandler, BaseHTTPRequestHandler):
         def _any(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length") or 0))
             assert self.headers["Authorization"] == "Bearer token"
-            status, content = fake.answer(self.command, self.path.split("?")[0], json.loads(body or b"{}"))
-            data = json.dumps(content).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
+            self.tell(*fake.answer(self.command, self.path.split("?")[0], json.loads(body or b"{}")))
 
         do_GET = do_POST = _any  # noqa: N815  http.server's names
 

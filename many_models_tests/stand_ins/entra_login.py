@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 import jwt
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from many_models_tests.support.running_server import serving
+from many_models_tests.support.running_server import JsonHandler, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,12 +81,12 @@ def login() -> Iterator[Login]:
     """The stand-in on a free port."""
     found = Login()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(JsonHandler, BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             asked = urlsplit(self.path)
             if asked.path == "/keys":
                 public = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(found.key.public_key()))
-                return self._tell(200, {"keys": [{**public, "kid": "one", "use": "sig"}]})
+                return self.tell(200, {"keys": [{**public, "kid": "one", "use": "sig"}]})
             status, to = found.authorize(dict(parse_qsl(asked.query)))
             self.send_response(status)
             self.send_header("location", to)
@@ -95,18 +95,7 @@ def login() -> Iterator[Login]:
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length", 0))).decode()
-            self._tell(*found.token(dict(parse_qsl(body))))
-
-        def _tell(self, status: int, told: dict[str, Any]) -> None:
-            body = json.dumps(told).encode()
-            self.send_response(status)
-            self.send_header("content-type", "application/json")
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            pass
+            self.tell(*found.token(dict(parse_qsl(body))))
 
     with serving(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as server:
         found.url = f"http://127.0.0.1:{server.server_port}"

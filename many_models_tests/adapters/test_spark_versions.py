@@ -11,7 +11,7 @@ import pytest
 
 from many_models import definitions
 from many_models.adapters.compute import spark as spark_adapter
-from many_models.adapters.compute import spark_session
+from many_models.adapters.compute import spark_databricks, spark_session
 from many_models.adapters.compute.spark_data import FilesOfSnapshots, TablesOfCatalog
 from many_models.adapters.compute.spark_databricks import Databricks
 from many_models.adapters.compute.spark_versions import require_runtime, require_spark
@@ -73,7 +73,7 @@ def test_the_versions_are_compared_when_a_session_begins(monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("client", "runtime", "python", "said"),
     [
-        ("16.4.2", "15.4.x-scala2.12", "3.11.9", r"pip install 'databricks-connect==15\.4\.\*'"),
+        ("16.4.2", "15.4.x-scala2.12", "3.11.9", r"; install 'databricks-connect==15\.4\.\*' as docs/"),
         (
             "15.4.1",
             "15.4.x-scala2.12",
@@ -111,18 +111,37 @@ def test_a_wrong_secret_is_refused_without_being_shown(there: Workspace) -> None
     assert "MANY_MODELS_DATABRICKS_CLIENT_SECRET" in str(caught.value)
 
 
-def test_an_unknown_cluster_and_an_old_runtime_are_named(there: Workspace) -> None:
+def test_an_unknown_cluster_an_old_runtime_and_a_missing_right_are_named(there: Workspace) -> None:
+    """Before a session is asked for: Databricks would start the cluster, and only warn of its runtime."""
     with pytest.raises(UnavailableError, match=r"cluster nobodys at http.* does not answer.*does not exist"):
         asked(there, cluster="nobodys").connect()
-    there.runtime = "14.3.x-scala2.12"
-    with pytest.raises(InputError, match=r"14\.3 \(Databricks Runtime\) < 15\.4\.26.*pip install 'databricks-conn"):
+    there.may_attach = False
+    with pytest.raises(AccessError, match=f"{CLIENT} may not use cluster {CLUSTER}: .* it needs Can Attach To"):
         asked(there).connect()
+    there.may_attach, there.runtime = True, "14.3.x-scala2.12"
+    with pytest.raises(InputError, match=r"runtime 14\.3, and this client is databricks-connect 15\.4\.26"):
+        asked(there).connect()
+    assert there.sessions == 0
 
 
-def test_without_databricks_connect_its_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_workspace_that_is_away_is_not_called_a_refused_login(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spark_databricks, "ANSWER_SECONDS", 1)
+    with workspace(monkeypatch) as place:
+        pass
+    monkeypatch.setitem(sys.modules, "databricks.connect", SimpleNamespace(DatabricksSession=None))
+    with pytest.raises(UnavailableError, match=f"no workspace of Databricks answers at {place.host}"):
+        asked(place).connect()
+
+
+def test_without_databricks_connect_and_with_pyspark_beside_it_the_page_is_named(
+    there: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there.beside = True
+    with pytest.raises(InputError, match=r"pyspark 4\S+ is installed beside databricks-connect"):
+        asked(there).connect()
     monkeypatch.setitem(sys.modules, "databricks.connect", None)
-    with pytest.raises(MissingDependencyError, match=r"pip install 'databricks-connect==15\.4\.\*'"):
-        asked(Workspace()).connect()
+    with pytest.raises(MissingDependencyError, match=r"needs databricks-connect .* in the place of pyspark"):
+        asked(there).connect()
 
 
 # --- What a cluster says --------------------------------------------------------------------------------------------

@@ -26,6 +26,14 @@ EXAMPLES = {
 }
 
 
+def test_the_overrides_beside_databricks_connect_keep_our_numpy_and_leave_pyspark_out():
+    lines = (FOLDER / "databricks_overrides.txt").read_text().splitlines()
+    ours = tomllib.loads((FOLDER.parents[1] / "pyproject.toml").read_text())["project"]["dependencies"]
+    numpy, pyspark = (line for line in lines if not line.startswith("#"))
+    assert numpy in ours
+    assert pyspark == 'pyspark; python_version < "3"'  # on no Python of ours
+
+
 def test_every_example_is_tested():
     assert sorted(path.stem for path in FOLDER.glob("*.toml")) == sorted(EXAMPLES)
 

@@ -20,7 +20,6 @@ STARTING = ("unexpected state Pending", "state=PENDING", "TEMPORARILY_UNAVAILABL
 QUOTA = ("QUOTA_EXCEEDED", "QuotaExceeded", "Cores quota", "CPU quota", "vCPU quota", "CoreQuota")
 NO_RIGHT = ("INSUFFICIENT_PERMISSIONS", "PERMISSION_DENIED", "UNAUTHORIZED_ACCESS")
 LACKING = re.compile(r"does not have (?P<right>[A-Z ]+?) on (?P<what>\w+)(?: '(?P<name>[^']+)')?")
-UNSUPPORTED = "Unsupported combination of Databricks Runtime"
 
 
 def require_spark(client: str, server: str, place: str) -> None:
@@ -44,7 +43,7 @@ def require_runtime(client: str, runtime: str, python: str) -> None:
     if _two(client) > (major, minor):
         raise InputError(
             f"the cluster runs Databricks runtime {short}, and this client is databricks-connect {client}: a client "
-            f"must not be newer than the runtime; pip install 'databricks-connect=={short}.*'"
+            f"must not be newer than the runtime; install 'databricks-connect=={short}.*' as docs/spark.md says"
         )
     wanted = RUNTIME_PYTHON.get(short, "")
     if wanted and wanted != ".".join(python.split(".")[:2]):
@@ -61,10 +60,6 @@ def require_runtime(client: str, runtime: str, python: str) -> None:
 def cluster_trouble(text: str) -> ManyModelsError | None:
     """What a cluster's error `text` means where a person can do something about it; None where it is another one."""
     line = next((line.strip() for line in text.splitlines() if line.strip()), "")[:300]
-    if UNSUPPORTED in text:
-        return InputError(
-            f"{line} Install the databricks-connect of the runtime: pip install 'databricks-connect==RUNTIME.*'"
-        )
     if any(words in text for words in QUOTA):
         return UnavailableError(
             f"the cluster cannot grow, the subscription's quota of cores is used up: {line} Ask for more quota, or "

@@ -65,6 +65,7 @@ class SourceSettings(Section):
 
     `covariates_table` holds what is known of the future: the timestamp, any of the keys, and the known columns.
     `attributes_table` holds what does not change: any of the keys, and the columns that data.attributes names.
+    `openings_table` lists from when to when series are open: any of the keys, and the days `opens` and `closes`.
     `credential` as in the warehouse; the password is the secret MANY_MODELS_SOURCE_PASSWORD. `reader` "auto" reads
     through connectorx where it can, "stream" as the database's driver hands out rows, which is slower.
     """
@@ -74,6 +75,7 @@ class SourceSettings(Section):
     table: str = "sales"
     covariates_table: str = ""
     attributes_table: str = ""
+    openings_table: str = ""
     credential: Literal["url", "password", "default", "managed_identity", "key", "sas"] = "url"
     client_id: str = ""
     endpoint: str = ""

@@ -15,6 +15,7 @@ from many_models.data.lake_tables import (
     QUARANTINE,
     RAW_ATTRIBUTES,
     RAW_COVARIATES,
+    RAW_OPENINGS,
     RAW_SALES,
     SERIES,
     read_if_there,
@@ -25,7 +26,7 @@ from many_models.forecasting.spec import Prior, Spec
 from many_models.ports import Chunk, ChunkResult, Filter, Lake
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from datetime import datetime
 
     import pyarrow as pa
@@ -76,7 +77,7 @@ NOTHING = Filter(among={"series_id": []})
 
 def _beside(spec: Spec) -> list[tuple[str, Filter]]:
     """The tables about keys and dates that a task reads whole."""
-    known = [(RAW_COVARIATES.name, Filter())] if spec.known else []
+    known = [(RAW_OPENINGS.name, Filter()), *([(RAW_COVARIATES.name, Filter())] if spec.known else [])]
     return known + ([(RAW_ATTRIBUTES.name, Filter())] if spec.attributes else [])
 
 
@@ -115,6 +116,7 @@ class PrepareTask:
         """Read the chunk's raw rows up to `as_of`, and prepare them."""
         import pyarrow as pa
 
+        from many_models.data import openings
         from many_models.data.covariates import fill, with_attributes
         from many_models.data.losses import shorter_histories
         from many_models.forecasting import prepare
@@ -135,10 +137,10 @@ class PrepareTask:
         if names := self.spec.attributes:
             raw = with_attributes(raw, read_if_there(self.lake, RAW_ATTRIBUTES), chunk.series, self.keys, names)
         held = self._held(chunk)
-        prepared = prepare(raw, self.spec, self.as_of, {} if self.whole else _histories(held))
-        prepared = _without(
-            prepared, shorter_histories(held, prepared.series, self.spec.frequency, self.start, self.max_loss)
-        )
+        listed = openings.read(self.lake, self.keys, self.spec.frequency).of_series(chunk.series)
+        prepared = prepare(raw, self.spec, self.as_of, {} if self.whole else _histories(held), listed)
+        there = _with_closed(prepared.series, prepared.outside)
+        prepared = _without(prepared, shorter_histories(held, there, self.spec.frequency, self.start, self.max_loss))
         names = prepared.series["series_id"].to_pylist()
         since = pa.array([prepared.since.get(name) for name in names], pa.timestamp("us"))
         series = _with_pack(prepared.series, chunk.pack).append_column("since", since)
@@ -157,6 +159,15 @@ class PrepareTask:
             if self.whole:
                 return []
             raise
+
+
+def _with_closed(series: pa.Table, outside: Mapping[str, int]) -> pa.Table:
+    """`series`, the observations of closed periods among theirs: they are in raw_sales still, and no loss."""
+    import pyarrow as pa
+
+    counts = zip(series["series_id"].to_pylist(), series["observations"].to_pylist(), strict=True)
+    every = pa.array([count + outside.get(name, 0) for name, count in counts], pa.int64())
+    return series.set_column(series.column_names.index("observations"), "observations", every)
 
 
 def _without(prepared: Prepared, refused: Sequence[SeriesFailure]) -> Prepared:
@@ -240,6 +251,7 @@ class TrainTask:
 
     def __call__(self, chunk: Chunk) -> ChunkResult:
         """Read the chunk's datasets up to the cutoff, and train on them; custom forecasters see what is known ahead."""
+        from many_models.data import openings
         from many_models.forecasting import train
 
         rows = self.lake.read(DATASETS.name, _of_chunk(chunk, through=self.cutoff))
@@ -253,6 +265,7 @@ class TrainTask:
             pooled=read_pooled(self.lake, self.pooled, self.spec, self.cutoff),
             future=covariates_of(self.lake, chunk, self.keys, after=self.cutoff) if ahead else None,
             keep_paths=self.keep_paths,
+            openings=openings.read(self.lake, self.keys, self.spec.frequency).of_series(chunk.series),
         )
         absent = _absent(chunk, trained.series, trained.failures)
         series = trained.series.append_column("finite", _finite(trained, self.spec.horizon))
@@ -333,10 +346,11 @@ class ScoreTask:
         )
         if self.factor and predictions.num_rows:
             predictions = self._within_bounds(chunk, predictions)
+        predictions, closed = self._where_open(chunk, predictions)
         failures += _absent(chunk, predictions, failures)
         tables = {"predictions": _with_pack(predictions, chunk.pack)}
         if explained:
-            tables["drivers"] = _of_models(pa.concat_tables(explained), predictions)
+            tables["drivers"] = _of_models(pa.concat_tables(explained), predictions, closed)
         return ChunkResult(tables, failures=failures)
 
     def _explained(self, model: PackModel, pack: str, series: Sequence[str], future: pa.Table | None) -> list[pa.Table]:
@@ -367,6 +381,14 @@ class ScoreTask:
             if row.get("low") is not None
         }
         return bounded(predictions, seen, self.factor, kin_level(seen))[0]
+
+    def _where_open(self, chunk: Chunk, predictions: pa.Table) -> tuple[pa.Table, set[str]]:
+        """`predictions` by the list of openings as it is now, and the series whose model does not know it yet."""
+        from many_models.data import openings
+        from many_models.forecasting.openings import zero_where_closed
+
+        listed = openings.read(self.lake, self.keys, self.spec.frequency).of_series(chunk.series)
+        return zero_where_closed(predictions, listed, self.spec.frequency)
 
     def _forecasts(
         self, model: PackModel, ref: str, pack: str, series: Sequence[str], future: pa.Table | None
@@ -416,12 +438,15 @@ class ScoreTask:
         return part.append_column("model", pa.array([""] * part.num_rows, pa.string()))
 
 
-def _of_models(drivers: pa.Table, predictions: pa.Table) -> pa.Table:
-    """The drivers of forecasts that stayed as their model made them, so that they add up to what is served."""
+def _of_models(drivers: pa.Table, predictions: pa.Table, changed: Collection[str] = ()) -> pa.Table:
+    """The drivers of forecasts that stayed as their model made them, so that they add up to what is served; those of
+    series that are `changed` did not.
+    """
+    import pyarrow as pa
     import pyarrow.compute as pc
 
-    bounded = predictions.filter(pc.equal(predictions["fallback"], "out_of_bounds"))["series_id"]
-    return drivers.filter(pc.invert(pc.is_in(drivers["series_id"], bounded.combine_chunks())))
+    bounded = predictions.filter(pc.equal(predictions["fallback"], "out_of_bounds"))["series_id"].to_pylist()
+    return drivers.filter(pc.invert(pc.is_in(drivers["series_id"], pa.array([*bounded, *changed], pa.string()))))
 
 
 def _without_repeated(part: pa.Table, spec: Spec) -> tuple[pa.Table, list[SeriesFailure]]:

@@ -102,11 +102,12 @@ def versions(covariates: pa.Table, attributes: pa.Table | None, as_of: datetime 
     later = pc.greater(covariates["ds"], pa.scalar(as_of, pa.timestamp("us")))
     past = covariates.filter(pc.invert(later)) if as_of is not None else covariates.slice(0, 0)
     ahead = covariates.filter(later) if as_of is not None else covariates
-    own = "" if attributes is None else _content(attributes)
-    return {"past": digest(_content(past), own), "ahead": _content(ahead)}
+    own = "" if attributes is None else content_of(attributes)
+    return {"past": digest(content_of(past), own), "ahead": content_of(ahead)}
 
 
-def _content(rows: pa.Table) -> str:
+def content_of(rows: pa.Table) -> str:
+    """What stands for the content of `rows`, in whatever order."""
     hashes = row_hashes(rows) if rows.num_rows else None
     return digest(rows.schema.to_string(), rows.num_rows, 0 if hashes is None else int(hashes.sum()))
 

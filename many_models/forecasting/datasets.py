@@ -24,6 +24,7 @@ from many_models.forecasting.censoring import (
 from many_models.forecasting.closures import Closures
 from many_models.forecasting.gaps import CLOSED, UNKNOWN, meanings, outliers, silence_limit
 from many_models.forecasting.local_fit import own_numbers
+from many_models.forecasting.openings import Spans, closed_between, shut
 from many_models.forecasting.pack import mm_pack_v1 as pack
 from many_models.forecasting.panel import STATES, build, is_number, layout_of, stamps_us
 from many_models.forecasting.spec import rhythm
@@ -77,23 +78,32 @@ class Prepared:
     `series`: series_id, first and last observation, until (the history's last period), rows (periods from first to
     until), observations, active, why (it has ended, or is silent since when), digest (over the whole history), low,
     high and usual (the lowest and highest value, and the median of the newest ones, outliers left out).
-    `since`: of these series `rows` has only what comes after that period; up to it nothing has changed.
+    `since`: of these series `rows` has only what comes after that period; up to it nothing has changed. `outside`:
+    series → observations of periods in which the list of openings says that it is closed.
     """
 
     rows: pa.Table
     series: pa.Table
     failures: Sequence[SeriesFailure]
     since: Mapping[str, datetime] = field(default_factory=dict[str, "datetime"])
+    outside: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
-def prepare(raw: pa.Table, spec: Spec, as_of: datetime, held: Mapping[str, ExistingHistory] | None = None) -> Prepared:
+def prepare(
+    raw: pa.Table,
+    spec: Spec,
+    as_of: datetime,
+    held: Mapping[str, ExistingHistory] | None = None,
+    openings: Mapping[str, Spans] | None = None,
+) -> Prepared:
     """Regular histories of `raw` (series_id, ds, y, known columns; any order) as of `as_of`; later rows do not count.
 
     One row per period from a series' first observation to `as_of`, or to its last one for a series that has ended;
     where it goes on from a history that is `held`, only the rows after that. A period without a row is what
-    `spec.missing` says. A series with timestamps off the
-    frequency, two rows for one period or values that are infinite or beyond 1e15 becomes a failure. Raises InputError
-    for missing columns or a target that is not numeric.
+    `spec.missing` says. Where `openings` has open spans of a series, its periods outside of them are closed without a
+    value, whatever `raw` says, its history begins no earlier, and after the last one it has ended. A series with
+    timestamps off the frequency, two rows for one period or values that are infinite or beyond 1e15 becomes a failure.
+    Raises InputError for missing columns or a target that is not numeric.
     """
     raw = _typed(raw, spec)
     raw = raw.filter(pc.less_equal(raw["ds"], pa.scalar(as_of, pa.timestamp("us"))))
@@ -112,32 +122,47 @@ def prepare(raw: pa.Table, spec: Spec, as_of: datetime, held: Mapping[str, Exist
     failures: list[SeriesFailure] = []
     kept: list[tuple[str, int, int, NDArray[np.int64]]] = []
     described: list[tuple[str, int | None, int | None, int, bool, str]] = []
+    openings, left_out = openings or {}, dict[str, int]()
     for name, a, b in zip(names, ends - counts, ends, strict=True):
         problem = _problem(ds[a:b], y[a:b], number[a:b], off[a:b], spec.frequency)
         if problem := problem or _stock_problem(stock, order[a:b], ds[a:b], spec):
             failures.append(SeriesFailure.of(name, SeriesError(name, problem)))
             continue
-        seen = number[a:b][np.isfinite(y[a:b])]
+        spans = openings.get(name, ())
+        closed = shut(number[a:b], spans)
+        seen = number[a:b][np.isfinite(y[a:b]) & ~closed]
+        if apart := int(np.isfinite(y[a:b]).sum()) - len(seen):
+            left_out[name] = apart
         if not len(seen):
-            described.append((name, None, None, 0, False, "no observation"))
+            described.append((name, None, None, 0, False, "no observation" + (" while it was open" if apart else "")))
             continue
         first, last = int(seen[0]), int(seen[-1])
-        silent = silence_limit(spec, [name], *(np.array([n], np.int64) for n in (len(seen), first, last)))[0]
-        active = bool(end - last < silent)
+        active, why = _goes_on(spec, (name, first, last, len(seen)), end, spans)
         stop = end if active else last
-        word = "ended" if not active else "silent since" if end - last >= STALE * silent else ""
-        why = f"{word} {str(_stamp(last, spec))[:10]}" if word else ""
         described.append((name, first, last, len(seen), active, why))
         source = np.full(stop - first + 1, -1, np.int64)
-        inside = (number[a:b] >= first) & (number[a:b] <= stop)
+        inside = (number[a:b] >= first) & (number[a:b] <= stop) & ~closed
         source[number[a:b][inside] - first] = order[a:b][inside]
         kept.append((name, first, stop, source))
-    rows = _rows(raw, spec, kept)
-    digests, skipped = _digests(rows, kept, spec, held or {})
+    rows = _rows(raw, spec, kept, openings)
+    digests, skipped = _digests(rows, kept, spec, held or {}, openings)
     since = {k[0]: _stamp(k[1] + skip - 1, spec).astype(object) for k, skip in zip(kept, skipped, strict=True) if skip}
-    return Prepared(
-        _after(rows, kept, skipped), _series_table(described, digests, kept, spec, _levels(rows, kept)), failures, since
-    )
+    series = _series_table(described, digests, kept, spec, _levels(rows, kept))
+    return Prepared(_after(rows, kept, skipped), series, failures, since, left_out)
+
+
+def _goes_on(spec: Spec, seen: tuple[str, int, int, int], end: int, spans: Spans) -> tuple[bool, str]:
+    """Whether a series with so many observations from its first to its last one (`seen`: name, first, last, number) is
+    still there at `end`, and what to say of it. A period in which it is closed is no silence.
+    """
+    name, first, last, rows = seen
+    if spans and end > spans[-1][1]:
+        return False, f"closed after {str(_stamp(spans[-1][1], spec))[:10]}"
+    silence = end - last - closed_between(spans, last, end)
+    limit = silence_limit(spec, [name], *(np.array([n], np.int64) for n in (rows, first, last)))[0]
+    active = bool(silence < limit)
+    word = "ended" if not active else "silent since" if silence >= STALE * limit else ""
+    return active, f"{word} {str(_stamp(last, spec))[:10]}" if word else ""
 
 
 def _typed(raw: pa.Table, spec: Spec) -> pa.Table:
@@ -219,7 +244,9 @@ def _problem(
     return ""
 
 
-def _rows(raw: pa.Table, spec: Spec, kept: Sequence[tuple[str, int, int, NDArray[np.int64]]]) -> pa.Table:
+def _rows(
+    raw: pa.Table, spec: Spec, kept: Sequence[tuple[str, int, int, NDArray[np.int64]]], openings: Mapping[str, Spans]
+) -> pa.Table:
     source = np.concatenate([k[3] for k in kept]) if kept else np.zeros(0, np.int64)
     number = np.concatenate([np.arange(k[1], k[2] + 1) for k in kept]) if kept else np.zeros(0, np.int64)
     names = (
@@ -228,7 +255,12 @@ def _rows(raw: pa.Table, spec: Spec, kept: Sequence[tuple[str, int, int, NDArray
     take = pa.array(source, mask=source < 0)
     y = _floats(raw["y"].take(take)) if len(source) else np.zeros(0)
     ds = pack.stamps(number, spec.frequency)
-    means = np.where(source < 0, meanings(ds, spec, [k[0] for k in kept], [len(k[3]) for k in kept]), UNKNOWN)
+    closed = np.concatenate([shut(np.arange(k[1], k[2] + 1), openings.get(k[0], ())) for k in kept] or [[]]).astype(
+        bool
+    )
+    means = np.where(
+        (source < 0) & ~closed, meanings(ds, spec, [k[0] for k in kept], [len(k[3]) for k in kept]), UNKNOWN
+    )
     y = np.where(means == UNKNOWN, y, 0.0)
     odd = _outliers(y, kept)
     stock, sold = _stock(raw.take(take), spec) if len(source) else None, y.copy()
@@ -248,6 +280,7 @@ def _rows(raw: pa.Table, spec: Spec, kept: Sequence[tuple[str, int, int, NDArray
     states[odd] = "outlier"
     states[cut != IN_STOCK] = CENSORED
     states[cut == NOTHING_KNOWN] = "stock_out"
+    states[closed] = "closed"
     table = table.append_column("state", pa.array(states, pa.string()))
     table = table.append_column("outlier", pa.array(y, mask=~odd))
     return table if stock is None else table.append_column("sold", pa.array(sold, mask=cut == IN_STOCK))
@@ -344,6 +377,7 @@ def _digests(
     kept: Sequence[tuple[str, int, int, NDArray[np.int64]]],
     spec: Spec,
     held: Mapping[str, ExistingHistory],
+    openings: Mapping[str, Spans],
 ) -> tuple[dict[str, str], list[int]]:
     """Series → digest of its rows; and of each of `kept`, how many rows are those of the history that is held."""
     shape = (
@@ -354,7 +388,8 @@ def _digests(
     columns = [rows[name].combine_chunks() for name in rows.column_names if name != "series_id"]
 
     def digest(name: str, first: int, at: int, size: int) -> str:
-        content = hashlib.sha256(repr((shape, first, size)).encode())
+        own = (openings[name],) if name in openings else ()
+        content = hashlib.sha256(repr((shape, first, size, *own)).encode())
         content.update(name.encode("utf-8", "surrogatepass"))
         for column in columns:
             content.update(_bytes(column.slice(at, size)))

@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from many_models.forecasting.openings import closed_between
 from many_models.forecasting.pack import mm_pack_v1 as pack
 from many_models.forecasting.spec import rhythm
 from many_models.keys import SEPARATOR, unescape_part
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
+    from many_models.forecasting.openings import Spans
     from many_models.forecasting.spec import Spec
 
 UNKNOWN, ZERO, CLOSED = 0, 1, 2
@@ -74,18 +76,27 @@ def silence_limit(
     return np.where(zero & (rows > 1), np.maximum(limit, np.ceil(_IMPLAUSIBLE * gap).astype(np.int64)), limit)
 
 
-def alive(
+def alive(  # noqa: PLR0913, PLR0917  (what is known of each, one array a thing)
     spec: Spec,
     series: Sequence[str],
     rows: NDArray[np.int64],
     first: NDArray[np.datetime64],
     last: NDArray[np.datetime64],
     end: np.datetime64,
+    openings: Mapping[str, Spans] | None = None,
 ) -> NDArray[np.bool_]:
-    """Whether each of `series`, with `rows` from `first` to `last`, has not ended at `end`."""
+    """Whether each of `series`, with `rows` from `first` to `last`, has not ended at `end`, which is not before `last`.
+    `openings` has open spans of series: closed periods are no silence, and after the last span a series has ended.
+    """
     numbers = [pack.step_number(np.asarray(stamps, "datetime64[us]"), spec.frequency) for stamps in (first, last)]
     now = int(pack.step_number(np.array([end], "datetime64[us]"), spec.frequency)[0])
-    return now - numbers[1] < silence_limit(spec, series, rows, *numbers)
+    silence, over = now - numbers[1], np.zeros(len(rows), np.bool_)
+    places = {name: at for at, name in enumerate(series)} if openings else {}
+    for name, spans in (openings or {}).items():
+        at = places[name]
+        silence[at] -= closed_between(spans, int(numbers[1][at]), now)
+        over[at] = now > spans[-1][1]
+    return (silence < silence_limit(spec, series, rows, *numbers)) & ~over
 
 
 def outliers(y: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from many_models.forecasting.openings import Spans
     from many_models.forecasting.panel import Layout, Term
     from many_models.forecasting.pooling import PooledModels
     from many_models.forecasting.spec import Prior, Spec
@@ -60,6 +61,7 @@ def train(  # noqa: PLR0913 - its parameters are what is known besides the rows
     pooled: PooledModels | None = None,
     future: pa.Table | None = None,
     keep_paths: bool = False,
+    openings: Mapping[str, Spans] | None = None,
 ) -> Trained:
     """Backtest all candidates of every series in `rows`, fit and combine them as of `cutoff`.
 
@@ -67,8 +69,9 @@ def train(  # noqa: PLR0913 - its parameters are what is known besides the rows
     `champions` are specs of another recipe to backtest at the same cutoffs (column champion_wape); `priors` help
     series that are too short; `pooled` is what series learned together, no later than `cutoff`; `future` has known
     covariates after it (series_id, ds and columns), which custom forecasters forecast with; `keep_paths` asks for the
-    backtest step by step. Raises InputError for missing columns, or pooled models of another layout or from the future,
-    SettingsError for a custom forecaster that cannot be imported or made.
+    backtest step by step; `openings` has open spans of series, outside of which their models forecast zero. Raises
+    InputError for missing columns, or pooled models of another layout or from the future, SettingsError for a custom
+    forecaster that cannot be imported or made.
     """
     layout_of(spec, rows)
     rows = rows.filter(pc.less_equal(rows["ds"], pa.scalar(cutoff, pa.timestamp("us"))))
@@ -76,7 +79,7 @@ def train(  # noqa: PLR0913 - its parameters are what is known besides the rows
     evaluation = evaluate(rows, spec, cutoff, pooled, future=future)
     weights = final_weights(evaluation)
     blends, spreads = leave_one_out(evaluation)
-    model = _model(evaluation, weights, blends, priors or {})
+    model = _model(evaluation, weights, blends, priors or {}, openings or {})
     champion = _champion_wape(rows, spec, cutoff, champions or {})
     series = series_table(evaluation, weights, blends, spreads, champion, model)
     paths = path_table(evaluation, blends) if keep_paths else None
@@ -106,8 +109,9 @@ def _usable(rows: pa.Table, spec: Spec) -> tuple[pa.Table, list[SeriesFailure]]:
 
 
 def _model(
-    evaluation: Evaluation, weights: NDArray[np.float64], blends: NDArray[np.float64], priors: Mapping[str, Prior]
-) -> PackModel:
+    evaluation: Evaluation, weights: NDArray[np.float64], blends: NDArray[np.float64], priors: Mapping[str, Prior],
+    openings: Mapping[str, Spans],
+) -> PackModel:  # fmt: skip
     spec, layout, panel, fits = evaluation.spec, evaluation.layout, evaluation.panel, evaluation.fits
     n = len(panel.series)
     conf = layout.conf()
@@ -156,6 +160,7 @@ def _model(
         "pools": pools, "own_size": loader.OWN_SIZE, "holidays": list(layout.holiday_names),
         **({"exposure": spec.exposure} if spec.exposure else {}),
         **({"missing": [weekday_letters(name, spec) for name in panel.series]} if spec.fills_gaps else {}),
+        **_open(panel.series, openings),
     }  # fmt: skip
     blobs: dict[str, bytes] = {}
     fitted: dict[str, dict[str, list[object]]] = {}
@@ -168,6 +173,12 @@ def _model(
             blobs[file] = data
             fitted.setdefault(series, {})[name] = [file, unit]
     return PackModel({**index, "fitted": fitted} if fitted else index, arrays, dict(sorted(blobs.items())))
+
+
+def _open(series: Sequence[str], openings: Mapping[str, Spans]) -> dict[str, object]:
+    """What a pack says of the list of openings: nothing where it is about none of its `series`."""
+    spans = [[[*span] for span in openings.get(name, ())] for name in series]
+    return {"open": spans} if any(spans) else {}
 
 
 def _new_series(evaluation: Evaluation, priors: Mapping[str, Prior]) -> list[tuple[Borrower, Prior]]:

@@ -30,8 +30,8 @@ MANIFEST = "many_models_backup.json"
 LAKE = [
     lake_tables.PREDICTIONS, lake_tables.CHAMPIONS, lake_tables.RELEASE_LOG, lake_tables.DECISIONS, lake_tables.SCORES,
     lake_tables.TRAINED, lake_tables.RECIPES, lake_tables.POOLED, lake_tables.SERIES, lake_tables.DATASETS,
-    lake_tables.COVARIATE_VERSIONS, lake_tables.RAW_ATTRIBUTES, lake_tables.RAW_COVARIATES, lake_tables.RAW_VERSIONS,
-    lake_tables.SERIES_KEYS, lake_tables.QUARANTINE, lake_tables.RAW_SALES,
+    lake_tables.COVARIATE_VERSIONS, lake_tables.RAW_ATTRIBUTES, lake_tables.RAW_COVARIATES, lake_tables.RAW_OPENINGS,
+    lake_tables.RAW_VERSIONS, lake_tables.SERIES_KEYS, lake_tables.QUARANTINE, lake_tables.RAW_SALES,
 ]  # fmt: skip
 PATHS = [("experiments", "artifact_location"), ("runs", "artifact_uri"), ("model_versions", "source"),
          ("model_versions", "storage_location"), ("logged_models", "artifact_location")]  # fmt: skip

@@ -265,8 +265,9 @@ def covariates_schedules(settings: Settings, asset: dg.AssetsDefinition) -> list
 
 
 def has_known_tables(settings: Settings) -> bool:
-    """Whether the source has a table of covariates or attributes."""
-    return bool(settings.source.covariates_table or settings.source.attributes_table)
+    """Whether the source has a table of covariates, attributes or openings."""
+    source = settings.source
+    return bool(source.covariates_table or source.attributes_table or source.openings_table)
 
 
 def covariates_state(settings: Settings, instance: dg.DagsterInstance, source: Source, lake: Lake) -> StageState:
@@ -274,7 +275,7 @@ def covariates_state(settings: Settings, instance: dg.DagsterInstance, source: S
     look = Look(instance, lake)
     if lake_tables.lake_as_of(look.lake) is None or not has_known_tables(settings):
         return stage_state.covariates_state(settings, look)
-    *_, content = raw_covariates.read_known(settings, source, lake)
+    content = raw_covariates.read_known(settings, source, lake).versions
     return stage_state.covariates_state(settings, look, content)
 
 

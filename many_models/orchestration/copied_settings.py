@@ -35,7 +35,7 @@ def tried_with(settings: Settings) -> str:
     """A digest of the settings that a series may fail for: where they have changed, one that failed is tried again."""
     data = settings.data.model_dump(mode="json", exclude={"until", "look_back", "complete_share"})
     source, forecast, promotion = settings.source, settings.forecast, settings.promotion
-    tables = source.table, source.covariates_table, source.attributes_table
+    tables = source.table, source.covariates_table, source.attributes_table, *filter(None, [source.openings_table])
     return digest("tried", sorted(data.items()), forecast.model_dump_json(), promotion.model_dump_json(), *tables)
 
 

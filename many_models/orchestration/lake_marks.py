@@ -34,6 +34,7 @@ MADE_BY: Mapping[str, Stage] = {
     lake_tables.QUARANTINE.name: "raw_sales",
     lake_tables.RAW_COVARIATES.name: "raw_covariates",
     lake_tables.RAW_ATTRIBUTES.name: "raw_covariates",
+    lake_tables.RAW_OPENINGS.name: "raw_covariates",
     lake_tables.COVARIATE_VERSIONS.name: "raw_covariates",
     lake_tables.DATASETS.name: "store_item_datasets",
     lake_tables.SERIES.name: "store_item_datasets",

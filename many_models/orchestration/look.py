@@ -38,6 +38,7 @@ OUTSIDE_SECONDS = 3600  # how old a look at production and the warehouse may be 
 TABLES = (
     lake_tables.RAW_VERSIONS,
     lake_tables.COVARIATE_VERSIONS,
+    lake_tables.RAW_OPENINGS,
     lake_tables.SERIES,
     lake_tables.SERIES_STATUS,
     lake_tables.CHAMPIONS,

@@ -19,16 +19,21 @@ def refit_spans(settings: Settings, lake: Lake, series: Collection[str]) -> dict
     """Series → what stands for its dataset in the version that training consumes; none where every new row refits.
 
     A span is `forecast.refit_every` days of the data, and each pack begins its own on another day, so that a night
-    refits about an equal share of packs. With `drift.retrain` an alarm of a series ends its span.
+    refits about an equal share of packs. With `drift.retrain` an alarm of a series ends its span, and so does what the
+    list of openings newly says of it.
     """
+    from many_models.data import openings
+
     every, as_of = settings.forecast.refit_every, lake_tables.lake_as_of(lake)
     if every == 1 or as_of is None:
         return {}
     alarms = drift_alarms(settings, lake)
+    listed = openings.read(lake, settings.data.keys, settings.data.frequency).of_series(series)
     found = dict[str, str]()
     for pack, names in packs_of(settings, sorted(series)).items():
         span = (as_of.toordinal() + int(digest("refit", pack)[:8], 16) % every) // every
-        found |= {name: digest("span", every, span, alarms.get(name, "")) for name in names}
+        for name in names:
+            found[name] = digest("span", every, span, alarms.get(name, ""), *filter(None, [listed.get(name)]))
     return found
 
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from many_models.forecasting import Spec
+    from many_models.forecasting.openings import Spans
     from many_models.orchestration.due import Stage
     from many_models.orchestration.stage_run import KeySet
     from many_models.ports import Lake, SalesTable, Source
@@ -104,8 +105,9 @@ def pooled_state(settings: Settings, look: Look) -> StageState:
 # --- Series ---------------------------------------------------------------------------------------------------------
 def dataset_versions(settings: Settings, lake: Lake) -> dict[str, str]:
     """Series → the version its dataset should have: its own raw rows, and while it has not ended as_of and what the
-    covariates and attributes say up to it.
+    covariates and attributes say up to it, and when it is open.
     """
+    from many_models.data import openings
     from many_models.data.content_versions import series_versions
 
     years = lake_tables.read_if_there(lake, lake_tables.RAW_VERSIONS)
@@ -119,25 +121,29 @@ def dataset_versions(settings: Settings, lake: Lake) -> dict[str, str]:
                      *((spec.available, spec.sold_out, spec.open_hours) if settings.data.stock else ()))  # fmt: skip
     now_known = f"{as_of} {covariate_versions(lake)['past']}"
     versions = series_versions(years)
+    listed = openings.read(lake, settings.data.keys, spec.frequency).of_series(versions)
     return {
-        series: digest(options, content, rows, now_known if goes_on else "")
+        series: digest(options, content, rows, now_known if goes_on else "", *filter(None, [listed.get(series)]))
         for (series, (content, rows, _, _)), goes_on in zip(
-            versions.items(), alive_series(spec, versions, as_of), strict=True
+            versions.items(), alive_series(spec, versions, as_of, listed), strict=True
         )
     }
 
 
 def alive_series(
-    spec: Spec, versions: Mapping[str, tuple[int, int, datetime, datetime]], as_of: datetime
+    spec: Spec,
+    versions: Mapping[str, tuple[int, int, datetime, datetime]],
+    as_of: datetime,
+    listed: Mapping[str, Spans] | None = None,
 ) -> Sequence[bool]:
-    """Whether each series of `versions` (see `series_versions`) has not ended at `as_of`."""
+    """Whether each series of `versions` (see `series_versions`) has not ended at `as_of`; `listed` are open spans."""
     import numpy as np
 
     from many_models.forecasting.gaps import alive
 
     rows = np.array([rows for _, rows, _, _ in versions.values()], np.int64)
     first, last = (np.array([row[at] for row in versions.values()], "datetime64[us]") for at in (2, 3))
-    return alive(spec, list(versions), rows, first, last, np.datetime64(as_of, "us")).tolist()
+    return alive(spec, list(versions), rows, first, last, np.datetime64(as_of, "us"), listed).tolist()
 
 
 def active_series(lake: Lake, settings_digest: str | None = None) -> frozenset[str]:

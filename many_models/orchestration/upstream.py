@@ -40,8 +40,9 @@ class Upstream:
     def covariates(self, as_of: datetime | None, content: Mapping[str, str]) -> str:
         """raw_covariates consumes the tables that the settings name, at this `as_of`, with this `content`."""
         source, attributes = self._settings.source, self._settings.data.attributes
+        listed = filter(None, [source.openings_table, content.get("openings")])
         return digest("covariates", source.covariates_table, source.attributes_table, attributes, str(as_of),
-                      content["past"], content["ahead"])  # fmt: skip
+                      content["past"], content["ahead"], *listed)  # fmt: skip
 
     def pooled(self, as_of: datetime | None) -> str:
         """Pooled models depend on how they are learned, and on the span of `forecast.pool_every` days of `as_of`."""

@@ -12,11 +12,12 @@ from many_models.errors import MissingTableError
 from many_models.keys import SeriesKey, digest
 from many_models.ports import Filter, Lake, Warehouse, WarehousePart
 from many_models.reporting.accuracy import SCHEMA, realised
-from many_models.reporting.silence import with_silent
+from many_models.reporting.silence import while_open, with_silent
 from many_models.reporting.views import WEEK
 from many_models.settings import Settings
 
 if TYPE_CHECKING:
+    from many_models.data.openings import Openings
     from many_models.forecasting import Spec
 
 PERIODS = "loaded_periods"  # which version of each period of raw_sales the warehouse's actuals are of
@@ -58,8 +59,11 @@ def actual_parts(  # noqa: PLR0913, PLR0917  (what is there, of what, and what r
     otherwise is brought whatever its age, with the accuracy of all cutoffs of `cutoff_dates` that forecast it. `spec`
     says what a period without a row means in the accuracy (see `with_silent`).
     """
+    from many_models.data import openings
+
     grain, keys = settings.partitions.grain, settings.data.keys
     reach = timedelta(days=settings.forecast.horizon * clock.step_days(settings) * LONGEST_MONTH)
+    listed = openings.read(lake, keys, settings.data.frequency)
     recent = _whole_days(cutoff - ALWAYS * reach, cutoff)
     floor = min([period_key(grain, recent[0]), *held])
     changed = [key for key, version in copied.items() if key >= floor and held.get(key) != version]
@@ -73,7 +77,7 @@ def actual_parts(  # noqa: PLR0913, PLR0917  (what is there, of what, and what r
         uncut = _with_stock(_actuals(lake, since, min(before + reach, recent[1]), settings.data.stock), settings)
         dates = [date for date in cutoff_dates if f"{since:%Y-%m-%d}" <= date < f"{before:%Y-%m-%d}"]
         scored = pa.concat_tables(
-            [SCHEMA.empty_table(), *(_scored(lake, date, uncut, reach, cutoff, spec) for date in sorted(dates))]
+            [SCHEMA.empty_table(), *(_scored(lake, date, uncut, reach, cutoff, spec, listed) for date in sorted(dates))]
         )
         where = Filter(since=since, before=before, column="cutoff")
         parts.append(WarehousePart("accuracy", with_keys(scored, keys), where, ("series_id", "cutoff")))
@@ -120,8 +124,14 @@ def _with_stock(actuals: pa.Table, settings: Settings) -> pa.Table:
     return actuals.filter(pa.array(whole))
 
 
-def _scored(
-    lake: Lake, date: str, actuals: pa.Table, reach: timedelta, cutoff: datetime, spec: "Spec | None"
+def _scored(  # noqa: PLR0913, PLR0917  (the same)
+    lake: Lake,
+    date: str,
+    actuals: pa.Table,
+    reach: timedelta,
+    cutoff: datetime,
+    spec: "Spec | None",
+    listed: "Openings",
 ) -> pa.Table:
     """The accuracy of one cutoff date: one at a time, so that memory does not grow with them."""
     import pyarrow.compute as pc
@@ -135,6 +145,8 @@ def _scored(
         where = Filter(among={"origin": ["dated"]}, since=first, before=cutoff + lake_tables.AFTER)
         bad = lake_tables.read_if_there(lake, lake_tables.QUARANTINE, where, ["series_id", "ds"])
         found = with_silent(found.select(["series_id", "ds", "y"]), forecasts, spec, cutoff, bad)
+    if spec is not None and listed.spans:
+        found = while_open(found, listed, spec)
     return realised(forecasts, found)
 
 

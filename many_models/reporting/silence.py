@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from many_models.data.openings import Openings
     from many_models.forecasting import Spec
 
 
@@ -40,3 +41,11 @@ def with_silent(
     silent = asked.filter(pa.array(means != UNKNOWN))
     zeros = silent.append_column("y", pa.array(np.zeros(silent.num_rows), pa.float64()))
     return pa.concat_tables([actuals, zeros], promote_options="permissive")
+
+
+def while_open(actuals: pa.Table, listed: Openings, spec: Spec) -> pa.Table:
+    """`actuals` (series_id, ds, y) of periods in which their series are open: others judge nothing."""
+    from many_models.forecasting.openings import closed_rows
+
+    spans = listed.of_series(pc.unique(actuals["series_id"]).to_pylist())
+    return actuals.filter(pa.array(~closed_rows(actuals, spans, spec.frequency)))

@@ -179,6 +179,7 @@ class LoadedPack:
         nonnegative = bool(a["own"][row][loader.NONNEGATIVE])
         horizon = float(a["conf"][loader.HORIZON])
         bounds = loader.interval(found.y_hat, a["spread"][row], a["quantiles"][row], nonnegative, horizon)
+        bounds[self._model.shut_ahead(row, h, fresh)] = 0.0
         words = explain_in_words(found, self._language)
         return found.y_hat, bounds, {"parts": _parts(found.drivers, found.parts), "words": words}
 

@@ -81,12 +81,14 @@ def test_settings_that_lead_nowhere_are_refused(
 
 @pytest.mark.slow
 def test_a_day_with_all_of_it(tmp_path: Path) -> None:
-    """Groups by item, an attribute of items, holidays of one's own, and a future that is missing for one item."""
+    """Groups by item, an attribute of items, holidays of one's own, a future that is missing for one item, and a series
+    that is sold for two more days.
+    """
     rows = sales(stores=2, items=2).assign(price=2.0)
     project = make_project(
         tmp_path / "p",
         rows,
-        source={"covariates_table": "plans", "attributes_table": "items"},
+        source={"covariates_table": "plans", "attributes_table": "items", "openings_table": "openings"},
         data={"known": ["price"], "attributes": ["kind"], "holidays": "days.csv", "missing_future": "error"},
         forecast={"pool_by": ["item"]},
     )
@@ -97,7 +99,17 @@ def test_a_day_with_all_of_it(tmp_path: Path) -> None:
     ahead = [(END + timedelta(days=step)).isoformat() for step in range(1, 8)]
     project.source("INSERT INTO plans VALUES (?, ?, ?)", [("i0", day, 1.5) for day in ahead])
     project.source("INSERT INTO plans VALUES (?, ?, ?)", [("i1", day, 1.5) for day in ahead[:4]])
+    project.source("CREATE TABLE openings (store TEXT, item TEXT, opens TEXT, closes TEXT)")
+    closes = END + timedelta(days=2)
+    project.source(
+        "INSERT INTO openings VALUES (?, ?, ?, ?)", [("s1", "i0", None, str(closes)), ("s9", None, None, None)]
+    )
     reports = {report.stage: report for report in project.run()}
+    ahead_of = project.table("predictions").set_index("series_id")
+    open_days = ahead_of["ds"] <= pd.Timestamp(closes)
+    assert (ahead_of["y_hat"] > 0).equals(open_days | (ahead_of.index != "s1__i0"))
+    (told,) = [text for text in project.table("findings")["text"] if "list of openings" in text]
+    assert "names s9, and there are no sales of them" in told
     datasets = project.table("store_item_datasets")
     kinds = datasets.groupby("series_id")["kind"].agg(set).to_dict()
     assert kinds == {"s0__i0": {"fresh"}, "s1__i0": {"fresh"}, "s0__i1": {"dry"}, "s1__i1": {"dry"}}

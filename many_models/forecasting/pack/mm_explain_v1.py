@@ -452,12 +452,13 @@ class Explainer:
         a = self.pack.arrays
         out = np.zeros((h, self.n))
         ratio = self.pack.exposure(x)
+        shut = self.pack.shut_ahead(i, h, fresh)
         if math.isfinite(a["fixed"][i]):
-            out[:, LEVEL] = float(a["fixed"][i])
+            out[:, LEVEL] = np.where(shut, 0.0, float(a["fixed"][i]))
             return self._exposed(out, ratio), out[:, LEVEL] * ratio, np.zeros((0, h))
         weights = a["weights"][i].astype(float)
         A, F, own = self.candidates(i, h, x, fresh, weights != 0.0)
-        point = self.pack.point(i, F, own)
+        point = np.where(shut, 0.0, self.pack.point(i, F, own))
         used = np.flatnonzero(weights)
         out += np.tensordot(weights[used], A[used], 1)
         blended = weights @ F

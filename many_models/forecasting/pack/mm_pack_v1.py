@@ -61,6 +61,7 @@ PLAIN = 6  # what users' regressors see besides the linear features: phase, step
 MISSING, OBSERVED, CLOSED, STOCK_OUT = 0, 1, 2, 3
 GAPS = {"z": OBSERVED, "c": CLOSED}  # letters of index["missing"]: a period without a row is a zero, or a closed one
 UNKNOWN_GAPS = "u" * 7  # and nothing is known of it, from Monday to Sunday
+FAR = 10**9  # a step number beyond all dates: open spans without a beginning or an end have it
 CLOSED_DAY = 1000  # added to the holiday slot of a day (-1 for none) on which this series is closed each year
 CLOSED_DAYS = 32  # places for them in a pack, as days since 1970; EMPTY marks an empty one
 EMPTY = -(2**31)
@@ -807,7 +808,7 @@ class Pack:
         if letters == UNKNOWN_GAPS:
             return [], []
         number = np.arange(int(self.arrays["cutoff"][i]) + 1, end + 1)
-        number = number[~np.isin(number, np.asarray(given, np.int64))]
+        number = number[~(np.isin(number, np.asarray(given, np.int64)) | self.shut(i, number))]
         day = stamps(number, self.index["frequency"]).astype("datetime64[D]").astype(np.int64)
         words = [letters[weekday] for weekday in ((day + 3) % 7).tolist()]  # 1970-01-01 was a Thursday
         meant = [(n, GAPS[word]) for n, word in zip(number.tolist(), words) if word in GAPS]
@@ -830,7 +831,7 @@ class Pack:
             number, value, state, given = past
             at = np.asarray(number, np.int64) - (end - n) - 1
             value = np.asarray(value, float)
-            seen = (at >= 0) & (at < n) & ~np.isnan(value)
+            seen = (at >= 0) & (at < n) & ~np.isnan(value) & ~self.shut(i, np.asarray(number, np.int64))
             y[at[seen]] = value[seen]
             code[at[seen]] = np.maximum(np.asarray(state, np.int8)[seen], OBSERVED)
         before, _ = self.encode(i, within(given, end - n, n), n)
@@ -885,12 +886,23 @@ class Pack:
         ), now  # fmt: skip
 
     def with_closed_days(self, i, ds, hol):
-        """The holiday slots `hol` of the stamps `ds`, and CLOSED_DAY where row `i` is closed each year."""
+        """The holiday slots `hol` of the stamps `ds`, and CLOSED_DAY where row `i` is closed each year, or by the list
+        of openings.
+        """
+        closed = self.shut(i, step_number(ds, self.index["frequency"]))
         days = self.arrays["closed_days"][i]
-        if not len(days) or days[0] == EMPTY:
-            return hol
-        closed = np.isin(ds.astype("datetime64[D]").astype(np.int64), days)
+        if len(days) and days[0] != EMPTY:
+            closed |= np.isin(ds.astype("datetime64[D]").astype(np.int64), days)
         return np.where(closed, hol + CLOSED_DAY, hol)
+
+    def shut(self, i, number):
+        """Whether row `i` is closed by the list of openings in each of the periods `number`."""
+        return outside(number, self.index["open"][i] if "open" in self.index else ())
+
+    def shut_ahead(self, i, h, fresh=None):
+        """The same of the h periods that a forecast after `fresh` (see `candidates`) is about."""
+        now = int(self.arrays["cutoff"][i]) + (len(fresh[0]) if fresh else 0)
+        return self.shut(i, now + 1 + np.arange(h))
 
     def room(self, i):
         """Room for one row of features and of what trees see, with what they see of the series `i` itself."""
@@ -982,7 +994,10 @@ class Pack:
         else:
             F, own = self.candidates(i, h, x, fresh)
             point = self.point(i, F, own)
-        return self.bounded(i, point * self.exposure(x), own)
+        point, bounds = self.bounded(i, point * self.exposure(x), own)
+        shut = self.shut_ahead(i, h, fresh)
+        point[shut], bounds[shut] = 0.0, 0.0
+        return point, bounds
 
     def bounded(self, i, point, own):
         """`point` (h,) of row `i` with its bounds (h × levels × 2)."""
@@ -1040,6 +1055,15 @@ class Pack:
             part.index = group.index
             parts.append(part)
         return pd.concat(parts).sort_index() if parts else pd.DataFrame(self.table([]))
+
+
+def outside(number, spans):
+    """Whether each of the step numbers is outside of all `spans` (first, last); nothing is outside of none."""
+    number = np.asarray(number, np.int64)
+    inside = np.full(len(number), not len(spans))
+    for first, last in spans:
+        inside |= (number >= first) & (number <= last)
+    return ~inside
 
 
 def exposed_column(index):
@@ -1136,10 +1160,23 @@ def _check_index(index):
     fits = isinstance(gaps, list | tuple) and len(gaps) == len(index["series"])
     if not fits or not all(isinstance(word, str) and len(word) == 7 and set(word) <= {"u", *GAPS} for word in gaps):
         raise ValueError("index.json: missing is not seven letters for each series")
+    _check_open(index)
     _check_exposure(index)
     _check_frequency(index["frequency"])
     _check_slots(index["slots"], dict(zip(index["known"], levels_of)))
     _check_fitted(index)
+
+
+def _check_open(index):
+    """`open`: for each series its spans, first and last step number, in order."""
+    spans = index.get("open", [[]] * len(index["series"]))
+    if not isinstance(spans, list | tuple) or len(spans) != len(index["series"]):
+        raise ValueError("index.json: open does not have spans for each series")
+    for own in spans:
+        flat = [at for span in own for at in span] if isinstance(own, list | tuple) else [None]
+        pairs = all(len(span) == 2 for span in own) if flat != [None] else False
+        if not pairs or not all(_whole(at, -FAR, FAR) for at in flat) or flat != sorted(flat):
+            raise ValueError("index.json: open does not have spans for each series")
 
 
 def _whole(value, low, high):

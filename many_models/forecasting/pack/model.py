@@ -84,6 +84,11 @@ class PackModel:
         """What a period without a row means for each series, see the loader's GAPS."""
         return cast("list[str]", self.index.get("missing", [loader.UNKNOWN_GAPS] * len(self.series)))
 
+    @property
+    def spans(self) -> list[list[list[int]]]:
+        """The open spans of each series by the list of openings, first and last step number; none: always open."""
+        return cast("list[list[list[int]]]", self.index.get("open", [[] for _ in self.series]))
+
     def select(self, series: Sequence[str]) -> PackModel:
         """The pack of these series only, in this order. Raises InputError for one that is not in it."""
         row = {name: i for i, name in enumerate(self.series)}
@@ -102,6 +107,8 @@ class PackModel:
         }
         if "missing" in self.index:
             index["missing"] = [self.gaps[i] for i in rows]
+        if "open" in self.index:
+            index["open"] = [self.spans[i] for i in rows]
         fitted = {name: self.fitted[name] for name in sorted(series) if name in self.fitted}
         return _with_fitted(PackModel(index, arrays, self.blobs), fitted)
 
@@ -115,7 +122,7 @@ class PackModel:
             raise InputError("no packs to merge")
         models = _same_candidates(models)
         head = models[0]
-        own = {"series", "fallback", "slots", "pools", "fitted", "holidays", "missing"}
+        own = {"series", "fallback", "slots", "pools", "fitted", "holidays", "missing", "open"}
         for model in models[1:]:
             for name in {*head.index, *model.index} - own:
                 if head.index.get(name) != model.index.get(name):
@@ -241,9 +248,13 @@ class PackModel:
 
 
 def _gaps_of(models: Sequence[PackModel]) -> dict[str, object]:
-    """What a period without a row means for all series, where one of the models says so."""
-    told = any("missing" in model.index for model in models)
-    return {"missing": [letters for model in models for letters in model.gaps]} if told else {}
+    """What a period without a row means, and when series are open, where one of the models says so."""
+    told: dict[str, object] = {}
+    if any("missing" in model.index for model in models):
+        told["missing"] = [letters for model in models for letters in model.gaps]
+    if any("open" in model.index for model in models):
+        told["open"] = [spans for model in models for spans in model.spans]
+    return told
 
 
 def _with_fitted(model: PackModel, fitted: Fitted) -> PackModel:

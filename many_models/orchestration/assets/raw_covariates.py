@@ -1,5 +1,6 @@
 """raw_covariates: what is known of the future, and attributes of series, copied into the lake."""
 
+from dataclasses import dataclass, field
 from datetime import datetime
 
 import dagster as dg
@@ -97,23 +98,77 @@ def read_attributes(settings: Settings, source: Source) -> pa.Table | None:
     return covariates.attributes_from_source(raw, data.keys, data.attributes)
 
 
-def read_known(
-    settings: Settings, source: Source, lake: Lake, told: list[str] | None = None
-) -> tuple[pa.Table, pa.Table | None, dict[str, str]]:
-    """Covariates, attributes, and what stands for their content (see `covariates.versions`).
+def read_openings(settings: Settings, source: Source, told: list[str] | None = None) -> pa.Table | None:
+    """When series are open, as the source lists it; None without such a table. What is unusable is added to `told`."""
+    from many_models.data import openings
 
-    The content is written down after what it stands for: who reads in between redoes work, and never takes the old rows
-    for the new.
+    table_name, keys = settings.source.openings_table, settings.data.keys
+    if not table_name:
+        return None
+    there = source.columns(table_name)
+    wanted = [name for name in [*keys, openings.OPENS, openings.CLOSES] if name in there]
+    return openings.from_source(source.read_table(table_name, wanted), keys, told)
+
+
+@dataclass(frozen=True)
+class Known:
+    """The tables beside the sales: covariates, attributes and openings (None where the settings name none), what stands
+    for their content (see `covariates.versions`), and what to tell of them.
     """
-    from many_models.data.covariates import versions
 
+    covariates: pa.Table
+    attributes: pa.Table | None
+    openings: pa.Table | None
+    versions: dict[str, str]
+    told: list[str] = field(default_factory=list[str])
+
+    def write(self, lake: Lake) -> None:
+        """Put them into the lake. The content is written down after what it stands for: who reads in between redoes
+        work, and never takes the old rows for the new.
+        """
+        lake.replace(lake_tables.RAW_COVARIATES.name, self.covariates, Filter())
+        if self.attributes is not None:
+            lake.replace(lake_tables.RAW_ATTRIBUTES.name, self.attributes, Filter())
+        there = _readable(lake, lake_tables.RAW_OPENINGS)
+        if self.openings is not None:
+            lake.replace(lake_tables.RAW_OPENINGS.name, self.openings, Filter())
+        elif there is not None and there.num_rows:  # the settings name none any more
+            lake.replace(lake_tables.RAW_OPENINGS.name, there.slice(0, 0), Filter())
+        lake.replace(lake_tables.COVARIATE_VERSIONS.name, pa.Table.from_pylist([self.versions]), Filter())
+
+
+def read_known(settings: Settings, source: Source, lake: Lake) -> Known:
+    """What the source says beside the sales."""
+    from many_models.data.covariates import content_of, versions
+
+    told = list[str]()
     rows, attributes = read_covariates(settings, source, lake, told), read_attributes(settings, source)
-    return rows, attributes, versions(rows, attributes, lake_tables.lake_as_of(lake))
+    listed = read_openings(settings, source, told)
+    content = versions(rows, attributes, lake_tables.lake_as_of(lake))
+    if listed is not None:
+        content["openings"] = content_of(listed)
+    return Known(rows, attributes, listed, content, told)
 
 
-def refuse_loss(settings: Settings, lake: Lake, rows: pa.Table, attributes: pa.Table | None) -> None:
-    """Raise InputError where a copy would take away more than `data.max_loss` of what is known of the time ahead, or of
-    the attributes.
+def openings_findings(settings: Settings, lake: Lake, listed: pa.Table | None) -> list[str]:
+    """Names of the list of openings that no series has, and sales while it says closed."""
+    from many_models.data import openings
+    from many_models.data.content_versions import series_versions
+
+    years = lake_tables.read_if_there(lake, lake_tables.RAW_VERSIONS)
+    if listed is None or years is None:
+        return []
+    keys, frequency = settings.data.keys, settings.data.frequency
+    sales = {name: (first, last) for name, (_, _, first, last) in series_versions(years).items()}
+    when = openings.Openings.of(listed, keys, frequency)
+    return openings.findings(listed, sales, keys) + openings.sold_while_closed(when, sales, frequency)
+
+
+def refuse_loss(
+    settings: Settings, lake: Lake, rows: pa.Table, attributes: pa.Table | None, openings: pa.Table | None = None
+) -> None:
+    """Raise InputError where a copy would take away more than `data.max_loss` of what is known of the time ahead, of
+    the attributes, or of the list of openings.
     """
     from many_models.data.losses import lost_attributes, lost_plan
 
@@ -127,6 +182,8 @@ def refuse_loss(settings: Settings, lake: Lake, rows: pa.Table, attributes: pa.T
         lost := lost_attributes(_readable(lake, lake_tables.RAW_ATTRIBUTES), attributes, most)
     ):
         raise InputError(f"table {source.attributes_table!r}: {lost}")
+    if openings is not None and (lost := lost_attributes(_readable(lake, lake_tables.RAW_OPENINGS), openings, most)):
+        raise InputError(f"table {source.openings_table!r}: {lost}")
 
 
 def _readable(lake: Lake, table: lake_tables.LakeTable, where: Filter | None = None) -> pa.Table | None:
@@ -144,11 +201,16 @@ def build_raw_covariates(settings: Settings) -> dg.AssetsDefinition:
         settings,
         group="data",
         kinds={"deltalake", "table"},
-        code_version=digest(settings.source.covariates_table, settings.source.attributes_table),
+        code_version=digest(
+            settings.source.covariates_table,
+            settings.source.attributes_table,
+            *filter(None, [settings.source.openings_table]),
+        ),
         description=(
             "What is known of the future: prices, promotions, closures, from the covariates table. Where the future is "
             "missing, it is taken as usual, which `known_repeated` records on the predictions, or with "
-            "`data.missing_future` the series fails. And attributes of series, from their own table."
+            "`data.missing_future` the series fails. And attributes of series, and when they are open, from their own "
+            "tables."
         ),
     )
     def raw_covariates(
@@ -159,19 +221,14 @@ def build_raw_covariates(settings: Settings) -> dg.AssetsDefinition:
         refuse_shared_run(context)
         dead_runs.claim_run(context)
         lake_marks.require(context.instance, lake)
-        told = list[str]()
-        rows, attributes, content = read_known(settings, source, lake, told)
-        refuse_loss(settings, lake, rows, attributes)
-        told += findings_of(settings, source, lake, rows)
-        lake.replace(lake_tables.RAW_COVARIATES.name, rows, Filter())
-        if attributes is not None:
-            lake.replace(lake_tables.RAW_ATTRIBUTES.name, attributes, Filter())
-        lake.replace(
-            lake_tables.COVARIATE_VERSIONS.name, pa.Table.from_pylist([content]), Filter()
-        )  # last: see read_known
+        known = read_known(settings, source, lake)
+        rows, told = known.covariates, known.told
+        refuse_loss(settings, lake, rows, known.attributes, known.openings)
+        told += findings_of(settings, source, lake, rows) + openings_findings(settings, lake, known.openings)
+        known.write(lake)
         lake_tables.tell(lake, "raw_covariates", told)
         lake_marks.record_marks(context.instance, lake)
-        version = Upstream(settings).covariates(lake_tables.lake_as_of(lake), content)
+        version = Upstream(settings).covariates(lake_tables.lake_as_of(lake), known.versions)
         metadata: Metadata = {
             "dagster/row_count": rows.num_rows,
             "until": str(pc.max(rows["ds"])),

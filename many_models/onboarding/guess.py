@@ -93,6 +93,7 @@ class InferredSettings:
     profile: TableProfile = field(repr=False)
     missing: Inferred[Missing]
     missing_on: Inferred[dict[str, Missing]]
+    missing_at: Inferred[dict[str, Missing]]
     aggregate: Inferred[Any]
     timezone: Inferred[str]
     available: Inferred[str]
@@ -116,7 +117,7 @@ class InferredSettings:
     def choices(self) -> dict[str, Inferred[object]]:
         """Every guess by the name of its setting, for a table that people read."""
         names = (
-            "table covariates_table keys timestamp target frequency aggregate missing missing_on available "
+            "table covariates_table keys timestamp target frequency aggregate missing missing_on missing_at available "
             "sold_out open_hours timezone season horizon known exposure negatives"
         ).split()
         found: dict[str, Inferred[object]] = {name: getattr(self, name) for name in names}
@@ -148,6 +149,7 @@ class InferredSettings:
         of_rows: tuple[tuple[str, Inferred[Any]], ...] = (
             ("exposure", self.exposure),
             ("missing_on", self.missing_on),
+            ("missing_at", self.missing_at),
             ("aggregate", self.aggregate),
             ("available", self.available),
             ("sold_out", self.sold_out),
@@ -294,6 +296,7 @@ def infer_settings(  # noqa: PLR0913  (each flag of the command that overrules a
         known=_with_names(found_known, found_known.value, renamed),
         missing=absent.missing,
         missing_on=absent.missing_on,
+        missing_at=absent.missing_at,
         aggregate=how,
         timezone=zone,
         exposure=check_exposure(profile, found_target.value, exposure),

@@ -94,9 +94,13 @@ def _on_missing(found: InferredSettings) -> list[Question]:
         return []
     means = {"zero": "nothing was sold", "closed": "the shop was closed", "unknown": "not known: not learned from"}
     others = [other for other in means if other != choice.value]
-    options = [Option(f"{choice.value}: {means[choice.value]}")]
-    options += [Option(f"{other}: {means[other]}", {"missing": other}) for other in others]
-    return [Question("missing", f"What does a period without a row mean? {choice.reason}", tuple(options))]
+    at, everywhere = found.missing_at, ", everywhere" if found.missing_at.value else ""
+    apart = f"; at {', '.join(list(at.value)[:3])}{' …' if len(at.value) > 3 else ''}: " if at.value else ""
+    apart += means[next(iter(at.value.values()))] if at.value else ""
+    options = [Option(f"{choice.value}: {means[choice.value]}{apart}")]
+    options += [Option(f"{other}: {means[other]}{everywhere}", {"missing": other}) for other in others]
+    reason = choice.reason if choice.reason == at.reason or not at.value else f"{choice.reason}. {at.reason}"
+    return [Question("missing", f"What does a period without a row mean? {reason}", tuple(options))]
 
 
 def _on_aggregate(found: InferredSettings) -> list[Question]:

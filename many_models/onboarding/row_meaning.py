@@ -12,6 +12,8 @@ from many_models.onboarding.profile import codes_of, name_suggests
 from many_models.settings import WEEKDAYS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from many_models.onboarding.profile import TableProfile
@@ -21,6 +23,8 @@ Aggregate = Literal["", "sum", "mean", "count"]
 _FEW = 0.02  # a share of periods or rows that is no rule of the table
 _LEVELS = "price temperature temp rate percent pct ratio level share stock inventory kw load index score".split()
 _ORDERS = "order invoice receipt transaction ticket bill beleg bon rechnung auftrag facture pedido kassenbon".split()
+_SITES = 200  # values of the first key that are looked at one by one
+_TOLD = 60  # periods that can tell what a store's missing rows mean
 _CELLS = 4_000_000  # of the series × period matrix that the evidence is taken from
 
 
@@ -157,10 +161,11 @@ def steady_in_periods(
 
 @dataclass(frozen=True)
 class MissingRows:
-    """What a period without a row means: in general, and by weekday."""
+    """What a period without a row means: in general, by weekday, and for single values of the first key."""
 
     missing: Inferred[Missing]
     missing_on: Inferred[dict[str, Missing]]
+    missing_at: Inferred[dict[str, Missing]] = Inferred({}, "")  # noqa: RUF009  (it is frozen)
 
 
 def infer_missing(
@@ -172,7 +177,8 @@ def infer_missing(
 
     Weekdays without rows are closed. Gaps that all series of the first key share are closed days. Where no row is zero
     and gaps come independently of each other, as between the events of a Poisson process, nothing was sold. Where zeros
-    are in rows of their own, a missing row is unknown.
+    are in rows of their own, a missing row is unknown. Where values of the first key differ in that, each has its own
+    meaning.
     """
     if given:
         return MissingRows(Inferred(given, "given"), Inferred({}, ""))  # pyright: ignore[reportArgumentType]
@@ -193,12 +199,61 @@ def infer_missing(
         reason = f"rows are summed up, and a period without one ({share:.1%} of them) sold nothing"
         return MissingRows(Inferred("zero", reason + sparse.example(gaps), "likely", ('missing = "unknown"',)), on)
     if share <= _FEW:
-        return MissingRows(Inferred("unknown", f"{share:.1%} of the periods have no row", "sure"), on)
+        few: Inferred[Missing] = Inferred("unknown", f"{share:.1%} of the periods have no row", "sure")
+        return MissingRows(few, on, _by_site(profile, target, frequency, few, weekdays)[1])
     order = _order_column(profile, target)
     if order and share > 0.5 and sparse.zeros < 0.2 * share:
         reason = f"{share:.0%} of the periods have no row, and {order} makes a row an order: a row only when one came"
         return MissingRows(Inferred("zero", reason + sparse.example(gaps), "likely", ('missing = "unknown"',)), on)
-    return MissingRows(_meaning_of_gaps(sparse, inside, gaps, float(share)), on)
+    found = _meaning_of_gaps(sparse, inside, gaps, float(share))
+    general, at = _by_site(profile, target, frequency, found, weekdays)
+    return MissingRows(general, on, at)
+
+
+def _by_site(
+    profile: TableProfile, target: str, frequency: str, found: Inferred[Missing], weekdays: dict[str, Missing]
+) -> tuple[Inferred[Missing], Inferred[dict[str, Missing]]]:
+    """What missing rows mean in general, which is `found` of all rows, and for those values of the first key that are
+    otherwise: a till that exports sales alone beside stores that write zeros, too.
+    """
+    tills, writers, count = dict[str, str](), dict[str, float](), 0
+    for site, sparse in _sites(profile, target, frequency):
+        inside, count = sparse.inside, count + 1
+        if weekdays:
+            inside = inside & ~np.isin((sparse.periods + 3) % 7, [WEEKDAYS.index(day) for day in weekdays])
+        gaps = inside & ~sparse.there
+        share = float(gaps.sum() / max(1, inside.sum()))
+        if sparse.zeros > _FEW:
+            writers[site] = share
+        elif share > _FEW and inside.sum() >= _TOLD:
+            own = _meaning_of_gaps(sparse, inside, gaps, share)
+            if own.value == "zero":
+                tills[site] = own.reason
+    if not tills or not writers:
+        return found, Inferred({}, "")
+    site, reason = next(iter(tills.items()))
+    key, named = profile.keys[0], ", ".join([*tills][:3]) + (f" and {len(tills) - 3:,} more" if len(tills) > 3 else "")
+    why = f"{len(tills):,} of {count:,} values of {key} write rows for sales only ({named}), others write zeros, too"
+    if len(tills) * 2 > count:
+        at: dict[str, Missing] = {name: "unknown" for name, share in writers.items() if share > _FEW}
+        return Inferred("zero", why, "likely", ('missing = "unknown"',)), Inferred(at, why, "likely")
+    general = found if found.value != "zero" else Inferred[Missing]("unknown", why, "likely", ('missing = "zero"',))
+    return general, Inferred(dict.fromkeys(tills, "zero"), f"{why}. {site}: {reason}", "likely")
+
+
+def _sites(profile: TableProfile, target: str, frequency: str) -> Iterator[tuple[str, _Presence]]:
+    """Each value of the first of several keys, where they are at most _SITES, and which rows its series have."""
+    if len(profile.keys) < 2:
+        return
+    rows, first = profile.some_series, profile.columns[profile.keys[0]]
+    codes = codes_of(profile.group(profile.keys[:1], rows))
+    if not 2 <= int(codes.max()) + 1 <= _SITES:
+        return
+    for code in range(int(codes.max()) + 1):
+        own = rows[codes == code]
+        sparse = _Presence.of(profile, target, frequency, own)
+        if sparse is not None:
+            yield _shown(first.levels[first.codes[own[0]]]), sparse
 
 
 def _meaning_of_gaps(
@@ -286,9 +341,11 @@ class _Presence:
     names: list[str]
 
     @classmethod
-    def of(cls, profile: TableProfile, target: str, frequency: str) -> _Presence | None:
-        """None for a table of a few periods."""
-        rows = profile.some_series
+    def of(
+        cls, profile: TableProfile, target: str, frequency: str, rows: NDArray[np.int64] | None = None
+    ) -> _Presence | None:
+        """Of `rows` (default: those of some series); None for a table of a few periods."""
+        rows = profile.some_series if rows is None else rows
         number = periods_of(profile.ds[rows], frequency)
         first, count = int(number.min()), int(number.max() - number.min()) + 1
         series = codes_of(profile.series[rows])

@@ -44,8 +44,11 @@ def openings(*rows: tuple[object, ...], frequency: str = "D") -> Openings:
 
 def spans(*rows: tuple[object, ...], series: str = "new__tea", frequency: str = "D") -> list[tuple[str, str]]:
     found = openings(*rows, frequency=frequency).of_series([series]).get(series, ())
-    return [tuple("" if abs(at) == loader.FAR else str(loader.stamps(np.array([at]), frequency)[0])[:10] for at in one)
-            for one in found]  # fmt: skip
+
+    def text(at: int) -> str:
+        return "" if abs(at) == loader.FAR else str(loader.stamps(np.array([at]), frequency)[0])[:10]
+
+    return [(text(first), text(last)) for first, last in found]
 
 
 def test_a_series_is_open_while_all_that_names_it_is() -> None:
@@ -225,7 +228,7 @@ def test_parts_of_a_forecast_add_up_where_it_is_closed() -> None:
 def test_packs_of_both_kinds_go_together_and_apart() -> None:
     two = [trained().select(["rebuilt__tea"]), trained(known=False).select(["same__tea"])]
     merged = PackModel.merge(two)
-    assert merged.index["open"] == [*trained().select(["rebuilt__tea"]).index["open"], []]
+    assert merged.index["open"] == [*trained().select(["rebuilt__tea"]).spans, []]
     assert PackModel.from_files(merged.files()).predict(None).equals(pa.concat_tables([m.predict(None) for m in two]))
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from many_models.onboarding.guess import InferredSettings, infer_settings
 from many_models.onboarding.questions import questions_of
+from many_models.onboarding.report_page import report_page
 from many_models.settings import load_settings
 
 if TYPE_CHECKING:
@@ -64,6 +65,45 @@ def test_days_without_a_row_of_a_whole_store_are_closed(tmp_path: Path) -> None:
     shut = {store: set(rng.choice(frame["date"].unique(), 40, replace=False)) for store in ("s0", "s1")}
     gone = [day in shut[store] for store, day in zip(frame["store"], frame["date"].to_numpy(), strict=True)]
     assert guessed(tmp_path, frame[~np.array(gone)]).missing.value == "closed"
+
+
+def mixed(tills: set[str], gaps: float = 0.1) -> pd.DataFrame:
+    """Four stores that sell half a unit a day; `tills` write rows for sales alone, the others lose some rows."""
+    frame = sales(rate=0.5, series=12).assign(
+        store=lambda rows: "s" + rows["item"].str[1:].astype(int).mod(4).astype(str)
+    )
+    lost = np.random.default_rng(3).random(len(frame)) < gaps
+    return frame[np.where(frame["store"].isin(tills), frame["units"] > 0, ~lost)]
+
+
+def test_a_till_beside_stores_that_write_zeros_has_its_own_meaning(tmp_path: Path) -> None:
+    found = guessed(tmp_path, mixed({"s2"}))
+    assert (found.missing.value, found.missing_at.value) == ("unknown", {"s2": "zero"})
+    (question,) = [asked for asked in questions_of(found) if asked.about == "missing"]
+    assert question.options[0].text == "unknown: not known: not learned from; at s2: nothing was sold"
+    assert "1 of 4 values of store write rows for sales only (s2)" in question.text
+    assert "<td>missing_at</td><td>s2 zero</td>" in report_page(found)
+    (tmp_path / "many_models.toml").write_text(found.to_toml("sqlite:///x.db"))
+    assert load_settings(tmp_path / "many_models.toml").data.missing_at == {"s2": "zero"}
+    everywhere = guessed(tmp_path, mixed({"s2"}), **question.options[1].change)
+    assert (everywhere.missing.value, everywhere.missing_at.value) == ("zero", {})
+
+
+@pytest.mark.parametrize(
+    ("tills", "gaps", "missing", "at"),
+    [
+        ({"s2"}, 0.0, "unknown", {"s2": "zero"}),
+        ({"s0", "s1", "s2"}, 0.1, "zero", {"s3": "unknown"}),
+        ({"s0", "s1", "s2"}, 0.0, "zero", {}),
+        ({"s0", "s1", "s2", "s3"}, 0.0, "zero", {}),
+        (set(), 0.1, "unknown", {}),
+    ],
+)
+def test_each_store_has_its_own_evidence(
+    tmp_path: Path, tills: set[str], gaps: float, missing: str, at: dict[str, str]
+) -> None:
+    found = guessed(tmp_path, mixed(tills, gaps))
+    assert (found.missing.value, found.missing_at.value) == (missing, at)
 
 
 def test_lost_records_and_recorded_zeros_are_unknown(tmp_path: Path) -> None:

@@ -1173,8 +1173,8 @@ def _check_open(index):
     if not isinstance(spans, list | tuple) or len(spans) != len(index["series"]):
         raise ValueError("index.json: open does not have spans for each series")
     for own in spans:
-        flat = [at for span in own for at in span] if isinstance(own, list | tuple) else [None]
-        pairs = all(len(span) == 2 for span in own) if flat != [None] else False
+        pairs = isinstance(own, list | tuple) and all(isinstance(s, list | tuple) and len(s) == 2 for s in own)
+        flat = [at for span in own for at in span] if pairs else []
         if not pairs or not all(_whole(at, -FAR, FAR) for at in flat) or flat != sorted(flat):
             raise ValueError("index.json: open does not have spans for each series")
 

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from many_models.data.findings import of_names
 from many_models.keys import folded
 from many_models.onboarding.profile import codes_of
 
@@ -111,6 +112,17 @@ def variants_in(profile: TableProfile, keys: Sequence[str]) -> dict[str, dict[st
             if len(same) > 1 and not _overlap(profile, keys, key, same):
                 names = {column.levels[number]: column.levels[best] for number in same if number != best}
                 found.setdefault(key, {}).update(names)
+    return found
+
+
+def alike_in(profile: TableProfile, keys: Sequence[str]) -> list[str]:
+    """Sentences on names that look like one and stay several series, see `findings.of_names`."""
+    found = list[str]()
+    for key in keys:
+        column = profile.columns[key]
+        used = [column.levels[number] for number in np.unique(column.codes[column.codes >= 0])]
+        texts = [level for level in used if isinstance(level, str)]
+        found += of_names(pa.table({key: pa.array(texts, pa.string())}), [key])
     return found
 
 

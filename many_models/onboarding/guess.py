@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from many_models.errors import InputError
-from many_models.onboarding.cleaning import merged, totals_in, variants_in, without
+from many_models.onboarding.cleaning import alike_in, merged, totals_in, variants_in, without
 from many_models.onboarding.column_roles import (
     TARGETS,
     TIMES,
@@ -278,6 +278,7 @@ def infer_settings(  # noqa: PLR0913  (each flag of the command that overrules a
     warnings = [
         *reader.notes,
         *_told(totals, look.variants, planned, plan.value, _early_text(profile)),
+        *alike_in(profile, look.keys.value),
         *warnings_of(profile, found_target.value, found_frequency.value, reader.kind, how.value, absent.missing.value),
         *([f"only the first {rows.num_rows:,} rows were looked at"] if more else []),
     ]

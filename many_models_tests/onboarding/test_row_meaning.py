@@ -217,7 +217,10 @@ def test_names_written_in_two_ways_are_one_series(tmp_path: Path) -> None:
     assert found.series == 4
     assert found.variants == {"item": {"I1 ": "i1"}, "store": {"S0": "s0", "S1": "s1"}}
     both = pd.concat([sales(series=4), sales(series=4).assign(item=lambda rows: rows["item"].str.upper())])
-    assert guessed(tmp_path, both).variants == {}  # both sell on the same days: two items
+    two = guessed(tmp_path, both)
+    assert two.variants == {}  # both sell on the same days: two items
+    assert any("names in item that differ in case, blanks or accents alone" in told for told in two.warnings)
+    assert not any("that differ in case" in told for told in found.warnings)
 
 
 def test_a_strong_promotion_is_no_leak_and_a_random_flag_not_known(tmp_path: Path) -> None:

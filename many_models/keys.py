@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
-from many_models.errors import InputError
+from many_models.errors import InputError, IntegrityError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -144,6 +144,16 @@ def files_sha256(files: Mapping[str, bytes]) -> str:
             hasher.update(len(part).to_bytes(8, "big"))
             hasher.update(part)
     return hasher.hexdigest()
+
+
+def verified(files: Mapping[str, bytes], sha256: str, ref: str) -> Mapping[str, bytes]:
+    """`files`, when they are the ones that were stored as `ref`. Raises IntegrityError."""
+    if (got := files_sha256(files)) != sha256:
+        raise IntegrityError(
+            f"pack {ref}: its {len(files)} files are not what was stored (sha256 {got[:12]}, expected {sha256[:12]}): "
+            "damaged, cut off or swapped; restore the files or roll back to another release"
+        )
+    return files
 
 
 def pack_of(key: SeriesKey, keys: Sequence[str], by: Sequence[str], buckets: int) -> str:

@@ -279,8 +279,8 @@ class TrainTask:
 class ScoreTask:
     """Forecast a chunk from `cutoff`: table `predictions` of `PackModel.predict`, with `model` and `pack`.
 
-    `models` maps a series to the reference of the production pack that serves it and the folder that holds the pack's
-    verified files, or that `packs` has in its place; a series without one is served by its own seasonal naive
+    `models` maps a series to the reference of the production pack that serves it and the file that holds the verified
+    pack, or that `packs` has in its place; a series without one is served by its own seasonal naive
     (fallback `no_champion`). Without `repeat` a series whose model needs a known covariate that is missing fails. With
     a `factor` forecasts beyond so many times what a series ever did become its usual value (fallback `out_of_bounds`).
     With `drivers` there is the table `drivers`, too: what the first so many steps of models' forecasts are made of.
@@ -311,8 +311,8 @@ class ScoreTask:
     def for_chunk(self, chunk: Chunk) -> ScoreTask:
         """See `NarrowingTask.for_chunk`: the models of the chunk's series, with the files of their packs."""
         models = _of(self.models, chunk)
-        there = {folder for _, folder in models.values() if Path(folder).is_dir()}
-        return replace(self, models=models, packs={folder: _files(folder) for folder in sorted(there)})
+        there = {path for _, path in models.values() if Path(path).is_file()}
+        return replace(self, models=models, packs={path: _files(path) for path in sorted(there)})
 
     def __call__(self, chunk: Chunk) -> ChunkResult:
         """Read what the chunk's models have not seen of its datasets, and forecast what follows the cutoff."""
@@ -328,8 +328,8 @@ class ScoreTask:
                 if model is None:
                     parts.append(self._naive(self._rows(chunk.pack, series), series, future))
                     continue
-                ref, folder = model
-                files = self.packs[folder] if folder in self.packs else _files(folder)
+                ref, path = model
+                files = self.packs[path] if path in self.packs else _files(path)
                 pack = PackModel.from_files(files, f"pack {ref}")
                 found, broken = self._forecasts(pack, ref, chunk.pack, series, future)
                 parts += found
@@ -470,8 +470,11 @@ def _of(values: Mapping[str, T], chunk: Chunk) -> dict[str, T]:
     return {name: values[name] for name in chunk.series if name in values}
 
 
-def _files(folder: str) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+def _files(pack: str) -> dict[str, bytes]:
+    """The files of a pack that was fetched (see `data.pack_folder`) into the file `pack`."""
+    from many_models.data.pack_file import parted
+
+    return {name: bytes(view) for name, view in parted(memoryview(Path(pack).read_bytes())).items()}
 
 
 def _finite(trained: Trained, horizon: int) -> pa.Array:

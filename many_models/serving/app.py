@@ -216,7 +216,7 @@ def _add_health(app: FastAPI, service: Service, metrics: Metrics) -> None:
 def health_of(service: Service) -> Health:
     """How it stands."""
     contact, current = service.follower.contact, service.follower.current
-    degraded = not contact.reachable or contact.refused or service.shelf.full
+    degraded = not contact.reachable or contact.refused or service.packs.full
     status = "degraded" if degraded else "ready"
     if current is None:
         status = "not_ready"
@@ -228,7 +228,7 @@ def health_of(service: Service) -> Health:
         registry="reachable" if contact.reachable else "away",
         registry_seconds=round(time.monotonic() - contact.since, 1),
         refused_release=contact.refused,
-        disk="full" if service.shelf.full else "ok",
+        disk="full" if service.packs.full else "ok",
     )
 
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic_core import to_json
 
+from many_models.data.pack_file import arrays
 from many_models.errors import IntegrityError, SeriesError
 from many_models.forecasting.explanation import compare_row, explain_in_words, explain_row
 from many_models.forecasting.pack import mm_pack_v1 as loader
-from many_models.serving.pack_file import arrays
 
 if TYPE_CHECKING:
     import mmap
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from many_models.serving.release_index import PackId
+    from many_models.data.release_index import PackId
 
 DIGITS = 8
 TINY, HUGE = 1e-280, 1e280  # beyond them numbers are rounded as if they were about one

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
     from concurrent.futures import Executor
 
+    from many_models.data.release_index import PackId
     from many_models.serving.loaded_pack import LoadedPack
-    from many_models.serving.release_index import PackId
 
 REMEMBERED = 1_000  # packs whose failure is remembered
 TRANSIENT_SECONDS, PERMANENT_SECONDS = 1.0, 30.0  # for so long

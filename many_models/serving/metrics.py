@@ -76,7 +76,7 @@ class _OfService:
             ("registry_up", int(contact.reachable), "1 when the registry answered last time."),
             ("registry_seconds", time.monotonic() - contact.since, "Seconds since the registry answered."),
             ("release_refused", int(bool(contact.refused)), "1 when the newest release is refused."),
-            ("disk_full", int(self._service.shelf.full), "1 when packs cannot be kept on the local disk."),
+            ("disk_full", int(self._service.packs.full), "1 when packs cannot be kept on the local disk."),
             ("release_series", len(current) if current else 0, "Series in the live release."),
             ("release_timestamp_seconds", current.created_at.timestamp() if current else 0, "When it was made."),
         ):

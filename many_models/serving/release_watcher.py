@@ -9,17 +9,15 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from many_models.data.release_index import ReleaseIndex
 from many_models.errors import IntegrityError, ManyModelsError, TransientError, UnavailableError
-from many_models.serving.release_index import Catalogue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
     from concurrent.futures import Executor
-    from pathlib import Path
 
-    from many_models.ports import ProductionRegistry
-    from many_models.serving.disk_cache import Shelf
-    from many_models.serving.release_index import PackId
+    from many_models.data.release_cache import ReleaseCache
+    from many_models.data.release_index import PackId
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -45,16 +43,14 @@ class Follower:
 
     def __init__(
         self,
-        production: ProductionRegistry,
-        shelf: Shelf,
-        stored: Path,
+        releases: ReleaseCache,
         hot: Callable[[], Collection[tuple[str, ...]]],
         threads: Executor,
         every: float,
     ) -> None:
-        self.current: Catalogue | None = None
+        self.current: ReleaseIndex | None = None
         self.contact = RegistryStatus(since=time.monotonic())
-        self._production, self._shelf, self._stored, self._hot = production, shelf, stored, hot
+        self._releases, self._hot = releases, hot
         self._threads, self._every = threads, every
         self._task: asyncio.Task[None] | None = None
         self._again_at = 0.0
@@ -83,7 +79,7 @@ class Follower:
         contact = self.contact
         contact.asked += 1
         try:
-            live = await self._off_loop(self._production.live_id, PATIENCE)
+            live = await self._off_loop(self._releases.production.live_id, PATIENCE)
             _require(live)
             contact.reachable, contact.since, contact.problem = True, time.monotonic(), ""
             if self.current is not None and live == self.current.release_id:
@@ -122,13 +118,13 @@ class Follower:
         log.info("release %s is live, after %s", found.release_id, before.release_id if before else "none")
         await self._off_loop(lambda: self._remember(found, before))
 
-    def _read(self) -> Catalogue:
-        release = self._production.live()
+    def _read(self) -> ReleaseIndex:
+        release = self._releases.production.live()
         _require(release.release_id if release else "")
         assert release is not None
-        return Catalogue.of(release)
+        return ReleaseIndex.of(release)
 
-    def _verify(self, found: Catalogue) -> None:
+    def _verify(self, found: ReleaseIndex) -> None:
         """Fetches and verifies the packs that will serve what is loaded now; at the start nothing is."""
         wanted: dict[PackId, None] = {}
         hot = [series for series in self._hot() if series]
@@ -139,21 +135,18 @@ class Follower:
         if not hot and self.current is not None and len(found):
             wanted[found.pack(0)] = None
         for pack in wanted:
-            self._shelf.open(pack)
+            self._releases.packs.open(pack)
 
-    def _remember(self, found: Catalogue, before: Catalogue | None) -> None:
+    def _remember(self, found: ReleaseIndex, before: ReleaseIndex | None) -> None:
         """For a start without the registry; packs of older releases are not needed any more."""
         try:
-            self._stored.parent.mkdir(parents=True, exist_ok=True)
-            found.save(self._stored)
-            if before is not None:
-                self._shelf.keep_only({*found.packs, *before.packs})
+            self._releases.keep(found, [before] if before is not None else None)
         except OSError as error:
             log.warning("release %s cannot be kept on the local disk: %s", found.release_id, error.strerror)
 
     async def _recall(self) -> None:
         try:
-            self.current = await self._off_loop(lambda: Catalogue.load(self._stored))
+            self.current = await self._off_loop(self._releases.kept)
         except FileNotFoundError:
             return
         except ManyModelsError as error:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from many_models.data.release_cache import ReleaseCache
 from many_models.errors import IntegrityError, ManyModelsError, SeriesError, TransientError, UnavailableError
-from many_models.serving.disk_cache import Shelf
 from many_models.serving.loaded_pack import LoadedPack, Question
 from many_models.serving.memory_cache import PackCache
 from many_models.serving.release_watcher import Follower
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     import mmap
     from collections.abc import Callable, Sequence
 
+    from many_models.data.release_index import PackId, ReleaseIndex
     from many_models.ports import Lake, ProductionRegistry
-    from many_models.serving.release_index import Catalogue, PackId
     from many_models.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -64,11 +64,10 @@ class Service:
         self._computing = ThreadPoolExecutor(len(os.sched_getaffinity(0)), "compute")
         self._watching = ThreadPoolExecutor(2, "watch")
         self.reading = ThreadPoolExecutor(1, "read")
-        self.shelf = Shelf(folder / "packs", production, int(serve.disk_mb * 1e6), fetched)
+        releases = ReleaseCache(production, folder, int(serve.disk_mb * 1e6), fetched)
+        self.packs = releases.packs
         self.cache = PackCache(int(serve.memory_mb * 1e6), self._size, self._load, self._loading)
-        self.follower = Follower(
-            production, self.shelf, folder / "release.npz", self._hot, self._watching, serve.poll_seconds
-        )
+        self.follower = Follower(releases, self._hot, self._watching, serve.poll_seconds)
 
     async def start(self) -> None:
         """Compile, find the live release, follow it."""
@@ -85,7 +84,7 @@ class Service:
             threads.shutdown(wait=False, cancel_futures=True)
 
     @property
-    def release(self) -> Catalogue:
+    def release(self) -> ReleaseIndex:
         """The release that answers now. Raises NotReadyError."""
         if (current := self.follower.current) is None:
             raise NotReadyError("there is no release yet: the registry is away or nothing has been promoted")
@@ -93,19 +92,19 @@ class Service:
 
     # --- loading ------------------------------------------------------------------------------------------------
     async def _size(self, pack: PackId) -> int:
-        if (size := self.shelf.size(pack)) is not None:
+        if (size := self.packs.size(pack)) is not None:
             return size
         return await asyncio.get_running_loop().run_in_executor(self._fetching, self._fetched_size, pack)
 
     def _fetched_size(self, pack: PackId) -> int:
-        opened = self.shelf.open(pack)
-        if (size := self.shelf.size(pack)) is None:  # the disk is full: it must not be fetched twice
+        opened = self.packs.open(pack)
+        if (size := self.packs.size(pack)) is None:  # the disk is full: it must not be fetched twice
             self._opened[pack] = opened
             return len(opened[0])
         return size
 
     def _load(self, pack: PackId) -> LoadedPack:
-        opened = self._opened.pop(pack, None) or self.shelf.open(pack)
+        opened = self._opened.pop(pack, None) or self.packs.open(pack)
         try:
             return LoadedPack(pack, *opened, self.settings.serve.language)
         except ManyModelsError:
@@ -142,7 +141,7 @@ class Service:
             await self._finish(pending, deadline)
         return _outcome(release, release.cutoffs(numbers), asked)
 
-    def _by_pack(self, release: Catalogue, numbers: Sequence[int], asked: _Asked) -> dict[PackId, list[int]]:
+    def _by_pack(self, release: ReleaseIndex, numbers: Sequence[int], asked: _Asked) -> dict[PackId, list[int]]:
         """The places of the questions about each pack; series that the release does not serve get their error."""
         groups: dict[int, list[int]] = {}
         for place, code in enumerate(release.codes(numbers)):
@@ -246,7 +245,7 @@ class _Asked:
         return left
 
 
-def _outcome(release: Catalogue, cutoffs: Sequence[str], asked: _Asked) -> Outcome:
+def _outcome(release: ReleaseIndex, cutoffs: Sequence[str], asked: _Asked) -> Outcome:
     parts: list[bytes] = []
     failed: dict[str, int] = {}
     ends = {cutoff: b',"age_days":%d}' % age_days(cutoff) for cutoff in set(cutoffs)}

@@ -167,20 +167,24 @@ def run_predictions(settings, instance) -> None:
 
 
 def test_a_pack_damaged_in_the_cache_is_fetched_again(project: Project, tmp_path: Path) -> None:
+    from many_models.data.release_cache import ReleaseCache
     from many_models.orchestration.assets.predictions import fetch_models
 
     production = build_production(project.settings())
     live = production.live()
     assert live is not None
     live = replace(live, champions={STORES[5]: live.champions[STORES[5]]})
-    (tmp_path / "of yesterday").mkdir()
-    models, failed = fetch_models(production, live, [STORES[5]], tmp_path)
+    cache = ReleaseCache(production, tmp_path)
+    (tmp_path / "packs").mkdir()
+    (tmp_path / "packs" / "yesterday.pack").write_bytes(b"")
+    assert cache.live() is not None
+    models, failed = fetch_models(cache.packs, live, [STORES[5]])
     assert failed == []
-    (folder,) = tmp_path.iterdir()
-    whole = (folder / "weights.npy").read_bytes()
-    (folder / "weights.npy").write_bytes(whole[:-3])
-    assert fetch_models(production, live, [STORES[5]], tmp_path) == (models, [])
-    assert (folder / "weights.npy").read_bytes() == whole
+    (file,) = (tmp_path / "packs").iterdir()
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-3])
+    assert fetch_models(cache.packs, live, [STORES[5]]) == (models, [])
+    assert file.read_bytes() == whole
 
 
 def test_a_production_store_that_is_away_is_an_error_and_not_a_day_without_models(project: Project) -> None:
@@ -229,7 +233,7 @@ def test_while_the_production_store_is_away_the_last_release_scores_and_says_so(
 
     # one pack is not at hand, one series has been promoted since: these wait, the third is scored
     packs = project.root / "var" / "cache" / "packs"
-    shutil.rmtree(packs / live.champions[STORES[1]].sha256)
+    (packs / f"{live.champions[STORES[1]].sha256}.pack").unlink()
     table = build_lake(settings).read("champions")
     staging = ["newer/9" if name == STORES[2] else old for name, old in zip(
         table["series_id"].to_pylist(), table["staging"].to_pylist(), strict=True)]  # fmt: skip
@@ -253,12 +257,12 @@ def test_while_the_production_store_is_away_the_last_release_scores_and_says_so(
     assert predictions_of(project) == before
 
 
-@pytest.mark.parametrize("memory", [None, b"", b'{"champions": 3}', b"[]"])
+@pytest.mark.parametrize("memory", [None, b"", b'{"champions": 3}', b"PK"])
 def test_without_a_release_to_remember_a_store_that_is_away_is_an_error(tmp_path: Path, memory: bytes | None) -> None:
     from many_models.adapters.registry.mlflow_production import MlflowProduction
-    from many_models.orchestration.release_cache import live_or_cached
+    from many_models.data.release_cache import ReleaseCache
 
     if memory is not None:
-        (tmp_path / "release.json").write_bytes(memory)
+        (tmp_path / "release.npz").write_bytes(memory)
     with pytest.raises(UnavailableError, match=r"127\.0\.0\.1:9"):
-        live_or_cached(MlflowProduction("http://127.0.0.1:9"), tmp_path / "release.json")
+        ReleaseCache(MlflowProduction("http://127.0.0.1:9"), tmp_path).live()

@@ -8,12 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from many_models.data.pack_file import in_memory, joined, parted
+from many_models.data.release_index import PackId
 from many_models.errors import IntegrityError
 from many_models.forecasting import PackModel, Spec, pool, pooling, prepare, train, trees
 from many_models.forecasting.pack import mm_pack_v1 as loader
 from many_models.serving.loaded_pack import LoadedPack
-from many_models.serving.pack_file import in_memory, joined, parted
-from many_models.serving.release_index import PackId
 from many_models_tests.forecasting.histories import AS_OF, SPEC, rows_of, sales
 
 

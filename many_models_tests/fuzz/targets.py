@@ -10,6 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from many_models.data.pack_file import in_memory, joined, parted
+from many_models.data.release_index import PackId
 from many_models.errors import InputError, ManyModelsError, SettingsError
 from many_models.forecasting import PackModel
 from many_models.keys import SeriesKey
@@ -18,8 +20,6 @@ from many_models.onboarding.readers import head
 from many_models.serving.api_keys import SHORTEST_KEY, _keys_of
 from many_models.serving.bodies import BodyError, parse
 from many_models.serving.loaded_pack import LoadedPack
-from many_models.serving.pack_file import in_memory, joined, parted
-from many_models.serving.release_index import PackId
 from many_models.serving.service import _answers
 from many_models.settings import ServeSettings, load_settings
 from many_models_tests.support.serving_parts import ITEMS, trained

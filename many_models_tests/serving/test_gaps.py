@@ -13,14 +13,14 @@ import pytest
 
 from many_models.adapters.lake.memory import MemoryLake
 from many_models.data.lake_tables import DATASETS
+from many_models.data.pack_file import in_memory, joined, parted
+from many_models.data.release_index import PackId
 from many_models.errors import IntegrityError
 from many_models.forecasting import PackModel, prepare, train
 from many_models.forecasting.gaps import weekday_letters
 from many_models.ports import Filter
 from many_models.serving.loaded_pack import LoadedPack, Observation, Question
 from many_models.serving.observations import with_observations
-from many_models.serving.pack_file import in_memory, joined, parted
-from many_models.serving.release_index import PackId
 from many_models.settings import Settings
 from many_models_tests.forecasting.histories import AS_OF, SPEC, table
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from many_models.data import pack_file
+from many_models.data.pack_folder import PackFolder
+from many_models.data.release_index import PackId
 from many_models.errors import IntegrityError
 from many_models.forecasting import PackModel
 from many_models.ports import PackUpload
-from many_models.serving import pack_file
-from many_models.serving.disk_cache import Shelf
 from many_models.serving.loaded_pack import LoadedPack
-from many_models.serving.release_index import PackId
 from many_models_tests.support.serving_parts import ITEMS, Registry, asked, forecasts, pack, trained
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def test_a_local_disk_of_any_kind_costs_a_fetch_and_no_forecast(tmp_path: Path, 
         whole = pack_file.joined(registry.production.files(known.ref, known.sha256))
         odd = pack_file.MAGIC + (20).to_bytes(8, "little") + b'{"a": 1e999, "b": 1}'
         path.write_bytes({"cut": whole[:-1000], "empty": b"", "odd table": odd}[how])
-    shelf = Shelf(folder, registry, 10**9, lambda _: None)
+    shelf = PackFolder(folder, registry, 10**9, lambda _: None)
     block, files = shelf.open(known)
     assert LoadedPack(known, block, files).series == tuple(f"a__{item}" for item in ITEMS)
 

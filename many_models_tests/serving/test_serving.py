@@ -22,13 +22,13 @@ import pytest
 from many_models.adapters.lake.memory import MemoryLake
 from many_models.adapters.registry import rules
 from many_models.data.lake_tables import DATASETS, RAW_COVARIATES
+from many_models.data.pack_file import joined, parted
+from many_models.data.release_index import ReleaseIndex
 from many_models.errors import IntegrityError
 from many_models.forecasting import PackModel, train
 from many_models.forecasting.spec import Custom
 from many_models.ports import Champion, Filter, PackUpload, Release
 from many_models.serving.loaded_pack import rounded
-from many_models.serving.pack_file import joined, parted
-from many_models.serving.release_index import Catalogue
 from many_models.serving.service import FETCHERS
 from many_models.settings import ServeSettings
 from many_models_tests.forecasting.histories import AS_OF, SPEC, rows_of, sales
@@ -566,7 +566,7 @@ def test_a_catalogue_finds_every_series_of_a_release_and_no_other(tmp_path: Path
     uploads = [PackUpload(f"p{i}", {"a": b"x"}, tuple(f"{name}{i}" for name in odd)) for i in range(3)]
     registry = Registry()
     release = registry.production.publish(draft(None, uploads))
-    for catalogue in (Catalogue.of(release), _stored(Catalogue.of(release), tmp_path)):
+    for catalogue in (ReleaseIndex.of(release), _stored(ReleaseIndex.of(release), tmp_path)):
         names = list(release.champions)
         found = catalogue.find(names)
         assert [catalogue.champion(number) for number in found] == list(release.champions.values())
@@ -574,9 +574,9 @@ def test_a_catalogue_finds_every_series_of_a_release_and_no_other(tmp_path: Path
         assert (catalogue.release_id, catalogue.created_at) == (release.release_id, release.created_at)
 
 
-def _stored(catalogue: Catalogue, folder: Path) -> Catalogue:
+def _stored(catalogue: ReleaseIndex, folder: Path) -> ReleaseIndex:
     catalogue.save(folder / "release.npz")
-    return Catalogue.load(folder / "release.npz")
+    return ReleaseIndex.load(folder / "release.npz")
 
 
 @pytest.mark.parametrize("cut", [0, 10, 200, -1])
@@ -584,11 +584,11 @@ def test_a_damaged_catalogue_is_told_from_a_missing_one(tmp_path: Path, cut: int
     registry = Registry(pack("a"))
     path = tmp_path / "release.npz"
     with pytest.raises(FileNotFoundError):
-        Catalogue.load(path)
-    Catalogue.of(registry.production.live()).save(path)
+        ReleaseIndex.load(path)
+    ReleaseIndex.of(registry.production.live()).save(path)
     path.write_bytes(path.read_bytes()[:cut])
     with pytest.raises(IntegrityError, match="delete it"):
-        Catalogue.load(path)
+        ReleaseIndex.load(path)
 
 
 def test_a_manifest_is_the_same_whatever_the_pieces_are_that_it_is_read_in(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -612,10 +612,10 @@ def test_a_manifest_that_ends_early_is_damaged() -> None:
 
 
 def test_series_with_the_same_hash_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    from many_models.serving import release_index
+    from many_models.data import release_index
 
     monkeypatch.setattr(release_index, "hash", lambda _: 7, raising=False)
-    found = release_index.Catalogue.of(Registry(pack("a"), pack("b")).production.live())
+    found = release_index.ReleaseIndex.of(Registry(pack("a"), pack("b")).production.live())
     assert [found.name(number) for number in found.find(["b__tea", "a__salt"])] == ["b__tea", "a__salt"]
     assert found.find(["c__tea"]) == [-1]
 

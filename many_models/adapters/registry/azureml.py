@@ -32,10 +32,9 @@ from many_models.adapters.registry.rules import (
     new_release_id,
     newest_per_series,
     release_of,
-    verified,
 )
 from many_models.errors import ConflictError, InputError, IntegrityError
-from many_models.keys import digest, files_sha256, slug
+from many_models.keys import digest, files_sha256, slug, verified
 from many_models.ports import Approval, PackVersion
 from many_models.system import utc_now
 

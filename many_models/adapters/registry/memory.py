@@ -15,10 +15,9 @@ from many_models.adapters.registry.rules import (
     new_release,
     new_release_id,
     newest_per_series,
-    verified,
 )
 from many_models.errors import ConflictError, InputError
-from many_models.keys import files_sha256, slug
+from many_models.keys import files_sha256, slug, verified
 from many_models.ports import Approval, PackVersion
 from many_models.system import utc_now
 

@@ -22,9 +22,9 @@ from many_models.adapters.registry.rules import (
     new_release_id,
     newest_per_series,
     release_of,
-    verified,
 )
 from many_models.errors import ConflictError, InputError, IntegrityError
+from many_models.keys import verified
 from many_models.ports import Approval
 from many_models.system import utc_now
 

@@ -14,7 +14,6 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from many_models.errors import ConflictError, InputError, IntegrityError
-from many_models.keys import files_sha256
 from many_models.ports import Champion, PackUpload, PackVersion, Release
 
 if TYPE_CHECKING:
@@ -30,16 +29,6 @@ MANIFEST_FORMAT = 1
 _TAG_KEY = re.compile(r"[\w./ -]+", re.ASCII)
 _ROWS, _ROWS_BYTES = b'"champions":[', 1_000_000
 _COLUMNS = [field.name for field in fields(Champion)]
-
-
-def verified(files: Mapping[str, bytes], sha256: str, ref: str) -> Mapping[str, bytes]:
-    """`files`, when they are the ones that were stored as `ref`. Raises IntegrityError."""
-    if (got := files_sha256(files)) != sha256:
-        raise IntegrityError(
-            f"pack {ref}: its {len(files)} files are not what was stored (sha256 {got[:12]}, expected {sha256[:12]}): "
-            "damaged, cut off or swapped; restore the files or roll back to another release"
-        )
-    return files
 
 
 def check_uploads(packs: Sequence[PackUpload]) -> None:

@@ -1,32 +1,33 @@
 """predictions: every active series scored with its champion, into the lake, by cutoff."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
 import pyarrow as pa
 
 from many_models.data import lake_tables
+from many_models.data.pack_folder import PackFolder
+from many_models.data.release_cache import ReleaseCache
+from many_models.data.release_index import PackId
 from many_models.errors import ManyModelsError, SeriesFailure
-from many_models.keys import files_sha256
-from many_models.orchestration import metadata, plots, release_cache, stage_state
+from many_models.orchestration import metadata, plots, stage_state
 from many_models.orchestration.assets.trained_models import cutoffs_of
 from many_models.orchestration.chunks import chunks_of, concat_results, failures_of, follow, good_series
 from many_models.orchestration.forecast_spec import spec_of
 from many_models.orchestration.losses import ended_at_once
 from many_models.orchestration.stage_asset import stage_asset
 from many_models.orchestration.stage_run import STORE_ITEMS, KeySet, SeriesResult, finish
-from many_models.orchestration.upstream import predicted
+from many_models.orchestration.upstream import predicted, version_of
 from many_models.ports import Compute, Filter, Lake, ProductionRegistry, Release
 from many_models.settings import Settings
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-CACHE = "var/cache/packs"
+CACHE = "var/cache"  # the folder of the `ReleaseCache`
 
 
 def build(settings: Settings) -> dg.AssetsDefinition:
@@ -68,15 +69,14 @@ def build(settings: Settings) -> dg.AssetsDefinition:
             key: SeriesResult(stage_state.INACTIVE, stage_state.INACTIVE, {"inactive": why})
             for key, why in inactive.items()
         }
-        release, away = release_cache.live_or_cached(production, settings.path(release_cache.MEMORY))
+        releases = ReleaseCache(production, settings.path(CACHE))
+        release, away = releases.live(), releases.away
         if away:
             context.log.warning(away)
-        failures = release_cache.promoted_since(release, champions, keys, away)
+        failures = promoted_since(release, champions, keys, away)
         failures += ended_at_once(settings, lake, release, keys, "Their forecasts so far were kept.")[1]
         waiting = {failure.series_id for failure in failures}
-        models, unfetched = fetch_models(
-            production, release, [key for key in keys if key not in waiting], settings.path(CACHE)
-        )
+        models, unfetched = fetch_models(releases.packs, release, [key for key in keys if key not in waiting])
         failures += unfetched
         broken = {failure.series_id for failure in failures}
         context.instance.add_dynamic_partitions("cutoffs", [f"{cutoff:%Y-%m-%d}" for cutoff in cutoffs])
@@ -115,59 +115,39 @@ def build(settings: Settings) -> dg.AssetsDefinition:
     return predictions
 
 
+def promoted_since(
+    release: Release | None, champions: Mapping[str, str], keys: Sequence[str], away: str
+) -> list[SeriesFailure]:
+    """The series of `keys` whose champion (see `state.champion_versions`) `release` does not know yet: they wait."""
+    if not away:
+        return []
+    served = release.champions if release else {}
+    known = {name: version_of(one.staging, one.cutoff) for name, one in served.items()}
+    waiting = [name for name in keys if champions.get(name, "") != known.get(name, "")]
+    why = f"a newer champion was promoted, which is not on this machine: {away}"
+    return [SeriesFailure(name, "UnavailableError", why, permanent=False) for name in waiting]
+
+
 def fetch_models(
-    production: ProductionRegistry, release: Release | None, keys: Sequence[str], cache: Path
+    packs: PackFolder, release: Release | None, keys: Sequence[str]
 ) -> tuple[dict[str, tuple[str, str]], list[SeriesFailure]]:
-    """Series → (reference of its production pack, folder with the pack's verified files), and the series whose pack
-    cannot be had. Folders are named by the pack's sha256, and made whole or not at all; those that the release does not
-    serve from are removed.
-    """
-    if release is not None:
-        _forget(cache, {champion.sha256 for champion in release.champions.values()})
+    """Series → (reference of its production pack, file of the verified pack), and the series whose pack is missing."""
     champions = {key: release.champions[key] for key in keys if release and key in release.champions}
-    folders, failures = dict[tuple[str, str], str](), list[SeriesFailure]()
-    errors = dict[tuple[str, str], ManyModelsError]()
+    files, errors = dict[PackId, str](), dict[PackId, ManyModelsError]()
     for ref, sha256 in sorted({(champion.ref, champion.sha256) for champion in champions.values()}):
+        pack = PackId(ref, sha256)
         try:
-            folders[ref, sha256] = str(_cached(cache / sha256, production, ref, sha256))
+            files[pack] = str(packs.fetched_file(pack))
         except ManyModelsError as error:
-            errors[ref, sha256] = error
-    models = dict[str, tuple[str, str]]()
+            errors[pack] = error
+    models, failures = dict[str, tuple[str, str]](), list[SeriesFailure]()
     for key, champion in champions.items():
-        pack = champion.ref, champion.sha256
+        pack = PackId(champion.ref, champion.sha256)
         if pack in errors:
             failures.append(SeriesFailure.of(key, errors[pack]))
         else:
-            models[key] = champion.ref, folders[pack]
+            models[key] = champion.ref, files[pack]
     return models, failures
-
-
-def _cached(folder: Path, production: ProductionRegistry, ref: str, sha256: str) -> Path:
-    import shutil
-    import tempfile
-
-    if folder.is_dir():
-        if files_sha256({path.name: path.read_bytes() for path in folder.iterdir()}) == sha256:
-            return folder
-        shutil.rmtree(folder)  # damaged since it was fetched
-    files = production.files(ref, sha256)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(dir=folder.parent))
-    for name, content in files.items():
-        (fresh / name).write_bytes(content)
-    try:
-        fresh.rename(folder)
-    except OSError:  # another process was faster
-        shutil.rmtree(fresh)
-    return folder
-
-
-def _forget(cache: Path, serving: Collection[str]) -> None:
-    import shutil
-
-    for folder in cache.iterdir() if cache.is_dir() else ():
-        if folder.name not in serving:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _only(rows: pa.Table, series: set[str]) -> pa.Table:

@@ -8,8 +8,8 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
+from many_models.data.pack_file import contents, in_memory, joined, read
 from many_models.errors import IntegrityError, ManyModelsError, UnavailableError
-from many_models.serving.pack_file import contents, in_memory, joined, read
 from many_models.system import write_atomically
 
 if TYPE_CHECKING:
@@ -17,17 +17,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
     from pathlib import Path
 
+    from many_models.data.release_index import PackId
     from many_models.ports import ProductionRegistry
-    from many_models.serving.release_index import PackId
 
 log = logging.getLogger(__name__)
 
 
-class Shelf:
-    """Packs in `folder`, at most `limit` bytes of them; thread-safe for different packs."""
+class PackFolder:
+    """Packs in `folder`, at most `limit` bytes of them (None: no bound); thread-safe for different packs.
+
+    `full` says whether the last pack that was fetched could not be written.
+    """
 
     def __init__(
-        self, folder: Path, production: ProductionRegistry, limit: int, fetched: Callable[[str], None]
+        self, folder: Path, production: ProductionRegistry, limit: int | None, fetched: Callable[[str], None]
     ) -> None:
         self._folder, self._production, self._limit, self._fetched = folder, production, limit, fetched
         self._lock = threading.Lock()
@@ -65,6 +68,16 @@ class Shelf:
         block = self._fetch(pack, path)
         return block, contents(block, pack.sha256, pack.ref)
 
+    def fetched_file(self, pack: PackId) -> Path:
+        """The file of the verified pack, for tasks that read it by themselves.
+
+        Raises as `open` does, and UnavailableError where the disk cannot keep the pack.
+        """
+        self.open(pack)
+        if self.size(pack) is None:
+            raise UnavailableError(f"pack {pack.ref} cannot be kept in {self._folder}: free some space on its disk")
+        return self.path(pack)
+
     def _fetch(self, pack: PackId, path: Path) -> mmap.mmap:
         try:
             content = joined(self._production.files(pack.ref, pack.sha256))
@@ -90,7 +103,7 @@ class Shelf:
         """Deletes the packs that were used longest ago until there is room for `size` more bytes."""
         with self._lock:
             self._folder.mkdir(parents=True, exist_ok=True)
-            if self._bytes < 0 or self._bytes + size > self._limit:
+            if self._limit is not None and (self._bytes < 0 or self._bytes + size > self._limit):
                 packs = sorted(
                     (
                         (stat.st_mtime, stat.st_size, path)

@@ -32,7 +32,7 @@ class PackId:
     sha256: str
 
 
-class Catalogue:
+class ReleaseIndex:
     """One release, immutable. Series are numbered in the manifest's order."""
 
     def __init__(
@@ -55,7 +55,7 @@ class Catalogue:
         self._hashes = hashes[self._order]
 
     @classmethod
-    def of(cls, release: Release) -> Catalogue:
+    def of(cls, release: Release) -> ReleaseIndex:
         """The release's manifest, made small."""
         champions = list(release.champions.values())
         packs: dict[PackId, int] = {}
@@ -143,6 +143,12 @@ class Catalogue:
         texts = {name: self.text(name, number) for name in _TEXTS}
         return Champion(self.name(number), pack.ref, int(self.row_of[number]), pack.sha256, **texts)
 
+    def release(self) -> Release:
+        """The manifest again, as the registry gave it."""
+        champions = (self.champion(number) for number in range(len(self)))
+        by_name = {champion.series_id: champion for champion in champions}
+        return Release(self.release_id, self.created_at, self.actor, self.reason, self.previous, by_name)
+
     # --- on disk, for a start without the registry ---
     def save(self, path: Path) -> None:
         """Write to `path`, whole or not at all."""
@@ -154,7 +160,7 @@ class Catalogue:
         write_atomically(path, file.getvalue())
 
     @classmethod
-    def load(cls, path: Path) -> Catalogue:
+    def load(cls, path: Path) -> ReleaseIndex:
         """What `save` wrote. Raises IntegrityError when it is damaged, FileNotFoundError when there is nothing."""
         import zipfile
 

@@ -7,9 +7,9 @@ import mmap
 import os
 from typing import TYPE_CHECKING
 
-from many_models.adapters.registry.rules import verified
 from many_models.errors import IntegrityError
 from many_models.forecasting.pack import mm_pack_v1 as loader
+from many_models.keys import verified
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -38,6 +38,7 @@ from many_models.setting_sections import (
     StockSettings,
     TelemetrySettings,
 )
+from many_models.table_columns import RESERVED, is_reserved_key
 
 FILE_NAME = "many_models.toml"
 Storage = Literal["sqlite", "postgres"]
@@ -45,18 +46,6 @@ Missing = Literal["unknown", "zero", "closed"]
 Weekday = Literal["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
 WEEKDAYS: tuple[Weekday, ...] = get_args(Weekday)
 How = Literal["sum", "mean", "min", "max", "first", "last", "count", "count_distinct"]
-RESERVED = frozenset({"series_id", "ds", "y", "y_hat", "cutoff", "year", "pack", "state", "step"})
-RESERVED_KEY_NAMES = RESERVED | frozenset(  # columns beside the keys' in the warehouse's tables, and names of its views
-    "abs_actual abs_error accuracy action actor actual bias challenger_score champion_score cutoff_date "
-    "decided_at error fallback forecast known_repeated model naive newest periods policy previous reason release_id "
-    "rule series_week staging wape week week_start".split()
-)
-
-
-def is_reserved_key(name: str) -> bool:
-    """Whether a key cannot have this `name`, in any case: columns and views of the warehouse have it."""
-    name = name.casefold()
-    return name in RESERVED_KEY_NAMES or re.fullmatch(r"(lo|hi|within|cover)\d+", name) is not None
 
 
 class SourceSettings(Section):

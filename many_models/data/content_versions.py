@@ -8,15 +8,13 @@ import numpy as np
 import pyarrow as pa
 
 from many_models.keys import row_hashes
+from many_models.table_columns import RAW_VERSIONS, schema_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
-SCHEMA = pa.schema([
-    ("series_id", pa.string()), ("pack", pa.string()), ("year", pa.int32()), ("rows", pa.int64()),
-    ("first", pa.timestamp("us")), ("last", pa.timestamp("us")), ("hash", pa.int64()),
-])  # fmt: skip
+SCHEMA = schema_of(RAW_VERSIONS)
 
 
 def year_versions(rows: pa.Table) -> pa.Table:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
 
+from many_models import table_columns
 from many_models.errors import DamagedTableError, SeriesFailure
 from many_models.ports import Filter
 
@@ -20,44 +21,210 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class LakeTable:
-    """A table of the lake: `partition_by` is also how its rows are replaced."""
+    """A table of the lake: `partition_by` is also how its rows are replaced.
+
+    `columns` (name → kind, see `table_columns`) are those that every project has; `more` says which others there are.
+    """
 
     name: str
     partition_by: tuple[str, ...] = ()
+    columns: Mapping[str, str] = field(default_factory=dict[str, str], compare=False)
+    why: str = field(default="", compare=False)
+    more: str = field(default="", compare=False)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The Arrow schema of `columns`."""
+        return table_columns.schema_of(self.columns)
 
 
 AFTER = timedelta(microseconds=1)  # from one moment of the lake to the next
 
-RAW_SALES = LakeTable("raw_sales", ("year",))
-RAW_VERSIONS = LakeTable("raw_versions", ("year",))
-QUARANTINE = LakeTable("quarantine", ("origin",))
-SOURCE_COLUMNS = LakeTable("source_columns")
-SERIES_KEYS = LakeTable("series_keys")
-RAW_COVARIATES = LakeTable("raw_covariates")
-RAW_ATTRIBUTES = LakeTable("raw_attributes")
-RAW_OPENINGS = LakeTable("raw_openings")
-COVARIATE_VERSIONS = LakeTable("covariate_versions")
-DATASETS = LakeTable("store_item_datasets", ("pack",))
-POOLED = LakeTable("pooled_models")
+RAW_SALES = LakeTable(
+    "raw_sales",
+    ("year",),
+    table_columns.RAW_SALES,
+    "The rows of the source, checked, by series and time.",
+    more="known covariates (`data.known`)",
+)
+RAW_VERSIONS = LakeTable(
+    "raw_versions",
+    ("year",),
+    table_columns.RAW_VERSIONS,
+    "What the lake holds of the source's rows: their number, span and hash by series and year.",
+)
+QUARANTINE = LakeTable(
+    "quarantine",
+    ("origin",),
+    table_columns.QUARANTINE,
+    "Rows of the source that were refused, and why.",
+)
+SOURCE_COLUMNS = LakeTable(
+    "source_columns",
+    (),
+    table_columns.SOURCE_COLUMNS,
+    "The source's columns and types as they were last seen.",
+)
+SERIES_KEYS = LakeTable(
+    "series_keys",
+    (),
+    table_columns.SERIES_KEYS,
+    "The parts of each series' name.",
+    more="the key columns (`data.keys`)",
+)
+RAW_COVARIATES = LakeTable(
+    "raw_covariates",
+    (),
+    table_columns.RAW_COVARIATES,
+    "Known covariates of time, or of time and keys.",
+    more="key columns and known covariates",
+)
+RAW_ATTRIBUTES = LakeTable(
+    "raw_attributes",
+    (),
+    table_columns.RAW_ATTRIBUTES,
+    "Attributes of series.",
+    more="key columns and attributes (`data.attributes`)",
+)
+RAW_OPENINGS = LakeTable(
+    "raw_openings",
+    (),
+    table_columns.RAW_OPENINGS,
+    "From when to when series are open, by any part of their key.",
+    more="some key columns, `opens` (date), `closes` (date)",
+)
+COVARIATE_VERSIONS = LakeTable(
+    "covariate_versions",
+    (),
+    table_columns.COVARIATE_VERSIONS,
+    "Hashes of the covariates that training and scoring used last.",
+)
+DATASETS = LakeTable(
+    "store_item_datasets",
+    ("pack",),
+    table_columns.DATASETS,
+    "The history that models learn from: a row for each series and period, gaps and outliers marked.",
+    more="known covariates",
+)
+POOLED = LakeTable(
+    "pooled_models",
+    (),
+    table_columns.POOLED,
+    "Models that all series share, as files.",
+)
 NO_POOLED = "nothing"  # the version of pooled models where there was nothing to learn from
-SERIES = LakeTable("series", ("pack",))
-RECIPES = LakeTable("recipes")
-TRAINED = LakeTable("trained_models", ("pack",))
-SCORES = LakeTable("candidate_scores", ("pack",))
-CHAMPIONS = LakeTable("champions")
-DECISIONS = LakeTable("decisions", ("cutoff_date",))
-RELEASE_LOG = LakeTable("release_log")
-PREDICTIONS = LakeTable("predictions", ("cutoff_date",))
-DRIVERS = LakeTable("forecast_drivers", ("cutoff_date",))
-FINDINGS = LakeTable("findings", ("stage",))
-BACKTEST_PATHS = LakeTable("backtest_paths", ("pack",))
-STOCK = LakeTable("stock_recommendations", ("cutoff_date",))
-COHERENT = LakeTable("coherent_predictions", ("cutoff_date",))
-FINAL = LakeTable("final_predictions", ("cutoff_date",))
-VALUE_ADDED = LakeTable("forecast_value_added", ("cutoff_date",))
-DRIFT = LakeTable("drift", ("cutoff_date",))
-DECISION_PROBLEMS = LakeTable("decision_problems", ("cutoff_date", "origin"))
-SERIES_STATUS = LakeTable("series_status", ("stage",))
+SERIES = LakeTable(
+    "series",
+    ("pack",),
+    table_columns.SERIES,
+    "What is known of each series: its span, whether it is active, and its usual values.",
+)
+RECIPES = LakeTable(
+    "recipes",
+    (),
+    table_columns.RECIPES,
+    "The settings (`spec`, JSON) of each recipe.",
+)
+TRAINED = LakeTable(
+    "trained_models",
+    ("pack",),
+    table_columns.TRAINED,
+    "The newest trained model of each series and its scores in the backtest.",
+)
+SCORES = LakeTable(
+    "candidate_scores",
+    ("pack",),
+    table_columns.SCORES,
+    "The score of each candidate in each window of the backtest.",
+)
+CHAMPIONS = LakeTable(
+    "champions",
+    (),
+    table_columns.CHAMPIONS,
+    "The live release: which model serves each series.",
+)
+DECISIONS = LakeTable(
+    "decisions",
+    ("cutoff_date",),
+    table_columns.DECISIONS,
+    "Each decision of promotion: rule, reason and both scores.",
+)
+RELEASE_LOG = LakeTable(
+    "release_log",
+    (),
+    table_columns.RELEASE_LOG,
+    "What happened to each release: published, proposed, approved, rejected, rolled back.",
+)
+PREDICTIONS = LakeTable(
+    "predictions",
+    ("cutoff_date",),
+    table_columns.PREDICTIONS,
+    "Forecasts with intervals, by cutoff.",
+    more="`loNN` and `hiNN` (number) for each level of `forecast.levels`",
+)
+DRIVERS = LakeTable(
+    "forecast_drivers",
+    ("cutoff_date",),
+    table_columns.DRIVERS,
+    "What the first periods of each forecast are made of (`warehouse.drivers`).",
+)
+FINDINGS = LakeTable(
+    "findings",
+    ("stage",),
+    table_columns.FINDINGS,
+    "What a stage tells people about the data.",
+)
+BACKTEST_PATHS = LakeTable(
+    "backtest_paths",
+    ("pack",),
+    table_columns.BACKTEST_PATHS,
+    "Actuals and forecasts of the backtest, by window; kept where decisions need them.",
+)
+STOCK = LakeTable(
+    "stock_recommendations",
+    ("cutoff_date",),
+    table_columns.STOCK,
+    "How much to order and when, for each series.",
+    more="`demand_qNN` (number) for each quantile",
+)
+COHERENT = LakeTable(
+    "coherent_predictions",
+    ("cutoff_date",),
+    table_columns.COHERENT,
+    "Forecasts that add up over the levels of a hierarchy.",
+    more="`loNN` and `hiNN` (number)",
+)
+FINAL = LakeTable(
+    "final_predictions",
+    ("cutoff_date",),
+    table_columns.FINAL,
+    "Forecasts after what people changed.",
+    more="intervals, and what people's changes bring",
+)
+VALUE_ADDED = LakeTable(
+    "forecast_value_added",
+    ("cutoff_date",),
+    table_columns.VALUE_ADDED,
+    "Whether people's changes improved the forecasts.",
+)
+DRIFT = LakeTable(
+    "drift",
+    ("cutoff_date",),
+    table_columns.DRIFT,
+    "Series whose newest errors no longer look like those before.",
+)
+DECISION_PROBLEMS = LakeTable(
+    "decision_problems",
+    ("cutoff_date", "origin"),
+    table_columns.DECISION_PROBLEMS,
+    "What people wrote for decisions that could not be used, and why.",
+)
+SERIES_STATUS = LakeTable(
+    "series_status",
+    ("stage",),
+    table_columns.SERIES_STATUS,
+    "Current failures of series, by stage, and which series are paused.",
+)
 
 
 @dataclass(frozen=True, slots=True)

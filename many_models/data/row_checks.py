@@ -18,9 +18,10 @@ from many_models.data import aggregation
 from many_models.errors import InputError
 from many_models.forecasting.datasets import LARGEST as LARGEST_TARGET
 from many_models.keys import SeriesKey
+from many_models.table_columns import QUARANTINE, schema_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
@@ -425,7 +426,5 @@ def _plain(value: object) -> object:
 
 def empty_quarantine() -> pa.Table:
     """A quarantine table without rows, in the columns of `CheckedRows.quarantined`."""
-    names: Sequence[str] = ("series_id", "row", "reason", "detail")
-    fields = [pa.field(name, pa.string()) for name in names]
-    fields.insert(1, pa.field("ds", pa.timestamp("us")))
-    return pa.schema(fields).empty_table()
+    names = ("series_id", "ds", "row", "reason", "detail")
+    return schema_of({name: QUARANTINE[name] for name in names}).empty_table()

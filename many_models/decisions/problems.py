@@ -6,16 +6,15 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from many_models.table_columns import PROBLEMS, schema_of
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-PROBLEM_SCHEMA = pa.schema([("origin", pa.string()), ("series_id", pa.string()), ("row", pa.string()),
-                            ("reason", pa.string())])  # fmt: skip
 
 
 def problem_table(problems: Sequence[Mapping[str, str]]) -> pa.Table:
     """The problems as a table: what they are about (origin, series_id, row) and the reason."""
-    return pa.Table.from_pylist([dict(problem) for problem in problems], PROBLEM_SCHEMA)
+    return pa.Table.from_pylist([dict(problem) for problem in problems], schema_of(PROBLEMS))
 
 
 def number_in(value: object) -> float | None:

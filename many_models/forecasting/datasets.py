@@ -28,6 +28,7 @@ from many_models.forecasting.openings import Spans, closed_between, shut
 from many_models.forecasting.pack import mm_pack_v1 as pack
 from many_models.forecasting.panel import STATES, build, is_number, layout_of, stamps_us
 from many_models.forecasting.spec import rhythm
+from many_models.table_columns import DATASET_FACTS, schema_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -41,22 +42,7 @@ LARGEST = 1e15  # beyond it squares and sums of float64 stop being exact enough 
 NEWEST = 28  # observations whose median is what a series usually does
 STALE = 1 / 3  # of the silence that ends a series: from then on its silence is told
 BLOCK = 200  # series classified at a time, so that memory stays that of a chunk
-SERIES_SCHEMA = pa.schema(
-    [
-        ("series_id", pa.string()),
-        ("first", pa.timestamp("us")),
-        ("last", pa.timestamp("us")),
-        ("until", pa.timestamp("us")),
-        ("rows", pa.int64()),
-        ("observations", pa.int64()),
-        ("active", pa.bool_()),
-        ("why", pa.string()),
-        ("digest", pa.string()),
-        ("low", pa.float64()),
-        ("high", pa.float64()),
-        ("usual", pa.float64()),
-    ]
-)
+SERIES_SCHEMA = schema_of(DATASET_FACTS)
 
 
 @dataclass(frozen=True, slots=True)

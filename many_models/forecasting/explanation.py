@@ -11,6 +11,7 @@ import pyarrow as pa
 from many_models.errors import IntegrityError
 from many_models.forecasting.pack import mm_pack_v1 as loader
 from many_models.forecasting.phrases import phrases
+from many_models.table_columns import DRIVERS_OF_FORECASTS, schema_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,10 +22,7 @@ if TYPE_CHECKING:
     from many_models.forecasting.pack.model import PackModel
     from many_models.forecasting.phrases import Phrases
 
-SCHEMA = pa.schema(
-    [("series_id", pa.string()), ("ds", pa.timestamp("us")), ("step", pa.int32()), ("kind", pa.string()),
-     ("driver", pa.string()), ("value", pa.float64())]
-)  # fmt: skip
+SCHEMA = schema_of(DRIVERS_OF_FORECASTS)
 NOTHING = 1e-12  # of the largest part: smaller ones are left out of tables
 
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 from many_models.forecasting import metrics
 from many_models.forecasting.calibration import series_quantiles
 from many_models.forecasting.pack import mm_pack_v1 as loader
+from many_models.table_columns import BACKTEST_OF_SERIES, SCORES_OF_SERIES, schema_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,20 +21,8 @@ if TYPE_CHECKING:
     from many_models.forecasting.evaluation import Evaluation
     from many_models.forecasting.pack.model import PackModel
 
-SERIES_COLUMNS = {
-    "series_id": pa.string(), "fallback": pa.string(), "candidate": pa.string(), "weights": pa.string(),
-    "history": pa.int64(), "windows": pa.int64(), "wape": pa.float64(), "baseline_wape": pa.float64(),
-    "mase": pa.float64(), "rmsse": pa.float64(), "bias": pa.float64(), "cover80": pa.float64(),
-    "cover95": pa.float64(), "noise_floor": pa.float64(),
-    "skill": pa.float64(), "accuracy": pa.float64(), "champion_wape": pa.float64(),
-    "recipe": pa.string(), "cutoff": pa.timestamp("us"),
-}  # fmt: skip
-SCORE_COLUMNS = {
-    "series_id": pa.string(), "candidate": pa.string(), "window": pa.int64(), "cutoff": pa.timestamp("us"),
-    "wape": pa.float64(), "mase": pa.float64(), "rmsse": pa.float64(), "bias": pa.float64(),
-    "abs_error": pa.float64(), "abs_actual": pa.float64(), "n": pa.int64(), "seconds": pa.float64(),
-    "problem": pa.string(),
-}  # fmt: skip
+SERIES_COLUMNS = {field.name: field.type for field in schema_of(BACKTEST_OF_SERIES)}
+SCORE_COLUMNS = {field.name: field.type for field in schema_of(SCORES_OF_SERIES)}
 
 
 def series_table(

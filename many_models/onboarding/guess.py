@@ -37,7 +37,7 @@ from many_models.onboarding.readers import SqlTable, head, require_table, sql_ta
 from many_models.onboarding.row_meaning import infer_aggregate, infer_missing, steady_in_periods
 from many_models.onboarding.stock_columns import choose_stock
 from many_models.onboarding.value_types import infer_column, parse
-from many_models.settings import RESERVED, is_reserved_key
+from many_models.table_columns import RESERVED, is_reserved_key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

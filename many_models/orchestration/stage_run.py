@@ -118,16 +118,11 @@ def write_status(lake: Lake, stage: Stage, records: Mapping[str, FailureRecord])
 
     from many_models.ports import Filter
 
-    schema = pa.schema([
-        ("stage", pa.string()), ("series_id", pa.string()), ("version", pa.string()), ("kind", pa.string()),
-        ("reason", pa.string()), ("permanent", pa.bool_()), ("attempts", pa.int64()), ("set_aside", pa.bool_()),
-        ("tried_with", pa.string()),
-    ])  # fmt: skip
     rows = [{"stage": stage, "series_id": key, **asdict(record)} for key, record in sorted(records.items())]
     where = Filter(among={"stage": [stage]})
     lake.replace(
         lake_tables.SERIES_STATUS.name,
-        pa.Table.from_pylist(rows, schema),
+        pa.Table.from_pylist(rows, lake_tables.SERIES_STATUS.schema),
         where,
         lake_tables.SERIES_STATUS.partition_by,
     )

@@ -147,9 +147,7 @@ def champions_table(lake: Lake, release: Release) -> pa.Table:
             **asdict(champion), "release_id": release.release_id, "spec": specs.get(champion.recipe, ""),
             "wape": row.get("wape"), "baseline_wape": row.get("baseline_wape"),
         })  # fmt: skip
-    text = "series_id ref sha256 staging recipe cutoff previous fallback release_id spec".split()
-    numbers = {"row": pa.int64(), "wape": pa.float64(), "baseline_wape": pa.float64()}
-    return pa.Table.from_pylist(found, pa.schema([*((name, pa.string()) for name in text), *numbers.items()]))
+    return pa.Table.from_pylist(found, lake_tables.CHAMPIONS.schema)
 
 
 def recorded_scores(lake: Lake) -> dict[str, dict[str, object]]:
@@ -166,5 +164,5 @@ def log(lake: Lake, release: Release, event: str, actor: str, reason: str, at: d
     where = Filter(among={"release_id": [release.release_id], "event": [event], "decided_at": [row["decided_at"]]})
     if lake_tables.records(lake, lake_tables.RELEASE_LOG, where, ["event"]):
         return
-    schema = pa.schema([(name, pa.int64() if name == "series" else pa.string()) for name in row])
-    lake.replace(lake_tables.RELEASE_LOG.name, pa.Table.from_pylist([row], schema), where)
+    rows = pa.Table.from_pylist([row], lake_tables.RELEASE_LOG.schema)
+    lake.replace(lake_tables.RELEASE_LOG.name, rows, where)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-SCHEMA = pa.schema([
-    ("series_id", pa.string()), ("cutoff", pa.timestamp("us")), ("periods", pa.int64()),
-    *((name, pa.float64()) for name in ("actual", "forecast", "wape", "bias", "cover80", "cover95")),
-])  # fmt: skip
+from many_models import table_columns
+from many_models.table_columns import schema_of
+
+SCHEMA = schema_of(table_columns.ACCURACY)
 
 
 def realised(predictions: pa.Table, actuals: pa.Table) -> pa.Table:

@@ -7,9 +7,13 @@ from contextlib import closing
 
 import pytest
 
+from many_models.data import lake_tables
+from many_models.data.table_page import catalogue
 from many_models.errors import SettingsError
 from many_models.onboarding.guess import infer_settings
-from many_models.settings import is_reserved_key, load_settings
+from many_models.settings import load_settings
+from many_models.table_columns import is_reserved_key
+from many_models.wiring import build_lake
 from many_models_tests.support.project import END, make_project, sales, settings_text
 
 
@@ -51,3 +55,8 @@ def test_all_columns_beside_the_keys_and_all_views_by_a_key_are_known(tmp_path):
     beside = set().union(*(found - {"store", "item"} for found in columns.values() if {"store", "item"} & found))
     beside |= {name.removeprefix("accuracy_by_") for name in columns if name.startswith("accuracy_by_")}
     assert [name for name in sorted(beside - {"store", "item"}) if not is_reserved_key(name)] == []
+    for table in catalogue():  # and the catalogue has the columns of each table of the lake
+        if (rows := lake_tables.read_if_there(build_lake(project.settings(END)), table)) is not None:
+            found = set(rows.column_names)
+            assert found >= set(table.columns), table.name
+            assert table.more or found == set(table.columns), table.name

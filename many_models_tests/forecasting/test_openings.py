@@ -12,6 +12,8 @@ import pyarrow.compute as pc
 import pytest
 
 from many_models.data.openings import Openings, findings, from_source, sold_while_closed
+from many_models.data.pack_file import in_memory, joined, parted
+from many_models.data.release_index import PackId
 from many_models.errors import InputError, IntegrityError
 from many_models.forecasting import PackModel, prepare, train
 from many_models.forecasting.explanation import explain
@@ -20,8 +22,6 @@ from many_models.forecasting.openings import zero_where_closed
 from many_models.forecasting.pack import mm_pack_v1 as loader
 from many_models.reporting.silence import while_open
 from many_models.serving.loaded_pack import LoadedPack, Observation, Question
-from many_models.serving.pack_file import in_memory, joined, parted
-from many_models.serving.release_index import PackId
 from many_models_tests.forecasting.histories import AS_OF, SPEC, sales, table
 
 KEYS = ("store", "item")

@@ -404,14 +404,8 @@ def _write_decisions(
         of_cutoff[cutoff[:10]].append(asdict(decision) | common | {"cutoff": cutoff, "cutoff_date": cutoff[:10]})
     for date, found in of_cutoff.items():
         names = [str(row["series_id"]) for row in found]
-        table = pa.Table.from_pylist(found, _decision_schema())
+        table = pa.Table.from_pylist(found, lake_tables.DECISIONS.schema)
         lake_tables.upsert(lake, lake_tables.DECISIONS, table, names, {"cutoff_date": [date]})
-
-
-def _decision_schema() -> pa.Schema:
-    text = "series_id action rule reason staging previous cutoff cutoff_date release_id actor policy decided_at".split()
-    scores = [(name, pa.float64()) for name in ("challenger_score", "champion_score")]
-    return pa.schema([*((name, pa.string()) for name in text), *scores])
 
 
 def _done(decision: Decision, upstream: Mapping[str, str], release: Release | None) -> SeriesResult:

@@ -18,7 +18,7 @@ from many_models.orchestration.upstream import Upstream
 from many_models.ports import Filter, Lake, Source
 from many_models.settings import Settings
 
-NO_COVARIATES = pa.schema([("ds", pa.timestamp("us"))])
+NO_COVARIATES = lake_tables.RAW_COVARIATES.schema
 
 
 def read_covariates(settings: Settings, source: Source, lake: Lake, told: list[str] | None = None) -> pa.Table:

@@ -352,3 +352,44 @@ def test_support_vectors_that_do_not_fit_one_another_are_refused():
     made._dual_coef_ = made._dual_coef_[:, :3]
     with pytest.raises(ValueError, match="cannot be used: support vectors"):
         load(packed(made))
+
+
+def test_promotion_refuses_a_pack_whose_regressor_runs_in_a_circle(model, tmp_path):
+    """Its series is named, the other pack is drafted as it would be without."""
+    from many_models.adapters.registry.memory import MemoryProduction, MemoryStaging
+    from many_models.orchestration.assets.promoted_models import _Drafting
+    from many_models.ports import PackUpload
+    from many_models.settings import Settings
+
+    file = model.fitted["s1"]["trees_of_mine"][0]
+    circle = planted_nodes(model.blobs[file], set_root("left_child", 0), set(OTHERS))
+    planted = PackModel(model.index, model.arrays, {**model.blobs, file: circle})
+    assert PackModel.from_files(planted.files()).series == model.series  # its hashes and its types are right
+
+    def draft(**packs):
+        staging = MemoryStaging()
+        uploads = [PackUpload(pack, {**stored.files()}, stored.series) for pack, stored in packs.items()]
+        refs = {name: version.ref for version in staging.register("batch", uploads) for name in version.series}
+        rows = {
+            name: {"series_id": name, "staging": ref, "recipe": "r", "cutoff": AS_OF, "fallback": ""}
+            for name, ref in refs.items()
+        }
+        settings = Settings.model_validate({"data": {"keys": ["store", "item"]}})
+        drafting = _Drafting(settings, staging, MemoryProduction(), None, {})
+        return drafting.draft(rows, {*rows}, [], "tester")
+
+    def of(store: str, pack: PackModel) -> PackModel:
+        fitted = {f"{store}__{name}": own for name, own in pack.fitted.items()}
+        return PackModel(
+            {**pack.index, "series": [f"{store}__{name}" for name in pack.series], "fitted": fitted},
+            pack.arrays, pack.blobs,
+        )  # fmt: skip
+
+    alone, none = draft(b=of("b", model))
+    assert not none
+    both, failed = draft(a=of("a", planted), b=of("b", model))
+    assert both.packs == alone.packs
+    assert {one.series_id for one in failed} == {f"a__{name}" for name in model.series}
+    for part in ("a/1", "'a__s1'", "trees_of_mine", "cannot be used: a tree", "train"):
+        assert all(part in one.reason for one in failed), failed[0].reason
+    assert all(one.permanent for one in failed)

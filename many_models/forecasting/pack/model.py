@@ -74,6 +74,20 @@ class PackModel:
         index = {name: value for name, value in pack.index.items() if name != "sha256"}
         return cls(index, pack.arrays, pack.blobs)
 
+    def verified(self, name: str = "this") -> PackModel:
+        """This pack, after each fitted regressor was loaded and its trees and support vectors looked through.
+
+        Reading a pack looks at their types and hashes alone. Raises IntegrityError that names pack, file and series.
+        """
+        owners = {file: (series, kind) for series, own in self.fitted.items() for kind, (file, _) in own.items()}
+        for file, (series, kind) in owners.items():
+            try:
+                mm_sklearn_v1.load(self.blobs[file])
+            except ValueError as error:
+                what = f"{name} is not promoted: {file}, the {kind} of series {series!r},"
+                raise IntegrityError(f"{what} {error}; train it again") from error
+        return self
+
     @property
     def fitted(self) -> Fitted:
         """Series → candidate → the skops file of its fitted regressor, and the unit that it forecasts in."""

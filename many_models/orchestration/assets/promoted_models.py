@@ -365,7 +365,7 @@ class _Drafting:
         for name in kept:
             old[champions[name].ref, champions[name].sha256].append(name)
         parts = [
-            PackModel.from_files(self.staging.files(by_ref[ref]), f"pack {ref}").select(names)
+            PackModel.from_files(self.staging.files(by_ref[ref]), f"pack {ref}").select(names).verified(f"pack {ref}")
             for ref, names in fresh.items()
         ]
         parts += [

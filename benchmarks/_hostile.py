@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-import numpy as np
 import psutil
 
 if TYPE_CHECKING:
@@ -118,11 +117,6 @@ class Watched:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
-
-
-def ratio_of(quiet: list[float], loud: list[float]) -> float:
-    """Medians of rounds that took turns."""
-    return float(np.median(loud) / np.median(quiet))
 
 
 if __name__ == "__main__":

@@ -203,7 +203,7 @@ def print_waiting(out: Console, waiting: object) -> None:
 def print_findings(out: Console, found: Sequence[Finding], mended: Sequence[str]) -> None:
     """What disagrees, what mends it, and what has been mended."""
     for one in found:
-        out.print(f"[red]✗[/red] {one.store:10} {escape(one.says)}\n    {escape(one.remedy)}")
+        out.print(f"[red]✗[/red] {one.where}: {escape(one.says)}\n    {escape(one.remedy)}")
     if not found:
         out.print("[green]✓[/green] records, lake, registries, warehouse and what is served agree")
     for told in mended:

@@ -29,11 +29,19 @@ SHOWN = 5
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One disagreement: the `store` that lacks something, what it lacks, and what mends it."""
+    """One disagreement: the `store` that lacks something, what it lacks, what mends it, and the store that it is
+    compared `against` ("": it does not answer, or is damaged, whatever the others hold).
+    """
 
     store: Store
     says: str
     remedy: str
+    against: Store | Literal[""] = ""
+
+    @property
+    def where(self) -> str:
+        """Both stores in words."""
+        return f"{self.store}, against {self.against}" if self.against else self.store
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +154,7 @@ def _lake(stores: Stores) -> Iterator[Finding]:
             remedy = "--mend copies every period again from the source"
         else:
             remedy = f"--mend makes {stage} again"
-        yield Finding("lake", f"table {table}: {why}", remedy)
+        yield Finding("lake", f"table {table}: {why}", remedy, "records")
 
 
 def _records(stores: Stores) -> Iterator[Finding]:
@@ -156,6 +164,7 @@ def _records(stores: Stores) -> Iterator[Finding]:
             "records",
             "Dagster's records know of no period of raw_sales, and the lake holds some",
             "the next run does every stage again: the same rows take the place of those that are there",
+            "lake",
         )
 
 
@@ -181,13 +190,13 @@ def _older(held: str, wanted: str) -> bool:
 def _staging(stores: Stores) -> Iterator[Finding]:
     if lacking := lost_packs(stores):
         yield Finding("staging", f"the lake's trained_models name {_some(lacking)}, which staging lacks",
-                      "--mend has the series trained again")  # fmt: skip
+                      "--mend has the series trained again", "lake")  # fmt: skip
 
 
 def _production(stores: Stores) -> Iterator[Finding]:
     if why := gone_back(stores.lake, stores.production):
         yield Finding("production", why, "the next run, or --mend, has the lake follow what is live, and promotion "
-                      "decide again where the newer release is unknown")  # fmt: skip
+                      "decide again where the newer release is unknown", "lake")  # fmt: skip
 
 
 def broken_packs(live: Release | None, production: ProductionRegistry) -> dict[str, str]:
@@ -206,7 +215,7 @@ def broken_packs(live: Release | None, production: ProductionRegistry) -> dict[s
 def _serving(stores: Stores) -> Iterator[Finding]:
     for ref, why in broken_packs(stores.production.live(), stores.production).items():
         yield Finding("serving", f"pack {ref} of the live release cannot be read: {why}",
-                      "--mend has its series trained and promoted again")  # fmt: skip
+                      "--mend has its series trained and promoted again", "production")  # fmt: skip
 
 
 # --- warehouse ------------------------------------------------------------------------------------------------------
@@ -218,7 +227,14 @@ def _lost_loads(stores: Stores) -> list[str]:
 def _warehouse(stores: Stores) -> Iterator[Finding]:
     if dates := _lost_loads(stores):
         yield Finding("warehouse", f"it lacks {len(dates)} loads that the records count as done: {_some(dates)}",
-                      "the next run loads them again from the lake")  # fmt: skip
+                      "the next run loads them again from the lake", "records")  # fmt: skip
+    known = max(stage_state.made_versions(stores.instance, "warehouse_predictions"), default="")
+    dates = (stage_state.date_of(name) for name in stores.warehouse.loads() or ())
+    held = max((date for date in dates if date[:1].isdigit()), default="")  # a load of another name has no date
+    if held > known:
+        yield Finding("records", f"the warehouse holds the load of {held}; the newest that Dagster's records know is "
+                      f"{known or 'none'}", "the next run does again what the records do not know: the same rows take "
+                      "the place of those that are there", "warehouse")  # fmt: skip
 
 
 def _some(names: Sequence[str]) -> str:

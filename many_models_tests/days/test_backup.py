@@ -9,6 +9,7 @@ from datetime import timedelta
 from threading import Thread
 from typing import TYPE_CHECKING
 
+import dagster as dg
 import pandas as pd
 import pytest
 from click.testing import CliRunner
@@ -50,8 +51,14 @@ def restored(project: Project, copy: Path, into: Path) -> Project:
 
 def test_the_day_after_a_restore_is_what_it_would_have_been(days: tuple[Project, Project], tmp_path: Path) -> None:
     project = Project(shutil.copytree(days[0].root, tmp_path / "p"))
+    with open_instance(project.home) as instance:
+        under_way = instance.add_run(dg.DagsterRun(job_name="one", status=dg.DagsterRunStatus.STARTED))
     back_up(project.settings(), project.home, tmp_path / "copy")
     again = restored(project, tmp_path / "copy", tmp_path / "q")
+    with open_instance(again.home) as instance:
+        held = instance.get_run_by_id(under_way.run_id)
+        assert held is not None
+        assert held.status == dg.DagsterRunStatus.FAILURE
     again.run(SECOND)
     assert_day_equals(again, days[1])
     for database in ("staging", "production"):

@@ -297,7 +297,7 @@ def moved(project: Project, days: tuple[Project, Project]) -> Project:
 
 
 def damage_packs(project: Project, how: str) -> None:
-    """Of every pack of production; `set back` puts the files of the other release in the place of those of each."""
+    """Of every pack of production; `set back` puts the files of another release in the place of those of each."""
     folders = [file.parent for file in (project.root / "var" / "registry" / "production").rglob("MLmodel")]
     held = {folder: {file.name: file.read_bytes() for file in (folder / "data").iterdir()} for folder in folders}
     for folder in folders:
@@ -305,9 +305,10 @@ def damage_packs(project: Project, how: str) -> None:
             shutil.rmtree(folder)
             continue
         pack = folder.name.rpartition("-")[0]
-        (other,) = (one for one in folders if one != folder and one.name.rpartition("-")[0] == pack)
+        others = (held[one] for one in folders if one.name.rpartition("-")[0] == pack)
+        other = next(files for files in others if files != held[folder])
         for name, content in held[folder].items():
-            spoilt = {"emptied": b"", "cut": content[:-1], "set back": held[other].get(name, b"")}[how]
+            spoilt = {"emptied": b"", "cut": content[:-1], "set back": other.get(name, b"")}[how]
             (folder / "data" / name).write_bytes(spoilt)
 
 

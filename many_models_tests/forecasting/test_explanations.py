@@ -302,15 +302,15 @@ def test_a_series_that_cannot_be_explained_has_its_forecast_and_the_others_their
     """What the warehouse is told of by driver never costs a forecast, and a forecast cut to bounds has no drivers."""
     from many_models import tasks
     from many_models.adapters.lake.memory import MemoryLake
+    from many_models.data.pack_file import joined
     from many_models.errors import IntegrityError
     from many_models.ports import Chunk
     from many_models_tests.support.serving_parts import KNOWN, trained
 
     model = replace_names(trained(), "a")
     names = model.series
-    for name, content in model.files().items():
-        (tmp_path / name).write_bytes(content)
-    told = dict.fromkeys(names, ("a/1", str(tmp_path)))
+    (tmp_path / "a.pack").write_bytes(joined(model.files()))
+    told = dict.fromkeys(names, ("a/1", str(tmp_path / "a.pack")))
     task = tasks.ScoreTask(MemoryLake(), replace(KNOWN, known=()), AS_OF, ("store", "item"), told, drivers=3)
     plain = task(Chunk(0, "a", tuple(names)))
     honest = ex.explain

@@ -243,6 +243,7 @@ def test_a_planted_pickle_is_refused_and_never_loaded(model, tmp_path):
 
 def test_in_scoring_a_regressor_that_does_not_forecast_fails_its_series_alone(model, tmp_path):
     from many_models.adapters.lake.memory import MemoryLake
+    from many_models.data.pack_file import joined
     from many_models.ports import Chunk
     from many_models.tasks import ScoreTask
 
@@ -250,9 +251,8 @@ def test_in_scoring_a_regressor_that_does_not_forecast_fails_its_series_alone(mo
         del schema["content"]["content"]["coef_"]
 
     data = changed(model.blobs[model.fitted["s1"]["ridge"][0]], without_coefficients)
-    for name, content in with_file(model, data).items():
-        (tmp_path / name).write_bytes(content)
-    models = dict.fromkeys(model.series, ("shop/7", str(tmp_path)))
+    (tmp_path / "shop.pack").write_bytes(joined(with_file(model, data)))
+    models = dict.fromkeys(model.series, ("shop/7", str(tmp_path / "shop.pack")))
     result = ScoreTask(MemoryLake(), SPEC, AS_OF, ("series",), models)(Chunk(0, "shop", model.series))
     (failure,) = result.failures
     assert failure.series_id == "s1"

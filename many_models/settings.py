@@ -533,7 +533,7 @@ def load_settings(file: Path | None = None) -> Settings:
 
 
 def _refuse_passwords(path: Path) -> None:
-    """Raises SettingsError when a URL in the file carries a password: files are shared, copied and committed."""
+    """Raise SettingsError when a URL in the file carries a password: files are shared, copied and committed."""
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         if re.search(r"://[^/@:\s\"']*:[^@/\s\"']+@", line.split(" #", maxsplit=1)[0]):
             raise SettingsError(

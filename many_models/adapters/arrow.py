@@ -112,7 +112,7 @@ def matches(table: str, rows: pa.Table, where: Filter) -> pa.ChunkedArray:
 
 
 def check_where(table: str, schema: pa.Schema, where: Filter) -> None:
-    """Raises InputError when a column of `where` is not in `schema` or is of a type that its values are not."""
+    """Raise InputError when a column of `where` is not in `schema` or is of a type that its values are not."""
     timed = where.since is not None or where.before is not None
     asked = [*where.among, *([where.column] if timed else [])]
     require_columns(table, schema.names, asked)
@@ -167,7 +167,7 @@ def first_and_last_day(times: pa.ChunkedArray) -> tuple[datetime, datetime] | No
 
 
 def require_columns(table: str, there: Sequence[str], asked: Sequence[str]) -> None:
-    """Raises InputError that names the columns of `asked` that are not `there`, and those that are."""
+    """Raise InputError that names the columns of `asked` that are not `there`, and those that are."""
     if missing := [name for name in asked if name not in there]:
         raise InputError(
             f"table {table!r} has no column {', '.join(map(repr, missing))}; it has {', '.join(map(repr, there))}"
@@ -175,7 +175,7 @@ def require_columns(table: str, there: Sequence[str], asked: Sequence[str]) -> N
 
 
 def require_table(table: str, rows: pa.Table, partition_by: Sequence[str]) -> None:
-    """Raises InputError when `rows` cannot stand in a table of the lake that is partitioned by `partition_by`.
+    """Raise InputError when `rows` cannot stand in a table of the lake that is partitioned by `partition_by`.
 
     A partition is a folder with the value in its name, and Delta keeps an empty string there as null: both are refused.
     """
@@ -189,7 +189,7 @@ def require_table(table: str, rows: pa.Table, partition_by: Sequence[str]) -> No
 
 
 def require_within(table: str, rows: pa.Table, where: Filter) -> None:
-    """Raises InputError that shows some of `rows` when they are outside `where`."""
+    """Raise InputError that shows some of `rows` when they are outside `where`."""
     inside = matches(table, rows, where)
     if outside := len(rows) - (pc.sum(inside).as_py() or 0):
         columns = [*where.among, *([where.column] if where.column in rows.column_names else [])]
@@ -200,7 +200,7 @@ def require_within(table: str, rows: pa.Table, where: Filter) -> None:
 
 
 def require_unique(table: str, rows: pa.Table, key: Sequence[str]) -> None:
-    """Raises InputError that shows some of `rows` when their `key` is null or stands twice."""
+    """Raise InputError that shows some of `rows` when their `key` is null or stands twice."""
     require_columns(table, rows.column_names, key)
     keys = rows.select(list(key))
     for name in key:
@@ -265,7 +265,7 @@ def _without_nan(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def require_part(part: WarehousePart, rows: pa.Table, key: Sequence[str] | None) -> None:
-    """Raises InputError unless `rows` of `part` can be loaded into its table, whose key is `key` (None: it is new)."""
+    """Raise InputError unless `rows` of `part` can be loaded into its table, whose key is `key` (None: it is new)."""
     if not part.key:
         raise InputError(f"table {part.table!r}: a part without key")
     if key is not None and list(part.key) != list(key):

@@ -131,7 +131,7 @@ class Access:
         return None if self.rows is None or self.is_open else self.rows.mask(user, items)
 
     def check_host(self, host: str) -> None:
-        """Raises ForbiddenError where an open board is asked by another name than this machine's: a page elsewhere
+        """Raise ForbiddenError where an open board is asked by another name than this machine's: a page elsewhere
         could have its own name lead here.
         """
         name = urlsplit(f"//{host}").hostname or ""
@@ -139,7 +139,7 @@ class Access:
             raise ForbiddenError("without keys the board answers on this machine's own address only, as 127.0.0.1")
 
     def check_form(self, user: User, request: Request, form: Mapping[str, str]) -> None:
-        """Raises ForbiddenError for a form that a page of ours has not made for this user."""
+        """Raise ForbiddenError for a form that a page of ours has not made for this user."""
         site = request.headers.get("sec-fetch-site", "same-origin")
         if site not in {"same-origin", "none"} or not user.token:
             raise ForbiddenError("this form does not come from a page of the board")

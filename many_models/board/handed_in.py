@@ -17,7 +17,7 @@ class Decide(Protocol):
     """Approve or reject a proposal, as `many-models approve` does. Raises ConflictError when it waits no more."""
 
     def __call__(self, proposal: str, *, actor: str, reason: str, reject: bool) -> object:
-        """Does it."""
+        """Call it."""
         ...
 
 

@@ -39,7 +39,7 @@ NEAR = 8  # names that are offered for one that is not there
 
 
 def add_routes(app: FastAPI, board: Board) -> None:
-    """The page."""
+    """Add the page of an item."""
 
     @app.get("/items/{series_id}")
     def item(request: Request, series_id: str) -> Response:

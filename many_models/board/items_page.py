@@ -30,7 +30,7 @@ LONGEST_LINK = 6_000  # characters of an address that browsers and Dagster's ser
 
 
 def add_routes(app: FastAPI, board: Board) -> None:
-    """The table, and the same as a file."""
+    """Add the table of items, and the same as a file."""
 
     @app.get("/items")
     def items_table(request: Request) -> Response:

@@ -28,7 +28,7 @@ LONGEST_REASON = 500
 
 
 def add_routes(app: FastAPI, board: Board) -> None:
-    """The page, and its form."""
+    """Add the page of the proposal, and its form."""
 
     @app.get("/proposal")
     def proposal(request: Request, said: str = "") -> Response:

@@ -25,6 +25,6 @@ def build_server(app: FastAPI, board: BoardSettings) -> uvicorn.Server:
 
 
 def run(app: FastAPI, board: BoardSettings) -> None:
-    """Serves until a signal."""
+    """Serve until a signal."""
     print(f"the board is at {board.url or f'http://{board.host}:{board.port}'}", flush=True)  # noqa: T201  for people
     build_server(app, board).run()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def add_routes(app: FastAPI, board: Board) -> None:
-    """The page to sign in on, and what its form and the one in the head of each page do."""
+    """Add the page to sign in on, and what its form and the one in the head of each page do."""
 
     @app.get("/sign-in")
     def sign_in(request: Request, to: str = "/") -> Response:

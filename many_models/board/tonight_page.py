@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def add_routes(app: FastAPI, board: Board) -> None:
-    """The first page."""
+    """Add the first page."""
 
     @app.get("/")
     def tonight(request: Request) -> Response:

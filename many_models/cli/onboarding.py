@@ -25,7 +25,7 @@ def can_ask() -> bool:
 
 
 def print_inferred(out: Console, location: str, done: Initialised) -> None:
-    """What `init` has inferred and why, what it wrote, and the command to type next."""
+    """Print what `init` has inferred and why, what it wrote, and the command to type next."""
     from rich.markup import escape
 
     from many_models.onboarding.guess import SOURCE_PASSWORD
@@ -96,7 +96,7 @@ def _answer(out: Console, question: Question, read: Callable[[str], str] = input
 
 # --- load -----------------------------------------------------------------------------------------------------------
 def print_load(out: Console, location: str, done: LoadResult, *, check: bool) -> None:
-    """What was added, changed and refused of the next file."""
+    """Print what was added, changed and refused of the next file."""
     from rich.markup import escape
 
     print_readings(out, done.readings)

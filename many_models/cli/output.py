@@ -106,7 +106,7 @@ def stage_line(report: StageReport) -> str:
 
 
 def print_summary(out: Console, settings: Settings) -> None:
-    """The summary for people."""
+    """Print the summary for people."""
     from many_models.operations.outcome import line_of_outcome
 
     found = summary(settings)
@@ -139,7 +139,7 @@ def print_summary(out: Console, settings: Settings) -> None:
 
 
 def print_next_steps(out: Console, settings: Settings) -> None:
-    """The commands to type next."""
+    """Print the commands to type next."""
     from many_models.settings import dagster_home
 
     print_summary(out, settings)
@@ -201,7 +201,7 @@ def print_waiting(out: Console, waiting: object) -> None:
 
 
 def print_findings(out: Console, found: Sequence[Finding], mended: Sequence[str]) -> None:
-    """What disagrees, what mends it, and what has been mended."""
+    """Print what disagrees, what mends it, and what has been mended."""
     for one in found:
         out.print(f"[red]✗[/red] {one.where}: {escape(one.says)}\n    {escape(one.remedy)}")
     if not found:
@@ -229,20 +229,20 @@ def metrics_table(metrics: DataFrame) -> Table:
 
 # --- releases and maintenance ---------------------------------------------------------------------------------------
 def print_release(out: Console, release: Release) -> None:
-    """The release that is live again."""
+    """Print the release that is live again."""
     made, series = f"{release.created_at:%Y-%m-%d %H:%M}", len(release.champions)
     out.print(f"live again: release {release.release_id} of {made}, {series} series")
 
 
 def print_verdict(out: Console, told: Verdict) -> None:
-    """What was said about a proposal, and how many series it changed."""
+    """Print what was said about a proposal, and how many series it changed."""
     did = "live" if told.approved else "rejected"
     counts = " already" if told.changed is None else f": {told.changed} series changed, {told.leaving} left"
     out.print(f"{did}: {told.proposal}{counts}; by {told.actor}")
 
 
 def print_maintenance(out: Console, done: Upkeep) -> None:
-    """What maintenance deleted, and what failed."""
+    """Print what maintenance deleted, and what failed."""
     from many_models.orchestration import upkeep
 
     out.print(upkeep.in_words(done))
@@ -258,7 +258,7 @@ def _period(ds: np.datetime64) -> str:
 
 
 def print_explanation(out: Console, found: Explanation, words: Sequence[str]) -> None:
-    """The sentences, then a row for each step: the forecast, the drivers that move most, and the rest as one."""
+    """Print the sentences, then a row for each step: the forecast, the drivers that move most, and the rest as one."""
     for sentence in words:
         out.print(escape(sentence))
     order = sorted(range(len(found.drivers)), key=lambda j: -float(abs(found.parts[:, j]).sum()))

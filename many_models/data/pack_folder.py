@@ -100,7 +100,7 @@ class PackFolder:
         return in_memory(content)
 
     def _make_room(self, size: int) -> None:
-        """Deletes the packs that were used longest ago until there is room for `size` more bytes."""
+        """Delete the packs that were used longest ago until there is room for `size` more bytes."""
         with self._lock:
             self._folder.mkdir(parents=True, exist_ok=True)
             if self._limit is not None and (self._bytes < 0 or self._bytes + size > self._limit):

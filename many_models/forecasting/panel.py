@@ -407,7 +407,7 @@ def _encode_numeric(
 def _encode_exposure(
     block: NDArray[np.float64], first: NDArray[np.int64], learned: int, coding: Encoding, j: int
 ) -> None:
-    """The exposure per series as a share of its mean where there is any, from the periods up to `learned`."""
+    """Encode the exposure per series as a share of its mean where there is any, from the periods up to `learned`."""
     for i in range(len(block)):
         v = block[i, : max(learned, first[i]) + 1]
         v = v[np.isfinite(v) & (v > 0)]

@@ -278,7 +278,7 @@ def _calendar(days: int, end: date) -> _Calendar:
 
 
 def _stores(rng: np.random.Generator, calendar: _Calendar, series: int) -> list[_Store]:
-    """Stores of different sizes whose assortments hold `series` items together.
+    """Store of different sizes whose assortments hold `series` items together.
 
     From six stores on, every fifth opened later, one was rebuilt, and a small one closed for good.
     """

@@ -123,7 +123,7 @@ def _opened(path: Path, kind: str) -> IO[bytes]:
 
 
 def _unzip(path: Path, into: Path) -> None:
-    """The archive's data files, by the last part of their names, so that nothing is written elsewhere."""
+    """Unpack the archive's data files, by the last part of their names, so that nothing is written elsewhere."""
     with zipfile.ZipFile(path) as archive:
         infos = [info for info in archive.infolist() if not info.is_dir() and _is_data(Path(info.filename))]
         if not infos:

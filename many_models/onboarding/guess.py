@@ -357,7 +357,7 @@ class _Look:
         styles: Mapping[str, str],
         now: datetime | None,
     ) -> _Look:
-        """Raises InputError where one of them cannot be told."""
+        """Raise InputError where one of them cannot be told."""
         comma = getattr(reader, "separator", ",") == ";"
         columns = {
             name: infer_column(

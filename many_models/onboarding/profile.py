@@ -149,7 +149,7 @@ class TableProfile:
         return first[np.argsort(self.ds[first])]
 
     def _is_part_of_date(self, name: str) -> bool:
-        """Looks at one row a date, since the column is the same in all of them."""
+        """Look at one row a date, since the column is the same in all of them."""
         rows, column = self._one_row_a_date, self.columns[name]
         ds, day, codes = self.ds[rows], self.day[rows], column.codes[rows]
         months = ds.astype("datetime64[M]")

@@ -244,7 +244,7 @@ class Day:
         return self.reports
 
     def _refresh_power_bi(self, definitions: dg.Definitions) -> None:
-        """What the sensor does after a load, where the settings name a semantic model. Raises UnavailableError."""
+        """Do what the sensor does after a load, where the settings name a semantic model. Raises UnavailableError."""
         model = power_bi.build(self.settings).model
         asked = None if model is None else power_bi.request(self.instance, model)
         if isinstance(asked, dg.RunRequest):
@@ -267,7 +267,7 @@ class Day:
             )
 
     def _reconcile(self, lake: Lake, resources: Mapping[str, object]) -> None:
-        """What the records know and a store lacks is due again, or the run stops and names the table."""
+        """Make due again what the records know and a store lacks, or stop the run and name the table."""
         lake_marks.require(self.instance, lake)
         if lost := lake_marks.lost(self.instance, lake):
             stages = lake_marks.forget(self.instance, lake, lost)

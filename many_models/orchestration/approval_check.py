@@ -30,7 +30,7 @@ def check_result(waiting: Release | None, live: Release | None) -> dg.AssetCheck
 
 
 def report_check(instance: dg.DagsterInstance, waiting: Release | None, live: Release | None) -> None:
-    """The same from a command, outside of any run."""
+    """Report the check from a command, outside of any run."""
     instance.report_runless_asset_event(
         dg.AssetCheckEvaluation(
             asset_key=PROMOTED,

@@ -77,7 +77,7 @@ def lost(instance: dg.DagsterInstance, lake: Lake) -> dict[str, str]:
 
 
 def require(instance: dg.DagsterInstance, lake: Lake) -> None:
-    """Raises IntegrityError, naming the tables, where the lake has lost what the lake alone cannot make again."""
+    """Raise IntegrityError, naming the tables, where the lake has lost what the lake alone cannot make again."""
     if problem := problem_of({name: why for name, why in lost(instance, lake).items() if not can_be_remade(name)}):
         raise IntegrityError(problem)
 

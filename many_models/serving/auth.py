@@ -66,7 +66,7 @@ class Authenticator:
         return not self._ways
 
     async def check(self, headers: Mapping[bytes, bytes]) -> None:
-        """Raises DeniedError unless `headers` (lower-case names) carry a key or token that counts."""
+        """Raise DeniedError unless `headers` (lower-case names) carry a valid key or token."""
         if self.is_open:
             return
         if (key := headers.get(b"x-api-key")) is not None:
@@ -121,7 +121,7 @@ class Entra:
         self._good: OrderedDict[bytes, float] = OrderedDict()
 
     async def check(self, token: bytes) -> None:
-        """Raises DeniedError unless `token` is one that counts now."""
+        """Raise DeniedError unless `token` is valid now."""
         own = hashlib.sha256(token).digest()
         if (until := self._good.get(own)) is not None and time.time() < until:
             return
@@ -171,7 +171,7 @@ class Entra:
         return self._keys[name]
 
     async def _refresh(self) -> None:
-        """Fetches the keys, unless that was tried a moment ago; those that are known stay where it fails."""
+        """Fetch the keys, unless that was tried a moment ago; those that are known stay where it fails."""
         async with self._lock:
             now = time.monotonic()
             if now - self._tried <= REFRESH_SECONDS:

@@ -136,7 +136,7 @@ class PackCache:
             self._make_room(0)
 
     def grown(self, pack: LoadedPack) -> None:
-        """The pack has come to cost more than it did."""
+        """Record that the pack costs more than before."""
         if (entry := self._entries.get(pack.id.sha256)) is not None and entry.pack is pack:
             self._held += pack.cost - entry.cost
             entry.cost = pack.cost

@@ -45,11 +45,11 @@ class Metrics:
         )  # fmt: skip
 
     def watch(self, service: Service) -> None:
-        """Adds what is read from the service when Prometheus asks."""
+        """Add what is read from the service when Prometheus asks."""
         self.registry.register(_OfService(service))
 
     def fetched(self, outcome: str) -> None:
-        """A pack was fetched from the registry, or was not."""
+        """Count a fetch of a pack, by how it ended."""
         self.fetches.labels(outcome).inc()
 
 

@@ -50,7 +50,7 @@ class Room:
         return len(self) > self.most
 
     def enter(self, connection: Protocol) -> None:
-        """A new connection; another one leaves for it where there are too many."""
+        """Take a new connection; where there are too many, another one leaves for it."""
         self._strangers[connection] = None
         if len(self._strangers) > self._most_strangers and (oldest := _waiting(self._strangers, connection)):
             del self._strangers[oldest]
@@ -66,13 +66,13 @@ class Room:
                 connection.end("crowded")
 
     def used(self, connection: Protocol, *, known: bool) -> None:
-        """A request of it has been answered, and its key accepted or not: it leaves last now of those like it."""
+        """Record that a request was answered, and whether its key was accepted: it leaves last now of those like it."""
         known = known or connection in self._known
         self.leave(connection)
         (self._known if known else self._strangers)[connection] = None
 
     def leave(self, connection: Protocol) -> None:
-        """It has gone."""
+        """Forget a connection that has gone."""
         for group in (self._strangers, self._known, self._parked):
             group.pop(connection, None)
 
@@ -96,13 +96,13 @@ class Protocol(HttpToolsProtocol):
 
     # --- the connection -----------------------------------------------------------------------------------------------
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A client is there: its request has to follow."""
+        """Take a client, whose request has to follow."""
         super().connection_made(transport)
         self._let_go_after(HEAD_SECONDS, "slow headers")
         self._room.enter(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The client has gone."""
+        """Release what the client that has gone held."""
         self._room.leave(self)
         self._unset_keepalive_if_required()
         self._in_time()
@@ -122,7 +122,7 @@ class Protocol(HttpToolsProtocol):
         self.transport.abort()
 
     def park(self) -> None:
-        """Listens no more to the client; what it has begun is over at its deadline."""
+        """Stop listening to the client; what it has begun is over at its deadline."""
         self.flow.pause_reading()
         self._unset_keepalive_if_required()
         self._let_go_after(HEAD_SECONDS, "crowded")
@@ -157,24 +157,24 @@ class Protocol(HttpToolsProtocol):
             self.end("large trailers")
 
     def on_message_begin(self) -> None:
-        """The first byte of a request line."""
+        """Take the first byte of a request line."""
         if self._stage == REFUSED:
             return
         self._stage = HEAD
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
-        """A part of the request line."""
+        """Take a part of the request line."""
         if self._stage == HEAD:
             super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header; trailers come after the credentials have been looked at, and are not listened to."""
+        """Take a header; trailers come after the credentials have been looked at, and are not listened to."""
         if self._stage == HEAD:
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """A request can be answered, its body may follow."""
+        """Begin to answer a request whose body may follow."""
         if self._stage == REFUSED:
             return
         if self._head_bytes > HEAD_BYTES and self._size_of_head() > HEAD_BYTES:
@@ -194,13 +194,13 @@ class Protocol(HttpToolsProtocol):
             self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
-        """A part of a body."""
+        """Take a part of a body."""
         self._idle_bytes = 0
         if self._stage == BODY:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """The whole request is here."""
+        """Complete a request: all of it is here."""
         if self._stage == REFUSED:
             return
         self._stage, self._head_bytes = IDLE, 0
@@ -211,7 +211,7 @@ class Protocol(HttpToolsProtocol):
 
     # --- what is answered ---------------------------------------------------------------------------------------------
     def on_response_complete(self) -> None:
-        """An answer has been handed over."""
+        """Go on after an answer has been handed over."""
         cycle: Any = self.cycle
         self._room.used(self, known=bool(cycle.scope["state"].get("known")))
         super().on_response_complete()
@@ -227,12 +227,12 @@ class Protocol(HttpToolsProtocol):
         self._abort_after(WRITE_SECONDS)
 
     def pause_writing(self) -> None:
-        """The client does not read as fast as we write."""
+        """Pause: the client does not read as fast as we write."""
         super().pause_writing()
         self._abort_after(WRITE_SECONDS)
 
     def resume_writing(self) -> None:
-        """It has caught up."""
+        """Go on: the client has caught up."""
         if self._writing is not None and not self.transport.is_closing():
             self._writing.cancel()
             self._writing = None
@@ -250,8 +250,8 @@ class Protocol(HttpToolsProtocol):
         self._refuse(431, "TooLarge", f"headers may have {HEAD_BYTES} bytes", "large headers")
 
     def _refuse(self, status: int, kind: str, reason: str, counted: str) -> None:
-        """The last words of a connection. It stays open for a moment, unheard: closed at once, its client might not
-        read them, and would be back at once.
+        """Send the last words of a connection. It stays open for a moment, unheard: if it closed at once, its client
+        might not read them, and would be back at once.
         """
         self._stage = REFUSED
         self._room.told(counted)
@@ -266,7 +266,7 @@ class Protocol(HttpToolsProtocol):
         self._let_go_after(DRAIN_SECONDS, "")
 
     def _drain(self, size: int) -> None:
-        """Counts what comes after the answer; too much of it is not listened to, until the deadline of the rest."""
+        """Count what comes after the answer; too much of it is not listened to, until the deadline of the rest."""
         if not self._is_busy():
             self._drained += size
             if self._drained > DRAIN_BYTES:

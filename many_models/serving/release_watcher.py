@@ -125,7 +125,7 @@ class Follower:
         return ReleaseIndex.of(release)
 
     def _verify(self, found: ReleaseIndex) -> None:
-        """Fetches and verifies the packs that will serve what is loaded now; at the start nothing is."""
+        """Fetch and verify the packs that will serve what is loaded now; at the start nothing is."""
         wanted: dict[PackId, None] = {}
         hot = [series for series in self._hot() if series]
         for series in hot:
@@ -156,6 +156,6 @@ class Follower:
 
 
 def _require(live: str) -> None:
-    """A registry that has no release is not ready yet, or has lost it: either way there is nothing to take over."""
+    """Raise UnavailableError without a release: the registry is not ready yet, or has lost it."""
     if not live:
         raise UnavailableError("the registry says that there is no release")

@@ -12,7 +12,7 @@ from many_models.serving.loaded_pack import Observation, Question
 
 
 def _plain(moment: datetime) -> datetime:
-    """Times have no zone inside: one that has is turned into UTC."""
+    """Turn a time that has a zone into UTC without one."""
     try:
         return moment if moment.tzinfo is None else moment.astimezone(UTC).replace(tzinfo=None)
     except OverflowError:  # on the first or last day of all

@@ -73,7 +73,7 @@ def build_server(app: FastAPI, serve: ServeSettings) -> Server:
 
 
 def run(app: FastAPI, serve: ServeSettings) -> None:
-    """Serves until a signal."""
+    """Serve until a signal."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = (1 + PARKED) * serve.max_connections + SPARE + SPARE_FILES
     if soft < needed:

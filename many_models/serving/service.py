@@ -179,7 +179,7 @@ class Service:
     async def _group(
         self, pack: PackId, loaded: LoadedPack | None, asked: _Asked, places: Sequence[int], *, from_lake: bool
     ) -> None:
-        """Fills in the answers of the series of one pack."""
+        """Fill in the answers of the series of one pack."""
         loop = asyncio.get_running_loop()
         try:
             model = loaded
@@ -234,7 +234,7 @@ class _Asked:
         return all(self.questions[i].is_quick(loaded.horizon) for i in places)
 
     def fill_in(self, loaded: LoadedPack, places: Sequence[int]) -> list[int]:
-        """Fills in what has been answered before; the places that are left."""
+        """Fill in what has been answered before; the places that are left."""
         left: list[int] = []
         for place in places:
             found = loaded.kept(self.questions[place], self.rows[place])
@@ -321,7 +321,7 @@ def age_days(cutoff: str) -> int:
 
 
 def _warm() -> None:
-    """Imports the compiled loops: seconds that the first request would wait."""
+    """Import the compiled loops: seconds that the first request would wait."""
     from many_models.forecasting import kernels
 
     assert kernels.pack is not None

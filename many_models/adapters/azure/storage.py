@@ -205,7 +205,7 @@ def while_busy(work: Callable[[], T]) -> T:
 
 
 def delete(blob: Callable[[], None]) -> None:
-    """Calls the client's deletion `blob`, as `while_busy` does; a blob that is gone, by a try whose answer was lost, is
+    """Call the client's deletion `blob`, as `while_busy` does; a blob that is gone, by a try whose answer was lost, is
     deleted.
     """
     from azure.core.exceptions import ResourceNotFoundError

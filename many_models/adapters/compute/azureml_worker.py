@@ -51,7 +51,7 @@ class Message:
 
 
 def require_same(version: str, python: str) -> None:
-    """Raises InputError when this environment has another version of the package or of Python than the driver."""
+    """Raise InputError when this environment has another version of the package or of Python than the driver."""
     here, mine = metadata.version(PACKAGE), platform.python_version()
     if here != version:
         raise InputError(
@@ -149,7 +149,7 @@ def _without_result(messages: Sequence[Message]) -> list[Message]:
 
 
 def main() -> None:
-    """A worker for an entry script in another environment: each line of its input is a mini-batch, as a JSON list of
+    """Work for an entry script in another environment: each line of its input is a mini-batch, as a JSON list of
     paths; each gets a line of its output. The first line says that the versions fit, or why not.
     """
     with os.fdopen(os.dup(1), "w") as answers:

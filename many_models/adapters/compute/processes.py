@@ -337,7 +337,7 @@ def _unpacked(tables: dict[str, bytes], files: dict[str, bytes], failures: tuple
 
 # --- In the worker --------------------------------------------------------------------------------------------------
 def work() -> None:
-    """What a worker process does until its input ends."""
+    """Work as a worker process until the input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted too, and stops its workers
     incoming, outgoing = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)

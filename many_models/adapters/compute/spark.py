@@ -181,7 +181,7 @@ class Pace:
         return min(waiting, self.slots * min(self.each, max(1, waiting // (2 * self.slots))))
 
     def learn(self, chunks: int, seconds: float) -> None:
-        """A wave of so many chunks took so long."""
+        """Record how many chunks a wave had and how long it took."""
         full = chunks == self.slots * self.each
         if full and seconds < WAVE_SECONDS and 2 * chunks <= MOST_IN_WAVE:
             self.each *= 2

@@ -103,7 +103,7 @@ class Databricks:
 
 
 def _require_own_files() -> None:
-    """Raises InputError where the package pyspark lies in databricks-connect's folder: one wrote over the other."""
+    """Raise InputError where the package pyspark lies in databricks-connect's folder: one wrote over the other."""
     import pyspark
 
     with suppress(metadata.PackageNotFoundError):

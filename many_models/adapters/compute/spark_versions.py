@@ -23,7 +23,7 @@ LACKING = re.compile(r"does not have (?P<right>[A-Z ]+?) on (?P<what>\w+)(?: '(?
 
 
 def require_spark(client: str, server: str, place: str) -> None:
-    """Raises InputError where the server's Spark at `place` is too old, or older than the client."""
+    """Raise InputError where the server's Spark at `place` is too old, or older than the client."""
     if _two(server) < OLDEST:
         raise InputError(f"Spark {server} at {place} is too old: it needs Spark {'.'.join(map(str, OLDEST))} or newer")
     if _two(client) > _two(server):
@@ -35,7 +35,7 @@ def require_spark(client: str, server: str, place: str) -> None:
 
 
 def require_runtime(client: str, runtime: str, python: str) -> None:
-    """Raises InputError where databricks-connect `client` is newer than the `runtime` (such as 15.4.x-scala2.12), or
+    """Raise InputError where databricks-connect `client` is newer than the `runtime` (such as 15.4.x-scala2.12), or
     this process's `python` is not the runtime's.
     """
     major, minor = _two(runtime)

@@ -416,4 +416,4 @@ def _asked_for(state: State, release_id: str) -> dict[str, Any]:
 
 
 def _nothing(step: str) -> None:
-    """The failpoint that never fails."""
+    """Never fail: the failpoint of production."""

@@ -41,7 +41,7 @@ def _transaction(uri: str) -> Generator[Connection]:
 
 
 def insert_versions(uri: str, run_id: str, versions: Sequence[NewVersion]) -> list[int]:
-    """Makes all `versions` of a run, and the registered models that are not there yet, or none of them; their numbers.
+    """Make all `versions` of a run, and the registered models that are not there yet, or none of them; their numbers.
 
     For SQLite: the transaction locks out every other writer from its start on, so that no number is given twice.
     """
@@ -108,7 +108,7 @@ def move_aliases(uri: str, alias: str, versions: Mapping[str, str]) -> None:
 
 
 def delete_rows(uri: str, versions: Sequence[tuple[str, int]]) -> None:
-    """Deletes model versions, their tags and aliases; MLflow itself would only hide them."""
+    """Delete model versions, their tags and aliases; MLflow itself would only hide them."""
     import sqlalchemy as sa
 
     if not versions:

@@ -109,7 +109,7 @@ def series_tags(upload: PackUpload) -> dict[str, str]:
 
 
 def write_folders(root: Path, folders: Mapping[str, Mapping[str, bytes]]) -> None:
-    """Writes folder name → file name → bytes under `root`."""
+    """Write folder name → file name → bytes under `root`."""
     for folder, files in folders.items():
         for name, data in files.items():
             path = root / folder / name

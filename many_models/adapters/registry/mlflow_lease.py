@@ -31,7 +31,7 @@ _GONE = {"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"}
 def leased(
     registry: ModelRegistryClient, name: str, seconds: float, what: str, *, stale: float = STALE_SECONDS
 ) -> Generator[Callable[[], None]]:
-    """Holds the lock `name` of the store `what`; yields a check that raises ConflictError when it was lost.
+    """Hold the lock `name` of the store `what`; yield a check that raises ConflictError when it was lost.
 
     Raises ConflictError when others have held it for `seconds`.
     """
@@ -80,7 +80,7 @@ def _take(registry: ModelRegistryClient, name: str, token: str, until: float, wh
 
 
 def _take_away(registry: ModelRegistryClient, name: str, seen: tuple[str, str]) -> None:
-    """Renaming is one step: of several that find a lock abandoned, one moves it aside.
+    """Move an abandoned lock aside. Renaming is one step: of several that find it, one succeeds.
 
     The new name follows from the holder that is gone, and stays taken until the next one is done: who was a moment late
     would else move the lock of the one who was faster.

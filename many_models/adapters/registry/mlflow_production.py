@@ -112,7 +112,7 @@ class MlflowStaging:
         return f"tags.`{CURRENT}` = '{self._store.owner}'"
 
     def _retire(self, packs: Sequence[PackUpload] = ()) -> None:
-        """Takes the tag off versions whose series all have a newer one. New versions have got it before."""
+        """Take the tag off versions whose series all have a newer one. New versions have got it before."""
         seen: set[str] = set()
         for found in reversed(self._search(self._current, packs)):
             series = self._store.pack_version(found).series
@@ -268,7 +268,7 @@ class MlflowProduction:
     def _keep(
         self, draft: ReleaseDraft, base: Release | None, tags: Mapping[str, str] | None = None
     ) -> tuple[Version, Release]:
-        """Stores and verifies what `draft` makes of `base`, its manifest last and with `tags`; nothing goes live."""
+        """Store and verify what `draft` makes of `base`, its manifest last and with `tags`; nothing goes live."""
         store = self._store
         check_draft(base, draft)
         now = self._clock()
@@ -374,7 +374,7 @@ class MlflowProduction:
         return self._store.create_version(self._release_model, source, run, tags)
 
     def _make_live(self, found: Version, before: Version | None) -> None:
-        """The switch is one write: the alias, or the tag where there are none. The other follows."""
+        """Switch with one write: the alias, or the tag where there are none. The other follows."""
         activated = self._activated()
         number = max((int(v.tags[LIVE]) for v in activated), default=0)
         if self._aliases:
@@ -387,7 +387,7 @@ class MlflowProduction:
         self._step("live")
 
     def _set_champions(self, found: Version, release: Release, before: Version | None, base: Release | None) -> None:
-        """Moves the packs' courtesy aliases from `base` to `release`: all of them when `before`'s were not finished."""
+        """Move the packs' courtesy aliases from `base` to `release`: all of them when `before`'s were not finished."""
         if not self._aliases:
             return
         finished = before is not None and base is not None and ALIASES_SET in before.tags
@@ -447,4 +447,4 @@ def _ref(found: Version) -> str:
 
 
 def _nothing(step: str) -> None:
-    """The failpoint that never fails."""
+    """Never fail: the failpoint of production."""

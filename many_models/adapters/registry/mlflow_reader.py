@@ -293,7 +293,7 @@ class ServerReader:
             raise StoreError("INTERNAL_ERROR", "the server answered 200 with what is not JSON") from error
 
     def _get(self, endpoint: str, /, **parameters: object) -> requests.Response:
-        """Raises StoreError where the answer is not 200."""
+        """Raise StoreError where the answer is not 200."""
         if self._session is None:
             self._session = _session()
         seconds = float(os.environ.get("MLFLOW_HTTP_REQUEST_TIMEOUT", "120"))

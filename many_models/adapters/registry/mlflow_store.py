@@ -182,7 +182,7 @@ class MlflowStore:
 
     @contextmanager
     def errors(self, doing: str) -> Generator[None]:
-        """Turns what MLflow, its database driver or HTTP raise into the product's errors."""
+        """Turn what MLflow, its database driver or HTTP raise into the product's errors."""
         try:
             yield
         except ManyModelsError:
@@ -263,7 +263,7 @@ class MlflowStore:
             self.client.log_batch(run.info.run_id, measured[at : at + LOG_METRICS])
 
     def write(self, run: Run, folders: Mapping[str, Mapping[str, bytes]]) -> dict[str, str]:
-        """Writes folder name → file name → bytes under the run's artifacts; returns folder name → source URI."""
+        """Write folder name → file name → bytes under the run's artifacts; return folder name → source URI."""
         root = str(run.info.artifact_uri)
         if path := local_path(root):
             write_folders(path, folders)
@@ -322,7 +322,7 @@ class MlflowStore:
         return True
 
     def register_packs(self, run: Run, packs: Sequence[PackUpload], tags: Mapping[str, str]) -> dict[str, PackVersion]:
-        """Writes and registers `packs` with `tags` on top of their own; pack → version."""
+        """Write and register `packs` with `tags` on top of their own; pack → version."""
         sha = {upload.pack: files_sha256(upload.files) for upload in packs}
         folder = {u.pack: f"{slug(u.pack)}-{digest(sha[u.pack], u.series)}" for u in packs}
         sources = self.write(run, {folder[u.pack]: model_folder(u, folder[u.pack], run.info.run_id) for u in packs})
@@ -433,7 +433,7 @@ class MlflowStore:
 
     # --- deletion -----------------------------------------------------------------------------------------------
     def delete(self, versions: Sequence[ModelVersion], remaining: Collection[ModelVersion]) -> None:
-        """Deletes `versions` for good: rows, files, and the runs that have no version among `remaining`.
+        """Delete `versions` for good: rows, files, and the runs that have no version among `remaining`.
 
         MLflow only hides a deleted version; where the store is a database its rows are deleted too. Through a server
         the tags go and a redacted row of each version stays.
@@ -522,4 +522,4 @@ def _is_of_the_driver(error: Exception) -> bool:
 
 
 def _held() -> None:
-    """The check of a lock that cannot be lost."""
+    """Do nothing: this lock cannot be lost."""

@@ -32,7 +32,7 @@ _COLUMNS = [field.name for field in fields(Champion)]
 
 
 def check_uploads(packs: Sequence[PackUpload]) -> None:
-    """Raises InputError, naming the pack, for what a registry could not give back as it got it."""
+    """Raise InputError, naming the pack, for what a registry could not give back as it got it."""
     seen: set[str] = set()
     for upload in packs:
         if upload.pack in seen:
@@ -75,7 +75,7 @@ def _twice(names: Iterable[str]) -> list[str]:
 
 
 def check_draft(base: Release | None, draft: ReleaseDraft) -> None:
-    """Raises ConflictError when `draft` was not made for `base`, InputError when it contradicts itself."""
+    """Raise ConflictError when `draft` was not made for `base`, InputError when it contradicts itself."""
     live = base.release_id if base else ""
     if draft.base != live:
         raise ConflictError(
@@ -98,7 +98,7 @@ def check_draft(base: Release | None, draft: ReleaseDraft) -> None:
 
 
 def check_verdict(actor: str, reason: str) -> None:
-    """Raises InputError for what could not be written down whole."""
+    """Raise InputError for what could not be written down whole."""
     if not actor.strip():
         raise InputError("say who approves or rejects: the name must not be empty")
     if len(actor) > MAX_ACTOR or len(reason) > MAX_REASON:
@@ -106,7 +106,7 @@ def check_verdict(actor: str, reason: str) -> None:
 
 
 def check_waiting(asked: str, waiting: str) -> None:
-    """Raises ConflictError when `asked` is not the proposal that is `waiting` ("" for none)."""
+    """Raise ConflictError when `asked` is not the proposal that is `waiting` ("" for none)."""
     if asked != waiting:
         raise ConflictError(
             f"proposal {asked!r} does not wait for approval: "

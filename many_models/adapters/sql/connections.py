@@ -129,7 +129,7 @@ def _with_driver(url: sa.URL) -> sa.URL:
 
 
 def _show_token(engine: sa.Engine, shown_token: Callable[[], str]) -> None:
-    """Shows a token at every connect; one that the server says has expired is fetched anew, and shown once more."""
+    """Show a token at every connect; one that the server says has expired is fetched anew, and shown once more."""
 
     def show(arguments: list[Any], named: dict[str, Any]) -> None:
         if engine.dialect.name == "mssql":

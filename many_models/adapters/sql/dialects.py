@@ -66,7 +66,7 @@ class Dialect:
         return engine
 
     def begin_writing(self, connection: sa.Connection, schema: str | None) -> None:
-        """What a transaction that writes does first: other loaders wait, and the schema is there."""
+        """Begin a transaction that writes: make other loaders wait, and make the schema."""
 
     def reflect(self, connection: sa.Connection, schema: str | None, table: str) -> sa.Table | None:
         """The table or view as it is in the database; None when it is not there."""
@@ -167,7 +167,7 @@ class Postgres(Dialect):
         return connections.server_engine(url, login, "warehouse")
 
     def begin_writing(self, connection: sa.Connection, schema: str | None) -> None:
-        """Waits for other loads; makes the schema."""
+        """Wait for other loads; make the schema."""
         connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{int(LOCK_SECONDS)}s'")
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(WRITE_LOCK)))
         if schema and not sa.inspect(connection).has_schema(schema):
@@ -287,14 +287,14 @@ def query_of(connection: sa.Connection, schema: str | None, view: WarehouseView)
 
 
 def refuse_names(table: str, rows: pa.Table, longest: int) -> None:
-    """Raises InputError when the name of the table or a column has more than `longest` bytes."""
+    """Raise InputError when the name of the table or a column has more than `longest` bytes."""
     for name in (table, *rows.column_names):
         if len(name.encode()) > longest:
             raise InputError(f"table {table!r}: the database's names have at most {longest} bytes, not so {name!r}")
 
 
 def refuse_texts(table: str, rows: pa.Table, part: str, why: str) -> None:
-    """Raises InputError that names the column in which a text contains `part`."""
+    """Raise InputError that names the column in which a text contains `part`."""
     for name in rows.column_names:
         column = rows.column(name)
         if pa.types.is_string(column.type) and pc.any(pc.match_substring(column, part)).as_py():

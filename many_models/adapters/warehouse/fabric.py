@@ -80,7 +80,7 @@ class FabricDialect(SynapseDialect):
         return rows
 
     def create(self, connection: sa.Connection, table: sa.Table) -> None:
-        """The table, then its key, which CREATE TABLE cannot hold; each a statement that stands by itself."""
+        """Create the table, then its key, which CREATE TABLE cannot hold, each with its own statement."""
         key = [column.name for column in table.primary_key.columns]
         self.record_key(connection, table.schema, table.name, key)
         connection.exec_driver_sql(self.ddl(connection, table, ()))

@@ -97,7 +97,7 @@ class SynapseDialect(SqlServer):
         return sa.Table(KEYS, sa.MetaData(), *columns, schema=schema)
 
     def create(self, connection: sa.Connection, table: sa.Table) -> None:
-        """A table that is distributed by its key's first column, so that a series' rows lie together."""
+        """Create a table that is distributed by its key's first column, so that a series' rows lie together."""
         key = [column.name for column in table.primary_key.columns]
         self.record_key(connection, table.schema, table.name, key)
         connection.exec_driver_sql(self.ddl(connection, table, key))
@@ -145,7 +145,7 @@ class SynapseDialect(SqlServer):
         connection.exec_driver_sql(f"{verb} VIEW {name} AS {query_of(connection, schema, view)}")
 
     def require_rights(self, connection: sa.Connection, warehouse: str) -> None:
-        """Raises AccessError that names the GRANT of each right that the login lacks."""
+        """Raise AccessError that names the GRANT of each right that the login lacks."""
         asked = "SELECT permission_name FROM sys.fn_my_permissions(NULL, 'DATABASE')"
         held = {name for (name,) in connection.exec_driver_sql(asked)}
         if lacking := [right for right in RIGHTS if right not in held]:
@@ -217,7 +217,7 @@ class SynapseWarehouse(SqlWarehouse):
         return sum(len(rows) for _, rows in ready)
 
     def _keep_up(self, connection: sa.Connection, table: str) -> None:
-        """The load is done: what fails here is done after the next one."""
+        """Tidy up after a load. What fails here is done after the next one."""
         for statement in self._synapse.upkeep(connection, sa.Table(table, sa.MetaData(), schema=self._schema)):
             with suppress(DBAPIError):
                 connection.exec_driver_sql(statement)
@@ -299,7 +299,7 @@ class SynapseWarehouse(SqlWarehouse):
             self._record(connection, load, fingerprint, sum(one.rows for one in staged))
 
     def _refuse_taken(self, connection: sa.Connection, one: _Staged, there: sa.Table) -> None:
-        """Raises InputError when rows that stay have the key of a new row, which Synapse does not prevent.
+        """Raise InputError when rows that stay have the key of a new row, which Synapse does not prevent.
 
         Asked before the new rows are there, and not by GROUP BY: where an unenforced key is violated, the pool may take
         it for unique and answer wrongly. That the new rows' own keys are different, `require_part` has seen.

@@ -91,7 +91,7 @@ class BatchedSqliteEventLog(InBatches, SqliteEvents):
     """An event log whose batches leave exactly what the stock log's single events leave."""
 
     def _store_asset_check_evaluation_planned(self, event: EventLogEntry, event_id: int | None) -> None:
-        """The stock rows, one a partition; the event they all hold is spelt once, and no statement holds all values."""
+        """Store the stock rows, one a partition. Their common event is written once; no statement holds all values."""
         if private_api_problems():
             super()._store_asset_check_evaluation_planned(event, event_id)
             return

@@ -22,9 +22,23 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs/your-own-forecaster.md").read_text()
 
 
-def block(language: str) -> str:
-    (found,) = re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
-    return found
+CHRONOS = """
+import numpy as np
+
+class BaseChronosPipeline:
+    @classmethod
+    def from_pretrained(cls, folder, device_map):
+        assert (folder, device_map) == ("/models/chronos-bolt-small", "cuda")
+        return cls()
+
+    def predict_quantiles(self, histories, prediction_length):
+        return None, np.array([np.full(prediction_length, y.mean()) for y in histories])
+"""
+
+
+def blocks(language: str) -> str:
+    """All of the page's blocks of one language, one after the other, as a reader would paste them into one file."""
+    return "\n".join(re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE))
 
 
 def command(folder: Path, *words: str) -> str:
@@ -39,20 +53,26 @@ def command(folder: Path, *words: str) -> str:
 
 @pytest.mark.slow
 def test_the_settings_of_the_page_make_forecasters_that_can_be_used(tmp_path):
-    (tmp_path / "mine.py").write_text(block("python"))
-    (tmp_path / "many_models.toml").write_text(block("toml"))
-    assert set(tomllib.loads(block("toml"))["forecast"]["custom"]) == {"gradient", "theta", "weekdays"}
+    (tmp_path / "mine.py").write_text(blocks("python"))
+    (tmp_path / "many_models.toml").write_text(blocks("toml"))
+    (tmp_path / "chronos.py").write_text(CHRONOS)
+    (tmp_path / "torch.py").write_text("from numpy import array as tensor\n")
+    told = tomllib.loads(blocks("toml"))["forecast"]
+    assert set(told["custom"]) == {"gradient", "theta", "weekdays"}
+    assert set(told["pooled_custom"]) == {"forest", "chronos"}
     spec = spec_of(load_settings(tmp_path / "many_models.toml"))
-    assert [custom.seconds for custom in spec.competing] == [10.0, 20.0, 10.0]
+    assert {mine.name: mine.seconds for mine in spec.competing} == {
+        "gradient": 10.0, "theta": 20.0, "weekdays": 10.0, "forest": 600.0, "chronos": 600.0,
+    }  # fmt: skip
     check_custom(spec)
 
 
 @pytest.mark.slow
 def test_the_command_of_the_page_measures_the_class_of_the_page(tmp_path):
-    (tmp_path / "mine.py").write_text(block("python"))
+    (tmp_path / "mine.py").write_text(blocks("python"))
     frame = sales(stores=2, items=2, days=200)
     frame.assign(date=frame["date"].astype("datetime64[ns]")).to_parquet(tmp_path / "sales.parquet", index=False)
-    program, *words = shlex.split(block("bash"))
+    program, *words = shlex.split(blocks("bash"))
     assert program == "many-models"
     printed = json.loads(command(tmp_path, *words, "--json"))
     rows = {row["candidate"]: row for row in printed["metrics"]}
@@ -70,7 +90,7 @@ def test_a_whole_day_with_it_says_what_it_scored_took_and_why_it_failed(tmp_path
         '\n[forecast.custom.bad]\nuse = "many_models_tests.forecasting.mine:Bad"\noptions = { how = "raise" }\n'
     )
     project = make_project(tmp_path / "shop", rows, compute={"kind": "processes", "workers": 1})
-    (project.root / "mine.py").write_text(block("python"))
+    (project.root / "mine.py").write_text(blocks("python"))
     with (project.root / "many_models.toml").open("a") as file:
         file.write(custom)
     reports = project.run()

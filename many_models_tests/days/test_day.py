@@ -12,6 +12,7 @@ import pytest
 from deltalake import DeltaTable
 
 from many_models.adapters.warehouse.serverless import ServerlessWarehouse
+from many_models.data import row_checks
 from many_models.errors import InputError, MissingTableError, PermanentError, SettingsError
 from many_models.forecasting import datasets
 from many_models.keys import SeriesKey
@@ -187,6 +188,7 @@ def weekly() -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def odd_series(tmp_path_factory: pytest.TempPathFactory) -> Generator[Project]:
     """A project with a series that datasets refuse: row checks let values up to 1e15 pass, datasets here up to 1e8."""
+    assert row_checks.LARGEST_TARGET == 1e15  # a copy, made by the import above, which the patch must not reach
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets, "LARGEST", 1e8)
         yield _odd_series(tmp_path_factory)

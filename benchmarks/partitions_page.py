@@ -6,15 +6,9 @@ it shows the count of materialized partitions and the list of them; then one ser
 person does it. The first opening loads the UI's own files, too.
 """
 
-import os
-import socket
-import subprocess
-import sys
 import tempfile
 import time
-import urllib.error
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +16,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from benchmarks._report import Figure, flags, machine, show
-from benchmarks.reference_day import SETTINGS, answers, asked
+from benchmarks.reference_day import SETTINGS, asked, webserver
 from many_models.operations.day import open_instance
 from many_models.orchestration.event_log import runs
 from many_models.orchestration.stage_run import UPSTREAM_TAG, VERSION_TAG
@@ -34,7 +28,6 @@ if TYPE_CHECKING:
 FULL, SMALL = 25_000, 500
 STAGE = "trained_models"
 PATIENCE_MS = 300_000
-PATIENCE = PATIENCE_MS / 1000
 OPENINGS = 5
 
 
@@ -66,39 +59,6 @@ def fill(instance: dg.DagsterInstance, series: int) -> None:
     ).resolve_job_def("fill")
     tags = {runs.RANGE_START_TAG: keys[0], runs.RANGE_END_TAG: keys[-1]}
     job.execute_in_process({"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}, instance, tags=tags)
-
-
-@contextmanager
-def webserver(folder: Path) -> Generator[int]:
-    """Dagster's webserver on the code location and the instance of `folder`; its port."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = os.environ | {
-        "DAGSTER_HOME": str(folder / "dagster"),
-        "MANY_MODELS_CONFIG": str(folder / "many_models.toml"),
-    }
-    words = ["-m", "dagster_webserver", "-h", "127.0.0.1", "-p", str(port), "-m", "many_models.definitions"]
-    with (folder / "webserver.log").open("w") as log:
-        process = subprocess.Popen([sys.executable, *words], env=environment, stdout=log, stderr=log, cwd=folder)
-    try:
-        until = time.monotonic() + PATIENCE
-        while not ready(port):
-            if process.poll() is not None or time.monotonic() > until:
-                raise RuntimeError(f"no webserver: {(folder / 'webserver.log').read_text()[-2000:]}")
-            time.sleep(0.5)
-        yield port
-    finally:
-        process.terminate()
-        process.wait(60)
-
-
-def ready(port: int) -> bool:
-    """Whether the code location is loaded."""
-    try:
-        return answers(port)
-    except (urllib.error.URLError, ConnectionError):
-        return False
 
 
 def timed(work: Callable[[], object]) -> float:

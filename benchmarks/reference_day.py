@@ -21,7 +21,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import defaultdict
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import date, timedelta
 from itertools import pairwise, repeat
@@ -34,11 +34,14 @@ import psutil
 from benchmarks._report import Figure, flags, machine, show
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from numpy.typing import NDArray
 
 END = date(2024, 6, 30)
 BLOCK_DAYS = 100
 SAMPLE_SECONDS = 0.2
+WEBSERVER_PATIENCE = 300.0
 REFERENCE_CORE_HOURS = 96.0  # 30 minutes of training on 12 machines of 16 cores
 COMPUTE, DAGSTER = "compute", "dagster"
 SPENT_ON = ("source", "lake", "staging", "production", "warehouse", COMPUTE, DAGSTER)
@@ -231,6 +234,14 @@ def rows_into(folder: Path, stages: list[Stage]) -> None:
 # --- GraphQL --------------------------------------------------------------------------------------------------------
 def status_seconds(folder: Path, asset: str) -> tuple[float, float]:
     """What GraphQL takes to tell the state of all partitions of `asset`: at first, and the median of nine more."""
+    with webserver(folder) as port:
+        taken = [asked(port, asset) for _ in range(10)]
+    return taken[0], sorted(taken[1:])[4]
+
+
+@contextmanager
+def webserver(folder: Path) -> Generator[int]:
+    """Dagster's webserver on the code location and the instance of `folder`, once it has loaded; its port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -238,22 +249,19 @@ def status_seconds(folder: Path, asset: str) -> tuple[float, float]:
         "DAGSTER_HOME": str(folder / "dagster"),
         "MANY_MODELS_CONFIG": str(folder / "many_models.toml"),
     }
-    command = ["dagster_webserver", "-h", "127.0.0.1", "-p", str(port), "-m", "many_models.definitions"]
+    words = ["-m", "dagster_webserver", "-h", "127.0.0.1", "-p", str(port), "-m", "many_models.definitions"]
     with (folder / "webserver.log").open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *command], env=environment, stdout=log, stderr=log, cwd=folder
-        )
+        process = subprocess.Popen([sys.executable, *words], env=environment, stdout=log, stderr=log, cwd=folder)
     try:
-        until = time.monotonic() + 120
+        until = time.monotonic() + WEBSERVER_PATIENCE
         while not answers(port):
             if process.poll() is not None or time.monotonic() > until:
                 raise RuntimeError(f"no webserver: {(folder / 'webserver.log').read_text()[-2000:]}")
             time.sleep(0.5)
-        taken = [asked(port, asset) for _ in range(10)]
-        return taken[0], sorted(taken[1:])[4]
+        yield port
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(60)
 
 
 def answers(port: int) -> bool:

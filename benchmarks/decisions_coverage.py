@@ -1,7 +1,11 @@
-"""How often demand stays within its quantiles: `python -m benchmarks.decisions_coverage SET [--series 200]`.
+"""How often demand stays within its quantiles.
+`python -m benchmarks.decisions_coverage SET [--series 200] [--cutoffs 5]`.
 
-SET is a public table (see many_models_tests/support/public_tables.py). The last `horizon` periods are held back; sums
-of the first half and of all of them are compared with their quantiles, per kind of series (share of periods that sell).
+SET is a public table (see many_models_tests/support/public_tables.py). The `horizon` periods after each of the last
+cutoffs, a horizon apart, are held back; sums of the first half and of all of them are compared with their quantiles,
+per kind of series (share of periods that sell). All series share the luck of a cutoff, so one cutoff tells little: the
+last lines are of all cutoffs together. "between" is the share of sums between the two bounds of a central interval,
+"below" that below the quantile itself, which a stock is set by.
 """
 
 from __future__ import annotations
@@ -12,18 +16,23 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import pyarrow as pa
 
-from many_models.decisions.demand_paths import CLASSES, Backtest, Histories, fit_paths, sum_quantiles
+from many_models.decisions.demand_paths import Backtest, Histories, fit_paths, sum_quantiles
 from many_models.forecasting import Spec, pool, prepare, train
 from many_models_tests.support.public_tables import public_set
 
 if TYPE_CHECKING:
     from datetime import datetime
 
+    import pandas as pd
+
+    from many_models.decisions.demand_paths import PathModel
+
 SHARES = (50, 80, 95, 99)
+Inside = dict[tuple[int, int], list["np.ndarray"]]  # length and kind → a row per series: between, then below
 
 
-def measured(name: str, most: int) -> None:
-    """Print the coverage of each kind of series and share."""
+def measured(name: str, most: int, cutoffs: int) -> None:
+    """Print the coverage of each kind of series and share, of each cutoff and of all."""
     found = public_set(name)
     keys, horizon = cast("list[str]", found.options["keys"]), int(str(found.options["horizon"]))
     frame = found.frame.rename(columns={found.options["timestamp"]: "ds", found.options["target"]: "y"})
@@ -31,18 +40,55 @@ def measured(name: str, most: int) -> None:
     names = sorted(set(frame["series_id"]))
     chosen = frame["series_id"].isin(names[:: max(1, len(names) // most)])
     frame = frame.loc[chosen, ["series_id", "ds", "y"]].sort_values(["series_id", "ds"])
-    cutoff: datetime = sorted(set(frame["ds"]))[-horizon - 1].to_pydatetime()
-    spec = Spec(str(found.options["frequency"]), horizon)
-    past = frame.loc[frame["ds"] <= cutoff]
+    times, spec = sorted(set(frame["ds"])), Spec(str(found.options["frequency"]), horizon)
+    every: Inside = {}
+    for back in range(cutoffs, 0, -1):
+        cutoff: datetime = times[-horizon * back - 1].to_pydatetime()
+        inside = of_cutoff(frame, spec, cutoff)
+        told(f"{name}, cutoff {cutoff:%Y-%m-%d}", inside)
+        for of, rows in inside.items():
+            every.setdefault(of, []).extend(rows)
+    told(f"{name}, all {cutoffs} cutoffs", every)
+
+
+def told(what: str, inside: Inside) -> None:
+    """Print the shares of `inside`."""
+    for (length, kind), rows in sorted(inside.items()):
+        shares = np.mean(np.vstack(rows), axis=0).reshape(2, len(SHARES))
+        shown = "; ".join(
+            f"{word} " + ", ".join(f"{share} %: {value:.1%}" for share, value in zip(SHARES, values, strict=True))
+            for word, values in zip(("between", "below"), shares, strict=True)
+        )
+        print(f"{what}, sum of {length}, kind {kind} ({len(rows)} sums): {shown}", flush=True)
+
+
+def of_cutoff(frame: pd.DataFrame, spec: Spec, cutoff: datetime) -> Inside:
+    """Whether the sums after `cutoff` are within their bounds."""
+    horizon, past = spec.horizon, frame.loc[frame["ds"] <= cutoff]
+    model = paths_at(past, spec, cutoff)
+    after = frame.loc[frame["ds"] > cutoff].pivot_table(index="series_id", columns="ds", values="y")
+    ahead = after.reindex(model.series).to_numpy()[:, :horizon]
+    inside: Inside = {}
+    for length in (horizon // 2, horizon):
+        edges = [0.5 - s / 200 for s in SHARES] + [0.5 + s / 200 for s in SHARES] + [s / 100 for s in SHARES]
+        low, high, quantile = np.split(sum_quantiles(model, np.full(len(ahead), length), edges), 3, axis=1)
+        actual = ahead[:, :length].sum(1)[:, None]
+        within = np.hstack([(actual >= low) & (actual <= high), actual <= quantile])
+        for at in np.flatnonzero(np.isfinite(actual[:, 0])).tolist():
+            inside.setdefault((length, int(model.kind[at])), []).append(within[at])
+    return inside
+
+
+def paths_at(past: pd.DataFrame, spec: Spec, cutoff: datetime) -> PathModel:
+    """The path model of all series of `past` (series_id, ds, y), trained at `cutoff`."""
     table = pa.table({"series_id": past["series_id"].to_numpy(), "y": past["y"].to_numpy(float),
                       "ds": pa.array(past["ds"].to_numpy("datetime64[us]"))})  # fmt: skip
     rows = prepare(table, spec, cutoff).rows
-    learned = pool(rows, spec, cutoff)
-    trained = train(rows, spec, cutoff, pooled=learned, keep_paths=True)
+    trained = train(rows, spec, cutoff, pooled=pool(rows, spec, cutoff), keep_paths=True)
     series = list(trained.model.series)
-    y_hat = trained.model.predict(None)["y_hat"].to_numpy().reshape(-1, horizon)
+    y_hat = trained.model.predict(None)["y_hat"].to_numpy().reshape(-1, spec.horizon)
     assert trained.paths is not None
-    y, y_past = (np.full((len(series), spec.windows, horizon), np.nan) for _ in range(2))
+    y, y_past = (np.full((len(series), spec.windows, spec.horizon), np.nan) for _ in range(2))
     at = {one: i for i, one in enumerate(series)}
     for row in trained.paths.to_pylist():
         y[at[row["series_id"]], row["window"] - 1] = [np.nan if v is None else v for v in row["y"]]
@@ -50,19 +96,7 @@ def measured(name: str, most: int) -> None:
     own = dict(iter(past.groupby("series_id")["y"]))
     parts = [own[one].to_numpy(float)[-730:] for one in series]
     histories = Histories(np.concatenate(parts), np.concatenate([[0], np.cumsum([len(p) for p in parts])]))
-    model = fit_paths(series, y_hat, Backtest(series, y, y_past), histories)
-    ahead = frame.loc[frame["ds"] > cutoff].pivot_table(index="series_id", columns="ds", values="y").reindex(series)
-    for length in (horizon // 2, horizon):
-        edges = [0.5 - s / 200 for s in SHARES] + [0.5 + s / 200 for s in SHARES]
-        bounds = sum_quantiles(model, np.full(len(series), length), edges)
-        actual = ahead.to_numpy()[:, :length].sum(1)
-        for kind in range(len(CLASSES) + 1):
-            mine = (model.kind == kind) & np.isfinite(actual)
-            inside = [float(((actual >= bounds[:, i]) & (actual <= bounds[:, len(SHARES) + i]))[mine].mean())
-                      if mine.any() else np.nan for i in range(len(SHARES))]  # fmt: skip
-            shown = ", ".join(f"{share} %: {value:.1%}" for share, value in zip(SHARES, inside, strict=True))
-            if mine.any():
-                print(f"{name}, sum of {length}, kind {kind} ({mine.sum()} series): {shown}")
+    return fit_paths(series, y_hat, Backtest(series, y, y_past), histories)
 
 
 def main() -> None:
@@ -70,8 +104,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("set")
     parser.add_argument("--series", type=int, default=200)
+    parser.add_argument("--cutoffs", type=int, default=5)
     options = parser.parse_args()
-    measured(options.set, options.series)
+    measured(options.set, options.series, options.cutoffs)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Annotated, Literal
 from urllib.parse import quote
@@ -42,7 +43,7 @@ class ComputeSettings(Section):
     A URL that holds a token belongs into the environment: MANY_MODELS__COMPUTE__SPARK_REMOTE. With `databricks_host`
     it is a cluster of that workspace, asked as a service principal (secret MANY_MODELS_DATABRICKS_CLIENT_SECRET).
     `spark_data` says who reads the lake: the workers, or Spark, which finds it at `spark_lake` (see docs/spark.md).
-    `azureml` sends parallel jobs as section azureml says. `core_hour_price` is what benchmarks count cost with.
+    `azureml` sends parallel jobs as section azureml says. `core_hour_price` is what a core costs for an hour.
     """
 
     kind: Literal["processes", "serial", "spark", "azureml"] = "processes"
@@ -58,6 +59,11 @@ class ComputeSettings(Section):
     databricks_host: str = ""
     databricks_cluster: str = ""
     databricks_client_id: str = ""
+
+    @property
+    def cores(self) -> int:
+        """The cores that a run holds: `workers`, else those of this machine."""
+        return self.workers or len(os.sched_getaffinity(0))
 
     @model_validator(mode="after")
     def _one_spark(self) -> ComputeSettings:
@@ -149,11 +155,15 @@ class OverridesSettings(Section):
 
 
 class DriftSettings(Section):
-    """Whether series do what their backtest promised, see docs/decisions-guide.md; off without `watch`."""
+    """Whether series do what their backtest promised, see docs/decisions-guide.md; off without `watch`.
+
+    `answer`: what follows for the forecasts of a series that drifted while it does; `retrain` comes on top.
+    """
 
     watch: bool = False
     false_alarms: Annotated[float, Field(gt=0, le=0.1)] = 0.001
     retrain: bool = False
+    answer: Literal["ask", "widen", "baseline"] = "ask"
 
 
 class StockSettings(Section):

@@ -1,7 +1,8 @@
 """Paths of demand over the horizon, drawn from what the backtest got wrong: sums of steps are read off them.
 
 Errors of neighbouring steps go together, so bounds of single steps do not add up to bounds of a sum. A path is a whole
-window of the backtest's errors in standard deviations, of a series of the same kind, put on the series' own forecast.
+window of the backtest's errors in standard deviations, of a series of the same kind, put on the series' own forecast;
+what all series of a window share is drawn apart, since a backtest has seen it only a few times.
 Series that rarely sell follow their own intervals between sales and their own sizes (a renewal process; compare
 Willemain, Smart & Schwarz 2004), scaled to the forecast.
 """
@@ -26,9 +27,16 @@ INTERMITTENT = 0.6  # a series that sells in a smaller share of its periods foll
 LEAST_SALES = 4  # that tell of intervals; with fewer, windows of errors say what there is
 LONGEST_INTERVAL = 60  # from which on the chance of a sale stays
 SMALLEST = 0.01  # of its kind's dispersion: what a series without errors is taken to have at least, before it is drawn
+SURPRISE = 4.0  # a squared error, over what is expected, that tells no more if it is larger
+MOST_VARIANCE = 4.0  # of a window's level, over its forecast
 DEPENDENT = 2.0  # times as uncertain is a variance of errors that go together
 LEAST_SPREAD = 0.005  # variance of the logarithms of dispersions within a kind, at least
 FAULT = 1e4  # times a series' mean forecast, beyond which an error is a fault of the data
+LEAST_WINDOWS = 2  # that tell what the series of a window share
+MOST_LUCK = 6.0  # standard deviations that a draw of it may be off
+LEAST_LEVEL = 0.05  # forecasts below it have errors as large as those at it
+POWERS = (1.0, 1.25, 1.5, 1.75, 2.0)
+FEW_WINDOWS = 30  # of a kind, below which what all series say is taken
 WILD = 50.0  # standard deviations beyond which an error is a fault and not luck
 POOL = 4000  # windows of a kind that are kept to draw from
 BLOCK = 500  # series at a time: memory does not grow with their number
@@ -97,19 +105,28 @@ class PathModel:
     series: list[str]
     y_hat: Floats
     dispersion: Floats
+    power: Floats
     kind: NDArray[np.int64]
-    pools: Sequence[Floats]
+    pools: Sequence[Floats]  # of each kind, the windows of the backtest
+    draws: Sequence[Floats]  # of each kind, windows as the next one may be, ordered by their sums
     histories: Histories
     renewal: NDArray[np.bool_]
+    levels: Floats  # of each kind, the variance of a window's level over its forecast, of series that rarely sell
     nonnegative: bool
 
     def of(self, rows: NDArray[np.int64]) -> PathModel:
         """The model of some series, whose paths are the same as among all."""
         return replace(
             self, series=[self.series[i] for i in rows.tolist()], y_hat=self.y_hat[rows],
-            dispersion=self.dispersion[rows],
+            dispersion=self.dispersion[rows], power=self.power[rows],
             kind=self.kind[rows], histories=self.histories.chosen(rows), renewal=self.renewal[rows],
         )  # fmt: skip
+
+    def wider(self, factors: Floats) -> PathModel:
+        """The model whose errors are so many times as large; a series that rarely sells keeps its own intervals and
+        sizes.
+        """
+        return replace(self, dispersion=self.dispersion * factors**2)
 
     def blocks(self, paths: int, seed: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
         """Some series' positions, and their paths (series × paths × steps); all series in turn.
@@ -127,10 +144,14 @@ class PathModel:
         found = np.empty((len(rows), paths, steps), np.float32)
         dense = np.flatnonzero(~self.renewal[rows])
         uniforms = np.empty((len(rows), half), np.float32)
+        lifts = [_lifts(float(variance), half) for variance in self.levels]
         for at, i in enumerate(rows.tolist()):
             rng = seeded(seed, self.series[i])
             if self.renewal[i]:
-                found[at] = _renewal_paths(rng, self.histories.of(i), self.y_hat[i], paths)
+                low, high = lifts[int(self.kind[i])]
+                order = rng.permutation(half)
+                lift = np.concatenate([low[order], high[order]])[:paths]
+                found[at] = _renewal_paths(rng, self.histories.of(i), self.y_hat[i], lift)
             else:
                 uniforms[at] = (rng.permutation(half) + rng.random(half)) / (2 * half)
         if len(dense):
@@ -141,8 +162,8 @@ class PathModel:
         """Forecasts and windows of errors: ranks u and 1 − u of the windows of a kind, ordered by their sums."""
         u = np.concatenate([u, 1.0 - u], axis=1)[:, :paths]
         found = np.empty((len(rows), paths, self.y_hat.shape[1]), np.float32)
-        sigma = deviations(self.y_hat[rows], self.dispersion[rows, None]).astype(np.float32)
-        for kind, pool in enumerate(self.pools):
+        sigma = deviations(self.y_hat[rows], self.dispersion[rows, None], self.power[rows, None]).astype(np.float32)
+        for kind, pool in enumerate(self.draws):
             mine = np.flatnonzero(self.kind[rows] == kind)
             if not len(mine):
                 continue
@@ -161,15 +182,51 @@ def fit_paths(
     """
     sold = histories.sold()
     kind = np.searchsorted(CLASSES, sold, side="right").astype(np.int64)
-    error, size = backtest.errors(), _size(np.nan_to_num(backtest.y_hat))
+    error, past = backtest.errors(), np.nan_to_num(backtest.y_hat)
     known = np.isfinite(error) & ~np.isnan(backtest.y)
-    dispersion = _dispersions(np.where(known, error, 0.0), np.where(known, size, 0.0), known.sum((1, 2)), kind)
-    scaled = error / deviations(np.nan_to_num(backtest.y_hat), dispersion[:, None, None])
+    error_known, count = np.where(known, error, 0.0), known.sum((1, 2))
+    power = powers(error_known, past, known, kind)
+    size = np.where(known, _size(past, power[:, None, None]), 0.0)
+    dispersion = _dispersions(error_known, size, count, kind)
+    scaled = error / deviations(past, dispersion[:, None, None], power[:, None, None])
     everyone = _pool(scaled)
-    pools = [_pool(scaled[kind == k], everyone) for k in range(len(CLASSES) + 1)]
+    kinds = [scaled[kind == k] for k in range(len(CLASSES) + 1)]
+    pools = [_pool(of, everyone) for of in kinds]
+    of_all = _thinned(_of_next_window(scaled))
+    draws = [
+        of_all if pool is everyone else _thinned(_of_next_window(of)) for of, pool in zip(kinds, pools, strict=True)
+    ]
     sales = np.array([np.count_nonzero(histories.of(i) > 0) if sold[i] < INTERMITTENT else 0 for i in range(len(sold))])
     renewal = (sold < INTERMITTENT) & (sales >= LEAST_SALES) & nonnegative
-    return PathModel(list(series), np.nan_to_num(y_hat), dispersion, kind, pools, histories, renewal, nonnegative)
+    levels = level_variances(error, past, histories, kind, renewal)
+    return PathModel(
+        list(series), np.nan_to_num(y_hat), dispersion, power, kind, pools, draws, histories, renewal, levels,
+        nonnegative,
+    )  # fmt: skip
+
+
+def powers(error: Floats, y_hat: Floats, known: NDArray[np.bool_], kind: NDArray[np.int64]) -> Floats:
+    """The power of the level with which the variance of each series' errors grows (series × windows × steps; `error` 0
+    where not `known`): that of its kind, of `POWERS` the most likely one. 1 is that of counts, 2 that of errors in
+    proportion to the level.
+
+    By the normal likelihood, each series having a dispersion of its own: only how errors change with the level within a
+    series tells. A kind with few windows takes that of all series.
+    """
+    count = known.sum((1, 2))
+    level = np.log(np.maximum(np.abs(y_hat), LEAST_LEVEL))
+    logs = np.where(known, level, 0.0).sum((1, 2))
+    likelihood = np.empty((len(POWERS), len(count)))
+    for at, power in enumerate(POWERS):
+        dispersion = (error**2 * np.exp(-power * level)).sum((1, 2)) / np.maximum(count, 1)
+        some = (count > 0) & (dispersion > 0)
+        likelihood[at] = np.where(some, -(count * np.log(np.where(some, dispersion, 1.0)) + power * logs) / 2.0, 0.0)
+    found = np.full(len(count), POWERS[int(likelihood.sum(1).argmax())])
+    for k in range(len(CLASSES) + 1):
+        mine = kind == k
+        if known[mine].any(2).sum() >= FEW_WINDOWS:
+            found[mine] = POWERS[int(likelihood[:, mine].sum(1).argmax())]
+    return found
 
 
 def _dispersions(error: Floats, size: Floats, count: NDArray[np.int64], kind: NDArray[np.int64]) -> Floats:
@@ -196,14 +253,13 @@ def _dispersions(error: Floats, size: Floats, count: NDArray[np.int64], kind: ND
     return found
 
 
-def deviations(y_hat: Floats, dispersion: Floats) -> Floats:
-    """Standard deviations of errors of the forecasts `y_hat`: variance grows with the level as in mm_pack_v1."""
-    return np.sqrt(np.maximum(dispersion * _size(y_hat), 1e-24))
+def deviations(y_hat: Floats, dispersion: Floats, power: Floats) -> Floats:
+    """Standard deviations of errors of the forecasts `y_hat`: variance grows with a `power` of the level."""
+    return np.sqrt(np.maximum(dispersion * _size(y_hat, power), 1e-24))
 
 
-def _size(y_hat: Floats) -> Floats:
-    mu = np.maximum(np.abs(y_hat), 0.05)
-    return mu + 0.05 * mu * mu
+def _size(y_hat: Floats, power: Floats) -> Floats:
+    return np.maximum(np.abs(y_hat), LEAST_LEVEL) ** power
 
 
 def _median(values: Floats, otherwise: Floats) -> float:
@@ -215,18 +271,48 @@ def _median(values: Floats, otherwise: Floats) -> float:
 
 
 def _pool(scaled: Floats, otherwise: Floats | None = None) -> Floats:
-    """Whole windows of standardised errors (windows × steps), ordered by their sums; `otherwise` where there are few.
-
-    Many are thinned evenly along that order, so that the draw stays quick and the tails are kept.
+    """Whole windows of standardised errors (windows × steps) of series × windows × steps; `otherwise` where there are
+    few.
     """
-    steps = scaled.shape[2]
-    windows = scaled.reshape(-1, steps)
-    windows = windows[(np.abs(np.nan_to_num(windows, nan=np.inf)) <= WILD).all(1)]
-    if len(windows) < 30 and otherwise is not None:
+    windows = scaled[_usable(scaled)]
+    if len(windows) < FEW_WINDOWS and otherwise is not None:
         return otherwise
-    if not len(windows):
-        return np.zeros((1, steps))
-    windows = windows[np.argsort(windows.sum(1), kind="stable")] * (1.0 + WIDER / scaled.shape[1])
+    return windows * (1.0 + WIDER / scaled.shape[1]) if len(windows) else np.zeros((1, scaled.shape[2]))
+
+
+def _usable(scaled: Floats) -> NDArray[np.bool_]:
+    return np.asarray((np.abs(np.nan_to_num(scaled, nan=np.inf)) <= WILD).all(2))
+
+
+def _of_next_window(scaled: Floats) -> Floats:
+    """Windows of standardised errors as the next window may have them, of series × windows × steps of the backtest.
+
+    The series of a window share some luck (weather, a trend that was missed), and a backtest has few windows. What a
+    series has alone is taken as it was. In the place of what they share comes a draw of a multivariate t distribution
+    about its mean; its scale is the windows' second moment, its degrees of freedom are their number: the next window's
+    luck may be further off than that of a few was.
+    """
+    usable = _usable(scaled)
+    told = usable.any(0)
+    if told.sum() < LEAST_WINDOWS or usable.sum() < FEW_WINDOWS:
+        return _pool(scaled)
+    number = usable.sum(0)[:, None]
+    shared = np.where(usable[..., None], scaled, 0.0).sum(0) / np.maximum(number, 1)
+    alone = (scaled - shared)[usable]
+    alone = np.repeat(alone, max(1, -(-POOL // len(alone))), axis=0)
+    rng, windows = np.random.default_rng(1), int(told.sum())
+    half = -(-len(alone) // 2)
+    luck = rng.normal(size=(half, windows)) * np.sqrt(windows / rng.chisquare(windows, (half, 1)))
+    luck = np.clip(np.concatenate([luck, -luck])[rng.permutation(2 * half)[: len(alone)]], -MOST_LUCK, MOST_LUCK)
+    drawn = luck @ shared[told] / np.sqrt(windows)
+    return (alone + shared[told].mean(0) + drawn) * (1.0 + WIDER / scaled.shape[1])
+
+
+def _thinned(windows: Floats) -> Floats:
+    """Windows ordered by their sums; many are thinned evenly along that order, so that the draw stays quick and the
+    tails are kept.
+    """
+    windows = windows[np.argsort(windows.sum(1), kind="stable")]
     if len(windows) > POOL:
         windows = windows[np.linspace(0, len(windows) - 1, POOL).round().astype(int)]
     return windows
@@ -237,14 +323,76 @@ def seeded(seed: int, name: str) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64([seed, zlib.crc32(name.encode())]))
 
 
-def _renewal_paths(rng: np.random.Generator, past: Floats, y_hat: Floats, paths: int) -> NDArray[np.float32]:
-    """Paths (paths × steps) of a series that rarely sells: whether it sells depends on how long ago it last did."""
-    steps = len(y_hat)
+def level_variances(
+    error: Floats, y_hat: Floats, histories: Histories, kind: NDArray[np.int64], renewal: NDArray[np.bool_]
+) -> Floats:
+    """Of each kind, the variance of the level of a window's sales over its forecast, beyond what intervals and sizes
+    explain (`error` and `y_hat` are series × windows × steps, an error is NaN where its window is unknown).
+
+    The one with which squared errors of windows' sums are as large as expected (Paule & Mandel 1982); 0 where they
+    already are without.
+    """
+    steps = y_hat.shape[2]
+    off, total = error.sum(2), np.maximum(y_hat, 0.0).sum(2)
+    ratio = np.zeros(len(kind))  # mean square of sizes over their mean
+    for i in np.flatnonzero(renewal).tolist():
+        past = histories.of(i)
+        sizes = past[past > 0]
+        ratio[i] = float((sizes**2).mean() / sizes.mean())
+    chance = np.maximum(total * ratio[:, None] - total**2 / steps, 0.0)
+    found = np.zeros(len(CLASSES) + 1)
+    for k in range(len(found)):
+        mine = (renewal & (kind == k))[:, None] & np.isfinite(off) & (chance > 0)
+        mine &= off**2 <= WILD**2 * np.where(mine, chance, 1.0)
+        if mine.sum() >= FEW_WINDOWS:
+            found[k] = _explaining(off[mine] ** 2, chance[mine], total[mine] ** 2)
+    return found
+
+
+def _explaining(squares: Floats, chance: Floats, levels: Floats) -> float:
+    """The variance v with which squares / (chance + v × levels) are on average as those of a normal distribution, each
+    at most SURPRISE (Huber 1981, proposal 2: a few surprises do not decide it); at most MOST_VARIANCE, at least 0.
+    """
+    from scipy.special import ndtr
+
+    edge = SURPRISE**0.5
+    tail = 2.0 * (1.0 - float(ndtr(edge)))
+    usual = 1.0 - tail - 2.0 * edge * float(np.exp(-SURPRISE / 2) / np.sqrt(2 * np.pi)) + SURPRISE * tail
+
+    def too_large(variance: float) -> bool:
+        return float(np.minimum(squares / (chance + variance * levels), SURPRISE).mean()) > usual
+
+    low, high = 0.0, MOST_VARIANCE
+    if not too_large(low):
+        return low
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if too_large(middle) else (low, middle)
+    return high
+
+
+def _lifts(variance: float, number: int) -> tuple[Floats, Floats]:
+    """A gamma distribution of mean 1: its quantiles of `number` shares of the lower half, and their twins above."""
+    if variance <= 0:
+        return np.ones(number), np.ones(number)
+    from scipy.special import gammaincinv
+
+    shares = (np.arange(number) + 0.5) / (2 * number)
+    both = gammaincinv(1.0 / variance, np.concatenate([shares, 1.0 - shares])) * variance
+    both /= both.mean()
+    return both[:number], both[number:]
+
+
+def _renewal_paths(rng: np.random.Generator, past: Floats, y_hat: Floats, levels: Floats) -> NDArray[np.float32]:
+    """Paths (paths × steps) of a series that rarely sells: whether it sells depends on how long ago it last did. Each
+    path has a level of `levels`, times the forecast.
+    """
+    steps, paths = len(y_hat), len(levels)
     at = np.flatnonzero(past > 0)
     sizes = past[at]
     chance = sale_chance(np.diff(at))
     rate = float(len(at)) / len(past)
-    lift = np.maximum(y_hat, 0.0) / max(rate * float(sizes.mean()), 1e-12)
+    lift = np.maximum(y_hat, 0.0)[:, None] * levels / max(rate * float(sizes.mean()), 1e-12)
     more = np.clip(lift, 1 / 3, 3.0)  # what the chance of a sale takes of the forecast; the sizes take the rest
     rest = np.where(more > 0, lift / more, 0.0)
     half = (paths + 1) // 2

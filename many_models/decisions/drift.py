@@ -39,11 +39,13 @@ LARGEST_SCORE = 4.0  # no single error may make an alarm
 
 @dataclass(frozen=True)
 class Found:
-    """What the charts say, per series: `alarm` is the period of the last alarm (−1: none), `kind` its position in
-    KINDS, `direction` 1 up, −1 down, `charts` the charts' values over their limits at the end (series × KINDS).
+    """What the charts say, per series: `alarm` is the period of the last alarm (−1: none), `began` the period at which
+    its chart left 0, `kind` its position in KINDS, `direction` 1 up, −1 down, `charts` the charts' values over their
+    limits at the end (series × KINDS).
     """
 
     alarm: NDArray[np.int64]
+    began: NDArray[np.int64]
     kind: NDArray[np.int64]
     direction: NDArray[np.int64]
     charts: Floats
@@ -60,7 +62,8 @@ def watch(scores: Floats, false_alarms: float = 0.001) -> Found:
     steps = np.array([LEVEL_SHIFT / 2, BIAS_SHIFT / 2])
     up, down = np.zeros((n, 2)), np.zeros((n, 2))
     outside = np.zeros(n)
-    alarm, kind, direction = np.full(n, -1), np.full(n, -1), np.zeros(n, np.int64)
+    alarm, began, kind, direction = np.full(n, -1), np.full(n, -1), np.full(n, -1), np.zeros(n, np.int64)
+    rest = np.zeros((n, 5), np.int64)  # the period after each chart last was 0: up, down, outside
     miss, hit = coverage_steps()
     band = normal_quantile(1 - OUTSIDE / 2)
     for at in range(periods):
@@ -70,6 +73,7 @@ def watch(scores: Floats, false_alarms: float = 0.001) -> Found:
         up = np.where(seen[:, None], np.maximum(up + z[:, None] - steps, 0.0), up)
         down = np.where(seen[:, None], np.maximum(down - z[:, None] - steps, 0.0), down)
         outside = np.where(seen, np.maximum(outside + np.where(np.abs(z) > band, miss, hit), 0.0), outside)
+        rest[np.column_stack([up, down, outside]) <= 0] = at + 1
         over = np.column_stack([np.maximum(up, down) / limits[:2], outside / limits[2]])
         fired = (over > 1.0).any(1)
         if fired.any():
@@ -78,9 +82,12 @@ def watch(scores: Floats, false_alarms: float = 0.001) -> Found:
             way = np.minimum(kind[fired], 1)
             rows = np.flatnonzero(fired)
             direction[fired] = np.where(up[rows, way] >= down[rows, way], 1, -1)
+            chart = np.where(kind[fired] == len(KINDS) - 1, 4, way + np.where(direction[fired] > 0, 0, 2))
+            began[fired] = rest[rows, chart]
             up[fired], down[fired], outside[fired] = 0.0, 0.0, 0.0
+            rest[fired] = at + 1
     charts = np.column_stack([np.maximum(up, down) / limits[:2], outside / limits[2]])
-    return Found(alarm, kind, direction, charts)
+    return Found(alarm, began, kind, direction, charts)
 
 
 def coverage_steps() -> tuple[float, float]:
@@ -136,7 +143,7 @@ def scores_of(model: PathModel, y: Floats, y_hat: Floats) -> Floats:
     `y` and `y_hat` are NaN where nothing came. What neighbouring errors of the backtest have in common is taken out:
     a chart adds up what is new.
     """
-    return _scored(model, y, y_hat, lambda own, pool: whitened(own, neighbours(pool)))
+    return new_in(model, plain_scores(model, y, y_hat))
 
 
 def window_scores(model: PathModel, y: Floats, y_hat: Floats) -> Floats:
@@ -146,23 +153,39 @@ def window_scores(model: PathModel, y: Floats, y_hat: Floats) -> Floats:
     is taken out by the correlation of steps within the model's own windows, lag by lag; a missing step foretells
     nothing.
     """
-    return _scored(
-        model, y, y_hat,
-        lambda own, pool: surprises(own, np.asarray(np.linalg.cholesky(lag_correlations(pool)), np.float64)),
-    )  # fmt: skip
+    return new_in_window(model, plain_scores(model, y, y_hat))
 
 
-def _scored(model: PathModel, y: Floats, y_hat: Floats, fresh: Callable[[Floats, Floats], Floats]) -> Floats:
-    """Normal scores of errors of each kind, of which `fresh` leaves what is new, by them and those of the backtest."""
-    r = (y - y_hat) / deviations(np.nan_to_num(y_hat), model.dispersion[:, None])
+def plain_scores(model: PathModel, y: Floats, y_hat: Floats) -> Floats:
+    """Normal scores of errors as they are, what they have in common with neighbours left in: how large they are."""
+    r = (y - y_hat) / deviations(np.nan_to_num(y_hat), model.dispersion[:, None], model.power[:, None])
     r[np.abs(np.nan_to_num(r)) > WILD] = np.nan
-    scores = np.full(r.shape, np.nan)
+    return _by_kind(model, r, normal_scores)
+
+
+def new_in(model: PathModel, scores: Floats) -> Floats:
+    """What is new in `plain_scores`: see `scores_of`."""
+    return _by_kind(model, scores, lambda pool, own: whitened(own, neighbours(normal_scores(pool.ravel(), pool))))
+
+
+def new_in_window(model: PathModel, scores: Floats) -> Floats:
+    """What is new in `plain_scores` of a window: see `window_scores`."""
+
+    def fresh(pool: Floats, own: Floats) -> Floats:
+        correlations = lag_correlations(normal_scores(pool.ravel(), pool))
+        return surprises(own, np.asarray(np.linalg.cholesky(correlations), np.float64))
+
+    return _by_kind(model, scores, fresh)
+
+
+def _by_kind(model: PathModel, values: Floats, of: Callable[[Floats, Floats], Floats]) -> Floats:
+    """What `of` makes of the windows of each kind and of the values (series × periods) of its series."""
+    found = np.full(values.shape, np.nan)
     for kind, pool in enumerate(model.pools):
         rows = np.flatnonzero(model.kind == kind)
         if len(rows):
-            everyone = pool.ravel()
-            scores[rows] = fresh(normal_scores(everyone, r[rows]), normal_scores(everyone, pool))
-    return scores
+            found[rows] = of(pool, values[rows])
+    return found
 
 
 def lag_correlations(scores: Floats) -> Floats:
@@ -199,7 +222,7 @@ def surprises(scores: Floats, root: Floats) -> Floats:
 
 def normal_scores(sample: Floats, values: Floats) -> Floats:
     """Normal scores of `values` among `sample`, in the middle of ties; at most LARGEST_SCORE."""
-    ordered = np.sort(sample)
+    ordered = np.sort(sample, axis=None)
     low, high = (np.searchsorted(ordered, values, side=side) for side in ("left", "right"))
     share = (low + high + 1.0) / (2.0 * (len(ordered) + 1.0))
     scores = normal_quantile(np.clip(share, 1e-5, 1 - 1e-5))
@@ -235,19 +258,27 @@ def normal_cdf(values: Floats) -> Floats:
     return np.asarray(ndtr(values), np.float64)
 
 
-def drift_table(series: Sequence[str], ds: NDArray[np.datetime64], found: Found, recent: int) -> pa.Table:
-    """A row per series: series_id, drifted (an alarm in the last `recent` periods), kind, direction, alarmed_at and
-    the charts over their limits (level, bias, coverage).
+def drift_table(
+    series: Sequence[str], ds: NDArray[np.datetime64], found: Found, widen: Floats, recent: int
+) -> pa.Table:
+    """A row per series: series_id, drifted (an alarm in the last `recent` periods), kind, direction, began_at (where
+    its chart left 0), alarmed_at, the charts over their limits (level, bias, coverage), and `widen`, how many times as
+    wide its interval should be.
     """
     alarmed = found.alarm >= 0
     drifted = alarmed & (found.alarm >= len(ds) - recent)
-    at = ds[np.maximum(found.alarm, 0)] if len(ds) else np.zeros(len(series), "datetime64[us]")
+    began, at = (
+        ds[np.maximum(of, 0)] if len(ds) else np.zeros(len(series), "datetime64[us]")
+        for of in (found.began, found.alarm)
+    )
     names = np.array([*KINDS, None], object)
     ways = np.array(["down", None, "up"], object)
     return pa.table({
         "series_id": pa.array(list(series), pa.string()), "drifted": pa.array(drifted),
         "kind": pa.array(names[np.where(alarmed, found.kind, len(KINDS))], pa.string()),
         "direction": pa.array(ways[np.where(alarmed, found.direction, 0) + 1], pa.string()),
+        "began_at": pa.array(began, pa.timestamp("us"), mask=~alarmed),
         "alarmed_at": pa.array(at, pa.timestamp("us"), mask=~alarmed),
         **{f"chart_{name}": found.charts[:, i] for i, name in enumerate(KINDS)},
+        "widen": widen,
     })  # fmt: skip

@@ -1,8 +1,8 @@
-"""When champions are fitted again: every night, or in spans of days in which they only take in new rows."""
+"""When champions are fitted again, every night or in spans of days, and what else follows where a series drifted."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from many_models.data import lake_tables
 from many_models.data.packs import packs_of
@@ -11,6 +11,7 @@ from many_models.keys import digest
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from many_models.decisions.drift_answers import Drifted
     from many_models.ports import Lake
     from many_models.settings import Settings
 
@@ -45,8 +46,29 @@ def drift_alarms(settings: Settings, lake: Lake) -> dict[str, str]:
     """
     if not (settings.drift.watch and settings.drift.retrain):
         return {}
-    columns = ["series_id", "drifted", "alarmed_at", "cutoff_date"]
-    rows = lake_tables.records(lake, lake_tables.DRIFT, columns=columns)
-    newest = max((row["cutoff_date"] for row in rows), default="")
-    return {row["series_id"]: str(row["alarmed_at"]) for row in rows
-            if row["cutoff_date"] == newest and row["drifted"]}  # fmt: skip
+    return {row["series_id"]: str(row["alarmed_at"]) for row in _drifted(lake)}
+
+
+def drift_answers(settings: Settings, lake: Lake) -> dict[str, Drifted]:
+    """Series → its drift, as the newest cutoff of the table `drift` has it; none where `drift.answer` is to ask."""
+    if not settings.drift.watch or settings.drift.answer == "ask":
+        return {}
+    from many_models.decisions.drift_answers import Drifted
+
+    return {row["series_id"]: Drifted.of(row) for row in _drifted(lake)}
+
+
+def answer_versions(settings: Settings, lake: Lake) -> dict[str, str]:
+    """Series → what its predictions consume of its drift (see `drift_answers`)."""
+    return {name: of.version(settings.drift.answer) for name, of in drift_answers(settings, lake).items()}
+
+
+def _drifted(lake: Lake) -> list[dict[str, Any]]:
+    """The rows of series that drifted at the newest cutoff of the table `drift`."""
+    import pyarrow.compute as pc
+
+    rows = lake_tables.read_if_there(lake, lake_tables.DRIFT)
+    if rows is None or not rows.num_rows:
+        return []
+    newest = pc.equal(rows["cutoff_date"], pc.max(rows["cutoff_date"]))
+    return rows.filter(pc.and_(newest, rows["drifted"])).to_pylist()

@@ -20,7 +20,7 @@ from many_models.orchestration.event_log import history
 from many_models.orchestration.forecast_spec import spec_of
 from many_models.orchestration.ingestion import awaited
 from many_models.orchestration.look import ALL, Look
-from many_models.orchestration.refits import refit_spans
+from many_models.orchestration.refits import answer_versions, refit_spans
 from many_models.orchestration.source_state import first_period, first_periods, looked_at_from, source_versions
 from many_models.orchestration.stage_run import (
     DUE_TAG,
@@ -213,8 +213,15 @@ def _wanted(settings: Settings, look: Look, stage: Stage) -> Mapping[str, str]:
         pooled, ahead = look.tag("pooled_models", VERSION_TAG), known_to_training(of.spec, lake)
         spans = refit_spans(settings, lake, active & {*datasets})
         return wanted | {key: of.trained(spans.get(key, datasets[key]), pooled, ahead) for key in active & {*datasets}}
+    of_series = prediction_versions(settings, lake, datasets)
+    return wanted | {key: of_series(key) for key in active if key in datasets}
+
+
+def prediction_versions(settings: Settings, lake: Lake, datasets: Mapping[str, str]) -> Callable[[str], str]:
+    """What the prediction of a series should have consumed; `datasets` are the versions of the series' datasets."""
     champions, ahead = champion_versions(lake), covariate_versions(lake)["ahead"]
-    return wanted | {key: predicted(champions.get(key, ""), datasets[key], ahead) for key in active if key in datasets}
+    answers = answer_versions(settings, lake)
+    return lambda key: predicted(champions.get(key, ""), datasets.get(key, ""), ahead, answers.get(key, ""))
 
 
 def known_to_training(spec: Spec, lake: Lake) -> str:

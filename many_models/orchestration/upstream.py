@@ -61,9 +61,11 @@ class Upstream:
         return digest("promote", trained, self._rules)
 
 
-def predicted(champion: str, dataset: str, ahead: str) -> str:
-    """A prediction consumes a champion ("" for none), the history it forecasts from, and what is known ahead."""
-    return digest("predict", champion, dataset, ahead)
+def predicted(champion: str, dataset: str, ahead: str, answer: str = "") -> str:
+    """A prediction consumes a champion ("" for none), the history it forecasts from, what is known ahead, and the
+    answer to a drift ("" for none).
+    """
+    return digest("predict", champion, dataset, ahead, *([answer] if answer else []))
 
 
 def version_of(staging: str, cutoff: str) -> str:

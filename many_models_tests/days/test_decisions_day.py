@@ -5,12 +5,14 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from many_models.definitions import build
 from many_models.operations.day import open_instance
 from many_models.operations.decisions import brought
 from many_models.orchestration.automation import JOBS
+from many_models.ports import Filter
 from many_models.wiring import build_lake
 from many_models_tests.support.project import END, Project, make_project, sales, stages_of
 
@@ -52,7 +54,7 @@ def day(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = make_project(
         tmp_path_factory.mktemp("decisions") / "p", sales(), stock={"table": "stock", "review": 2},
         overrides={"table": "changes"},
-        drift={"watch": True},
+        drift={"watch": True, "answer": "widen"},
         warehouse={"drivers": 4},
         source={"attributes_table": "items"},
         hierarchy={"levels": [["store"], ["category"], ["store", "category"]], "method": "mint_variance"},
@@ -137,7 +139,7 @@ def test_changes_of_the_past_are_judged_on_the_backtest_the_first_night(day: Pro
     said = brought(build_lake(day.settings()))
     assert any(text.startswith("changes by dora: WAPE") and "worse, over 2 forecasts" in text for text in said)
     assert [text.split(":")[0] for text in said] == [
-        "sums", "stock", "changes", "changes by dora", "drift", "left out or overruled"
+        "sums", "stock", "changes", "changes by dora", "drift", "left out or overruled", "cost of the night"
     ]  # fmt: skip
 
 
@@ -176,4 +178,35 @@ def test_what_people_change_later_is_loaded_when_its_cutoff_is_made_again(day: P
     found = day.warehouse("SELECT * FROM latest_final_forecasts WHERE author = 'ann'")
     assert len(found) == 2
     assert (found["final"] == 3.0).all()
+    assert day.run(END) == []
+
+
+def test_the_answer_to_a_drift_is_given_to_its_series_alone_and_undone(day: Project) -> None:
+    """A row of the table says that one series drifted; once drift is watched again, it did not."""
+    lake, cutoff = build_lake(day.settings()), {"cutoff_date": [f"{END:%Y-%m-%d}"]}
+    before = lake.read("predictions", Filter(among=cutoff)).to_pandas()
+    assert before["drift_answer"].isna().all()
+    rows = lake.read("drift", Filter(among=cutoff)).to_pandas()
+    one = rows["series_id"] == "s0__i0"
+    rows.loc[one, ["drifted", "kind", "direction", "widen"]] = [True, "level", "up", 3.0]
+    rows.loc[one, ["began_at", "alarmed_at"]] = pd.Timestamp("2024-06-20")
+    schema = lake.read("drift", Filter(among=cutoff)).schema
+    lake.replace(
+        "drift", pa.Table.from_pandas(rows, schema, preserve_index=False), Filter(among=cutoff), ("cutoff_date",)
+    )
+    job = build(day.settings(END)).resolve_job_def(JOBS["predictions"])
+    with open_instance(day.home) as instance:
+        assert job.execute_in_process(instance=instance, partition_key="s0__i0").success
+    during = lake.read("predictions", Filter(among=cutoff)).to_pandas()
+    order = ["series_id", "step"]
+    before, during = (frame.sort_values(order, ignore_index=True) for frame in (before, during))
+    own = before["series_id"] == "s0__i0"
+    pd.testing.assert_frame_equal(before[~own], during[~own])
+    assert (during[own]["y_hat"] == before[own]["y_hat"]).all()
+    wide = (during["hi80"] - during["y_hat"])[own] / (before["hi80"] - before["y_hat"])[own]
+    assert wide.to_numpy() == pytest.approx(3.0)
+    assert during[own]["drift_answer"].str.contains("level, actuals above the forecasts, noticed 2024-06-20").all()
+    day.run(END)
+    after = lake.read("predictions", Filter(among=cutoff)).to_pandas().sort_values(order, ignore_index=True)
+    pd.testing.assert_frame_equal(before, after)
     assert day.run(END) == []

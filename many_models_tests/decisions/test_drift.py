@@ -88,11 +88,11 @@ def test_a_series_of_nonsense_changes_no_other_series() -> None:
     m, rng = model(series=50), np.random.default_rng(2)
     y = sales(rng, (50, 90))
     days = np.arange(90).astype("datetime64[us]")
-    before = drift_table(m.series, days, watch(scores_of(m, y, np.full_like(y, 100.0))), 30)
+    before = drift_table(m.series, days, watch(scores_of(m, y, np.full_like(y, 100.0))), np.ones(50), 30)
     for poison in (np.nan, np.inf, 1e300, -1e9):
         bad = y.copy()
         bad[7] = poison
-        after = drift_table(m.series, days, watch(scores_of(m, bad, np.full_like(bad, 100.0))), 30)
+        after = drift_table(m.series, days, watch(scores_of(m, bad, np.full_like(bad, 100.0))), np.ones(50), 30)
         others = [i for i in range(50) if i != 7]
         assert before.take(others).equals(after.take(others)), poison
 

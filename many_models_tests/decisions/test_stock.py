@@ -8,7 +8,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from many_models.decisions.demand_paths import Backtest, Histories, PathModel, fit_paths, sum_quantiles
+from many_models.decisions.demand_paths import (
+    Backtest,
+    Histories,
+    PathModel,
+    fit_paths,
+    level_variances,
+    sum_quantiles,
+)
 from many_models.decisions.stock import NUMBERS, Terms, order_quantity, read_terms, recommend
 from many_models.errors import InputError, SettingsError
 
@@ -219,3 +226,66 @@ def test_a_table_without_a_column_of_ours_and_a_lead_time_beyond_the_horizon_are
         read_terms(pa.table({"item": ["1"]}), ["item"], {}, defaults=DEFAULTS, service="cycle", horizon=14)
     with pytest.raises(SettingsError, match=r"set forecast\.horizon to 23"):
         recommend(model_of(6.0), terms_of(60, lead_time=20.0), whole=np.ones(60, bool), horizon=HORIZON)
+
+
+def shared_luck(rng: np.random.Generator, series: int, windows: int, deviation: float) -> np.ndarray:
+    """Counts about 100 whose level is off by luck that all series of a window share."""
+    luck = 1.0 + deviation * rng.normal(size=(1, windows, 1))
+    return rng.poisson(100.0 * luck * np.ones((series, 1, HORIZON))).astype(float)
+
+
+def test_sums_hold_what_the_luck_that_series_share_may_bring_next() -> None:
+    """Three windows have seen it three times: over 100 backtests, each with its next window."""
+    rng = np.random.default_rng(8)
+    names, mean = [f"s{i}" for i in range(12)], np.full((12, HORIZON), 100.0)
+    past = Histories(np.full(12 * 20, 100.0), np.arange(0, 241, 20))
+    below = []
+    for _ in range(100):
+        y = shared_luck(rng, 12, 4, 0.06)
+        model = fit_paths(names, mean, Backtest(names, y[:, :3], np.full_like(y[:, :3], 100.0)), past)
+        at = sum_quantiles(model, np.full(12, HORIZON), (0.05, 0.95, 0.99), paths=200)
+        below.append((y[:, 3].sum(1)[:, None] <= at).mean(0))
+    low, high, highest = np.mean(below, axis=0)
+    assert low == pytest.approx(0.05, abs=0.03)
+    assert high == pytest.approx(0.95, abs=0.03)
+    assert highest == pytest.approx(0.99, abs=0.02)
+
+
+@pytest.mark.parametrize("power", [1.0, 2.0])
+def test_errors_grow_with_the_level_as_those_of_the_backtest_did(power: float) -> None:
+    """Counts, and errors in proportion to the level: a forecast at a fifth of the backtest's level has its own band."""
+    rng = np.random.default_rng(9)
+    level = rng.uniform(50, 500, (200, 3, 1)) * np.ones((1, 1, HORIZON))
+
+    def sold(mean: np.ndarray) -> np.ndarray:
+        return mean + rng.normal(size=mean.shape) * (0.9 * mean**power) ** 0.5 * (1.0 if power == 1.0 else 0.1)
+
+    names, low = [f"s{i}" for i in range(200)], np.full((200, HORIZON), 40.0)
+    histories = Histories(np.full(4000, 100.0), np.arange(0, 4001, 20))
+    model = fit_paths(names, low, Backtest(names, sold(level), level), histories)
+    assert set(model.power.tolist()) == {power}
+    bounds = sum_quantiles(model, np.full(200, HORIZON), (0.1, 0.9), paths=200)
+    sums = sold(np.repeat(low, 20, 0)).sum(1).reshape(200, 20)
+    assert float(((sums >= bounds[:, :1]) & (sums <= bounds[:, 1:])).mean()) == pytest.approx(0.8, abs=0.05)
+
+
+def test_rare_sales_whose_level_wanders_get_as_wide_sums_as_they_need() -> None:
+    """A sale every four days or so, at a level that each window draws from a gamma distribution of variance 0.3."""
+    rng = np.random.default_rng(10)
+    names = [f"s{i}" for i in range(300)]
+    luck = rng.gamma(1 / 0.3, 0.3, (300, 4, 1))
+    y = np.where(
+        rng.random((300, 4, HORIZON)) < np.minimum(0.25 * luck, 0.98), rng.integers(1, 7, (300, 4, HORIZON)), 0
+    )
+    past = np.where(rng.random((300, 200)) < 0.25, rng.integers(1, 7, (300, 200)), 0).astype(float)
+    mean = np.full((300, HORIZON), 0.25 * 3.5)
+    backtest = Backtest(names, y[:, :3].astype(float), np.repeat(mean[:, None], 3, 1))
+    model = fit_paths(names, mean, backtest, Histories(past.ravel(), np.arange(0, 60_001, 200)))
+    assert model.renewal.all()
+    assert model.levels[0] == pytest.approx(0.3, abs=0.15)
+    at = sum_quantiles(model, np.full(300, HORIZON), (0.8, 0.95, 0.99), paths=500)
+    reached = (y[:, 3].sum(1)[:, None] <= at).mean(0)
+    assert reached == pytest.approx([0.8, 0.95, 0.99], abs=0.04)
+    steady = level_variances(np.full((40, 3, 5), np.nan), np.ones((40, 3, 5)), model.histories, model.kind[:40],
+                             model.renewal[:40])  # fmt: skip
+    assert not steady.any()  # nothing is known

@@ -18,14 +18,17 @@ from many_models.orchestration.assets.trained_models import cutoffs_of
 from many_models.orchestration.chunks import chunks_of, concat_results, failures_of, follow, good_series
 from many_models.orchestration.forecast_spec import spec_of
 from many_models.orchestration.losses import ended_at_once
+from many_models.orchestration.refits import drift_answers
 from many_models.orchestration.stage_asset import stage_asset
 from many_models.orchestration.stage_run import STORE_ITEMS, KeySet, SeriesResult, finish
-from many_models.orchestration.upstream import predicted, version_of
+from many_models.orchestration.upstream import version_of
 from many_models.ports import Compute, Filter, Lake, ProductionRegistry, Release
 from many_models.settings import Settings
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+    from many_models.decisions.drift_answers import Drifted
 
 CACHE = "var/cache"  # the folder of the `ReleaseCache`
 
@@ -62,8 +65,9 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         keys = stage_state.begin_series(context, config, settings, lake)
         spec = spec_of(settings)
         datasets = stage_state.made_versions(context.instance, "store_item_datasets")
-        champions, ahead = stage_state.champion_versions(lake), stage_state.covariate_versions(lake)["ahead"]
-        upstream = {k: predicted(champions.get(k, ""), datasets.get(k, ""), ahead) for k in keys}
+        champions, drifted = stage_state.champion_versions(lake), drift_answers(settings, lake)
+        of_series = stage_state.prediction_versions(settings, lake, datasets)
+        upstream = {key: of_series(key) for key in keys}
         cutoffs, inactive = cutoffs_of(lake, keys)
         done = {
             key: SeriesResult(stage_state.INACTIVE, stage_state.INACTIVE, {"inactive": why})
@@ -78,6 +82,8 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         waiting = {failure.series_id for failure in failures}
         models, unfetched = fetch_models(releases.packs, release, [key for key in keys if key not in waiting])
         failures += unfetched
+        if settings.drift.answer == "baseline":
+            models = {key: model for key, model in models.items() if key not in drifted}
         broken = {failure.series_id for failure in failures}
         context.instance.add_dynamic_partitions("cutoffs", [f"{cutoff:%Y-%m-%d}" for cutoff in cutoffs])
         parts = list[pa.Table]()
@@ -101,7 +107,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
                     scored.append(_only(concat_results(results, "predictions"), set(good)))
                     explained += [_only(r.tables["drivers"], set(good)) for _, r in results if "drivers" in r.tables]
             if scored:
-                rows = _dated(scored, cutoff)
+                rows = _answered(settings, _dated(scored, cutoff), drifted)
                 names = sorted({*rows["series_id"].to_pylist()})
                 lake_tables.upsert(lake, lake_tables.PREDICTIONS, rows, names, {"cutoff_date": [f"{cutoff:%Y-%m-%d}"]})
                 if explained:
@@ -159,6 +165,16 @@ def _only(rows: pa.Table, series: set[str]) -> pa.Table:
 def _dated(parts: Sequence[pa.Table], cutoff: datetime) -> pa.Table:
     rows = pa.concat_tables(parts, promote_options="permissive")
     return rows.append_column("cutoff_date", pa.array([f"{cutoff:%Y-%m-%d}"] * rows.num_rows, pa.string()))
+
+
+def _answered(settings: Settings, rows: pa.Table, drifted: "Mapping[str, Drifted]") -> pa.Table:
+    """The rows with what `drift.answer` makes of series that drifted; as they are where it is to ask."""
+    from many_models.decisions.drift_answers import answered
+
+    wanted = settings.drift
+    if not wanted.watch or wanted.answer == "ask":
+        return rows
+    return answered(rows, drifted, wanted.answer, nonnegative=settings.data.negatives != "allow")
 
 
 def write_drivers(lake: Lake, parts: Sequence[pa.Table], cutoff: datetime, series: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ from many_models.data import lake_tables
 from many_models.keys import SeriesKey
 from many_models.orchestration.cutoff_stage import Made, build_cutoff_asset
 from many_models.orchestration.decision_inputs import backtest_of, forecasts_of, histories_of
+from many_models.orchestration.refits import drift_answers
 from many_models.orchestration.stage_run import Metadata
 from many_models.ports import Lake, Source
 from many_models.settings import Settings
@@ -55,6 +56,9 @@ def make(settings: Settings, source: Source, lake: Lake, date: str) -> Made:
     place = {name: at for at, name in enumerate(found.series)}
     rows = np.array([place[name] for name in read.series], np.int64)
     whole = histories.whole()[rows] & (np.mod(read.terms.pack, 1.0) == 0)
+    if settings.drift.answer == "widen":
+        drifted = drift_answers(settings, lake)
+        model = model.wider(np.array([drifted[name].factor if name in drifted else 1.0 for name in found.series]))
     table = recommend(model.of(rows), read.terms, whole=whole, horizon=steps, paths=wanted.paths, seed=wanted.seed)
     cutoffs = pa.array([found.cutoff] * table.num_rows, pa.timestamp("us"))
     table = table.add_column(1, "cutoff", cutoffs)

@@ -93,11 +93,16 @@ VALUE_ADDED = _columns(
     "bias_people added; text: cutoff_date"
 )
 DRIFT = _columns(
-    "text: series_id; time: cutoff; boolean: drifted; text: kind direction; time: alarmed_at; "
-    "number: chart_level chart_bias chart_coverage; text: cutoff_date"
+    "text: series_id; time: cutoff; boolean: drifted; text: kind direction; time: began_at alarmed_at; "
+    "number: chart_level chart_bias chart_coverage widen; text: cutoff_date"
 )
 PROBLEMS = _columns("text: origin series_id row reason")
 DECISION_PROBLEMS = PROBLEMS | _columns("text: cutoff_date")
+COSTS_OF_NIGHT = _columns(
+    "text: stage; integer: runs; number: seconds core_seconds cost; integer: models; number: cost_per_model; "
+    "integer: improvements; number: cost_per_improvement wape_before wape_after"
+)
+COSTS = COSTS_OF_NIGHT | _columns("text: cutoff_date")
 SERIES_STATUS = _columns(
     "text: stage series_id version kind reason; boolean: permanent; integer: attempts; boolean: set_aside; "
     "text: tried_with"
@@ -109,13 +114,14 @@ ACCURACY = _columns(
     "text: series_id; time: cutoff; integer: periods; number: actual forecast wape bias cover80 cover95"
 )
 ACCURACY_VIEWS = ("periods", "actual", "forecast", "abs_error", "abs_actual", "wape", "accuracy", "bias")
+DRIFT_ANSWER = "drift_answer"  # of predictions, where `drift.answer` is not to ask
 OTHER_VIEWS = ("error", "newest", "naive")  # columns that views add, or that queries of them use
 ACCURACY_VIEW_NAMES = ("week", "series_week")  # `accuracy_by_KEY` must not be one of the product's own views
 PER_LEVEL = re.compile(r"(lo|hi|within|cover)\d+")
 
 RESERVED = frozenset({"series_id", "ds", "y", "y_hat", "cutoff", "year", "pack", "state", "step"})
 RESERVED_KEY_NAMES = RESERVED.union(
-    PREDICTIONS, DECISIONS, ACTUALS, ACCURACY, ACCURACY_VIEWS, OTHER_VIEWS, ACCURACY_VIEW_NAMES
+    PREDICTIONS, DECISIONS, ACTUALS, ACCURACY, ACCURACY_VIEWS, OTHER_VIEWS, ACCURACY_VIEW_NAMES, [DRIFT_ANSWER]
 )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from many_models.board.pages import Board
-    from many_models.settings import Settings
 
 
 def add_routes(app: FastAPI, board: Board) -> None:
@@ -48,15 +46,11 @@ def add_routes(app: FastAPI, board: Board) -> None:
             realised=night.realised(items, rows),
             costliest=night.costliest(items, rows),
             runs=night.newest_of_each(runs),
-            cost=night.cost_of(runs, _cores(board.settings), board.settings.compute.core_hour_price),
+            cost=night.cost_of(runs, board.settings.compute.cores, board.settings.compute.core_hour_price),
             live=reading.part("production registry", board.live, None),
             waiting=waiting, limited=limited,
             missing=reading.missing,
         )  # fmt: skip
-
-
-def _cores(settings: Settings) -> int:
-    return settings.compute.workers or len(os.sched_getaffinity(0))
 
 
 def _quarantined(board: Board) -> dict[str, int]:

@@ -219,6 +219,12 @@ DECISION_PROBLEMS = LakeTable(
     table_columns.DECISION_PROBLEMS,
     "What people wrote for decisions that could not be used, and why.",
 )
+COSTS = LakeTable(
+    "night_costs",
+    ("cutoff_date",),
+    table_columns.COSTS,
+    "What each night cost, by stage, per model, and per improvement that was promoted.",
+)
 SERIES_STATUS = LakeTable(
     "series_status",
     ("stage",),

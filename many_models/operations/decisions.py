@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from many_models.data import lake_tables
 from many_models.ports import Filter
+from many_models.reporting.costs import ALL
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,6 +27,7 @@ def brought(lake: Lake) -> list[str]:
     for table, said in (
         (lake_tables.COHERENT, _sums), (lake_tables.STOCK, _stock), (lake_tables.FINAL, _changes),
         (lake_tables.VALUE_ADDED, _authors), (lake_tables.DRIFT, _drift), (lake_tables.DECISION_PROBLEMS, _problems),
+        (lake_tables.COSTS, _cost),
     ):  # fmt: skip
         rows = _read(lake, table, where)
         found += said(rows) if rows is not None else []
@@ -89,6 +91,22 @@ def _problems(rows: pa.Table) -> list[str]:
     counts = lake_tables.counts(rows.filter(_is_of_people(rows)), "origin")
     said = ", ".join(f"{count} of {origin}" for origin, count in sorted(counts.items()))
     return [f"left out or overruled: {said} (lake table decision_problems)"] if said else []
+
+
+def _cost(rows: pa.Table) -> list[str]:
+    import pyarrow.compute as pc
+
+    (night,) = rows.filter(pc.equal(rows["stage"], ALL)).to_pylist() or [None]
+    if night is None:
+        return []
+    said = f"cost of the night: {night['cost']:.3g}, {night['core_seconds']:,.0f} core seconds"
+    each = f"; {night['cost_per_model']:.2g} a model" if night["models"] else ""
+    better = night["improvements"]
+    won = (
+        f"; {night['cost_per_improvement']:.2g} for each of {better:,} improvements (WAPE {night['wape_before']:.3f} → "
+        f"{night['wape_after']:.3f})"
+    ) if better else "; no champion was replaced by a better model"  # fmt: skip
+    return [f"{said}{each}{won}"]
 
 
 def _is_of_people(rows: pa.Table) -> pa.Array:

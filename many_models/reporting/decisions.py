@@ -22,6 +22,7 @@ OF_SERIES = {
 }
 OTHERS = {
     lake_tables.COHERENT: ("node", "ds"),
+    lake_tables.COSTS: ("stage",),
     lake_tables.DECISION_PROBLEMS: ("number",),
 }  # fmt: skip
 

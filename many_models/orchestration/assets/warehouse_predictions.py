@@ -12,6 +12,7 @@ from many_models.orchestration import lake_marks, stage_state
 from many_models.orchestration.event_log import dead_runs, runs
 from many_models.orchestration.forecast_spec import periods_before, spec_of
 from many_models.orchestration.look import Look
+from many_models.orchestration.night_costs import record_costs
 from many_models.orchestration.stage_asset import stage_asset
 from many_models.orchestration.stage_run import (
     CUTOFFS,
@@ -60,6 +61,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         refused = list[str]()
         for date in context.partition_keys:
             copied, held = stage_state.made_versions(context.instance, "raw_sales"), held_periods(warehouse)
+            record_costs(settings, context.instance, lake, date)
             parts = forecast_parts(settings, lake, date)
             loads = warehouse.loads() or ()
             known = {*context.instance.get_dynamic_partitions("cutoffs"), *map(stage_state.date_of, loads)}

@@ -78,7 +78,11 @@ def outside(settings: Settings, resources: Mapping[str, object]) -> Outside:
         own = cast("ports.Warehouse | None", given("warehouse"))
         return wiring.build_warehouse(settings) if own is None else own
 
-    return Outside(production, warehouse)
+    def source() -> ports.Source:
+        own = cast("ports.Source | None", given("source"))
+        return wiring.build_source(settings) if own is None else own
+
+    return Outside(production, warehouse, source)
 
 
 def build_assets(settings: Settings) -> dict[Stage, dg.AssetsDefinition]:

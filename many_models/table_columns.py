@@ -98,6 +98,7 @@ DRIFT = _columns(
 )
 PROBLEMS = _columns("text: origin series_id row reason")
 DECISION_PROBLEMS = PROBLEMS | _columns("text: cutoff_date")
+DECISION_INPUTS = _columns("text: stage content")
 COSTS_OF_NIGHT = _columns(
     "text: stage; integer: runs; number: seconds core_seconds cost; integer: models; number: cost_per_model; "
     "integer: improvements; number: cost_per_improvement wape_before wape_after"

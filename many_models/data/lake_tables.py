@@ -219,6 +219,12 @@ DECISION_PROBLEMS = LakeTable(
     table_columns.DECISION_PROBLEMS,
     "What people wrote for decisions that could not be used, and why.",
 )
+DECISION_INPUTS = LakeTable(
+    "decision_inputs",
+    ("stage",),
+    table_columns.DECISION_INPUTS,
+    "What stands for the tables of people that each stage of decisions has read last.",
+)
 COSTS = LakeTable(
     "night_costs",
     ("cutoff_date",),

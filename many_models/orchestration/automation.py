@@ -13,6 +13,7 @@ from many_models.data import ingest, lake_tables
 from many_models.keys import digest
 from many_models.orchestration import due, partitions, stage_state
 from many_models.orchestration.assets import raw_covariates
+from many_models.orchestration.decision_tables import tables_of
 from many_models.orchestration.due import ALL_STAGES, STAGES, Stage, StageState, Work
 from many_models.orchestration.event_log import dead_runs, history, runs
 from many_models.orchestration.look import STAGE_TAG, Look, Outside, SharedLook
@@ -67,16 +68,22 @@ def jobs(assets: Collection[Stage]) -> list[dg.UnresolvedAssetJobDefinition]:
 
 
 def states(
-    settings: Settings, look: Look, loads: Callable[[], Mapping[str, str] | None] | None = None
-) -> Iterator[StageState]:
+    settings: Settings, look: Look, loads: Callable[[], Mapping[str, str] | None] | None = None,
+    source: Callable[[], Source] | None = None,
+) -> Iterator[StageState]:  # fmt: skip
     """The states of all stages, upstream first, read one by one as they are needed.
 
-    raw_sales is read as what runs are busy with only: whether the source has more is the schedule's question. `loads`
-    asks the warehouse what it holds, once nothing is due before it.
+    raw_sales is read as what runs are busy with only: whether the source has more is the schedule's question. `source`
+    is asked for the tables that people keep for decisions, and `loads` asks the warehouse what it holds, once nothing
+    is due before them.
     """
     yield StageState("raw_sales", {}, {}, busy=look.busy("raw_sales"))
+    read = {} if source is None else tables_of(settings)
     for stage in ALL_STAGES[1:-1]:
-        yield stage_state.stage_state(settings, look, stage)
+        if source is not None and stage in read:
+            yield stage_state.asked_decision_state(settings, look, stage, source())
+        else:
+            yield stage_state.stage_state(settings, look, stage)
     yield stage_state.warehouse_state(look, loads)
 
 
@@ -154,8 +161,8 @@ def cause_of(instance: dg.DagsterInstance, run_id: str) -> Cause | None:
 
 def shared_look(settings: Settings, outside: Outside | None = None) -> SharedLook:
     """The look at what is due that all sensors of a process share."""
-    loads = None if outside is None else outside.loads
-    return SharedLook(settings, lambda look: next_due(states(settings, look, loads)), STORES_SECONDS, outside)
+    loads, source = (None, None) if outside is None else (outside.loads, outside.source)
+    return SharedLook(settings, lambda look: next_due(states(settings, look, loads, source)), STORES_SECONDS, outside)
 
 
 def sensors(

@@ -9,7 +9,7 @@ import dagster as dg
 from many_models.data import lake_tables
 from many_models.errors import PermanentError
 from many_models.keys import digest, row_hashes
-from many_models.orchestration import lake_marks, stage_state
+from many_models.orchestration import decision_tables, lake_marks, stage_state
 from many_models.orchestration.due import Stage
 from many_models.orchestration.event_log import dead_runs, runs
 from many_models.orchestration.look import Look
@@ -80,7 +80,10 @@ def build_cutoff_asset(
         refuse_shared_run(context)
         dead_runs.claim_run(context)
         lake_marks.require(context.instance, lake)
-        wanted = stage_state.decision_state(settings, Look(context.instance, lake), stage).wanted
+        content = decision_tables.contents(settings, source, stage)
+        if content is not None:
+            decision_tables.note(lake, stage, content)  # before it is read: who changes it in between has it done again
+        wanted = stage_state.decision_state(settings, Look(context.instance, lake), stage, content).wanted
         problems = list[dict[str, str]]()
         for date in context.partition_keys:
             try:

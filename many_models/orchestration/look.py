@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from many_models.orchestration.due import Stage, StageState, Work
-    from many_models.ports import Lake, ProductionRegistry, Warehouse
+    from many_models.ports import Lake, ProductionRegistry, Source, Warehouse
     from many_models.settings import Settings
 
     Found = tuple[Work | None, StageState | None]
@@ -43,7 +43,7 @@ TABLES = (
     lake_tables.SERIES_STATUS,
     lake_tables.CHAMPIONS,
     lake_tables.DRIFT,
-)  # what is due depends on these tables alone, apart from Dagster's records and the settings
+)  # what is due depends on these tables alone, apart from the settings, Dagster's records, and what changes with these
 
 
 class KeptTags:
@@ -139,6 +139,7 @@ class Outside:
 
     production: Callable[[], ProductionRegistry]
     warehouse: Callable[[], Warehouse]
+    source: Callable[[], Source] | None = None
 
     def loads(self) -> Mapping[str, str] | None:
         """What the warehouse holds; None where it does not answer."""

@@ -13,7 +13,7 @@ from many_models.data.periods import (
     period_of_key,
 )
 from many_models.keys import digest
-from many_models.orchestration import copied_settings, lake_marks, partitions
+from many_models.orchestration import copied_settings, decision_tables, lake_marks, partitions
 from many_models.orchestration.copied_settings import LOOK_TAG, tried_with
 from many_models.orchestration.due import DECISIONS, StageState
 from many_models.orchestration.event_log import history
@@ -246,16 +246,28 @@ def date_of(load: str) -> str:
     return load.removeprefix("cutoff ")
 
 
-def decision_state(settings: Settings, look: Look, stage: Stage) -> StageState:
+def decision_state(settings: Settings, look: Look, stage: Stage, content: str | None = None) -> StageState:
     """A stage of decisions, whose one key is the newest cutoff; nothing where the settings do not ask for it.
 
-    It consumes the newest predictions and its own section of the settings.
+    It consumes the newest predictions, its own section of the settings, and what people wrote for it: `content`, where
+    the source was asked (see `decision_tables.contents`), else what the stage has read last.
     """
     asked = decisions_asked(settings)
     if stage not in asked:
         return StageState(stage, {}, {})
-    wanted = {date: digest(stage, version, asked[stage]) for date, version in _newest_predictions(look).items()}
+    written = decision_tables.used(look.lake).get(stage, "") if content is None else content
+    consumed = [asked[stage], *([written] if written else [])]
+    wanted = {date: digest(stage, version, *consumed) for date, version in _newest_predictions(look).items()}
     return StageState(stage, wanted, look.consumed(stage), busy=look.busy(stage))
+
+
+def asked_decision_state(settings: Settings, look: Look, stage: Stage, source: Source) -> StageState:
+    """The state of a stage of decisions; the source is asked where nothing is due without."""
+    found = decision_state(settings, look, stage)
+    if found.due() or found.busy or not found.wanted:
+        return found
+    content = decision_tables.contents(settings, source, stage)
+    return found if content is None else decision_state(settings, look, stage, content)
 
 
 def decisions_asked(settings: Settings) -> dict[Stage, str]:

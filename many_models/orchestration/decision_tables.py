@@ -30,7 +30,7 @@ def tables_of(settings: Settings) -> dict[Stage, Sequence[str]]:
         "coherent_predictions": (attributes,),
         "final_predictions": (overrides, attributes) if overrides else (),
     }
-    named = {stage: [table for table in tables if table] for stage, tables in found.items()}
+    named: dict[Stage, Sequence[str]] = {stage: [table for table in tables if table] for stage, tables in found.items()}
     return {stage: tables for stage, tables in named.items() if tables}
 
 

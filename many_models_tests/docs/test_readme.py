@@ -363,7 +363,7 @@ def test_the_fallbacks_that_the_readme_names_are_the_codes() -> None:
     named = re.search(r"of its forecast names it:\n\n((?:- .+\n)+)", section("What happens each day"))
     assert named is not None
     names = {name for line in named[1].splitlines() for name in re.findall(r"`(\w+)(?::KEY)?`", line)}
-    assert names == {"short_history", "constant", "zero", "prior", "no_champion", "out_of_bounds"}
+    assert names == {"short_history", "constant", "zero", "prior", "no_champion", "drift", "out_of_bounds"}
 
 
 def test_the_help_lists_the_commands_of_the_readme() -> None:

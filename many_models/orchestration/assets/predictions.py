@@ -80,10 +80,10 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         failures = promoted_since(release, champions, keys, away)
         failures += ended_at_once(settings, lake, release, keys, "Their forecasts so far were kept.")[1]
         waiting = {failure.series_id for failure in failures}
-        models, unfetched = fetch_models(releases.packs, release, [key for key in keys if key not in waiting])
+        without = waiting | {*drifted} if settings.drift.answer == "baseline" else waiting
+        models, unfetched = fetch_models(releases.packs, release, [key for key in keys if key not in without])
         failures += unfetched
-        if settings.drift.answer == "baseline":
-            models = {key: model for key, model in models.items() if key not in drifted}
+        failures += unfetched
         broken = {failure.series_id for failure in failures}
         context.instance.add_dynamic_partitions("cutoffs", [f"{cutoff:%Y-%m-%d}" for cutoff in cutoffs])
         parts = list[pa.Table]()

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from many_models.decisions.demand_paths import PathModel
+    from many_models.forecasting import Trained
 
 SHARES = (50, 80, 95, 99)
 Inside = dict[tuple[int, int], list["np.ndarray"]]  # length and kind → a row per series: between, then below
@@ -81,12 +82,18 @@ def of_cutoff(frame: pd.DataFrame, spec: Spec, cutoff: datetime) -> Inside:
 
 def paths_at(past: pd.DataFrame, spec: Spec, cutoff: datetime) -> PathModel:
     """The path model of all series of `past` (series_id, ds, y), trained at `cutoff`."""
-    table = pa.table({"series_id": past["series_id"].to_numpy(), "y": past["y"].to_numpy(float),
-                      "ds": pa.array(past["ds"].to_numpy("datetime64[us]"))})  # fmt: skip
+    trained, backtest, histories = backtested(past, spec, cutoff)
+    y_hat = trained.model.predict(None)["y_hat"].to_numpy().reshape(-1, spec.horizon)
+    return fit_paths(backtest.series, y_hat, backtest, histories)
+
+
+def backtested(past: pd.DataFrame, spec: Spec, cutoff: datetime) -> tuple[Trained, Backtest, Histories]:
+    """What is trained at `cutoff` on `past` (series_id, ds, y, known columns), its backtest, and the histories."""
+    numbers = {"y": past["y"].to_numpy(float), "ds": pa.array(past["ds"].to_numpy("datetime64[us]"))}
+    table = pa.table({name: past[name].to_numpy() for name in ("series_id", *spec.known)} | numbers)
     rows = prepare(table, spec, cutoff).rows
     trained = train(rows, spec, cutoff, pooled=pool(rows, spec, cutoff), keep_paths=True)
     series = list(trained.model.series)
-    y_hat = trained.model.predict(None)["y_hat"].to_numpy().reshape(-1, spec.horizon)
     assert trained.paths is not None
     y, y_past = (np.full((len(series), spec.windows, spec.horizon), np.nan) for _ in range(2))
     at = {one: i for i, one in enumerate(series)}
@@ -96,7 +103,7 @@ def paths_at(past: pd.DataFrame, spec: Spec, cutoff: datetime) -> PathModel:
     own = dict(iter(past.groupby("series_id")["y"]))
     parts = [own[one].to_numpy(float)[-730:] for one in series]
     histories = Histories(np.concatenate(parts), np.concatenate([[0], np.cumsum([len(p) for p in parts])]))
-    return fit_paths(series, y_hat, Backtest(series, y, y_past), histories)
+    return trained, Backtest(series, y, y_past), histories
 
 
 def main() -> None:

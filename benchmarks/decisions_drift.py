@@ -37,8 +37,8 @@ def rows_of(path: Path) -> pd.DataFrame:
     rows["y"] = pd.to_numeric(rows["sales"], errors="coerce")
     rows = rows[rows["ds"].notna() & (rows["ds"] <= pd.Timestamp(END)) & (rows["y"] >= 0)]
     rows["series_id"] = [SeriesKey(key).series_id for key in zip(rows["store"], rows["item"], strict=True)]
-    rows = rows.drop_duplicates(["series_id", "ds"], keep="last").sort_values(["series_id", "ds"])
-    return rows[["series_id", "ds", "y", "price", "promotion"]]
+    rows = rows.sort_values(["series_id", "ds"], kind="stable").groupby(["series_id", "ds"], as_index=False).last()
+    return rows.loc[:, ["series_id", "ds", "y", "price", "promotion"]]
 
 
 def measured(seed: int, series: int, days: int) -> tuple[int, int, int, int]:

@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 
 from many_models.decisions.drift import OUTSIDE, normal_quantile
-from many_models.keys import digest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,10 +56,6 @@ class Drifted:
     def of(cls, row: Mapping[str, Any]) -> Drifted:
         """A row of the table; one of an earlier version has no factor."""
         return cls(row["kind"], row["direction"] or "", f"{row['alarmed_at']:%Y-%m-%d}", row.get("widen") or 1.0)
-
-    def version(self, answer: Answer) -> str:
-        """What predictions consume of it: the same from its alarm on until the drift is over."""
-        return digest(answer, self.kind, self.direction, self.alarmed_at)
 
     def reason(self, answer: Answer) -> str:
         """What was done and why, in words."""

@@ -59,8 +59,11 @@ def drift_answers(settings: Settings, lake: Lake) -> dict[str, Drifted]:
 
 
 def answer_versions(settings: Settings, lake: Lake) -> dict[str, str]:
-    """Series → what its predictions consume of its drift (see `drift_answers`)."""
-    return {name: of.version(settings.drift.answer) for name, of in drift_answers(settings, lake).items()}
+    """Series → what its predictions consume of its drift: the same from its alarm on until the drift is over."""
+    answer = settings.drift.answer
+    return {
+        name: digest(answer, of.kind, of.direction, of.alarmed_at) for name, of in drift_answers(settings, lake).items()
+    }
 
 
 def _drifted(lake: Lake) -> list[dict[str, Any]]:

@@ -160,7 +160,7 @@ PREDICTIONS = LakeTable(
     ("cutoff_date",),
     table_columns.PREDICTIONS,
     "Forecasts with intervals, by cutoff.",
-    more="`loNN` and `hiNN` (number) for each level of `forecast.levels`",
+    more="`loNN` and `hiNN` (number) for each level of `forecast.levels`; `drift_answer` (text) with `drift.answer`",
 )
 DRIVERS = LakeTable(
     "forecast_drivers",

@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from many_models import table_columns
+from many_models.table_columns import schema_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 ALL = "all"  # the row of all stages together
-SCHEMA = pa.schema([
-    ("stage", pa.string()), ("runs", pa.int64()), ("seconds", pa.float64()), ("core_seconds", pa.float64()),
-    ("cost", pa.float64()), ("models", pa.int64()), ("cost_per_model", pa.float64()), ("improvements", pa.int64()),
-    ("cost_per_improvement", pa.float64()), ("wape_before", pa.float64()), ("wape_after", pa.float64()),
-])  # fmt: skip
+SCHEMA = schema_of(table_columns.COSTS_OF_NIGHT)
 
 
 def night_costs(

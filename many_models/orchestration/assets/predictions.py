@@ -83,7 +83,6 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         without = waiting | {*drifted} if settings.drift.answer == "baseline" else waiting
         models, unfetched = fetch_models(releases.packs, release, [key for key in keys if key not in without])
         failures += unfetched
-        failures += unfetched
         broken = {failure.series_id for failure in failures}
         context.instance.add_dynamic_partitions("cutoffs", [f"{cutoff:%Y-%m-%d}" for cutoff in cutoffs])
         parts = list[pa.Table]()

@@ -35,7 +35,7 @@ def rows_of(path: Path) -> pd.DataFrame:
         rows = pd.read_sql("SELECT * FROM sales", database)
     rows["ds"] = pd.to_datetime(rows["date"], errors="coerce", format="%Y-%m-%d")
     rows["y"] = pd.to_numeric(rows["sales"], errors="coerce")
-    rows = rows[rows["ds"].notna() & (rows["ds"] <= pd.Timestamp(END)) & (rows["y"] >= 0)]
+    rows = rows.loc[rows["ds"].notna() & (rows["ds"] <= pd.Timestamp(END)) & (rows["y"] >= 0)]
     rows["series_id"] = [SeriesKey(key).series_id for key in zip(rows["store"], rows["item"], strict=True)]
     rows = rows.sort_values(["series_id", "ds"], kind="stable").groupby(["series_id", "ds"], as_index=False).last()
     return rows.loc[:, ["series_id", "ds", "y", "price", "promotion"]]

@@ -48,9 +48,9 @@ def seconds(tree: Path, work: str, *, tiny: bool) -> tuple[float, float]:
     environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"}
     with tempfile.TemporaryDirectory() as folder:
         before, begun = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-        environment["PYTHONPATH"] = str(tree)
+        environment["PYTHONPATH"] = str(tree)  # and a folder without dagster.yaml, whose instance others would use
         ended = subprocess.run(
-            words(work, folder, tiny=tiny), cwd=tree, env=environment, check=False, capture_output=True
+            words(work, folder, tiny=tiny), cwd=folder, env=environment, check=False, capture_output=True
         )
         if ended.returncode:
             sys.exit(f"{work} in {tree} failed:\n{ended.stderr.decode(errors='replace')[-3000:]}")

@@ -83,8 +83,11 @@ def explained(errors: Sequence[Mapping[str, Any]], sections: Mapping[str, Iterab
         if error["type"] == "extra_forbidden":
             told.setdefault(name, f"{'.'.join(place)}: there is no such setting{_elsewhere(place, sections)}")
         elif name == "data.aggregate":
-            told.setdefault(name, f"{name} is {error['input']!r}: use sum, mean, min, max, first, last, count or "
-                                  'count_distinct for the target, or by column, as {quantity = "sum"}')  # fmt: skip
+            told.setdefault(
+                name,
+                f"{name} is {error['input']!r}: use sum, mean, min, max, first, last, count or "
+                'count_distinct for the target, or by column, as {quantity = "sum"}',
+            )
         else:
             said = str(error["msg"]).removeprefix("Value error, ")
             given = "" if said.count(repr(error["input"])) or not place else f", it is {error['input']!r}"

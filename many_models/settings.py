@@ -460,8 +460,10 @@ class Settings(Section):
                 keys = ", ".join(self.data.keys)
                 raise ValueError(f"{setting} names {', '.join(unknown)}, but data.keys are {keys}")
         if self.data.attributes and not self.source.attributes_table:
-            raise ValueError(f"data.attributes names {', '.join(self.data.attributes)}, but there is no "
-                             f"source.attributes_table to read them from")  # fmt: skip
+            raise ValueError(
+                f"data.attributes names {', '.join(self.data.attributes)}, but there is no "
+                f"source.attributes_table to read them from"
+            )
         return self
 
     @property

@@ -12,9 +12,14 @@ if TYPE_CHECKING:
 
 Columns = dict[str, str]
 ARROW = {
-    "text": "string", "number": "double", "integer": "int64", "small integer": "int32", "time": "timestamp[us]",
-    "boolean": "bool", "bytes": "binary",
-}  # fmt: skip
+    "text": "string",
+    "number": "double",
+    "integer": "int64",
+    "small integer": "int32",
+    "time": "timestamp[us]",
+    "boolean": "bool",
+    "bytes": "binary",
+}
 
 
 def _columns(text: str) -> Columns:

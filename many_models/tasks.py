@@ -458,10 +458,15 @@ def _without_repeated(part: pa.Table, spec: Spec) -> tuple[pa.Table, list[Series
     since = repeated.group_by("series_id").aggregate([("ds", "min")]).sort_by("series_id").to_pylist()
     why = "of {names} something is missing at {ds}, needed as far as the horizon: fill the covariates table, or set "
     failures = [
-        SeriesFailure.of(row["series_id"], SeriesError(row["series_id"], why.format(
-            names=", ".join(spec.known), ds=row["ds_min"]) + 'data.missing_future = "usual"'))
+        SeriesFailure.of(
+            row["series_id"],
+            SeriesError(
+                row["series_id"],
+                why.format(names=", ".join(spec.known), ds=row["ds_min"]) + 'data.missing_future = "usual"',
+            ),
+        )
         for row in since
-    ]  # fmt: skip
+    ]
     lacking = pa.array([failure.series_id for failure in failures], pa.string())
     return part.filter(pc.invert(pc.is_in(part["series_id"], lacking))), failures
 

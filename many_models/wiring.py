@@ -49,8 +49,10 @@ def _files(settings: Settings) -> ports.Source:
     from many_models.adapters.azure.storage import AzureStorage
 
     if source.credential == "password":
-        raise SettingsError("[source] credential is password; files in Azure storage take default or managed_identity, "
-                            "or the secrets of key and sas")  # fmt: skip
+        raise SettingsError(
+            "[source] credential is password; files in Azure storage take default or managed_identity, "
+            "or the secrets of key and sas"
+        )
     credential = "default" if source.credential == "url" else source.credential
     return FilesSource(place, AzureStorage(place, credential, secret, source.client_id, source.endpoint))
 

@@ -49,9 +49,13 @@ def build_board(settings: Settings, stores: Stores, operations: Operations, keys
             await stores.service.stop()
 
     app = FastAPI(
-        title="many_models board", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False,
+        title="many_models board",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
         lifespan=lifespan,
-    )  # fmt: skip
+    )
     app.state.board = board
     for page in (tonight_page, items_page, item_page, group_page, proposal_page, sign_in):
         page.add_routes(app, board)
@@ -60,9 +64,13 @@ def build_board(settings: Settings, stores: Stores, operations: Operations, keys
     _add_check_of_host(app, access)
     https = settings.board.url.startswith("https://")
     app.add_middleware(
-        SessionMiddleware, secret_key=secrets.token_hex(32), session_cookie=NAME, same_site="lax", https_only=https,
+        SessionMiddleware,
+        secret_key=secrets.token_hex(32),
+        session_cookie=NAME,
+        same_site="lax",
+        https_only=https,
         max_age=int(settings.board.session_hours * 3600),
-    )  # fmt: skip
+    )
     app.add_middleware(GZipMiddleware, minimum_size=2_000, compresslevel=4)
     app.add_middleware(Headers)
     return app

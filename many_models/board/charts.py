@@ -46,9 +46,13 @@ def layout(height: int, **more: object) -> Chart:
 
 
 def history_chart(
-    history: Frame, forecast: Frame, future: Frame | None, holidays: Mapping[str, str],
-    known: Sequence[str], name: str,
-) -> Chart:  # fmt: skip
+    history: Frame,
+    forecast: Frame,
+    future: Frame | None,
+    holidays: Mapping[str, str],
+    known: Sequence[str],
+    name: str,
+) -> Chart:
     """History and forecast with intervals; below them a strip of events, a line for each kind."""
     traces = [_line(_joined(history), "y", "actual", INK, 1.1)]
     traces += _forecast_traces(forecast)
@@ -115,9 +119,12 @@ def _forecast_traces(forecast: Frame) -> list[Chart]:
 
 
 def _events(
-    history: Frame, forecast: Frame, future: Frame | None, holidays: Mapping[str, str],
+    history: Frame,
+    forecast: Frame,
+    future: Frame | None,
+    holidays: Mapping[str, str],
     known: Sequence[str],
-) -> dict[str, tuple[list[str], list[str]]]:  # fmt: skip
+) -> dict[str, tuple[list[str], list[str]]]:
     """Kind → its dates and the texts to hover over, the lowest line first; without kinds that never happened."""
     found = dict[str, tuple[list[str], list[str]]]()
     if not history.empty:
@@ -176,11 +183,15 @@ def parts_chart(ds: Sequence[str], parts: Mapping[str, Sequence[float]], y_hat: 
         values["all else"] = np.sum([np.array(parts[name], float) for name in rest], axis=0)
     bars: list[Chart] = [
         {
-            "type": "bar", "name": name, "x": stamps, "y": [round(float(v), 4) for v in values[name]],
-            "marker": {"color": color}, "hovertemplate": "%{y:+.3~g}",
+            "type": "bar",
+            "name": name,
+            "x": stamps,
+            "y": [round(float(v), 4) for v in values[name]],
+            "marker": {"color": color},
+            "hovertemplate": "%{y:+.3~g}",
         }
         for name, color in zip(values, (*PARTS, RULE), strict=False)
-    ]  # fmt: skip
+    ]
     line = {"color": INK, "width": 1.6}
     bars.append({
         "type": "scatter", "mode": "lines", "name": "forecast", "x": stamps, "y": list(y_hat), "line": line,
@@ -209,18 +220,24 @@ def weeks_chart(weeks: Sequence[str], values: Sequence[float | None], promised: 
 
 
 def sums_chart(
-    past: NDArray[np.datetime64], recent: NDArray[np.floating], coming: NDArray[np.datetime64],
-    ahead: NDArray[np.floating], name: str,
-) -> Chart:  # fmt: skip
+    past: NDArray[np.datetime64],
+    recent: NDArray[np.floating],
+    coming: NDArray[np.datetime64],
+    ahead: NDArray[np.floating],
+    name: str,
+) -> Chart:
     """The sum of many items: what was and what is forecast."""
 
     def line(dates: NDArray[np.datetime64], values: NDArray[np.floating], what: str, color: str) -> Chart:
         return {
-            "type": "scatter", "mode": "lines", "name": what, "x": dates.astype(str).tolist(),
+            "type": "scatter",
+            "mode": "lines",
+            "name": what,
+            "x": dates.astype(str).tolist(),
             "y": [round(float(v), 4) if np.isfinite(v) else None for v in values],
             "line": {"color": color, "width": 1.6},
             "hovertemplate": "%{y:,.4~g}",
-        }  # fmt: skip
+        }
 
     shown = layout(320)
     shown["yaxis"] |= {"title": _title(name)}

@@ -51,9 +51,13 @@ class BrowserSignIn:
 
         way = "client_secret_post" if self._secret else "none"
         return OAuth2Session(
-            self._client, self._secret or None, token_endpoint_auth_method=way, scope=SCOPES, redirect_uri=redirect,
+            self._client,
+            self._secret or None,
+            token_endpoint_auth_method=way,
+            scope=SCOPES,
+            redirect_uri=redirect,
             code_challenge_method="S256",
-        )  # fmt: skip
+        )
 
     def begin(self, redirect: str, to: str) -> tuple[str, dict[str, Any]]:
         """Where to send the browser, and what the session keeps until it comes back."""
@@ -79,9 +83,11 @@ class BrowserSignIn:
             raise ForbiddenError(f"Entra ID did not sign you in: {answer.get('error', 'no code')[:100]}")
         try:
             told = self._session(redirect).fetch_token(
-                f"{self._base}/oauth2/v2.0/token", code=answer["code"], code_verifier=str(flow["verifier"]),
+                f"{self._base}/oauth2/v2.0/token",
+                code=answer["code"],
+                code_verifier=str(flow["verifier"]),
                 timeout=TOKEN_SECONDS,
-            )  # fmt: skip
+            )
         except Exception as error:  # whatever an odd answer makes of the library: nobody is signed in
             raise ForbiddenError(f"Entra ID gave no token: {type(error).__name__}; sign in again") from error
         if not isinstance(token := told.get("id_token"), str):

@@ -10,8 +10,10 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping
 
     Message = MutableMapping[str, Any]
-    App = Callable[[MutableMapping[str, Any], Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]],
-                   Awaitable[None]]  # fmt: skip
+    App = Callable[
+        [MutableMapping[str, Any], Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]],
+        Awaitable[None],
+    ]
 
 # plotly.js puts an empty <style> into the page, and fills it by the style sheet's own interface: its hash is allowed.
 # A second one, for maps that the board does not draw, has the other hash.

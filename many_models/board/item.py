@@ -137,8 +137,10 @@ def _scored(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Candidate → its scores over all windows, best first."""
     found = dict[str, dict[str, Any]]()
     for row in rows:
-        told = found.setdefault(row["candidate"], {"candidate": row["candidate"], "error": 0.0, "actual": 0.0,
-                                                   "windows": 0, "rmsse": [], "problem": ""})  # fmt: skip
+        told = found.setdefault(
+            row["candidate"],
+            {"candidate": row["candidate"], "error": 0.0, "actual": 0.0, "windows": 0, "rmsse": [], "problem": ""},
+        )
         told["error"] += row["abs_error"] or 0.0
         told["actual"] += row["abs_actual"] or 0.0
         told["windows"] += 1

@@ -68,9 +68,10 @@ def realised(items: Items, rows: NDArray[np.int64]) -> list[Realised]:
     promised = _promised(items, rows)
     found = list[Realised]()
     for name, title, over, under in (
-        ("wape", "WAPE", "abs_error", "actual"), ("bias", "Bias", "error", "actual"),
+        ("wape", "WAPE", "abs_error", "actual"),
+        ("bias", "Bias", "error", "actual"),
         ("cover80", "Coverage of the 80 % interval", "covered", "periods"),
-    ):  # fmt: skip
+    ):
         values = [_share(a, b) for a, b in zip(sums[over].tolist(), sums[under].tolist(), strict=True)]
         now = _share(float(sums[over].sum()), float(sums[under].sum()))
         against = LEVEL if name == "cover80" else promised.get(name)

@@ -84,9 +84,12 @@ class Board:
     def templates(self) -> Environment:
         """The templates, which escape what they are given."""
         environment = Environment(
-            loader=PackageLoader("many_models.board"), autoescape=select_autoescape(default=True),
-            undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-        )  # fmt: skip
+            loader=PackageLoader("many_models.board"),
+            autoescape=select_autoescape(default=True),
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
         filters: dict[str, Any] = {
             "number": number, "percent": percent, "signed": signed, "day": day, "moment": moment, "key": self.shown,
             "item_url": item_url, "quoted": quoted, "seconds": seconds, "spark": spark,

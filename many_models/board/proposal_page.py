@@ -41,12 +41,17 @@ def add_routes(app: FastAPI, board: Board) -> None:
             waiting = of_own(waiting, own)
         decisions = [] if waiting is None else waiting["decisions"]
         return board.page(
-            request, "proposal.html", user, waiting=waiting, limited=own is not None,
+            request,
+            "proposal.html",
+            user,
+            waiting=waiting,
+            limited=own is not None,
             said=said if said in {"approve", "reject"} else "",
             by_rule=Counter((row["action"], row["rule"]) for row in decisions).most_common(),
-            worst=worst_changes(decisions), left=[r for r in decisions if r["action"] == "reject"][:WORST],
+            worst=worst_changes(decisions),
+            left=[r for r in decisions if r["action"] == "reject"][:WORST],
             missing=reading.missing,
-        )  # fmt: skip
+        )
 
     @app.post("/proposal")
     async def decide(request: Request) -> Response:

@@ -22,10 +22,14 @@ def live_of(stores: Stores) -> dict[str, Any] | None:
         return None
     approval = release.approval
     return {
-        "release_id": release.release_id, "at": release.created_at, "actor": release.actor, "reason": release.reason,
-        "series": len(release.champions), "approved_by": approval.actor if approval else "",
+        "release_id": release.release_id,
+        "at": release.created_at,
+        "actor": release.actor,
+        "reason": release.reason,
+        "series": len(release.champions),
+        "approved_by": approval.actor if approval else "",
         "approved_why": approval.reason if approval else "",
-    }  # fmt: skip
+    }
 
 
 def waiting_of(stores: Stores) -> dict[str, Any] | None:

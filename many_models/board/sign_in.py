@@ -71,9 +71,12 @@ def _add_entra(app: FastAPI, board: Board) -> None:
         account = await entra.account(token, str(flow["nonce"]))
         request.session.clear()
         request.session.update(
-            name=account.name, names=list(account.names), approver=account.approver, token=secrets.token_urlsafe(24),
+            name=account.name,
+            names=list(account.names),
+            approver=account.approver,
+            token=secrets.token_urlsafe(24),
             until=time.time() + board.settings.board.session_hours * 3600,
-        )  # fmt: skip
+        )
         return RedirectResponse(str(flow["to"]), 303)
 
 

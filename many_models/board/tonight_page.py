@@ -37,8 +37,12 @@ def add_routes(app: FastAPI, board: Board) -> None:
             runs = [replace(run, done=None, failed=None) for run in runs]
             waiting = of_own(waiting, frozenset(frame["series_id"]))
         return board.page(
-            request, "tonight.html", user,
-            items=items, frame=items.frame, rows=rows,
+            request,
+            "tonight.html",
+            user,
+            items=items,
+            frame=items.frame,
+            rows=rows,
             states=night.counted_states(items, rows),
             stale=int(frame["stale"].sum()),
             troubled=frame[frame["failure"] != ""].head(50).to_dict("records"),
@@ -48,9 +52,10 @@ def add_routes(app: FastAPI, board: Board) -> None:
             runs=night.newest_of_each(runs),
             cost=night.cost_of(runs, board.settings.compute.cores, board.settings.compute.core_hour_price),
             live=reading.part("production registry", board.live, None),
-            waiting=waiting, limited=limited,
+            waiting=waiting,
+            limited=limited,
             missing=reading.missing,
-        )  # fmt: skip
+        )
 
 
 def _quarantined(board: Board) -> dict[str, int]:

@@ -110,9 +110,14 @@ def init(
     if first is not None:
         given["first"] = first.date()
     said = {
-        "table": table, "timestamp": timestamp, "target": target, "frequency": frequency, "missing": missing,
-        "sheet": sheet, "exposure": exposure,
-    }  # fmt: skip
+        "table": table,
+        "timestamp": timestamp,
+        "target": target,
+        "frequency": frequency,
+        "missing": missing,
+        "sheet": sheet,
+        "exposure": exposure,
+    }
     given |= InitOptions(**{name: value for name, value in said.items() if value})  # pyright: ignore[reportArgumentType]
     out = console()
     refuse_existing(location, into, force=force)
@@ -222,22 +227,31 @@ def run(config: Path | None, until: datetime | None, *, as_json: bool) -> None:
 @click.option("--attributes", default="", help="Columns that do not change within a series, comma-separated.")
 @click.option("--pool-by", default="", help="Keys whose series learn together, comma-separated [default: all do].")
 @click.option(
-    "--missing-known", type=click.Choice(["usual", "error"]), default="usual", show_default=True,
+    "--missing-known",
+    type=click.Choice(["usual", "error"]),
+    default="usual",
+    show_default=True,
     help="What a missing value of a known covariate is.",
-)  # fmt: skip
+)
 @click.option(
-    "--missing", type=click.Choice(["unknown", "zero", "closed"]), default="unknown", show_default=True,
+    "--missing",
+    type=click.Choice(["unknown", "zero", "closed"]),
+    default="unknown",
+    show_default=True,
     help="What a period without a row means.",
-)  # fmt: skip
+)
 @click.option("--available", default="", help="Column with the share of a period with stock, from 0 to 1.")
 @click.option("--sold-out", default="", help="Column that says that stock ran out: a flag, or hours.")
 @click.option("--open-hours", type=float, default=0.0, help="Hours of a period that --sold-out counts, if it does.")
 @click.option("--custom", multiple=True, help="A forecaster of your own: 'NAME=MODULE:ATTRIBUTE {\"option\": 1}'.")
 @click.option("--candidates", default="", help="Forecasters that compete, comma-separated [default: all].")
 @click.option(
-    "--objective", type=click.Choice(["rmsse", "mase", "wape", "pinball"]), default="rmsse", show_default=True,
+    "--objective",
+    type=click.Choice(["rmsse", "mase", "wape", "pinball"]),
+    default="rmsse",
+    show_default=True,
     help="What the weights of candidates minimise.",
-)  # fmt: skip
+)
 @click.option("--workers", default=0, help="Processes [default: one a core].")
 @click.option(
     "--forecasts", type=click.Path(path_type=Path, dir_okay=False), help="Write the forecasts here (Parquet)."

@@ -180,8 +180,9 @@ def read_holidays(path: Path) -> tuple[tuple[str, str], ...]:
             try:
                 found.append((date.fromisoformat(row["date"].strip()).isoformat(), row["name"].strip()))
             except (ValueError, AttributeError) as error:
-                raise SettingsError(f"{path}, line {reader.line_num}: {row['date']!r} is not a date, write it as "
-                                    f"2024-12-31") from error  # fmt: skip
+                raise SettingsError(
+                    f"{path}, line {reader.line_num}: {row['date']!r} is not a date, write it as 2024-12-31"
+                ) from error
     return tuple(sorted(set(found)))
 
 

@@ -106,9 +106,14 @@ class Ingest:
 
         data = self.settings.data
         return check_rows(
-            raw, self.sales, now=self.now, negatives=data.negatives, frequency=data.frequency, kinds=self.kinds,
+            raw,
+            self.sales,
+            now=self.now,
+            negatives=data.negatives,
+            frequency=data.frequency,
+            kinds=self.kinds,
             escaped=self.escaped,
-        )  # fmt: skip
+        )
 
     def read_span(self, since: datetime, before: datetime) -> pa.Table | None:
         """The source's rows with since ≤ ds < before; None when there are none."""

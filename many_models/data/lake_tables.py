@@ -443,6 +443,7 @@ def tell(lake: Lake, stage: str, sentences: Sequence[str]) -> None:
 
     told = [row["text"] for row in records(lake, FINDINGS, Filter(among={"stage": [stage]}))]
     if told != list(sentences):
-        rows = pa.table({"stage": pa.array([stage] * len(sentences), pa.string()),
-                         "text": pa.array(list(sentences), pa.string())})  # fmt: skip
+        rows = pa.table(
+            {"stage": pa.array([stage] * len(sentences), pa.string()), "text": pa.array(list(sentences), pa.string())}
+        )
         lake.replace(FINDINGS.name, rows, Filter(among={"stage": [stage]}), FINDINGS.partition_by)

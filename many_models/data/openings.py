@@ -62,8 +62,9 @@ def from_source(raw: pa.Table, keys: Sequence[str], told: list[str] | None = Non
     rows = [(*about, *span) for about, own in spans.items() if about not in bad for span in sorted(own, key=_first)]
     fields = [*((name, pa.string()) for name in keys), (OPENS, pa.date32()), (CLOSES, pa.date32())]
     columns = list(zip(*rows, strict=True)) or [()] * len(fields)
-    return pa.table([pa.array(column, kind) for column, (_, kind) in zip(columns, fields, strict=True)],
-                    pa.schema(fields))  # fmt: skip
+    return pa.table(
+        [pa.array(column, kind) for column, (_, kind) in zip(columns, fields, strict=True)], pa.schema(fields)
+    )
 
 
 def _day(value: object) -> date | None:

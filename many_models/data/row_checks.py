@@ -216,9 +216,10 @@ def _negative_sums(rows: pa.Table, sales: SalesTable) -> pa.Table:
     texts = {
         "row": [as_json({sales.target: value}) for value in values],
         "reason": ["negative"] * len(values),
-        "detail": [f"the {way} of {sales.target} is {value!r}, and the settings quarantine negative values"
-                   for value in values],
-    }  # fmt: skip
+        "detail": [
+            f"the {way} of {sales.target} is {value!r}, and the settings quarantine negative values" for value in values
+        ],
+    }
     columns = {name: pa.array(column, pa.string()) for name, column in texts.items()}
     return pa.table({"series_id": rows["series_id"], "ds": rows["ds"], **columns})
 

@@ -183,16 +183,21 @@ def final_table(
     """A row per series and step: series_id, ds, step, cutoff, y_hat (the model's), final, author, reason, action."""
     n, steps = y_hat.shape
     by = changed.by.ravel()
-    said = {name: np.array([*(getattr(one, name) for one in changed.overrides), None], object)[by]
-            for name in ("author", "reason", "action")}  # fmt: skip
-    return pa.table({
-        "series_id": pa.array(np.repeat(np.array(series, object), steps), pa.string()),
-        "ds": pa.array(np.tile(ds, n), pa.timestamp("us")),
-        "step": pa.array(np.tile(np.arange(1, steps + 1), n), pa.int64()),
-        "cutoff": pa.array([cutoff] * n * steps, pa.timestamp("us")),
-        "y_hat": y_hat.ravel(), "final": changed.final.ravel(),
-        **{name: pa.array(values, pa.string()) for name, values in said.items()},
-    })  # fmt: skip
+    said = {
+        name: np.array([*(getattr(one, name) for one in changed.overrides), None], object)[by]
+        for name in ("author", "reason", "action")
+    }
+    return pa.table(
+        {
+            "series_id": pa.array(np.repeat(np.array(series, object), steps), pa.string()),
+            "ds": pa.array(np.tile(ds, n), pa.timestamp("us")),
+            "step": pa.array(np.tile(np.arange(1, steps + 1), n), pa.int64()),
+            "cutoff": pa.array([cutoff] * n * steps, pa.timestamp("us")),
+            "y_hat": y_hat.ravel(),
+            "final": changed.final.ravel(),
+            **{name: pa.array(values, pa.string()) for name, values in said.items()},
+        }
+    )
 
 
 def value_added(rows: pa.Table) -> pa.Table:
@@ -206,10 +211,13 @@ def value_added(rows: pa.Table) -> pa.Table:
     frame = rows.to_pandas()
     names = ("naive", "model", "people")
     frame = frame.assign(
-        month=frame["ds"].dt.strftime("%Y-%m"), author=frame["author"].fillna(""), reason=frame["reason"].fillna(""),
+        month=frame["ds"].dt.strftime("%Y-%m"),
+        author=frame["author"].fillna(""),
+        reason=frame["reason"].fillna(""),
         size=np.where((frame["final"] - frame["y_hat"]).abs() < LARGE * frame["y_hat"].abs(), "small", "large"),
-        abs_actual=frame["y"].abs(), periods=1,
-    )  # fmt: skip
+        abs_actual=frame["y"].abs(),
+        periods=1,
+    )
     for name, column in zip(names, ("naive", "y_hat", "final"), strict=True):
         frame[f"error_{name}"] = frame[column] - frame["y"]
         frame[f"abs_error_{name}"] = frame[f"error_{name}"].abs()

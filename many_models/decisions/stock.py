@@ -94,9 +94,13 @@ def beyond(name: str, terms: Terms, horizon: int) -> str:
 
 
 def _of_block(
-    model: PathModel, rows: NDArray[np.int64], drawn: NDArray[np.float32], terms: Terms, whole: NDArray[np.bool_],
+    model: PathModel,
+    rows: NDArray[np.int64],
+    drawn: NDArray[np.float32],
+    terms: Terms,
+    whole: NDArray[np.bool_],
     seed: int,
-) -> pa.Table:  # fmt: skip
+) -> pa.Table:
     """The recommendations of some series, of their paths (series × paths × steps)."""
     names = [model.series[i] for i in rows.tolist()]
     lead, reach = _lengths(names, terms, drawn.shape[1], drawn.shape[2], seed)
@@ -114,20 +118,28 @@ def _of_block(
     short = _shortage(_Excess.of(during), _Excess.of(until), point[:, None] + overshoot)
     expected = (until - during).mean(1)
     ratio = terms.missing_cost / (terms.missing_cost + terms.holding_cost)
-    columns: dict[str, object] = {"series_id": pa.array(names, pa.string()), "lead_time": terms.lead_time,
-                                  "review": terms.review, "demand_mean": mean}  # fmt: skip
+    columns: dict[str, object] = {
+        "series_id": pa.array(names, pa.string()),
+        "lead_time": terms.lead_time,
+        "review": terms.review,
+        "demand_mean": mean,
+    }
     levels = (50, 80, 90, 95, 99)
     demand = np.quantile(until, [level / 100 for level in levels], axis=1, method="hazen")
     columns |= {f"demand_q{level}": demand[i] for i, level in enumerate(levels)}
     columns |= {
-        "service": pa.array(np.where(terms.fill, "fill", "cycle"), pa.string()), "service_level": terms.service_level,
-        "reorder_point": point, "safety_stock": point - mean,
+        "service": pa.array(np.where(terms.fill, "fill", "cycle"), pa.string()),
+        "service_level": terms.service_level,
+        "reorder_point": point,
+        "safety_stock": point - mean,
         "order_up_to": point + np.maximum(quantity - np.where(whole, 1.0, 0.0), 0.0),
-        "position": _nullable(position), "order_now": _nullable(order),
+        "position": _nullable(position),
+        "order_now": _nullable(order),
         "expected_fill_rate": np.clip(1.0 - short / np.maximum(expected, 1e-12), 0.0, 1.0),
         "expected_cycle_service": _covered(until, point[:, None] + overshoot),
-        "newsvendor_ratio": _nullable(ratio), "newsvendor_stock": _nullable(_each_quantile(until, ratio)),
-    }  # fmt: skip
+        "newsvendor_ratio": _nullable(ratio),
+        "newsvendor_stock": _nullable(_each_quantile(until, ratio)),
+    }
     return pa.table(columns)
 
 
@@ -254,9 +266,14 @@ class Read:
 
 
 def read_terms(
-    rows: pa.Table, keys: Sequence[str], series: Mapping[str, Sequence[str]], *, defaults: Mapping[str, float | None],
-    service: Service, horizon: int,
-) -> Read:  # fmt: skip
+    rows: pa.Table,
+    keys: Sequence[str],
+    series: Mapping[str, Sequence[str]],
+    *,
+    defaults: Mapping[str, float | None],
+    service: Service,
+    horizon: int,
+) -> Read:
     """The terms of `series` (name → its key parts) in the table `rows`: any of the `keys`, and columns of `NUMBERS`.
 
     An empty key is for all of its values; of several rows for a series, the one that names most keys is taken. A
@@ -283,9 +300,12 @@ def read_terms(
 
 
 def _of_series(
-    chosen: Mapping[tuple[str, ...], dict[str, object]], places: Sequence[int], series: Mapping[str, Sequence[str]],
-    horizon: int, problems: list[dict[str, str]],
-) -> Read:  # fmt: skip
+    chosen: Mapping[tuple[str, ...], dict[str, object]],
+    places: Sequence[int],
+    series: Mapping[str, Sequence[str]],
+    horizon: int,
+    problems: list[dict[str, str]],
+) -> Read:
     """The most special usable row of each series."""
     patterns = sorted({tuple(bool(part) for part in place) for place in chosen}, key=lambda it: (-sum(it), it))
     names, found = list[str](), list[dict[str, object]]()

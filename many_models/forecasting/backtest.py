@@ -121,8 +121,9 @@ def backtest(  # noqa: PLR0913 - its parameters are its settings
     prepared = prepare(table, spec, last)
     left_out = _left_out(prepared, names)
     if not len(prepared.rows):
-        raise InputError(f"no series can be used, for instance {left_out.iloc[0]['series_id']!r}: "
-                         f"{left_out.iloc[0]['reason']}")  # fmt: skip
+        raise InputError(
+            f"no series can be used, for instance {left_out.iloc[0]['series_id']!r}: {left_out.iloc[0]['reason']}"
+        )
     table = table.filter(pc.invert(pc.is_in(table["series_id"], pa.array(left_out["series_id"], pa.string()))))
     end = int(loader.step_number(np.array([last], "datetime64[us]"), frequency)[0])
     numbers = [end - horizon * k for k in range(windows, 0, -1)]
@@ -164,8 +165,9 @@ def _require_names(named: Sequence[str], others: Sequence[str], results: Sequenc
     if twice := sorted({name for name in named if [*named, *others].count(name) > 1}):
         raise InputError(f"column {', '.join(twice)} is given twice: name it once, as key, timestamp or target")
     if taken := [name for name in named if name in results]:
-        raise InputError(f"column {', '.join(taken)} is named like one of the forecasts' columns "
-                         f"({', '.join(results)}): rename it")  # fmt: skip
+        raise InputError(
+            f"column {', '.join(taken)} is named like one of the forecasts' columns ({', '.join(results)}): rename it"
+        )
 
 
 def _places(names: Sequence[str], keys: Sequence[str]) -> tuple[int, ...]:
@@ -182,8 +184,10 @@ def _refuse_missing(table: pa.Table, known: Sequence[str]) -> None:
         lacking = table.select(["series_id", "ds"]).filter(gone)
         if lacking.num_rows:
             row = lacking.sort_by([("series_id", "ascending"), ("ds", "ascending")]).slice(0, 1).to_pylist()[0]
-            raise InputError(f"{name} is missing in {lacking.num_rows} rows, first in series {row['series_id']!r} at "
-                             f"{row['ds']}: fill it, or let what is usual for the series stand for it")  # fmt: skip
+            raise InputError(
+                f"{name} is missing in {lacking.num_rows} rows, first in series {row['series_id']!r} at "
+                f"{row['ds']}: fill it, or let what is usual for the series stand for it"
+            )
 
 
 def _silent(_step: str, _share: float) -> None:
@@ -215,8 +219,11 @@ def _table(
     except (ValueError, TypeError) as error:
         raise InputError(f"the timestamp {timestamp} cannot be read as dates: {error}") from error
     y = data[target].to_numpy(np.float64)
-    columns = {"series_id": pa.array(series, pa.string()), "ds": pa.array(stamps, pa.timestamp("us")),
-               "y": pa.array(np.maximum(y, 0.0) if negatives == "zero" else y, from_pandas=True)}  # fmt: skip
+    columns = {
+        "series_id": pa.array(series, pa.string()),
+        "ds": pa.array(stamps, pa.timestamp("us")),
+        "y": pa.array(np.maximum(y, 0.0) if negatives == "zero" else y, from_pandas=True),
+    }
     for name in known:
         columns[name] = pa.Array.from_pandas(data[name] if data[name].dtype != object else data[name].astype("string"))
     return pa.table(columns), unique
@@ -248,15 +255,17 @@ class _Window:
 
 def _window(
     rows: pa.Table, table: pa.Table, spec: Spec, cutoff: datetime, keys: Sequence[str], workers: int
-) -> _Window:  # fmt: skip
+) -> _Window:
     import pandas as pd
 
     past = rows.filter(pc.less_equal(rows["ds"], pa.scalar(cutoff, pa.timestamp("us"))))
     ahead = loader.stamps(
         loader.step_number(np.array([cutoff], "datetime64[us]"), spec.frequency) + spec.horizon, spec.frequency
-    )[0].astype(object)  # fmt: skip
-    later = pc.and_(pc.greater(table["ds"], pa.scalar(cutoff, pa.timestamp("us"))),
-                    pc.less_equal(table["ds"], pa.scalar(ahead, pa.timestamp("us"))))  # fmt: skip
+    )[0].astype(object)
+    later = pc.and_(
+        pc.greater(table["ds"], pa.scalar(cutoff, pa.timestamp("us"))),
+        pc.less_equal(table["ds"], pa.scalar(ahead, pa.timestamp("us"))),
+    )
     future = table.filter(later).drop_columns(["y"])
     pooled, priors = pool(past, spec, cutoff), priors_of_rows(past, keys, spec)
     names = sorted(pc.unique(past["series_id"]).to_pylist())
@@ -278,12 +287,12 @@ def _window(
         [name for part in parts for name in part.series],
         np.concatenate([part.F for part in parts]),
         [row for part in parts for row in part.custom],
-    )  # fmt: skip
+    )
 
 
 def _chunk(
     past: pa.Table, future: pa.Table, spec: Spec, cutoff: datetime, pooled: PooledModels, priors: Mapping[str, Prior]
-) -> _Window:  # fmt: skip
+) -> _Window:
     trained = train(past, spec, cutoff, priors=priors, pooled=pooled, future=future)
     model = trained.model
     F = model.candidates(future=future)

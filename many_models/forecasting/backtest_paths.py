@@ -26,11 +26,16 @@ def path_table(evaluation: Evaluation, blends: NDArray[np.float64]) -> pa.Table:
     cutoffs = loader.stamps(end - spec.horizon * np.arange(windows, 0, -1), spec.frequency)
     y = np.where(evaluation.mask, evaluation.Y, np.nan).reshape(-1, steps)[scored]
     offsets = pa.array(np.arange(0, (len(y) + 1) * steps, steps, dtype=np.int32))
-    lists = [pa.ListArray.from_arrays(offsets, pa.array(values.ravel(), pa.float64(), from_pandas=True))
-             for values in (y, blends.reshape(-1, steps)[scored])]  # fmt: skip
-    return pa.table({
-        "series_id": pa.array(np.repeat(np.array(panel.series, object), windows)[scored], pa.string()),
-        "window": pa.array(np.tile(np.arange(1, windows + 1), n)[scored], pa.int64()),
-        "cutoff": pa.array(np.tile(cutoffs, n)[scored], pa.timestamp("us")),
-        "y": lists[0], "y_hat": lists[1],
-    })  # fmt: skip
+    lists = [
+        pa.ListArray.from_arrays(offsets, pa.array(values.ravel(), pa.float64(), from_pandas=True))
+        for values in (y, blends.reshape(-1, steps)[scored])
+    ]
+    return pa.table(
+        {
+            "series_id": pa.array(np.repeat(np.array(panel.series, object), windows)[scored], pa.string()),
+            "window": pa.array(np.tile(np.arange(1, windows + 1), n)[scored], pa.int64()),
+            "cutoff": pa.array(np.tile(cutoffs, n)[scored], pa.timestamp("us")),
+            "y": lists[0],
+            "y_hat": lists[1],
+        }
+    )

@@ -211,9 +211,14 @@ def _moments(evaluation: Evaluation, mask: NDArray[np.bool_]) -> tuple[NDArray[n
     """Products of the candidates' errors where `mask`, and each series' windows, see `combination.error_moments`."""
     usual = evaluation.scales[1][:, -1]
     return combination.error_moments(
-        evaluation.F, evaluation.Y, mask, evaluation.spec.objective, usual, evaluation.classes == 0,
+        evaluation.F,
+        evaluation.Y,
+        mask,
+        evaluation.spec.objective,
+        usual,
+        evaluation.classes == 0,
         made(evaluation),
-    )  # fmt: skip
+    )
 
 
 def factors(evaluation: Evaluation) -> NDArray[np.float64]:

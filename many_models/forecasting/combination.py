@@ -107,9 +107,13 @@ def class_of(y: NDArray[np.float64], seen: NDArray[np.bool_], year: int) -> NDAr
 
 
 def pooled_moments(
-    moments: NDArray[np.float64], windows: NDArray[np.float64], classes: NDArray[np.int64],
-    there: NDArray[np.bool_], counts: NDArray[np.float64] | None = None, made: NDArray[np.bool_] | None = None,
-) -> NDArray[np.float64]:  # fmt: skip
+    moments: NDArray[np.float64],
+    windows: NDArray[np.float64],
+    classes: NDArray[np.int64],
+    there: NDArray[np.bool_],
+    counts: NDArray[np.float64] | None = None,
+    made: NDArray[np.bool_] | None = None,
+) -> NDArray[np.float64]:
     """Mean moments per class (classes × candidates × candidates), shrunk towards all series' by 20 series' worth.
 
     A series counts by its windows, times `counts`; one that is far off (a level that broke) at most as if every
@@ -147,10 +151,14 @@ def _bounded(moments: NDArray[np.float64], there: NDArray[np.bool_]) -> NDArray[
 
 
 def simplex_weights(  # noqa: PLR0913, PLR0917 - what is known of candidates, and which are there
-    moments: NDArray[np.float64], windows: NDArray[np.float64], belief: NDArray[np.float64],
-    evidence: NDArray[np.float64] | None = None, kept: float = KEPT, there: NDArray[np.bool_] | None = None,
+    moments: NDArray[np.float64],
+    windows: NDArray[np.float64],
+    belief: NDArray[np.float64],
+    evidence: NDArray[np.float64] | None = None,
+    kept: float = KEPT,
+    there: NDArray[np.bool_] | None = None,
     made: NDArray[np.bool_] | None = None,
-) -> NDArray[np.float64]:  # fmt: skip
+) -> NDArray[np.float64]:
     """Weights (series × candidates) ≥ 0 that sum to 1 and minimise w'Mw, M a series' own moments and what is believed.
 
     What is believed is `evidence` (moments of its class, series × candidates × candidates), which counts as much as so
@@ -188,9 +196,14 @@ def simplex_weights(  # noqa: PLR0913, PLR0917 - what is known of candidates, an
 
 
 def _of_those_made(  # noqa: PLR0913, PLR0917 - the same
-    moments: NDArray[np.float64], windows: NDArray[np.float64], belief: NDArray[np.float64],
-    evidence: NDArray[np.float64] | None, kept: float, there: NDArray[np.bool_] | None, made: NDArray[np.bool_],
-) -> NDArray[np.float64]:  # fmt: skip
+    moments: NDArray[np.float64],
+    windows: NDArray[np.float64],
+    belief: NDArray[np.float64],
+    evidence: NDArray[np.float64] | None,
+    kept: float,
+    there: NDArray[np.bool_] | None,
+    made: NDArray[np.bool_],
+) -> NDArray[np.float64]:
     """`simplex_weights` of series that lack forecasters, those that lack the same ones together."""
     result = np.zeros(belief.shape)
     for pattern in np.unique(made, axis=0):

@@ -171,8 +171,10 @@ def _typed(raw: pa.Table, spec: Spec) -> pa.Table:
         raise InputError(f"the target y has type {kind}, needed a number: convert the column in the source")
     if stock and not (is_number(raw.schema.field(stock).type) or pa.types.is_null(raw.schema.field(stock).type)):
         which = "available" if spec.available else "sold_out"
-        raise InputError(f"data.{which} names {stock}, which holds {raw.schema.field(stock).type}, needed numbers or "
-                         "flags: convert the column in the source")  # fmt: skip
+        raise InputError(
+            f"data.{which} names {stock}, which holds {raw.schema.field(stock).type}, needed numbers or "
+            "flags: convert the column in the source"
+        )
     for name, kind in (("series_id", pa.string()), ("ds", pa.timestamp("us")), ("y", pa.float64())):
         raw = raw.set_column(raw.column_names.index(name), name, raw[name].cast(kind))
     if raw["series_id"].null_count or raw["ds"].null_count:
@@ -277,9 +279,12 @@ def _share(stock: NDArray[np.float64], spec: Spec) -> NDArray[np.float64]:
 
 
 def _demand(
-    y: NDArray[np.float64], share: NDArray[np.float64], ds: NDArray[np.datetime64], spec: Spec,
+    y: NDArray[np.float64],
+    share: NDArray[np.float64],
+    ds: NDArray[np.datetime64],
+    spec: Spec,
     kept: Sequence[tuple[str, int, int, NDArray[np.int64]]],
-) -> tuple[NDArray[np.float64], NDArray[np.int8]]:  # fmt: skip
+) -> tuple[NDArray[np.float64], NDArray[np.int8]]:
     """Demand of each row and what is known of it (see `censoring.demand`), each series for itself."""
     phase, out, cut, at = pack.phases(ds, spec.frequency, spec.steps_per_season), y.copy(), np.zeros(len(y), np.int8), 0
     for _, _, _, source in kept:

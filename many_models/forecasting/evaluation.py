@@ -66,9 +66,14 @@ class Evaluation:
 
 
 def evaluate(
-    rows: pa.Table, spec: Spec, cutoff: datetime, pooled: PooledModels | None = None, *,
-    future: pa.Table | None = None, custom_series: int | None = None,
-) -> Evaluation:  # fmt: skip
+    rows: pa.Table,
+    spec: Spec,
+    cutoff: datetime,
+    pooled: PooledModels | None = None,
+    *,
+    future: pa.Table | None = None,
+    custom_series: int | None = None,
+) -> Evaluation:
     """All candidates of every series over the backtest windows before `cutoff`, and fitted at it.
 
     `future` as in `train`. With `custom_series` custom forecasters try only so many series, and the windows alone.
@@ -86,8 +91,10 @@ def evaluate(
     else:
         _fits_together(pooled, spec, end)
         static = pooled.attributes.encode(rows, panel.series)
-        early, late = (fit_panel(panel, layout, spec, places, pooled.early, static=static, only=Group.nobody())
-                       for places in (origins[:-1], origins[-1:]))  # fmt: skip
+        early, late = (
+            fit_panel(panel, layout, spec, places, pooled.early, static=static, only=Group.nobody())
+            for places in (origins[:-1], origins[-1:])
+        )
         for _, shared, mine in pooled.fits_of(panel.series):
             fit_panel(panel, layout, spec, origins[:-1], shared[0], static=static, only=Group(mine, early))
             fit_panel(panel, layout, spec, origins[-1:], shared[1], first_origin=int(origins[0]), static=static,
@@ -132,9 +139,13 @@ def evaluate(
 
 
 def _problems(
-    panel: Panel, fits: Fits, fitted: NDArray[np.int8], mask: NDArray[np.bool_], pooled: PooledModels | None,
+    panel: Panel,
+    fits: Fits,
+    fitted: NDArray[np.int8],
+    mask: NDArray[np.bool_],
+    pooled: PooledModels | None,
     names: Sequence[str],
-) -> NDArray[np.object_]:  # fmt: skip
+) -> NDArray[np.object_]:
     """Why a built-in candidate does not compete for a series (series × candidates), "" where it does.
 
     Its fit did not converge at some origin, what it builds on has failed for all series, or most of what it forecasts
@@ -149,8 +160,10 @@ def _problems(
     for c, name in enumerate(names):
         place = loader.CANDIDATES.index(name)
         held = ((fits.F[:, -1, place] >= most[:, None]) & (most[:, None] > 0)).sum(1)
-        found[2 * held > H, c] = [f"{k} of {H} periods are forecast at the most the series may sell, {top:.6g}"
-                                  for k, top in zip(held[2 * held > H], most[2 * held > H], strict=True)]  # fmt: skip
+        found[2 * held > H, c] = [
+            f"{k} of {H} periods are forecast at the most the series may sell, {top:.6g}"
+            for k, top in zip(held[2 * held > H], most[2 * held > H], strict=True)
+        ]
         if name in LINEAR:
             lost = ((fitted[:, :, LINEAR.index(name)] == FAILED) & used).any(1)
             found[lost, c] = "its fit did not converge"
@@ -192,8 +205,10 @@ def _later(future: pa.Table | None, rows: pa.Table, spec: Spec, cutoff: datetime
     """The rows of `future` after `cutoff` of the series in `rows`, in the types of `rows`."""
     if future is None:
         return None
-    mine = pc.and_(pc.is_in(future["series_id"], pc.unique(rows["series_id"])),
-                   pc.greater(future["ds"], pa.scalar(cutoff, pa.timestamp("us"))))  # fmt: skip
+    mine = pc.and_(
+        pc.is_in(future["series_id"], pc.unique(rows["series_id"])),
+        pc.greater(future["ds"], pa.scalar(cutoff, pa.timestamp("us"))),
+    )
     names = ["series_id", "ds", *(name for name in spec.known if name in future.column_names)]
     kept = future.filter(mine).select(names)
     return kept.cast(pa.schema([rows.schema.field(name) for name in names]))
@@ -233,8 +248,10 @@ def _fits_together(pooled: PooledModels, spec: Spec, end: int) -> None:
         "exposure",
     ):
         if getattr(pooled.spec, name) != getattr(spec, name):
-            raise InputError(f"pooled models were learned with {name} {getattr(pooled.spec, name)!r}, the spec has "
-                             f"{getattr(spec, name)!r}: learn them again")  # fmt: skip
+            raise InputError(
+                f"pooled models were learned with {name} {getattr(pooled.spec, name)!r}, the spec has "
+                f"{getattr(spec, name)!r}: learn them again"
+            )
     if pooled.late.cutoff > end or pooled.early.cutoff > end - spec.windows * spec.horizon:
         raise InputError("pooled models are newer than this cutoff or its backtest windows: learn them as of it")
 

@@ -214,8 +214,10 @@ def explain_in_words(found: Explanation, language: str = "en") -> list[str]:
 def _of_level(words: Phrases, found: Explanation) -> str:
     level, recent = found.of("level").mean(), found.of("recent course").mean()
     values = {
-        "forecast": words.number(found.y_hat.mean()), "each": words.unit(_unit(found)), "level": words.number(level),
-    }  # fmt: skip
+        "forecast": words.number(found.y_hat.mean()),
+        "each": words.unit(_unit(found)),
+        "level": words.number(level),
+    }
     if abs(recent) <= WORTH_TELLING * max(abs(level), 1e-9):
         return words.say("level", **values)
     return words.say("level_above" if recent > 0 else "level_below", recent=words.number(abs(recent)), **values)
@@ -248,9 +250,12 @@ def _of_driver(
     mean = float(values[at].mean())
     template = SENTENCES[kind][0 if mean > 0 else 1]
     text = words.say(
-        template, driver=driver if kind == "forecaster" else words.driver(driver), when=_when(words, found, at),
-        amount=words.number(abs(mean)), each=words.unit(_unit(found)),
-    )  # fmt: skip
+        template,
+        driver=driver if kind == "forecaster" else words.driver(driver),
+        when=_when(words, found, at),
+        amount=words.number(abs(mean)),
+        each=words.unit(_unit(found)),
+    )
     return [(float(np.abs(values[at]).sum()), text)]
 
 

@@ -49,9 +49,13 @@ class PooledFit:
 
 NEVER = -(10**9)
 NO_TREES: tuple[NDArray[np.generic], ...] = (
-    np.zeros(0, np.int32), np.zeros(0, np.int16), np.zeros(0, np.float32), np.zeros(0, np.int32),
-    np.zeros(0, np.int32), np.zeros(0, np.float32),
-)  # fmt: skip
+    np.zeros(0, np.int32),
+    np.zeros(0, np.int16),
+    np.zeros(0, np.float32),
+    np.zeros(0, np.int32),
+    np.zeros(0, np.int32),
+    np.zeros(0, np.float32),
+)
 
 
 def nothing_shared(layout: Layout) -> PooledFit:

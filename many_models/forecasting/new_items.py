@@ -61,9 +61,12 @@ def recent_periods(spec: Spec) -> int:
 
 
 def priors_of_new(
-    values: Mapping[str, NDArray[np.float64]], parts: Mapping[str, Sequence[str]], keys: Sequence[str],
-    spec: Spec, attributes: Mapping[str, Mapping[str, object]] | None = None,
-) -> dict[str, Prior]:  # fmt: skip
+    values: Mapping[str, NDArray[np.float64]],
+    parts: Mapping[str, Sequence[str]],
+    keys: Sequence[str],
+    spec: Spec,
+    attributes: Mapping[str, Mapping[str, object]] | None = None,
+) -> dict[str, Prior]:
     """The prior of each series of `parts` (its key's parts, named by `keys`).
 
     `values` holds the observations of the newest `recent_periods` of each series that has any, in order of time;
@@ -71,8 +74,9 @@ def priors_of_new(
     learned from series with a history. Where too few have one, the levels are those of `priors_from`.
     """
     least = max(4, min(spec.steps_per_season, 14))
-    plain = priors_from({name: float(y.mean()) for name, y in values.items() if len(y)},
-                        {name: parts[name] for name in values}, keys)  # fmt: skip
+    plain = priors_from(
+        {name: float(y.mean()) for name, y in values.items() if len(y)}, {name: parts[name] for name in values}, keys
+    )
     names = sorted(name for name, y in values.items() if len(y) >= least and y.mean() > 0)
     everyone = sorted(parts)
     facts = _facts(everyone, parts, keys, attributes or {}, set(names))
@@ -95,14 +99,18 @@ def priors_of_new(
     origins = _origins(everyone, parts, keys, names, plain)
     return {
         name: Prior(float(expected[i]), origins[name], worth, misses[int(bands[i])])
-        for i, name in enumerate(everyone) if expected[i] > 0 and origins[name]
-    }  # fmt: skip
+        for i, name in enumerate(everyone)
+        if expected[i] > 0 and origins[name]
+    }
 
 
 def _facts(
-    names: Sequence[str], parts: Mapping[str, Sequence[str]], keys: Sequence[str],
-    attributes: Mapping[str, Mapping[str, object]], known: set[str],
-) -> list[NDArray[np.int64]]:  # fmt: skip
+    names: Sequence[str],
+    parts: Mapping[str, Sequence[str]],
+    keys: Sequence[str],
+    attributes: Mapping[str, Mapping[str, object]],
+    known: set[str],
+) -> list[NDArray[np.int64]]:
     """Groups of series (a number each; -1 for none) by each part of the key, each attribute, and pairs of these that
     still hold several series with a history (`known`).
     """
@@ -237,9 +245,12 @@ def _misses(
 
 
 def _origins(
-    everyone: Sequence[str], parts: Mapping[str, Sequence[str]], keys: Sequence[str], names: Sequence[str],
+    everyone: Sequence[str],
+    parts: Mapping[str, Sequence[str]],
+    keys: Sequence[str],
+    names: Sequence[str],
     plain: Mapping[str, Prior],
-) -> dict[str, str]:  # fmt: skip
+) -> dict[str, str]:
     """What each series' level comes from, in a word: the last part of the key that another series with a history has,
     "attributes" where none has.
     """
@@ -371,9 +382,12 @@ def give_models_to_new(
         fits = fit_panel(part, layout, spec, origin, late, static=evaluation.static[rows], only=everyone)
         kept = min(arrays["tail_y"].shape[1], part.periods)
         new: dict[str, NDArray[np.generic]] = {
-            "state": fits.state, "own": fits.own, "coef": np.full_like(arrays["coef"][rows], np.nan),
-            "fixed": np.full(len(rows), np.nan), "weights": _weights(late, names, len(rows)),
-        }  # fmt: skip
+            "state": fits.state,
+            "own": fits.own,
+            "coef": np.full_like(arrays["coef"][rows], np.nan),
+            "fixed": np.full(len(rows), np.nan),
+            "weights": _weights(late, names, len(rows)),
+        }
         for name, values in new.items():
             arrays[name][rows] = values
         for name, values in (("tail_y", part.y), ("tail_code", part.code)):

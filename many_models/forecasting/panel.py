@@ -131,9 +131,11 @@ class Layout:
         """The encoded columns of these known covariates."""
         starts = np.cumsum([0, *(n or 1 for n in self.levels_of)]).tolist()
         return [
-            place for name, start, end in zip(self.known, starts, starts[1:], strict=False) if name in names
+            place
+            for name, start, end in zip(self.known, starts, starts[1:], strict=False)
+            if name in names
             for place in range(start, end)
-        ]  # fmt: skip
+        ]
 
     def reduced(self, dropped: Collection[str], terms: Sequence[Term]) -> Layout:
         """This layout without the known covariates `dropped`, with `terms` of columns as they are numbered here."""
@@ -275,9 +277,14 @@ def stamps_us(column: pa.ChunkedArray) -> NDArray[np.datetime64]:
 
 
 def build(
-    rows: pa.Table, layout: Layout, cutoff: datetime, learned_until: int | None = None, ahead: int = 0, *,
+    rows: pa.Table,
+    layout: Layout,
+    cutoff: datetime,
+    learned_until: int | None = None,
+    ahead: int = 0,
+    *,
     from_first_sale: bool = False,
-) -> Panel:  # fmt: skip
+) -> Panel:
     """The panel of `rows` up to `cutoff`; covariates reach `ahead` periods further where rows have them.
 
     Scales of covariates are learned from periods up to step number `learned_until` (default: the cutoff), or from

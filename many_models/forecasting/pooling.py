@@ -31,7 +31,7 @@ from many_models.forecasting.local_fit import (
     nothing_shared,
     own_numbers,
     training_steps,
-)  # fmt: skip
+)
 from many_models.forecasting.new_items import profile_of, recent_periods
 from many_models.forecasting.pack import mm_pack_v1 as loader
 from many_models.forecasting.pack.array_files import array_files, sha256_of
@@ -109,9 +109,11 @@ class PooledModels:
     def files(self) -> dict[str, bytes]:
         """The content as files: pooled.json and one .npy an array; the same bytes for the same content."""
         arrays: dict[str, NDArray[np.generic]] = {
-            "moments": self.evidence.moments, "factor": self.evidence.factor, "quantiles": self.evidence.quantiles,
+            "moments": self.evidence.moments,
+            "factor": self.evidence.factor,
+            "quantiles": self.evidence.quantiles,
             "growth": self.evidence.growth,
-        }  # fmt: skip
+        }
         for when, shared in self._named():
             arrays |= {f"{when}_shape": shared.shape, f"{when}_beta": shared.beta, f"{when}_profile": shared.profile}
             arrays |= {f"{when}_{name}": tree for name, tree in zip(loader.TREES, shared.trees, strict=True)}
@@ -121,16 +123,20 @@ class PooledModels:
                 f"{name}_{when}{SUFFIX}": data for when, data in (("early", one.early), ("late", one.late)) if data
             }
         about = {
-            "spec": self.spec.to_json(), "cutoffs": [shared.cutoff for _, shared in self._named()],
+            "spec": self.spec.to_json(),
+            "cutoffs": [shared.cutoff for _, shared in self._named()],
             "strengths": [list(shared.strength) for _, shared in self._named()],
-            "groups": sorted(self.groups), "attributes": self.attributes.levels, "left_out": dict(self.left_out),
+            "groups": sorted(self.groups),
+            "attributes": self.attributes.levels,
+            "left_out": dict(self.left_out),
             "problems": [shared.problem for _, shared in self._named()],
             "boosted": [shared.boosted for _, shared in self._named()],
-            "terms": [list(term) for term in self.choice.terms], "dropped": dict(self.choice.dropped),
+            "terms": [list(term) for term in self.choice.terms],
+            "dropped": dict(self.choice.dropped),
             "columns": list(self.choice.columns),
             **({"brought": {name: one.problem for name, one in self.brought.items()}} if self.brought else {}),
             "sha256": sha256_of(files),
-        }  # fmt: skip
+        }
         files["pooled.json"] = json.dumps(about, sort_keys=True).encode()
         return dict(sorted(files.items()))
 
@@ -263,9 +269,12 @@ def pool(
     end = int(loader.step_number(np.array([cutoff], "datetime64[us]"), spec.frequency)[0])
     panel = build(rows, layout, cutoff, end - spec.windows * spec.horizon, ahead=spec.horizon, from_first_sale=True)
     left_out = {
-        name: reason for name, reason in
-        zip(panel.series, reasons_not_to_learn_from(panel, least(spec.steps_per_season)), strict=True) if reason
-    }  # fmt: skip
+        name: reason
+        for name, reason in zip(
+            panel.series, reasons_not_to_learn_from(panel, least(spec.steps_per_season)), strict=True
+        )
+        if reason
+    }
     kept = [i for i, name in enumerate(panel.series) if name not in left_out]
     panel = panel.take(kept)
     first_window = panel.periods - 1 - spec.windows * spec.horizon
@@ -408,9 +417,8 @@ class Sample:
         """Rows of the series to learn from: logs of what may be negative say nothing of the others."""
         panel, origin = self.panel, self.origin
         return [
-            i for i in range(len(panel.series))
-            if panel.first[i] < origin - 2 and panel.y[i, : origin + 1].min() >= 0
-        ]  # fmt: skip
+            i for i in range(len(panel.series)) if panel.first[i] < origin - 2 and panel.y[i, : origin + 1].min() >= 0
+        ]
 
     @cached_property
     def _calendar(self) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
@@ -459,8 +467,7 @@ class Sample:
         size = int(keep.sum())
         static = self.static[i].astype(float)
         width = beta.size + loader.EXTRA + loader.BESIDE + 2 * self.layout.columns + static.size
-        rows = (np.zeros((size, width), np.float32),
-                np.zeros(size), np.zeros(size), np.zeros(size), np.zeros(size))  # fmt: skip
+        rows = (np.zeros((size, width), np.float32), np.zeros(size), np.zeros(size), np.zeros(size), np.zeros(size))
         n = pooled_rows(*self._series(i), beta, static, *rows, keep)
         return rows[0][:n], rows[1][:n], rows[2][:n], rows[3][:n], rows[4][:n]
 
@@ -505,9 +512,10 @@ def _coefficients(sample: Sample, threads: ThreadPoolExecutor) -> tuple[NDArray[
         gained, best, beta[loader.COUNT] = best - misfit, misfit, tried
         if gained < CONVERGED * found.misfit[1]:
             return beta, ""
-        if not (found.G[loader.COUNT, nc, nc] > 0 and solve(
-            found.G[loader.COUNT], found.g[loader.COUNT], prior[loader.COUNT], strength, rows, out
-        )):  # fmt: skip
+        if not (
+            found.G[loader.COUNT, nc, nc] > 0
+            and solve(found.G[loader.COUNT], found.g[loader.COUNT], prior[loader.COUNT], strength, rows, out)
+        ):
             return beta, "the fit of counts over all series has no solution"
         tried = out.copy()
     return beta, f"the fit of counts over all series did not converge in {NEWTON_STEPS} steps"

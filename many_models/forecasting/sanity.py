@@ -47,8 +47,11 @@ def bounded(forecasts: pa.Table, seen: Mapping[str, Seen], factor: float, kin: f
     """
     ids = forecasts["series_id"].to_numpy(zero_copy_only=False)
     y_hat = _floats(forecasts, "y_hat")
-    sides = {name: _floats(forecasts, name) for name in forecasts.column_names if name[:2] in {"lo", "hi"}
-             and name[2:].isdigit()}  # fmt: skip
+    sides = {
+        name: _floats(forecasts, name)
+        for name in forecasts.column_names
+        if name[:2] in {"lo", "hi"} and name[2:].isdigit()
+    }
     fallback = forecasts["fallback"].to_numpy(zero_copy_only=False).astype(object)
     beyond = list[str]()
     for name, rows in _places(ids).items():

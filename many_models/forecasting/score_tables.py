@@ -26,9 +26,13 @@ SCORE_COLUMNS = {field.name: field.type for field in schema_of(SCORES_OF_SERIES)
 
 
 def series_table(
-    evaluation: Evaluation, weights: NDArray[np.float64], blends: NDArray[np.float64], spreads: NDArray[np.float64],
-    champion: Mapping[str, float], model: PackModel,
-) -> pa.Table:  # fmt: skip
+    evaluation: Evaluation,
+    weights: NDArray[np.float64],
+    blends: NDArray[np.float64],
+    spreads: NDArray[np.float64],
+    champion: Mapping[str, float],
+    model: PackModel,
+) -> pa.Table:
     """A row per series (`SERIES_COLUMNS`): what it ended up with, and how that did in the backtest."""
     spec, panel = evaluation.spec, evaluation.panel
     n = len(panel.series)
@@ -102,9 +106,11 @@ def score_table(evaluation: Evaluation) -> pa.Table:
     cutoffs = loader.stamps(end - spec.horizon * np.arange(windows, 0, -1), spec.frequency)
     ids = np.repeat(np.array(panel.series, object), C * windows)[scored]
     columns: dict[str, object] = {
-        "series_id": ids, "candidate": np.tile(np.repeat(np.array(evaluation.names, object), windows), n)[scored],
-        "window": np.tile(np.arange(1, windows + 1), n * C)[scored], "cutoff": np.tile(cutoffs, n * C)[scored],
-    }  # fmt: skip
+        "series_id": ids,
+        "candidate": np.tile(np.repeat(np.array(evaluation.names, object), windows), n)[scored],
+        "window": np.tile(np.arange(1, windows + 1), n * C)[scored],
+        "cutoff": np.tile(cutoffs, n * C)[scored],
+    }
     for name, values in parts.items():
         flat = values.ravel()[scored]
         columns[name] = flat.astype(np.int64) if name == "n" else pa.array(flat, mask=~np.isfinite(flat))
@@ -116,5 +122,9 @@ def score_table(evaluation: Evaluation) -> pa.Table:
     for name, values in (("seconds", seconds), ("problem", problem)):
         flat = np.repeat(values.ravel(), windows)[scored]
         columns[name] = pa.array(flat, SCORE_COLUMNS[name], from_pandas=True)
-    return pa.table({name: pa.array(columns[name], kind) if not isinstance(columns[name], pa.Array) else columns[name]
-                     for name, kind in SCORE_COLUMNS.items()})  # fmt: skip
+    return pa.table(
+        {
+            name: pa.array(columns[name], kind) if not isinstance(columns[name], pa.Array) else columns[name]
+            for name, kind in SCORE_COLUMNS.items()
+        }
+    )

@@ -56,10 +56,11 @@ def words_of(term: Term, names: Sequence[str]) -> str:
     kind, a, b, _ = term
     days = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
     return {
-        loader.HINGE: f"{names[a]} bends", loader.ABOVE: f"{names[a]} has a threshold",
+        loader.HINGE: f"{names[a]} bends",
+        loader.ABOVE: f"{names[a]} has a threshold",
         loader.PRODUCT: f"{names[a]} acts together with {names[b] if b < len(names) else ''}",
         loader.WEEKDAY: f"{names[a]} acts otherwise on {days[b % 7]}",
-    }.get(kind, f"{names[a]} acts by the hour")  # fmt: skip
+    }.get(kind, f"{names[a]} acts by the hour")
 
 
 @dataclass(frozen=True)
@@ -101,8 +102,11 @@ def choose(sample: Sample) -> Choice:
 def _numeric(sample: Sample) -> list[int]:
     """Encoded columns of numbers that are no flag in most series."""
     layout, binary = sample.layout, sample.panel.encoding.binary
-    names = [name for name, levels in zip(layout.known, layout.levels_of, strict=True)
-             if not levels and name != layout.exposure]  # fmt: skip
+    names = [
+        name
+        for name, levels in zip(layout.known, layout.levels_of, strict=True)
+        if not levels and name != layout.exposure
+    ]
     return [j for j in layout.places(names) if binary[sample.ready, j].mean() < 0.5]
 
 
@@ -122,8 +126,13 @@ def _bends(sample: Sample) -> list[Term]:
 def _single(sample: Sample, kept: Collection[str]) -> list[int]:
     """Encoded columns of the numbers and flags among `kept`."""
     layout = sample.layout
-    return layout.places([name for name, levels in zip(layout.known, layout.levels_of, strict=True)
-                          if name in kept and not levels and name != layout.exposure])  # fmt: skip
+    return layout.places(
+        [
+            name
+            for name, levels in zip(layout.known, layout.levels_of, strict=True)
+            if name in kept and not levels and name != layout.exposure
+        ]
+    )
 
 
 def _products(sample: Sample, kept: Collection[str]) -> list[Term]:

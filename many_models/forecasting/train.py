@@ -100,18 +100,22 @@ def _usable(rows: pa.Table, spec: Spec) -> tuple[pa.Table, list[SeriesFailure]]:
     failures: dict[str, SeriesFailure] = {}
     for i in np.flatnonzero(wild | off):
         reason = (
-            f"timestamp {ds[i]} is off the frequency {spec.frequency}" if off[i]
+            f"timestamp {ds[i]} is off the frequency {spec.frequency}"
+            if off[i]
             else f"y is {y[i]!r} at {ds[i]}, needed a finite number below {LARGEST:g}"
-        )  # fmt: skip
+        )
         failures.setdefault(ids[i], SeriesFailure.of(ids[i], SeriesError(ids[i], reason)))
     keep: NDArray[np.bool_] = ~np.isin(ids.astype(str), list(failures))
     return rows.filter(pa.array(keep)), list(failures.values())
 
 
 def _model(
-    evaluation: Evaluation, weights: NDArray[np.float64], blends: NDArray[np.float64], priors: Mapping[str, Prior],
+    evaluation: Evaluation,
+    weights: NDArray[np.float64],
+    blends: NDArray[np.float64],
+    priors: Mapping[str, Prior],
     openings: Mapping[str, Spans],
-) -> PackModel:  # fmt: skip
+) -> PackModel:
     spec, layout, panel, fits = evaluation.spec, evaluation.layout, evaluation.panel, evaluation.fits
     n = len(panel.series)
     conf = layout.conf()
@@ -196,9 +200,11 @@ def _new_series(evaluation: Evaluation, priors: Mapping[str, Prior]) -> list[tup
 
 
 def _set_bounds_of_new(
-    evaluation: Evaluation, arrays: dict[str, NDArray[np.generic]], new: Sequence[tuple[Borrower, Prior]],
+    evaluation: Evaluation,
+    arrays: dict[str, NDArray[np.generic]],
+    new: Sequence[tuple[Borrower, Prior]],
     priors: Mapping[str, Prior],
-) -> None:  # fmt: skip
+) -> None:
     """Put into `arrays`, in place, how far sales of new series are from forecasts, where their priors say so: also of
     those that are just long enough for a model, but whose few errors say little of the next one.
     """
@@ -241,10 +247,14 @@ def _pool_arrays(evaluation: Evaluation) -> tuple[list[str], dict[str, NDArray[n
         nothing = nothing_shared(evaluation.layout)
         beta = np.full((1, nothing.beta.shape[1]), np.nan)
         return [""], {
-            "pool_shape": nothing.shape[None], "pool_beta": beta, "root_count": np.array([0]),
-            "boosted_count": np.array([0]), "tree_count": np.array([0]), "pool": np.zeros(len(series), np.int32),
+            "pool_shape": nothing.shape[None],
+            "pool_beta": beta,
+            "root_count": np.array([0]),
+            "boosted_count": np.array([0]),
+            "tree_count": np.array([0]),
+            "pool": np.zeros(len(series), np.int32),
             **dict(zip(loader.TREES, nothing.trees, strict=True)),
-        }  # fmt: skip
+        }
     parts = pooled.fits_of(series) or [("", (pooled.early, pooled.late), np.zeros(0, np.int64))]
     late = [shared[1] for _, shared, _ in parts]
     sizes = {name: np.array([len(one.trees[k]) for one in late]) for k, name in ((0, "root_count"), (1, "tree_count"))}
@@ -260,9 +270,12 @@ def _pool_arrays(evaluation: Evaluation) -> tuple[list[str], dict[str, NDArray[n
         pool_of[rows] = k
     arrays = {
         "pool_shape": np.stack([one.shape for one in late]),
-        "pool_beta": np.stack([one.beta[loader.COUNT] for one in late]), "pool": pool_of,
-        "boosted_count": np.array([one.boosted for one in late]), **sizes, **trees,
-    }  # fmt: skip
+        "pool_beta": np.stack([one.beta[loader.COUNT] for one in late]),
+        "pool": pool_of,
+        "boosted_count": np.array([one.boosted for one in late]),
+        **sizes,
+        **trees,
+    }
     return [f"{pooled.hash}/{name}" if name else pooled.hash for name, _, _ in parts], arrays
 
 
@@ -271,8 +284,9 @@ def _champion_wape(rows: pa.Table, spec: Spec, cutoff: datetime, champions: Mapp
     groups: dict[Spec, list[str]] = {}
     for name, champion in champions.items():
         if champion.recipe != spec.recipe:
-            same = replace(champion, horizon=spec.horizon, windows=spec.windows, frequency=spec.frequency,
-                           folder=spec.folder)  # fmt: skip
+            same = replace(
+                champion, horizon=spec.horizon, windows=spec.windows, frequency=spec.frequency, folder=spec.folder
+            )
             groups.setdefault(same, []).append(name)
     result: dict[str, float] = {}
     for champion, names in groups.items():

@@ -31,8 +31,10 @@ def grow_both(rows: TreeRows, layout: Layout, p: int) -> tuple[tuple[NDArray[np.
     X[:, p + loader.EXTRA - 1 : p + loader.EXTRA + layout.columns] = 0.0  # see mm_pack_v1.without_own
     two = _grow(X, y, level, weight)
     nodes = len(one[1])
-    moved = [(part.astype(np.int64) + nodes).astype(part.dtype) if name in {"root", "left", "right"} else part
-             for name, part in zip(loader.TREES, two, strict=True)]  # fmt: skip
+    moved = [
+        (part.astype(np.int64) + nodes).astype(part.dtype) if name in {"root", "left", "right"} else part
+        for name, part in zip(loader.TREES, two, strict=True)
+    ]
     return tuple(np.concatenate(pair) for pair in zip(one, moved, strict=True)), len(two[0])
 
 

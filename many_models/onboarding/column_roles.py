@@ -120,13 +120,14 @@ def _with_only_site(profile: TableProfile, found: Inferred[tuple[str, ...]], tar
         for name, column in profile.columns.items()
         if len(column.levels) == 1 and not column.missing and name not in {target, *found.value}
         if (column.kind == "text" or column.type.whole) and name_suggests(name, _SHOPS)
-    ]  # fmt: skip
+    ]
     if not only:
         return found
     return replace(
-        found, value=(only[0], *found.value),
+        found,
+        value=(only[0], *found.value),
         reason=f"{found.reason}; {only[0]} is one and the same here, and names the series of the next file",
-    )  # fmt: skip
+    )
 
 
 def _unique_keys(

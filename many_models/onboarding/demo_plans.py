@@ -32,11 +32,15 @@ _CATEGORIES = (
     (40, "sweets and snacks"), (45, "frozen"), (50, "household"),
 )  # fmt: skip
 _TERMS = {  # category → lead time, its deviation, review, service, level, pack
-    "dairy and eggs": (1, 0.0, 2, "fill", 0.97, 6), "bakery": (1, 0.0, 1, "fill", 0.95, 1),
-    "fruit and vegetables": (1, 0.0, 1, "fill", 0.95, 1), "drinks": (2, 0.0, 7, "cycle", 0.95, 12),
-    "pantry": (3, 0.0, 7, "cycle", 0.95, 6), "sweets and snacks": (3, 0.0, 7, "cycle", 0.95, 12),
-    "frozen": (2, 0.0, 3, "fill", 0.98, 6), "household": (4, 0.5, 7, "cycle", 0.9, 4),
-}  # fmt: skip
+    "dairy and eggs": (1, 0.0, 2, "fill", 0.97, 6),
+    "bakery": (1, 0.0, 1, "fill", 0.95, 1),
+    "fruit and vegetables": (1, 0.0, 1, "fill", 0.95, 1),
+    "drinks": (2, 0.0, 7, "cycle", 0.95, 12),
+    "pantry": (3, 0.0, 7, "cycle", 0.95, 6),
+    "sweets and snacks": (3, 0.0, 7, "cycle", 0.95, 12),
+    "frozen": (2, 0.0, 3, "fill", 0.98, 6),
+    "household": (4, 0.5, 7, "cycle", 0.9, 4),
+}
 
 _SCHEMA = """
 CREATE TABLE items (item TEXT NOT NULL, category TEXT);
@@ -87,9 +91,14 @@ def category(number: int) -> str:
 
 
 def befall(
-    rng: np.random.Generator, demand: Floats, trading: NDArray[np.bool_], weighed: NDArray[np.bool_],
-    shifts: NDArray[np.bool_], *, special: bool,
-) -> tuple[Floats, list[int], list[Order]]:  # fmt: skip
+    rng: np.random.Generator,
+    demand: Floats,
+    trading: NDArray[np.bool_],
+    weighed: NDArray[np.bool_],
+    shifts: NDArray[np.bool_],
+    *,
+    special: bool,
+) -> tuple[Floats, list[int], list[Order]]:
     """Demand (items × days) after large orders and the shift of the items `shifts`; the items that shifted, and the
     orders, those of the coming round too.
 

@@ -72,9 +72,14 @@ class LoadResult:
 
 
 def load_next_file(
-    settings: Settings, location: str, *, plan: bool = False, check: bool = False, first: date | None = None,
+    settings: Settings,
+    location: str,
+    *,
+    plan: bool = False,
+    check: bool = False,
+    first: date | None = None,
     now: datetime | None = None,
-) -> LoadResult:  # fmt: skip
+) -> LoadResult:
     """Add the rows of the file at `location` to the source of the settings, or with `plan` to its plan.
 
     A row that is there with the same values is left alone, one of the same series and time with other values is

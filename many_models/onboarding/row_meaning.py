@@ -302,10 +302,12 @@ def _explained_by_rate(sparse: _Presence, inside: NDArray[np.bool_], gaps: NDArr
 def _closed_weekdays(sparse: _Presence) -> dict[str, Missing]:
     """Weekdays on which (nearly) no series has rows, while it has them on others."""
     day = (sparse.periods + 3) % 7
-    shares = np.array([
-        (sparse.there[:, day == d].sum() / max(1, sparse.inside[:, day == d].sum())) if (day == d).any() else 1.0
-        for d in range(7)
-    ])  # fmt: skip
+    shares = np.array(
+        [
+            (sparse.there[:, day == d].sum() / max(1, sparse.inside[:, day == d].sum())) if (day == d).any() else 1.0
+            for d in range(7)
+        ]
+    )
     counts = np.array([sparse.inside[:, day == d].sum() for d in range(7)])
     usual = float(np.median(shares))
     closed = (shares < 0.1 * usual) & (counts >= 4)

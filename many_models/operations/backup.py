@@ -33,8 +33,13 @@ LAKE = [
     lake_tables.COVARIATE_VERSIONS, lake_tables.RAW_ATTRIBUTES, lake_tables.RAW_COVARIATES, lake_tables.RAW_OPENINGS,
     lake_tables.RAW_VERSIONS, lake_tables.SERIES_KEYS, lake_tables.QUARANTINE, lake_tables.RAW_SALES,
 ]  # fmt: skip
-PATHS = [("experiments", "artifact_location"), ("runs", "artifact_uri"), ("model_versions", "source"),
-         ("model_versions", "storage_location"), ("logged_models", "artifact_location")]  # fmt: skip
+PATHS = [
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+    ("logged_models", "artifact_location"),
+]
 LEFT_OUT = {"cache", ".logs_queue", "logs"}  # made again when they are needed
 
 
@@ -55,9 +60,11 @@ def back_up(settings: Settings, home: Path, into: Path) -> list[str]:
     copied += _copy_rest(root, into, copied)
     digests = {name: files_sha256({name: (into / name).read_bytes()}) for name in sorted(copied)}
     manifest = {
-        "made_at": datetime.now(UTC).isoformat(timespec="seconds"), "root": str(root.resolve()),
-        "home": str(home.resolve().relative_to(root.resolve())), "files": digests,
-    }  # fmt: skip
+        "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "root": str(root.resolve()),
+        "home": str(home.resolve().relative_to(root.resolve())),
+        "files": digests,
+    }
     (into / MANIFEST).write_text(json.dumps(manifest, indent=1))
     return copied
 

@@ -177,9 +177,10 @@ class Finished:
     def refuse_to_repeat(self, work: Work, state: StageState) -> None:
         """Raise PermanentError when a key is due again at the version that it was run for, which would never end."""
         again = [
-            key for key in work.keys
+            key
+            for key in work.keys
             if (work.stage, key) in self.versions and self.versions[work.stage, key] == state.wanted.get(key)
-        ]  # fmt: skip
+        ]
         if again:
             raise PermanentError(
                 f"{work.stage} has just been run and is due again for {len(again)} of its keys, the first "

@@ -71,9 +71,13 @@ def examine_project(settings: Settings, *, and_mend: bool) -> tuple[list[Finding
 def examine(stores: Stores) -> list[Finding]:
     """Every disagreement. A store that does not answer is one, and the others are compared all the same."""
     checks: dict[Store, Callable[[Stores], Iterator[Finding]]] = {
-        "lake": _lake, "records": _records, "staging": _staging, "production": _production,
-        "serving": _serving, "warehouse": _warehouse,
-    }  # fmt: skip
+        "lake": _lake,
+        "records": _records,
+        "staging": _staging,
+        "production": _production,
+        "serving": _serving,
+        "warehouse": _warehouse,
+    }
     found = list[Finding]()
     for store, check in checks.items():
         try:
@@ -189,14 +193,23 @@ def _older(held: str, wanted: str) -> bool:
 
 def _staging(stores: Stores) -> Iterator[Finding]:
     if lacking := lost_packs(stores):
-        yield Finding("staging", f"the lake's trained_models name {_some(lacking)}, which staging lacks",
-                      "--mend has the series trained again", "lake")  # fmt: skip
+        yield Finding(
+            "staging",
+            f"the lake's trained_models name {_some(lacking)}, which staging lacks",
+            "--mend has the series trained again",
+            "lake",
+        )
 
 
 def _production(stores: Stores) -> Iterator[Finding]:
     if why := gone_back(stores.lake, stores.production):
-        yield Finding("production", why, "the next run, or --mend, has the lake follow what is live, and promotion "
-                      "decide again where the newer release is unknown", "lake")  # fmt: skip
+        yield Finding(
+            "production",
+            why,
+            "the next run, or --mend, has the lake follow what is live, and promotion "
+            "decide again where the newer release is unknown",
+            "lake",
+        )
 
 
 def broken_packs(live: Release | None, production: ProductionRegistry) -> dict[str, str]:
@@ -214,8 +227,12 @@ def broken_packs(live: Release | None, production: ProductionRegistry) -> dict[s
 
 def _serving(stores: Stores) -> Iterator[Finding]:
     for ref, why in broken_packs(stores.production.live(), stores.production).items():
-        yield Finding("serving", f"pack {ref} of the live release cannot be read: {why}",
-                      "--mend has its series trained and promoted again", "production")  # fmt: skip
+        yield Finding(
+            "serving",
+            f"pack {ref} of the live release cannot be read: {why}",
+            "--mend has its series trained and promoted again",
+            "production",
+        )
 
 
 # --- warehouse ------------------------------------------------------------------------------------------------------
@@ -226,15 +243,23 @@ def _lost_loads(stores: Stores) -> list[str]:
 
 def _warehouse(stores: Stores) -> Iterator[Finding]:
     if dates := _lost_loads(stores):
-        yield Finding("warehouse", f"it lacks {len(dates)} loads that the records count as done: {_some(dates)}",
-                      "the next run loads them again from the lake", "records")  # fmt: skip
+        yield Finding(
+            "warehouse",
+            f"it lacks {len(dates)} loads that the records count as done: {_some(dates)}",
+            "the next run loads them again from the lake",
+            "records",
+        )
     known = max(stage_state.made_versions(stores.instance, "warehouse_predictions"), default="")
     dates = (stage_state.date_of(name) for name in stores.warehouse.loads() or ())
     held = max((date for date in dates if date[:1].isdigit()), default="")  # a load of another name has no date
     if held > known:
-        yield Finding("records", f"the warehouse holds the load of {held}; the newest that Dagster's records know is "
-                      f"{known or 'none'}", "the next run does again what the records do not know: the same rows take "
-                      "the place of those that are there", "warehouse")  # fmt: skip
+        yield Finding(
+            "records",
+            f"the warehouse holds the load of {held}; the newest that Dagster's records know is {known or 'none'}",
+            "the next run does again what the records do not know: the same rows take "
+            "the place of those that are there",
+            "warehouse",
+        )
 
 
 def _some(names: Sequence[str]) -> str:

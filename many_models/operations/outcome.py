@@ -49,9 +49,14 @@ def counted(
 
 def line_of_outcome(outcome: Mapping[str, int]) -> str:
     """The outcome for people: what there is none of is left out, but for what was done."""
-    words = {"done": "forecast by a model", "fallback": "by a fallback", "failed": "failed", "set_aside": "set aside",
-             "stale": "silent for long, forecast all the same",
-             "assumed": "with known covariates taken as usual where the future says nothing of them"}  # fmt: skip
+    words = {
+        "done": "forecast by a model",
+        "fallback": "by a fallback",
+        "failed": "failed",
+        "set_aside": "set aside",
+        "stale": "silent for long, forecast all the same",
+        "assumed": "with known covariates taken as usual where the future says nothing of them",
+    }
     parts = [f"{outcome[name]} {word}" for name, word in words.items() if outcome.get(name) or name == "done"]
     return f"series: {', '.join(parts)}"
 

@@ -162,7 +162,12 @@ def series_values(
         used.add(place)
         values[name] |= {column: None if row is None or row[column] is None else str(row[column]) for column in wanted}
     return values, [
-        {"origin": "hierarchy", "series_id": "", "row": ", ".join(place),
-         "reason": "no series that is forecast belongs to these attributes"}
-        for place in by_place if place not in used
-    ]  # fmt: skip
+        {
+            "origin": "hierarchy",
+            "series_id": "",
+            "row": ", ".join(place),
+            "reason": "no series that is forecast belongs to these attributes",
+        }
+        for place in by_place
+        if place not in used
+    ]

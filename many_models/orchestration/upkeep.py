@@ -59,8 +59,11 @@ def run_maintenance(
         deleted["staging"] = len(staging.prune(settings.registry.keep_versions, staging_in_use(lake, production)))
 
     parts: Mapping[str, Callable[[], None]] = {
-        "events": events_part, "lake": lake_part, "production": production_part, "staging": staging_part,
-    }  # fmt: skip
+        "events": events_part,
+        "lake": lake_part,
+        "production": production_part,
+        "staging": staging_part,
+    }
     for name, part in parts.items():
         try:
             part()
@@ -88,10 +91,12 @@ def job(settings: Settings) -> dg.JobDefinition:
     ) -> None:
         dead_runs.claim_run(context)
         done = run_maintenance(settings, context.instance, lake, staging, production, context.run_id)
-        context.add_output_metadata({
-            **{f"{name} deleted": count for name, count in done.deleted.items()},
-            **{f"{name} bytes freed": count for name, count in done.bytes.items()},
-        })  # fmt: skip
+        context.add_output_metadata(
+            {
+                **{f"{name} deleted": count for name, count in done.deleted.items()},
+                **{f"{name} bytes freed": count for name, count in done.bytes.items()},
+            }
+        )
         context.log.info(in_words(done))
         if done.errors:
             raise dg.Failure("; ".join(f"{name}: {error}" for name, error in done.errors.items()))
@@ -105,8 +110,12 @@ def job(settings: Settings) -> dg.JobDefinition:
 
 def in_words(done: Upkeep) -> str:
     """What an upkeep did, in one line."""
-    words = {"events": "events", "lake": "files of the lake", "production": "releases and production packs",
-             "staging": "staging versions"}  # fmt: skip
+    words = {
+        "events": "events",
+        "lake": "files of the lake",
+        "production": "releases and production packs",
+        "staging": "staging versions",
+    }
     return "deleted " + ", ".join(
         f"{count:,} {words[name]}" + (f" ({done.bytes[name] / 1e6:,.1f} MB freed)" if done.bytes.get(name) else "")
         for name, count in done.deleted.items()

@@ -143,10 +143,15 @@ def champions_table(lake: Lake, release: Release) -> pa.Table:
         if before.get("staging") != champion.staging:
             before = dict[str, object]()
         row = measured.get((name, champion.staging), before)
-        found.append({
-            **asdict(champion), "release_id": release.release_id, "spec": specs.get(champion.recipe, ""),
-            "wape": row.get("wape"), "baseline_wape": row.get("baseline_wape"),
-        })  # fmt: skip
+        found.append(
+            {
+                **asdict(champion),
+                "release_id": release.release_id,
+                "spec": specs.get(champion.recipe, ""),
+                "wape": row.get("wape"),
+                "baseline_wape": row.get("baseline_wape"),
+            }
+        )
     return pa.Table.from_pylist(found, lake_tables.CHAMPIONS.schema)
 
 
@@ -158,9 +163,14 @@ def recorded_scores(lake: Lake) -> dict[str, dict[str, object]]:
 def log(lake: Lake, release: Release, event: str, actor: str, reason: str, at: datetime) -> None:
     """Write down what happened to a release (proposed, published, approved, rejected, rolled back), once."""
     row = {
-        "release_id": release.release_id, "event": event, "actor": actor, "reason": reason,
-        "decided_at": at.isoformat(), "previous": release.previous, "series": len(release.champions),
-    }  # fmt: skip
+        "release_id": release.release_id,
+        "event": event,
+        "actor": actor,
+        "reason": reason,
+        "decided_at": at.isoformat(),
+        "previous": release.previous,
+        "series": len(release.champions),
+    }
     where = Filter(among={"release_id": [release.release_id], "event": [event], "decided_at": [row["decided_at"]]})
     if lake_tables.records(lake, lake_tables.RELEASE_LOG, where, ["event"]):
         return

@@ -24,7 +24,7 @@ OTHERS = {
     lake_tables.COHERENT: ("node", "ds"),
     lake_tables.COSTS: ("stage",),
     lake_tables.DECISION_PROBLEMS: ("number",),
-}  # fmt: skip
+}
 
 
 def decision_parts(lake: Lake, keys: Sequence[str], date: str) -> list[WarehousePart]:

@@ -67,8 +67,9 @@ def project(keys: Sequence[str], views: Mapping[str, pa.Schema]) -> dict[str, st
         "relationships.tmdl": _relationships(views),
         **{f"tables/{name}.tmdl": text for name, text in tables.items()},
     }
-    return files_of(model, Fields(FACTS, (DAYS, "Date"), ("accuracy_by_series_week", WEEK)), keys,
-                    measures(views[FACTS].names))  # fmt: skip
+    return files_of(
+        model, Fields(FACTS, (DAYS, "Date"), ("accuracy_by_series_week", WEEK)), keys, measures(views[FACTS].names)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,8 +205,12 @@ def _pages(at: Fields, keys: Sequence[str], added: list[str]) -> dict[str, Any]:
     for name, (title, visuals) in pages.items():
         files[f"pages/{name}/page.json"] = {
             "$schema": f"{SCHEMAS}/item/report/definition/page/1.0.0/schema.json",
-            "name": name, "displayName": title, "displayOption": "FitToPage", "height": 720, "width": 1280,
-        }  # fmt: skip
+            "name": name,
+            "displayName": title,
+            "displayOption": "FitToPage",
+            "height": 720,
+            "width": 1280,
+        }
         for number, (visual, kind, roles) in enumerate(visuals):
             files[f"pages/{name}/visuals/{visual}/visual.json"] = _visual(at.facts, visual, kind, roles, number)
     return files

@@ -92,8 +92,12 @@ def build_app(
     _add_health(app, service, metrics)
     _add_failures(app)
     app.add_middleware(
-        Gate, service=service, guard=guard, metrics=metrics, telemetry=telemetry  # pyright: ignore[reportArgumentType]
-    )  # fmt: skip
+        Gate,
+        service=service,
+        guard=guard,
+        metrics=metrics,
+        telemetry=telemetry,  # pyright: ignore[reportArgumentType]
+    )
     return app
 
 

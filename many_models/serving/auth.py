@@ -143,9 +143,14 @@ class Entra:
             head = jwt.get_unverified_header(token)
             key = await self._key(str(head.get("kid", "")))
             claims: dict[str, Any] = jwt.decode(
-                token, key, algorithms=["RS256"], audience=self._audience, issuer=self._issuers,
-                options={"require": ["exp", "iss", "aud"]}, leeway=30,
-            )  # fmt: skip
+                token,
+                key,
+                algorithms=["RS256"],
+                audience=self._audience,
+                issuer=self._issuers,
+                options={"require": ["exp", "iss", "aud"]},
+                leeway=30,
+            )
         except DeniedError:
             raise
         except Exception as error:  # whatever a stranger's token makes of the library: it is not one that counts

@@ -40,9 +40,11 @@ class Metrics:
         )
 
         self.refused = Counter(
-            f"{PREFIX}_connections_refused", "Connections that ended before a request was read, by reason.", ["reason"],
+            f"{PREFIX}_connections_refused",
+            "Connections that ended before a request was read, by reason.",
+            ["reason"],
             registry=own,
-        )  # fmt: skip
+        )
 
     def watch(self, service: Service) -> None:
         """Add what is read from the service when Prometheus asks."""

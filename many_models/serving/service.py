@@ -51,9 +51,12 @@ class Service:
     """Forecasts of the live release of `production`; `lake` has fresh observations, where it may be asked."""
 
     def __init__(
-        self, settings: Settings, production: ProductionRegistry, lake: Lake | None = None,
+        self,
+        settings: Settings,
+        production: ProductionRegistry,
+        lake: Lake | None = None,
         fetched: Callable[[str], None] = lambda _: None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         serve = settings.serve
         folder = settings.path(serve.cache)
         self.settings, self.draining = settings, False

@@ -44,9 +44,12 @@ class LakeDatastore:
         with self._errors():
             client: Any = self.client()
             store = AzureDataLakeGen2Datastore(
-                name=self.name, account_name=account, filesystem=container, protocol="abfss",
+                name=self.name,
+                account_name=account,
+                filesystem=container,
+                protocol="abfss",
                 description="The lake of many_models: Delta tables.",
-            )  # fmt: skip
+            )
             client.datastores.create_or_update(store)
             for table, version in sorted(tables.items()):
                 name = f"{self.name}_{table}"

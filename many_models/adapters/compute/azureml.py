@@ -84,9 +84,13 @@ class RemoteJob:
     """
 
     def __init__(
-        self, client: MLClient, step: Parallel, make: Callable[[Parallel], Job],
-        read: Callable[[Collection[str]], Mapping[str, str]], poll: float,
-    ) -> None:  # fmt: skip
+        self,
+        client: MLClient,
+        step: Parallel,
+        make: Callable[[Parallel], Job],
+        read: Callable[[Collection[str]], Mapping[str, str]],
+        poll: float,
+    ) -> None:
         self.step, self.poll, self.notes = step, poll, read
         self.name, self.status, self.url = "", "", ""
         self._client: Any = client
@@ -167,9 +171,14 @@ class AzureMLCompute:
     """
 
     def __init__(
-        self, client: Callable[[], MLClient], exchange: Exchange, settings: JobSettings, timeout: float = 600.0,
-        followed: Callable[[RemoteJob], None] = follow, poll: float = 10.0,
-    ) -> None:  # fmt: skip
+        self,
+        client: Callable[[], MLClient],
+        exchange: Exchange,
+        settings: JobSettings,
+        timeout: float = 600.0,
+        followed: Callable[[RemoteJob], None] = follow,
+        poll: float = 10.0,
+    ) -> None:
         self._connect, self._exchange, self._settings = client, exchange, settings
         self._timeout, self._followed, self._poll = timeout, followed, poll
 

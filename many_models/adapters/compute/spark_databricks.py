@@ -66,9 +66,13 @@ class Databricks:
 
         try:
             config = Config(
-                host=self.host, cluster_id=self.cluster, client_id=self.client_id, client_secret=self.secret(),
-                auth_type="oauth-m2m", retry_timeout_seconds=ANSWER_SECONDS,
-            )  # fmt: skip
+                host=self.host,
+                cluster_id=self.cluster,
+                client_id=self.client_id,
+                client_secret=self.secret(),
+                auth_type="oauth-m2m",
+                retry_timeout_seconds=ANSWER_SECONDS,
+            )
             config.authenticate()
         except ManyModelsError:
             raise

@@ -32,8 +32,11 @@ DELETED = "Deleted_Internal"  # the stage of a version that MLflow only hides
 PAGE = 10_000
 BUSY_SECONDS = 20.0
 CLIENT_ONLY = (
-    "MLFLOW_TRACKING_AWS_SIGV4", "MLFLOW_TRACKING_AUTH", "MLFLOW_ENABLE_WORKSPACES", "MLFLOW_WORKSPACE",
-)  # fmt: skip
+    "MLFLOW_TRACKING_AWS_SIGV4",
+    "MLFLOW_TRACKING_AUTH",
+    "MLFLOW_ENABLE_WORKSPACES",
+    "MLFLOW_WORKSPACE",
+)
 """Variables of MLflow's environment that mean what this module does not do."""
 _USED = {
     "model_versions": {"name", "version", "source", "current_stage", "workspace"},

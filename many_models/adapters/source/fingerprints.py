@@ -68,8 +68,11 @@ class DayFingerprints:
         first = int(days.min())
         days -= first
         counts = np.bincount(days)
-        told = counts if target is None or not target.null_count else np.bincount(days[target.is_valid().to_numpy()],
-                                                                                  minlength=len(counts))  # fmt: skip
+        told = (
+            counts
+            if target is None or not target.null_count
+            else np.bincount(days[target.is_valid().to_numpy()], minlength=len(counts))
+        )
         low = np.bincount(days, weights=(hashed & _LOW).astype(np.float64))
         high = np.bincount(days, weights=(hashed >> np.uint64(32)).astype(np.float64))
         for at in np.flatnonzero(counts).tolist():

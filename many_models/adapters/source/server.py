@@ -198,8 +198,11 @@ class ServerSource:
         begun = connectorx.start(address, connectorx.compile_sql(query), schema, BATCH_ROWS)
         if begun is None:
             self._reader = "stream"
-            _LOG.warning("connectorx cannot read %s, which its driver then does, more slowly; set [source] reader = "
-                         '"stream" to spare the try', self._name)  # fmt: skip
+            _LOG.warning(
+                "connectorx cannot read %s, which its driver then does, more slowly; set [source] reader = "
+                '"stream" to spare the try',
+                self._name,
+            )
             return None
         return self._guarded(table, begun)
 

@@ -93,8 +93,11 @@ def server_engine(url: sa.URL, login: Login, section: str, **options: Any) -> sa
         url = url.set(password=login.password)
     arguments = {"connect_timeout": CONNECT_SECONDS} if url.drivername == "postgresql+psycopg2" else {}
     if url.get_backend_name() in MYSQL:  # a TIMESTAMP is shown in the session's time zone
-        arguments = {"connect_timeout": CONNECT_SECONDS, "charset": "utf8mb4",
-                     "init_command": "SET time_zone = '+00:00'"}  # fmt: skip
+        arguments = {
+            "connect_timeout": CONNECT_SECONDS,
+            "charset": "utf8mb4",
+            "init_command": "SET time_zone = '+00:00'",
+        }
     if url.drivername == "mssql+pyodbc":
         arguments = {"timeout": CONNECT_SECONDS}
         url = _with_driver(url)

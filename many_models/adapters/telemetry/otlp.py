@@ -114,8 +114,11 @@ class OtlpTelemetry:
     def answered(self, request: Answered) -> None:
         """See `Telemetry.answered`."""
         ended = time.time_ns()
-        about = {"http.request.method": request.method, "http.route": request.route,
-                 "http.response.status_code": request.status}  # fmt: skip
+        about = {
+            "http.request.method": request.method,
+            "http.route": request.route,
+            "http.response.status_code": request.status,
+        }
         tracer, seconds, series = self._of_requests
         seconds.record(request.seconds, about)
         if request.series:

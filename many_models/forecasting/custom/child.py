@@ -258,8 +258,10 @@ class _Forecasters:
         model = make(maker, options, request.seed)
         model.fit(request.X, request.y)
         if not (data := packed(model, LARGEST_OF_ALL)):
-            raise ValueError(f"{type(model).__name__} cannot be stored: its class is not on the list of trusted types, "
-                             f"or it takes more than {LARGEST_OF_ALL // 1_000_000} MB")  # fmt: skip
+            raise ValueError(
+                f"{type(model).__name__} cannot be stored: its class is not on the list of trusted types, "
+                f"or it takes more than {LARGEST_OF_ALL // 1_000_000} MB"
+            )
         return data
 
     def _predict(self, request: Batch) -> object:

@@ -69,9 +69,14 @@ def check_custom(spec: Spec) -> None:
 
 
 def run_custom(  # noqa: PLR0913, PLR0917
-    rows: pa.Table, future: pa.Table | None, panel: Panel, layout: Layout, spec: Spec, origins: NDArray[np.int64],
+    rows: pa.Table,
+    future: pa.Table | None,
+    panel: Panel,
+    layout: Layout,
+    spec: Spec,
+    origins: NDArray[np.int64],
     wanted: NDArray[np.bool_],
-) -> CustomForecasts:  # fmt: skip
+) -> CustomForecasts:
     """Forecasts of `spec`'s custom forecasters at `origins` (places of `panel`), where `wanted` (series × origins).
 
     Those of all series at once are left to `pooled.run_over_all`. `rows` are the panel's rows; `future` has known
@@ -100,17 +105,23 @@ def run_custom(  # noqa: PLR0913, PLR0917
 
 
 def _one_series(  # noqa: PLR0913, PLR0917
-    i: int, series: str, mine: NDArray[np.int64], kinds: Mapping[str, str],
-    known: Mapping[str, NDArray[np.generic]], lost: dict[str, int],
-    about: tuple[Panel, Layout, Spec, NDArray[np.int64]], result: CustomForecasts,
-) -> None:  # fmt: skip
+    i: int,
+    series: str,
+    mine: NDArray[np.int64],
+    kinds: Mapping[str, str],
+    known: Mapping[str, NDArray[np.generic]],
+    lost: dict[str, int],
+    about: tuple[Panel, Layout, Spec, NDArray[np.int64]],
+    result: CustomForecasts,
+) -> None:
     panel, layout, spec, origins = about
     first = int(panel.first[i])
     rows: Rows | None = None
     history = History(
-        panel.ds[first:], np.where(panel.code[i, first:] == loader.MISSING, np.nan, panel.y[i, first:]),
+        panel.ds[first:],
+        np.where(panel.code[i, first:] == loader.MISSING, np.nan, panel.y[i, first:]),
         {name: values[i, first:] for name, values in known.items()},
-    )  # fmt: skip
+    )
     unit = 1.0
     for c, custom in enumerate(spec.competing):
         if custom.pooled:

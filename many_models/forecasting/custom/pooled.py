@@ -123,17 +123,25 @@ def run_over_all(  # noqa: PLR0913, PLR0917 - what, whom, when and by which fits
         kinds = CHILD.kinds(spec)
         items = [_item(panel, layout, spec, i, origins, wanted[i], static[i]) for i in rows]
         for c, custom in mine:
-            fits = brought.get(custom.name, Brought(problem="nothing was learned together")) \
-                if kinds[custom.name] == "regressor" else Brought()  # fmt: skip
+            fits = (
+                brought.get(custom.name, Brought(problem="nothing was learned together"))
+                if kinds[custom.name] == "regressor"
+                else Brought()
+            )
             run = _Run(panel, spec, origins, custom, fits)
             for at in range(0, len(items), SERIES_A_BATCH):
                 run.batch(items[at : at + SERIES_A_BATCH], c, result)
 
 
 def _item(  # noqa: PLR0913, PLR0917
-    panel: Panel, layout: Layout, spec: Spec, i: int, origins: NDArray[np.int64], wanted: NDArray[np.bool_],
+    panel: Panel,
+    layout: Layout,
+    spec: Spec,
+    i: int,
+    origins: NDArray[np.int64],
+    wanted: NDArray[np.bool_],
     static: NDArray[np.float32],
-) -> _Item:  # fmt: skip
+) -> _Item:
     places = np.flatnonzero(wanted)
     rows, unit = regressor_rows(panel, layout, spec, i, origins[places])
     return _Item(i, places, _beside(rows.ahead, static), unit)

@@ -384,10 +384,15 @@ def _past(rows: _Rows | None) -> tuple[object, ...] | None:
 
 def _table(columns: Mapping[str, NDArray[np.generic]], levels: Sequence[int]) -> pa.Table:
     kinds: dict[str, pa.DataType] = {
-        "series_id": pa.string(), "ds": pa.timestamp("us"), "cutoff": pa.timestamp("us"), "step": pa.int32(),
-        "y_hat": pa.float64(), **{f"{side}{level}": pa.float64() for level in levels for side in ("lo", "hi")},
-        "fallback": pa.string(), "known_repeated": pa.bool_(),
-    }  # fmt: skip
+        "series_id": pa.string(),
+        "ds": pa.timestamp("us"),
+        "cutoff": pa.timestamp("us"),
+        "step": pa.int32(),
+        "y_hat": pa.float64(),
+        **{f"{side}{level}": pa.float64() for level in levels for side in ("lo", "hi")},
+        "fallback": pa.string(),
+        "known_repeated": pa.bool_(),
+    }
     return pa.table(
         {
             name: pa.array(columns[name], kind) if len(columns[name]) else pa.array([], kind)

@@ -61,17 +61,25 @@ def make(settings: Settings, source: Source, lake: Lake, date: str) -> Made:
     own = own.sum((1, 2)) / np.maximum(seen.sum((1, 2)), 1)
     nonnegative = settings.data.negatives != "allow"
     bottom, above = sums.reconcile(
-        tree, found.y_hat, upper, method=wanted.method, bottom_variance=own, upper_variance=variance,
+        tree,
+        found.y_hat,
+        upper,
+        method=wanted.method,
+        bottom_variance=own,
+        upper_variance=variance,
         nonnegative=nonnegative,
-    )  # fmt: skip
+    )
     if wanted.whole_numbers:
         bottom = sums.whole_numbers(bottom)
         above = np.asarray(tree.sums @ bottom)
     levels = settings.forecast.levels
     bounds = sums.sum_intervals(tree, above, sums.node_errors(tree, errors), past, levels, nonnegative=nonnegative)
     table = _table(tree, found, bottom, (above, upper), bounds, nonnegative=nonnegative)
-    return Made({lake_tables.COHERENT: table}, problem_table(problems),
-                {"dagster/row_count": table.num_rows, "nodes": len(tree.names)})  # fmt: skip
+    return Made(
+        {lake_tables.COHERENT: table},
+        problem_table(problems),
+        {"dagster/row_count": table.num_rows, "nodes": len(tree.names)},
+    )
 
 
 def node_forecasts(settings: Settings, lake: Lake, tree: "Hierarchy", found: Forecasts) -> "tuple[Floats, Floats]":
@@ -124,14 +132,24 @@ def node_history(lake: Lake, tree: "Hierarchy", found: Forecasts) -> "pa.Table":
     known = counts.tocoo()
     dense = np.asarray(values.tocsr()[known.row, known.col]).ravel()
     nodes = np.array([f"{node}" for node in range(len(tree.names))], object)
-    return pa.table({"series_id": pa.array(nodes[known.row], pa.string()),
-                     "ds": pa.array(days[known.col], pa.timestamp("us")), "y": pa.array(dense)})  # fmt: skip
+    return pa.table(
+        {
+            "series_id": pa.array(nodes[known.row], pa.string()),
+            "ds": pa.array(days[known.col], pa.timestamp("us")),
+            "y": pa.array(dense),
+        }
+    )
 
 
 def _table(
-    tree: "Hierarchy", found: Forecasts, bottom: "Floats", nodes: "tuple[Floats, Floats]", bounds: "dict[str, Floats]",
-    *, nonnegative: bool,
-) -> "pa.Table":  # fmt: skip
+    tree: "Hierarchy",
+    found: Forecasts,
+    bottom: "Floats",
+    nodes: "tuple[Floats, Floats]",
+    bounds: "dict[str, Floats]",
+    *,
+    nonnegative: bool,
+) -> "pa.Table":
     """Rows of nodes and of series: node, level, series_id (null for sums), ds, step, cutoff, y_hat, base and bounds.
 
     A series' bounds move with its forecast.
@@ -148,14 +166,18 @@ def _table(
         series = np.asarray(found.rows[name].to_numpy()).reshape(n, steps) + moved
         own[name] = np.concatenate([bounds[name], np.maximum(series, 0.0) if nonnegative else series]).ravel()
     base = np.concatenate([upper, found.y_hat]).ravel()
-    return pa.table({
-        "node": pa.array(np.repeat(np.array(names, object), steps), pa.string()),
-        "level": pa.array(np.repeat(np.array([*tree.levels, *(["series"] * n)], object), steps), pa.string()),
-        "series_id": pa.array(np.repeat(np.array([*([None] * len(tree.names)), *found.series], object), steps),
-                              pa.string()),
-        "ds": pa.array(np.tile(found.ds, len(names)), pa.timestamp("us")),
-        "step": pa.array(np.tile(np.arange(1, steps + 1), len(names)), pa.int64()),
-        "cutoff": pa.array([found.cutoff] * len(names) * steps, pa.timestamp("us")),
-        "y_hat": np.concatenate([above, bottom]).ravel(),
-        "base": pa.array(base, pa.float64(), from_pandas=True), **own,
-    })  # fmt: skip
+    return pa.table(
+        {
+            "node": pa.array(np.repeat(np.array(names, object), steps), pa.string()),
+            "level": pa.array(np.repeat(np.array([*tree.levels, *(["series"] * n)], object), steps), pa.string()),
+            "series_id": pa.array(
+                np.repeat(np.array([*([None] * len(tree.names)), *found.series], object), steps), pa.string()
+            ),
+            "ds": pa.array(np.tile(found.ds, len(names)), pa.timestamp("us")),
+            "step": pa.array(np.tile(np.arange(1, steps + 1), len(names)), pa.int64()),
+            "cutoff": pa.array([found.cutoff] * len(names) * steps, pa.timestamp("us")),
+            "y_hat": np.concatenate([above, bottom]).ravel(),
+            "base": pa.array(base, pa.float64(), from_pandas=True),
+            **own,
+        }
+    )

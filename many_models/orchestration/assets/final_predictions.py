@@ -76,9 +76,11 @@ def make(settings: Settings, source: Source, lake: Lake, date: str) -> Made:
 
 
 def changes_of_backtest(
-    settings: Settings, lake: Lake, found: Forecasts,
+    settings: Settings,
+    lake: Lake,
+    found: Forecasts,
     final: "Callable[[list[str], Floats, NDArray[np.datetime64], datetime], pa.Table]",
-) -> "pa.Table | None":  # fmt: skip
+) -> "pa.Table | None":
     """What people's changes would have made of the backtest's forecasts, for periods before the first real ones.
 
     `final` makes the final forecasts of a window's series, forecasts, times and cutoff. Only changed ones are returned.

@@ -189,10 +189,14 @@ def _dones(rows: pa.Table, upstream: Mapping[str, str], lake: Lake | None, away:
     """
     frame = rows.to_pandas()
     groups = frame.groupby("series_id", sort=True).agg(
-        rows=("y_hat", "size"), total=("y_hat", "sum"), chart=("y_hat", plots.blocks),
-        cutoff=("cutoff", "first"), model=("model", "first"),
-        fallback=("fallback", "first"), repeated=("known_repeated", "any"),
-    )  # fmt: skip
+        rows=("y_hat", "size"),
+        total=("y_hat", "sum"),
+        chart=("y_hat", plots.blocks),
+        cutoff=("cutoff", "first"),
+        model=("model", "first"),
+        fallback=("fallback", "first"),
+        repeated=("known_repeated", "any"),
+    )
     found = dict[str, SeriesResult]()
     for name, row in zip(groups.index, groups.itertuples(index=False), strict=True):
         shown = metadata.plain({
@@ -238,20 +242,24 @@ def _checks(lake: Lake, cutoffs: Mapping[datetime, Sequence[str]]) -> Iterator[d
     there = set(rows["series_id"].to_pylist()) if rows is not None else set[str]()
     missing = sorted(stage_state.active_series(lake) - there)
     yield dg.AssetCheckResult(
-        passed=not missing, check_name="every_active_series",
+        passed=not missing,
+        check_name="every_active_series",
         metadata={"missing": len(missing), "first": ", ".join(missing[:20])},
-    )  # fmt: skip
+    )
     bad, crossed = _missing_values(rows), _crossed_intervals(rows)
     yield dg.AssetCheckResult(passed=bad == 0, check_name="no_missing_values", metadata={"values": bad})
     yield dg.AssetCheckResult(passed=crossed == 0, check_name="ordered_intervals", metadata={"rows": crossed})
     aside = sorted(stage_state.series_set_aside(lake))
     yield dg.AssetCheckResult(
-        passed=not aside, check_name="set_aside", severity=dg.AssetCheckSeverity.WARN,
+        passed=not aside,
+        check_name="set_aside",
+        severity=dg.AssetCheckSeverity.WARN,
         metadata={
-            "series": len(aside), "bring_back": "correct the settings, or materialize the series' partition",
+            "series": len(aside),
+            "bring_back": "correct the settings, or materialize the series' partition",
             "first": ", ".join(aside[:20]),
         },
-    )  # fmt: skip
+    )
 
 
 def _missing_values(rows: pa.Table | None) -> int:

@@ -38,9 +38,14 @@ def read_covariates(settings: Settings, source: Source, lake: Lake, told: list[s
     there = source.columns(table_name)
     columns = [name for name in [*data.keys, data.timestamp, *data.known] if name in there]
     rows = covariates.from_source(
-        source.read_table(table_name, columns), data.keys, data.timestamp, data.known,
-        timezone=data.timezone, frequency=data.frequency, told=told,
-    )  # fmt: skip
+        source.read_table(table_name, columns),
+        data.keys,
+        data.timestamp,
+        data.known,
+        timezone=data.timezone,
+        frequency=data.frequency,
+        told=told,
+    )
     in_sales = set(source.columns(settings.source.table))
     if as_of is not None and in_sales.issuperset(data.known):
         rows = rows.filter(pc.greater(rows["ds"], pa.scalar(as_of, pa.timestamp("us"))))

@@ -200,9 +200,11 @@ def _checks(settings: Settings, lake: Lake, columns: Mapping[str, str]) -> Itera
     warn = dg.AssetCheckSeverity.WARN
     sample = [{k: str(v) for k, v in row.items() if k != "period"} for row in bad.slice(0, 20).to_pylist()]
     yield dg.AssetCheckResult(
-        passed=not rows, check_name="quarantine", severity=warn,
+        passed=not rows,
+        check_name="quarantine",
+        severity=warn,
         metadata={"rows": bad.num_rows, "by_reason": table(rows), "some_of_them": table(sample)},
-    )  # fmt: skip
+    )
     repeated = reasons.get("duplicate", 0)
     yield dg.AssetCheckResult(passed=repeated == 0, check_name="duplicates", severity=warn, metadata={"rows": repeated})
     per_day = _recent_counts(lake)
@@ -218,9 +220,11 @@ def _checks(settings: Settings, lake: Lake, columns: Mapping[str, str]) -> Itera
     now = settings.data.until or clock.now(settings)
     late = (now - as_of).days if as_of else -1
     yield dg.AssetCheckResult(
-        passed=0 <= late <= max(2, 2 * clock.step_days(settings)), check_name="freshness", severity=warn,
+        passed=0 <= late <= max(2, 2 * clock.step_days(settings)),
+        check_name="freshness",
+        severity=warn,
         metadata={"as_of": str(as_of), "days_behind": late},
-    )  # fmt: skip
+    )
     yield schema_check(settings, lake, columns)
 
 

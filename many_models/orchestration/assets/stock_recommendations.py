@@ -41,18 +41,26 @@ def make(settings: Settings, source: Source, lake: Lake, date: str) -> Made:
     wanted, keys, steps = settings.stock, settings.data.keys, settings.forecast.horizon
     found = forecasts_of(settings, lake, date, "stock")
     defaults = {
-        "lead_time": wanted.lead_time, "lead_time_sd": wanted.lead_time_sd, "review": float(wanted.review),
-        "service_level": wanted.service_level, "on_order": 0.0, "least_order": 0.0, "pack": 0.0,
-    }  # fmt: skip
+        "lead_time": wanted.lead_time,
+        "lead_time_sd": wanted.lead_time_sd,
+        "review": float(wanted.review),
+        "service_level": wanted.service_level,
+        "on_order": 0.0,
+        "least_order": 0.0,
+        "pack": 0.0,
+    }
     parts = {name: SeriesKey.parse(name, len(keys)).parts for name in found.series}
     read = read_terms(
         _terms_table(settings, source), keys, parts, defaults=defaults, service=wanted.service, horizon=steps
     )
     histories = histories_of(settings, lake, found.series, found.cutoff)
     model = fit_paths(
-        found.series, found.y_hat, backtest_of(lake, found.series, steps), histories,
+        found.series,
+        found.y_hat,
+        backtest_of(lake, found.series, steps),
+        histories,
         nonnegative=settings.data.negatives != "allow",
-    )  # fmt: skip
+    )
     place = {name: at for at, name in enumerate(found.series)}
     rows = np.array([place[name] for name in read.series], np.int64)
     whole = histories.whole()[rows] & (np.mod(read.terms.pack, 1.0) == 0)
@@ -81,5 +89,8 @@ def _shown(table: "pa.Table") -> Metadata:
     if not table.num_rows:
         return {"dagster/row_count": 0}
     ordering = pc.sum(pc.greater(table["order_now"], 0.0)).as_py() or 0
-    return {"dagster/row_count": table.num_rows, "series_to_order": ordering,
-            "expected_fill_rate": float(pc.mean(table["expected_fill_rate"]).as_py() or 0.0)}  # fmt: skip
+    return {
+        "dagster/row_count": table.num_rows,
+        "series_to_order": ordering,
+        "expected_fill_rate": float(pc.mean(table["expected_fill_rate"]).as_py() or 0.0),
+    }

@@ -61,9 +61,14 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         wanted = stage_state.dataset_versions(settings, lake)
         by_hand = DUE_TAG not in context.run.tags  # a person asked: make it again whatever the lake holds
         task = PrepareTask(
-            lake, spec_of(settings), as_of, tuple(settings.data.keys), by_hand,
-            settings.data.start, settings.data.max_loss,
-        )  # fmt: skip
+            lake,
+            spec_of(settings),
+            as_of,
+            tuple(settings.data.keys),
+            by_hand,
+            settings.data.start,
+            settings.data.max_loss,
+        )
         done, failures, rows, written = dict[str, SeriesResult](), list[SeriesFailure](), 0, 0
         histories = Histories(lake)
         for pack, results in follow(context, compute, task, chunks_of(settings, keys, compute)):

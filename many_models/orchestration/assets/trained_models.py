@@ -75,8 +75,9 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         champions, priors = champion_specs(lake, spec), priors_of(settings, lake)
         reached = _Reached()
         for cutoff, series in sorted(cutoffs.items()):
-            task = TrainTask(lake, spec, cutoff, champions, priors, pooled, tuple(settings.data.keys),
-                             settings.keeps_paths)  # fmt: skip
+            task = TrainTask(
+                lake, spec, cutoff, champions, priors, pooled, tuple(settings.data.keys), settings.keeps_paths
+            )
             register = _Registering(lake, staging, context.run.run_id, spec, cutoff, datasets, reached)
             for pack, results in follow(context, compute, task, chunks_of(settings, series, compute)):
                 failures += failures_of(results)

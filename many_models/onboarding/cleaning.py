@@ -25,11 +25,16 @@ _TOTAL = (
     r"(?i)^\W*((grand|sub|overall)[ -]?)?(totals?|sum|summe|gesamt|gesamtsumme|zwischensumme|totale|suma|totaal|celkem)"
     r"\W*$"
 )
+_SCENARIOS = 6
+_ACTUAL = frozenset("actual actuals observed observation history historical ist real réel réalisé sales sold".split())
+_PLANNED = frozenset(
+    "forecast forecasted predicted prediction budget plan planned prognose soll presupuesto prévision previsto".split()
+)
 _TOTAL_OF = r"(?i)^\W*((grand|sub)[ -]?total|totals?|gesamtsumme|zwischensumme|summe)\b[: ].*$"
 
 
 def totals_in(table: pa.Table) -> dict[str, tuple[str, ...]]:
-    """By column the texts that mark a row as a total of others, like `Total` or `Gesamt`.
+    """By column the texts that mark a row as a total of others, like `Total` or `Gesamt`, or as a plan beside actuals.
 
     A total is a row whose numbers are the sum of others', or that has no text in another column which all others fill.
     A store that happens to be called Total is none.
@@ -41,12 +46,35 @@ def totals_in(table: pa.Table) -> dict[str, tuple[str, ...]]:
         is_total = pc.or_(pc.match_substring_regex(column, _TOTAL), pc.match_substring_regex(column, _TOTAL_OF))
         mask = pc.fill_null(is_total, fill_value=False)
         marked = pc.sum(mask).as_py() or 0
+        if not marked and (planned := _planned(table, name)):
+            found[name] = planned
         if not marked or marked > 0.6 * table.num_rows:
             continue
         totals, others = table.filter(mask), table.filter(pc.invert(mask))
         if _is_emptier(totals, others, name) or _is_sum(totals, others):
             found[name] = tuple(sorted(set(totals[name].to_pylist())))
     return found
+
+
+def _planned(table: pa.Table, name: str) -> tuple[str, ...]:
+    """The texts of a column that tells forecasts or a budget from what was sold, and says nothing else; its rows have
+    numbers as all others have.
+    """
+    texts = [text for text in pc.unique(table[name]).to_pylist() if text and text.strip()]
+    if not 2 <= len(texts) <= _SCENARIOS:
+        return ()
+    kinds = {text: (folded(text) in _ACTUAL, folded(text) in _PLANNED) for text in texts}
+    if {(True, False), (False, True)} != set(kinds.values()):
+        return ()
+    planned = tuple(sorted(text for text, (_, is_planned) in kinds.items() if is_planned))
+    mask = pc.fill_null(pc.is_in(table[name], pa.array(planned, pa.string())), fill_value=False)
+    emptier = _is_emptier(table.filter(mask), table.filter(pc.invert(mask)), name)
+    return () if emptier else planned  # a plan without sales is what is known of the future
+
+
+def what_are(texts: Sequence[str]) -> str:
+    """What the rows that `texts` mark are, in words."""
+    return "a plan or a forecast" if {folded(text) for text in texts} <= _PLANNED else "totals of others"
 
 
 def without(table: pa.Table, marks: Mapping[str, Sequence[str]]) -> pa.Table:
@@ -120,7 +148,7 @@ def alike_in(profile: TableProfile, keys: Sequence[str]) -> list[str]:
     found = list[str]()
     for key in keys:
         column = profile.columns[key]
-        used = [column.levels[number] for number in np.unique(column.codes[column.codes >= 0])]
+        used = [column.levels[number] for number in np.unique(column.codes[~np.isnat(profile.ds)]) if number >= 0]
         texts = [level for level in used if isinstance(level, str)]
         found += of_names(pa.table({key: pa.array(texts, pa.string())}), [key])
     return found

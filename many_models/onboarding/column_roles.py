@@ -35,7 +35,8 @@ _SHOPS = (
 ).split()
 _ITEMS = (
     "item product produkt sku article artikel dept department abteilung brand marke category family material part well "
-    "meter sensor id uid series device line route key gtin ean upc producto warengruppe channel segment name code nr"
+    "meter sensor id uid series device line route key gtin ean upc producto warengruppe channel segment name code nr "
+    "title goods"
 ).split()
 _PEOPLE = "customer kunde user order receipt invoice bestellung beleg cashier employee transaction ticket".split()
 TIMES = "date ds day tag datum time timestamp week woche month monat period hour fecha jour dt zeit starting".split()
@@ -102,7 +103,7 @@ def choose_keys(profile: TableProfile, given: tuple[str, ...], target: str) -> I
     """The columns that together name a series; none when the table holds one series. Raises InputError."""
     if given:
         return Inferred(given, "given")
-    if profile.unique_share(()) > 0.999:
+    if profile.unique_share(()) > 0.999 and not profile.are_events:  # receipts differ by the second
         return _keys_of_one(profile, target)
     scores = {name: _key_score(profile, name) for name in profile.columns if name != target}
     candidates = sorted((name for name in scores if scores[name] > -5), key=lambda name: -scores[name])[:9]
@@ -279,6 +280,16 @@ def choose_target(profile: TableProfile, given: str) -> Inferred[str]:
         return Inferred(numbers[0], reason, "likely")
     numbers = [name for name in numbers if not is_receipt_number(profile, name)]
     scores = {name: _target_score(profile, name) for name in numbers if not profile.is_calendar(name)}
+    ones = [
+        name
+        for name, column in profile.columns.items()
+        if column.kind == "flag" and name not in profile.keys and name_suggests(name, (*TARGETS, *_MONEY))
+    ]
+    if ones and profile.are_events and all(name_suggests(name, _KNOWN) for name in scores):
+        others = tuple(f"--target {name}" for name in scores)
+        return Inferred(
+            ones[0], "its name; a row is one that was sold, and the other numbers are prices", "likely", others
+        )
     if not scores:
         raise InputError(
             f"no column of numbers that change with time among {listed(list(profile.columns))}; give --target"

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from many_models.errors import InputError
-from many_models.onboarding.cleaning import alike_in, merged, totals_in, variants_in, without
+from many_models.onboarding.cleaning import alike_in, merged, totals_in, variants_in, what_are, without
 from many_models.onboarding.column_roles import (
     TARGETS,
     TIMES,
@@ -259,9 +259,8 @@ def infer_settings(  # noqa: PLR0913  (each flag of the command that overrules a
     how = infer_aggregate(profile, found_target.value, found_frequency.value, aggregate)
     if how.value and known is None:
         found_known = steady_in_periods(profile, found_known, found_frequency.value)
-    absent = infer_missing(
-        profile, found_target.value, found_frequency.value, missing, summed=how.value in {"sum", "count"}
-    )
+    summed = "" if how.value == "count" else found_target.value
+    absent = infer_missing(profile, summed, found_frequency.value, missing, summed=how.value in {"sum", "count"})
     plan = _plan_table(url, chosen.value, time.value, found_known.value, planned)
     start, last = _first_and_last(profile, reader)
     if more and not len(profile.early):
@@ -308,7 +307,7 @@ def infer_settings(  # noqa: PLR0913  (each flag of the command that overrules a
         start=start,
         last=last,
         rows=rows.num_rows,
-        series=profile.series_count,
+        series=profile.dated_series,
         complete=not more,
         warnings=tuple(warnings),
         columns=look.columns,
@@ -400,7 +399,7 @@ def _told(
     early: str,
 ) -> list[str]:
     """What was done to the rows, in sentences."""
-    found = [f"rows whose {name} is {listed(texts)} are totals of others: left out" for name, texts in totals.items()]
+    found = [f"rows whose {name} is {listed(texts)} are {what_are(texts)}: left out" for name, texts in totals.items()]
     for name, pairs in variants.items():
         shown = listed([f"{variant!r} = {usual!r}" for variant, usual in pairs.items()], 3)
         found.append(f"{len(pairs):,} names of {name} are another written differently, read as one: {shown}")

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from many_models.onboarding.value_types import Column
 
 _SAMPLE_ROWS, _DATE_SAMPLE_ROWS = 200_000, 50_000
+_REGULAR = 2  # different steps of a running number: of a day it is one, of a week none or one
+_GROWING = 24  # values that all grow are no chance: a total since the beginning
 _YEARS_APART = 4  # a few rows that long before all others are typing errors
 
 
@@ -74,6 +76,11 @@ class TableProfile:
         there = self.ds[~np.isnat(self.ds)][:_SAMPLE_ROWS]
         minutes = there.astype("datetime64[m]").astype(np.int64) % (24 * 60)
         return len(there) > 100 and len(np.unique(minutes)) > 96 and bool((minutes % 15 != 0).mean() > 0.3)
+
+    @property
+    def dated_series(self) -> int:
+        """Series with a row that has a date: footnotes and a repeated header are none."""
+        return len(np.unique(self.series[~np.isnat(self.ds)]))
 
     @cached_property
     def some_dates(self) -> NDArray[np.int64]:
@@ -165,8 +172,11 @@ class TableProfile:
                 return True
         if column.kind != "number":
             return False
-        values = column.values[rows]  # a running number?
-        return bool((np.diff(values) >= 0).all()) and len(np.unique(values)) > self.dates / 10
+        steps = np.diff(
+            column.values[rows]
+        )  # a running number? Few dates may also grow by chance, or from year to year
+        regular = len(np.unique(steps)) <= _REGULAR or len(steps) >= _GROWING
+        return bool((steps >= 0).all()) and regular and len(np.unique(column.values[rows])) > self.dates / 10
 
 
 def mistaken_days(ds: NDArray[np.datetime64]) -> NDArray[np.datetime64]:

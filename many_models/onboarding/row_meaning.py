@@ -23,6 +23,7 @@ Aggregate = Literal["", "sum", "mean", "count"]
 _FEW = 0.02  # a share of periods or rows that is no rule of the table
 _LEVELS = "price temperature temp rate percent pct ratio level share stock inventory kw load index score".split()
 _ORDERS = "order invoice receipt transaction ticket bill beleg bon rechnung auftrag facture pedido kassenbon".split()
+_EXPECTED = 6  # rows that a weekday would have if it were like others, before none says that it is closed
 _SITES = 200  # values of the first key that are looked at one by one
 _TOLD = 60  # periods that can tell what a store's missing rows mean
 _CELLS = 4_000_000  # of the series × period matrix that the evidence is taken from
@@ -171,7 +172,8 @@ class MissingRows:
 def infer_missing(
     profile: TableProfile, target: str, frequency: str, given: str = "", *, summed: bool = False
 ) -> MissingRows:
-    """What periods without a row mean, by how they lie and by what the rows that are there say; `given` is taken.
+    """What periods without a row mean, by how they lie and by what the rows that are there say; `given` is taken,
+    and no `target` means that rows are counted.
 
     `summed` says that a period's rows are summed up, as receipts: a period without one sold nothing.
 
@@ -310,7 +312,7 @@ def _closed_weekdays(sparse: _Presence) -> dict[str, Missing]:
     )
     counts = np.array([sparse.inside[:, day == d].sum() for d in range(7)])
     usual = float(np.median(shares))
-    closed = (shares < 0.1 * usual) & (counts >= 4)
+    closed = (shares < 0.1 * usual) & (counts >= 4) & (usual * counts >= _EXPECTED)
     return {WEEKDAYS[d]: "closed" for d in range(7) if closed[d]} if closed.any() and closed.sum() <= 4 else {}
 
 
@@ -361,7 +363,7 @@ class _Presence:
         at = np.arange(count)
         begin, end = there.argmax(axis=1), count - 1 - there[:, ::-1].argmax(axis=1)
         inside = (at >= begin[:, None]) & (at <= end[:, None])
-        values = profile.columns[target].values[rows]
+        values = profile.columns[target].values[rows] if target else np.ones(len(rows))
         finite = np.isfinite(values)
         heads = np.zeros(size, np.int64)
         heads[series] = rows
@@ -372,7 +374,7 @@ class _Presence:
         zeros = float((values[finite] == 0).mean()) if finite.any() else 0.0
         lowest = float(np.quantile(values[finite], 0.001)) if finite.any() else 0.0
         small = lowest < 0.25 * float(values[finite].mean()) if finite.any() else False
-        near_zero = lowest > 0 and (small or (profile.columns[target].type.whole and lowest <= 3))
+        near_zero = lowest > 0 and (small or ((not target or profile.columns[target].type.whole) and lowest <= 3))
         site = profile.keys[0] if profile.keys else ""
         return cls(there, inside, np.arange(count) + first, sites, site, sums, zeros, near_zero, names)
 

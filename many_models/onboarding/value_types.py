@@ -47,6 +47,21 @@ _DATES = (
     *("%m-%d-%Y", "%d-%m-%Y", "%d-%b-%Y", "%d-%b-%y", "%d %b %Y", "%b %d, %Y", "%d %B %Y", "%B %d, %Y"),
     *("%b-%y", "%b %Y", "%B %Y", "%b-%Y", "%B-%Y", "%m/%Y", "%Y/%m", "%m.%Y"),
 )
+_MONTHS = {  # names in German, French, Spanish, Italian, Dutch and English → the month
+    name: month
+    for month, names in enumerate((
+        "jan januar jänner janv janvier ene enero gen gennaio januari january",
+        "feb februar febr févr fév février febrero febbraio februari february",
+        "mar märz mär mrz mars marzo mrt maart march", "apr april avr avril abr abril aprile",
+        "may mai mayo mag maggio mei", "jun juni juin junio giu giugno june",
+        "jul juli juil juillet julio lug luglio july", "aug august août aout ago agosto augustus",
+        "sep sept september septembre septiembre set settembre", "oct okt oktober octobre octubre ott ottobre october",
+        "nov november novembre noviembre", "dec dez dezember déc décembre dic diciembre dicembre december",
+    ), 1)
+    for name in names.split()
+}  # fmt: skip
+_ENGLISH = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
+_QUARTER = re.compile(r"(\d{4})[-/ ]?q([1-4])|q([1-4])[-/ ]?(\d{4})", re.IGNORECASE)
 _CLOCKS = ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p")
 _MOSTLY = 0.9  # of a column's values must fit, for it to be numbers or times with a few bad ones
 _TRIED = 300
@@ -58,8 +73,8 @@ class ColumnType:
 
     `style` of a number: `plain`, `thousands` (1,234.5) or `comma` (1.234,5), after `loose ` where money, units or
     signs around it are taken away; of a time: `native`, `local` (the clock time of its zone), `iso`, `isoweek`,
-    `epoch_s`, `epoch_ms`, `excel` (days since 1899-12-30) or a strptime format. `or_else` is a second style that fits
-    as well. `whole`: no fractions.
+    `quarter`, `epoch_s`, `epoch_ms`, `excel` (days since 1899-12-30) or a strptime format. `or_else` is a second style
+    that fits as well. `whole`: no fractions.
     """
 
     kind: Kind
@@ -172,7 +187,12 @@ def _type_of_texts(texts: pa.Array, weights: NDArray[np.int64], *, comma_first: 
         fits = _matches(texts, _NUMBER_STYLES[style])
         if weights[fits].sum() >= _MOSTLY * total:
             chosen, or_else = _pointed(texts, style)
-            found = _type_of_numbers(parse(texts, ColumnType("number", chosen)), weights, chosen, time_like=time_like)
+            values = parse(texts, ColumnType("number", chosen))
+            if not fits.all() and (loose := _loose_type(texts, weights, styles)):
+                read = np.isfinite(parse(texts, loose))  # a few as (5) or 1 234 among plain ones
+                if weights[read].sum() > weights[np.isfinite(values)].sum():
+                    return loose
+            found = _type_of_numbers(values, weights, chosen, time_like=time_like)
             return replace(found, or_else=or_else) if found.kind == "number" else found
     if found := _loose_type(texts, weights, styles):
         return found
@@ -300,7 +320,7 @@ def _type_of_times(texts: pa.Array, weights: NDArray[np.int64]) -> ColumnType | 
         return None
     tried = np.unique(np.linspace(0, len(texts) - 1, min(len(texts), _TRIED)).astype(int))
     some = texts.take(pa.array(tried))
-    candidates = ["iso", "isoweek", *(day + clock for day in _DATES for clock in _CLOCKS)]
+    candidates = ["iso", "isoweek", "quarter", *(day + clock for day in _DATES for clock in _CLOCKS)]
     shares = {style: float((~np.isnat(parse_times(some, style))).mean()) for style in candidates}
     best = max(shares.values())
     if best < _MOSTLY * 0.9:
@@ -311,7 +331,12 @@ def _type_of_times(texts: pa.Array, weights: NDArray[np.int64]) -> ColumnType | 
     style = max(fits, key=lambda name: (fits[name], round(_regularity(parsed[name]), 2)))
     if fits[style] < _MOSTLY:
         return None
-    rivals = [name for name in fits if name != style and fits[name] == fits[style]]
+    days = parsed[style][~np.isnat(parsed[style])]
+    rivals = [
+        name
+        for name, times in parsed.items()
+        if fits[name] == fits[style] and not np.array_equal(times[~np.isnat(times)], days)
+    ]
     return ColumnType("time", style, or_else=rivals[0] if rivals else "")
 
 
@@ -381,11 +406,35 @@ def parse_times(levels: pa.Array, style: str) -> NDArray[np.datetime64]:
         last = (weeks[0] + "-12-28").map(_iso_week_of, na_action="ignore")  # a year's last week has its 28 December
         weeks = weeks[weeks[1].astype(float).between(1, last.astype(float))].reindex(texts.index)
         texts, style = weeks[0] + "-W" + weeks[1] + "-1", "%G-W%V-%u"
+    if style == "quarter":
+        texts, style = texts.map(_first_month_of_quarter, na_action="ignore"), "%Y-%m"
+    if "%b" in style:
+        texts = texts.map(_with_english_month, na_action="ignore")
     if style == "iso":
         texts = texts.str.replace(r"(?<=:\d\d)(\.\d+)?\s*[+-]\d\d:?\d\d$", r"\1", regex=True)
     pattern = "ISO8601" if style == "iso" else style
     stamps = pd.to_datetime(texts, format=pattern, errors="coerce", utc=True)
     return stamps.dt.tz_localize(None).to_numpy().astype("datetime64[us]")
+
+
+def _first_month_of_quarter(text: str) -> str:
+    """`2025Q2` or `Q2 2025` as `2025-4`; nothing else."""
+    found = _QUARTER.fullmatch(text)
+    if found is None:
+        return ""
+    year, quarter = found[1] or found[4], int(found[2] or found[3])
+    return f"{year}-{3 * quarter - 2}"
+
+
+def _with_english_month(text: str) -> str:
+    """`3. März 2025`, `3 de marzo de 2025` and `3 March 2025` as `3 Mar 2025`."""
+    text = re.sub(r"(?<=\d)\.\s*(?=[^\W\d_])|\s+de\s+", " ", text)
+
+    def english(found: re.Match[str]) -> str:
+        month = _MONTHS.get(found[1].casefold())
+        return _ENGLISH[month - 1] if month else found[0]
+
+    return re.sub(r"([^\W\d_]+)\.?", english, text, count=1)
 
 
 def _iso_week_of(day: str) -> int:

@@ -12,13 +12,17 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from many_models.errors import InputError
+from many_models.onboarding.column_roles import TIMES
 from many_models.onboarding.grid import Reading, examples, find_header, listed, text_of
+from many_models.onboarding.profile import name_suggests
 from many_models.onboarding.readers import BATCH_ROWS, TableKind, array_of, clean_names
+from many_models.onboarding.value_types import infer_column
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+_LOOKED_AT = 100  # rows of a sheet that tell whether it has dates
 SHEET = "sheet"  # the column that says which of several sheets a row is from
 
 
@@ -48,7 +52,9 @@ class ExcelFile:
 
     @cached_property
     def _chosen(self) -> list[_Grid]:
-        """The sheet with most rows below a header, and those with the same header. Raises InputError."""
+        """Of the sheets with dates, or else of all, the one with most rows below a header, and those with the same
+        header. Raises InputError.
+        """
         sheets = self._sheets()
         if self.sheet and self.sheet not in sheets:
             raise InputError(f"{self.path} has no sheet {self.sheet!r}; it has {listed(list(sheets))}")
@@ -61,13 +67,14 @@ class ExcelFile:
             raise InputError(
                 f"{self.path}: no sheet among {listed(list(sheets))} has a row of column names above rows of values"
             )
-        best = max(found, key=lambda grid: len(grid.rows))
-        chosen = [grid for grid in found if grid.names == best.names]
+        best = max(found, key=lambda grid: (grid.has_dates, len(grid.rows)))
+        chosen = [one for grid in found if (one := grid.in_order_of(best.names)) is not None]
         self._tell(chosen, found)
         return chosen
 
     def _tell(self, chosen: Sequence[_Grid], found: Sequence[_Grid]) -> None:
-        first, others = chosen[0], [grid.sheet for grid in found if grid not in chosen]
+        taken = {grid.sheet for grid in chosen}
+        first, others = chosen[0], [grid.sheet for grid in found if grid.sheet not in taken]
         what = f"sheet {first.sheet!r}"
         if len(chosen) > 1:
             what = f"{len(chosen)} sheets with the same columns ({listed([grid.sheet for grid in chosen])})"
@@ -131,6 +138,31 @@ class _Grid:
         full = [row for row in below if sum(text_of(cell) != "" for cell in row) > 1 or len(used) == 1]
         names = clean_names([text_of(cell) for cell in rows[at][left:right]])
         return cls(sheet, at, names, full, [row[left:right] for row in rows[max(0, at - 2) : at]]) if full else None
+
+    def in_order_of(self, names: Sequence[str]) -> _Grid | None:
+        """This sheet with its columns as `names` are, whatever the case of its own; None where it has others."""
+        own = {name.casefold(): at for at, name in enumerate(self.names)}
+        if set(own) != {name.casefold() for name in names} or len(self.names) != len(names):
+            return None
+        order = [own[name.casefold()] for name in names]
+        rows = [[row[at] if at < len(row) else None for at in order] for row in self.rows]
+        return _Grid(self.sheet, self.header, list(names), rows, self.above)
+
+    @property
+    def has_dates(self) -> bool:
+        """Whether a column, or several names of columns, are dates: a summary, a list of items has none."""
+        for at, name in enumerate(self.names):
+            looked_at = self.rows[:_LOOKED_AT]
+            cells = [text_of(row[at]) for row in looked_at if at < len(row) and text_of(row[at])]
+            if 2 * len(cells) > len(looked_at) and name_suggests(name, [*TIMES, "year", "jahr"]):
+                return True
+            moments = sum(_kind(row[at]) == "moment" for row in looked_at if at < len(row))
+            texts = pa.chunked_array([pa.array(cells, pa.string())])
+            if 2 * moments > len(looked_at) or (
+                2 * len(cells) > len(looked_at) and infer_column(name, texts).kind == "time"
+            ):
+                return True
+        return sum(any(sign.isdigit() for sign in name) for name in self.names) > 2
 
 
 def cells_of(cells: Sequence[object]) -> pa.Array:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _SAMPLE = 2_000
+_ALL_BUT_A_FEW = 0.95
 DATE, VALUE = "date", "value"
 _YEARS = "year yr jahr anno année año jaar".split()
 _QUARTERS = "quarter qtr quartal trimestre".split()
@@ -53,7 +54,7 @@ def open_table(location: str | Path, *, sheet: str = "", first: date | None = No
     reader = open_file(location, sheet)
     table, _ = head(reader, _SAMPLE)
     table = table.slice(0, _SAMPLE)
-    for find in (_find_wide, _find_parts):
+    for find in (_find_wide, _find_parts, _find_grouped):
         step = find(table, first)
         if step is not None:
             return Reshaped(reader, step, table)
@@ -65,6 +66,9 @@ class Step:
 
     what = ""
     question = ""
+
+    def begin(self) -> None:
+        """The next table is the first one."""
 
     def apply(self, table: pa.Table) -> pa.Table:
         """The table in its new form."""
@@ -81,6 +85,7 @@ class Reshaped:
     readings: list[Reading] = field(init=False)
 
     def __post_init__(self) -> None:
+        self.step.begin()
         after = self.step.apply(self.sample.slice(0, 50))
         shown = examples(_rows(self.sample)), examples(_rows(after))
         self.readings = [*self.reader.readings, Reading(self.step.what, *shown, question=self.step.question)]
@@ -105,6 +110,7 @@ class Reshaped:
 
     def batches(self) -> Iterator[pa.Table]:
         """See `TableReader`."""
+        self.step.begin()
         for table in self.reader.batches():
             yield self.step.apply(table)
 
@@ -364,3 +370,49 @@ def _whole(value: object) -> int | None:
     except ValueError:
         return None
     return int(number) if number.is_integer() else None
+
+
+# --- Grouped reports --------------------------------------------------------------------------------------------------
+@dataclass
+class FillDown(Step):
+    """Names stand on the first row of their group alone, as in a pivot table: they hold for all its rows."""
+
+    columns: Sequence[str]
+    what: str
+    last: dict[str, object] = field(default_factory=dict[str, object])
+
+    def begin(self) -> None:
+        """See `Step.begin`."""
+        self.last = {}
+
+    def apply(self, table: pa.Table) -> pa.Table:
+        """Each name goes down to the next one, from one table into the next, too."""
+        for name in self.columns:
+            kind = table.schema.field(name).type
+            own = pc.if_else(_is_filled(table[name]), table[name], pa.scalar(None, kind))
+            first = pa.chunked_array([pa.array([self.last.get(name)], kind), *own.chunks])
+            filled = pc.fill_null_forward(first).slice(1)
+            if len(filled):
+                self.last[name] = filled[-1].as_py()
+            table = table.set_column(table.column_names.index(name), name, filled)
+        return table
+
+
+def _find_grouped(table: pa.Table, first: date | None) -> Step | None:  # noqa: ARG001
+    """The columns of texts that are filled where the dates begin anew, and hardly anywhere else."""
+    columns = {name: infer_column(name, table[name]) for name in table.column_names}
+    times = [column.values for column in columns.values() if column.kind == "time" and not column.missing]
+    if not times or table.num_rows < 6:
+        return None
+    starts = np.concatenate([[True], np.diff(times[0].astype(np.int64)) < 0])
+    if not 2 <= starts.sum() <= table.num_rows / 3:
+        return None
+    shown = dict[str, float]()
+    for name, column in columns.items():
+        if column.kind == "text":
+            there = np.asarray(_is_filled(table[name]).to_numpy(), np.bool_)
+            if there[0] and there.sum() >= 2 and (there & starts).sum() >= _ALL_BUT_A_FEW * there.sum():
+                shown[name] = float((there & starts).sum() / starts.sum())
+    if not shown or max(shown.values()) < _ALL_BUT_A_FEW:
+        return None
+    return FillDown([*shown], f"names on the first row of their group: {', '.join(shown)} hold down to the next one")

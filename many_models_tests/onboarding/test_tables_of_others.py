@@ -147,3 +147,23 @@ def test_footnotes_and_a_repeated_header_are_no_series(tmp_path: Path) -> None:
     found = infer_settings(str(tmp_path / "t.csv"), now=NOW)
     assert found.series == 2
     assert not any("are one series" in told for told in found.warnings)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 1000])
+def test_names_on_the_first_row_of_their_group_hold_for_all_its_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    """A pivot table as it is exported, in batches of so many rows; a column that is rarely filled is none."""
+    monkeypatch.setattr("many_models.onboarding.readers.BATCH_ROWS", rows)
+    monkeypatch.setattr("many_models.onboarding.workbooks.BATCH_ROWS", rows)
+    table = list[list[object]]()
+    for number, (store, item) in enumerate([("Ulm", "tea"), ("Ulm", "milk"), ("Rom", "tea"), ("Rom", "milk")]):
+        for at, day in enumerate(DAYS[:40]):
+            names = [store if at == 0 and item == "tea" else None, item if at == 0 else None]
+            table.append([*names, day.to_pydatetime(), int(SOLD[at]) + number, "fair" if at % 9 == 4 else None])
+    path = workbook(tmp_path / "t.xlsx", {"Report": [["store", "item", "date", "sold", "note"], *table]})
+    found = infer_settings(str(path), now=NOW)
+    assert (found.keys.value, found.series, found.rows) == (("store", "item"), 4, 160)
+    assert "store, item hold down to the next one" in found.readings[-1].what
+    column = found.columns["note"]
+    assert column.missing == sum(row[-1] is None for row in table)

@@ -1,10 +1,13 @@
 """What a later day costs, against an older commit, and where its CPU goes.
-`python -m benchmarks.later_day [--against COMMIT] [--series 10000] [--days 500] [--more 2] [--small] [--json]`.
+`python -m benchmarks.later_day [--against COMMIT] [--refit-every 7] [--series 10000] [--days 500] [--more 2] [--small]
+[--json]`.
 
 Both versions of the code run the same days on the same machine, in turn: a first day each, then `--more` days with one
 new period of every series. The older code comes from a git worktree of that commit, with this environment's packages.
 CPU is of the run's process and all its workers. Then each version's last day is run under a sampler, which shows what
 the run's own process, which no more workers shorten, does: the shares of the functions below which a sample was taken.
+
+With `--refit-every N` the same code runs twice: "before" fits every series each night, "now" only every N days.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -43,6 +46,7 @@ class Version:
     code: Path
     folder: Path
     sales: Sales
+    settings: Mapping[str, str] = field(default_factory=dict[str, str])  # from the environment
     days: list[list[Mapping[str, float | str]]] = field(default_factory=list["list[Mapping[str, float | str]]"])
 
     def run(self, samples: Path | None = None) -> None:
@@ -52,7 +56,8 @@ class Version:
         words = [sys.executable, "-c", f"from benchmarks.{module} import main; main()", str(self.folder), ""]
         done = subprocess.run(
             [*words, *([str(samples)] if samples else [])],
-            cwd=self.code, env=os.environ | {"PYTHONPATH": path}, stdout=subprocess.PIPE, text=True, check=True,
+            cwd=self.code, env={**os.environ, **self.settings, "PYTHONPATH": path}, stdout=subprocess.PIPE, text=True,
+            check=True,
         )  # fmt: skip
         self.days.append(json.loads(done.stdout)["marks"])
 
@@ -101,15 +106,21 @@ def where(version: Version, samples: Path) -> str:
     return f"{version.name}: the run's own process, {own:.1f} s of CPU\n" + "\n".join(lines)
 
 
-def measured(size: Size, commit: str, folder: Path, *, sample: bool) -> tuple[list[Figure], dict[str, str]]:
+def measured(
+    size: Size, commit: str, folder: Path, *, sample: bool, refit_every: int = 1
+) -> tuple[list[Figure], dict[str, str]]:
     """The figures, and where each version's time goes."""
     told = dict[str, str]()
-    with code_of(commit, folder / "code") as code:
-        names = {f"before ({commit})": code, "now": ROOT}
+    with nullcontext(ROOT) if refit_every > 1 else code_of(commit, folder / "code") as code:
+        names = {"fitted each night" if refit_every > 1 else f"before ({commit})": code, "now": ROOT}
+        every = (1, refit_every)
         versions = [
-            Version(name, at, folder / str(n), project(folder / str(n), size.stores, size))
+            Version(
+                name, at, folder / str(n), project(folder / str(n), size.stores, size),
+                {"MANY_MODELS__FORECAST__REFIT_EVERY": str(every[n])} if refit_every > 1 else {},
+            )
             for n, (name, at) in enumerate(names.items())
-        ]
+        ]  # fmt: skip
         for day in range(size.more + 1 + sample):
             for version in versions:
                 if day:
@@ -132,7 +143,7 @@ def figures_of(size: Size, before: Version, now: Version) -> list[Figure]:
     figures = list[Figure]()
     for what, text in (("cpu", "CPU"), ("driver_cpu", "CPU of the run's own process")):
         old, new = mean(before, what), mean(now, what)
-        goal = "at most 0.7" if what == "cpu" else ""
+        goal = ("at most 0.5" if now.settings else "at most 0.7") if what == "cpu" else ""
         figures += [
             Figure(f"later day of {size.series:,} × {size.days}, {text}, {before.name}", old, "s", ""),
             Figure(f"later day, {text}, now", new, "s", ""),
@@ -148,6 +159,7 @@ def main() -> None:
     """Measure and print."""
     parser = flags(__doc__ or "", "300 series of 200 days")
     parser.add_argument("--against", default=BEFORE, help="the commit to compare with")
+    parser.add_argument("--refit-every", type=int, default=1, help="compare with fitting only every so many days")
     parser.add_argument("--series", type=int, default=10_000)
     parser.add_argument("--days", type=int, default=500)
     parser.add_argument("--more", type=int, default=2, help="later days that are measured")
@@ -156,7 +168,9 @@ def main() -> None:
     series, days = (300, 200) if args.small else (args.series, args.days)
     size = Size(max(series // ITEMS, 1), min(series, ITEMS), days, args.more, 0, 0)
     with tempfile.TemporaryDirectory() as name:
-        figures, told = measured(size, args.against, Path(name), sample=not args.no_samples)
+        figures, told = measured(
+            size, args.against, Path(name), sample=not args.no_samples, refit_every=args.refit_every
+        )
     show(figures, machine("dagster", "mlflow", "deltalake"), as_json=args.json, where=told)
     if not args.json:
         print("\n\n".join(["", *told.values()]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from starlette.exceptions import HTTPException
@@ -10,13 +10,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from many_models.board import charts, night
+from many_models.board.reading import Reading
+from many_models.data import lake_tables
+from many_models.ports import Filter
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from fastapi import FastAPI
     from numpy.typing import NDArray
 
     from many_models.board.items import Items
     from many_models.board.pages import Board
+    from many_models.ports import Lake
 
 MOVERS = 12
 SHORTEST_LIST, LONGEST_LIST = 2, 60  # values of a key that make groups worth listing
@@ -46,13 +52,31 @@ def _page(board: Board, request: Request, column: str, value: str) -> Response:
         mask = mask & (items.frame[columns[column]].astype(str).to_numpy() == value)
         if not mask.any():
             raise HTTPException(404, f"no item has {column} {value!r}")
-    rows = np.flatnonzero(mask)
+    rows, reading = np.flatnonzero(mask), Reading(dict(items.missing))
+    agreed = list[dict[str, Any]]()
+    if seen is None and items.cutoff is not None and board.settings.hierarchy.asked:  # others' items are in the sums
+        cutoff = items.cutoff
+        agreed = reading.part("lake", lambda: coherent_sum(board.stores.lake, cutoff, column, value), agreed)
     return board.page(
         request, "group.html", user, items=items, frame=items.frame, column=column, value=value, count=len(rows),
         chart_of=sums(items, rows, board.settings.data.target), realised=night.realised(items, rows),
         states=night.counted_states(items, rows), totals=totals(items, rows), movers=movers(items, rows),
-        parts=_parts(items, rows, {n: c for n, c in columns.items() if n != column}), missing=items.missing,
+        parts=_parts(items, rows, {n: c for n, c in columns.items() if n != column}), missing=reading.missing,
+        agreed=agreed,
     )  # fmt: skip
+
+
+def coherent_sum(lake: Lake, cutoff: datetime, column: str, value: str) -> list[dict[str, Any]]:
+    """What sums that agree (see docs/decisions-guide.md) forecast for a group, or for everything (`column` ""): ds,
+    y_hat, lo80, hi80 of each step, in order; nothing where the settings name no such level.
+    """
+    node = f"{column}|{value}" if column else "total"
+    where = Filter(among={"cutoff_date": [f"{cutoff:%Y-%m-%d}"], "node": [node]})
+    rows = lake_tables.read_if_there(lake, lake_tables.COHERENT, where)
+    names = ["ds", "y_hat", "lo80", "hi80"]
+    if rows is None or not set(names) <= set(rows.column_names):
+        return []
+    return rows.sort_by("ds").select(names).to_pylist()
 
 
 def sums(items: Items, rows: NDArray[np.int64], target: str) -> charts.Chart:

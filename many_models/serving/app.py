@@ -17,8 +17,10 @@ from prometheus_client import generate_latest
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
+from many_models.errors import TransientError
 from many_models.serving.auth import Authenticator
 from many_models.serving.bodies import Bodies, BodyError
+from many_models.serving.decisions import stock_of, sum_of
 from many_models.serving.metrics import Metrics
 from many_models.serving.middleware import Gate, RefusedError
 from many_models.serving.schemas import (
@@ -34,7 +36,7 @@ from many_models.serving.service import NotReadyError, Service, age_days
 from many_models.system import return_free_memory
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Callable, Sequence
 
     from many_models.ports import Lake, ProductionRegistry, Telemetry
     from many_models.settings import ServeSettings, Settings
@@ -43,7 +45,7 @@ REASONS = {
     400: "The body is not JSON.",
     401: "No key or token, or one that does not count.",
     403: "The token has not the role that is asked for.",
-    404: "The live release does not serve this series.",
+    404: "The live release does not serve this series, or there is nothing of this name.",
     408: "The body came too slowly.",
     413: "The body is too large.",
     415: "The body is not sent as application/json.",
@@ -89,6 +91,7 @@ def build_app(
     app.openapi = lambda: _document(app, settings.serve)
     _add_forecasts(app, service, metrics)
     _add_models(app, service)
+    _add_decisions(app, settings, lake)
     _add_health(app, service, metrics)
     _add_failures(app)
     app.add_middleware(
@@ -197,6 +200,31 @@ def _add_models(app: FastAPI, service: Service) -> None:
             series=len(release),
             packs=len(release.packs),
         )
+
+
+def _add_decisions(app: FastAPI, settings: Settings, lake: Lake | None) -> None:
+    async def read(of: Callable[[Settings, Lake, str], dict[str, Any] | None], name: str, otherwise: str) -> Any:
+        if lake is None:
+            raise HTTPException(404, "this server reads no lake: set serve.lake")
+        try:
+            found = await run_in_threadpool(of, settings, lake, name)
+        except TransientError as error:
+            raise NotReadyError("the lake does not answer") from error
+        if found is None:
+            raise HTTPException(404, otherwise)
+        return found
+
+    route: dict[str, Any] = {"dependencies": WAYS, "responses": _failing(401, 403, 404, 422, 503)}
+
+    @app.get("/v1/stock/{series_id}", summary="When to order, and how much", **route)
+    async def stock(series_id: Annotated[str, Path(max_length=2_000)]) -> dict[str, Any]:
+        """The recommendation of the newest cutoff; its `%` has to be written `%25` in the path."""
+        return await read(stock_of, series_id, "there is no recommendation of stock for this series")
+
+    @app.get("/v1/sums/{node}", summary="The forecast of a sum that agrees with all others", **route)
+    async def coherent(node: Annotated[str, Path(max_length=2_000)]) -> dict[str, Any]:
+        """`total`, LEVEL|VALUE or a series, at the newest cutoff; its `%` has to be written `%25` in the path."""
+        return await read(sum_of, node, "there is no such sum: hierarchy.levels says which there are")
 
 
 def _add_health(app: FastAPI, service: Service, metrics: Metrics) -> None:

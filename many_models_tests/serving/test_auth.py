@@ -390,7 +390,7 @@ def test_every_route_of_v1_asks_before_it_reads_and_health_does_not(tmp_path: Pa
     async def ask() -> None:
         async with asked(Registry(pack("a")), tmp_path, auth=["api_key"]) as client:
             routes = [path for path in client.service_paths if path.startswith("/v1/")]
-            assert len(routes) == 4
+            assert len(routes) == 6
             for path in [*routes, "/v1/nothing"]:
                 method = "POST" if path in {"/v1/forecasts", "/v1/explanations"} else "GET"
                 answer = await client.request(method, path, content=b"x" * 100_000_000)

@@ -24,7 +24,7 @@ from many_models.orchestration.assets import (
     trained_models,
     warehouse_predictions,
 )
-from many_models.orchestration.look import Outside
+from many_models.orchestration.outside import Outside
 from many_models.orchestration.stage_state import decisions_asked
 from many_models.settings import Settings, load_settings
 

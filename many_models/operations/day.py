@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -22,8 +22,8 @@ from many_models.orchestration.assets import power_bi
 from many_models.orchestration.decision_tables import tables_of
 from many_models.orchestration.event_log import dead_runs, history
 from many_models.orchestration.forecast_spec import spec_of
-from many_models.orchestration.live_release import follow_release
 from many_models.orchestration.look import KeptTags, Look
+from many_models.orchestration.outside import Outside
 from many_models.orchestration.stage_run import status_rows
 from many_models.setting_checks import nearest
 
@@ -216,12 +216,12 @@ class Day:
         definitions, assets = build(settings, resources), build_assets(settings)
         dead_runs.mark_dead_runs_failed(self.instance)
         self._refuse_another_projects_instance(lake)
-        self._reconcile(lake, resources)
+        outside = self._outside(resources)
+        self._reconcile(lake, outside)
         refuse_unknown_series(settings, lake)
-        warehouse = cast("Warehouse", resources["warehouse"])
         tried, seen = dict[str, int](), Finished()
         try:
-            while (found := self._next(source, lake, warehouse)) is not None:
+            while (found := self._next(source, lake, outside)) is not None:
                 work, current = found
                 seen.refuse_to_repeat(work, current)
                 tags = dead_runs.process_tag()
@@ -268,36 +268,28 @@ class Day:
                 "`many-models doctor --mend` has everything made again from the source"
             )
 
-    def _reconcile(self, lake: Lake, resources: Mapping[str, object]) -> None:
+    def _outside(self, resources: Mapping[str, object]) -> Outside:
+        """Production and the warehouse: away for now, they stop the stages alone that need them, which say so, too."""
+        production = cast("ProductionRegistry", resources["production"])
+        warehouse = cast("Warehouse", resources["warehouse"])
+        return Outside(lambda: production, lambda: warehouse, passed_over=TransientError, say=self.progress.note)
+
+    def _reconcile(self, lake: Lake, outside: Outside) -> None:
         """Make due again what the records know and a store lacks, or stop the run and name the table."""
         lake_marks.require(self.instance, lake)
         if lost := lake_marks.lost(self.instance, lake):
             stages = lake_marks.forget(self.instance, lake, lost)
             tables = ", ".join(sorted(lost))
             self.progress.note(f"the lake has lost {tables}: {', '.join(stages)} is made again for every series")
-        with suppress(TransientError):  # a stage that needs the registry says that it is away
-            production = cast("ProductionRegistry", resources["production"])
-            for told in follow_release(self.instance, lake, production):
-                self.progress.note(told)
+        outside.follow_release(self.instance, lake)
 
-    def _warehouse_state(self, look: Look, warehouse: Warehouse) -> StageState:
-        """The state of the last stage; the warehouse is asked what it holds, where it answers."""
-
-        def loads() -> Mapping[str, str] | None:
-            try:
-                return warehouse.loads()
-            except TransientError:
-                return None
-
-        return stage_state.warehouse_state(look, loads)
-
-    def _next(self, source: Source, lake: Lake, warehouse: Warehouse) -> tuple[Work, StageState] | None:
-        work, current = automation.next_due(self._states(source, lake, warehouse))
+    def _next(self, source: Source, lake: Lake, outside: Outside) -> tuple[Work, StageState] | None:
+        work, current = automation.next_due(self._states(source, lake, outside))
         if work is None and current is not None:
             raise UnavailableError(f"{current.stage} is running elsewhere ({len(current.busy)} keys): wait for it")
         return None if work is None or current is None else (work, current)
 
-    def _states(self, source: Source, lake: Lake, warehouse: Warehouse) -> Iterator[StageState]:
+    def _states(self, source: Source, lake: Lake, outside: Outside) -> Iterator[StageState]:
         """All states, one by one as they are needed; the tables beside the sales are read once."""
         yield automation.raw_state(self.settings, self.instance, source)
         look = Look(self.instance, lake, self._kept)
@@ -313,7 +305,7 @@ class Day:
                 yield stage_state.asked_decision_state(self.settings, look, stage, source)
             else:
                 yield stage_state.stage_state(self.settings, look, stage)
-        yield self._warehouse_state(look, warehouse)
+        yield stage_state.warehouse_state(look, outside.loads)
 
     def _raise_if_hopeless(self, report: StageReport, attempts: int) -> None:
         cause = automation.cause_of(self.instance, report.run_id)

@@ -202,14 +202,10 @@ def _staging(stores: Stores) -> Iterator[Finding]:
 
 
 def _production(stores: Stores) -> Iterator[Finding]:
-    if why := gone_back(stores.lake, stores.production):
-        yield Finding(
-            "production",
-            why,
-            "the next run, or --mend, has the lake follow what is live, and promotion "
-            "decide again where the newer release is unknown",
-            "lake",
-        )
+    if found := gone_back(stores.lake, stores.production):
+        remedy = "the next run, or --mend, has the lake follow what is live"
+        again = ", and promotion decide again where the newer release is unknown"
+        yield Finding("production", str(found), f"{remedy}{again if found.forgotten else ''}", "lake")
 
 
 def broken_packs(live: Release | None, production: ProductionRegistry) -> dict[str, str]:

@@ -16,13 +16,14 @@ from many_models.orchestration.assets import raw_covariates
 from many_models.orchestration.decision_tables import tables_of
 from many_models.orchestration.due import ALL_STAGES, STAGES, Stage, StageState, Work
 from many_models.orchestration.event_log import dead_runs, history, runs
-from many_models.orchestration.look import STAGE_TAG, Look, Outside, SharedLook
+from many_models.orchestration.look import STAGE_TAG, Look, SharedLook
 from many_models.orchestration.stage_run import DUE_TAG
 from many_models.ports import Lake, Source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
 
+    from many_models.orchestration.outside import Outside
     from many_models.settings import Settings
 
 JOBS: Mapping[Stage, str] = {

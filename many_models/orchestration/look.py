@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from many_models.data import lake_tables
-from many_models.errors import ManyModelsError
 from many_models.keys import digest
 from many_models.orchestration.due import ALL_STAGES
 from many_models.orchestration.event_log import history
-from many_models.orchestration.live_release import follow_release
 from many_models.orchestration.stage_run import UPSTREAM_TAG, VERSION_TAG
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from many_models.orchestration.due import Stage, StageState, Work
-    from many_models.ports import Lake, ProductionRegistry, Source, Warehouse
+    from many_models.orchestration.outside import Outside
+    from many_models.ports import Lake
     from many_models.settings import Settings
 
     Found = tuple[Work | None, StageState | None]
 
-_LOG = logging.getLogger(__name__)
 ALL = ""  # the one key of a stage without partitions
 WITHOUT_PARTITIONS: frozenset[Stage] = frozenset({"raw_covariates", "pooled_models"})
 STAGE_TAG = "many_models/stage"  # on every job of ours, whose runs do not name their assets
@@ -131,33 +127,6 @@ def stage_of(run: dg.DagsterRun) -> str:
 
 def _is_of(stage: Stage, run: dg.DagsterRun) -> bool:
     return run.tags.get(STAGE_TAG) == stage or dg.AssetKey(stage) in (run.asset_selection or ())
-
-
-@dataclass(frozen=True, slots=True)
-class Outside:
-    """The stores besides Dagster's records and the lake. Each is opened for every look: its file may be another one."""
-
-    production: Callable[[], ProductionRegistry]
-    warehouse: Callable[[], Warehouse]
-    source: Callable[[], Source] | None = None
-
-    def loads(self) -> Mapping[str, str] | None:
-        """What the warehouse holds; None where it does not answer."""
-        try:
-            return self.warehouse().loads()
-        except ManyModelsError as error:  # the load itself says so where there is one to do
-            _LOG.warning("the warehouse was not asked what it holds: %s", error)
-            return None
-
-    def follow_release(self, instance: dg.DagsterInstance, lake: Lake) -> None:
-        """Where production has gone back, have the lake follow it, and say so; nothing while runs are in flight."""
-        if history.runs_in_flight(instance):
-            return
-        try:
-            for told in follow_release(instance, lake, self.production()):
-                _LOG.warning(told)
-        except ManyModelsError as error:
-            _LOG.warning("production was not asked which release is live: %s", error)
 
 
 class SharedLook:

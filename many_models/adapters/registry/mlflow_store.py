@@ -201,8 +201,10 @@ class MlflowStore:
             if code in CONFLICT:
                 return ConflictError(text)
             return UnavailableError(text) if code in _OUT_OF_ORDER else InputError(text)
-        if isinstance(error, sqlite3.Error | OSError) or _is_of_the_driver(error):  # an OSError: what requests raises
-            return UnavailableError(text)
+        if isinstance(error, sqlite3.Error | OSError) or _is_of_sqlalchemy(error, "DBAPIError", "TimeoutError"):
+            return UnavailableError(text)  # an OSError: what requests raises
+        if _is_of_sqlalchemy(error, "ArgumentError"):  # NoSuchModuleError is one
+            return SettingsError(text)
         return None
 
     @contextmanager
@@ -515,10 +517,10 @@ def fail_soon() -> None:
         os.environ.setdefault(name, value)
 
 
-def _is_of_the_driver(error: Exception) -> bool:
-    """Whether SQLAlchemy raised it for a database's driver; it is not imported only to ask."""
+def _is_of_sqlalchemy(error: Exception, *kinds: str) -> bool:
+    """Whether it is one of SQLAlchemy's errors of these names; SQLAlchemy is not imported only to ask."""
     raised = sys.modules.get("sqlalchemy.exc")
-    return raised is not None and isinstance(error, raised.DBAPIError)
+    return raised is not None and isinstance(error, tuple(getattr(raised, kind) for kind in kinds))
 
 
 def _held() -> None:

@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError, NoSuchTableError
 
 from many_models.adapters.arrow import TIMESTAMP
 from many_models.adapters.sql import connections
-from many_models.errors import InputError
+from many_models.errors import InputError, UnavailableError
 from many_models.keys import quoted
 
 if TYPE_CHECKING:
@@ -54,7 +54,10 @@ class Dialect:
     def engine(self, url: sa.URL, login: connections.Login) -> sa.Engine:  # noqa: ARG002  a file has no login
         """An engine whose transactions take the write lock at once and hold DDL too."""
         if url.database and url.database != ":memory:":
-            Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+            try:
+                Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UnavailableError(f"the folder of {connections.shown(url)} cannot be made: {error}") from error
         engine = sa.create_engine(url, connect_args={"timeout": LOCK_SECONDS})
 
         @listens_for(engine, "begin")

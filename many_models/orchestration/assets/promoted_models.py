@@ -20,6 +20,7 @@ from many_models.errors import ManyModelsError, SeriesFailure, SettingsError
 from many_models.keys import digest
 from many_models.orchestration import approval_check, metadata, stage_state
 from many_models.orchestration.forecast_spec import spec_of
+from many_models.orchestration.live_release import told_release
 from many_models.orchestration.losses import ended_at_once
 from many_models.orchestration.stage_asset import stage_asset
 from many_models.orchestration.stage_run import STORE_ITEMS, KeySet, SeriesResult, finish
@@ -134,8 +135,7 @@ def decided_before(production: ProductionRegistry, live: Release | None, lake: L
     """
     if live is None or live.approval is not None:  # a proposal's decisions are written down before it is approved
         return live
-    rows = lake_tables.read_if_there(lake, lake_tables.CHAMPIONS, columns=["release_id"])
-    told = rows["release_id"][0].as_py() if rows is not None and rows.num_rows else ""
+    told = told_release(lake)
     if live.release_id == told or live.previous != told:
         return live
     return next((release for release in production.releases() if release.release_id == told), None)

@@ -65,7 +65,7 @@ class Project:
     def contents(self) -> dict[str, pd.DataFrame]:
         """Every table of lake and warehouse without what differs from run to run, rows in a fixed order."""
         lake, warehouse = build_lake(self.settings()), build_warehouse(self.settings())
-        found = {f"lake {name}": self.table(name) for name in lake.tables()}
+        found = {f"lake {name}": self.table(name) for name in lake.tables() - {"night_costs"}}  # seconds of runs
         for name in ("predictions", "decisions", "actuals", "accuracy"):
             found[f"warehouse {name}"] = warehouse.read(name).to_pandas()
         return {name: comparable(frame) for name, frame in sorted(found.items())}

@@ -100,7 +100,7 @@ class SeriesFailure:
 
     @classmethod
     def of(cls, series_id: str, error: BaseException) -> SeriesFailure:
-        """The failure of `series_id` by `error`; permanent unless it is no fault of the series' own."""
+        """The failure of `series_id` by `error`; permanent unless the series is not at fault."""
         permanent = not isinstance(error, NOT_OF_A_SERIES)
         reason = error.reason if isinstance(error, SeriesError) else str(error)
         return cls(series_id, type(error).__name__, reason or type(error).__name__, permanent)

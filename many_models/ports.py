@@ -79,7 +79,7 @@ class Source(Protocol):
         ...
 
     def days(self, sales: SalesTable, since: datetime | None = None) -> Sequence[DayCount]:
-        """Every calendar day from `since` that has rows, in order. Rows whose timestamp is no date are not counted.
+        """Every calendar day from `since` that has rows, in order. Rows whose timestamp is not a date are not counted.
 
         Where `sales.changed` names a column, a day's fingerprint tells of the number of its rows and of that column.
 
@@ -122,7 +122,7 @@ class Source(Protocol):
 
 @runtime_checkable
 class Ingestion(Protocol):
-    """What brings a period's rows to where the source reads them, where that is a pipeline of its own."""
+    """What brings a period's rows to where the source reads them, where that is its own pipeline."""
 
     def run(self, period: datetime) -> str:
         """Have the period that starts at `period` brought, wait for it, and say in a line what ran.
@@ -167,7 +167,7 @@ class Lake(Protocol):
     """Versioned tables of rows, each changed by one atomic commit at a time. Picklable: workers read from it."""
 
     def replace(self, table: str, rows: pa.Table, where: Filter, partition_by: Sequence[str] = ()) -> int:
-        """Put `rows` in the place of the rows that `where` names, in one commit; make the table if it is not there.
+        """Put `rows` in place of the rows that `where` names, in one commit; make the table if it is not there.
 
         New columns are added (null in older rows); a column that `rows` lack is null in them. `partition_by` counts
         when the table is made. No rows: only the deletion. Returns the table's new version. Raises InputError when
@@ -204,7 +204,7 @@ class Lake(Protocol):
 
     def put_aside(self, table: str) -> None:
         """Leave the files out of the table that `damaged` names; their rows are gone. They are kept beside it. A table
-        whose log cannot be read is no table any more.
+        whose log cannot be read is not a table any more.
         """
         ...
 
@@ -270,7 +270,7 @@ class ReadingTask(Protocol):
         ...
 
     def over(self, lake: Lake) -> ReadingTask:
-        """The task with `lake` in the place of its own."""
+        """The task with `lake` in place of its own."""
         ...
 
 
@@ -497,7 +497,7 @@ class ProductionRegistry(Protocol):
 # --- Warehouse ------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class WarehousePart:
-    """Rows for one warehouse table, in the place of the rows that `where` names; `key` is its primary key."""
+    """Rows for one warehouse table, in place of the rows that `where` names; `key` is its primary key."""
 
     table: str
     rows: pa.Table
@@ -522,13 +522,13 @@ class Warehouse(Protocol):
         """Replace all `parts` and record the load, in one transaction; makes and widens tables as needed.
 
         Run twice, or killed half-way and run again, it ends the same. Returns the number of rows written. Raises
-        InputError when a key stands twice in a part, a row is outside its `where`, or the database cannot keep a value
+        InputError when a key occurs twice in a part, a row is outside its `where`, or the database cannot keep a value
         (some have no infinite numbers, some no NUL in a text).
         """
         ...
 
     def create_views(self, views: Sequence[WarehouseView]) -> None:
-        """Make these views of tables that are there, or make them anew. Raises InputError when a table is not."""
+        """Make these views of tables that are there, or make them again. Raises InputError when a table is not."""
         ...
 
     def loads(self) -> Mapping[str, str] | None:

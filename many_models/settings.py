@@ -202,7 +202,7 @@ class PooledCustomSettings(Section):
 
 
 class ForecastSettings(Section):
-    """What is forecast, and how candidates compete. Series learn together from `pool_series` of them, anew every
+    """What is forecast, and how candidates compete. Series learn together from `pool_series` of them, again every
     `pool_every` days of the data, with boosted trees where `trees` says so; with `pool_by` those of the same keys too.
     """
 

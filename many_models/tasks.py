@@ -151,7 +151,7 @@ class PrepareTask:
 
     def _held(self, chunk: Chunk) -> list[dict[str, Any]]:
         """The lake's rows of the table of series about the chunk's; none where it has no datasets."""
-        if self.lake.version(DATASETS.name) is None:  # somebody has deleted it, to have it made again
+        if self.lake.version(DATASETS.name) is None:  # someone has deleted it, to have it made again
             return []
         try:
             return records(self.lake, SERIES, Filter(among={"pack": [chunk.pack], "series_id": chunk.series}))
@@ -183,7 +183,7 @@ def _without(prepared: Prepared, refused: Sequence[SeriesFailure]) -> Prepared:
 
 
 def with_unusable(raw: pa.Table, lake: Lake, chunk: Chunk, as_of: datetime, spec: Spec) -> pa.Table:
-    """`raw` and, with an empty target, the periods of which the quarantine holds all rows: they are no periods without
+    """`raw` and, with an empty target, the periods of which the quarantine holds all rows: they are not periods without
     a row, so nothing is known of them.
     """
     import numpy as np

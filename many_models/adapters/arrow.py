@@ -54,11 +54,11 @@ def without_zones(rows: pa.Table) -> pa.Table:
 def normalize_types(rows: pa.Table) -> pa.Table:
     """`rows` in plain types (see `plain_type`), without metadata.
 
-    Raises InputError when a column stands twice, or when a time does not fit into microseconds.
+    Raises InputError when a column occurs twice, or when a time does not fit into microseconds.
     """
     names = rows.column_names
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise InputError(f"columns stand twice: {', '.join(map(repr, twice))}")
+        raise InputError(f"columns occur twice: {', '.join(map(repr, twice))}")
     schema = pa.schema([(field.name, plain_type(field.type)) for field in rows.schema])
     try:
         return rows.cast(schema) if rows.schema != schema else rows.replace_schema_metadata(None)
@@ -200,7 +200,7 @@ def require_within(table: str, rows: pa.Table, where: Filter) -> None:
 
 
 def require_unique(table: str, rows: pa.Table, key: Sequence[str]) -> None:
-    """Raise InputError that shows some of `rows` when their `key` is null or stands twice."""
+    """Raise InputError that shows some of `rows` when their `key` is null or occurs twice."""
     require_columns(table, rows.column_names, key)
     keys = rows.select(list(key))
     for name in key:
@@ -212,7 +212,7 @@ def require_unique(table: str, rows: pa.Table, key: Sequence[str]) -> None:
     counted = keys.rename_columns(plainly).group_by(plainly).aggregate([([], "count_all")])
     twice = counted.filter(pc.greater(counted.column("count_all"), 1)).select(plainly).rename_columns(list(key))
     if len(twice):
-        raise InputError(f"table {table!r}: {len(twice)} keys stand twice, such as {twice.slice(0, SHOWN).to_pylist()}")
+        raise InputError(f"table {table!r}: {len(twice)} keys occur twice, such as {twice.slice(0, SHOWN).to_pylist()}")
 
 
 def _perhaps_twice(keys: pa.Table) -> bool:

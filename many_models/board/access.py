@@ -68,7 +68,7 @@ class ForbiddenError(HTTPException):
 
 
 class Access:
-    """Decides who somebody is. Raises SettingsError where the settings leave the board open to a network, or shut."""
+    """Decides who someone is. Raises SettingsError where the settings leave the board open to a network, or shut."""
 
     def __init__(self, settings: Settings, keys: Keys, *, is_open: bool) -> None:
         board, serve = settings.board, settings.serve

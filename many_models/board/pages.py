@@ -173,7 +173,7 @@ def signed(value: object) -> str:
 
 def _float(value: object) -> float | None:
     try:
-        told = float(value)  # pyright: ignore[reportArgumentType]  what is no number raises
+        told = float(value)  # pyright: ignore[reportArgumentType]  what is not a number raises
     except (TypeError, ValueError):
         return None
     return told if math.isfinite(told) else None

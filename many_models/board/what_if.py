@@ -74,9 +74,9 @@ def _is_flag(values: Any) -> bool:
 
 
 def changed(plan: Plan, asked: Mapping[str, Any]) -> Known:
-    """The plan's values as somebody asks for them: {"from", "to", "values": {name: flag or share}}.
+    """The plan's values as someone asks for them: {"from", "to", "values": {name: flag or share}}.
 
-    Raises InputError for what is no change of this plan.
+    Raises InputError for what is not a change of this plan.
     """
     try:
         first, last = (datetime.fromisoformat(str(asked[name])) for name in ("from", "to"))

@@ -145,7 +145,7 @@ class Ingest:
 
     def _refuse_loss(self, held: int, comes: int, since: datetime, before: datetime) -> None:
         """Raise InputError where a copy would take more rows away than `data.max_loss`: a source that was emptied, or
-        that somebody is loading, is not a source whose sales have gone.
+        that someone is loading, is not a source whose sales have gone.
         """
         most = self.settings.data.max_loss
         if not self.settings.data.aggregates and is_refused(held, comes, most):
@@ -169,7 +169,7 @@ class Ingest:
         return new if before is None or not before.num_rows else with_more(before, new)
 
     def quarantine(self, origin: str, checked: CheckedRows | None, where: Filter) -> None:
-        """Put the quarantined rows of one origin (dated, undated, future) in the place of those of an earlier run."""
+        """Put the quarantined rows of one origin (dated, undated, future) in place of those of an earlier run."""
         from many_models.data.row_checks import empty_quarantine
 
         bad = checked.quarantined if checked else empty_quarantine()

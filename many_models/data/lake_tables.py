@@ -1,4 +1,4 @@
-"""The lake's tables: their names, how they are partitioned, and rows put in the place of the same series' rows."""
+"""The lake's tables: their names, how they are partitioned, and rows put in place of the same series' rows."""
 
 from __future__ import annotations
 
@@ -306,7 +306,7 @@ def upsert(
     within: Mapping[str, Sequence[Scalar]],
     since: Mapping[str, datetime] | None = None,
 ) -> None:
-    """Put `rows` in the place of the rows of `series` in some partitions of `table` (`within`), in one commit.
+    """Put `rows` in place of the rows of `series` in some partitions of `table` (`within`), in one commit.
 
     Of a series that `since` has, only the rows after that time are replaced. The partitions' other rows stay. One
     writer at a time, which the assets' pools see to.
@@ -375,7 +375,7 @@ class BufferedWriter:
         self.parts.append(_Gathered(pack, rows, series, since or {}))
 
     def write(self) -> list[SeriesFailure]:
-        """Write what is held, and hold nothing; packs that are only extended have a commit of their own.
+        """Write what is held, and hold nothing; packs that are only extended have their own commit.
 
         Returns the series of the packs that were not written, since the lake has a damaged file of theirs.
         """
@@ -438,7 +438,7 @@ def lake_as_of(lake: Lake) -> datetime | None:
 
 
 def tell(lake: Lake, stage: str, sentences: Sequence[str]) -> None:
-    """Put `sentences` in the place of what `stage` told before, in the table FINDINGS (stage, text)."""
+    """Put `sentences` in place of what `stage` told before, in the table FINDINGS (stage, text)."""
     import pyarrow as pa
 
     told = [row["text"] for row in records(lake, FINDINGS, Filter(among={"stage": [stage]}))]

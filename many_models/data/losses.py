@@ -1,4 +1,4 @@
-"""Losses that are refused until somebody says that the rows are really gone: `data.max_loss`.
+"""Losses that are refused until someone says that the rows are really gone: `data.max_loss`.
 
 Like is compared with like. A change of settings that legitimately leaves fewer rows (another frequency or horizon, a
 later `data.start`) is recognised by what is compared, and is not refused.
@@ -25,7 +25,7 @@ TOLD = "MANY_MODELS__DATA__MAX_LOSS=1 for one run"
 
 
 def is_refused(held: int, comes: int, most: float) -> bool:
-    """Whether `comes` in the place of `held` is a loss of more than the share `most`; never of fewer than 100."""
+    """Whether `comes` in place of `held` is a loss of more than the share `most`; never of fewer than 100."""
     return held >= COUNTS_FROM and comes < held * (1 - most)
 
 

@@ -55,7 +55,7 @@ def parted(view: memoryview) -> dict[str, memoryview]:
 
 
 def read(path: Path) -> mmap.mmap:
-    """The file at `path` in memory of its own, so that what was verified is what answers: a mapped file follows
+    """The file at `path` in its own memory, so that what was verified is what answers: a mapped file follows
     whoever overwrites it, and ends the process of whoever reads it after it was cut. Raises IntegrityError when empty.
     """
     with path.open("rb", buffering=0) as file:
@@ -71,7 +71,7 @@ def read(path: Path) -> mmap.mmap:
 
 
 def in_memory(content: bytes) -> mmap.mmap:
-    """`content` in memory of its own, which goes back to the system when it is let go."""
+    """`content` in its own memory, which goes back to the system when it is let go."""
     block = mmap.mmap(-1, len(content))
     block.write(content)
     return block

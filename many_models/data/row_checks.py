@@ -58,7 +58,7 @@ class CheckedRows:
     `rows`: series_id (string), ds (timestamp[us]), y (double, finite), and each known covariate in its own name
     (double or string, null where unknown), in the source's order.
     `series`: series_id and the key parts (string) in the user's names, one row per series in `rows`.
-    `quarantined`: series_id (string), ds (timestamp[us], null where it is no date), row (the original as JSON),
+    `quarantined`: series_id (string), ds (timestamp[us], null where it is not a date), row (the original as JSON),
     reason (one of `REASONS`), detail (a sentence).
     `unread_known`: known covariate → how many values of kept rows were no finite number, and became null.
     """
@@ -333,7 +333,7 @@ def _duplicates(
 
 
 def _all_different(numbers: NDArray[np.int64]) -> bool:
-    """Whether no number stands twice, where that is quick to say: they are not spread too far from 0 up."""
+    """Whether no number occurs twice, where that is quick to say: they are not spread too far from 0 up."""
     most = int(numbers.max()) + 1
     if most > _SPREAD * len(numbers) + _SPREAD:
         return False

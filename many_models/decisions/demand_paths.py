@@ -210,7 +210,7 @@ def powers(error: Floats, y_hat: Floats, known: NDArray[np.bool_], kind: NDArray
     where not `known`): that of its kind, of `POWERS` the most likely one. 1 is that of counts, 2 that of errors in
     proportion to the level.
 
-    By the normal likelihood, each series having a dispersion of its own: only how errors change with the level within a
+    By the normal likelihood, each series having its own dispersion: only how errors change with the level within a
     series tells. A kind with few windows takes that of all series.
     """
     count = known.sum((1, 2))

@@ -103,7 +103,7 @@ def _apply(  # noqa: PLR0913, PLR0917 - one override onto what the earlier ones 
     values: Mapping[str, Mapping[str, str | None]], y_hat: Floats, ds: NDArray[np.datetime64], final: Floats,
     by: NDArray[np.int64], problems: list[dict[str, str]],
 ) -> None:  # fmt: skip
-    """Let the override `at` count for its series and days, in the place of those that it overrules."""
+    """Let the override `at` count for its series and days, in place of those that it overrules."""
     mine = np.array([i for i, name in enumerate(series) if all(values[name].get(k) == v for k, v in one.about)], int)
     days = np.flatnonzero((ds >= np.datetime64(one.first)) & (ds <= np.datetime64(one.last)))
     if not len(mine):

@@ -69,8 +69,8 @@ def demand(
 
     Demand is taken as a Poisson process with the rate λ that is usual by then: the level of periods with stock, times
     the factor of the phase. With stock for a share a of the period, (1 - a) λ is added to the sale, but not beyond λ:
-    stock runs out on days of much demand, so that what is usual on the others is no bound of it, and says no more. With
-    a flag alone it is the larger one of the sale and λ. A series that hardly ever has stock has no such level. Its own
+    stock runs out on days of much demand, so that the usual demand of other days is not its bound. With a flag
+    alone it is the larger one of the sale and λ. A series that hardly ever has stock has no such level. Its own
     comes from y + (1 - a) λ (an online EM algorithm): if it always sells out at noon, from twice its sales.
     """
     out, state = y.copy(), np.full(len(y), IN_STOCK, np.int8)

@@ -157,7 +157,7 @@ class _Days:
             total[begin] - total[low] + total[until] - total[high] for total in (self.usable_before, self.sold_before)
         )
         share = sold / np.maximum(usable, 1)
-        chance = (usable - sold + 1.0) / (usable + 2.0)  # Laplace's rule: that none was zero is no proof
+        chance = (usable - sold + 1.0) / (usable + 2.0)  # Laplace's rule: that none was zero is not proof
         return np.where((usable >= LEAST_AROUND) & (share >= LEAST_SHARE), -np.log(chance), 0.0)
 
     def so_far(self) -> dict[int, tuple[int, int, float]]:

@@ -218,7 +218,7 @@ def _of_those_made(  # noqa: PLR0913, PLR0917 - the same
 
 
 def _minimise(M: NDArray[np.float64], start: NDArray[np.float64], rounds: int = 300) -> NDArray[np.float64]:
-    """Accelerated projected gradient with each matrix' largest row sum as its Lipschitz bound, begun anew where it
+    """Accelerated projected gradient with each matrix' largest row sum as its Lipschitz bound, begun again where it
     moves back (O'Donoghue & Candès 2015).
 
     A series is done when SETTLE rounds have moved no weight of it any more, whatever other series do.

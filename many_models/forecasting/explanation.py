@@ -193,7 +193,7 @@ def _deviation(spread: NDArray[np.float64], point: NDArray[np.float64]) -> NDArr
 
 
 # --- In words ---------------------------------------------------------------------------------------------------------
-WORTH_TELLING = 0.02  # of the forecast: a smaller part is no sentence
+WORTH_TELLING = 0.02  # of the forecast: a smaller part is not a sentence
 MOST_SENTENCES = 4
 
 

@@ -86,7 +86,7 @@ def alive(  # noqa: PLR0913, PLR0917  (what is known of each, one array a thing)
     openings: Mapping[str, Spans] | None = None,
 ) -> NDArray[np.bool_]:
     """Whether each of `series`, with `rows` from `first` to `last`, has not ended at `end`, which is not before `last`.
-    `openings` has open spans of series: closed periods are no silence, and after the last span a series has ended.
+    `openings` has open spans of series: closed periods are not silence, and after the last span a series has ended.
     """
     numbers = [pack.step_number(np.asarray(stamps, "datetime64[us]"), spec.frequency) for stamps in (first, last)]
     now = int(pack.step_number(np.array([end], "datetime64[us]"), spec.frequency)[0])

@@ -91,7 +91,7 @@ def poisson_deviation(mean: Floats) -> Floats:
 def noise_floor(F: Floats, Y: Floats, mask: NDArray[np.bool_]) -> Floats:
     """The WAPE that even the true mean would have, were counts Poisson around forecasts `F`, per series.
 
-    NaN where that says nothing: values that are no counts, or nothing sold. What is above it may be irreducible too
+    NaN where that says nothing: values that are not counts, or nothing sold. What is above it may be irreducible too
     (demand is more dispersed than Poisson); what is below it is not to be had.
     """
     actual = np.where(mask, np.abs(Y), 0.0).sum((1, 2))

@@ -1,4 +1,4 @@
-"""When series are open: outside of these periods rows are no demand, silence is no end, and the forecast is zero."""
+"""When series are open: outside of these periods rows are not demand, silence ends nothing, the forecast is zero."""
 
 from __future__ import annotations
 

@@ -340,7 +340,7 @@ def build(
 
 
 def not_yet_open(Y: NDArray[np.float64], code: NDArray[np.int8]) -> NDArray[np.bool_]:
-    """Zeros (series × time) before the first sale that are no demand of zero: the table was filled before the opening.
+    """Zeros (series × time) before the first sale that do not mean zero demand: the table was filled from before.
 
     A series that sells as often as this one does after its first sale would have such a run with a chance below 1e-4.
     A series that sells seldom keeps its zeros, and one that never sold keeps all of them.

@@ -227,7 +227,7 @@ class Spec:
 
     @classmethod
     def from_json(cls, text: str) -> Spec:
-        """The inverse of `to_json`. Raises SettingsError for what is no spec."""
+        """The inverse of `to_json`. Raises SettingsError for what is not a spec."""
         try:
             values = json.loads(text)
             known = {field.name for field in fields(cls)}

@@ -273,7 +273,7 @@ def _use(gains: NDArray[np.float64], total: float) -> float:
 
 
 def _may_go(sample: Sample, rows: _Rows, name: str) -> bool:
-    """Whether a covariate can be judged: it varies in several blocks, and it is no flag of closed periods."""
+    """Whether a covariate can be judged: it varies in several blocks, and it is not a flag of closed periods."""
     panel, origin = sample.panel, sample.origin
     own = sample.layout.places([name])
     varies = [bool((np.abs(rows.Z[rows.block == k][:, own]) > 1e-9).any()) for k in range(BLOCKS)]

@@ -172,7 +172,7 @@ def _levels(profile: TableProfile, name: str) -> int:
 
 
 def _keys_of_one(profile: TableProfile, target: str) -> Inferred[tuple[str, ...]]:
-    """Columns that are called like a key, where every date stands once: one series, or few and sparse ones."""
+    """Columns that are called like a key, where every date occurs once: one series, or few and sparse ones."""
     names = [
         name
         for name, column in profile.columns.items()
@@ -183,7 +183,7 @@ def _keys_of_one(profile: TableProfile, target: str) -> Inferred[tuple[str, ...]
         and name != target
         and (len(column.levels) == 1 or not profile.is_calendar(name))
     ]
-    why = "every date stands once" + ("; by their names" if names else ": one series")
+    why = "every date occurs once" + ("; by their names" if names else ": one series")
     return Inferred(tuple(sorted(names, key=lambda name: not name_suggests(name, _SITES))), why, "likely")
 
 
@@ -318,7 +318,7 @@ def _is_counter(profile: TableProfile, name: str) -> bool:
 
 
 def is_receipt_number(profile: TableProfile, name: str) -> bool:
-    """Whether a column numbers receipts in the order of time: whole, it hardly ever falls, and is no day or amount."""
+    """Whether a column numbers receipts in the order of time: whole, hardly ever falling, neither day nor money."""
     column = profile.columns[name]
     if not column.type.whole or name_suggests(name, TARGETS) or name_suggests(name, _MONEY):
         return False

@@ -152,7 +152,7 @@ def write_source(
     seed: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> DemoFacts:
-    """Write the SQLite database `path` (in the place of one that is there) with `days` days up to and with `end`.
+    """Write the SQLite database `path` (in place of one that is there) with `days` days up to and with `end`.
 
     Table `sales` (store, item, date as ISO text, sales, price, promotion) has a row for every day on which a store is
     open and lists the item (one store: on which it sold the item), and a few dirty rows; `covariates` has price and

@@ -134,7 +134,7 @@ class Melt(Step):
     years: str = ""
 
     def apply(self, table: pa.Table) -> pa.Table:
-        """Cells without a value are no rows."""
+        """Cells without a value are not rows."""
         measures = list(dict.fromkeys(measure for measure, _ in self.columns.values()))
         periods = list(dict.fromkeys(day for _, day in self.columns.values()))
         at = {place: name for name, place in self.columns.items() if name in table.column_names}
@@ -297,7 +297,7 @@ _LONG_NAMES = frozenset(
 # --- Dates in parts -------------------------------------------------------------------------------------------------
 @dataclass
 class JoinDate(Step):
-    """A year and a month, a week, a quarter or a day in columns of their own become one date."""
+    """A year and a month, a week, a quarter or a day, each with its own column, become one date."""
 
     year: str
     month: str

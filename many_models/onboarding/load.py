@@ -41,7 +41,7 @@ class Loaded:
 def load_file(
     location: str, database: Path, guess: InferredSettings, progress: Callable[[int, int], None] | None = None
 ) -> Loaded:
-    """Load the file at `location` into table `guess.table` of the SQLite `database`, in the place of one of that name.
+    """Load the file at `location` into table `guess.table` of the SQLite `database`, in place of one of that name.
 
     One transaction: the database's other tables stay, and an interrupted load leaves the old table. Timestamps become
     ISO 8601 text (UTC where they have a zone), numbers and flags numbers; what cannot be read stays the text it is,

@@ -85,7 +85,7 @@ def load_next_file(
     A row that is there with the same values is left alone, one of the same series and time with other values is
     replaced (where `data.aggregate` lets several rows be of one period: added, unless the same row is there as often).
     All is done in one transaction. Rows that the settings do not allow are refused, with the reason. `check` changes
-    nothing. Raises InputError where a column is missing, or the source is no SQLite file.
+    nothing. Raises InputError where a column is missing, or the source is not a SQLite file.
     """
     database = _database(settings)
     result = LoadResult()

@@ -23,7 +23,7 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked; `parse` turns an answer that is no option's number into a change, or raises ValueError."""
+    """What is asked; `parse` turns an answer that is not an option's number into a change, or raises ValueError."""
 
     about: str
     text: str

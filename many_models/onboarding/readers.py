@@ -343,7 +343,7 @@ def array_of(values: Sequence[object]) -> pa.Array:
 
 
 def sql_engine(url: str) -> sa.Engine:
-    """An engine for `url`. Raises InputError for what is no URL, MissingDependencyError when its driver is missing."""
+    """An engine for `url`. Raises InputError for another text, MissingDependencyError without the driver."""
     import sqlalchemy as sa
     from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
@@ -357,7 +357,7 @@ def sql_engine(url: str) -> sa.Engine:
         return sa.create_engine(parsed)
     except (ArgumentError, NoSuchModuleError, ValueError):
         said = masked(url)
-        raise InputError(f"{said!r} is no SQLAlchemy URL; write for example sqlite:///sales.db") from None
+        raise InputError(f"{said!r} is not a SQLAlchemy URL; write for example sqlite:///sales.db") from None
     except ImportError as error:
         raise MissingDependencyError(f"the driver of this database is not installed: {error}") from error
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Missing = Literal["unknown", "zero", "closed"]
 Aggregate = Literal["", "sum", "mean", "count"]
-_FEW = 0.02  # a share of periods or rows that is no rule of the table
+_FEW = 0.02  # a share of periods or rows that is not a rule of the table
 _LEVELS = "price temperature temp rate percent pct ratio level share stock inventory kw load index score".split()
 _ORDERS = "order invoice receipt transaction ticket bill beleg bon rechnung auftrag facture pedido kassenbon".split()
 _EXPECTED = 6  # rows that a weekday would have if it were like others, before none says that it is closed
@@ -143,7 +143,7 @@ def _same_rows(
 def steady_in_periods(
     profile: TableProfile, known: Inferred[tuple[str, ...]], frequency: str
 ) -> Inferred[tuple[str, ...]]:
-    """`known` without columns that differ between the rows of one series and period: a receipt's price is no plan."""
+    """`known` without columns that differ within one series and period: a receipt's price is not a plan."""
     rows = np.flatnonzero(~np.isnat(profile.ds))
     period = codes_of(periods_of(profile.ds[rows], frequency))
     groups = codes_of(profile.series[rows] * (int(period.max()) + 1) + period)
@@ -317,7 +317,7 @@ def _closed_weekdays(sparse: _Presence) -> dict[str, Missing]:
 
 
 def _shared_by_site(sparse: _Presence, inside: NDArray[np.bool_], gaps: NDArray[np.bool_]) -> float:
-    """The share of gaps at which no series of the same first key has a row, of sites where that is no coincidence."""
+    """The share of gaps at which no series of the same first key has a row, where that is not a coincidence."""
     shared = total = 0
     for site in range(int(sparse.sites.max()) + 1):
         mine = sparse.sites == site

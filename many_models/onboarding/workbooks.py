@@ -110,7 +110,7 @@ def _filled(sheet: object) -> list[list[object]]:
     rows: list[list[object]] = [list(row) for row in sheet.to_python(skip_empty_area=False)]  # pyright: ignore[reportAttributeAccessIssue]
     for (top, left), (bottom, right) in sheet.merged_cell_ranges or []:  # pyright: ignore[reportAttributeAccessIssue]
         if top >= len(rows) or left >= len(rows[top]) or left != right:
-            continue  # a title over several columns is no value of each
+            continue  # a title over several columns is not a value of each
         for row in range(top + 1, min(bottom + 1, len(rows))):
             rows[row][left] = rows[top][left]
     return rows
@@ -224,7 +224,7 @@ class JsonFile:
         try:
             text = self.path.read_text("utf-8-sig")
         except UnicodeDecodeError as error:
-            raise InputError(f"{self.path} is no UTF-8 text: {error}") from error
+            raise InputError(f"{self.path} is not UTF-8 text: {error}") from error
         try:
             found = json.loads(text)
             how = "one JSON document"
@@ -252,7 +252,9 @@ class JsonFile:
                 found.append(json.loads(line))
             except json.JSONDecodeError as error:
                 why = error if found else whole
-                raise InputError(f"{self.path} is no JSON: {why} (line {number if found else whole.lineno})") from error
+                raise InputError(
+                    f"{self.path} is not JSON: {why} (line {number if found else whole.lineno})"
+                ) from error
         return found
 
 

@@ -70,7 +70,7 @@ def databases(folders: Iterable[Path]) -> Iterator[Path]:
 
 
 def damage_of(path: Path) -> str:
-    """What SQLite says of a damaged file; "" for a sound one, and for one that somebody is writing."""
+    """What SQLite says of a damaged file; "" for a sound one, and for one that someone is writing."""
     try:
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
             (said,) = connection.execute("PRAGMA quick_check(1)").fetchone()

@@ -51,7 +51,7 @@ class Made:
     metadata: Metadata = field(default_factory=dict)
 
     def version(self) -> str:
-        """A digest of all rows: the warehouse is loaded again where somebody has it made again and it differs."""
+        """A digest of all rows: the warehouse is loaded again where someone has it made again and it differs."""
         parts = {of.name: rows for of, rows in self.tables.items()} | {"problems": self.problems}
         return digest(sorted((name, rows.num_rows, int(row_hashes(rows).sum())) for name, rows in parts.items()))
 
@@ -118,7 +118,7 @@ def nothing(stage: Stage, reason: str) -> Made:
 
 
 def write(lake: Lake, stage: Stage, date: str, made: Made) -> list[dict[str, str]]:
-    """Put what was made in the place of what the lake has of this cutoff and stage, and return the problems."""
+    """Put what was made in place of what the lake has of this cutoff and stage, and return the problems."""
     import pyarrow as pa
 
     for of, rows in made.tables.items():

@@ -154,7 +154,7 @@ class SharedLook:
         with self._lock:
             mark = self._new_mark(instance, lake)
             if mark is None or mark != self._mark:
-                self._mark = None  # a look that fails is no answer
+                self._mark = None  # a look that fails is not an answer
                 if self._outside is not None:
                     self._outside.follow_release(instance, lake)
                 self._found = self._find(Look(instance, lake))

@@ -1,4 +1,4 @@
-"""Series that would all leave at once: refused by promotion and predictions until somebody says so."""
+"""Series that would all leave at once: refused by promotion and predictions until someone says so."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def ended_at_once(
     """The series of the live release that have ended, where they are more of it than `data.max_loss` allows, and a
     failure for those of `keys`; nothing where they are fewer, or where a person approves each release.
 
-    Series that the settings exclude are not among them: there somebody has said so.
+    Series that the settings exclude are not among them: there someone has said so.
     """
     import pyarrow.compute as pc
 

@@ -25,7 +25,7 @@ BLOCKS = "▁▂▃▄▅▆▇█"
 
 def blocks(values: Sequence[float]) -> str:
     """A chart in one line of text, a block for each value from zero to the greatest: for ten thousand series it costs
-    next to nothing. What is no number is a space.
+    next to nothing. What is not a number is a space.
     """
     finite = np.asarray(values, float)
     there = np.isfinite(finite)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from many_models.settings import Settings
 
 Metadata = dict[str, dg.MetadataValue | str | int | float | bool]
-DUE_TAG = ".dagster/many_models_due"  # not shown; on runs that were found due, not on one that somebody starts by hand
+DUE_TAG = ".dagster/many_models_due"  # not shown; on runs that were found due, not on one that someone starts by hand
 VERSION_TAG = "many_models/version"
 UPSTREAM_TAG = "many_models/upstream"
 CUTOFFS = dg.DynamicPartitionsDefinition(name="cutoffs")

@@ -177,7 +177,7 @@ def series_state(settings: Settings, look: Look, stage: Stage) -> StageState:
 def begin_series(context: dg.AssetExecutionContext, config: KeySet, settings: Settings, lake: Lake) -> tuple[str, ...]:
     """The series that this run does: those of the partitions that `begin` finds.
 
-    Where a partition holds several, those of them that are due; when somebody asks for the partition, all that have
+    Where a partition holds several, those of them that are due; when someone asks for the partition, all that have
     come as far as this stage, and those that are set aside.
     """
     lake_marks.require(context.instance, lake)

@@ -22,7 +22,7 @@ CLOSE = 0.02
 """WAPEs that differ by less than this share of the sales are equally good, whatever their ratio."""
 ABSURD = 25.0
 """A sparse series may score this many times its baseline's WAPE: it forecasts its usual rate, and sold that many
-times less. Beyond it is no chance (Poisson: e^-25)."""
+times less. More is hardly chance (Poisson: e^-25)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class ChampionEvidence:
     """What is known of the model that serves a series now.
 
     `wape` is the score recorded at its promotion, `baseline_wape` the baseline's at the same cutoffs (None: not
-    recorded); `staging` its staging version (`name/version`), `fallback` not empty when it is no fitted model. `gone`
+    recorded); `staging` its staging version (`name/version`), `fallback` not empty for a stand-in. `gone`
     says that its recipe cannot be run any more: a candidate or a covariate of it is not there. `outdated` names the
     settings (horizon, frequency …) that differ from those it was trained with: it cannot serve what they ask for.
     """

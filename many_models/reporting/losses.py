@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def lost_rows(warehouse: Warehouse, parts: Sequence[WarehousePart], settings: Settings) -> str:
     """The first loss of predictions or actuals that `parts` would make beyond `data.max_loss`; "" for none.
 
-    Predictions are compared by their first steps, one a series, so that a shorter horizon is no loss. Actuals are
+    Predictions are compared by their first steps, one a series, so that a shorter horizon is not a loss. Actuals are
     compared from `data.start` on, and only where the warehouse's were copied with the same settings. The database
     counts; no rows are read.
     """

@@ -25,7 +25,7 @@ MONDAY = 'CAST(DATEADD(day, -(DATEDIFF(day, CAST(\'1900-01-01\' AS DATE), r."ds"
 def serverless_views(place: str, keys: Sequence[str], lake: Lake) -> list[str]:
     """The statements that make `predictions`, `actuals`, `decisions` and the report views over the lake at `place`.
 
-    `place` is `abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/FOLDER`; each statement is a batch of its own and may be
+    `place` is `abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/FOLDER`; each statement is its own batch and may be
     run again. Raises SettingsError for another place, InputError before the first predictions.
     """
     if lake.version(lake_tables.PREDICTIONS.name) is None:

@@ -99,7 +99,7 @@ class KeyFile:
 
 
 def _read(path: Path) -> bytes:
-    """The file's content. Raises OSError for what is no file, or too large."""
+    """The file's content. Raises OSError for what is not a file, or too large."""
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would hold up everybody
     with os.fdopen(handle, "rb") as file:
         about = os.fstat(handle)

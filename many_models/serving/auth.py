@@ -154,7 +154,7 @@ class Entra:
         except DeniedError:
             raise
         except Exception as error:  # whatever a stranger's token makes of the library: it is not one that counts
-            raise DeniedError(401, f"the token does not count: {type(error).__name__}") from error
+            raise DeniedError(401, f"the token is not valid: {type(error).__name__}") from error
         if claims.get("tid", self._tenant) != self._tenant:
             raise DeniedError(401, "the token is another tenant's")
         return claims

@@ -293,7 +293,7 @@ def _answers(
             found.append(model.answer(question, row, keep=keep))
         except ManyModelsError as error:
             found.append(error.with_traceback(None))
-        except (ValueError, TypeError, OverflowError) as error:  # a covariate that is no number, a time beyond all
+        except (ValueError, TypeError, OverflowError) as error:  # a covariate that is not a number, a time beyond all
             found.append(SeriesError(question.series_id, f"its covariates or times cannot be used: {str(error)[:200]}"))
         except Exception as error:  # one odd model must not end the request of all the others
             log.exception("a forecast cannot be computed")
@@ -316,7 +316,7 @@ async def answer_json(service: Service, text: str | bytes) -> bytes:
 
 
 def age_days(cutoff: str) -> int:
-    """Whole days from a cutoff, as a manifest has it, until now; -1 where it is no time."""
+    """Whole days from a cutoff, as a manifest has it, until now; -1 where it is not a time."""
     try:
         return (utc_now() - datetime.fromisoformat(cutoff).replace(tzinfo=None)).days
     except ValueError:

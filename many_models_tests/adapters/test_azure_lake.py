@@ -157,9 +157,9 @@ def test_a_secret_comes_from_the_environment_or_a_mounted_file(monkeypatch, tmp_
 @pytest.mark.parametrize(
     ("path", "endpoint", "said"),
     [
-        ("abfss://lake/folder", "", "no Azure location"),
-        ("abfss://lake:planted@a.dfs.core.windows.net/f", "", "no Azure location"),
-        ("abfss://lake@a.dfs.core.windows.net/f?sig=planted", "", "no Azure location"),
+        ("abfss://lake/folder", "", "not an Azure location"),
+        ("abfss://lake:planted@a.dfs.core.windows.net/f", "", "not an Azure location"),
+        ("abfss://lake@a.dfs.core.windows.net/f?sig=planted", "", "not an Azure location"),
         ("abfss://lake@a.dfs.core.windows.net/f", "http://example.com/a", "emulator on this machine only"),
     ],
 )

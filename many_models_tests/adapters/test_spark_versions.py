@@ -140,7 +140,7 @@ def test_without_databricks_connect_and_with_pyspark_beside_it_the_page_is_named
     with pytest.raises(InputError, match=r"pyspark 4\S+ is installed beside databricks-connect"):
         asked(there).connect()
     monkeypatch.setitem(sys.modules, "databricks.connect", None)
-    with pytest.raises(MissingDependencyError, match=r"needs databricks-connect .* in the place of pyspark"):
+    with pytest.raises(MissingDependencyError, match=r"needs databricks-connect .* in place of pyspark"):
         asked(there).connect()
 
 

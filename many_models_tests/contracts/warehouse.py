@@ -143,7 +143,7 @@ class WarehouseContract(Contract):
         ("wrong", "said"),
         [
             (part(rows(row("a"), row("b", 1)), of_day(0)), "1 of 2 rows are outside"),
-            (part(rows(row("a"), row("a"))), "1 keys stand twice.*'a'"),
+            (part(rows(row("a"), row("a"))), "1 keys occur twice.*'a'"),
             (part(rows((None, CUTOFF, 1, 1.0))), "'series_id' is null in 1 rows"),
             (
                 part(rows(row("a")).set_column(2, "step", pa.array(["one"]))),

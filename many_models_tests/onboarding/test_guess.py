@@ -424,7 +424,7 @@ def test_a_database_with_several_tables_offers_the_one_with_sales(tmp_path: Path
 def test_a_database_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no SQLite database"):
         looked_at(f"sqlite:///{tmp_path}/none.db")
-    with pytest.raises(InputError, match="no SQLAlchemy URL"):
+    with pytest.raises(InputError, match="not a SQLAlchemy URL"):
         looked_at("oracel://host/db")
 
 

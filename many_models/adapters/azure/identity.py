@@ -39,7 +39,7 @@ def credential(identity: Identity = "default", client_id: str = "") -> TokenCred
 
 
 def forget() -> None:
-    """Have tokens asked for anew: a service says that one has expired which this process takes for good."""
+    """Have tokens asked for again: a service says that one has expired which this process takes for good."""
     credential.cache_clear()
 
 

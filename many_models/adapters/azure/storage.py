@@ -68,7 +68,7 @@ class AzureStorage:
         parts = urlsplit(self.url)
         if not parts.username or not parts.hostname or parts.password or parts.query:
             raise SettingsError(
-                "[lake] path is no Azure location: it is written "
+                "[lake] path is not an Azure location: it is written "
                 "abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/FOLDER, without any secret"
             )
         if self.in_onelake and self.credential in {"key", "sas"}:

@@ -1,6 +1,6 @@
 """Chunks over worker processes of this machine.
 
-Each worker is a Python of its own that reads chunks from its standard input and writes results to its standard output,
+Each worker is its own Python that reads chunks from its standard input and writes results to its standard output,
 as frames of a pickle and its buffers (Arrow tables travel as IPC streams, beside the pickle). When its input ends,
 because the parent closed it or died in whatever way, the worker exits at once, in the middle of a chunk too. What a
 task prints goes to standard error.

@@ -430,7 +430,7 @@ def _look(session: SparkSession) -> int:
 
 # --- In the worker --------------------------------------------------------------------------------------------------
 class _LateError(BaseException):
-    """The chunk's time is over: no task may take it for an error of its own."""
+    """The chunk's time is over: no task may take it for its own error."""
 
 
 def _work(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -76,7 +76,7 @@ class FilesOfSnapshots:
         rows = session.read.schema(schema).option("basePath", root).parquet(*files)
         if not found.by_pack:
             return rows
-        # of a folder's name Spark takes each escaped byte for a character of its own
+        # of a folder's name Spark takes each escaped byte for a character
         return rows.withColumn(PACK, expr(f"decode(encode({PACK}, 'ISO-8859-1'), 'UTF-8')"))
 
 

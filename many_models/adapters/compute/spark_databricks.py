@@ -1,6 +1,6 @@
 """A session on a cluster of Databricks by databricks-connect, as a service principal with an OAuth secret.
 
-databricks-connect has pyspark's own files in its wheel: it stands in the place of that package.
+databricks-connect has pyspark's own files in its wheel: it stands in place of that package.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Databricks:
             from databricks.connect import DatabricksSession  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise MissingDependencyError(
-                "compute.databricks_host needs databricks-connect of the cluster's runtime in the place of pyspark "
+                "compute.databricks_host needs databricks-connect of the cluster's runtime in place of pyspark "
                 f"({error}): docs/spark.md has the command"
             ) from error
         _require_own_files()

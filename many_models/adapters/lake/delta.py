@@ -151,7 +151,7 @@ class DeltaLake:
             )
 
     def prune(self, older: timedelta) -> VacuumResult:
-        """See `Lake.prune`. A table that somebody writes at that moment is left for the next time.
+        """See `Lake.prune`. A table that someone writes at that moment is left for the next time.
 
         A table of an older version of this package is first rewritten so that every reader of Delta reads it.
         """
@@ -352,7 +352,7 @@ class DeltaLake:
                     f"{what}: no space left to write; nothing was changed. Make room, then run again"
                 ) from error
             if "already exists" in text:
-                raise ConflictError(f"{what}: somebody else made it first") from error
+                raise ConflictError(f"{what}: someone else made it first") from error
             if where is not None and (file := self._damaged_file(table, where, text)):
                 raise DamagedTableError(f"{what}: the file {file}: {REMEDY}") from error
             raise UnavailableError(f"{what}: {_said(error)}") from error

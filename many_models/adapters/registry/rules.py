@@ -80,7 +80,7 @@ def check_draft(base: Release | None, draft: ReleaseDraft) -> None:
     if draft.base != live:
         raise ConflictError(
             f"the live release is {live or 'none'}, the draft was made for {draft.base or 'none'}: "
-            "somebody else published or rolled back; decide again"
+            "someone else published or rolled back; decide again"
         )
     check_uploads(draft.packs)
     packed: dict[str, str] = {}

@@ -39,7 +39,7 @@ _MOMENT = re.compile(
 
 
 class MemorySource:
-    """`tables` by name, looked at anew by every call, so that a test can let a day pass."""
+    """`tables` by name, looked at again by every call, so that a test can let a day pass."""
 
     def __init__(self, tables: Mapping[str, pa.Table]) -> None:
         self._tables = tables
@@ -84,9 +84,9 @@ class MemorySource:
         """See `Source.read_undated`."""
         rows = self._table(sales.table)
         undated = pc.is_null(self._sales(sales).column(sales.timestamp))
-        spelt = rows.column(sales.timestamp).cast(pa.string())
+        written = rows.column(sales.timestamp).cast(pa.string())
         at = sales.columns.index(sales.timestamp)
-        return self._sales(sales).set_column(at, sales.timestamp, spelt).filter(undated)
+        return self._sales(sales).set_column(at, sales.timestamp, written).filter(undated)
 
     def read_table(self, table: str, columns: Sequence[str] = ()) -> pa.Table:
         """See `Source.read_table`."""
@@ -135,8 +135,8 @@ def moments(column: pa.ChunkedArray, timezone: str = "") -> pa.ChunkedArray:
         return pa.chunked_array([pa.nulls(len(column), TIMESTAMP)])
     encoded = column.cast(pa.string()).combine_chunks().dictionary_encode()
     zone = ZoneInfo(timezone) if timezone else None
-    spelt = pa.array([_moment(text, zone) for text in encoded.dictionary.to_pylist()], TIMESTAMP)
-    return pa.chunked_array([spelt.take(encoded.indices)])
+    written = pa.array([_moment(text, zone) for text in encoded.dictionary.to_pylist()], TIMESTAMP)
+    return pa.chunked_array([written.take(encoded.indices)])
 
 
 def _moment(text: str, zone: ZoneInfo | None) -> datetime | None:

@@ -126,10 +126,10 @@ class ServerSource:
         at = sales.columns.index(sales.timestamp)
         kept: list[pa.Table] = []
         for rows in self._rows(sales.table, sales.columns):
-            spelt = rows.column(sales.timestamp)
-            undated = pc.is_null(moments(spelt))
+            written = rows.column(sales.timestamp)
+            undated = pc.is_null(moments(written))
             kept.append(
-                _with_keys(rows, sales).set_column(at, sales.timestamp, spelt.cast(pa.string())).filter(undated)
+                _with_keys(rows, sales).set_column(at, sales.timestamp, written.cast(pa.string())).filter(undated)
             )
         return pa.concat_tables(kept)
 
@@ -230,7 +230,7 @@ class ServerSource:
         return column
 
     def _dated(self, column: sa.Column[Any], moment: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
-        """The moment, null where it is no date: PostgreSQL has infinite ones, and years before the first; MySQL has
+        """The moment, null where it is not a date: PostgreSQL has infinite ones, and years before the first; MySQL has
         0000-00-00.
         """
         if self._url.get_backend_name() == "mssql":

@@ -2,7 +2,7 @@
 
 SQLite types values, not columns, so what a column holds is looked up in the rows that are read:
 
-- A timestamp is a date when it is text or an integer spelt `2017-01-01`, `20170101` or `2017-01-01 10:00[:00[.000]]`
+- A timestamp is a date when it is text or an integer written `2017-01-01`, `20170101` or `2017-01-01 10:00[:00[.000]]`
   (with a blank or a T; with a zone, `Z` or `+02:00`, its clock time, or the moment in `SalesTable.timezone`, exact to
   the millisecond) and such a day exists from the
   year 2 on. Anything else (null, epoch seconds, `01/02/2017`) leaves its row undated: it is read by `read_undated`,
@@ -236,7 +236,7 @@ class SqlSource:
         return self._any_timestamp(sales, f"{_canonical(sales.timestamp)} IS NULL")
 
     def _plain_days(self, sales: SalesTable) -> bool:
-        """Whether every timestamp is a day spelt `2017-01-01`, which then needs no judging row by row."""
+        """Whether every timestamp is a day written `2017-01-01`, which then needs no judging row by row."""
         where, stamp, at = (sales.table, sales.timestamp), self._stamp(), _at(sales.timestamp)
         if self._plain.get(where, (None, False))[0] != stamp:
             other = f"typeof({at}) <> 'text' OR length({at}) <> 10 OR {at} < '0002' OR date({at}) IS NOT {at}"
@@ -261,7 +261,7 @@ class SqlSource:
         """The `chosen` expressions, read as these types, in tables of bounded size; at least one table.
 
         connectorx takes a column's type from its first row: a row of constants that is dropped again. It panics on
-        text that is no UTF-8: what is left then comes through Python, five times slower.
+        text that is not UTF-8: what is left then comes through Python, five times slower.
         """
         schema = pa.schema([(f"c{at}", kind) for at, (_, kind) in enumerate(chosen)])
         constants = ", ".join(f"{_SENTINELS[field.type]} AS {field.name}" for field in schema)
@@ -317,7 +317,7 @@ class SqlSource:
 @dataclass(frozen=True, slots=True)
 class _Column:
     """A column and what some rows hold in it: the first and the last of its values' types by name (blob, integer, null,
-    real, text; "None" when there are no rows), and whether one of a declared date column is no date.
+    real, text; "None" when there are no rows), and whether one of a declared date column is not a date.
     """
 
     name: str
@@ -379,7 +379,7 @@ def _sqlite_path(url: str) -> str:
     try:
         parsed = make_url(url)
     except ArgumentError as error:
-        raise SettingsError("[source] url is no SQLAlchemy URL; write sqlite:///path/to/sales.db") from error
+        raise SettingsError("[source] url is not a SQLAlchemy URL; write sqlite:///path/to/sales.db") from error
     if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
         name = parsed.render_as_string()
         raise SettingsError(
@@ -465,7 +465,7 @@ def _place(found: Sequence[_Column], name: str, start: int) -> int:
 
 
 def _values_of(columns: Sequence[pa.ChunkedArray], at: int, found: Sequence[_Column], target: str) -> pa.ChunkedArray:
-    """The target: numbers, and texts where there are some; a blank text is no target."""
+    """The target: numbers, and texts where there are some; a blank text is not a target."""
     if not next(column.mixed for column in found if column.name == target):
         return columns[at]
     texts = columns[at + 1]
@@ -474,12 +474,12 @@ def _values_of(columns: Sequence[pa.ChunkedArray], at: int, found: Sequence[_Col
 
 
 def _canonical(name: str, *, utc: bool = False) -> str:
-    """SQL of the timestamp as text that Arrow parses and that sorts by day; null when it is no date.
+    """SQL of the timestamp as text that Arrow parses and that sorts by day; null when it is not a date.
 
     A moment with an offset comes in UTC, or as the clock time that is written.
     """
     at = _at(name)
-    spelt = f"substr({at}, 1, 4) || '-' || substr({at}, 5, 2) || '-' || substr({at}, 7, 2)"
+    written = f"substr({at}, 1, 4) || '-' || substr({at}, 5, 2) || '-' || substr({at}, 7, 2)"
     clock = f"substr({at}, 11) GLOB '[ T][0-2][0-9]:[0-5][0-9]*' AND substr({at}, 12, 2) < '24'"
     valid = f"strftime('%s', {at}) IS NOT NULL AND instr({at}, char(0)) = 0"
     trimmed = f"rtrim({at}, char(9, 10, 11, 12, 13, 32))"
@@ -496,7 +496,7 @@ def _canonical(name: str, *, utc: bool = False) -> str:
     return (
         f"CASE WHEN typeof({at}) NOT IN ('text', 'integer') OR substr({at}, 1, 4) < '0002' THEN NULL "
         f"WHEN length({at}) = 10 THEN CASE WHEN date({at}) = {at} THEN {at} END "
-        f"WHEN length({at}) = 8 THEN CASE WHEN date({spelt}) = {spelt} THEN {spelt} END "
+        f"WHEN length({at}) = 8 THEN CASE WHEN date({written}) = {written} THEN {written} END "
         f"ELSE {moment} END"
     )
 
@@ -516,7 +516,7 @@ def _near(name: str, since: datetime | None, before: datetime | None, *, plain: 
     if plain:
         return dashed
     compact = [f"{at} BETWEEN {mark}{_digits(low)}{mark} AND {mark}{_digits(high)}{mark}" for mark in ("", "'")]
-    return f"({dashed} OR {' OR '.join(f'({spelt} AND length({at}) = 8)' for spelt in compact)})"
+    return f"({dashed} OR {' OR '.join(f'({written} AND length({at}) = 8)' for written in compact)})"
 
 
 def _digits(day: date) -> str:

@@ -79,8 +79,8 @@ def parse(url: str, section: str) -> sa.URL:
         return sa.make_url(with_driver(url))
     except (ArgumentError, ValueError):
         raise SettingsError(
-            f"[{section}] url is no SQLAlchemy URL; write sqlite:///path/to/file.db, postgresql://user@host/database "
-            "or mssql+pyodbc://user@host/database?driver=ODBC+Driver+18+for+SQL+Server"
+            f"[{section}] url is not a SQLAlchemy URL; write sqlite:///path/to/file.db, "
+            "postgresql://user@host/database or mssql+pyodbc://user@host/database?driver=ODBC+Driver+18+for+SQL+Server"
         ) from None
 
 
@@ -132,7 +132,7 @@ def _with_driver(url: sa.URL) -> sa.URL:
 
 
 def _show_token(engine: sa.Engine, shown_token: Callable[[], str]) -> None:
-    """Show a token at every connect; one that the server says has expired is fetched anew, and shown once more."""
+    """Show a token at every connect; one that the server says has expired is fetched again, and shown once more."""
 
     def show(arguments: list[Any], named: dict[str, Any]) -> None:
         if engine.dialect.name == "mssql":
@@ -164,7 +164,7 @@ _PASSWORD = re.compile(r"(://[^/@:\s]*):[^\s]*@")
 
 
 def masked(url: str) -> str:
-    """The text `url`, which may be no URL at all, with `***` in the place of what may be a password."""
+    """The text `url`, which may be no URL at all, with `***` in place of what may be a password."""
     return _PASSWORD.sub(r"\1:***@", url.partition("?")[0])
 
 
@@ -173,7 +173,7 @@ def split_password(url: str) -> tuple[str, str]:
     try:
         parsed = sa.make_url(with_driver(url))
     except (ArgumentError, ValueError):
-        raise InputError(f"{masked(url)!r} is no SQLAlchemy URL; write for example sqlite:///sales.db") from None
+        raise InputError(f"{masked(url)!r} is not a SQLAlchemy URL; write for example sqlite:///sales.db") from None
     if secrets := sorted(name for name in parsed.query if _secret_name(name)):
         raise InputError(f"the URL's query holds {', '.join(secrets)}: write user:password@ before the host instead")
     if not parsed.password:
@@ -209,7 +209,7 @@ def translate_error(error: DBAPIError, what: str, text: str) -> ManyModelsError:
     if state in _REFUSED or number in _REFUSED_NUMBERS or _refused_text(text):
         return AccessError(f"{said}; check the login and what it is granted")
     if state in {"40001", "40P01", "55P03"} or number in _BUSY_NUMBERS:
-        return ConflictError(f"{said}; somebody else was writing, try again")
+        return ConflictError(f"{said}; someone else was writing, try again")
     if (
         state == "53100" or number in _FULL_NUMBERS or "could not extend file" in text
     ):  # a quota has no state of its own

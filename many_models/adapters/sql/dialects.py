@@ -136,7 +136,7 @@ class Dialect:
     def replace(
         self, connection: sa.Connection, table: sa.Table, rows: pa.Table, condition: sa.ColumnElement[bool]
     ) -> None:
-        """Put `rows` in the place of those under `condition`. A key that is there already is KeyClashError
+        """Put `rows` in place of those under `condition`. A key that is there already is KeyClashError
         or the driver's IntegrityError.
         """
         connection.execute(sa.delete(table).where(condition))
@@ -147,10 +147,10 @@ class Dialect:
         """Tuples straight to the driver; times as SQLAlchemy spells them, which is how Arrow does."""
         statement = insert_statement(connection, table, rows.column_names, "?")
         for batch in batches(rows):
-            spelt = [
+            written = [
                 column.cast(pa.string()) if pa.types.is_temporal(column.type) else column for column in batch.columns
             ]
-            values = list(zip(*(column.to_pylist() for column in spelt), strict=True))
+            values = list(zip(*(column.to_pylist() for column in written), strict=True))
             connection.exec_driver_sql(statement, values)
 
     def create_view(self, connection: sa.Connection, schema: str | None, view: WarehouseView) -> None:

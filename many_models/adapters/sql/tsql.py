@@ -219,7 +219,7 @@ class SqlServer(Dialect):
         at_once = max(1, min(MOST_ROWS, MOST_PARAMETERS // rows.num_columns))
         _, marks = statement.rsplit(" VALUES ", 1)
         for batch in batches(rows):
-            columns = batch.columns if self._arrays else [_spelt(column) for column in batch.columns]
+            columns = batch.columns if self._arrays else [_as_text(column) for column in batch.columns]
             lines = list(zip(*(column.to_pylist() for column in columns), strict=True))
             if self._arrays:
                 connection.exec_driver_sql(statement, lines)
@@ -249,7 +249,7 @@ class SqlServer(Dialect):
         connection.exec_driver_sql(f"CREATE OR ALTER VIEW {name} AS {query_of(connection, schema, view)}")
 
 
-def _spelt(column: pa.ChunkedArray) -> pa.ChunkedArray:
+def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Moments as text that is exact to the microsecond; FreeTDS takes a datetime to the millisecond."""
     return pc.strftime(column, "%Y-%m-%dT%H:%M:%S") if pa.types.is_timestamp(column.type) else column
 

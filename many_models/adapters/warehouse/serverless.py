@@ -39,7 +39,7 @@ class ServerlessWarehouse(SqlWarehouse):
         return 0
 
     def create_views(self, views: Sequence[WarehouseView]) -> None:  # noqa: ARG002  the lake's own say more
-        """Make the lake's views, or make them anew; those of `views` are among them."""
+        """Make the lake's views, or make them again; those of `views` are among them."""
         made = self._statements()
 
         def make() -> None:

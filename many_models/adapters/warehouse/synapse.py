@@ -2,7 +2,7 @@
 
 A transaction there holds no DDL and no COPY, and a key is not enforced: what a table's key is stands in the table
 `table_keys`, since the catalogue need not call an unenforced key a primary key. A load first stages its parts, each in
-a table of its own, then makes or widens the tables, and last, in one transaction, deletes, looks for keys that stay,
+its own table, then makes or widens the tables, and last, in one transaction, deletes, looks for keys that stay,
 inserts and records the load. Killed before that, it leaves staging tables, which the next load drops, and perhaps
 empty tables. docs/azure-rules.md lists the pool's rules.
 """

@@ -73,7 +73,7 @@ class History:
 
 @dataclass(frozen=True)
 class Fit:
-    """Fit a forecaster anew for each of `origins` (places of the last period known), and forecast `steps` periods.
+    """Fit a forecaster again for each of `origins` (places of the last period known), and forecast `steps` periods.
 
     `keep` asks for the last fit as a file.
     """
@@ -143,7 +143,7 @@ def make(maker: Callable[..., object], options: Mapping[str, object], seed: int)
 
 
 def fit_all(kind: Kind, fresh: Callable[[], Any], request: Fit) -> tuple[list[NDArray[np.float64]], bytes]:
-    """A forecast for each origin, each by a forecaster of its own that has seen nothing later; and the last of these as
+    """A forecast for each origin, each by its own forecaster that has seen nothing later; and the last of these as
     a file, where that is asked for and possible.
     """
     from many_models.forecasting.pack.skops_writer import packed
@@ -349,7 +349,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     incoming, outgoing = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(2, 1)  # what forecasters print is no answer
+    os.dup2(2, 1)  # what forecasters print is not an answer
     forecasters = _Forecasters()
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Whose code is run: a folder of forecasters is refused where somebody else may write to it."""
+"""Whose code is run: a folder of forecasters is refused where someone else may write to it."""
 
 from __future__ import annotations
 

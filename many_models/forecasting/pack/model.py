@@ -130,7 +130,7 @@ class PackModel:
     def merge(cls, models: Sequence[PackModel]) -> PackModel:
         """One pack of several with the same layout, rows in their order.
 
-        Raises InputError when the layouts differ or a series stands twice.
+        Raises InputError when the layouts differ or a series occurs twice.
         """
         if not models:
             raise InputError("no packs to merge")

@@ -177,7 +177,7 @@ def _answered(settings: Settings, rows: pa.Table, drifted: "Mapping[str, Drifted
 
 
 def write_drivers(lake: Lake, parts: Sequence[pa.Table], cutoff: datetime, series: Sequence[str]) -> None:
-    """Put what forecasts are made of in the place of what the lake has of these series and this cutoff."""
+    """Put what forecasts are made of in place of what the lake has of these series and this cutoff."""
     rows = _dated(parts, cutoff)
     rows = rows.append_column("cutoff", pa.array([cutoff] * rows.num_rows, pa.timestamp("us")))
     lake_tables.upsert(lake, lake_tables.DRIVERS, rows, series, {"cutoff_date": [f"{cutoff:%Y-%m-%d}"]})

@@ -271,7 +271,7 @@ class _Decider:
     ) -> tuple[Release | None, list[SeriesFailure]]:
         """The release that `decisions` about `rows` are part of, made where there is none yet; and what failed in it.
 
-        A proposal that waited is superseded: its winners that are not decided anew are carried over.
+        A proposal that waited is superseded: its winners that are not decided again are carried over.
         """
         winners = {decision.series_id for decision in decisions if decision.action == "promote"}
         served = {*(self.live.champions if self.live else ()), *(self.waiting.champions if self.waiting else ())}

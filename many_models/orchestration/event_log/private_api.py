@@ -38,7 +38,7 @@ _POSTGRES_API = {  # of the extra `postgres`
     "dagster_postgres.utils:pg_url_from_config": "config_value",
     "dagster_postgres.utils:get_token_provider_from_config": "config_value",
 }
-PRIVATE_API = {  # what is used → the parameters it is used with, or None for what is no function
+PRIVATE_API = {  # what is used → the parameters it is used with, or None for what is not a function
     f"{_EVENTS}:DagsterEvent": "event_type_value job_name step_handle node_handle step_kind_value logging_tags "
     "event_specific_data message pid",
     f"{_EVENTS}:DagsterEvent.build_asset_materialization_planned_event": "job_name step_key "

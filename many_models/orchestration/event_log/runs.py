@@ -221,7 +221,7 @@ def stage_request(  # noqa: PLR0913 - all by name
 
     `all_keys` are the partitions in Dagster's order (insertion). Neighbours in it travel as a range in the run's tags,
     one key as its partition; scattered keys in the run's config, anchored on the first of them, where `keys_of_run`
-    finds them. Raises InputError for no keys, and for keys that are no partitions.
+    finds them. Raises InputError for no keys, and for keys that are not partitions.
     """
     place = {key: at for at, key in enumerate(all_keys)}
     if unknown := [key for key in keys if key not in place]:

@@ -124,7 +124,7 @@ class BatchedPostgresStorage(DagsterPostgresStorage):
 
 @contextmanager
 def _transaction(url: str, token_provider: PgTokenProvider | None) -> Generator[Connection]:
-    """A transaction on a connection of its own: what it locks is locked behind a pooler of transactions, too."""
+    """A transaction on its own connection: what it locks is locked behind a pooler of transactions, too."""
     engine = create_pg_engine(url, token_provider, poolclass=NullPool)
     with create_pg_connection(engine) as connection:
         transaction = connection.begin()

@@ -38,6 +38,7 @@ from many_models.settings import load_settings
 from many_models.tasks import PrepareTask, TrainTask
 from many_models_tests.contracts.compute import ComputeContract, done, failures, plainly
 from many_models_tests.stand_ins.azureml_fake import Workspace
+from many_models_tests.stand_ins.azureml_models import refusal
 from many_models_tests.support.compute_tasks import (
     AsksWhoItIs,
     Harms,
@@ -297,6 +298,7 @@ def test_a_workspace_that_is_away_for_a_while_is_asked_again(workspace):
     [
         (ClientAuthenticationError("no login"), AccessError, "AzureML Data Scientist"),
         (HttpResponseError("busy"), UnavailableError, "does not take the job: busy"),
+        (refusal(400, "ClusterCoreQuotaReached", "over the quota"), UnavailableError, "Quotas, Machine Learning"),
     ],
 )
 def test_a_workspace_that_takes_no_job_is_said(workspace, monkeypatch, raised, error, said):

@@ -13,7 +13,7 @@ from many_models.adapters.azure.blob_folder import BlobFolder
 from many_models.adapters.azure.storage import AzureStorage
 from many_models.adapters.registry.azureml import INDEX, AzureMLProduction, AzureMLStaging
 from many_models.adapters.registry.azureml_assets import ModelAssets
-from many_models.errors import AccessError, ConflictError, SettingsError
+from many_models.errors import AccessError, ConflictError, SettingsError, UnavailableError
 from many_models.keys import digest
 from many_models.settings import load_settings
 from many_models.wiring import build_production, build_staging
@@ -192,9 +192,45 @@ def test_a_writer_waits_for_another_one_and_then_says_so(parts, monkeypatch):
     monkeypatch.setattr("many_models.adapters.registry.azureml.LOCK_SECONDS", 0.2)
     with (
         folder.lease("lock", 1, "testing"),
-        pytest.raises(ConflictError, match="another machine has been publishing a release all the time"),
+        pytest.raises(
+            ConflictError, match=r"another machine has been publishing a release all the time.* one that died"
+        ),
     ):
         AzureMLProduction(folder, assets).publish(draft(None, [upload("a", {"s1": "1"})]))
+
+
+@pytest.mark.parametrize(
+    ("refused", "error", "remedy"),
+    [
+        ({"role": ""}, AccessError, "needs the role AzureML Data Scientist"),
+        ({"most": 1}, UnavailableError, "a quota is used up: .*ask for more"),
+    ],
+)
+def test_a_publisher_that_is_refused_promotes_nothing(parts, refused, error, remedy):
+    """The live release and its packs stay, no proposal waits, and the next publisher goes on."""
+    folder, workspace, assets = parts()
+    production = AzureMLProduction(folder, assets, clock=clock)
+    first = production.publish(draft(None, [upload("a", {"s1": "1"})]))
+    before = {name: getattr(workspace, name) for name in refused}
+    vars(workspace).update(refused)
+    for write in (production.publish, production.propose):
+        with pytest.raises(error, match=remedy):
+            write(draft(first, [upload("a", {"s1": "2"})]))
+    assert (production.live(), production.waiting(), len(workspace.kept)) == (first, None, 1)
+    assert served(production, first) == {"s1": "1"}
+    vars(workspace).update(before)
+    assert served(production, production.publish(draft(first, [upload("a", {"s1": "3"})]))) == {"s1": "3"}
+
+
+def test_the_lease_of_a_writer_that_died_ends_and_the_next_one_goes_on(parts):
+    """It waits for the end of a lease that nobody renews; here that takes one second instead of sixty."""
+    folder, _, assets = parts()
+    production = AzureMLProduction(folder, assets, clock=clock)
+    first = production.publish(draft(None, [upload("a", {"s1": "1"})]))
+    dead = folder._acquire("lock", 0.0, "dying")
+    dead.break_lease(lease_break_period=1)
+    second = production.publish(draft(first, [upload("a", {"s1": "2"})]))
+    assert served(production, second) == {"s1": "2"}
 
 
 def test_a_login_without_the_role_is_told_which_one(parts):

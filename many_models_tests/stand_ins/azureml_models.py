@@ -32,12 +32,17 @@ TAG_VALUE = 256
 
 def refuse(status: int, code: str, text: str, retry_after: str = "") -> NoReturn:
     """Raise the service's answer."""
+    raise refusal(status, code, text, retry_after)
+
+
+def refusal(status: int, code: str, text: str, retry_after: str = "") -> HttpResponseError:
+    """The service's answer as azure-ai-ml raises it."""
     kind = ResourceNotFoundError if status == 404 else HttpResponseError
     headers = {"Retry-After": retry_after} if retry_after else {}
     answer = SimpleNamespace(status_code=status, reason=code, headers=headers, text=lambda *_: text)
     error = kind(message=f"({code}) {text}", response=answer)
     error.status_code = status
-    raise error
+    return error
 
 
 @dataclass
@@ -45,6 +50,7 @@ class Workspace:
     """A workspace with one datastore, `name`, whose container is `files`.
 
     `busy_every`: every so many calls are throttled. `seconds`: what a call takes. `role`: "" for a reader.
+    `most`: the quota of assets.
     """
 
     files: BlobFolder
@@ -52,6 +58,7 @@ class Workspace:
     busy_every: int = 0
     seconds: float = 0.0
     role: str = "AzureML Data Scientist"
+    most: int = 10_000_000
     calls: int = 0
     kept: dict[tuple[str, str], Model] = field(default_factory=dict)
     seen_at: dict[tuple[str, str], int] = field(default_factory=dict)
@@ -108,6 +115,8 @@ class Models:
                 model.properties,
             ):
                 refuse(409, "UserError", f"A model {key[0]}:{key[1]} exists with other content: versions are immutable")
+            if there is None and len(workspace.kept) >= workspace.most:
+                refuse(400, "UserError", f"The workspace's asset quota of {workspace.most} models is reached")
             workspace.kept[key] = model
             workspace.seen_at.setdefault(key, workspace.calls)
         return model

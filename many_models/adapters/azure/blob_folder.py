@@ -158,7 +158,10 @@ class BlobFolder:
                 if error.status_code != 409:
                     raise
                 if time.monotonic() > until:
-                    raise ConflictError(f"another machine has been {what} all the time: try again later") from error
+                    raise ConflictError(
+                        f"another machine has been {what} all the time: try again later (the lease of one that died "
+                        f"ends within {LEASE_SECONDS} seconds; who holds it longer is alive: {self.storage.url}/{name})"
+                    ) from error
                 time.sleep(PAUSE_SECONDS)
 
     def _path(self, name: str) -> str:

@@ -37,6 +37,11 @@ def azure_ml_error(error: Exception, what: str, section: str) -> ManyModelsError
     status = error.status_code if isinstance(error, HttpResponseError) else None
     if isinstance(error, ClientAuthenticationError) or status in {401, 403}:
         return AccessError(f"{said}; the identity needs the role AzureML Data Scientist on the workspace")
+    if status is not None and "quota" in str(error).lower():  # 400, 409 or 429 by the service that counts
+        return UnavailableError(
+            f"{said}; a quota is used up: delete what nobody uses, choose fewer instances or a smaller size, or ask "
+            "for more (Azure portal, Quotas, Machine Learning); then run it again"
+        )
     if status in {400, 404} or type(error).__name__ == "ValidationException":
         return SettingsError(f"{said}; mend [{section}]")
     return UnavailableError(said)

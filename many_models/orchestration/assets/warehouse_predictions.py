@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from many_models.data import lake_tables
-from many_models.errors import InputError
+from many_models.errors import InputError, PermanentError
 from many_models.orchestration import lake_marks, stage_state
 from many_models.orchestration.event_log import dead_runs, runs
 from many_models.orchestration.forecast_spec import periods_before, spec_of
@@ -61,7 +61,10 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         refused = list[str]()
         for date in context.partition_keys:
             copied, held = stage_state.made_versions(context.instance, "raw_sales"), held_periods(warehouse)
-            record_costs(settings, context.instance, lake, date)
+            try:
+                record_costs(settings, context.instance, lake, date)
+            except PermanentError as error:  # forecasts are loaded all the same
+                context.log.warning(f"what the night of cutoff {date} cost was not recorded: {error}")
             parts = forecast_parts(settings, lake, date)
             loads = warehouse.loads() or ()
             known = {*context.instance.get_dynamic_partitions("cutoffs"), *map(stage_state.date_of, loads)}

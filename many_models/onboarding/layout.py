@@ -68,7 +68,7 @@ class Step:
     question = ""
 
     def begin(self) -> None:
-        """The next table is the first one."""
+        """Begin: the next table is the first one."""
 
     def apply(self, table: pa.Table) -> pa.Table:
         """The table in its new form."""

@@ -15,7 +15,7 @@ import dagster as dg
 import pandas as pd
 import pytest
 
-from many_models.operations.day import Day, Progress, open_instance
+from many_models.operations.day import open_instance
 from many_models.orchestration.automation import JOBS
 from many_models.orchestration.due import STAGES
 from many_models.orchestration.event_log import history
@@ -29,33 +29,10 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAINED = dg.AssetKey("trained_models")
+SERIES = {"s0__i0", "s0__i1", "s0__i2"}
+OVER_SERIES = ("trained_models", "promoted_models", "predictions")
 PATIENCE = 600
-WAITING = """
-import time
-from pathlib import Path
-
-
-class Waits:
-    "The last value, fitted once the file `go` is there; each fit that waits is a letter in the file `waiting`."
-
-    def fit(self, history):
-        folder = Path(__file__).parent
-        made_up = history["ds"].iloc[0].year < 2000  # to warm up on
-        if not made_up and not (folder / "go").exists():
-            with (folder / "waiting").open("a") as file:
-                file.write("w")
-        while not made_up and not (folder / "go").exists():
-            time.sleep(0.05)
-        self.last = history["y"].iloc[-1]
-
-    def predict(self, future):
-        return [self.last] * len(future)
-"""
-CUSTOM = f'\n[forecast.custom.waits]\nuse = "waiting:Waits"\nseconds = {PATIENCE}\n'
-
-
-class StopError(Exception):
-    """The stages before training are done."""
+WAITING_DAY = "many_models_tests.support.waiting_day"
 
 
 def small(root: Path, **sections: dict[str, object]) -> Project:
@@ -63,29 +40,9 @@ def small(root: Path, **sections: dict[str, object]) -> Project:
     return make_project(root, sales(stores=1, items=3, days=60), forecast={"windows": 1, "trees": False}, **sections)
 
 
-def project_at(root: Path) -> Project:
-    """A project that waits with its training until the file `go` is there; the stages before it are done."""
-    project = small(root)
-    (root / "waiting.py").write_text(WAITING)
-    with (root / "many_models.toml").open("a") as file:
-        file.write(CUSTOM)
-    (root / "go").touch()  # learning together fits, too
-
-    def after(report: object) -> None:
-        if getattr(report, "stage", "") == "pooled_models":
-            raise StopError
-
-    with open_instance(project.home) as instance, pytest.raises(StopError):
-        Day(project.settings(), instance, Progress(report=after)).run()
-    (root / "go").unlink()
-    return project
-
-
 @contextmanager
-def daemons(
-    project: Project, module: str = "many_models.definitions"
-) -> Generator[Callable[[], subprocess.Popen[bytes]]]:
-    """A way to start a daemon on `module`, in a session of its own; at the end all their sessions are ended."""
+def daemons(project: Project) -> Generator[Callable[[], subprocess.Popen[bytes]]]:
+    """A way to start a daemon on stages that wait, in a session of its own; at the end all their sessions are ended."""
     environment = os.environ | {
         "DAGSTER_HOME": str(project.home), "MANY_MODELS_CONFIG": str(project.root / "many_models.toml"),
         "PYTHONPATH": f"{ROOT}{os.pathsep}{project.root}",
@@ -93,7 +50,7 @@ def daemons(
     started = list[subprocess.Popen[bytes]]()
 
     def start() -> subprocess.Popen[bytes]:
-        words = [sys.executable, "-m", "many_models_tests.support.quick_daemon", "run", "-m", module]
+        words = [sys.executable, "-m", "many_models_tests.support.quick_daemon", "run", "-m", WAITING_DAY]
         with (project.root / f"daemon-{len(started)}.log").open("w") as log:
             process = subprocess.Popen(
                 words, cwd=project.root, env=environment, stdout=log, stderr=log, start_new_session=True
@@ -108,67 +65,62 @@ def daemons(
             end_session(process)
 
 
-def waits_again(project: Project, before: int) -> int:
-    """How many fits have begun to wait, once there are more than `before`."""
-    file = project.root / "waiting"
+def waits_again(project: Project, stage: Stage, before: int = 0) -> int:
+    """How many runs of `stage` have begun to wait, once there are more than `before`."""
+    file = project.root / f"waiting-{stage}"
     now = file.stat().st_size if file.exists() else 0
     return now if now > before else 0
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3 * PATIENCE)
-def test_a_new_daemon_ends_the_day_of_one_that_was_killed_in_the_middle_of_training(tmp_path):
-    project = project_at(tmp_path / "beaten")
-    with daemons(project) as start, open_instance(project.home) as instance:
-        first = start()
-        begun = wait_for("training", lambda: waits_again(project, 0), PATIENCE)
-        killed = kill_in_the_middle_of(instance, "trained_models", first)
-        assert history.keys_in_flight(instance, TRAINED) == {"s0__i0", "s0__i1", "s0__i2"}
-
-        second = start()
-        wait_for("the second training", lambda: waits_again(project, begun), PATIENCE)
-        second.kill()  # the daemon alone: the run goes on
-        second.wait()
-        (orphan,) = history.runs_in_flight(instance, ["train_models"])
-        assert instance.get_run_by_id(killed).status is dg.DagsterRunStatus.FAILURE
-
-        start()
-        tick = time.time()
-        wait_for("a tick of the third daemon", lambda: ticked_since(instance, tick), PATIENCE)
-        assert [run.run_id for run in history.runs_in_flight(instance, ["train_models"])] == [orphan.run_id]
-        (project.root / "go").touch()
-        wait_for("the load into the warehouse", lambda: loaded_and_idle(instance), PATIENCE)
-
-        assert the_run_after(instance, "trained_models", killed) == orphan.run_id
-        for stage in ("trained_models", "promoted_models", "predictions"):
-            assert made_once(instance, stage) == {"s0__i0", "s0__i1", "s0__i2"}
-    assert project.run() == []
-    clean = project_at(tmp_path / "clean")
-    (clean.root / "go").touch()
-    clean.run()
-    assert_as_clean(project, clean)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(3 * PATIENCE)
 def test_a_day_whose_daemon_is_killed_in_the_middle_of_every_stage_ends_as_an_undisturbed_one(tmp_path):
+    """In training, the next daemon is killed without its run, too: the run goes on, and the third starts no other."""
     project, clean = small(tmp_path / "beaten", dagster={"cron": "* * * * *"}), small(tmp_path / "clean")
-    killed = dict["Stage", str]()
-    with daemons(project, "many_models_tests.support.waiting_day") as start, open_instance(project.home) as instance:
+    killed, orphan = dict["Stage", str](), ""
+    with daemons(project) as start, open_instance(project.home) as instance:
+        daemon = start()
+        clean.run()  # while the schedule waits for the next minute
         for stage in STAGES:
-            daemon = start()
-            if not killed:
-                clean.run()  # while the schedule waits for the next minute
-            wait_for(f"the middle of {stage}", (project.root / f"waiting-{stage}").exists, PATIENCE, 0.2)
+            begun = wait_in(project, stage)
             killed[stage] = kill_in_the_middle_of(instance, stage, daemon)
+            assert stage != "trained_models" or history.keys_in_flight(instance, TRAINED) == SERIES
+            daemon = start()
+            if stage == "trained_models":
+                wait_in(project, stage, begun)
+                orphan = kill_without_its_run(instance, killed[stage], daemon)
+                daemon = start()
+                assert_left_alone(instance, orphan)
             (project.root / f"go-{stage}").touch()
-        start()
         wait_for("the load into the warehouse", lambda: loaded_and_idle(instance), PATIENCE)
         for stage in STAGES:
-            the_run_after(instance, stage, killed[stage])
+            after = the_run_after(instance, stage, killed[stage])
+            assert stage != "trained_models" or after == orphan
+            assert stage not in OVER_SERIES or made_once(instance, stage) == SERIES
             assert made_once(instance, stage) == (clean.partitions(stage) or {None})
     assert project.run() == []
     assert_as_clean(project, clean)
+
+
+def wait_in(project: Project, stage: Stage, before: int = 0) -> int:
+    """How many runs have waited in the middle of `stage`, once one more does."""
+    return wait_for(f"the middle of {stage}", lambda: waits_again(project, stage, before), PATIENCE, 0.2)
+
+
+def kill_without_its_run(instance: dg.DagsterInstance, killed: str, daemon: subprocess.Popen[bytes]) -> str:
+    """Kill the daemon alone in the middle of the training that it has started after `killed`; that run goes on."""
+    daemon.kill()
+    daemon.wait()
+    (orphan,) = history.runs_in_flight(instance, [JOBS["trained_models"]])
+    assert instance.get_run_by_id(killed).status is dg.DagsterRunStatus.FAILURE
+    return orphan.run_id
+
+
+def assert_left_alone(instance: dg.DagsterInstance, orphan: str) -> None:
+    """A daemon looks at what is due, and starts no second training beside the run that its predecessor left."""
+    tick = time.time()
+    wait_for("a tick of the next daemon", lambda: ticked_since(instance, tick), PATIENCE, 0.2)
+    assert [run.run_id for run in history.runs_in_flight(instance, [JOBS["trained_models"]])] == [orphan]
 
 
 def kill_in_the_middle_of(instance: dg.DagsterInstance, stage: Stage, daemon: subprocess.Popen[bytes]) -> str:

@@ -40,7 +40,7 @@ WRITING: Mapping[str, tuple[str, Mapping[str, str]]] = {
 
 @dataclass(frozen=True)
 class Wait:
-    """Waits after a call by which one of `stages` writes; that it waits says the file `waiting-STAGE`."""
+    """Waits after a call by which one of `stages` writes; each that waits is a letter in the file `waiting-STAGE`."""
 
     folder: Path
     stages: Mapping[str, str]
@@ -49,7 +49,8 @@ class Wait:
         stage = self.stages.get(argument) or self.stages.get("")
         if stage is None or when == "before" or (self.folder / f"go-{stage}").exists():
             return
-        (self.folder / f"waiting-{stage}").touch()
+        with (self.folder / f"waiting-{stage}").open("a") as file:
+            file.write("w")
         while not (self.folder / f"go-{stage}").exists():
             time.sleep(0.05)
 

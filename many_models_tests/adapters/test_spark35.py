@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,17 +14,19 @@ from many_models_tests.stand_ins.spark35 import python_of_spark35
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
-FILE = "many_models_tests/adapters/test_spark_data.py"
+FILES = ["many_models_tests/adapters/test_spark_data.py", "many_models_tests/days/azure_compute_day.py"]
 
 
-def test_rows_and_workers_are_the_same_on_spark_3_5() -> None:
-    """The tests of rows by Spark, in one session of pyspark 3.5 in its own environment."""
+@pytest.mark.parametrize("file", FILES)
+def test_this_file_passes_on_spark_3_5(file: str) -> None:
+    """Rows by Spark, and a day on Azure's compute and registries: each in one session, in an environment with 3.5."""
     python = python_of_spark35()
     version = [python, "-c", "import pyspark; print(pyspark.__version__)"]
     assert subprocess.run(version, capture_output=True, text=True, check=True).stdout.startswith("3.5.")
     apart = ("PYTEST_", "PYSPARK_", "SPARK_")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(apart)}
-    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", FILE]
+    environment |= {"MANY_MODELS_PROGRAM": str(Path(sys.executable).with_name("many-models"))}
+    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", file]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=1100)
     assert done.returncode == 0, done.stdout[-3000:]
     assert re.search(r"^\d+ passed\b", done.stdout, re.MULTILINE)

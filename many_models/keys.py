@@ -192,7 +192,8 @@ def known_place(path: str) -> str:
         raise ValueError(f"{path!r} is empty or holds line breaks or other control characters")
     if path.startswith(("abfss:", "abfs:")) and not _IN_AZURE.fullmatch(path):
         raise ValueError(  # without the path, which may hold a secret
-            "not an Azure location: it is written abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/FOLDER, without any secret"
+            "not an Azure location: it is written abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/FOLDER, without any "
+            "secret"
         )
     return path
 

@@ -149,7 +149,7 @@ def test_letters_of_another_alphabet_are_read(tmp_path: Path) -> None:
     ("a.xlsx", b"PK\x03\x04 cut off", "damaged archive or workbook"),
     ("a.pdf", b"%PDF-1.7", "save its table as CSV or Excel"),
     ("a.gz", b"\x1f\x8b broken", "damaged gzip"),
-    ("a.json", b"[1, 2", "no JSON"),
+    ("a.json", b"[1, 2", "not JSON"),
 ])  # fmt: skip
 def test_what_cannot_be_read_says_what_it_is(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from datetime import date
 from shutil import copytree, rmtree
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from dagster._core.loader import LoadingContextForTest
 
 from many_models.adapters.registry.mlflow_production import MlflowProduction
 from many_models.adapters.warehouse.sql import SqlWarehouse
+from many_models.data import lake_tables
 from many_models.definitions import build, build_assets
 from many_models.errors import UnavailableError
 from many_models.operations.day import QUIET, open_instance
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from many_models.data import lake_tables
     from many_models.ports import Lake
     from many_models_tests.support.project import Project
 
@@ -110,10 +111,14 @@ def automation_repository(settings) -> dg.RepositoryDefinition:
     return build(settings).get_repository_def()
 
 
+OPENINGS = {"store": ["none of ours"], "item": ["no item"], "opens": [date(2016, 1, 1)], "closes": [date(2016, 2, 1)]}
+
+
 def write_again(done, table: lake_tables.LakeTable) -> None:
     lake = build_lake(done.settings())
     there = lake.version(table.name) is not None
-    rows = lake.read(table.name) if there else pa.table({"series_id": ["s"], "cutoff_date": ["2016-01-01"]})
+    made_up = OPENINGS if table is lake_tables.RAW_OPENINGS else {"series_id": ["s"], "cutoff_date": ["2016-01-01"]}
+    rows = lake.read(table.name) if there else pa.table(made_up)
     lake.replace(table.name, rows, Filter(), table.partition_by)
 
 

@@ -265,8 +265,8 @@ def schema(tmp_path_factory):
 def test_the_document_has_every_route_with_examples(schema) -> None:
     document = schema.raw_schema
     assert set(document["paths"]) == {
-        "/v1/forecasts", "/v1/explanations", "/v1/models/{series_id}", "/v1/releases/live", "/health/live",
-        "/health/ready",
+        "/v1/forecasts", "/v1/explanations", "/v1/models/{series_id}", "/v1/releases/live", "/v1/stock/{series_id}",
+        "/v1/sums/{node}", "/health/live", "/health/ready",
     }  # fmt: skip
     for name in ("ForecastRequest", "ForecastAnswer"):
         assert document["components"]["schemas"][name]["examples"]
@@ -281,6 +281,8 @@ def test_the_document_has_every_route_with_examples(schema) -> None:
         "/v1/explanations",
         "/v1/models/{series_id}",
         "/v1/releases/live",
+        "/v1/stock/{series_id}",
+        "/v1/sums/{node}",
         "/health/live",
         "/health/ready",
     ],  # all of the document, with all of schemathesis' checks

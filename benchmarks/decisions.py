@@ -5,13 +5,13 @@ The share of a step in the whole is printed, too: it holds on any machine.
 
 from __future__ import annotations
 
-import argparse
 import resource
 import time
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from benchmarks._report import Figure, flags, machine, show
 from many_models.decisions import drift, hierarchy, stock
 from many_models.decisions.demand_paths import Backtest, Histories, PathModel, fit_paths, sum_quantiles
 
@@ -81,18 +81,20 @@ LIMITS: dict[str, tuple[Callable[[PathModel], None], float]] = {
 
 def main() -> None:
     """Print each step's seconds, CPU seconds, its limit, and the share of all."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = flags(__doc__ or "", "500 series")
     parser.add_argument("--series", type=int, default=10_000)
-    model = made(parser.parse_args().series)
-    found = list[tuple[str, float, float, float]]()
+    given = parser.parse_args()
+    model, figures = made(500 if given.small else given.series), list[Figure]()
+    before = time.process_time()
     for name, (step, limit) in LIMITS.items():
         began, cpu = time.perf_counter(), time.process_time()
         step(model)
-        found.append((name, time.perf_counter() - began, time.process_time() - cpu, limit))
-    whole = sum(cpu for _, _, cpu, _ in found)
-    for name, seconds, cpu, limit in found:
-        print(f"{name:28} {seconds:6.1f} s, {cpu:6.1f} s of CPU ({cpu / whole:4.0%}), at most {limit:g} s")
-    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB")
+        figures.append(Figure(name, time.perf_counter() - began, "s", f"at most {limit:g} at 10,000"))
+        figures.append(Figure(f"{name}: CPU", time.process_time() - cpu, "s", ""))
+    whole = time.process_time() - before
+    shares = [Figure(f"{of.name}, share", of.value / whole, "of all", "") for of in figures[1::2]]
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    show([*figures, *shares, Figure("peak memory", memory, "GB", "at most 2")], machine(), as_json=given.json)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 """How often demand stays within its quantiles.
-`python -m benchmarks.decisions_coverage SET [--series 200] [--cutoffs 5]`.
+`python -m benchmarks.decisions_coverage [SET] [--series 200] [--cutoffs 5]`.
 
 SET is a public table (see many_models_tests/support/public_tables.py). The `horizon` periods after each of the last
 cutoffs, a horizon apart, are held back; sums of the first half and of all of them are compared with their quantiles,
@@ -10,15 +10,15 @@ last lines are of all cutoffs together. "between" is the share of sums between t
 
 from __future__ import annotations
 
-import argparse
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
+from benchmarks._public_sample import sample
+from benchmarks._report import Figure, flags, machine, show
 from many_models.decisions.demand_paths import Backtest, Histories, fit_paths, sum_quantiles
 from many_models.forecasting import Spec, pool, prepare, train
-from many_models_tests.support.public_tables import public_set
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -32,35 +32,34 @@ SHARES = (50, 80, 95, 99)
 Inside = dict[tuple[int, int], list["np.ndarray"]]  # length and kind → a row per series: between, then below
 
 
-def measured(name: str, most: int, cutoffs: int) -> None:
-    """Print the coverage of each kind of series and share, of each cutoff and of all."""
-    found = public_set(name)
-    keys, horizon = cast("list[str]", found.options["keys"]), int(str(found.options["horizon"]))
-    frame = found.frame.rename(columns={found.options["timestamp"]: "ds", found.options["target"]: "y"})
-    frame["series_id"] = frame[keys].astype(str).agg("__".join, axis=1)
-    names = sorted(set(frame["series_id"]))
-    chosen = frame["series_id"].isin(names[:: max(1, len(names) // most)])
-    frame = frame.loc[chosen, ["series_id", "ds", "y"]].sort_values(["series_id", "ds"])
-    times, spec = sorted(set(frame["ds"])), Spec(str(found.options["frequency"]), horizon)
+def measured(name: str, most: int, cutoffs: int) -> list[Figure]:
+    """The coverage of each kind of series and share, of each cutoff and of all."""
+    found = sample(name, most)
+    horizon = found.spec.horizon
     every: Inside = {}
+    figures = list[Figure]()
     for back in range(cutoffs, 0, -1):
-        cutoff: datetime = times[-horizon * back - 1].to_pydatetime()
-        inside = of_cutoff(frame, spec, cutoff)
-        told(f"{name}, cutoff {cutoff:%Y-%m-%d}", inside)
+        cutoff = found.times[-horizon * back - 1]
+        inside = of_cutoff(found.frame, found.spec, cutoff)
+        figures += told(f"{name}, {cutoff:%Y-%m-%d}", inside)
         for of, rows in inside.items():
             every.setdefault(of, []).extend(rows)
-    told(f"{name}, all {cutoffs} cutoffs", every)
+    return figures + told(f"{name}, all {cutoffs} cutoffs", every)
 
 
-def told(what: str, inside: Inside) -> None:
-    """Print the shares of `inside`."""
+def told(what: str, inside: Inside) -> list[Figure]:
+    """The shares of `inside`."""
+    figures = list[Figure]()
     for (length, kind), rows in sorted(inside.items()):
         shares = np.mean(np.vstack(rows), axis=0).reshape(2, len(SHARES))
-        shown = "; ".join(
-            f"{word} " + ", ".join(f"{share} %: {value:.1%}" for share, value in zip(SHARES, values, strict=True))
-            for word, values in zip(("between", "below"), shares, strict=True)
-        )
-        print(f"{what}, sum of {length}, kind {kind} ({len(rows)} sums): {shown}", flush=True)
+        figures += [
+            Figure(
+                f"{what}, sum of {length}, kind {kind} ({len(rows)}), {word} {share} %", value, "", f"{share / 100:g}"
+            )
+            for word, values in zip(("between", "below"), shares.tolist(), strict=True)
+            for share, value in zip(SHARES, values, strict=True)
+        ]
+    return figures
 
 
 def of_cutoff(frame: pd.DataFrame, spec: Spec, cutoff: datetime) -> Inside:
@@ -108,12 +107,13 @@ def backtested(past: pd.DataFrame, spec: Spec, cutoff: datetime) -> tuple[Traine
 
 def main() -> None:
     """Print the coverage."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("set")
+    parser = flags(__doc__ or "", "20 series, one cutoff")
+    parser.add_argument("set", nargs="?", default="store_item")
     parser.add_argument("--series", type=int, default=200)
     parser.add_argument("--cutoffs", type=int, default=5)
-    options = parser.parse_args()
-    measured(options.set, options.series, options.cutoffs)
+    given = parser.parse_args()
+    series, cutoffs = (20, 1) if given.small else (given.series, given.cutoffs)
+    show(measured(given.set, series, cutoffs), machine(), as_json=given.json)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ alarms are counted per 1,000 series and month, those of orders and of seasons th
 
 from __future__ import annotations
 
-import argparse
 import sqlite3
 import tempfile
 from contextlib import closing
@@ -18,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from benchmarks._report import Figure, flags, machine, show
 from benchmarks.decisions_coverage import backtested
 from many_models.decisions.demand_paths import fit_paths
 from many_models.decisions.drift import MONTH, watch, window_scores
@@ -60,24 +60,26 @@ def measured(seed: int, series: int, days: int) -> tuple[int, int, int, int]:
 
 def main() -> None:
     """Print both shares for each seed, and for all."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = flags(__doc__ or "", "20 series of one seed")
     parser.add_argument("--seeds", type=int, nargs="+", default=[2, 3, 4])
     parser.add_argument("--series", type=int, default=200)
     parser.add_argument("--days", type=int, default=500)
-    options = parser.parse_args()
-    total = np.zeros(4, int)
-    for seed in options.seeds:
-        counts = measured(seed, options.series, options.days)
+    given = parser.parse_args()
+    seeds, series = (given.seeds[:1], 20) if given.small else (given.seeds, given.series)
+    total, figures = np.zeros(4, int), list[Figure]()
+    for seed in seeds:
+        counts = measured(seed, series, given.days)
         total += counts
-        shown(f"seed {seed}", *counts)
-    shown("all", *total.tolist())
+        figures += shares(f"seed {seed}", *counts)
+    show([*figures, *shares("all", *total.tolist())], machine(), as_json=given.json)
 
 
-def shown(what: str, found: int, shifted: int, others: int, rest: int) -> None:
-    """A line of what was found."""
-    rate = 1000 * others / max(rest, 1) * MONTH / 28
-    print(f"{what}: {found} of {shifted} shifted items found within {FOUND_WITHIN} days; {others} of {rest} others "
-          f"alarm ({rate:.1f} per 1,000 series a month)", flush=True)  # fmt: skip
+def shares(what: str, found: int, shifted: int, others: int, rest: int) -> list[Figure]:
+    """The share of shifted items that were found, and how often others alarm."""
+    return [
+        Figure(f"{what}: of {shifted} shifted items found within {FOUND_WITHIN} days", found, "items", "9 of 10"),
+        Figure(f"{what}: alarms of {rest} others", 1000 * others / max(rest, 1) * MONTH / 28, "in 1,000", "a month: 1"),
+    ]
 
 
 if __name__ == "__main__":

@@ -8,17 +8,17 @@ What a whole later day costs says `python -m benchmarks.later_day --refit-every 
 
 from __future__ import annotations
 
-import argparse
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from benchmarks._public_sample import sample
+from benchmarks._report import Figure, flags, machine, show
 from many_models.forecasting import Spec, pool, prepare, train
-from many_models_tests.support.public_tables import public_set
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -40,25 +40,19 @@ class Way:
         self.error += float(np.nansum(np.abs(came - wide.reindex(index=came.index, columns=came.columns))))
 
 
-def measured(name: str, most: int, nights: int) -> None:
-    """Print both errors, both CPU times, and their ratios."""
-    found = public_set(name)
-    keys, horizon = cast("list[str]", found.options["keys"]), int(str(found.options["horizon"]))
-    frame = found.frame.rename(columns={found.options["timestamp"]: "ds", found.options["target"]: "y"})
-    frame["series_id"] = frame[keys].astype(str).agg("__".join, axis=1)
-    names = sorted(set(frame["series_id"]))
-    chosen = frame["series_id"].isin(names[:: max(1, len(names) // most)])
-    frame = frame.loc[chosen, ["series_id", "ds", "y"]].sort_values(["series_id", "ds"])
-    times, spec = sorted(set(frame["ds"])), Spec(str(found.options["frequency"]), horizon)
+def measured(name: str, most: int, nights: int) -> list[Figure]:
+    """Both errors, both CPU times, and their ratios."""
+    found = sample(name, most)
+    frame, times, spec, horizon = found.frame, found.times, found.spec, found.spec.horizon
     actual = frame.pivot_table(index="series_id", columns="ds", values="y").reindex(columns=times)
     begin, total = len(times) - horizon - nights, 0.0
-    first_cutoff: datetime = times[begin].to_pydatetime()
+    first_cutoff = times[begin]
     learned = pool(dataset(frame.loc[frame["ds"] <= times[begin]], spec, first_cutoff), spec, first_cutoff)
     fitted, refreshed, first = Way("fitted each night"), Way("refreshed"), None
     for night in range(nights):
-        cutoff: datetime = times[begin + night].to_pydatetime()
+        cutoff = times[begin + night]
         rows = dataset(frame.loc[frame["ds"] <= times[begin + night]], spec, cutoff)
-        came = actual[times[begin + night + 1 : begin + night + 1 + horizon]]
+        came = actual.reindex(columns=times[begin + night + 1 : begin + night + 1 + horizon])
         began = time.process_time()
         trained = train(rows, spec, cutoff, pooled=learned)
         fitting = time.process_time() - began
@@ -72,9 +66,19 @@ def measured(name: str, most: int, nights: int) -> None:
         fitted.cpu += fitting + scoring
         refreshed.cpu += scoring + (fitting if not night else 0.0)
         total += float(np.nansum(np.abs(came)))
-    ways = ", ".join(f"{way.name}: WAPE {way.error / total:.4f}, CPU {way.cpu:.1f} s" for way in (fitted, refreshed))
-    ratios = f"error {refreshed.error / fitted.error - 1:+.2%}, CPU {refreshed.cpu / fitted.cpu:.2f} ×"
-    print(f"{name}, {nights} nights: {ways}; {ratios}", flush=True)
+    ways = [
+        figure
+        for way in (fitted, refreshed)
+        for figure in (
+            Figure(f"{name}, {nights} nights, {way.name}: WAPE", way.error / total, "", ""),
+            Figure(f"{name}, {nights} nights, {way.name}: CPU", way.cpu, "s", ""),
+        )
+    ]
+    return [
+        *ways,
+        Figure(f"{name}: error over that of nightly fits", refreshed.error / fitted.error, "times", "at most 1.005"),
+        Figure(f"{name}: CPU over that of nightly fits", refreshed.cpu / fitted.cpu, "times", "at most 0.33"),
+    ]
 
 
 def dataset(frame: pd.DataFrame, spec: Spec, cutoff: datetime) -> pa.Table:
@@ -86,13 +90,14 @@ def dataset(frame: pd.DataFrame, spec: Spec, cutoff: datetime) -> pa.Table:
 
 def main() -> None:
     """Measure each set."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = flags(__doc__ or "", "12 series of one set, three nights")
     parser.add_argument("sets", nargs="*", default=["store_item", "m5_tiny", "freshretail"])
     parser.add_argument("--series", type=int, default=100)
     parser.add_argument("--nights", type=int, default=7)
-    options = parser.parse_args()
-    for name in options.sets:
-        measured(name, options.series, options.nights)
+    given = parser.parse_args()
+    sets, series, nights = (given.sets[:1], 12, 3) if given.small else (given.sets, given.series, given.nights)
+    figures = [figure for name in sets for figure in measured(name, series, nights)]
+    show(figures, machine(), as_json=given.json)
 
 
 if __name__ == "__main__":

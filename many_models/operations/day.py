@@ -19,7 +19,6 @@ from many_models.errors import PermanentError, SettingsError, TransientError, Un
 from many_models.operations.alerts import tell_operators, tell_people
 from many_models.orchestration import automation, due, lake_marks, stage_state
 from many_models.orchestration.assets import power_bi
-from many_models.orchestration.decision_tables import tables_of
 from many_models.orchestration.event_log import dead_runs, history
 from many_models.orchestration.forecast_spec import spec_of
 from many_models.orchestration.look import KeptTags, Look
@@ -299,13 +298,7 @@ class Day:
             found = automation.covariates_state(self.settings, self.instance, source, lake)
             self._covariates_seen = not found.due()
         yield found
-        read = tables_of(self.settings)
-        for stage in due.ALL_STAGES[2:-1]:
-            if stage in read:
-                yield stage_state.asked_decision_state(self.settings, look, stage, source)
-            else:
-                yield stage_state.stage_state(self.settings, look, stage)
-        yield stage_state.warehouse_state(look, outside.loads)
+        yield from automation.later_states(self.settings, look, outside.loads, lambda: source)
 
     def _raise_if_hopeless(self, report: StageReport, attempts: int) -> None:
         cause = automation.cause_of(self.instance, report.run_id)

@@ -79,8 +79,19 @@ def states(
     is due before them.
     """
     yield StageState("raw_sales", {}, {}, busy=look.busy("raw_sales"))
+    yield stage_state.stage_state(settings, look, "raw_covariates")
+    yield from later_states(settings, look, loads, source)
+
+
+def later_states(
+    settings: Settings,
+    look: Look,
+    loads: Callable[[], Mapping[str, str] | None] | None,
+    source: Callable[[], Source] | None,
+) -> Iterator[StageState]:
+    """The states of the stages after raw_covariates; arguments as of `states`."""
     read = {} if source is None else tables_of(settings)
-    for stage in ALL_STAGES[1:-1]:
+    for stage in ALL_STAGES[2:-1]:
         if source is not None and stage in read:
             yield stage_state.asked_decision_state(settings, look, stage, source())
         else:

@@ -22,11 +22,12 @@ ROLES = {  # Azure built-in roles: the id is the same in every tenant
     "f6c7c914-8db3-469d-8ca1-694a8f32e121": "AzureML Data Scientist",
     "7f951dda-4ed3-4680-a7ca-43fe172d538d": "AcrPull",
     "8311e382-0749-4cb8-b61a-304f252e45ec": "AcrPush",
+    "4d97b98b-1d4f-4787-a291-c67834d212e7": "Network Contributor",
 }
 KEYWORDS = {"for", "in", "if", "true", "false", "null", "existing", "param", "var", "resource", "module", "output",
             "string", "bool", "array", "object", "int", "targetScope"}  # fmt: skip
 FUNCTIONS = {"resourceGroup", "subscription", "environment", "uniqueString", "take", "guid", "subscriptionResourceId",
-             "description", "allowed", "minLength", "maxLength"}  # fmt: skip
+             "description", "allowed", "minLength", "maxLength", "union"}  # fmt: skip
 
 
 @cache
@@ -104,15 +105,62 @@ def test_the_roles_are_those_that_the_readme_names() -> None:
             assert ROLES[role] == said, path.name
 
 
-def test_every_service_is_closed_or_has_an_endpoint_by_the_switch() -> None:
-    for name in ("storage", "vault", "sql", "synapse"):
-        text = (BICEP / f"{name}.bicep").read_text()
-        assert "publicNetworkAccess: privateEndpoints ? 'Disabled' : 'Enabled'" in text, name
-        assert "'endpoint.bicep' = if (privateEndpoints)" in text, name
-    zones = re.findall(r"zone: '(.*)'", "".join(path.read_text() for path in FILES))
+CLOSED = {  # what holds data, models or images, and the parts of it by which it is reached
+    "Microsoft.Storage/storageAccounts": {"dfs", "blob"},
+    "Microsoft.KeyVault/vaults": {"vault"},
+    "Microsoft.Sql/servers": {"sqlServer"},
+    "Microsoft.Synapse/workspaces": {"Sql", "SqlOnDemand"},
+    "Microsoft.ContainerRegistry/registries": {"registry"},
+    "Microsoft.MachineLearningServices/workspaces": {"amlworkspace"},
+}
+WORKSPACES_FILES = {"blob", "file"}  # a workspace's own account has no folders
+SWITCH = "publicNetworkAccess: privateEndpoints ? 'Disabled' : 'Enabled'"
+DENY = "defaultAction: privateEndpoints ? 'Deny' : 'Allow'"
+
+
+def open_doors(text: str) -> list[str]:
+    """What of a file's services stays open to the internet, or has no endpoint, when `privateEndpoints` is true."""
+    services = re.findall(r"(?ms)^resource (\w+) '([\w./]+)@[\w-]+' = \{\n(.*?)^\}", text)
+    endpoints = re.findall(r"(?ms)^module \w+ 'endpoint.bicep' = if \(privateEndpoints\) \{\n(.*?)^\}", text)
+    found: list[str] = []
+    for name, kind, body in services:
+        if kind not in CLOSED:
+            continue
+        parts = WORKSPACES_FILES if "Storage" in kind and "isHnsEnabled" not in body else CLOSED[kind]
+        has = {re.findall(r"part: '(\w+)'", one)[0] for one in endpoints if f"serviceId: {name}.id" in one}
+        found += [f"{name} has no endpoint {part}" for part in sorted(parts - has)]
+        found += [f"{name} is open"] if SWITCH not in body else []
+        found += [f"{name} has no rule"] if kind.endswith(("storageAccounts", "vaults")) and DENY not in body else []
+    return found
+
+
+def test_every_service_is_closed_and_has_its_endpoints_by_the_switch() -> None:
+    kinds = {kind for path in FILES for kind in re.findall(r"'(Microsoft\.\w+/\w+)@[\w-]+' = \{", path.read_text())}
+    assert kinds >= CLOSED.keys()
+    assert {path.name: doors for path in FILES if (doors := open_doors(path.read_text()))} == {}
+    assert SWITCH in (BICEP / "factory.bicep").read_text()  # its endpoints are managed ones, made and approved by hand
+
+
+def test_an_open_door_is_noticed() -> None:
+    text = (BICEP / "workspace.bicep").read_text()
+    assert open_doors(text.replace(SWITCH, "")) == ["files is open", "vault is open", "workspace is open"]
+    assert open_doors(text.replace(DENY, "")) == ["files has no rule", "vault has no rule"]
+    assert open_doors(text.replace("part: 'amlworkspace'", "part: 'x'")) == ["workspace has no endpoint amlworkspace"]
+
+
+def test_every_endpoints_names_are_in_a_zone_of_the_network() -> None:
+    """And AKS' nodes are in the network, so that they find the endpoints; a workspace's compute has its own ones."""
+    wanted = {zone for path in FILES for zones in re.findall(r"zones: \[(.*)\]", path.read_text())
+              for zone in re.findall(r"'[^']*'", zones)}  # fmt: skip
     network = (BICEP / "network.bicep").read_text()
-    assert zones
-    assert [zone for zone in zones if f"'{zone}'" not in network] == []
+    assert wanted == set(re.findall(r"(?m)^  ('privatelink.*')$", network))
+    cluster = (BICEP / "kubernetes.bicep").read_text()
+    (subnet,) = re.findall(r"networkName\}/(\w+)'", cluster)
+    assert f"name: '{subnet}'" in network
+    assert len(re.findall(r"union\(subnet, \{", cluster)) == len(re.findall(r"vmSize:", cluster))
+    reached = set(re.findall(r"subresourceTarget: '(\w+)'", (BICEP / "workspace.bicep").read_text()))
+    assert reached == {"dfs", "blob", "registry"}
+    assert "Premium" in blocks("images", "Microsoft.ContainerRegistry/registries")["registry"]
 
 
 def test_no_file_holds_a_secret_and_storage_takes_no_account_keys() -> None:

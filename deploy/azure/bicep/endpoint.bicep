@@ -1,4 +1,4 @@
-// One private endpoint, and its name in the private zone.
+// One private endpoint, and its names in the private zones.
 param name string
 param location string
 param subnetId string
@@ -6,11 +6,11 @@ param subnetId string
 @description('Id of the service that is reached.')
 param serviceId string
 
-@description('The part of the service: dfs, blob, vault, sqlServer, Sql.')
+@description('The part of the service: dfs, blob, file, vault, sqlServer, Sql, SqlOnDemand, registry, amlworkspace.')
 param part string
 
-@description('The private zone in which the service has its name.')
-param zone string
+@description('The private zones in which the service has its names.')
+param zones array
 
 resource endpoint 'Microsoft.Network/privateEndpoints@2023-09-01' = {
   name: '${name}-${part}'
@@ -31,21 +31,19 @@ resource endpoint 'Microsoft.Network/privateEndpoints@2023-09-01' = {
   }
 }
 
-resource dns 'Microsoft.Network/privateDnsZones@2020-06-01' existing = {
+resource dns 'Microsoft.Network/privateDnsZones@2020-06-01' existing = [for zone in zones: {
   name: zone
-}
+}]
 
 resource names 'Microsoft.Network/privateEndpoints/privateDnsZoneGroups@2023-09-01' = {
   parent: endpoint
   name: 'default'
   properties: {
-    privateDnsZoneConfigs: [
-      {
-        name: part
-        properties: {
-          privateDnsZoneId: dns.id
-        }
+    privateDnsZoneConfigs: [for (zone, at) in zones: {
+      name: '${part}-${at}'
+      properties: {
+        privateDnsZoneId: dns[at].id
       }
-    ]
+    }]
   }
 }

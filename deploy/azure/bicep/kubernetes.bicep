@@ -3,12 +3,25 @@ param name string
 param location string
 param imagesName string
 
+@description('With private endpoints the nodes are in the subnet `nodes` of this network; else AKS makes its own.')
+param networkName string
+param privateEndpoints bool
+
 @description('Identities of the service accounts many-models, many-models-train and many-models-promote.')
 param identityName string
 param trainName string
 param promoteName string
 
 var pull = '7f951dda-4ed3-4680-a7ca-43fe172d538d' // AcrPull
+var networkContributor = '4d97b98b-1d4f-4787-a291-c67834d212e7' // Network Contributor
+
+resource nodes 'Microsoft.Network/virtualNetworks/subnets@2023-09-01' existing = {
+  name: '${networkName}/nodes'
+}
+
+var subnet = privateEndpoints ? {
+  vnetSubnetID: nodes.id
+} : {}
 
 resource cluster 'Microsoft.ContainerService/managedClusters@2024-05-01' = {
   name: '${name}-aks'
@@ -49,13 +62,13 @@ resource cluster 'Microsoft.ContainerService/managedClusters@2024-05-01' = {
       }
     }
     agentPoolProfiles: [
-      {
+      union(subnet, {
         name: 'system'
         mode: 'System'
         vmSize: 'Standard_D4s_v5'
         count: 2
-      }
-      {
+      })
+      union(subnet, {
         name: 'runs'
         mode: 'User'
         vmSize: 'Standard_D8s_v5'
@@ -63,7 +76,7 @@ resource cluster 'Microsoft.ContainerService/managedClusters@2024-05-01' = {
         minCount: 0
         maxCount: 3
         count: 0
-      }
+      })
     ]
   }
 }
@@ -79,6 +92,16 @@ resource pulls 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
     principalId: cluster.properties.identityProfile.kubeletidentity.objectId
     principalType: 'ServicePrincipal'
     roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', pull)
+  }
+}
+
+resource joins 'Microsoft.Authorization/roleAssignments@2022-04-01' = if (privateEndpoints) {
+  scope: nodes
+  name: guid(nodes.id, cluster.id, networkContributor)
+  properties: {
+    principalId: cluster.identity.principalId
+    principalType: 'ServicePrincipal'
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', networkContributor)
   }
 }
 

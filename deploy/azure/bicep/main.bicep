@@ -15,7 +15,7 @@ param location string = resourceGroup().location
 @allowed(['sql', 'synapse', 'fabric'])
 param warehouse string = 'sql'
 
-@description('Whether services are reached by private endpoints only.')
+@description('Whether storage, vaults, warehouse, images and workspaces are reached by private endpoints only.')
 param privateEndpoints bool = false
 
 @description('Object id of the Entra ID group that administers the database.')
@@ -136,6 +136,8 @@ module images 'images.bicep' = {
     location: location
     pullId: identities.outputs.serveId
     pushId: identities.outputs.imagesId
+    privateEndpoints: privateEndpoints
+    subnetId: privateEndpoints ? network.outputs.subnetId : ''
   }
 }
 
@@ -156,7 +158,10 @@ module stagingWorkspace 'workspace.bicep' = if (machineLearning) {
     location: location
     role: 'staging'
     storageName: storage.outputs.name
+    imagesName: images.outputs.name
     writerIds: [identities.outputs.trainId, identities.outputs.promoteId]
+    privateEndpoints: privateEndpoints
+    subnetId: privateEndpoints ? network.outputs.subnetId : ''
   }
 }
 
@@ -167,7 +172,10 @@ module productionWorkspace 'workspace.bicep' = if (machineLearning) {
     location: location
     role: 'production'
     storageName: storage.outputs.name
+    imagesName: images.outputs.name
     writerIds: [identities.outputs.promoteId]
+    privateEndpoints: privateEndpoints
+    subnetId: privateEndpoints ? network.outputs.subnetId : ''
   }
 }
 
@@ -177,6 +185,8 @@ module cluster 'kubernetes.bicep' = if (kubernetes) {
     name: name
     location: location
     imagesName: images.outputs.name
+    networkName: privateEndpoints ? network.outputs.name : '${name}-network'
+    privateEndpoints: privateEndpoints
     identityName: identities.outputs.name
     trainName: identities.outputs.trainName
     promoteName: identities.outputs.promoteName

@@ -41,6 +41,6 @@ module endpoint 'endpoint.bicep' = if (privateEndpoints) {
     subnetId: subnetId
     serviceId: server.id
     part: 'sqlServer'
-    zone: 'privatelink${environment().suffixes.sqlServerHostname}'
+    zones: ['privatelink${environment().suffixes.sqlServerHostname}']
   }
 }

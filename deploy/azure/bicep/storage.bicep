@@ -57,7 +57,7 @@ module dfsEndpoint 'endpoint.bicep' = if (privateEndpoints) {
     subnetId: subnetId
     serviceId: account.id
     part: 'dfs'
-    zone: 'privatelink.dfs.${environment().suffixes.storage}'
+    zones: ['privatelink.dfs.${environment().suffixes.storage}']
   }
 }
 
@@ -69,7 +69,7 @@ module blobEndpoint 'endpoint.bicep' = if (privateEndpoints) {
     subnetId: subnetId
     serviceId: account.id
     part: 'blob'
-    zone: 'privatelink.blob.${environment().suffixes.storage}'
+    zones: ['privatelink.blob.${environment().suffixes.storage}']
   }
 }
 

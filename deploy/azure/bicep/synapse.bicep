@@ -72,14 +72,26 @@ resource reads 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
   }
 }
 
-module endpoint 'endpoint.bicep' = if (privateEndpoints) {
-  name: 'synapse-endpoint'
+module poolEndpoint 'endpoint.bicep' = if (privateEndpoints) {
+  name: 'synapse-sql'
   params: {
     name: workspace.name
     location: location
     subnetId: subnetId
     serviceId: workspace.id
     part: 'Sql'
-    zone: 'privatelink.sql.azuresynapse.net'
+    zones: ['privatelink.sql.azuresynapse.net']
+  }
+}
+
+module serverlessEndpoint 'endpoint.bicep' = if (privateEndpoints) {
+  name: 'synapse-serverless'
+  params: {
+    name: workspace.name
+    location: location
+    subnetId: subnetId
+    serviceId: workspace.id
+    part: 'SqlOnDemand'
+    zones: ['privatelink.sql.azuresynapse.net']
   }
 }

@@ -19,6 +19,10 @@ resource vault 'Microsoft.KeyVault/vaults@2023-07-01' = {
     enableRbacAuthorization: true
     enablePurgeProtection: true
     publicNetworkAccess: privateEndpoints ? 'Disabled' : 'Enabled'
+    networkAcls: {
+      bypass: 'AzureServices'
+      defaultAction: privateEndpoints ? 'Deny' : 'Allow'
+    }
   }
 }
 
@@ -40,6 +44,6 @@ module endpoint 'endpoint.bicep' = if (privateEndpoints) {
     subnetId: subnetId
     serviceId: vault.id
     part: 'vault'
-    zone: 'privatelink.vaultcore.azure.net'
+    zones: ['privatelink.vaultcore.azure.net']
   }
 }

@@ -162,7 +162,7 @@ class DriftSettings(Section):
 
     watch: bool = False
     false_alarms: Annotated[float, Field(gt=0, le=0.1)] = 0.001
-    retrain: bool = False
+    retrain: bool = True
     answer: Literal["ask", "widen", "baseline"] = "ask"
 
 

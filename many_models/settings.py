@@ -215,7 +215,7 @@ class ForecastSettings(Section):
     pool_series: Annotated[int, Field(ge=1)] = 400
     pool_every: Annotated[int, Field(ge=1)] = 28
     pool_by: list[str] = []
-    refit_every: Annotated[int, Field(ge=1)] = 1
+    refit_every: Annotated[int, Field(ge=1)] = 7
     sane_factor: Annotated[float, Field(ge=0)] = 10.0
     custom: dict[str, CustomSettings] = {}
     pooled_custom: dict[str, PooledCustomSettings] = {}

@@ -55,6 +55,7 @@ def day(tmp_path_factory: pytest.TempPathFactory) -> Project:
         tmp_path_factory.mktemp("decisions") / "p", sales(), stock={"table": "stock", "review": 2},
         overrides={"table": "changes"},
         drift={"watch": True, "answer": "widen"},
+        forecast={"refit_every": 7},
         warehouse={"drivers": 4},
         source={"attributes_table": "items"},
         hierarchy={"levels": [["store"], ["category"], ["store", "category"]], "method": "mint_variance"},
@@ -151,8 +152,13 @@ def test_bad_rows_of_people_are_listed_in_the_warehouse(day: Project) -> None:
 
 
 def test_what_is_done_is_not_done_again_and_a_later_day_goes_on(day: Project) -> None:
+    """No series is due to be fitted then: no model is trained, nothing is promoted, and there is no new release."""
     assert day.run(END - timedelta(days=1)) == []
+    releases = day.warehouse("SELECT DISTINCT release_id FROM decisions")
     done = stages_of(day.run(END))
+    assert not {"trained_models", "promoted_models"} & {*done}
+    assert done["store_item_datasets"] == done["predictions"] == 6
+    assert day.warehouse("SELECT DISTINCT release_id FROM decisions").equals(releases)
     assert done["stock_recommendations"] == 1
     assert day.run(END) == []
     cutoffs = day.warehouse("SELECT DISTINCT cutoff_date FROM stock_recommendations")

@@ -102,7 +102,7 @@ SMALL: dict[str, dict[str, object]] = {
         "frequency": "D",
         "start": date(2024, 1, 1),
     },
-    "forecast": {"horizon": 7, "windows": 2, "pool_every": 100_000},
+    "forecast": {"horizon": 7, "windows": 2, "pool_every": 100_000, "refit_every": 1},
     "compute": {"kind": "serial"},
 }
 

@@ -46,7 +46,7 @@ def test_every_new_row_refits_by_setting_and_where_a_users_forecaster_competes(
     mine = {"custom": {"mine": {"use": "m:F"}}}
     assert spans(settings(1), lake, monkeypatch) == {}
     assert spans(Settings.model_validate({"forecast": mine}), lake, monkeypatch) == {}
-    alone = Settings.model_validate({"forecast": {**mine, "candidates": ["ets"]}})
+    alone = Settings.model_validate({"forecast": {**mine, "candidates": ["seasonal_naive"]}})
     assert spans(alone, lake, monkeypatch) != {}
     of = Upstream(settings(1))
     assert of.trained("a", "pooled", "") != of.trained("b", "pooled", "")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from many_models.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     import pandas as pd
@@ -24,6 +25,13 @@ def custom_of(text: str) -> Custom:
     use, _, options = rest.strip().partition(" ")
     name, pooled = name.strip().removeprefix("pooled:"), name.strip().startswith("pooled:")
     return Custom(name, use, options.strip() or "{}", 600.0 if pooled else 10.0, pooled=pooled)
+
+
+def columns_of(options: Mapping[str, Any]) -> list[str]:
+    """The columns that the options name."""
+    names = [*options["keys"], options["timestamp"], options["target"], *options["known"]]
+    stock = [options[name] for name in ("available", "sold_out") if options[name]]
+    return [*names, *stock, *options["attributes"]]
 
 
 def read_parquet(path: Path, columns: list[str]) -> pd.DataFrame:

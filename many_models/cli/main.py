@@ -6,8 +6,9 @@ import json
 import sys
 from dataclasses import asdict
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import click
 
@@ -156,6 +157,9 @@ def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
+names_option = partial(click.option, callback=lambda _context, _option, text: _names(text))
+
+
 # --- demo and run ---------------------------------------------------------------------------------------------------
 @main.command()
 @click.option("--series", default=500, show_default=True, help="How many store-items.")
@@ -213,10 +217,10 @@ def run(config: Path | None, until: datetime | None, *, as_json: bool) -> None:
 # --- backtest -------------------------------------------------------------------------------------------------------
 @main.command()
 @click.argument("data", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option("--keys", required=True, help="Key columns, comma-separated.")
+@names_option("--keys", required=True, help="Key columns, comma-separated.")
 @click.option("--timestamp", required=True)
 @click.option("--target", required=True)
-@click.option("--known", default="", help="Known covariates, comma-separated.")
+@names_option("--known", default="", help="Known covariates, comma-separated.")
 @click.option("--exposure", default="", help="The one of them that the target is proportional to.")
 @click.option("--freq", "frequency", required=True, help="h, D, W-SUN, MS …")
 @click.option("--horizon", default=28, show_default=True)
@@ -224,8 +228,8 @@ def run(config: Path | None, until: datetime | None, *, as_json: bool) -> None:
 @click.option("--season", type=int, help="Steps per season [default: by frequency].")
 @click.option("--country", default="", help="ISO code of the country whose holidays count.")
 @click.option("--holidays", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="CSV: date, name.")
-@click.option("--attributes", default="", help="Columns that do not change within a series, comma-separated.")
-@click.option("--pool-by", default="", help="Keys whose series learn together, comma-separated [default: all do].")
+@names_option("--attributes", default="", help="Columns that do not change within a series, comma-separated.")
+@names_option("--pool-by", default="", help="Keys whose series learn together, comma-separated [default: all do].")
 @click.option(
     "--missing-known",
     type=click.Choice(["usual", "error"]),
@@ -244,7 +248,7 @@ def run(config: Path | None, until: datetime | None, *, as_json: bool) -> None:
 @click.option("--sold-out", default="", help="Column that says that stock ran out: a flag, or hours.")
 @click.option("--open-hours", type=float, default=0.0, help="Hours of a period that --sold-out counts, if it does.")
 @click.option("--custom", multiple=True, help="A forecaster of your own: 'NAME=MODULE:ATTRIBUTE {\"option\": 1}'.")
-@click.option("--candidates", default="", help="Forecasters that compete, comma-separated [default: all].")
+@names_option("--candidates", default="", help="Forecasters that compete, comma-separated [default: all].")
 @click.option(
     "--objective",
     type=click.Choice(["rmsse", "mase", "wape", "pinball"]),
@@ -257,73 +261,27 @@ def run(config: Path | None, until: datetime | None, *, as_json: bool) -> None:
     "--forecasts", type=click.Path(path_type=Path, dir_okay=False), help="Write the forecasts here (Parquet)."
 )
 @json_option
-def backtest(
-    data: Path,
-    keys: str,
-    timestamp: str,
-    target: str,
-    known: str,
-    exposure: str,
-    frequency: str,
-    horizon: int,
-    windows: int,
-    season: int | None,
-    country: str,
-    holidays: Path | None,
-    attributes: str,
-    pool_by: str,
-    missing_known: Literal["usual", "error"],
-    missing: Literal["unknown", "zero", "closed"],
-    available: str,
-    sold_out: str,
-    open_hours: float,
-    custom: tuple[str, ...],
-    candidates: str,
-    objective: str,
-    workers: int,
-    forecasts: Path | None,
-    *,
-    as_json: bool,
-) -> None:
+def backtest(data: Path, holidays: Path | None, forecasts: Path | None, *, as_json: bool, **options: Any) -> None:
     """Measure every candidate and the selected forecast on any Parquet table."""
     import os
 
-    from many_models.cli.backtest_inputs import custom_of, read_parquet
+    from many_models.cli.backtest_inputs import columns_of, custom_of, read_parquet
     from many_models.cli.output import bars, console, metrics_table
     from many_models.data.covariates import read_holidays
     from many_models.forecasting import backtest as measure
 
     out = console(quiet=as_json)
-    names, covariates = _names(keys), _names(known)
-    stock = [name for name in (available, sold_out) if name]
-    frame = read_parquet(data, [*names, timestamp, target, *covariates, *stock, *_names(attributes)])
+    frame = read_parquet(data, columns_of(options))
+    options["custom"] = [custom_of(text) for text in options["custom"]]
+    options["workers"] = options["workers"] or len(os.sched_getaffinity(0))
+    windows: int = options["windows"]
     with bars(out) as display:
         task = display.add_task("backtest", total=windows)
         report = measure(
             frame,
-            keys=names,
-            timestamp=timestamp,
-            target=target,
-            known=covariates,
-            exposure=exposure,
-            frequency=frequency,
-            horizon=horizon,
-            windows=windows,
-            season=season,
-            country=country,
+            **options,
             holidays=read_holidays(holidays) if holidays else (),
-            attributes=_names(attributes),
-            pool_by=_names(pool_by),
-            missing_known=missing_known,
-            missing=missing,
-            available=available,
-            sold_out=sold_out,
-            open_hours=open_hours,
-            candidates=_names(candidates),
-            objective=objective,
-            custom=[custom_of(text) for text in custom],
             folder=str(Path.cwd()),
-            workers=workers or len(os.sched_getaffinity(0)),
             progress=lambda step, share: display.update(task, description=step, completed=share * windows),
         )
     if forecasts is not None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from many_models.onboarding.grid import Reading
-    from many_models.onboarding.guess import InferredSettings
+    from many_models.onboarding.inferred import InferredSettings
     from many_models.onboarding.next_file import LoadResult
     from many_models.onboarding.questions import Question
     from many_models.operations.setup import Initialised, InitOptions
@@ -28,7 +28,7 @@ def print_inferred(out: Console, location: str, done: Initialised) -> None:
     """Print what `init` has inferred and why, what it wrote, and the command to type next."""
     from rich.markup import escape
 
-    from many_models.onboarding.guess import SOURCE_PASSWORD
+    from many_models.onboarding.inferred import SOURCE_PASSWORD
     from many_models.onboarding.questions import shown
 
     found, file = done.inferred, done.file

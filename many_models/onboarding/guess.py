@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,7 @@ from many_models.onboarding.column_roles import (
 from many_models.onboarding.exposure import check_exposure
 from many_models.onboarding.findings import warnings_of
 from many_models.onboarding.grid import listed
+from many_models.onboarding.inferred import InferredSettings
 from many_models.onboarding.layout import open_table
 from many_models.onboarding.profile import TableProfile, name_suggests
 from many_models.onboarding.readers import SqlTable, head, require_table, sql_tables
@@ -45,164 +46,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from many_models.onboarding.grid import Reading
-    from many_models.onboarding.readers import TableKind, TableReader
-    from many_models.onboarding.row_meaning import Missing
+    from many_models.onboarding.readers import TableReader
+    from many_models.onboarding.row_meaning import MissingRows
     from many_models.onboarding.value_types import Column
 
 FILE_ROWS, SQL_ROWS = 3_000_000, 1_000_000
 DEFAULT_TABLE = "sales"
 ONLY_SERIES = "series"  # the key that a table of one series is given
 _SEASON = {"h": 24, "D": 7, "W": 52, "M": 12, "Q": 4, "Y": 1}
-_GRAIN = {"h": "day", "D": "day", "W": "week", "M": "month", "Q": "month", "Y": "month"}
-SOURCE_PASSWORD = "MANY_MODELS_SOURCE_PASSWORD"  # noqa: S105  the secret's name
-
-
-@dataclass(frozen=True)
-class InferredSettings:
-    """What a table means, in the names that the source will have (`renamed` maps original → those that changed).
-
-    `kind` says what `location` is; `rows` were looked at (`complete`: all there are), `series` found in them between
-    `first` and `last`. `added_key` is a constant column to be added because the table holds one series.
-    `columns` is how `load_file` reads each column. `url` is a database's, with an absolute path where it is a file, and
-    without the password where the user gave one (`password`).
-    `totals` mark rows to be left out, `variants` are names of keys to be replaced, `plan_after` is the time after which
-    rows without a target are the plan.
-    """
-
-    location: str
-    kind: TableKind
-    table: Inferred[str]
-    covariates_table: Inferred[str]
-    keys: Inferred[tuple[str, ...]]
-    timestamp: Inferred[str]
-    target: Inferred[str]
-    frequency: Inferred[str]
-    season: Inferred[int]
-    horizon: Inferred[int]
-    known: Inferred[tuple[str, ...]]
-    exposure: Inferred[str]
-    negatives: Inferred[Any]
-    start: date
-    last: date
-    rows: int
-    series: int
-    complete: bool
-    warnings: tuple[str, ...]
-    columns: Mapping[str, Column] = field(repr=False)
-    profile: TableProfile = field(repr=False)
-    missing: Inferred[Missing]
-    missing_on: Inferred[dict[str, Missing]]
-    missing_at: Inferred[dict[str, Missing]]
-    aggregate: Inferred[Any]
-    timezone: Inferred[str]
-    available: Inferred[str]
-    sold_out: Inferred[str]
-    open_hours: Inferred[float]
-    renamed: Mapping[str, str] = field(default_factory=dict[str, str])
-    added_key: str = ""
-    url: str = ""
-    password: bool = False
-    readings: tuple[Reading, ...] = ()
-    totals: Mapping[str, Sequence[str]] = field(default_factory=dict[str, "Sequence[str]"])
-    variants: Mapping[str, Mapping[str, str]] = field(default_factory=dict[str, "Mapping[str, str]"])
-    plan_after: datetime | None = None
-    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
-
-    def reader(self) -> TableReader:
-        """The file, to be read in the way that it was looked at."""
-        return open_table(self.location, sheet=self.options["sheet"], first=self.options["first"])
-
-    @property
-    def choices(self) -> dict[str, Inferred[object]]:
-        """Every guess by the name of its setting, for a table that people read."""
-        names = (
-            "table covariates_table keys timestamp target frequency aggregate missing missing_on missing_at available "
-            "sold_out open_hours timezone season horizon known exposure negatives"
-        ).split()
-        found: dict[str, Inferred[object]] = {name: getattr(self, name) for name in names}
-        return {name: choice for name, choice in found.items() if choice.value or name == "known"}
-
-    def to_toml(self, source_url: str, table: str = "") -> str:
-        """A many_models.toml with these guesses, their reasons as comments. `table` defaults to the guessed one."""
-        import tomlkit
-
-        grain = _GRAIN[unit_of(self.frequency.value)]
-        sections: dict[str, list[tuple[str, object, str]]] = {
-            "source": [
-                ("url", source_url, ""),
-                ("table", table or self.table.value, "" if table else _why(self.table)),
-            ],
-            "data": [
-                ("keys", list(self.keys.value), _why(self.keys)),
-                ("timestamp", self.timestamp.value, _why(self.timestamp)),
-                ("target", self.target.value, _why(self.target)),
-                ("known", list(self.known.value), _why(self.known)),
-                ("frequency", self.frequency.value, _why(self.frequency)),
-                ("missing", self.missing.value, _why(self.missing)),
-                ("country", "", 'not guessed; an ISO code such as "DE" adds its public holidays'),
-                ("start", self.start, "the first day in the data"),
-                ("negatives", self.negatives.value, _why(self.negatives)),
-            ],
-            "forecast": [("horizon", self.horizon.value, _why(self.horizon))],
-        }
-        of_rows: tuple[tuple[str, Inferred[Any]], ...] = (
-            ("exposure", self.exposure),
-            ("missing_on", self.missing_on),
-            ("missing_at", self.missing_at),
-            ("aggregate", self.aggregate),
-            ("available", self.available),
-            ("sold_out", self.sold_out),
-            ("open_hours", self.open_hours),
-            ("timezone", self.timezone),
-        )
-        for name, choice in of_rows:
-            if choice.value or choice.alternatives:
-                sections["data"].append((name, choice.value, _why(choice)))
-        if self.password:
-            told = f"the password is not written here: export {SOURCE_PASSWORD}=…, or {SOURCE_PASSWORD}_FILE=its file"
-            sections["source"].insert(1, ("credential", "password", told))
-        if self.covariates_table.value:
-            sections["source"].append(("covariates_table", self.covariates_table.value, _why(self.covariates_table)))
-        if grain != "day":
-            sections["partitions"] = [("grain", grain, "as the data's frequency")]
-        document = tomlkit.document()
-        document.add(
-            tomlkit.comment(
-                f"Guessed by `many-models init {_one_line(self.location)}`: check it, then `many-models run`."
-            )
-        )
-        for warning in self.warnings:
-            document.add(tomlkit.comment(f"Warning: {_one_line(warning)}"))
-        for name, entries in sections.items():
-            section = tomlkit.table()
-            for key, value, reason in entries:
-                if reason:
-                    section.add(tomlkit.comment(_one_line(reason)))
-                section.add(key, _inline(value))
-            document.add(tomlkit.nl())
-            document.add(name, section)
-        return tomlkit.dumps(document)
-
-
-def _inline(value: object) -> object:
-    """A mapping as it is written in one line."""
-    if not isinstance(value, dict):
-        return value
-    import tomlkit
-
-    table = tomlkit.inline_table()
-    table.update(value)
-    return table
-
-
-def _why(choice: Inferred[Any]) -> str:
-    other = f"; or: {', '.join(choice.alternatives)}" if choice.alternatives else ""
-    return f"{choice.confidence}: {choice.reason}{other}" if choice.reason else ""
-
-
-def _one_line(text: str) -> str:
-    return " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
 
 
 # --- The whole guess ------------------------------------------------------------------------------------------------
@@ -229,18 +80,8 @@ def infer_settings(  # noqa: PLR0913  (each flag of the command that overrules a
     InputError when something cannot be guessed: its text names what is there and the flag to give. Rows later than
     `now` (default: the clock) are not looked at.
     """
-    from many_models.adapters.sql.connections import split_password
-
-    url, named = _as_url(location)
-    public, password = split_password(url) if url else ("", "")
-    chosen = Inferred(table or named or DEFAULT_TABLE, "given" if table or named else "")
-    if url:
-        chosen = _choose_table(url, table or named)
-        reader: TableReader = SqlTable(url, chosen.value, SQL_ROWS)
-        rows, more = head(reader, SQL_ROWS)
-    else:
-        reader = open_table(location, sheet=sheet, first=first)
-        rows, more = head(reader, FILE_ROWS)
+    opened = _Opened.of(location, table, sheet, first)
+    rows, reader, url = opened.rows, opened.reader, opened.url
     told = {"keys": keys, "timestamp": [timestamp], "target": [target], "known": known or (), "exposure": [exposure]}
     _require(rows.column_names, told)
     totals = {} if url else totals_in(rows)
@@ -248,80 +89,41 @@ def infer_settings(  # noqa: PLR0913  (each flag of the command that overrules a
     if planned := look.planned():
         sold = look.rows.filter(pa.array(~planned.mask))
         look = _Look.of(sold, reader, tuple(keys), timestamp, target, styles or {}, now)
-    profile, time, found_target = look.profile, look.time, look.target
-    found_frequency = choose_frequency(profile, frequency)
-    leaks = find_leaks(profile, found_target.value)
-    stock = choose_stock(profile, found_target.value)
-    leaks |= {choice.value: "it says when there was stock" for choice in stock[:2] if choice.value}
-    found_known = choose_known(profile, found_target.value, known, leaks)
-    if exposure and exposure not in found_known.value:
-        found_known = replace(found_known, value=(*found_known.value, exposure))
-    how = infer_aggregate(profile, found_target.value, found_frequency.value, aggregate)
-    if how.value and known is None:
-        found_known = steady_in_periods(profile, found_known, found_frequency.value)
-    summed = "" if how.value == "count" else found_target.value
-    absent = infer_missing(profile, summed, found_frequency.value, missing, summed=how.value in {"sum", "count"})
-    plan = _plan_table(url, chosen.value, time.value, found_known.value, planned)
-    start, last = _first_and_last(profile, reader)
-    if more and not len(profile.early):
-        start = min(start, _earliest(reader, time.value, look.columns[time.value]) or start)
-    names, added = (look.keys.value, "") if look.keys.value else ((ONLY_SERIES,), ONLY_SERIES)
-    if added and url:
-        raise InputError(f"{reader} holds one series and no column to name it: make a view with a constant key column")
-    renamed = _renamed(look.rows.column_names, names, found_known.value, added)
-    if renamed and url:
-        raise InputError(
-            f"columns {listed(list(renamed))} have names that the product uses itself: rename them in a view"
-        )
-    unit = unit_of(found_frequency.value)
-    warnings = [
-        *reader.notes,
-        *_told(totals, look.variants, planned, plan.value, _early_text(profile)),
-        *alike_in(profile, look.keys.value),
-        *warnings_of(profile, found_target.value, found_frequency.value, reader.kind, how.value, absent.missing.value),
-        *([f"only the first {rows.num_rows:,} rows were looked at"] if more else []),
-    ]
-    zone = _zone_of(look.columns[time.value], unit, how.value)
-    return InferredSettings(
-        location=location if not url else f"{public}::{named}" if named else public,
-        kind=reader.kind,
-        table=chosen,
-        covariates_table=plan,
-        keys=_with_names(look.keys, names, renamed),
-        timestamp=time,
-        target=found_target,
-        frequency=found_frequency,
-        season=Inferred(_SEASON[unit], f"what {found_frequency.value} data repeat after"),
-        horizon=choose_horizon(profile, unit),
-        known=_with_names(found_known, found_known.value, renamed),
-        missing=absent.missing,
-        missing_on=absent.missing_on,
-        missing_at=absent.missing_at,
-        aggregate=how,
-        timezone=zone,
-        exposure=check_exposure(profile, found_target.value, exposure),
-        available=stock[0],
-        sold_out=stock[1],
-        open_hours=stock[2],
-        negatives=choose_negatives(profile, found_target.value),
-        start=start,
-        last=last,
-        rows=rows.num_rows,
-        series=profile.dated_series,
-        complete=not more,
-        warnings=tuple(warnings),
-        columns=look.columns,
-        renamed=renamed,
-        added_key=added,
-        url=public,
-        password=bool(password),
-        readings=tuple(reader.readings),
-        totals=totals,
-        variants=look.variants,
-        plan_after=planned.last if planned and plan.value else None,
-        profile=profile,
-        options={"sheet": sheet, "first": first},
-    )
+    roles = _Roles.of(look, known, exposure, frequency, missing, aggregate)
+    plan = _plan_table(url, opened.table.value, look.time.value, roles.known.value, planned)
+    return _Finding(opened, look, roles, totals, planned, plan).settings(exposure, {"sheet": sheet, "first": first})
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A table and its first rows. `location` and `public` have no password, `url` has it; both are "" for files."""
+
+    location: str
+    url: str
+    public: str
+    password: bool
+    table: Inferred[str]
+    reader: TableReader
+    rows: pa.Table
+    more: bool
+
+    @classmethod
+    def of(cls, location: str, table: str, sheet: str, first: date | None) -> _Opened:
+        """Open the table of a database, or the file or folder of files."""
+        from many_models.adapters.sql.connections import split_password
+
+        url, named = _as_url(location)
+        if not url:
+            chosen = Inferred(table or DEFAULT_TABLE, "given" if table else "")
+            file = open_table(location, sheet=sheet, first=first)
+            rows, more = head(file, FILE_ROWS)
+            return cls(location, "", "", password=False, table=chosen, reader=file, rows=rows, more=more)
+        public, password = split_password(url)
+        chosen = _choose_table(url, table or named)
+        reader = SqlTable(url, chosen.value, SQL_ROWS)
+        shown = f"{public}::{named}" if named else public
+        rows, more = head(reader, SQL_ROWS)
+        return cls(shown, url, public, bool(password), chosen, reader, rows, more)
 
 
 @dataclass(frozen=True)
@@ -389,6 +191,140 @@ class _Look:
         last = ds[sold].max()
         mask = ~np.isfinite(column.values) & (ds > last)
         return _Planned(mask, int(mask.sum()), last.astype("datetime64[us]").item()) if mask.any() else None
+
+
+@dataclass(frozen=True)
+class _Roles:
+    """What the other columns are, and what several rows of a period or none mean."""
+
+    frequency: Inferred[str]
+    known: Inferred[tuple[str, ...]]
+    aggregate: Inferred[Any]
+    absent: MissingRows
+    available: Inferred[str]
+    sold_out: Inferred[str]
+    open_hours: Inferred[float]
+
+    @classmethod
+    def of(
+        cls,
+        look: _Look,
+        known: Sequence[str] | None,
+        exposure: str,
+        frequency: str,
+        missing: str,
+        aggregate: str | None,
+    ) -> _Roles:
+        """Infer each from those before it; what is given is taken as it is."""
+        profile, target = look.profile, look.target.value
+        every = choose_frequency(profile, frequency)
+        leaks = find_leaks(profile, target)
+        available, sold_out, open_hours = choose_stock(profile, target)
+        leaks |= {one.value: "it says when there was stock" for one in (available, sold_out) if one.value}
+        found = choose_known(profile, target, known, leaks)
+        if exposure and exposure not in found.value:
+            found = replace(found, value=(*found.value, exposure))
+        how = infer_aggregate(profile, target, every.value, aggregate)
+        if how.value and known is None:
+            found = steady_in_periods(profile, found, every.value)
+        summed = "" if how.value == "count" else target
+        absent = infer_missing(profile, summed, every.value, missing, summed=how.value in {"sum", "count"})
+        return cls(every, found, how, absent, available, sold_out, open_hours)
+
+
+@dataclass(frozen=True)
+class _Finding:
+    """All that was found out about a table."""
+
+    opened: _Opened
+    look: _Look
+    roles: _Roles
+    totals: Mapping[str, Sequence[str]]
+    planned: _Planned | None
+    plan: Inferred[str]
+
+    def settings(self, exposure: str, options: Mapping[str, Any]) -> InferredSettings:
+        """The record of it. Raise InputError where no row has a date, or a database needs other names."""
+        opened, look, roles, profile = self.opened, self.look, self.roles, self.look.profile
+        start, last = self._days()
+        added = "" if look.keys.value else ONLY_SERIES
+        renamed = self._new_names(added)
+        unit = unit_of(roles.frequency.value)
+        return InferredSettings(
+            location=opened.location,
+            kind=opened.reader.kind,
+            table=opened.table,
+            covariates_table=self.plan,
+            keys=_with_names(look.keys, look.keys.value or (added,), renamed),
+            timestamp=look.time,
+            target=look.target,
+            frequency=roles.frequency,
+            season=Inferred(_SEASON[unit], f"what {roles.frequency.value} data repeat after"),
+            horizon=choose_horizon(profile, unit),
+            known=_with_names(roles.known, roles.known.value, renamed),
+            missing=roles.absent.missing,
+            missing_on=roles.absent.missing_on,
+            missing_at=roles.absent.missing_at,
+            aggregate=roles.aggregate,
+            timezone=_zone_of(look.columns[look.time.value], unit, roles.aggregate.value),
+            exposure=check_exposure(profile, look.target.value, exposure),
+            available=roles.available,
+            sold_out=roles.sold_out,
+            open_hours=roles.open_hours,
+            negatives=choose_negatives(profile, look.target.value),
+            start=start,
+            last=last,
+            rows=opened.rows.num_rows,
+            series=profile.dated_series,
+            complete=not opened.more,
+            warnings=self._warnings(),
+            columns=look.columns,
+            renamed=renamed,
+            added_key=added,
+            url=opened.public,
+            password=opened.password,
+            readings=tuple(opened.reader.readings),
+            totals=self.totals,
+            variants=look.variants,
+            plan_after=self.planned.last if self.planned and self.plan.value else None,
+            profile=profile,
+            options=options,
+        )
+
+    def _days(self) -> tuple[date, date]:
+        """The first and the last day; a file that was not looked at whole is read on for its first one."""
+        reader, look = self.opened.reader, self.look
+        start, last = _first_and_last(look.profile, reader)
+        if self.opened.more and not len(look.profile.early):
+            start = min(start, _earliest(reader, look.time.value, look.columns[look.time.value]) or start)
+        return start, last
+
+    def _new_names(self, added: str) -> dict[str, str]:
+        """New names for columns of a file; a database's columns keep theirs, so that there it is an error."""
+        reader, url = self.opened.reader, self.opened.url
+        if added and url:
+            raise InputError(
+                f"{reader} holds one series and no column to name it: make a view with a constant key column"
+            )
+        keys = self.look.keys.value or (added,)
+        renamed = _renamed(self.look.rows.column_names, keys, self.roles.known.value, added)
+        if renamed and url:
+            raise InputError(
+                f"columns {listed(list(renamed))} have names that the product uses itself: rename them in a view"
+            )
+        return renamed
+
+    def _warnings(self) -> tuple[str, ...]:
+        """What was done to the rows and what looks odd in them, in sentences."""
+        opened, look, roles, profile = self.opened, self.look, self.roles, self.look.profile
+        how, missing = roles.aggregate.value, roles.absent.missing.value
+        return (
+            *opened.reader.notes,
+            *_told(self.totals, look.variants, self.planned, self.plan.value, _early_text(profile)),
+            *alike_in(profile, look.keys.value),
+            *warnings_of(profile, look.target.value, roles.frequency.value, opened.reader.kind, how, missing),
+            *([f"only the first {opened.rows.num_rows:,} rows were looked at"] if opened.more else []),
+        )
 
 
 def _told(

@@ -20,7 +20,7 @@ from many_models.onboarding.value_types import is_empty, parse
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from many_models.onboarding.guess import InferredSettings
+    from many_models.onboarding.inferred import InferredSettings
     from many_models.onboarding.value_types import ColumnType
 
 _LARGEST_INTEGER = 2**63 - 1

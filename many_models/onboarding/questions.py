@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from many_models.onboarding.column_roles import Inferred
-    from many_models.onboarding.guess import InferredSettings
+    from many_models.onboarding.inferred import InferredSettings
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from many_models.onboarding.guess import InferredSettings
+    from many_models.onboarding.inferred import InferredSettings
 
 PAGE = "many_models_init.html"
 _STYLE = """

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from datetime import date
     from pathlib import Path
 
-    from many_models.onboarding.guess import InferredSettings
+    from many_models.onboarding.inferred import InferredSettings
     from many_models.onboarding.load import Loaded
     from many_models.orchestration.upkeep import Upkeep
     from many_models.settings import Settings

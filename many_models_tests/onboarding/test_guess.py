@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from many_models.errors import InputError, MissingTableError
 from many_models.onboarding.demo import write_source
-from many_models.onboarding.guess import InferredSettings, infer_settings
+from many_models.onboarding.guess import infer_settings
 from many_models.onboarding.load import load_file
 from many_models.onboarding.readers import clean_names
 from many_models.onboarding.value_types import infer_column, infer_type, parse
@@ -29,6 +29,8 @@ from many_models_tests.support import public_tables
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from many_models.onboarding.inferred import InferredSettings
 
 pytestmark = pytest.mark.slow
 

@@ -9,13 +9,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from many_models.onboarding.guess import InferredSettings, infer_settings
+from many_models.onboarding.guess import infer_settings
 from many_models.onboarding.questions import questions_of
 from many_models.onboarding.report_page import report_page
 from many_models.settings import load_settings
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from many_models.onboarding.inferred import InferredSettings
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -10,12 +10,14 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from many_models.onboarding.guess import InferredSettings, infer_settings
+from many_models.onboarding.guess import infer_settings
 from many_models.onboarding.value_types import infer_column
 from many_models_tests.onboarding.test_files import workbook
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from many_models.onboarding.inferred import InferredSettings
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 DAYS = pd.date_range("2025-01-01", periods=120)

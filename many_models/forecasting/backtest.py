@@ -103,8 +103,6 @@ def backtest(  # noqa: PLR0913 - its parameters are its settings
     `folder` too) `seconds` a series and how many series `failed`. A series that cannot be used
     is left out and named. Raises InputError for a table that cannot be used, naming column or row.
     """
-    import pandas as pd
-
     _require_names([*keys, timestamp], [target, *known, *attributes], ["cutoff", "y_hat", *_bounds(levels)])
     stock = [name for name in (available, sold_out) if name and name not in known]
     table, names = _table(data, list(keys), timestamp, target, [*known, *stock, *attributes], negatives)
@@ -117,6 +115,21 @@ def backtest(  # noqa: PLR0913 - its parameters are its settings
     )  # fmt: skip
     if missing_known == "error":
         _refuse_missing(table, known)
+    report, forecasts, left_out = _measured(table, names, spec, windows, progress or _silent, workers)
+    return BacktestReport(report, _named(forecasts, names, timestamp, levels), left_out)
+
+
+def _measured(
+    table: pa.Table,
+    names: pd.DataFrame,
+    spec: Spec,
+    windows: int,
+    tell: Callable[[str, float], None],
+    workers: int,
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """(metrics, forecasts of the selected combination, series left out); `table` and `names` are those of `_table`."""
+    import pandas as pd
+
     last = pc.max(table["ds"]).as_py()
     prepared = prepare(table, spec, last)
     left_out = _left_out(prepared, names)
@@ -125,23 +138,31 @@ def backtest(  # noqa: PLR0913 - its parameters are its settings
             f"no series can be used, for instance {left_out.iloc[0]['series_id']!r}: {left_out.iloc[0]['reason']}"
         )
     table = table.filter(pc.invert(pc.is_in(table["series_id"], pa.array(left_out["series_id"], pa.string()))))
-    end = int(loader.step_number(np.array([last], "datetime64[us]"), frequency)[0])
-    numbers = [end - horizon * k for k in range(windows, 0, -1)]
-    cutoffs = [loader.stamps(np.array([number]), frequency)[0].astype(object) for number in numbers]
-    tell = progress or _silent
+    cutoffs = _cutoffs(last, spec, windows)
     found: list[_Window] = []
     for j, cutoff in enumerate(cutoffs):
         tell(f"window {j + 1} of {windows}: {cutoff:%Y-%m-%d}", j / windows)
-        found.append(_window(prepared.rows, table, spec, cutoff, keys, workers))
+        found.append(_window(prepared.rows, table, spec, cutoff, list(names.columns), workers))
     tell("scoring", 1.0)
-    scored = [
-        name for name in ("series_id", "ds", "y", "outlier", "state", "sold") if name in prepared.rows.column_names
-    ]
-    report = _report(prepared.rows.select(scored), spec, cutoffs, found)
+    of_rows = ("series_id", "ds", "y", "outlier", "state", "sold")
+    scored = prepared.rows.select([name for name in of_rows if name in prepared.rows.column_names])
     forecasts = pd.concat([window.forecasts for window in found], ignore_index=True)
+    return _report(scored, spec, cutoffs, found), forecasts, left_out
+
+
+def _cutoffs(last: datetime, spec: Spec, windows: int) -> list[datetime]:
+    """The last one is a horizon before the `last` timestamp, each other one a horizon before the next."""
+    end = int(loader.step_number(np.array([last], "datetime64[us]"), spec.frequency)[0])
+    numbers = [end - spec.horizon * k for k in range(windows, 0, -1)]
+    return [loader.stamps(np.array([number]), spec.frequency)[0].astype(object) for number in numbers]
+
+
+def _named(forecasts: pd.DataFrame, names: pd.DataFrame, timestamp: str, levels: Sequence[int]) -> pd.DataFrame:
+    """The forecasts under the names of the user's table."""
+    import pandas as pd
+
     made = forecasts.loc[:, ["ds", "cutoff", "y_hat", *_bounds(levels)]].rename(columns={"ds": timestamp})
-    forecasts = pd.concat([names.loc[forecasts["series_id"]].reset_index(drop=True), made], axis=1)
-    return BacktestReport(report, forecasts, left_out)
+    return pd.concat([names.loc[forecasts["series_id"]].reset_index(drop=True), made], axis=1)
 
 
 def _bounds(levels: Sequence[int]) -> list[str]:
@@ -316,59 +337,72 @@ def _report(table: pa.Table, spec: Spec, cutoffs: Sequence[datetime], found: Seq
     """Metrics of each candidate and of the selected forecast, pooled over windows and series."""
     import pandas as pd
 
-    last = pc.max(table["ds"]).as_py()
-    layout = layout_of(Spec(spec.frequency, spec.horizon), table)
-    panel = build(table.select([name for name in table.column_names if name != "outlier"]), layout, last)
-    H, row = spec.horizon, {name: i for i, name in enumerate(panel.series)}
-    origins = panel.periods - 1 - H * np.arange(len(cutoffs), 0, -1)
-    seen = (panel.code != loader.MISSING) & np.isnan(panel.sold)
-    names = [*candidate_names(spec, pooled=True), "selected"]
-    chosen = [spec.every_candidate.index(name) for name in names[:-1]]
-    n = len(panel.series)
-    shape = (n, len(cutoffs), H)
-    Y, mask = np.zeros(shape), np.zeros(shape, bool)
-    F = np.zeros((len(names), *shape))
-    bounds = {f"{side}{level}": np.zeros(shape) for level in spec.levels for side in ("lo", "hi")}
-    for j, (origin, window) in enumerate(zip(origins, found, strict=True)):
-        Y[:, j] = panel.y[:, origin + 1 : origin + 1 + H]
-        mine = np.array([row[name] for name in window.series])
-        mask[mine, j] = seen[mine, origin + 1 : origin + 1 + H]
-        F[:-1, mine, j] = np.moveaxis(window.F[:, chosen], 1, 0)
-        F[-1, mine, j] = window.forecasts["y_hat"].to_numpy().reshape(len(mine), H)
-        for name, values in bounds.items():
-            values[mine, j] = window.forecasts[name].to_numpy().reshape(len(mine), H)
-    scales = _scales(table, layout, origins, spec.steps_per_season)
-    out = []
-    for c, name in enumerate(names):
-        scores = metrics.pooled_scores(metrics.window_scores(F[c], Y, mask, *scales))
-        figures: dict[str, object] = {"candidate": name, **scores}
-        if name == "selected":
-            for level in spec.levels:
-                low, high = bounds[f"lo{level}"], bounds[f"hi{level}"]
-                figures[f"cover{level}"] = float(metrics.coverage(Y, mask, low, high))
-                figures[f"width{level}"] = float((high - low)[mask].mean() / max(np.abs(Y[mask]).mean(), 1e-300))
-        out.append(figures)
-    frame = pd.DataFrame(out)
-    timed: list[str] = []
+    scored = _Scored.of(table, spec, cutoffs, found)
+    frame = pd.DataFrame(scored.figures(spec.levels))
+    more: list[str] = []
     if "sold" in table.column_names:
-        sold = np.stack([panel.sold[:, origin + 1 : origin + 1 + H] for origin in origins], 1)
+        sold = scored.sold
         frame["censored"] = float(np.isfinite(sold).sum())
-        frame["short"] = [float(np.nansum(np.maximum(sold - f, 0.0)) / max(np.nansum(sold), 1e-300)) for f in F]
-        timed = ["censored", "short"]
+        frame["short"] = [float(np.nansum(np.maximum(sold - f, 0.0)) / max(np.nansum(sold), 1e-300)) for f in scored.F]
+        more = ["censored", "short"]
     if spec.competing:
         tried = _custom_figures([row for window in found for row in window.custom])
-        frame["seconds"] = [tried.get(name, (np.nan, np.nan))[0] for name in names]
-        frame["failed"] = [tried.get(name, (np.nan, np.nan))[1] for name in names]
-        timed += ["seconds", "failed"]
-    order = [
-        "candidate",
-        "wape",
-        "mase",
-        "rmsse",
-        "bias",
-        *(f"cover{v}" for v in spec.levels),
-        *(f"width{v}" for v in spec.levels),
-        "n",
-        *timed,
-    ]
+        frame["seconds"] = [tried.get(name, (np.nan, np.nan))[0] for name in scored.names]
+        frame["failed"] = [tried.get(name, (np.nan, np.nan))[1] for name in scored.names]
+        more += ["seconds", "failed"]
+    of_levels = [f"{figure}{level}" for figure in ("cover", "width") for level in spec.levels]
+    order = ["candidate", "wape", "mase", "rmsse", "bias", *of_levels, "n", *more]
     return frame.loc[:, order].astype({"n": int})
+
+
+@dataclass
+class _Scored:
+    """Forecasts beside what came: arrays are series × windows × steps, those of `F` one for each of `names`.
+
+    `mask` is what scores; `sold` is what was sold where stock cut a sale short, else NaN.
+    """
+
+    names: list[str]
+    F: NDArray[np.float64]
+    bounds: dict[str, NDArray[np.float64]]
+    Y: NDArray[np.float64]
+    mask: NDArray[np.bool_]
+    sold: NDArray[np.float64]
+    scales: tuple[NDArray[np.float64], NDArray[np.float64]]
+
+    @classmethod
+    def of(cls, table: pa.Table, spec: Spec, cutoffs: Sequence[datetime], found: Sequence[_Window]) -> _Scored:
+        """Lay out the forecasts of each window in the order of the panel's series."""
+        layout = layout_of(Spec(spec.frequency, spec.horizon), table)
+        there = table.select([name for name in table.column_names if name != "outlier"])
+        panel = build(there, layout, pc.max(table["ds"]).as_py())
+        H, row = spec.horizon, {name: i for i, name in enumerate(panel.series)}
+        origins = panel.periods - 1 - H * np.arange(len(cutoffs), 0, -1)
+        seen = (panel.code != loader.MISSING) & np.isnan(panel.sold)
+        names = [*candidate_names(spec, pooled=True), "selected"]
+        chosen = [spec.every_candidate.index(name) for name in names[:-1]]
+        shape = (len(panel.series), len(cutoffs), H)
+        F, mask = np.zeros((len(names), *shape)), np.zeros(shape, bool)
+        bounds = {name: np.zeros(shape) for name in _bounds(spec.levels)}
+        steps = [slice(origin + 1, origin + 1 + H) for origin in origins]
+        for j, (step, window) in enumerate(zip(steps, found, strict=True)):
+            mine = np.array([row[name] for name in window.series])
+            mask[mine, j] = seen[mine, step]
+            F[:-1, mine, j] = np.moveaxis(window.F[:, chosen], 1, 0)
+            F[-1, mine, j] = window.forecasts["y_hat"].to_numpy().reshape(len(mine), H)
+            for name, values in bounds.items():
+                values[mine, j] = window.forecasts[name].to_numpy().reshape(len(mine), H)
+        Y, sold = (np.stack([values[:, step] for step in steps], 1) for values in (panel.y, panel.sold))
+        return cls(names, F, bounds, Y, mask, sold, _scales(table, layout, origins, spec.steps_per_season))
+
+    def figures(self, levels: Sequence[int]) -> list[dict[str, object]]:
+        """A row for each candidate; the selected one's has coverage and width of each level, too."""
+        Y, mask = self.Y, self.mask
+        rows = list[dict[str, object]]()
+        for name, F in zip(self.names, self.F, strict=True):
+            rows.append({"candidate": name, **metrics.pooled_scores(metrics.window_scores(F, Y, mask, *self.scales))})
+        for level in levels:
+            low, high = self.bounds[f"lo{level}"], self.bounds[f"hi{level}"]
+            rows[-1][f"cover{level}"] = float(metrics.coverage(Y, mask, low, high))
+            rows[-1][f"width{level}"] = float((high - low)[mask].mean() / max(np.abs(Y[mask]).mean(), 1e-300))
+        return rows

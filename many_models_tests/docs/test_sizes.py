@@ -10,11 +10,8 @@ import many_models
 ROOT = Path(many_models.__file__).parent
 FUNCTION, MODULE = 75, 650
 LONG_FUNCTIONS = {  # file, function: its bound
-    ("cli/main.py", "backtest"): 85,  # a parameter for each option of the command, and each is handed on
-    ("forecasting/backtest.py", "backtest"): 95,  # a public function: half of it is its parameters and what they mean
     ("forecasting/kernels.py", "fit_series"): 85,  # numba compiles it whole; parts of it would copy its arrays
     ("forecasting/pack/mm_explain_v1.py", "attribute"): 130,  # the same, and it runs uncompiled in a pack
-    ("onboarding/guess.py", "infer_settings"): 120,  # a list of guesses, each of the next one's ground, then a record
     ("orchestration/assets/predictions.py", "build"): 85,  # the asset's text and its ports are 30 lines of it
     ("orchestration/assets/raw_sales.py", "build_raw_sales"): 85,  # the same
 }

@@ -1,6 +1,7 @@
 """predictions: every active series scored with its champion, into the lake, by cutoff."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from many_models.decisions.drift_answers import Drifted
+    from many_models.tasks import ScoreTask
 
 CACHE = "var/cache"  # the folder of the `ReleaseCache`
 
@@ -60,10 +62,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         compute: dg.ResourceParam[Compute],
         production: dg.ResourceParam[ProductionRegistry],
     ) -> Iterator[dg.AssetCheckResult]:
-        from many_models.tasks import ScoreTask
-
         keys = stage_state.begin_series(context, config, settings, lake)
-        spec = spec_of(settings)
         datasets = stage_state.made_versions(context.instance, "store_item_datasets")
         champions, drifted = stage_state.champion_versions(lake), drift_answers(settings, lake)
         of_series = stage_state.prediction_versions(settings, lake, datasets)
@@ -73,51 +72,99 @@ def build(settings: Settings) -> dg.AssetsDefinition:
             key: SeriesResult(stage_state.INACTIVE, stage_state.INACTIVE, {"inactive": why})
             for key, why in inactive.items()
         }
-        releases = ReleaseCache(production, settings.path(CACHE))
-        release, away = releases.live(), releases.away
-        if away:
-            context.log.warning(away)
-        failures = promoted_since(release, champions, keys, away)
-        failures += ended_at_once(settings, lake, release, keys, "Their forecasts so far were kept.")[1]
-        waiting = {failure.series_id for failure in failures}
-        without = waiting | {*drifted} if settings.drift.answer == "baseline" else waiting
-        models, unfetched = fetch_models(releases.packs, release, [key for key in keys if key not in without])
-        failures += unfetched
-        broken = {failure.series_id for failure in failures}
+        fetched = _fetch_champions(settings, lake, production, keys, champions, drifted)
+        if fetched.away:
+            context.log.warning(fetched.away)
         context.instance.add_dynamic_partitions("cutoffs", [f"{cutoff:%Y-%m-%d}" for cutoff in cutoffs])
-        parts = list[pa.Table]()
-        repeat = settings.data.missing_future == "usual"
+        scoring, parts = _Scoring(context, settings, lake, compute, fetched, drifted), list[pa.Table]()
         for cutoff, series in sorted(cutoffs.items()):
-            task = ScoreTask(
-                lake,
-                spec,
-                cutoff,
-                tuple(settings.data.keys),
-                models,
-                repeat=repeat,
-                factor=settings.forecast.sane_factor,
-                drivers=settings.warehouse.drivers,
-            )
-            chunks = chunks_of(settings, [name for name in series if name not in broken], compute)
-            scored, explained = list[pa.Table](), list[pa.Table]()
-            for _, results in follow(context, compute, task, chunks):
-                failures += failures_of(results)
-                if good := good_series(results):
-                    scored.append(_only(concat_results(results, "predictions"), set(good)))
-                    explained += [_only(r.tables["drivers"], set(good)) for _, r in results if "drivers" in r.tables]
-            if scored:
-                rows = _answered(settings, _dated(scored, cutoff), drifted)
-                names = sorted({*rows["series_id"].to_pylist()})
-                lake_tables.upsert(lake, lake_tables.PREDICTIONS, rows, names, {"cutoff_date": [f"{cutoff:%Y-%m-%d}"]})
-                if explained:
-                    write_drivers(lake, explained, cutoff, names)
+            if (rows := scoring.score(cutoff, series)) is not None:
                 parts.append(rows)
-                done |= _dones(rows, upstream, lake if len(names) <= metadata.SINGLE else None, away)
+                done |= _dones(rows, upstream, lake, fetched.away)
         yield from _checks(lake, cutoffs)
-        summary = _summary(parts) | metadata.plain({"registry_away": away})
-        finish(context, settings, lake, keys, done, failures, upstream, summary)
+        summary = _summary(parts) | metadata.plain({"registry_away": fetched.away})
+        finish(context, settings, lake, keys, done, scoring.failures, upstream, summary)
 
     return predictions
+
+
+@dataclass(frozen=True)
+class _Fetched:
+    """What there is to score with: series → (reference of its pack, file), and the series that have to wait."""
+
+    models: Mapping[str, tuple[str, str]]
+    failures: Sequence[SeriesFailure]
+    away: str  # why the registry was not asked, "" where it answered
+
+
+def _fetch_champions(
+    settings: Settings,
+    lake: Lake,
+    production: ProductionRegistry,
+    keys: Sequence[str],
+    champions: Mapping[str, str],
+    drifted: "Mapping[str, Drifted]",
+) -> _Fetched:
+    """Fetch the packs of the champions of `keys`; series that drifted need none where the baseline answers for them."""
+    releases = ReleaseCache(production, settings.path(CACHE))
+    release, away = releases.live(), releases.away
+    failures = promoted_since(release, champions, keys, away)
+    failures += ended_at_once(settings, lake, release, keys, "Their forecasts so far were kept.")[1]
+    without = {failure.series_id for failure in failures}
+    without |= {*drifted} if settings.drift.answer == "baseline" else set()
+    models, unfetched = fetch_models(releases.packs, release, [key for key in keys if key not in without])
+    return _Fetched(models, [*failures, *unfetched], away)
+
+
+class _Scoring:
+    """Scores and writes the forecasts of one cutoff after the other; `failures` grow by what cannot be scored."""
+
+    def __init__(
+        self,
+        context: dg.AssetExecutionContext,
+        settings: Settings,
+        lake: Lake,
+        compute: Compute,
+        fetched: _Fetched,
+        drifted: "Mapping[str, Drifted]",
+    ) -> None:
+        self._context, self._settings, self._lake, self._compute = context, settings, lake, compute
+        self._models, self._drifted, self._spec = fetched.models, drifted, spec_of(settings)
+        self._broken = {failure.series_id for failure in fetched.failures}
+        self.failures = [*fetched.failures]
+
+    def score(self, cutoff: datetime, series: Sequence[str]) -> pa.Table | None:
+        """The forecasts of `series` from `cutoff`, as they were written to the lake; None where there are none."""
+        chunks = chunks_of(self._settings, [name for name in series if name not in self._broken], self._compute)
+        scored, explained = list[pa.Table](), list[pa.Table]()
+        for _, results in follow(self._context, self._compute, self._task(cutoff), chunks):
+            self.failures += failures_of(results)
+            if good := good_series(results):
+                scored.append(_only(concat_results(results, "predictions"), set(good)))
+                explained += [_only(r.tables["drivers"], set(good)) for _, r in results if "drivers" in r.tables]
+        if not scored:
+            return None
+        rows = _answered(self._settings, _dated(scored, cutoff), self._drifted)
+        names = sorted({*rows["series_id"].to_pylist()})
+        part = {"cutoff_date": [f"{cutoff:%Y-%m-%d}"]}
+        lake_tables.upsert(self._lake, lake_tables.PREDICTIONS, rows, names, part)
+        if explained:
+            write_drivers(self._lake, explained, cutoff, names)
+        return rows
+
+    def _task(self, cutoff: datetime) -> "ScoreTask":
+        from many_models.tasks import ScoreTask
+
+        return ScoreTask(
+            self._lake,
+            self._spec,
+            cutoff,
+            tuple(self._settings.data.keys),
+            self._models,
+            repeat=self._settings.data.missing_future == "usual",
+            factor=self._settings.forecast.sane_factor,
+            drivers=self._settings.warehouse.drivers,
+        )
 
 
 def promoted_since(
@@ -183,10 +230,8 @@ def write_drivers(lake: Lake, parts: Sequence[pa.Table], cutoff: datetime, serie
     lake_tables.upsert(lake, lake_tables.DRIVERS, rows, series, {"cutoff_date": [f"{cutoff:%Y-%m-%d}"]})
 
 
-def _dones(rows: pa.Table, upstream: Mapping[str, str], lake: Lake | None, away: str) -> dict[str, SeriesResult]:
-    """What each series' materialization says, why the registry was not asked too; with a plot where there are few
-    (`lake` given).
-    """
+def _dones(rows: pa.Table, upstream: Mapping[str, str], lake: Lake, away: str) -> dict[str, SeriesResult]:
+    """What each series' materialization says, why the registry was not asked too; with a plot where there are few."""
     frame = rows.to_pandas()
     groups = frame.groupby("series_id", sort=True).agg(
         rows=("y_hat", "size"),
@@ -205,7 +250,7 @@ def _dones(rows: pa.Table, upstream: Mapping[str, str], lake: Lake | None, away:
             "model": row.model, "fallback": row.fallback, "known_repeated": bool(row.repeated),
             "registry_away": away,
         })  # fmt: skip
-        if lake is not None:
+        if len(groups) <= metadata.SINGLE:
             shown["plot"] = _plot(str(name), frame[frame["series_id"] == name], lake)
         found[str(name)] = SeriesResult(upstream[str(name)], upstream[str(name)], shown)
     return found

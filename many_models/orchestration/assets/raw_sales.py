@@ -36,7 +36,7 @@ from many_models.orchestration.stage_run import (
     board_link,
     table,
 )
-from many_models.ports import DayCount, Filter, Ingestion, Lake, Source
+from many_models.ports import DayCount, Filter, Ingestion, Lake, SalesTable, Source
 from many_models.settings import Settings
 
 
@@ -81,35 +81,18 @@ def build_raw_sales(settings: Settings) -> dg.AssetsDefinition:
             raise
         starts = [period_of_key(grain, key) for key in keys]
         if settings.data_factory.pipeline:
-            there = source_state.source_versions(settings, source, sales, min(starts))
-            brought = keys_to_ingest(keys, there, by_hand=DUE_TAG not in context.run.tags)
-            run_ingestion(context, settings, ingestion, brought)
-            require_landed(settings, brought, source_state.source_versions(settings, source, sales, min(starts)))
+            _bring(context, settings, source, ingestion, sales, keys)
         versions_of = source_state.versions_of_copy(settings, source, sales, starts)
         until = source_state.copied_until(settings, source, sales, starts)
         names_before = _series_there(lake)
         escaped = names_are_escaped([*names_before, *context.instance.get_dynamic_partitions("store_items")])
         ingest = Ingest(settings, source, lake, sales, kinds, clock.now(settings), until, escaped)
-        counts = Counter[str]()
-        seen: list[DayCount] | None = []
-        todo = [ingest.whole(*span) for span in spans(grain, starts)]
-        for number, (since, before, raw) in enumerate(_read_ahead(ingest, todo), 1):
-            told = source.days_of(sales, raw) if raw is not None else ()
-            seen = None if told is None or seen is None else [*seen, *told]
-            rows = ingest.copy_span(since, before, raw)
-            counts.update(_rows_per_period(grain, rows))
-            context.log.info(
-                f"{number} of {len(todo)} spans: {since:%Y-%m-%d} to {before:%Y-%m-%d}, {rows.num_rows:,} rows"
-            )
+        counts, seen = _copy(context, ingest, [ingest.whole(*span) for span in spans(grain, starts)])
         wanted = versions_of(seen)
         ingest.quarantine_the_rest()
         if lake.version(lake_tables.SERIES_KEYS.name) is None:
             raise InputError(f"table {sales.table!r}: none of its rows can be used; {_reasons_text(lake)}")
-        add_store_items(context, settings, lake)
-        forget_before_start(lake, settings)
-        tell_names(context, settings, lake)
-        if vanished := retire_vanished(lake):
-            context.log.warning(f"{len(vanished)} series have no rows left, the first {vanished[0]}: they have ended")
+        _settle_series(context, settings, lake)
         tags = {COPIED_TAG: copied_with(settings, sales.known)}
         if names_before and _series_there(lake) > names_before and _older_rows_differ(context, settings, source, keys):
             tags[LOOK_TAG] = "yes"  # a new store may come with its history, which is copied whole at the next look
@@ -120,6 +103,49 @@ def build_raw_sales(settings: Settings) -> dg.AssetsDefinition:
         yield from _checks(settings, lake, columns)
 
     return raw_sales
+
+
+def _bring(
+    context: dg.AssetExecutionContext,
+    settings: Settings,
+    source: Source,
+    ingestion: Ingestion,
+    sales: SalesTable,
+    keys: Sequence[str],
+) -> None:
+    """Let the pipeline bring the periods of `keys` that the source lacks. Raise where they did not arrive."""
+    first = min(period_of_key(settings.partitions.grain, key) for key in keys)
+    there = source_state.source_versions(settings, source, sales, first)
+    brought = keys_to_ingest(keys, there, by_hand=DUE_TAG not in context.run.tags)
+    run_ingestion(context, settings, ingestion, brought)
+    require_landed(settings, brought, source_state.source_versions(settings, source, sales, first))
+
+
+def _copy(
+    context: dg.AssetExecutionContext, ingest: Ingest, todo: Sequence[tuple[datetime, datetime]]
+) -> tuple[Counter[str], list[DayCount] | None]:
+    """Copy the spans; rows per period, and what the days of the source held (None where it cannot tell)."""
+    grain: Grain = ingest.settings.partitions.grain
+    counts = Counter[str]()
+    seen: list[DayCount] | None = []
+    for number, (since, before, raw) in enumerate(_read_ahead(ingest, todo), 1):
+        told = ingest.source.days_of(ingest.sales, raw) if raw is not None else ()
+        seen = None if told is None or seen is None else [*seen, *told]
+        rows = ingest.copy_span(since, before, raw)
+        counts.update(_rows_per_period(grain, rows))
+        context.log.info(
+            f"{number} of {len(todo)} spans: {since:%Y-%m-%d} to {before:%Y-%m-%d}, {rows.num_rows:,} rows"
+        )
+    return counts, seen
+
+
+def _settle_series(context: dg.AssetExecutionContext, settings: Settings, lake: Lake) -> None:
+    """Make partitions of new series, and say which names are odd and which series have ended."""
+    add_store_items(context, settings, lake)
+    forget_before_start(lake, settings)
+    tell_names(context, settings, lake)
+    if vanished := retire_vanished(lake):
+        context.log.warning(f"{len(vanished)} series have no rows left, the first {vanished[0]}: they have ended")
 
 
 def _read_ahead(

@@ -357,8 +357,8 @@ def test_support_vectors_that_do_not_fit_one_another_are_refused():
 def test_promotion_refuses_a_pack_whose_regressor_runs_in_a_circle(model, tmp_path):
     """Its series is named, the other pack is drafted as it would be without."""
     from many_models.adapters.registry.memory import MemoryProduction, MemoryStaging
-    from many_models.orchestration.assets.promoted_models import _Drafting
     from many_models.ports import PackUpload
+    from many_models.promotion.drafting import Change, Drafting
     from many_models.settings import Settings
 
     file = model.fitted["s1"]["trees_of_mine"][0]
@@ -375,8 +375,8 @@ def test_promotion_refuses_a_pack_whose_regressor_runs_in_a_circle(model, tmp_pa
             for name, ref in refs.items()
         }
         settings = Settings.model_validate({"data": {"keys": ["store", "item"]}})
-        drafting = _Drafting(settings, staging, MemoryProduction(), None, {})
-        return drafting.draft(rows, {*rows}, [], "tester")
+        change = Change.of(rows, {*rows}, [], None, None)
+        return Drafting(settings, staging, MemoryProduction(), None, change).draft(rows, "tester")
 
     def of(store: str, pack: PackModel) -> PackModel:
         fitted = {f"{store}__{name}": own for name, own in pack.fitted.items()}

@@ -3,20 +3,15 @@ where a human is asked.
 """
 
 import getpass
-from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
-from functools import lru_cache
-from math import isfinite
-from typing import TYPE_CHECKING
 
 import dagster as dg
 import pyarrow as pa
 
 from many_models.data import lake_tables
 from many_models.data.packs import packs_of
-from many_models.errors import ManyModelsError, SeriesFailure, SettingsError
+from many_models.errors import SeriesFailure
 from many_models.keys import digest
 from many_models.orchestration import approval_check, metadata, stage_state
 from many_models.orchestration.forecast_spec import spec_of
@@ -25,25 +20,20 @@ from many_models.orchestration.losses import ended_at_once
 from many_models.orchestration.stage_asset import stage_asset
 from many_models.orchestration.stage_run import STORE_ITEMS, KeySet, SeriesResult, finish
 from many_models.orchestration.upstream import Upstream
-from many_models.ports import (
-    Champion,
-    Filter,
-    Lake,
-    PackUpload,
-    PackVersion,
-    ProductionRegistry,
-    PromotedSeries,
-    Release,
-    ReleaseDraft,
-    StagingRegistry,
-)
+from many_models.ports import Filter, Lake, ProductionRegistry, Release, StagingRegistry
 from many_models.promotion import approval
-from many_models.promotion.policy import ChampionEvidence, Decision, Evidence, Policy, decide
+from many_models.promotion.drafting import (
+    Change,
+    Drafting,
+    decided_already,
+    decisions_by_date,
+    ending,
+    evidence_of,
+    iso,
+)
+from many_models.promotion.policy import Decision, Policy, decide
 from many_models.settings import Settings
 from many_models.system import utc_now
-
-if TYPE_CHECKING:
-    from many_models.forecasting import Spec
 
 
 def build(settings: Settings) -> dg.AssetsDefinition:
@@ -83,10 +73,11 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         live, waiting = production.live(), production.waiting()
         staying, refused = ended_at_once(settings, lake, live, keys, "They were kept in the release.")
         failures += refused
-        standing = _decided_already(settings, lake, rows, [r.release_id for r in (live, waiting) if r])
-        undecided = {name: row for name, row in rows.items() if name not in standing}
+        before = _decided_already(settings, lake, rows, [r.release_id for r in (live, waiting) if r])
+        undecided = {name: row for name, row in rows.items() if name not in before}
         base = decided_before(production, live, lake)
-        decisions = decide(_evidence(undecided, base, lake, spec_of(settings)), policy_of(settings))
+        champions, recorded = base.champions if base else {}, approval.recorded_scores(lake)
+        decisions = decide(evidence_of(undecided, champions, recorded, spec_of(settings)), policy_of(settings))
         decider = _Decider(settings, lake, staging, production, live, waiting, _actor(context), staying)
         release, broken = decider.release(undecided, decisions)
         failures += broken
@@ -94,13 +85,8 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         decided = [decision for decision in decisions if decision.series_id not in bad]
         _write_decisions(settings, lake, rows, decided, release, decider.actor)
         waiting, live = decider.waiting, decider.live
-        if live is not None:
-            approval.publish_champions(lake, live)
-        if release is not None:
-            event = "published" if release is live else "proposed"
-            if release.approval is None:
-                approval.log(lake, release, event, release.actor, release.reason, release.created_at)
-        decided += standing.values()
+        _tell_lake(lake, live, release)
+        decided += before.values()
         done |= {d.series_id: _done(d, upstream, release) for d in decided}
         yield approval_check.check_result(waiting, live)
         summary = metadata.promotion_summary(decided, release) | approval.proposal_summary(waiting, live)
@@ -144,111 +130,16 @@ def decided_before(production: ProductionRegistry, live: Release | None, lake: L
 def _decided_already(
     settings: Settings, lake: Lake, rows: Mapping[str, Mapping[str, object]], releases: Sequence[str]
 ) -> dict[str, Decision]:
-    """The decisions that a run wrote down for the same versions under the same rules, when the release that they made
-    is one of `releases`, live still or waiting: that run was cut off right before its end.
-    """
-    dates = sorted({_iso(row["cutoff"])[:10] for row in rows.values()})
+    """The decisions that a run which was cut off wrote down: see `drafting.decided_already`."""
+    dates = sorted({iso(row["cutoff"])[:10] for row in rows.values()})
     written = lake_tables.read_if_there(lake, lake_tables.DECISIONS, Filter(among={"cutoff_date": dates}))
     if not releases or written is None:
         return {}
-    policy, names = _policy_version(settings), Decision.__dataclass_fields__
-    return {
-        row["series_id"]: Decision(**{name: row[name] for name in names})
-        for row in written.to_pylist()
-        if row["series_id"] in rows
-        and row["staging"] == rows[row["series_id"]]["staging"]
-        and row["release_id"] in releases
-        and row["policy"] == policy
-    }
+    return decided_already(written.to_pylist(), rows, releases, _policy_version(settings))
 
 
 def _policy_version(settings: Settings) -> str:
     return digest("policy", sorted(settings.promotion.rules().items()))
-
-
-def _evidence(
-    rows: Mapping[str, Mapping[str, object]], live: Release | None, lake: Lake, spec: "Spec"
-) -> list[Evidence]:
-    recorded = approval.recorded_scores(lake)
-    champions = live.champions if live else {}
-    return [
-        Evidence(
-            series_id=name,
-            staging=str(row["staging"]),
-            recipe=str(row["recipe"]),
-            cutoff=_iso(row["cutoff"]),
-            history=int(_number(row["history"])),
-            windows=int(_number(row["windows"])),
-            wape=_number(row["wape"]),
-            baseline_wape=_number(row["baseline_wape"]),
-            bias=_number(row["bias"]),
-            cover80=None if row["cover80"] is None else _number(row["cover80"]),
-            accuracy=_number(row["accuracy"]),
-            fallback=str(row["fallback"] or ""),
-            finite=bool(row["finite"]),
-            champion=_champion(champions[name], recorded.get(name), spec) if name in champions else None,
-            champion_wape_now=None if row["champion_wape"] is None else _number(row["champion_wape"]),
-        )
-        for name, row in rows.items()
-    ]
-
-
-def _champion(champion: Champion, recorded: Mapping[str, object] | None, spec: "Spec") -> ChampionEvidence:
-    """What is known of a champion. The same options under an older version of our code count as the same recipe: that
-    code cannot be run again, so nothing could ever be measured against it.
-    """
-    same = recorded is not None and recorded["staging"] == champion.staging
-    same_options = recorded is not None and same and recorded["spec"] == spec.to_json()
-    wape = _number(recorded["wape"]) if recorded and same else float("nan")
-    baseline = _number(recorded["baseline_wape"]) if recorded and same else float("nan")
-    return ChampionEvidence(
-        spec.recipe if same_options else champion.recipe,
-        champion.staging,
-        wape,
-        champion.cutoff,
-        baseline if isfinite(baseline) else None,
-        champion.fallback,
-        gone=recorded is not None and same and _is_gone(str(recorded["spec"] or ""), spec),
-        outdated=", ".join(outdated_settings(str(recorded["spec"] or ""), spec)) if recorded and same else "",
-    )
-
-
-@lru_cache(maxsize=64)
-def outdated_settings(recipe: str, spec: "Spec") -> tuple[str, ...]:
-    """The settings that a pack's models share and in which a champion's spec (JSON) differs from `spec`."""
-    from many_models.forecasting import Spec as SpecOf
-
-    try:
-        old = SpecOf.from_json(recipe)
-    except SettingsError:
-        return ()
-    return tuple(name for name in SHARED_SETTINGS if getattr(old, name) != getattr(spec, name))
-
-
-@lru_cache(maxsize=64)
-def _is_gone(recipe: str, spec: "Spec") -> bool:
-    """Whether training cannot refit a champion's recipe: unknown, or of a candidate or covariate that is gone."""
-    from many_models.forecasting import Spec as SpecOf
-
-    try:
-        return bool(set(SpecOf.from_json(recipe).known) - set(spec.known))
-    except SettingsError:
-        return True
-
-
-def _leaving(settings: Settings, lake: Lake, served: Collection[str], winners: Collection[str]) -> list[str]:
-    """Those of `served` that have ended, those that the settings exclude, and those that no new model replaces though
-    theirs was trained with another horizon, frequency … than the settings have now.
-    """
-    rows = lake_tables.records(lake, lake_tables.SERIES, columns=["series_id", "active"])
-    ended = {row["series_id"] for row in rows if not row["active"]}
-    spec = spec_of(settings)
-    recorded = lake_tables.records(lake, lake_tables.CHAMPIONS, columns=["series_id", "spec"])
-    outdated = {row["series_id"] for row in recorded if outdated_settings(str(row["spec"] or ""), spec)}
-    return sorted((ended | set(settings.promotion.excluded) | (outdated - set(winners))) & set(served))
-
-
-SHARED_SETTINGS = ("horizon", "frequency", "season", "known", "country", "holidays", "levels")
 
 
 @dataclass(slots=True)
@@ -274,21 +165,17 @@ class _Decider:
         A proposal that waited is superseded: its winners that are not decided again are carried over.
         """
         winners = {decision.series_id for decision in decisions if decision.action == "promote"}
-        served = {*(self.live.champions if self.live else ()), *(self.waiting.champions if self.waiting else ())}
-        leaving = [n for n in _leaving(self.settings, self.lake, served, winners) if n not in self.staying]
-        carried = approval.carried_over(self.waiting, self.live, rows.keys(), leaving)
-        gone = [name for name in leaving if self.live and name in self.live.champions]
-        wanted = {name: str(rows[name]["staging"]) for name in winners}
-        wanted |= {name: champion.staging for name, champion in carried.items()} | dict.fromkeys(gone, approval.LEAVES)
-        if not wanted:
+        change = Change.of(rows, winners, self._leaving(winners), self.live, self.waiting)
+        if not change.wanted:
             self._withdraw()
             return self.live, []
-        if self.waiting is not None and wanted == approval.changes(self.waiting, self.live):
+        if self.waiting is not None and change.wanted == approval.changes(self.waiting, self.live):
             return self.waiting, []  # a run that was cut off has proposed this already
-        if self._serves(wanted):
+        if change.is_served_by(self.live):
             return self.live, []
-        drafting = _Drafting(self.settings, self.staging, self.production, self.live, carried)
-        draft, broken = drafting.draft(rows, winners, gone, self.actor)
+        draft, broken = Drafting(self.settings, self.staging, self.production, self.live, change).draft(
+            rows, self.actor
+        )
         if not draft.packs and not draft.removed:
             self._withdraw()
             return self.live, broken
@@ -298,12 +185,15 @@ class _Decider:
         self.live, self.waiting = self.production.publish(draft), None
         return self.live, broken
 
-    def _serves(self, wanted: Mapping[str, str]) -> bool:
-        """Whether the live release is what is wanted: a run that was cut off has published it already."""
-        champions = self.live.champions if self.live else {}
-        return bool(wanted) and all(
-            name in champions and champions[name].staging == staging for name, staging in wanted.items()
-        )
+    def _leaving(self, winners: Collection[str]) -> list[str]:
+        """The series that nothing serves any longer, but for those that stay."""
+        served = {*(self.live.champions if self.live else ()), *(self.waiting.champions if self.waiting else ())}
+        rows = lake_tables.records(self.lake, lake_tables.SERIES, columns=["series_id", "active"])
+        ended = [row["series_id"] for row in rows if not row["active"]]
+        recorded = lake_tables.records(self.lake, lake_tables.CHAMPIONS, columns=["series_id", "spec"])
+        specs = {row["series_id"]: str(row["spec"] or "") for row in recorded}
+        leaving = ending(served, winners, ended, self.settings.promotion.excluded, specs, spec_of(self.settings))
+        return [name for name in leaving if name not in self.staying]
 
     def _withdraw(self) -> None:
         if self.waiting is not None:
@@ -311,76 +201,13 @@ class _Decider:
             self.waiting = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Drafting:
-    """What a release is made of: the winners' new models from staging, everybody else's from the live release."""
-
-    settings: Settings
-    staging: StagingRegistry
-    production: ProductionRegistry
-    live: Release | None
-    carried: Mapping[str, Champion]
-
-    def draft(
-        self, rows: Mapping[str, Mapping[str, object]], winners: set[str], leaving: Sequence[str], actor: str
-    ) -> tuple[ReleaseDraft, list[SeriesFailure]]:
-        """The release that would be: for each group that changed, a pack of exactly its champions.
-
-        A pack that cannot be read or joined fails its own series; the other groups go on.
-        """
-        versions = self.staging.newest(sorted(winners))
-        champions = self.live.champions if self.live else {}
-        groups = packs_of(self.settings, sorted({*winners, *leaving, *champions, *self.carried}))
-        packs, promoted, failures = list[PackUpload](), list[PromotedSeries](), list[SeriesFailure]()
-        for pack, names in groups.items():
-            won = [name for name in names if name in winners]
-            carried = [name for name in names if name in self.carried]
-            stays = {*champions} - {*winners, *leaving, *carried}
-            kept = [name for name in names if name in stays]
-            if not won and not carried and len(kept) == len(names):
-                continue
-            try:
-                if won or carried or kept:
-                    packs.append(self._pack(pack, {name: versions[name] for name in won}, [*carried, *kept]))
-                promoted += [_promoted(rows[name]) for name in won]
-                promoted += [approval.promoted_of(self.carried[name]) for name in carried]
-            except ManyModelsError as error:
-                failures += [SeriesFailure.of(name, error) for name in (*won, *carried)]
-        before = len(self.carried.keys() & {p.series_id for p in promoted})
-        reason = f"{len(promoted) - before} of {len(rows)} series promoted"
-        reason += f", {len(leaving)} left" if leaving else ""
-        reason += f", {before} of the proposal before" if before else ""
-        base = self.live.release_id if self.live else ""
-        return ReleaseDraft(base, actor, reason, packs, promoted, leaving), failures
-
-    def _pack(self, pack: str, won: Mapping[str, PackVersion], kept: Sequence[str]) -> PackUpload:
-        from many_models.forecasting import PackModel
-
-        fresh, by_ref = defaultdict[str, list[str]](list), dict[str, PackVersion]()
-        for name, version in won.items():
-            fresh[version.ref].append(name)
-            by_ref[version.ref] = version
-        champions = {**(self.live.champions if self.live else {}), **self.carried}
-        old = defaultdict[tuple[str, str], list[str]](list)
-        for name in kept:
-            old[champions[name].ref, champions[name].sha256].append(name)
-        parts = [
-            PackModel.from_files(self.staging.files(by_ref[ref]), f"pack {ref}").select(names).verified(f"pack {ref}")
-            for ref, names in fresh.items()
-        ]
-        parts += [
-            PackModel.from_files(self.production.files(*ref), f"pack {ref[0]}").select(names)
-            for ref, names in old.items()
-        ]
-        model = PackModel.merge(parts).select(sorted([*won, *kept])) if len(parts) > 1 else parts[0]
-        tags = dict(next(iter(by_ref.values())).tags) if by_ref else {}
-        return PackUpload(pack, model.files(), model.series, tags)
-
-
-def _promoted(row: Mapping[str, object]) -> PromotedSeries:
-    return PromotedSeries(
-        str(row["series_id"]), str(row["staging"]), str(row["recipe"]), _iso(row["cutoff"]), str(row["fallback"] or "")
-    )
+def _tell_lake(lake: Lake, live: Release | None, release: Release | None) -> None:
+    """Publish the champions, and log what was published or proposed."""
+    if live is not None:
+        approval.publish_champions(lake, live)
+    if release is not None and release.approval is None:
+        event = "published" if release is live else "proposed"
+        approval.log(lake, release, event, release.actor, release.reason, release.created_at)
 
 
 def _write_decisions(
@@ -398,11 +225,7 @@ def _write_decisions(
         "actor": actor,
         "decided_at": utc_now().isoformat(timespec="seconds"),
     }
-    of_cutoff = defaultdict[str, list[Mapping[str, object]]](list)
-    for decision in decisions:
-        cutoff = _iso(rows[decision.series_id]["cutoff"])
-        of_cutoff[cutoff[:10]].append(asdict(decision) | common | {"cutoff": cutoff, "cutoff_date": cutoff[:10]})
-    for date, found in of_cutoff.items():
+    for date, found in decisions_by_date(decisions, rows, common).items():
         names = [str(row["series_id"]) for row in found]
         table = pa.Table.from_pylist(found, lake_tables.DECISIONS.schema)
         lake_tables.upsert(lake, lake_tables.DECISIONS, table, names, {"cutoff_date": [date]})
@@ -418,11 +241,3 @@ def _done(decision: Decision, upstream: Mapping[str, str], release: Release | No
 def _actor(context: dg.AssetExecutionContext) -> str:
     """Who releases: the user whom Dagster knows, else the run and the account that it runs under."""
     return context.run.tags.get("dagster/user") or f"run {context.run.run_id[:8]} ({getpass.getuser()})"
-
-
-def _iso(value: object) -> str:
-    return value.isoformat() if isinstance(value, datetime) else str(value)
-
-
-def _number(value: object) -> float:
-    return float(str(value)) if value is not None else float("nan")

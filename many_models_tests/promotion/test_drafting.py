@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any
 
 from many_models.forecasting import Spec
 from many_models.ports import Champion, Release
@@ -33,8 +32,8 @@ def rows(**staging: str) -> dict[str, dict[str, object]]:
 
 
 def decision(series: str, staging: str) -> Decision:
-    given: dict[str, Any] = dict.fromkeys(Decision.__dataclass_fields__)
-    return Decision(**{**given, "series_id": series, "action": "promote", "staging": staging})
+    """A decision to promote."""
+    return Decision(series, "promote", "first", "It is the first.", 0.3, None, staging, "")
 
 
 def test_a_change_names_winners_carried_and_leaving_series():

@@ -56,6 +56,7 @@ LONGEST_FIRST = (  # by the time that they took on two quiet cores
     "test_damaged_lake.py",
     "test_compute_spark_connect.py",
     "test_warehouse_servers.py",
+    "test_registry_publishing.py",
     "test_registry.py",
     "test_upkeep.py",
     "test_approval.py",

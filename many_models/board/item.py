@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -10,19 +12,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from many_models.board.frames import Frame, pd
+from many_models.board.reading import Reading
 from many_models.data import lake_tables
+from many_models.errors import ManyModelsError
 from many_models.keys import SeriesKey, pack_of
 from many_models.ports import Filter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from many_models.board.reading import Reading
     from many_models.ports import Lake
     from many_models.settings import Settings
 
 EARLIER_DAYS = 120  # how far back earlier forecasts are shown
 EARLIER = 8  # how many of them
+MOST_RECORDS = 64  # items that are kept as they were read: about 10 MB at 4,000 days
+READ = (  # what a record is made of: it is read again when one of them changes
+    lake_tables.DATASETS, lake_tables.PREDICTIONS, lake_tables.RAW_COVARIATES, lake_tables.SERIES, lake_tables.TRAINED,
+    lake_tables.CHAMPIONS, lake_tables.SERIES_STATUS, lake_tables.SCORES, lake_tables.DECISIONS, lake_tables.STOCK,
+)  # fmt: skip
 NEVER = datetime(9000, 1, 1)  # what begins then has columns and no rows
 
 
@@ -48,6 +56,44 @@ class ItemRecord:
     def weights(self) -> dict[str, float]:
         """Candidate → its weight in the combination."""
         return json.loads(self.trained.get("weights") or "{}")
+
+
+@dataclass(slots=True)
+class Records:
+    """The records of the items that were opened last, while the lake stays as it is."""
+
+    _found: OrderedDict[str, tuple[object, ItemRecord]] = field(
+        default_factory=OrderedDict[str, "tuple[object, ItemRecord]"]
+    )
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def read(
+        self, settings: Settings, lake: Lake, series_id: str, as_of: datetime | None, reading: Reading
+    ) -> ItemRecord:
+        """The record of a series. One that lacks a part is not kept: the part may be back at the next request."""
+        state = _state(lake, as_of)
+        with self._lock:
+            seen, record = self._found.get(series_id, (None, None))
+            if record is not None and state is not None and seen == state:
+                self._found.move_to_end(series_id)
+                return record
+        own = Reading()
+        record = read_item(settings, lake, series_id, as_of, own)
+        reading.missing.update({what: why for what, why in own.missing.items() if what not in reading.missing})
+        if state is not None and not own.missing:
+            with self._lock:
+                self._found[series_id] = state, record
+                while len(self._found) > MOST_RECORDS:
+                    self._found.popitem(last=False)
+        return record
+
+
+def _state(lake: Lake, as_of: datetime | None) -> object:
+    """What changes with the tables of a record; None where the lake does not say."""
+    try:
+        return as_of, *(lake.fingerprint(table.name) for table in READ)
+    except ManyModelsError:
+        return None
 
 
 def read_item(settings: Settings, lake: Lake, series_id: str, as_of: datetime | None, reading: Reading) -> ItemRecord:

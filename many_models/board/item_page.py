@@ -53,7 +53,7 @@ def add_routes(app: FastAPI, board: Board) -> None:
             near = nearest_names(series_id, shown.tolist())
             return board.page(request, "problem.html", user, 404, reason=reason, near=near)
         reading = Reading(dict(items.missing))
-        record = read_item(board.settings, board.stores.lake, series_id, items.as_of, reading)
+        record = board.records.read(board.settings, board.stores.lake, series_id, items.as_of, reading)
         plan = plan_of(record)
         board.plans.keep(series_id, board.catalogue.version, plan)
         return board.page(

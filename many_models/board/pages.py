@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl, quote, urlencode
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from starlette.responses import HTMLResponse
 
+from many_models.board.item import Records
 from many_models.board.reading import Reading
 from many_models.board.releases import live_of, waiting_of
 from many_models.board.remembered import Remembered
@@ -53,6 +54,7 @@ class Board:
     static: StaticFiles
     entra: BrowserSignIn | None = None
     plans: Plans = field(default_factory=Plans)
+    records: Records = field(default_factory=Records)
 
     @cached_property
     def night(self) -> Remembered[Sequence[StageRun]]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from many_models.board.headers import POLICY
@@ -184,6 +185,23 @@ def test_a_brand_new_item_has_a_page_before_it_has_a_forecast(tmp_path: Path) ->
     page = item_page(found, name)
     assert "Rome · bread" in page
     assert "neither history nor forecast" in page
+
+
+def test_an_item_opened_again_is_read_again_only_when_the_lake_changed(tmp_path: Path, monkeypatch) -> None:
+    found, path = shop(tmp_path), f"/items/{quote(series('Rome', PLAIN), safe='')}"
+    read, asked = found.lake.read, list[str]()
+    monkeypatch.setattr(found.lake, "read", lambda table, *args: asked.append(table) or read(table, *args))
+    with found.client() as client:
+        first = client.get(path).text
+        assert lake_tables.DATASETS.name in asked
+        asked.clear()
+        assert client.get(path).text == first
+        assert lake_tables.DATASETS.name not in asked
+        rows = read(lake_tables.PREDICTIONS.name)
+        twice = rows.set_column(rows.column_names.index("y_hat"), "y_hat", pc.multiply(rows["y_hat"], 2.0))
+        found.lake.replace(lake_tables.PREDICTIONS.name, twice, Filter(), lake_tables.PREDICTIONS.partition_by)
+        assert client.get(path).text != first
+        assert lake_tables.DATASETS.name in asked
 
 
 def test_an_item_with_three_observations_has_a_page_with_its_chart(tmp_path: Path) -> None:

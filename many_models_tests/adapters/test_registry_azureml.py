@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import MutableMapping
+from datetime import UTC, datetime
 from functools import partial
 
 import pytest
@@ -12,13 +13,13 @@ import pytest
 from many_models.adapters.azure.blob_folder import BlobFolder
 from many_models.adapters.azure.storage import AzureStorage
 from many_models.adapters.registry.azureml import INDEX, AzureMLProduction, AzureMLStaging
-from many_models.adapters.registry.azureml_assets import ModelAssets
+from many_models.adapters.registry.azureml_assets import ModelAssets, seconds_to_wait
 from many_models.errors import AccessError, ConflictError, SettingsError, UnavailableError
 from many_models.keys import digest
 from many_models.settings import load_settings
 from many_models.wiring import build_production, build_staging
 from many_models_tests.contracts.registry import NOW, ProductionContract, StagingContract, draft, served, upload
-from many_models_tests.stand_ins.azureml_models import Workspace
+from many_models_tests.stand_ins.azureml_models import LAG_CALLS, Workspace
 
 pytestmark = pytest.mark.slow
 NUMBERS = itertools.count()
@@ -180,8 +181,12 @@ def test_a_publisher_that_dies_leaves_the_old_release_and_pruning_cleans_up(part
         AzureMLProduction(folder, assets, clock=clock, failpoint=dies).publish(draft(first, [upload("a", {"s1": "2"})]))
     assert production.live() == first
     assert served(production, first) == {"s1": "1"}
-    production.prune(1)
-    assert len(workspace.archived) == 1
+    for archived in (0, 1, 1):  # a moment ago it is not found yet
+        production.prune(1)
+        assert len(workspace.archived) == archived
+        for _ in range(LAG_CALLS):
+            assets.check()
+    assert folder.read_state(INDEX)[0]["unarchived"] == []
     second = production.publish(draft(first, [upload("a", {"s1": "3"})]))
     assert served(production, second) == {"s1": "3"}
     assert {ref.rpartition("/")[2] for ref in {c.ref for c in second.champions.values()}} == {"3"}
@@ -231,6 +236,41 @@ def test_the_lease_of_a_writer_that_died_ends_and_the_next_one_goes_on(parts):
     dead.break_lease(lease_break_period=1)
     second = production.publish(draft(first, [upload("a", {"s1": "2"})]))
     assert served(production, second) == {"s1": "2"}
+
+
+def test_an_asset_that_was_never_registered_is_asked_for_twice_and_forgotten(parts):
+    folder, workspace, assets = parts()
+    staging = AzureMLStaging(folder, assets, clock=clock)
+    staging.register("night", [upload("a", {"s1": "1"})])
+    state, etag = folder.read_state(INDEX)
+    folder.write_state(INDEX, {**state, "pending": ["many_models-a/7"]}, etag)
+    before = workspace.calls
+    for calls in (1, 2, 2):
+        staging.prune(1)
+        assert workspace.calls - before == calls
+
+
+@pytest.mark.parametrize("headers", [{"x-ms-retry-after-ms": "900"}, {"Retry-After": "0.9"}])
+def test_a_throttled_caller_waits_as_long_as_it_is_told(parts, headers):
+    """Who asks again sooner is refused again by the service, and prolongs it for everybody."""
+    folder, workspace, assets = parts(busy_every=2, busy_seconds=0.9, wait=headers)
+    AzureMLStaging(folder, assets).register("night", [upload(name, {name: "x"}) for name in "abc"])
+    assert (len(workspace.kept), workspace.impatient) == (3, 0)
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"Retry-After": "7"}, 7.0),
+        ({"Retry-After": "Sun, 29 Nov 2026 12:00:30 GMT"}, 30.0),
+        ({"Retry-After": "Sun, 29 Nov 2026 11:00:00 GMT"}, 0.0),
+        ({"x-ms-retry-after-ms": "1500"}, 1.5),
+        ({"Retry-After": "soon", "retry-after-ms": "20"}, 0.02),
+        ({}, 0.0),
+    ],
+)
+def test_the_time_to_wait_is_read_in_every_form(headers, seconds):
+    assert seconds_to_wait(headers, datetime(2026, 11, 29, 12, tzinfo=UTC)) == pytest.approx(seconds)
 
 
 def test_a_login_without_the_role_is_told_which_one(parts):

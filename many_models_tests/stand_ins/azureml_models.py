@@ -2,8 +2,9 @@
 
 Rules (Azure Machine Learning: "Work with registered models", "Manage models registry", and azure-ai-ml's
 ModelOperations): a version is immutable but for description, tags and stage; nothing is renamed or deleted, only
-archived; there is no search by tag; a listing lags behind; the datastore and the path have to be there; an MLflow model
-has an MLmodel file at its top; calls are throttled with 429 and Retry-After.
+archived; there is no search by tag; what came a moment ago is neither listed nor found; the datastore and the path have
+to be there; an MLflow model has an MLmodel file at its top; calls are throttled with 429 and with the time to wait, as
+Retry-After or as x-ms-retry-after-ms.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, NoReturn
 
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
+from azure.core.utils import CaseInsensitiveDict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,20 +28,20 @@ if TYPE_CHECKING:
 
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9\-_.]{0,254}")
 PATH = re.compile(r"azureml://datastores/([\w-]+)/paths/(.+)")
-LAG_CALLS = 3  # a listing does not show what came in the last few calls
+LAG_CALLS = 3  # what came in the last few calls is neither listed nor found
 TAG_VALUE = 256
 
 
-def refuse(status: int, code: str, text: str, retry_after: str = "") -> NoReturn:
+def refuse(status: int, code: str, text: str, headers: dict[str, str] | None = None) -> NoReturn:
     """Raise the service's answer."""
-    raise refusal(status, code, text, retry_after)
+    raise refusal(status, code, text, headers)
 
 
-def refusal(status: int, code: str, text: str, retry_after: str = "") -> HttpResponseError:
+def refusal(status: int, code: str, text: str, headers: dict[str, str] | None = None) -> HttpResponseError:
     """The service's answer as azure-ai-ml raises it."""
     kind = ResourceNotFoundError if status == 404 else HttpResponseError
-    headers = {"Retry-After": retry_after} if retry_after else {}
-    answer = SimpleNamespace(status_code=status, reason=code, headers=headers, text=lambda *_: text)
+    told = CaseInsensitiveDict(headers or {})
+    answer = SimpleNamespace(status_code=status, reason=code, headers=told, text=lambda *_: text)
     error = kind(message=f"({code}) {text}", response=answer)
     error.status_code = status
     return error
@@ -49,13 +51,17 @@ def refusal(status: int, code: str, text: str, retry_after: str = "") -> HttpRes
 class Workspace:
     """A workspace with one datastore, `name`, whose container is `files`.
 
-    `busy_every`: every so many calls are throttled. `seconds`: what a call takes. `role`: "" for a reader.
-    `most`: the quota of assets.
+    `busy_every`: every so many calls are throttled; who asks again within `busy_seconds` is refused again, and counted
+    in `impatient`. `wait`: the header that says how long, `busy_seconds` unless it is given. `seconds`: what a call
+    takes. `role`: "" for a reader. `most`: the quota of assets.
     """
 
     files: BlobFolder
     name: str = "registry"
     busy_every: int = 0
+    busy_seconds: float = 0.0
+    wait: dict[str, str] = field(default_factory=dict)
+    impatient: int = 0
     seconds: float = 0.0
     role: str = "AzureML Data Scientist"
     most: int = 10_000_000
@@ -64,6 +70,7 @@ class Workspace:
     seen_at: dict[tuple[str, str], int] = field(default_factory=dict)
     archived: set[tuple[str, str]] = field(default_factory=set)
     lock: threading.Lock = field(default_factory=threading.Lock)
+    told: dict[int, float] = field(default_factory=dict)
 
     @property
     def models(self) -> Models:
@@ -84,9 +91,15 @@ class Workspace:
         time.sleep(self.seconds)
         with self.lock:
             self.calls += 1
-            throttled = self.busy_every and self.calls % self.busy_every == 0
+            now, who = time.monotonic(), threading.get_ident()
+            impatient = now < self.told.get(who, now)
+            self.impatient += impatient
+            throttled = impatient or (self.busy_every and self.calls % self.busy_every == 0)
+            if throttled:
+                self.told[who] = now + self.busy_seconds
         if throttled:
-            refuse(429, "TooManyRequests", "Received too many requests in a short amount of time.", "0")
+            wait = self.wait or {"Retry-After": f"{self.busy_seconds:.0f}"}
+            refuse(429, "TooManyRequests", "Received too many requests in a short amount of time.", wait)
         if writes and not self.role:
             refuse(403, "AuthorizationFailed", "The client does not have authorization to perform action.")
 
@@ -136,9 +149,15 @@ class Models:
 
     def get(self, name: str, version: str) -> Model:
         self.workspace.called()
-        if (name, version) not in self.workspace.kept:
-            refuse(404, "UserError", f"Model {name}:{version} was not found")
+        self._require(name, version)
         return self.workspace.kept[name, version]
+
+    def _require(self, name: str, version: str) -> None:
+        if (name, version) not in self.workspace.kept or self._late((name, version)):
+            refuse(404, "UserError", f"Model {name}:{version} was not found")
+
+    def _late(self, key: tuple[str, str]) -> bool:
+        return self.workspace.calls - self.workspace.seen_at[key] <= LAG_CALLS
 
     def list(self, name: str | None = None) -> Iterator[Model]:
         """Without those of the last calls, without archived ones, and without tags: models.list() gives none."""
@@ -146,12 +165,10 @@ class Models:
 
         self.workspace.called()
         for key, model in list(self.workspace.kept.items()):
-            late = self.workspace.calls - self.workspace.seen_at[key] <= LAG_CALLS
-            if not late and key not in self.workspace.archived and name in {None, key[0]}:
+            if not self._late(key) and key not in self.workspace.archived and name in {None, key[0]}:
                 yield Model(name=key[0], version=key[1], path=model.path, type=model.type)
 
     def archive(self, name: str, version: str) -> None:
         self.workspace.called(writes=True)
-        if (name, version) not in self.workspace.kept:
-            refuse(404, "UserError", f"Model {name}:{version} was not found")
+        self._require(name, version)
         self.workspace.archived.add((name, version))

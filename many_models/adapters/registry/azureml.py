@@ -100,11 +100,21 @@ class _Packs:
             raise InputError(f"there is no pack version {ref!r}: it was never stored, or has been pruned")
         return verified(pack_files(found), sha256, ref)
 
-    def delete(self, refs: Sequence[str]) -> None:
-        """Archive the assets, then delete their files."""
-        self.assets.archive([(name, version) for name, _, version in (ref.rpartition("/") for ref in refs)])
+    def delete(self, state: State, refs: Sequence[str]) -> None:
+        """Archive the assets, then delete their files. An asset that Azure ML does not find is asked for once more by
+        the next call, with `unarchived`: what a killed writer registered a moment ago is found later.
+        """
+        asked_before = unarchived(state)
+        versions = {ref: (name, version) for ref in refs for name, _, version in [ref.rpartition("/")]}
+        missed = self.assets.archive(list(versions.values()))
         for ref in refs:
             self.folder.remove(f"packs/{ref}")
+        state["unarchived"] = [ref for ref, one in versions.items() if one in missed and ref not in asked_before]
+
+
+def unarchived(state: State) -> list[str]:
+    """Versions whose files are deleted and whose assets were not found."""
+    return list(state.get("unarchived", ()))
 
 
 class AzureMLStaging:
@@ -173,13 +183,13 @@ class AzureMLStaging:
             for refs in per_pack.values():
                 kept.update(refs[len(refs) - min(keep, len(refs)) :])
             gone = [version.ref for version in versions if version.ref not in kept]
-            left = list(state.get("pending", ()))
+            left = [*state.get("pending", ()), *unarchived(state)]
             if gone or left:
                 state["versions"] = [row for row, version in _versions(state) if version.ref in kept]
                 state["pending"] = [*left, *gone]  # until they are deleted
                 still_held()
                 etag = self._packs.folder.write_state(INDEX, state, etag)
-                self._packs.delete([*left, *gone])
+                self._packs.delete(state, [*left, *gone])
                 state["pending"] = []
                 self._packs.folder.write_state(INDEX, state, etag)
             return gone
@@ -355,7 +365,7 @@ class AzureMLProduction:
             stay = [self._release(state, row["id"]) for row in rows if row["id"] in kept]
             refs = {c.ref for release in stay for c in release.champions.values()}
             packs = [ref for ref in state.get("packs", ()) if ref not in refs]
-            left = [*state.get("pending", ()), *packs]
+            left = [*state.get("pending", ()), *unarchived(state), *packs]
             old = [*state.get("pending_releases", ()), *gone]
             if left or old:
                 state["releases"] = [row for row in rows if row["id"] in kept]
@@ -363,7 +373,7 @@ class AzureMLProduction:
                 state |= {"pending": left, "pending_releases": old}
                 still_held()
                 etag = self._write(state, etag)
-                self._packs.delete(left)
+                self._packs.delete(state, left)
                 for release_id in old:
                     self._packs.folder.remove(f"releases/{release_id}")
                 self._write({**state, "pending": [], "pending_releases": []}, etag)

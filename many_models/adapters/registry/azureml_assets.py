@@ -8,7 +8,10 @@ and endpoints see: each version has its metrics as tags and names the folder of 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
 from many_models.adapters.azure.machine_learning import azure_ml_error
@@ -46,9 +49,12 @@ class ModelAssets:
         """Register each version. One that is there with the same files stays as it is."""
         self._each("registering models", [lambda asset=asset: self._create(asset) for asset in assets])
 
-    def archive(self, versions: Sequence[tuple[str, str]]) -> None:
-        """Archive each (name, version): the nearest to a deletion. One that was never registered is passed over."""
-        self._each("archiving models", [lambda one=one: self._archive(*one) for one in versions])
+    def archive(self, versions: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
+        """Archive each (name, version): the nearest to a deletion. Return those that Azure ML does not find: they were
+        never registered, or a moment ago.
+        """
+        found = self._each("archiving models", [lambda one=one: self._archive(*one) for one in versions])
+        return {one for one, archived in zip(versions, found, strict=True) if not archived}
 
     def check(self) -> str:
         """The datastore, as the workspace knows it. Raises what `azure_ml_error` makes of a refusal."""
@@ -70,13 +76,14 @@ class ModelAssets:
         )
         self._reached().models.create_or_update(model)
 
-    def _archive(self, name: str, version: str) -> None:
+    def _archive(self, name: str, version: str) -> bool:
         from azure.core.exceptions import ResourceNotFoundError
 
         try:
             self._reached().models.archive(name=name, version=version)
         except ResourceNotFoundError:
-            return
+            return False
+        return True
 
     def _reached(self) -> Any:
         if self._client is None:
@@ -94,6 +101,20 @@ class ModelAssets:
             raise azure_ml_error(error, what, "registry") from error
 
 
+def seconds_to_wait(headers: Mapping[str, str], now: datetime | None = None) -> float:
+    """Seconds that a throttled caller is told to wait: `Retry-After` in seconds or as a date, or Azure's milliseconds.
+
+    0.0 where no header can be read. `now` is the moment against which a date counts.
+    """
+    for name, unit in (("Retry-After", 1.0), ("retry-after-ms", 0.001), ("x-ms-retry-after-ms", 0.001)):
+        told = str(headers.get(name, "")).strip()
+        with suppress(ValueError):
+            return max(0.0, float(told) * unit)
+        with suppress(ValueError):
+            return max(0.0, (parsedate_to_datetime(told) - (now or datetime.now(UTC))).total_seconds())
+    return 0.0
+
+
 def _while_busy(work: Callable[[], Any]) -> Any:
     """What `work` returns; it is called again for three minutes while the service throttles or fails."""
     from azure.core.exceptions import HttpResponseError
@@ -101,7 +122,6 @@ def _while_busy(work: Callable[[], Any]) -> Any:
     def again(error: Exception) -> float | None:
         if not isinstance(error, HttpResponseError) or error.status_code not in BUSY:
             return None
-        asked = str(getattr(error.response, "headers", {}).get("Retry-After", ""))
-        return float(asked) if asked.isdigit() else 0.0
+        return seconds_to_wait(getattr(error.response, "headers", None) or {})
 
     return retry(work, again, doubling(0.5, BUSY_PAUSE_SECONDS, BUSY_SECONDS))

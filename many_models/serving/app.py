@@ -6,12 +6,14 @@ import gc
 import time
 from contextlib import asynccontextmanager
 from datetime import UTC
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import FastAPI, Path, Request, Response, Security
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 from fastapi.security import APIKeyHeader, HTTPBearer
 from prometheus_client import generate_latest
 from starlette.concurrency import run_in_threadpool
@@ -36,7 +38,7 @@ from many_models.serving.service import NotReadyError, Service, age_days
 from many_models.system import return_free_memory
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Sequence
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 
     from many_models.ports import Lake, ProductionRegistry, Telemetry
     from many_models.settings import ServeSettings, Settings
@@ -53,6 +55,15 @@ REASONS = {
     503: "There is no release yet, or the request took too long.",
 }
 WAYS = [Security(APIKeyHeader(name="X-API-Key", auto_error=False)), Security(HTTPBearer(auto_error=False))]
+
+
+class _Direct(APIRoute):
+    """A route whose endpoint reads the request itself. FastAPI documents it, and does nothing more for a request:
+    looking for parameters and dependencies that there are none of costs as much as a kept forecast.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        return self.endpoint
 
 
 def build_app(
@@ -145,15 +156,17 @@ def _add_forecasts(app: FastAPI, service: Service, metrics: Metrics) -> None:
             metrics.series.labels(kind).inc(count)
         return Response(answer.body, media_type="application/json")
 
-    @app.post("/v1/forecasts", summary="Forecasts of many series", **route)
     async def forecasts(request: Request) -> Response:
         """A forecast for each series, or why there is none: one series' error leaves the others alone."""
         return await answered(request, explain=False)
 
-    @app.post("/v1/explanations", summary="What forecasts are made of", **route)
     async def explanations(request: Request) -> Response:
         """Forecasts as /v1/forecasts has them, each with `parts` by driver that add up to it, and in `words`."""
         return await answered(request, explain=True)
+
+    add = partial(app.router.add_api_route, methods=["POST"], route_class_override=_Direct, **route)
+    add("/v1/forecasts", forecasts, summary="Forecasts of many series")
+    add("/v1/explanations", explanations, summary="What forecasts are made of")
 
 
 def _add_models(app: FastAPI, service: Service) -> None:

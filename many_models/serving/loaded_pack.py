@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -94,7 +95,7 @@ class LoadedPack:
         self.horizon = int(index["horizon"])
         self._frequency = str(index["frequency"])
         self._index = index
-        self._model = _Model(index, found, compiled, blobs)
+        self._model = ServedPack(index, found, compiled, blobs)
         self._cutoffs = np.asarray(found["cutoff"], np.int64)
         self._lock = threading.Lock()  # the model keeps calendars, and clears them
         self._answers: dict[int, bytes] = {}
@@ -206,14 +207,10 @@ class LoadedPack:
         stamps = [o.ds for o in question.observations] + [ds for ds, _ in (*question.known, *against)]
         if not stamps:
             return [], [], []
-        times = np.array(stamps, "datetime64[us]")
-        numbers = loader.step_number(times, self._frequency)
-        off = loader.stamps(numbers, self._frequency) != times
-        if off.any():
-            raise SeriesError(question.series_id, f"time {times[off][0]} is off the frequency {self._frequency}")
+        numbers = self._numbers(question.series_id, stamps)
         n = len(question.observations)
         m = n + len(question.known)
-        seen, future, other = numbers[:n].tolist(), numbers[n:m].tolist(), numbers[m:].tolist()
+        seen, future, other = numbers[:n], numbers[n:m], numbers[m:]
         if any(len(set(some)) < len(some) for some in (seen, future, other)):
             raise SeriesError(question.series_id, "duplicate periods: give each period once")
         named = {name for o in question.observations for name in o.known}
@@ -224,6 +221,24 @@ class LoadedPack:
                 question.series_id, f"unknown covariates {', '.join(unknown[:3])}; this model's covariates: {wanted}"
             )
         return seen, future, other
+
+    def _numbers(self, series_id: str, stamps: Sequence[datetime]) -> list[int]:
+        """The step numbers of times. Raises SeriesError for times off the frequency."""
+        known = _numbers.setdefault(self._frequency, {})
+        try:  # questions about a day share their times
+            return [known[stamp] for stamp in stamps]
+        except KeyError:
+            pass
+        times = np.array(stamps, "datetime64[us]")
+        numbers = loader.step_number(times, self._frequency)
+        off = loader.stamps(numbers, self._frequency) != times
+        if off.any():
+            raise SeriesError(series_id, f"time {times[off][0]} is off the frequency {self._frequency}")
+        if len(known) > SHARED_PERIODS:
+            known.clear()
+        found: list[int] = numbers.tolist()
+        known.update(zip(stamps, found, strict=True))
+        return found
 
     def _end(self, question: Question, trained: int, seen: Sequence[int]) -> int:
         end = max([trained, *seen])
@@ -287,13 +302,20 @@ class _Shared:
 
 
 _shared = _Shared()
+_numbers: dict[str, dict[datetime, int]] = {}  # frequency → the step numbers of times that were asked about
 
 
-class _Model(loader.Pack):
-    """The loader's pack, which shares calendars with others and forgets them when odd cutoffs and horizons add up."""
+class ServedPack(loader.Pack):
+    """The loader's pack, which shares calendars with others and forgets them when odd cutoffs and horizons add up. It
+    answers as the loader does, to the last bit, without the loader's work for what a pack does not have.
+    """
 
     def __init__(self, index: dict[str, Any], arrays: Mapping[str, NDArray[Any]], *more: object) -> None:
         super().__init__(index, arrays, *more)
+        self._has_terms = np.any(np.asarray(arrays["pool_terms"][..., 0] >= 0), axis=1)  # by pool
+        closing = np.any(np.asarray(arrays["closed_days"][:, :1] != loader.EMPTY), axis=1)
+        self._closing = closing | ("open" in index)
+        self._plain_numbers = arrays["center"].dtype == arrays["scale"].dtype == np.float64
         holidays = hashlib.sha256(arrays["holiday_days"].tobytes() + arrays["holiday_slots"].tobytes()).digest()
         conf = arrays["conf"]
         about = (float(conf[place]) for place in (loader.SEASON, loader.SLOTS, loader.CALENDAR))
@@ -302,12 +324,54 @@ class _Model(loader.Pack):
     def calendar(self, after: int, h: int) -> Any:
         """See the loader."""
         key = (self._kind, int(after), int(h))
-        return _shared.get(key, key[2], lambda: super(_Model, self).calendar(after, h))
+        return _shared.get(key, key[2], lambda: super(ServedPack, self).calendar(after, h))
 
     def shape(self, pool: int, after: int, h: int) -> Any:
         """See the loader."""
         key = (self._kind, int(after), int(h), self.arrays["pool_shape"][pool].tobytes())
-        return _shared.get(key, key[2], lambda: super(_Model, self).shape(pool, after, h))
+        return _shared.get(key, key[2], lambda: super(ServedPack, self).shape(pool, after, h))
+
+    def columns(self, x: NDArray[np.float64], pool: int, after: int) -> NDArray[np.float64]:
+        """See the loader."""
+        if self._has_terms[pool]:
+            return super().columns(x, pool, after)
+        terms = self.arrays["pool_terms"].shape[1]
+        found = np.zeros((len(x), x.shape[1] + terms + 1))
+        found[:, : x.shape[1]] = x
+        found[:, -1:] = self.shape(pool, after, len(x))
+        return found
+
+    def with_closed_days(self, i: int, ds: NDArray[np.datetime64], hol: NDArray[np.int64]) -> NDArray[np.int64]:
+        """See the loader."""
+        return super().with_closed_days(i, ds, hol) if self._closing[i] else hol
+
+    def shut(self, i: int, number: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """See the loader."""
+        return super().shut(i, number) if "open" in self.index else np.zeros(len(number), bool)
+
+    def encode(
+        self, i: int, known: Mapping[str, Sequence[Value]], h: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """See the loader: covariate by covariate where no value is missing, which is what most requests give."""
+        columns: list[list[float]] = []
+        for j, (name, levels) in enumerate(zip(self.index["known"], self.index["levels_of"], strict=True)):
+            values = known.get(name)
+            column = None if values is None or levels or not self._plain_numbers else self._encoded(i, j, values)
+            if column is None:
+                return super().encode(i, known, h)
+            columns.append(column)
+        return np.array(columns, float).reshape(-1, h).T.copy(), np.zeros(h, bool)
+
+    def _encoded(self, i: int, j: int, values: Sequence[Value]) -> list[float] | None:
+        """The encoded values of numeric column `j`; None where one is missing."""
+        a = self.arrays
+        center, scale = float(a["center"][i, j]), float(a["scale"][i, j])
+        if not scale or any(value is None or value != value for value in values):  # noqa: PLR0124 -- NaN
+            return None
+        numbers = [float(value) for value in values if value is not None]
+        if a["log"][i, j]:
+            numbers = [math.log(max(number, 1e-9)) for number in numbers]
+        return [min(max((number - center) / scale, -20.0), 20.0) for number in numbers]
 
     def forget(self, periods: int) -> None:
         """Keep calendars of at most this many periods."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 from dataclasses import dataclass
+from datetime import UTC
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -19,6 +20,7 @@ from many_models.orchestration.event_log import dead_runs, history, runs
 from many_models.orchestration.look import STAGE_TAG, Look, SharedLook
 from many_models.orchestration.stage_run import DUE_TAG
 from many_models.ports import Lake, Source
+from many_models.system import utc_now
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
@@ -56,6 +58,7 @@ DECISION_SENSORS: Mapping[Stage, str] = {
     "drift": "predicted_to_drift",
 }
 SENSOR_SECONDS = 5  # a look that finds nothing new is cheap, and a finished stage starts the next the sooner
+LOOKED_BACK = 20  # failed runs for the same keys that are looked at
 STORES_SECONDS = 60  # how old a look at the lake may be while Dagster has recorded nothing new
 
 
@@ -135,13 +138,15 @@ def request_of(
     )
 
 
-def crashes(instance: dg.DagsterInstance, request: dg.RunRequest) -> int:
-    """How many runs for the same keys at the same versions have failed already; a permanent error counts as all."""
+def failed_runs(instance: dg.DagsterInstance, request: dg.RunRequest) -> list[due.FailedRun]:
+    """The runs for the same keys at the same versions that have failed already, the newest first."""
     same = dg.RunsFilter(tags={DUE_TAG: request.tags[DUE_TAG]}, statuses=[dg.DagsterRunStatus.FAILURE])
-    failed = instance.get_run_ids(same, limit=due.MAX_ATTEMPTS)
-    if any(cause is not None and not cause.transient for cause in (cause_of(instance, run_id) for run_id in failed)):
-        return due.MAX_ATTEMPTS
-    return len(failed)
+    found = list[due.FailedRun]()
+    for record in instance.get_run_records(same, limit=LOOKED_BACK):
+        began = record.start_time is not None
+        cause = cause_of(instance, record.dagster_run.run_id) if began else None
+        found.append(due.FailedRun(began, cause is None or cause.transient, record.update_timestamp))
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,9 +234,14 @@ def decide(
     if work.stage != stage:
         return dg.SkipReason(f"waiting for {work.stage} ({len(work.keys)} keys are due)")
     request = request_of(settings, instance, asset, work, current, {})
-    if (failed := crashes(instance, request)) >= due.MAX_ATTEMPTS:
+    failed = failed_runs(instance, request)
+    if (attempts := due.attempts(failed)) >= due.MAX_ATTEMPTS:
         return dg.SkipReason(
-            f"{failed} runs for these {len(work.keys)} keys have failed: see them, then start one by hand"
+            f"{attempts} runs for these {len(work.keys)} keys have failed: see them, then start one by hand"
+        )
+    if (at := due.next_launch(failed)) is not None and at > utc_now().replace(tzinfo=UTC):
+        return dg.SkipReason(
+            f"the last run for these {len(work.keys)} keys was not launched: next try at {at:%H:%M:%S} UTC"
         )
     return request
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import timedelta
+from itertools import takewhile
 from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from datetime import datetime
 
     from many_models.errors import SeriesFailure
 
 MAX_ATTEMPTS = 3
+LAUNCH_PAUSE, LONGEST_PAUSE = timedelta(seconds=30), timedelta(minutes=15)  # after launches that failed
 
 Stage = Literal[
     "raw_sales",
@@ -31,6 +35,33 @@ DECISIONS: tuple[Stage, ...] = ALL_STAGES[
     ALL_STAGES.index("stock_recommendations") : ALL_STAGES.index("warehouse_predictions")
 ]  # only where the settings ask for them
 STAGES: tuple[Stage, ...] = tuple(stage for stage in ALL_STAGES if stage not in DECISIONS)
+
+
+@dataclass(frozen=True, slots=True)
+class FailedRun:
+    """A run of a stage that failed at `ended`: whether it began, and whether its error can pass by itself."""
+
+    began: bool
+    transient: bool
+    ended: datetime
+
+
+def attempts(failed: Iterable[FailedRun]) -> int:
+    """How many of MAX_ATTEMPTS these runs for the same keys have taken: a permanent error takes all of them, a run that
+    was never launched none, whatever kept it from that, since it has not tried anything.
+    """
+    began = [run for run in failed if run.began]
+    return len(began) if all(run.transient for run in began) else MAX_ATTEMPTS
+
+
+def next_launch(failed: Iterable[FailedRun]) -> datetime | None:
+    """When the keys of these runs, the newest first, may be launched again; None for at once. Each launch that fails
+    doubles the pause: launches alone have no last attempt, and the records are not to fill up with them.
+    """
+    in_a_row = list(takewhile(lambda run: not run.began, failed))
+    if not in_a_row:
+        return None
+    return in_a_row[0].ended + min(LAUNCH_PAUSE * 2 ** min(len(in_a_row) - 1, 10), LONGEST_PAUSE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,8 @@ import pandas as pd
 from benchmarks._report import Figure, flags, machine, show
 from benchmarks.decisions_coverage import backtested
 from many_models.decisions.demand_paths import fit_paths
-from many_models.decisions.drift import MONTH, watch, window_scores
+from many_models.decisions.drift import MONTH
+from many_models.decisions.drift_windows import window_shifts
 from many_models.forecasting import Spec
 from many_models.keys import SeriesKey
 from many_models.onboarding.demo import COUNTRY, write_source
@@ -48,13 +49,14 @@ def measured(seed: int, series: int, days: int) -> tuple[int, int, int, int]:
         rows = rows_of(facts.path)
     spec = Spec("D", 28, known=("price", "promotion"), country=COUNTRY)
     _, backtest, histories = backtested(rows, spec, datetime.combine(END, time()))
-    newest = backtest.y_hat[:, -1]
-    model = fit_paths(backtest.series, newest, backtest.before_last(), histories)
-    scores = window_scores(model, backtest.y[:, -1], newest)
+    newest, earlier = backtest.y_hat[:, -1], backtest.before_last()
+    model = fit_paths(backtest.series, newest, earlier, histories)
     begins = spec.horizon - SHIFT_DAYS
     shifted = np.isin(model.series, [SeriesKey(key).series_id for key in facts.shifted])
-    in_time = shifted & (watch(scores[:, : begins + FOUND_WITHIN]).alarm >= begins)
-    others = ~shifted & (watch(scores).alarm >= 0)
+    of_ten_days = backtest.y[:, -1].copy()
+    of_ten_days[:, begins + FOUND_WITHIN :] = np.nan
+    in_time = shifted & (window_shifts(model, earlier, of_ten_days, newest).alarm >= begins)
+    others = ~shifted & (window_shifts(model, earlier, backtest.y[:, -1], newest).alarm >= 0)
     return int(in_time.sum()), int(shifted.sum()), int(others.sum()), int((~shifted).sum())
 
 

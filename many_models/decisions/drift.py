@@ -33,7 +33,6 @@ HELD_BACK = 0.6  # of the false alarms: a series' spread is estimated, and an es
 MONTH = 30  # periods that the false alarms are set for
 CELL = 0.04  # width of the Markov chain's states
 BURN_IN = 60  # periods after which a chart has forgotten that it began at 0
-DELAY = 8  # steps of a window within which errors foretell nothing
 LARGEST_SCORE = 4.0  # no single error may make an alarm
 
 
@@ -146,36 +145,21 @@ def scores_of(model: PathModel, y: Floats, y_hat: Floats) -> Floats:
     return new_in(model, plain_scores(model, y, y_hat))
 
 
-def window_scores(model: PathModel, y: Floats, y_hat: Floats) -> Floats:
-    """Normal scores of the errors of one window, whose forecasts (series × steps) were all made at one cutoff.
-
-    `model` must not know the window. What the errors of a window have in common (a level that was missed at the cutoff)
-    is taken out by the correlation of steps within the model's own windows, lag by lag; a missing step foretells
-    nothing.
-    """
-    return new_in_window(model, plain_scores(model, y, y_hat))
-
-
 def plain_scores(model: PathModel, y: Floats, y_hat: Floats) -> Floats:
     """Normal scores of errors as they are, what they have in common with neighbours left in: how large they are."""
+    return _by_kind(model, scaled_errors(model, y, y_hat), normal_scores)
+
+
+def scaled_errors(model: PathModel, y: Floats, y_hat: Floats) -> Floats:
+    """Errors (series × periods) in the standard deviations of the backtest; NaN where unknown or out of proportion."""
     r = (y - y_hat) / deviations(np.nan_to_num(y_hat), model.dispersion[:, None], model.power[:, None])
     r[np.abs(np.nan_to_num(r)) > WILD] = np.nan
-    return _by_kind(model, r, normal_scores)
+    return r
 
 
 def new_in(model: PathModel, scores: Floats) -> Floats:
     """What is new in `plain_scores`: see `scores_of`."""
     return _by_kind(model, scores, lambda pool, own: whitened(own, neighbours(normal_scores(pool.ravel(), pool))))
-
-
-def new_in_window(model: PathModel, scores: Floats) -> Floats:
-    """What is new in `plain_scores` of a window: see `window_scores`."""
-
-    def fresh(pool: Floats, own: Floats) -> Floats:
-        correlations = lag_correlations(normal_scores(pool.ravel(), pool))
-        return surprises(own, np.asarray(np.linalg.cholesky(correlations), np.float64))
-
-    return _by_kind(model, scores, fresh)
 
 
 def _by_kind(model: PathModel, values: Floats, of: Callable[[Floats, Floats], Floats]) -> Floats:
@@ -185,38 +169,6 @@ def _by_kind(model: PathModel, values: Floats, of: Callable[[Floats, Floats], Fl
         rows = np.flatnonzero(model.kind == kind)
         if len(rows):
             found[rows] = of(pool, values[rows])
-    return found
-
-
-def lag_correlations(scores: Floats) -> Floats:
-    """The correlation matrix (steps × steps) of scores within windows (windows × steps), the same along each diagonal,
-    nowhere below 0, and positive definite.
-    """
-    steps = scores.shape[1]
-    z = scores - scores.mean()
-    size = max(float((z * z).mean()), 1e-12)
-    by_lag = [float((z[:, lag:] * z[:, : steps - lag]).mean()) / size for lag in range(steps)]
-    apart = np.abs(np.subtract.outer(np.arange(steps), np.arange(steps)))
-    values, vectors = np.linalg.eigh(np.clip(by_lag, 0.0, 0.95)[apart] + 0.05 * np.eye(steps))
-    matrix: Floats = (vectors * np.maximum(values, 0.02)) @ vectors.T
-    scale = np.sqrt(np.diag(matrix))
-    return matrix / scale / scale[:, None]
-
-
-def surprises(scores: Floats, root: Floats) -> Floats:
-    """Scores (series × steps) without what steps before foretold, standard normal; `root` is the Cholesky factor of the
-    correlations.
-
-    A step is foretold from the steps more than `DELAY` before it, the first ones from all before them: a level that
-    shifts within the window must not at once be taken for the level that it has always had.
-    """
-    fresh, found = np.zeros_like(scores), np.empty_like(scores)
-    for step in range(scores.shape[1]):
-        told = scores[:, step] - fresh[:, :step] @ root[step, :step]
-        fresh[:, step] = np.nan_to_num(told / root[step, step])
-        upto = max(step - DELAY, min(step, DELAY))
-        left = np.sqrt((root[step, upto : step + 1] ** 2).sum())
-        found[:, step] = (scores[:, step] - fresh[:, :upto] @ root[step, :upto]) / left
     return found
 
 

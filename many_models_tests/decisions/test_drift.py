@@ -7,17 +7,13 @@ import pytest
 
 from many_models.decisions.demand_paths import Backtest, Histories, PathModel, fit_paths
 from many_models.decisions.drift import (
-    DELAY,
     MONTH,
     chart_limits,
     drift_table,
-    lag_correlations,
     normal_scores,
     scores_of,
-    surprises,
     watch,
     whitened,
-    window_scores,
 )
 
 SERIES, STEPS = 400, 28
@@ -111,61 +107,3 @@ def test_normal_scores_of_the_sample_itself_are_standard_normal() -> None:
     z = normal_scores(sample, sample[None])
     assert abs(z.mean()) < 0.01
     assert z.std() == pytest.approx(1.0, abs=0.01)
-
-
-def missed_levels(rng: np.random.Generator, series: int, windows: int, level: float = 0.05) -> np.ndarray:
-    """Sales of windows whose level the forecast missed by a deviation of `level`, alike at all steps of a window."""
-    missed = 1.0 + level * rng.normal(size=(series, windows, 1))
-    return rng.poisson(100.0 * missed * rng.gamma(80.0, size=(series, windows, STEPS)) / 80.0).astype(float)
-
-
-def windowed(rng: np.random.Generator, series: int) -> PathModel:
-    y = missed_levels(rng, series, 2)
-    histories = Histories(sales(rng, (series * 60,)), np.arange(0, series * 60 + 1, 60))
-    names = [f"s{i}" for i in range(series)]
-    return fit_paths(names, np.full((series, STEPS), 100.0), Backtest(names, y, np.full_like(y, 100.0)), histories)
-
-
-def test_a_level_missed_at_the_cutoff_of_a_window_is_no_drift() -> None:
-    """Of 8,000 windows; charts that take a window's errors for independent alarm more often."""
-    rng = np.random.default_rng(11)
-    together = independent = 0
-    for _ in range(4):
-        m, y = windowed(rng, 2000), missed_levels(rng, 2000, 1)[:, 0]
-        together += int((watch(window_scores(m, y, np.full_like(y, 100.0))).alarm >= 0).sum())
-        independent += int((watch(scores_of(m, y, np.full_like(y, 100.0))).alarm >= 0).sum())
-    assert together <= 16  # two in a thousand: two windows tell less of a spread than a year does
-    assert independent > together
-
-
-def test_a_shift_within_the_newest_window_is_found_in_ten_days() -> None:
-    """Of series whose usual error is a sixth of the level, a part of it missed at the cutoff."""
-    rng = np.random.default_rng(12)
-    m, y = windowed(rng, 400), missed_levels(rng, 400, 1)[:, 0]
-    y[:, 14:] *= 1.4
-    found = watch(window_scores(m, y, np.full_like(y, 100.0))[:, :24])
-    assert float((found.alarm >= 14).mean()) >= 0.9
-
-
-def test_surprises_are_what_a_regression_on_earlier_steps_leaves() -> None:
-    """Regressed on all steps before it, and past the first ones on those more than DELAY before it; a missing step is
-    regressed on, too, and so foretells nothing.
-    """
-    rng = np.random.default_rng(13)
-    correlations = lag_correlations(rng.normal(size=(500, STEPS)) + rng.normal(size=(500, 1)))
-    assert np.linalg.eigvalsh(correlations).min() > 0
-    z = rng.normal(size=(1, STEPS))
-    root = np.linalg.cholesky(correlations)
-    found = surprises(z, root)
-    for step in range(STEPS):
-        upto = step if step <= DELAY else max(step - DELAY, DELAY)
-        share = np.linalg.solve(correlations[:upto, :upto], correlations[:upto, step])
-        left = 1.0 - correlations[step, :upto] @ share
-        assert found[0, step] == pytest.approx((z[0, step] - z[0, :upto] @ share) / np.sqrt(left))
-    gap = z.copy()
-    gap[0, 2] = np.nan
-    told = surprises(gap, root)
-    assert np.isnan(told[0, 2])
-    share = np.linalg.solve(correlations[:2, :2], correlations[:2, 2])
-    gap[0, 2] = z[0, :2] @ share
-    assert told[0, 3:] == pytest.approx(surprises(gap, root)[0, 3:])

@@ -1,5 +1,6 @@
 """drift: which series do otherwise than their backtest promised, by sequential tests over realised errors."""
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,8 @@ from many_models.settings import Settings
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from many_models.decisions.drift import Found
 
     Floats = NDArray[np.float64]
 
@@ -45,11 +48,13 @@ def make(settings: Settings, _source: Source, lake: Lake, date: str) -> Made:
 
     from many_models.decisions.drift import drift_table, watch
     from many_models.decisions.drift_answers import SIDES, widening
+    from many_models.decisions.drift_windows import later
     from many_models.decisions.problems import problem_table
 
     found = forecasts_of(settings, lake, date, "drift")
-    ds, scores, sizes = scored(settings, lake, found)
+    ds, scores, sizes, shifts = scored(settings, lake, found)
     watched = watch(scores, settings.drift.false_alarms)
+    watched = later(watched, shifts) if shifts else watched
     table = drift_table(found.series, ds, watched, widening(sizes, watched), RECENT)
     table = table.add_column(1, "cutoff", pa.array([found.cutoff] * table.num_rows, pa.timestamp("us")))
     drifted = [row for row in table.to_pylist() if row["drifted"]]
@@ -63,16 +68,20 @@ def make(settings: Settings, _source: Source, lake: Lake, date: str) -> Made:
                 {"dagster/row_count": table.num_rows, "drifted": len(drifted)})  # fmt: skip
 
 
-def scored(settings: Settings, lake: Lake, found: Forecasts) -> "tuple[NDArray[np.datetime64], Floats, Floats]":
-    """The periods whose errors are watched, their normal scores without what is common to neighbours, and with it
-    (series × periods, NaN where there is none).
+def scored(
+    settings: Settings, lake: Lake, found: Forecasts
+) -> "tuple[NDArray[np.datetime64], Floats, Floats, Found | None]":
+    """The periods whose errors are watched, the normal scores of errors of forecasts that have come true without what
+    is common to neighbours, those of all errors with it (series × periods, NaN where there is none), and the shifts of
+    level within the newest window of the backtest.
 
-    Before forecasts have come true, the newest window of the backtest stands in for them, measured by the earlier ones.
+    Where no forecast has come true that window stands in, measured by the earlier ones; None where there are none.
     """
     import numpy as np
 
     from many_models.decisions.demand_paths import fit_paths
-    from many_models.decisions.drift import new_in, new_in_window, plain_scores
+    from many_models.decisions.drift import new_in, plain_scores
+    from many_models.decisions.drift_windows import window_shifts
 
     steps, nonnegative = settings.forecast.horizon, settings.data.negatives != "allow"
     histories = histories_of(settings, lake, found.series, found.cutoff)
@@ -82,30 +91,42 @@ def scored(settings: Settings, lake: Lake, found: Forecasts) -> "tuple[NDArray[n
     plain = plain_scores(model, y, y_hat)
     fresh = new_in(model, plain)
     if backtest.y.shape[1] < 2:
-        return ds, fresh, plain
-    times = window_times(settings, cutoffs[:, -1], steps)
-    earlier = fit_paths(found.series, found.y_hat, backtest.before_last(), histories, nonnegative=nonnegative)
-    of_window = plain_scores(earlier, backtest.y[:, -1], backtest.y_hat[:, -1])
-    every = np.union1d(ds, times[np.isfinite(of_window)])
-    fresh = _both(every, (times, new_in_window(earlier, of_window)), (ds, fresh))
-    return every, fresh, _both(every, (times, of_window), (ds, plain))
+        return ds, fresh, plain, None
+    times, newest = window_times(settings, cutoffs[:, -1], steps), backtest.y_hat[:, -1]
+    earlier = backtest.before_last()
+    before = fit_paths(found.series, found.y_hat, earlier, histories, nonnegative=nonnegative)
+    alone = np.where(_there(ds, np.isfinite(fresh), times), np.nan, backtest.y[:, -1])
+    every = np.union1d(ds, times[np.isfinite(alone)])
+    at = np.searchsorted(every, ds)
+    watched, sizes = (np.full((len(fresh), len(every)), np.nan) for _ in range(2))
+    watched[:, at], sizes[:, at] = fresh, plain
+    rows, columns = np.nonzero(np.isfinite(alone))
+    sizes[rows, np.searchsorted(every, times[rows, columns])] = plain_scores(before, alone, newest)[rows, columns]
+    shifts = window_shifts(before, earlier, alone, newest, settings.drift.false_alarms)
+    return every, watched, sizes, _at(every, times, shifts)
 
 
-def _both(
-    every: "NDArray[np.datetime64]", window: "tuple[NDArray[np.datetime64], Floats]",
-    real: "tuple[NDArray[np.datetime64], Floats]",
-) -> "Floats":  # fmt: skip
-    """Scores at the times `every`: those of real forecasts, and those of the window where there are none."""
+def _there(
+    ds: "NDArray[np.datetime64]", known: "NDArray[np.bool_]", times: "NDArray[np.datetime64]"
+) -> "NDArray[np.bool_]":
+    """Whether each of `times` (series × steps) is one of `ds` that is `known` (series × periods)."""
     import numpy as np
 
-    (times, of_window), (ds, scores) = window, real
-    found = np.full((len(scores), len(every)), np.nan)
-    known = np.isfinite(of_window)
-    rows, _ = np.nonzero(known)
-    found[rows, np.searchsorted(every, times[known])] = of_window[known]
-    at = np.searchsorted(every, ds)
-    found[:, at] = np.where(np.isfinite(scores), scores, found[:, at])
-    return found
+    if not len(ds):
+        return np.zeros(times.shape, np.bool_)
+    at = np.minimum(np.searchsorted(ds, times), len(ds) - 1)
+    return (ds[at] == times) & np.take_along_axis(known, at, axis=1)
+
+
+def _at(every: "NDArray[np.datetime64]", times: "NDArray[np.datetime64]", shifts: "Found") -> "Found":
+    """`shifts` with the places of their steps among `every` period."""
+    import numpy as np
+
+    rows = np.flatnonzero(shifts.alarm >= 0)
+    alarm, began = shifts.alarm.copy(), shifts.began.copy()
+    for of in (alarm, began):
+        of[rows] = np.searchsorted(every, times[rows, of[rows]])
+    return replace(shifts, alarm=alarm, began=began)
 
 
 def realised(settings: Settings, lake: Lake, found: Forecasts) -> "tuple[NDArray[np.datetime64], Floats, Floats]":

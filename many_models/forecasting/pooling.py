@@ -10,7 +10,7 @@ import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -25,7 +25,6 @@ from many_models.forecasting.evaluation import evaluate, least
 from many_models.forecasting.local_fit import (
     NO_TREES,
     PooledFit,
-    default_prior,
     fit_panel,
     learned_at,
     nothing_shared,
@@ -37,6 +36,7 @@ from many_models.forecasting.pack import mm_pack_v1 as loader
 from many_models.forecasting.pack.array_files import array_files, sha256_of
 from many_models.forecasting.pack.mm_sklearn_v1 import SUFFIX
 from many_models.forecasting.panel import Layout, Panel, build, layout_of
+from many_models.forecasting.pooled_fit import Moments, coefficients
 from many_models.forecasting.screening import reasons_not_to_learn_from
 from many_models.forecasting.spec import Spec, rhythm
 from many_models.forecasting.terms import Choice, choose, words_of
@@ -53,11 +53,8 @@ if TYPE_CHECKING:
 
 TREE_ROWS = 200_000
 LEAST_TREE_ROWS = 2_000
-NEWTON_STEPS = 25
-CONVERGED = 1e-4  # nats a row that a step still gains when the fit of counts has converged
-POOLED_STRENGTH = 50.0  # observations that what is believed before any data is worth
 MOST_SERIES = 400
-BLOCK = 10  # series whose moments are summed together: what is learned must not depend on the number of threads
+
 CUSTOM_SERIES = 40  # of them, on which users' own forecasters are tried: they may take seconds each
 
 
@@ -336,7 +333,7 @@ def learn(  # noqa: PLR0913 - whom from, when and what
         shape = learn_shape(panel, layout, origin)
         panel.x[:, :, -1] = (layout.shape_features(panel.ds) @ shape)[None, :]
         sample = Sample(panel, layout, spec, origin, static)
-        beta, problem = _coefficients(sample, threads)
+        beta, problem = coefficients(sample, threads)
         shared = PooledFit(panel.number + origin, shape, beta, STRENGTH, NO_TREES, problem, profile=profile)
         rows = _tree_rows(sample, shared, threads)
     if rows is None or len(rows[0]) < 10 * shared.beta.shape[1]:
@@ -437,11 +434,11 @@ class Sample:
     def _steps(self) -> NDArray[np.int64]:
         return training_steps(self.panel.number, len(self.panel.ds), self.spec.horizon)
 
-    def moments(self, block: Sequence[int], beta: NDArray[np.float64], *, cold: bool) -> _Moments:
+    def moments(self, block: Sequence[int], beta: NDArray[np.float64], *, cold: bool) -> Moments:
         """Sums over the series of `block`, see `kernels.pooled_moments`."""
         from many_models.forecasting.kernels import pooled_moments
 
-        found = _Moments.nothing(beta.size, self.origin + 1)
+        found = Moments.nothing(beta.size, self.origin + 1)
         for i in block:
             pooled_moments(*self._series(i), beta, cold, found.G, found.g, found.misfit, found.together)
         return found
@@ -481,92 +478,6 @@ class Sample:
             panel.y[i], panel.code[i], ph, hol, C, panel.x[i], panel.encoding.binary[i], self._steps, first, origin,
             self._conf, own, rhythm(layout.frequency).decay, state,
         )  # fmt: skip
-
-
-def _coefficients(sample: Sample, threads: ThreadPoolExecutor) -> tuple[NDArray[np.float64], str]:
-    """Ridge coefficients (3 × features) of all series together, and why those of counts are not to be used ("" if they
-    are): the Poisson ones by Newton's steps, each halved until it improves the fit.
-    """
-    from many_models.forecasting.kernels import solve
-
-    nc = sample.calendar_columns
-    prior = default_prior(nc, sample.layout.columns)
-    beta, p = prior.copy(), prior.shape[1]
-    out = np.empty(p)
-    blocks = [sample.ready[at : at + BLOCK] for at in range(0, len(sample.ready), BLOCK)]
-    tried, best, strength, rows = prior[loader.COUNT].copy(), np.inf, np.full(p, POOLED_STRENGTH), 1.0
-    penalty = np.zeros(p)
-    for step in range(NEWTON_STEPS):
-        found = _summed(threads.map(partial(sample.moments, beta=tried, cold=step == 0), blocks), p, sample.origin + 1)
-        if not step:
-            rows = max(found.G[0, nc, nc], 1.0)
-            strength = POOLED_STRENGTH * shared_periods(found.together)
-            for way in range(2):
-                if found.G[way, nc, nc] > 0 and solve(found.G[way], found.g[way], prior[way], strength, rows, out):
-                    beta[way] = out
-            penalty = 0.5 * strength * np.diag(found.G[loader.COUNT]) / rows
-        misfit = found.misfit[0] + float(penalty @ (tried - prior[loader.COUNT]) ** 2)
-        if misfit > best + 1e-9 * abs(best) or not np.isfinite(misfit):
-            tried = 0.5 * (tried + beta[loader.COUNT])
-            continue
-        gained, best, beta[loader.COUNT] = best - misfit, misfit, tried
-        if gained < CONVERGED * found.misfit[1]:
-            return beta, ""
-        if not (
-            found.G[loader.COUNT, nc, nc] > 0
-            and solve(found.G[loader.COUNT], found.g[loader.COUNT], prior[loader.COUNT], strength, rows, out)
-        ):
-            return beta, "the fit of counts over all series has no solution"
-        tried = out.copy()
-    return beta, f"the fit of counts over all series did not converge in {NEWTON_STEPS} steps"
-
-
-@dataclass
-class _Moments:
-    """Sums over series, see `kernels.pooled_moments`."""
-
-    G: NDArray[np.float64]
-    g: NDArray[np.float64]
-    misfit: NDArray[np.float64]
-    together: NDArray[np.float64]
-
-    @classmethod
-    def nothing(cls, p: int, periods: int) -> _Moments:
-        """Sums over no series."""
-        return cls(np.zeros((3, p, p)), np.zeros((3, p)), np.zeros(2), np.zeros((3 + 2 * p, periods)))
-
-
-def _summed(parts: Iterable[_Moments], p: int, periods: int) -> _Moments:
-    total = _Moments.nothing(p, periods)
-    for part in parts:
-        total.G += part.G
-        total.g += part.g
-        total.misfit += part.misfit
-        total.together += part.together
-    return total
-
-
-def shared_periods(together: NDArray[np.float64]) -> NDArray[np.float64]:
-    """How many rows count as one for each feature, because series that are seen in the same period share its luck.
-
-    The design effect of cluster samples, 1 + (series a period − 1) × ρx × ρe (Kish 1965; Moulton 1986): ρx is the share
-    of a feature's variance that all series of a period have in common, ρe that of the residuals. `together` as
-    `kernels.pooled_moments` sums it.
-    """
-    p = (len(together) - 3) // 2
-    n, residual, square = together[:3]
-    rows = max(n.sum(), 1.0)
-    pairs = float((n * n - n).sum())
-    if pairs <= 0:
-        return np.ones(p)
-    size = 1.0 + pairs / rows  # series that a row's period has
-    common = max(float((residual * residual - square).sum()) / pairs / max(square.sum() / rows, 1e-12), 0.0)
-    sums, squares = together[3 : 3 + p], together[3 + p :].sum(1) / rows
-    mean = sums.sum(1) / rows
-    variance = np.maximum(squares - mean**2, 1e-12)
-    between = (sums**2 / np.maximum(n, 1.0)).sum(1) / rows - mean**2
-    alike = np.clip((between / variance - 1.0 / size) / (1.0 - 1.0 / size), 0.0, 1.0) if size > 1 else np.zeros(p)
-    return 1.0 + (size - 1.0) * min(common, 1.0) * np.where(squares > 1e-12, alike, 0.0)
 
 
 def _tree_rows(sample: Sample, shared: PooledFit, threads: ThreadPoolExecutor) -> TreeRows | None:

@@ -7,7 +7,7 @@ from datetime import datetime
 import numpy as np
 
 from many_models.forecasting import Spec, pool, train
-from many_models_tests.forecasting.histories import rows_of, stamps
+from many_models_tests.forecasting.histories import rows_of, stamps, table
 
 
 def forecast_of(y: np.ndarray, spec: Spec, last: datetime, periods: int) -> np.ndarray:
@@ -57,6 +57,26 @@ def test_a_holiday_that_moves_through_weeks_is_forecast_where_it_falls() -> None
     assert held[-6:].sum() == 1
     assert int(found.argmax()) == int(held[-6:].argmax())
     assert found[held[-6:]][0] > 1.3 * np.delete(found, held[-6:].argmax()).mean()
+
+
+def test_a_holiday_that_moves_through_months_is_forecast_where_it_falls() -> None:
+    """Easter adds half a month's sales to March or to April, as a known column of a user says; March 2024 has it, and
+    April had it in five years before.
+    """
+    months = stamps(12 * 12, "MS", datetime(2024, 12, 1)).astype("datetime64[M]")
+    march = {2013, 2016, 2018, 2024}
+    held = np.array(
+        [month.astype(object).month == (3 if month.astype(object).year in march else 4) for month in months]
+    )
+    rng, spec, cutoff = np.random.default_rng(3), Spec("MS", 6, windows=2, known=("easter",)), datetime(2023, 12, 1)
+    y = {f"s{i:02d}": rng.poisson(np.where(held, 300.0, 200.0)).astype(float) for i in range(12)}
+    rows = rows_of({name: one[:-12] for name, one in y.items()}, spec, cutoff, easter=held[:-12].astype(float))
+    future = {name: one[-12:-6] for name, one in y.items()}
+    ahead = table(future, "MS", datetime(2024, 6, 1), easter=held[-12:-6].astype(float)).drop_columns(["y"])
+    model = train(rows, spec, cutoff, pooled=pool(rows, spec, cutoff, trees=False)).model
+    found = model.predict(None, future=ahead)["y_hat"].to_numpy().reshape(12, 6).mean(0)
+    assert int(found.argmax()) == 2, "March"
+    assert found[2] > found[3] + 30.0, "the truth is 300 and 200"
 
 
 def test_quarters_have_a_year_of_four_seasons() -> None:

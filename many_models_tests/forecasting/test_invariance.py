@@ -12,7 +12,7 @@ import pytest
 from many_models.forecasting import Spec, pool, prepare, train
 from many_models.forecasting.pack import mm_pack_v1 as loader
 from many_models.forecasting.panel import build, layout_of
-from many_models.forecasting.pooling import shared_periods
+from many_models.forecasting.pooled_fit import shared_periods
 from many_models.forecasting.screening import reasons_not_to_learn_from
 from many_models_tests.forecasting.histories import AS_OF, rows_of, sales, table
 

@@ -17,6 +17,8 @@ from many_models_tests.support import public_tables
 # many containers set it; each of the hundreds of processes of the tests would compile what it imports for itself
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+# a JVM of the tests lives for seconds: what its second compiler does to make it quick costs more than it saves
+os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
 
 hypothesis.settings.register_profile("many_models", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("many_models")

@@ -33,7 +33,7 @@ DAY_BEFORE = END - timedelta(days=3)
 
 @pytest.fixture(scope="module")
 def first_day(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    project = make_project(tmp_path_factory.mktemp("day") / "p", sales())
+    project = make_project(tmp_path_factory.mktemp("day") / "p", sales(), forecast={"trees": True})
     project.run(DAY_BEFORE)
     return project
 

@@ -23,7 +23,8 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project whose day is done."""
-    made = make_project(tmp_path_factory.mktemp("explain") / "day", sales(stores=1, items=3, days=120))
+    rows = sales(stores=1, items=3, days=120)
+    made = make_project(tmp_path_factory.mktemp("explain") / "day", rows, forecast={"trees": True})
     made.run()
     return made
 

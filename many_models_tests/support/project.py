@@ -16,6 +16,7 @@ from many_models.operations.day import Day, StageReport, open_instance
 from many_models.orchestration.due import ALL_STAGES
 from many_models.settings import Settings, load_settings
 from many_models.wiring import build_lake, build_warehouse
+from many_models_tests.support.blank_registry import blank_registry
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -93,6 +94,7 @@ def settings_text(**sections: dict[str, object]) -> str:
     return "\n\n".join(lines) + "\n"
 
 
+# without trees, which cost more than all else that a first day of a few series learns: a test of them says so
 SMALL: dict[str, dict[str, object]] = {
     "source": {"url": "sqlite:///sales.db", "table": "sales"},
     "data": {
@@ -102,14 +104,18 @@ SMALL: dict[str, dict[str, object]] = {
         "frequency": "D",
         "start": date(2024, 1, 1),
     },
-    "forecast": {"horizon": 7, "windows": 2, "pool_every": 100_000, "refit_every": 1},
+    "forecast": {"horizon": 7, "windows": 2, "pool_every": 100_000, "refit_every": 1, "trees": False},
     "compute": {"kind": "serial"},
 }
 
 
 def make_project(root: Path, rows: pd.DataFrame, **sections: dict[str, object]) -> Project:
-    """A project whose sales table holds `rows`; `sections` change the settings SMALL."""
-    root.mkdir(parents=True, exist_ok=True)
+    """A project whose sales table holds `rows`; `sections` change the settings SMALL. Its registries have their tables
+    already, and nothing in them.
+    """
+    (root / "var/registry").mkdir(parents=True)
+    for name in ("staging", "production"):
+        (root / f"var/registry/{name}.db").write_bytes(blank_registry())
     with closing(sqlite3.connect(root / "sales.db")) as connection, connection:
         rows.to_sql("sales", connection, index=False)
     settings = {name: {**SMALL.get(name, {}), **sections.get(name, {})} for name in {**SMALL, **sections}}

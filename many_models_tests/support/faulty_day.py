@@ -81,10 +81,11 @@ class FaultyTraining:
 
 
 class FullDisk:
-    """A lake whose disk is full when `table` is written."""
+    """A lake whose disk is full when `table` is written; `refused` counts how often."""
 
     def __init__(self, lake: Lake, table: str) -> None:
         self._lake, self._table = lake, table
+        self.refused = 0
 
     def __getattr__(self, name: str) -> object:
         found = getattr(self._lake, name)
@@ -94,6 +95,7 @@ class FullDisk:
         def replace(table: str, *args: object, **kwargs: object) -> object:
             if table != self._table:
                 return found(table, *args, **kwargs)
+            self.refused += 1
             before = resource.getrlimit(resource.RLIMIT_FSIZE)
             resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
             try:

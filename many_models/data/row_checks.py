@@ -141,6 +141,49 @@ def check_rows(  # noqa: PLR0913 - one parameter for each of the settings that i
     """
     series_ids, codes, parts = _series(raw, sales, escaped=escaped)
     ds = _timestamps(raw[sales.timestamp], frequency)
+    y, reasons, firsts = _judged(raw, sales, codes, ds, now, frequency, refused=negatives == "quarantine")
+    kept, bad = np.flatnonzero(reasons == _GOOD), np.flatnonzero(reasons != _GOOD)
+    known, unread = _known(raw, sales, kinds or {}, kept)
+    kept_codes = codes if not len(bad) else codes[kept]
+    rows = pa.table(
+        {
+            "series_id": series_ids.take(pa.array(kept_codes)),
+            "ds": pa.array(ds if not len(bad) else ds[kept], pa.timestamp("us")),
+            "y": pa.array(y if not len(bad) else y[kept], pa.float64()),
+            **known,
+        }
+    )
+    quarantined = {
+        "series_id": series_ids.take(pa.array(codes[bad])),
+        "ds": pa.array(ds[bad], pa.timestamp("us")),
+        **_explained(raw.select(list(sales.columns)), sales, bad, reasons[bad], firsts[bad]),
+    }
+    negative = rows.slice(0, 0)
+    if sales.aggregate:
+        rows = _aggregated(rows, raw, sales, kept)
+        if negatives == "quarantine":
+            below = pc.less(rows["y"], 0.0)
+            negative, rows = rows.filter(below), rows.filter(pc.invert(below))
+        kept_codes = pc.index_in(rows["series_id"], series_ids).to_numpy()
+    seen = pa.array(np.flatnonzero(np.bincount(kept_codes, minlength=len(series_ids))))
+    series = pa.table({"series_id": series_ids, **parts}).take(seen)
+    together = pa.concat_tables([pa.table(quarantined), _negative_sums(negative, sales)])
+    return CheckedRows(rows, series, together, unread)
+
+
+def _judged(  # noqa: PLR0913 - what a row is judged by
+    raw: pa.Table,
+    sales: SalesTable,
+    codes: NDArray[np.int64],
+    ds: NDArray[np.datetime64],
+    now: datetime,
+    frequency: str,
+    *,
+    refused: bool,
+) -> tuple[NDArray[np.float64], NDArray[np.int8], NDArray[np.int64]]:
+    """The target, what is wrong with each row, and of a duplicate the row that it repeats. `ds` become the stamps of
+    their periods. Negative targets are wrong where they are `refused`, but for rows that are aggregated first.
+    """
     if sales.counts:
         y, target_reasons = np.where(pc.is_valid(raw[sales.target]).to_numpy(), 1.0, np.nan), _missing_only(raw, sales)
     else:
@@ -155,40 +198,11 @@ def check_rows(  # noqa: PLR0913 - one parameter for each of the settings that i
         ds[~undated] = aggregation.labels(ds[~undated], frequency)
     firsts = np.full(raw.num_rows, -1, np.int64)
     if not sales.aggregate:
-        if negatives == "quarantine":
+        if refused:
             _mark(reasons, "negative", y < 0)
         repeated, firsts = _duplicates(codes, ds, reasons == _GOOD)
         _mark(reasons, "duplicate", repeated)
-
-    kept = np.flatnonzero(reasons == _GOOD)
-    known, unread = _known(raw, sales, kinds or {}, kept)
-    everything = len(kept) == raw.num_rows
-    kept_codes = codes if everything else codes[kept]
-    rows = pa.table(
-        {
-            "series_id": series_ids.take(pa.array(kept_codes)),
-            "ds": pa.array(ds if everything else ds[kept], pa.timestamp("us")),
-            "y": pa.array(y if everything else y[kept], pa.float64()),
-            **known,
-        }
-    )
-    negative = rows.slice(0, 0)
-    if sales.aggregate:
-        rows = _aggregated(rows, raw, sales, kept)
-        if negatives == "quarantine":
-            below = pc.less(rows["y"], 0.0)
-            negative, rows = rows.filter(below), rows.filter(pc.invert(below))
-        kept_codes = pc.index_in(rows["series_id"], series_ids).to_numpy()
-    seen = pa.array(np.flatnonzero(np.bincount(kept_codes, minlength=len(series_ids))))
-    series = pa.table({"series_id": series_ids, **parts}).take(seen)
-    bad = np.flatnonzero(reasons != _GOOD)
-    quarantined = {
-        "series_id": series_ids.take(pa.array(codes[bad])),
-        "ds": pa.array(ds[bad], pa.timestamp("us")),
-        **_explained(raw.select(list(sales.columns)), sales, bad, reasons[bad], firsts[bad]),
-    }
-    together = pa.concat_tables([pa.table(quarantined), _negative_sums(negative, sales)])
-    return CheckedRows(rows, series, together, unread)
+    return y, reasons, firsts
 
 
 def _missing_only(raw: pa.Table, sales: SalesTable) -> list[tuple[Reason, NDArray[np.bool_]]]:

@@ -85,40 +85,16 @@ def evaluate(
     known = rows if future is None else pa.concat_tables([rows, future], promote_options="permissive")
     panel = build(known, layout, cutoff, end - spec.windows * H, ahead=H, from_first_sale=True)
     origins = panel.periods - 1 - H * np.arange(spec.windows, -1, -1)
-    if pooled is None:
-        fits = fit_panel(panel, layout, spec, origins, nothing_shared(layout))
-        F, static, fitted = fits.F[:, :-1], np.zeros((len(panel.series), 0), np.float32), fits.fitted
-    else:
-        _fits_together(pooled, spec, end)
-        static = pooled.attributes.encode(rows, panel.series)
-        early, late = (
-            fit_panel(panel, layout, spec, places, pooled.early, static=static, only=Group.nobody())
-            for places in (origins[:-1], origins[-1:])
-        )
-        for _, shared, mine in pooled.fits_of(panel.series):
-            fit_panel(panel, layout, spec, origins[:-1], shared[0], static=static, only=Group(mine, early))
-            fit_panel(panel, layout, spec, origins[-1:], shared[1], first_origin=int(origins[0]), static=static,
-                      only=Group(mine, late))  # fmt: skip
-        F, fits, fitted = early.F, late, np.concatenate([early.fitted, late.fitted], 1)
+    F, fits, fitted, static = _fits(rows, panel, layout, spec, origins, pooled)
     names = candidate_names(spec, pooled=pooled is not None)
     chosen = [loader.CANDIDATES.index(name) for name in names if name in loader.CANDIDATES]
     n = len(panel.series)
-    Y, mask, cut = (np.full((n, spec.windows, H), value) for value in (0.0, False, np.nan))
     seen = panel.code != loader.MISSING
-    for j, origin in enumerate(origins[:-1]):
-        if origin >= 0:
-            Y[:, j] = panel.y[:, origin + 1 : origin + 1 + H]
-            # a window counts for a series that has something to learn from before it
-            mask[:, j] = seen[:, origin + 1 : origin + 1 + H] & (seen[:, : origin + 1].sum(1) >= least(m))[:, None]
-            cut[:, j] = panel.sold[:, origin + 1 : origin + 1 + H]
+    Y, mask, cut = _windows(panel, seen, origins[:-1], H, least(m))
     exposure = _exposure(panel, layout, origins)
     sold_of = np.where(mask & np.isfinite(cut), cut / np.maximum(Y * exposure, 1e-300), 0.0)
     mask &= sold_of == 0  # a sale that stock cut short does not judge a forecast of demand
-    sold = ((panel.y != 0) & seen).sum(1) / np.maximum(seen.sum(1), 1)
-    belief = combination.beliefs(names, seen.sum(1).astype(float), sold)
-    if spec.candidates and "seasonal_naive" not in spec.candidates:
-        belief[:, 0] = 0.0
-        belief /= np.maximum(belief.sum(1, keepdims=True), 1e-12)
+    belief = _belief(panel, seen, spec, names)
     fallback = _fallbacks(panel, seen, m)
     asked = np.concatenate([mask.any(2), np.full((n, 1), custom_series is None)], 1)
     asked &= np.array([not step for step in fallback], bool)[:, None]
@@ -136,6 +112,61 @@ def evaluate(
         combination.class_of(panel.y, seen, int(layout.conf()[loader.YEAR])), pooled, custom, there, static,
         _variation(panel), problems, layout_of(spec, rows),
     )  # fmt: skip
+
+
+def _fits(
+    rows: pa.Table,
+    panel: Panel,
+    layout: Layout,
+    spec: Spec,
+    origins: NDArray[np.int64],
+    pooled: PooledModels | None,
+) -> tuple[NDArray[np.float64], Fits, NDArray[np.int8], NDArray[np.float32]]:
+    """(forecasts of the windows, the fits at the cutoff, what is fitted, attributes): alone, or with what is pooled.
+
+    The last of the `origins` is the cutoff, where pooled models are those of all rows; before it, of earlier ones.
+    """
+    if pooled is None:
+        fits = fit_panel(panel, layout, spec, origins, nothing_shared(layout))
+        return fits.F[:, :-1], fits, fits.fitted, np.zeros((len(panel.series), 0), np.float32)
+    _fits_together(pooled, spec, panel.number + int(origins[-1]))
+    static = pooled.attributes.encode(rows, panel.series)
+    early, late = (
+        fit_panel(panel, layout, spec, places, pooled.early, static=static, only=Group.nobody())
+        for places in (origins[:-1], origins[-1:])
+    )
+    for _, shared, mine in pooled.fits_of(panel.series):
+        first, now = Group(mine, early), Group(mine, late)
+        fit_panel(panel, layout, spec, origins[:-1], shared[0], static=static, only=first)
+        fit_panel(panel, layout, spec, origins[-1:], shared[1], first_origin=int(origins[0]), static=static, only=now)
+    return early.F, late, np.concatenate([early.fitted, late.fitted], 1), static
+
+
+def _windows(
+    panel: Panel, seen: NDArray[np.bool_], origins: NDArray[np.int64], horizon: int, needed: int
+) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64]]:
+    """Targets of each window, what of them scores, and what was sold where stock cut it short (series × windows ×
+    steps). A window scores a series that has `needed` periods to learn from before it.
+    """
+    shape = (len(panel.series), len(origins), horizon)
+    Y, mask, cut = np.zeros(shape), np.zeros(shape, bool), np.full(shape, np.nan)
+    for j, origin in enumerate(origins):
+        if origin >= 0:
+            steps = slice(origin + 1, origin + 1 + horizon)
+            Y[:, j] = panel.y[:, steps]
+            mask[:, j] = seen[:, steps] & (seen[:, : origin + 1].sum(1) >= needed)[:, None]
+            cut[:, j] = panel.sold[:, steps]
+    return Y, mask, cut
+
+
+def _belief(panel: Panel, seen: NDArray[np.bool_], spec: Spec, names: Sequence[str]) -> NDArray[np.float64]:
+    """How much each candidate is trusted before it is measured; none in a baseline that does not compete."""
+    sold = ((panel.y != 0) & seen).sum(1) / np.maximum(seen.sum(1), 1)
+    belief = combination.beliefs(names, seen.sum(1).astype(float), sold)
+    if spec.candidates and "seasonal_naive" not in spec.candidates:
+        belief[:, 0] = 0.0
+        belief /= np.maximum(belief.sum(1, keepdims=True), 1e-12)
+    return belief
 
 
 def _problems(

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from many_models.forecasting.openings import Spans
-    from many_models.forecasting.panel import Layout, Term
+    from many_models.forecasting.panel import Layout, Panel, Term
     from many_models.forecasting.pooling import PooledModels
     from many_models.forecasting.spec import Prior, Spec
 
@@ -130,10 +130,7 @@ def _model(
     fixed = np.full(n, np.nan)
     for one, prior in new:
         fixed[one.row], fallback[one.row] = one.level, f"prior:{prior.origin}"
-    tail = int(conf[loader.TAIL])
-    tail_y, tail_code = np.zeros((n, tail), np.float32), np.zeros((n, tail), np.int8)
-    kept = min(tail, panel.periods)
-    tail_y[:, tail - kept :], tail_code[:, tail - kept :] = panel.y[:, -kept:], panel.code[:, -kept:]
+    tail_y, tail_code = _tail(panel, int(conf[loader.TAIL]))
     days, slots, _ = layout.holidays
     pools, pool_arrays = _pool_arrays(evaluation)
     arrays: dict[str, NDArray[np.generic]] = {
@@ -151,24 +148,49 @@ def _model(
     }  # fmt: skip
     give_models_to_new(evaluation, arrays, [one for one, _ in new], everyone)
     _set_bounds_of_new(evaluation, arrays, new, priors)
-    whole = evaluation.whole
-    arrays = _in_their_places(arrays, layout, whole, evaluation.pooled.choice.terms if evaluation.pooled else ())
+    arrays = _in_their_places(
+        arrays, layout, evaluation.whole, evaluation.pooled.choice.terms if evaluation.pooled else ()
+    )
+    index = _index(evaluation, fallback, pools, openings)
+    fitted, blobs = _fitted(evaluation, full)
+    return PackModel({**index, "fitted": fitted} if fitted else index, arrays, blobs)
+
+
+def _tail(panel: Panel, periods: int) -> tuple[NDArray[np.float32], NDArray[np.int8]]:
+    """The last `periods` of each series, and their codes; zeros before a panel that is shorter."""
+    n, kept = len(panel.series), min(periods, panel.periods)
+    y, code = np.zeros((n, periods), np.float32), np.zeros((n, periods), np.int8)
+    y[:, periods - kept :], code[:, periods - kept :] = panel.y[:, -kept:], panel.code[:, -kept:]
+    return y, code
+
+
+def _index(
+    evaluation: Evaluation, fallback: Sequence[str], pools: Sequence[str], openings: Mapping[str, Spans]
+) -> dict[str, object]:
+    """What a pack says of itself: its series, its settings, and how its covariates are encoded."""
+    spec, layout, panel, whole = evaluation.spec, evaluation.layout, evaluation.panel, evaluation.whole
     by_series: dict[str, dict[str, dict[str, int]]] = {}
     for name, mapping in zip(layout.known, panel.encoding.slots, strict=True):
         for series, levels in mapping.items():
             by_series.setdefault(series, {})[name] = levels
-    index: dict[str, object] = {
+    return {
         "format": loader.FORMAT, "series": panel.series, "frequency": layout.frequency, "horizon": spec.horizon,
         "known": list(whole.known), "levels_of": list(whole.levels_of), "levels": list(spec.levels),
-        "slots": by_series, "fallback": fallback, "candidates": list(everyone),
+        "slots": by_series, "fallback": fallback, "candidates": list(spec.every_candidate),
         "pools": pools, "own_size": loader.OWN_SIZE, "holidays": list(layout.holiday_names),
         **({"exposure": spec.exposure} if spec.exposure else {}),
         **({"missing": [weekday_letters(name, spec) for name in panel.series]} if spec.fills_gaps else {}),
         **_open(panel.series, openings),
     }  # fmt: skip
-    blobs: dict[str, bytes] = {}
+
+
+def _fitted(
+    evaluation: Evaluation, weights: NDArray[np.float64]
+) -> tuple[dict[str, dict[str, list[object]]], dict[str, bytes]]:
+    """Users' fitted models that have a weight (series × candidates): series → name → its file, and each file."""
+    everyone, blobs = evaluation.spec.every_candidate, dict[str, bytes]()
     fitted: dict[str, dict[str, list[object]]] = {}
-    weight = dict(zip(panel.series, full, strict=True))
+    weight = dict(zip(evaluation.panel.series, weights, strict=True))
     for series, models in sorted(evaluation.custom.fitted.items()):
         for name, (data, unit) in models.items():
             if not weight[series][everyone.index(name)]:
@@ -176,7 +198,7 @@ def _model(
             file = f"{hashlib.sha256(data).hexdigest()[:16]}{mm_sklearn_v1.SUFFIX}"
             blobs[file] = data
             fitted.setdefault(series, {})[name] = [file, unit]
-    return PackModel({**index, "fitted": fitted} if fitted else index, arrays, dict(sorted(blobs.items())))
+    return fitted, dict(sorted(blobs.items()))
 
 
 def _open(series: Sequence[str], openings: Mapping[str, Spans]) -> dict[str, object]:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from many_models.onboarding.column_roles import HOURS, TARGETS, centred, unit_of
+from many_models.onboarding.column_roles import HOURS, TARGETS, centred
+from many_models.onboarding.frequency import unit_of
 from many_models.onboarding.profile import codes_of, name_suggests
 
 if TYPE_CHECKING:

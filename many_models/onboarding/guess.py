@@ -18,18 +18,15 @@ from many_models.onboarding.column_roles import (
     TIMES,
     Confidence,
     Inferred,
-    choose_frequency,
-    choose_horizon,
     choose_keys,
     choose_known,
-    choose_negatives,
     choose_target,
     choose_time,
     find_leaks,
-    unit_of,
 )
 from many_models.onboarding.exposure import check_exposure
 from many_models.onboarding.findings import warnings_of
+from many_models.onboarding.frequency import choose_frequency, choose_horizon, choose_negatives, unit_of
 from many_models.onboarding.grid import listed
 from many_models.onboarding.inferred import InferredSettings
 from many_models.onboarding.layout import open_table

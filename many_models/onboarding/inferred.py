@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from many_models.onboarding.column_roles import Inferred, unit_of
+from many_models.onboarding.frequency import unit_of
 from many_models.onboarding.layout import open_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import date, datetime
 
+    from many_models.onboarding.column_roles import Inferred
     from many_models.onboarding.grid import Reading
     from many_models.onboarding.profile import TableProfile
     from many_models.onboarding.readers import TableKind, TableReader

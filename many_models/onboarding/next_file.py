@@ -16,8 +16,8 @@ import pyarrow as pa
 from many_models.errors import InputError, UnavailableError
 from many_models.keys import folded, quoted
 from many_models.onboarding.cleaning import totals_in, without
-from many_models.onboarding.column_roles import unit_of
 from many_models.onboarding.files import FILE
+from many_models.onboarding.frequency import unit_of
 from many_models.onboarding.grid import Reading, listed
 from many_models.onboarding.layout import open_table
 from many_models.onboarding.load import COLUMNS, Target, rows_for

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from many_models.onboarding.column_roles import TARGETS, Inferred, is_receipt_number, unit_of
+from many_models.onboarding.column_roles import TARGETS, Inferred, is_receipt_number
+from many_models.onboarding.frequency import unit_of
 from many_models.onboarding.profile import codes_of, name_suggests
 from many_models.settings import WEEKDAYS
 

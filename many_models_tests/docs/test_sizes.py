@@ -8,12 +8,14 @@ from pathlib import Path
 import many_models
 
 ROOT = Path(many_models.__file__).parent
-FUNCTION, MODULE = 75, 650
+FUNCTION, MODULE = 65, 600
 LONG_FUNCTIONS = {  # file, function: its bound
-    ("forecasting/kernels.py", "fit_series"): 85,  # numba compiles it whole; parts of it would copy its arrays
-    ("forecasting/pack/mm_explain_v1.py", "attribute"): 130,  # the same, and it runs uncompiled in a pack
-    ("orchestration/assets/predictions.py", "build"): 85,  # the asset's text and its ports are 30 lines of it
-    ("orchestration/assets/raw_sales.py", "build_raw_sales"): 85,  # the same
+    ("forecasting/backtest.py", "backtest"): 70,  # a public function: its parameters and what they mean are 50 of it
+    ("forecasting/kernels.py", "_irls"): 70,  # numba compiles it whole; parts of it would copy its arrays
+    ("forecasting/kernels.py", "fit_series"): 80,  # the same
+    ("forecasting/pack/mm_explain_v1.py", "attribute"): 120,  # the same, and it travels in packs that are stored
+    ("forecasting/pack/mm_pack_v1.py", "advance"): 70,  # the same
+    ("forecasting/pack/mm_pack_v1.py", "forecast"): 70,  # the same
 }
 LONG_MODULES = {"forecasting/pack/mm_pack_v1.py": 1600}  # travels in every pack as one file: see its docstring
 

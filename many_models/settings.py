@@ -292,10 +292,15 @@ class RegistrySettings(AzureLogin):
 
     @model_validator(mode="after")
     def _azureml_is_whole(self) -> RegistrySettings:
-        if self.kind == "azureml":
-            for name in ("staging", "production"):
-                workspace_of(getattr(self, name), f"registry.{name}")
-                artifacts = getattr(self, f"{name}_artifacts")
+        for name in ("staging", "production"):
+            address, artifacts = getattr(self, name), getattr(self, f"{name}_artifacts")
+            if self.kind == "mlflow" and (address.startswith("azureml:") or ".azureml.ms" in address):
+                raise ValueError(
+                    f"registry.{name} is {address!r}: Azure ML's MLflow has no aliases and no search by tag, and "
+                    'renames no model; give registry.kind = "azureml" and the resource id, /subscriptions/…'
+                )
+            if self.kind == "azureml":
+                workspace_of(address, f"registry.{name}")
                 if not artifacts.startswith(("abfss://", "abfs://")):
                     raise ValueError(
                         f'registry.{name}_artifacts is {artifacts!r}: with registry.kind = "azureml" it is a folder in '

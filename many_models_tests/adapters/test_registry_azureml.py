@@ -318,3 +318,13 @@ def test_a_registry_that_is_half_of_azure_is_refused(tmp_path, right, wrong, tol
     (tmp_path / "many_models.toml").write_text(SETTINGS.replace(right, wrong))
     with pytest.raises(SettingsError, match=told):
         load_settings(tmp_path / "many_models.toml")
+
+
+@pytest.mark.parametrize("name", ["staging", "production"])
+@pytest.mark.parametrize("address", [f"azureml://westeurope.api.azureml.ms/mlflow/v1.0{ID.format('one')}",
+                                     f"https://westeurope.api.azureml.ms/mlflow/v1.0{ID.format('one')}"])  # fmt: skip
+def test_azure_mls_mlflow_is_no_registry(tmp_path, name, address):
+    """Refused when the settings are read: it has neither aliases nor search by tag, and it renames nothing."""
+    (tmp_path / "many_models.toml").write_text(f'[registry]\n{name} = "{address}"\n')
+    with pytest.raises(SettingsError, match=f'registry.{name} is .*no aliases.*registry.kind = "azureml"'):
+        load_settings(tmp_path / "many_models.toml")

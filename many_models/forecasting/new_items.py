@@ -22,7 +22,7 @@ from many_models.forecasting.calibration import shortest
 from many_models.forecasting.gaps import meaning_of
 from many_models.forecasting.pack import mm_pack_v1 as loader
 from many_models.forecasting.panel import stamps_us, usual_columns
-from many_models.forecasting.priors import priors_from
+from many_models.forecasting.priors import LARGEST, priors_from
 from many_models.forecasting.spec import Prior, rhythm
 from many_models.keys import SeriesKey
 
@@ -41,6 +41,7 @@ _Number = TypeVar("_Number", np.float64, np.int8)
 RECENT = {"h": 672, "D": 56, "W": 52, "M": 12, "Q": 4, "Y": 3}  # periods whose mean is a series' level
 NEW = 14  # observations below which errors of a series' own say too little of the next one
 FEWEST = 24  # series with a history from which effects of relatives are learned
+FEWEST_TO_MEASURE = 4  # such series from which intervals of new ones are measured
 FOLDS = 5  # a series' level is learned without its own fold, so that errors are those of new series
 ROUNDS = 20
 FURTHEST = 4.0  # times what is expected that one series may sell, as others learn from it
@@ -71,7 +72,8 @@ def priors_of_new(
 
     `values` holds the observations of the newest `recent_periods` of each series that has any, in order of time;
     `attributes` name → series → value. Levels are products of effects of what series share, each shrunk towards one,
-    learned from series with a history. Where too few have one, the levels are those of `priors_from`.
+    learned from series with a history. Where too few have one, the levels are those of `priors_from`, and so are the
+    levels that intervals are measured from.
     """
     least = max(4, min(spec.steps_per_season, 14))
     plain = priors_from(
@@ -81,7 +83,7 @@ def priors_of_new(
     everyone = sorted(parts)
     facts = _facts(everyone, parts, keys, attributes or {}, set(names))
     if len(names) < FEWEST or not facts:
-        return plain
+        return _measured(plain, {name: values[name] for name in names}, least, spec)
     place = {name: i for i, name in enumerate(everyone)}
     at = np.array([place[name] for name in names], np.int64)
     y = [values[name] for name in names]
@@ -95,13 +97,28 @@ def priors_of_new(
             expected[mine] = _expected(levels[learns], [f[at[learns]] for f in facts], [f[mine] for f in facts])
     worth = _worth(y, expected[at])
     bands = np.searchsorted(_edges(expected[at]), expected)
-    misses = _misses(y, expected[at], bands[at], worth, spec)
+    misses = _misses(y, expected[at], bands[at], [worth] * len(SEEN), spec)
     origins = _origins(everyone, parts, keys, names, plain)
     return {
         name: Prior(float(expected[i]), origins[name], worth, misses[int(bands[i])])
         for i, name in enumerate(everyone)
         if expected[i] > 0 and origins[name]
     }
+
+
+def _measured(
+    plain: Mapping[str, Prior], values: Mapping[str, NDArray[np.float64]], least: int, spec: Spec
+) -> dict[str, Prior]:
+    """The priors `plain` with what `values` of series with a history miss them by, each taken for new, if several do:
+    the few observations of a new series say too little of the next one. No sale counts beyond LARGEST times its level.
+    """
+    names = [name for name in values if name in plain and plain[name].level > 0]
+    if len(names) < FEWEST_TO_MEASURE:
+        return dict(plain)
+    expected = np.array([plain[name].level for name in names])
+    y = [np.minimum(values[name], LARGEST * level) for name, level in zip(names, expected, strict=True)]
+    misses = _misses(y, expected, np.zeros(len(names), np.int64), [float(max(least - n, 0)) for n in SEEN], spec)[0]
+    return {name: replace(prior, misses=misses) for name, prior in plain.items()}
 
 
 def _facts(
@@ -224,13 +241,20 @@ def _edges(expected: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _misses(
-    y: Sequence[NDArray[np.float64]], expected: NDArray[np.float64], bands: NDArray[np.int64], worth: float, spec: Spec
+    y: Sequence[NDArray[np.float64]],
+    expected: NDArray[np.float64],
+    bands: NDArray[np.int64],
+    worths: Sequence[float],
+    spec: Spec,
 ) -> list[tuple[tuple[float, ...], ...]]:
-    """Of each band, of each number of own observations in SEEN, the bounds (2 × levels) of (sale − level) / level."""
+    """Of each band, of each number of own observations in SEEN, the bounds (2 × levels) of (sale − level) / level.
+
+    `worths` says, for each number in SEEN, how many observations the expected level is worth.
+    """
     result = []
     for band in range(int(bands.max()) + 1):
         rows = list[tuple[float, ...]]()
-        for n in SEEN:
+        for n, worth in zip(SEEN, worths, strict=True):
             parts = []
             for i in np.flatnonzero(bands == band).tolist():
                 rest = y[i][n:]

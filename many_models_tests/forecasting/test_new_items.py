@@ -142,8 +142,9 @@ def test_without_enough_relatives_the_level_is_that_of_the_item_as_before():
     few = dict(list(histories().items())[:12])
     parts = {name: SeriesKey.parse(name, 2).parts for name in few}
     plain = priors_from({name: float(y.mean()) for name, y in few.items()}, parts, KEYS)
-    assert priors_of_new(few, parts, KEYS, SPEC) == plain
-    assert all(prior == Prior(prior.level, prior.origin) for prior in plain.values())
+    made = priors_of_new(few, parts, KEYS, SPEC)
+    assert {name: Prior(prior.level, prior.origin, prior.worth) for name, prior in made.items()} == plain
+    assert all(prior.misses for prior in made.values()), "intervals are measured all the same"
 
 
 def test_pooled_models_without_a_profile_still_serve_new_items():
@@ -179,3 +180,20 @@ def test_a_monthly_new_item_follows_the_year_of_all():
     forecast = model.predict(None, series=[new])["y_hat"].to_numpy()
     wanted = level[new] * (1.0 + 0.5 * np.sin(2 * np.pi * (48 + np.arange(6)) / 12))
     assert np.abs(forecast - wanted).sum() / wanted.sum() < 0.3
+
+
+def test_three_equal_days_of_a_new_item_among_few_others_make_no_narrow_interval():
+    """Twelve relatives are too few for effects, and yet say how far sales are from a level."""
+    rng = np.random.default_rng(6)
+    known = {
+        SeriesKey((f"s{a}", f"i{b}")).series_id: rng.poisson(20.0 * WEEK[np.arange(DAYS) % 7]).astype(float)
+        for a in range(3)
+        for b in range(4)
+    }
+    name = SeriesKey(("s1", "i2")).series_id
+    rows = rows_of({**known, name: np.full(3, 20.0)})
+    priors = priors_of_rows(rows, KEYS, SPEC)
+    model = train(rows, SPEC, AS_OF, priors=priors, pooled=pool(rows, SPEC, AS_OF, trees=False)).model
+    said = model.predict(None).filter(pc.equal(model.predict(None)["series_id"], name)).to_pandas()
+    width = ((said["hi80"] - said["lo80"]) / said["y_hat"]).mean()
+    assert 0.3 < width < 2.0, "Poisson sales of 20: 0.57"

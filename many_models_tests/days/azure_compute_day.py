@@ -1,8 +1,8 @@
 """A day on Azure's compute and registries, as far as stand-ins go. `test_spark35.py` runs it with pyspark 3.5.
 
-Real: pyspark 3.5, azure-ai-ml's entities, Azurite, delta-rs, the pipeline's own commands, the service as its image
-starts it. Played: the two workspaces, and the mount by which the cluster finds the lake: it has the storage's
-credential, while the workers have none.
+Real: pyspark 3.5, azure-ai-ml's entities, Azurite, delta-rs, the pipeline's own commands, the service in what its
+Dockerfile builds (`support/dockerfile.py`: no container engine). Played: the two workspaces, and the mount by which the
+cluster finds the lake: it has the storage's credential, while the workers have none.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from many_models.cli.main import main
 from many_models.wiring import build_production
 from many_models_tests.stand_ins.azureml_models import Workspace
 from many_models_tests.support.compute_tasks import wait_for
+from many_models_tests.support.dockerfile import build, lend_kernels, wheel
 from many_models_tests.support.ports import free_port
 from many_models_tests.support.project import END, make_project, sales
 from many_models_tests.support.running_server import serving
@@ -209,22 +210,31 @@ def command_of_this_process(folder: Path) -> Iterator[str]:
 
 
 # --- The service as its image starts it ----------------------------------------------------------------------------
+COMPILES = "/app/venv/bin/python -W ignore -m many_models.forecasting.precompile"
+
+
 def forecasts(project: Project, series: list[str]) -> dict:
-    """What the service answers that the entry point of deploy/serving/Dockerfile starts."""
-    docker = (ROOT / "deploy/serving/Dockerfile").read_text()
-    entry = json.loads(re.findall(r"^ENTRYPOINT (.+)$", docker, re.MULTILINE)[0])
-    assert 'exec many-models serve "$@"' in entry[2]
-    port = free_port()
-    settings = {"HOST": "127.0.0.1", "PORT": str(port), "CACHE": str(project.root / "served"), "LAKE": "false"}
-    environment = {**os.environ, "MANY_MODELS_CONFIG": str(project.root / "many_models.toml"),
-                   "MANY_MODELS_SERVE_API_KEYS": "a-key-of-the-test-that-is-long-enough",
-                   **{f"MANY_MODELS__SERVE__{name}": value for name, value in settings.items()}}  # fmt: skip
-    command = [os.environ["MANY_MODELS_PROGRAM"], "serve"]
-    with (project.root / "serve.log").open("wb") as log:
-        server = subprocess.Popen(command, cwd=project.root, env=environment, stdout=log, stderr=log)
+    """What the service answers that runs in what deploy/serving/Dockerfile builds, started by its entry point.
+
+    Only the compiled loops are not the image's own: they are lent by this repository's cache, which saves a minute.
+    """
+    program, place = Path(os.environ["MANY_MODELS_PROGRAM"]), project.root / "image"
+    uv, dist = program.with_name("uv"), project.root / "dist"
+    wheel(uv, dist, program.with_name("python"))
+    image = build(ROOT / "deploy/serving/Dockerfile", place, uv, dist, {COMPILES: "mkdir -p /app/numba"})
+    lend_kernels(image, place / "app/numba")
+    assert sorted(one.name for one in (place / "app").iterdir()) == ["numba", "venv"]
+    settings = Path(image.here("/etc/many_models/many_models.toml"))
+    settings.parent.mkdir(parents=True)
+    settings.write_text((project.root / "many_models.toml").read_text())
+    port, log = free_port(), project.root / "serve.log"
+    environment = {"MANY_MODELS_SERVE_API_KEYS": "a-key-of-the-test-that-is-long-enough", KEY: os.environ[KEY],
+                   "MANY_MODELS__SERVE__HOST": "127.0.0.1", "MANY_MODELS__SERVE__PORT": str(port),
+                   "MANY_MODELS__SERVE__LAKE": "false"}  # fmt: skip
+    server = image.start(env=environment, log=log)
     try:
         url = f"http://127.0.0.1:{port}"
-        wait_for(lambda: ready(server, url, project.root / "serve.log"), "the service", 300.0)
+        wait_for(lambda: ready(server, url, log), "the service", 300.0)
         asked = urllib.request.Request(
             f"{url}/v1/forecasts", json.dumps({"series": [{"series_id": name} for name in series]}).encode()
         )

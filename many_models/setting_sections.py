@@ -1,4 +1,4 @@
-"""Sections of the settings that stand by themselves: the endpoint, the board, decisions, who is told."""
+"""Sections of the settings that depend on no other: the endpoint, the board, decisions, who is told."""
 
 from __future__ import annotations
 

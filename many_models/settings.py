@@ -335,7 +335,7 @@ class WarehouseSettings(Section):
 class PowerBiSettings(AzureLogin):
     """The semantic model that is refreshed after each load of the warehouse; off without `workspace`.
 
-    `reports` name what stands on it, as `NAME=ID`.
+    `reports` name the reports on it, as `NAME=ID`.
     """
 
     workspace: str = ""

@@ -282,8 +282,8 @@ class ScoreTask:
     `models` maps a series to the reference of the production pack that serves it and the file that holds the verified
     pack, or that `packs` has in its place; a series without one is served by its own seasonal naive
     (fallback `no_champion`). Without `repeat` a series whose model needs a known covariate that is missing fails. With
-    a `factor` forecasts beyond so many times what a series ever did become its usual value (fallback `out_of_bounds`).
-    With `drivers` there is the table `drivers`, too: what the first so many steps of models' forecasts are made of.
+    a `factor` forecasts beyond that many times a series' extremes become its usual value (fallback `out_of_bounds`).
+    With `drivers` there is the table `drivers`, too: what the first that many steps of models' forecasts are made of.
     """
 
     lake: Lake

@@ -175,7 +175,7 @@ def require_columns(table: str, there: Sequence[str], asked: Sequence[str]) -> N
 
 
 def require_table(table: str, rows: pa.Table, partition_by: Sequence[str]) -> None:
-    """Raise InputError when `rows` cannot stand in a table of the lake that is partitioned by `partition_by`.
+    """Raise InputError when `rows` cannot be in a table of the lake that is partitioned by `partition_by`.
 
     A partition is a folder with the value in its name, and Delta keeps an empty string there as null: both are refused.
     """

@@ -54,14 +54,14 @@ class Keys:
 
 
 class SignInError(HTTPException):
-    """Nobody is signed in."""
+    """The caller is not signed in."""
 
     def __init__(self) -> None:
         super().__init__(401, "sign in first")
 
 
 class ForbiddenError(HTTPException):
-    """Somebody may not do this."""
+    """The caller may not do this."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(403, reason)

@@ -88,7 +88,7 @@ class BrowserSignIn:
                 code_verifier=str(flow["verifier"]),
                 timeout=TOKEN_SECONDS,
             )
-        except Exception as error:  # whatever an odd answer makes of the library: nobody is signed in
+        except Exception as error:  # an odd answer may break the library anywhere: the person is not signed in
             raise ForbiddenError(f"Entra ID gave no token: {type(error).__name__}; sign in again") from error
         if not isinstance(token := told.get("id_token"), str):
             raise ForbiddenError("Entra ID gave no identity: the application needs the scope openid")

@@ -102,7 +102,7 @@ def newest_of_each(runs: Sequence[StageRun]) -> list[StageRun]:
 
 
 def cost_of(runs: Sequence[StageRun], cores: int, price: float) -> tuple[float, float]:
-    """Seconds and cost of a night's runs, on so many cores at a price an hour each."""
+    """Seconds and cost of a night's runs, on `cores` cores at a `price` an hour each."""
     seconds = sum(run.seconds for run in runs)
     return seconds, seconds / 3600 * cores * price
 

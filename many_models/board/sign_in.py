@@ -87,6 +87,6 @@ def _callback(board: Board, request: Request) -> str:
 
 
 def own_path(to: str) -> str:
-    """`to` where it is a page of the board: nobody is led elsewhere by signing in."""
+    """`to` where it is a page of the board: signing in leads no person elsewhere."""
     plain = to.startswith("/") and not to.startswith(("//", "/\\")) and all(char.isprintable() for char in to)
     return to if plain and len(to) < 4_000 else "/"

@@ -28,7 +28,7 @@ TRAINED_COLUMNS = "series_id candidate fallback wape baseline_wape skill noise_f
 
 @dataclass(slots=True)
 class Tables:
-    """Frames as the lake has them; an empty one stands for a table that is not there. `as_of` is the data's clock."""
+    """Frames as the lake has them; a table that is not there is an empty one. `as_of` is the data's clock."""
 
     as_of: datetime | None
     keys: Frame

@@ -29,7 +29,7 @@ EARLIEST_READ = datetime(1990, 1, 1)  # rows before it, or before data.start whe
 
 
 def sales_table(settings: Settings, columns: Sequence[str]) -> SalesTable:
-    """The sales table as the settings name it, with those known covariates that stand in it (`columns`), and the column
+    """The sales table as the settings name it, with those known covariates that are in it (`columns`), and the column
     that says what stock there was.
     """
     data = settings.data

@@ -402,7 +402,7 @@ class BufferedWriter:
 
 
 def forget_histories(lake: Lake, packs: Collection[str] | None = None, series: Collection[str] | None = None) -> None:
-    """Have nobody go on from the datasets that the lake holds of `series` in `packs`, or of all: the table of series
+    """Let no run go on from the datasets that the lake holds of `series` in `packs`, or of all: the table of series
     loses their digests.
     """
     import pyarrow as pa

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 Grain = Literal["hour", "day", "week", "month"]
 KEY_FORMATS: dict[Grain, str] = {"hour": "%Y-%m-%d-%H:%M", "day": "%Y-%m-%d", "week": "%Y-%m-%d", "month": "%Y-%m-%d"}
-COMPLETE_OVER = 28  # as_of is judged against the median of so many days before
-SAME_WEEKDAYS = 8  # a day without rows is usual where so many of its weekday before it have none
-LIKE_PERIODS = (3, 12)  # at least and at most so many periods before tell on how many days of one there are rows
+COMPLETE_OVER = 28  # as_of is judged against the median of this many days before
+SAME_WEEKDAYS = 8  # a day without rows is usual where this many of its weekday before it have none
+LIKE_PERIODS = (3, 12)  # at least and at most this many periods before tell on how many days of one there are rows
 
 
 def period_start(grain: Grain, moment: datetime) -> datetime:

@@ -47,7 +47,7 @@ EARLIEST = datetime(1900, 1, 2)  # 1900-01-01, 1899-12-30 and 0001-01-01 are wha
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 _INFINITY = r"(?i)^[+-]?inf(inity)?$"
 _GOOD = -1
-_SPREAD = 8  # a byte for each pair of a series and a time, of which so many may be without a row
+_SPREAD = 8  # a byte for each pair of a series and a time, of which this many may be without a row
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,7 +123,7 @@ class PathModel:
         )  # fmt: skip
 
     def wider(self, factors: Floats) -> PathModel:
-        """The model whose errors are so many times as large; a series that rarely sells keeps its own intervals and
+        """The model whose errors are that many times as large; a series that rarely sells keeps its own intervals and
         sizes.
         """
         return replace(self, dispersion=self.dispersion * factors**2)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MOST_LEVELS = 16
-UNKNOWN = -1e30  # a number that is not known stands apart from all others
+UNKNOWN = -1e30  # a number that is not known is apart from all others
 
 
 @dataclass(frozen=True)

@@ -207,7 +207,7 @@ def _refuse_missing(table: pa.Table, known: Sequence[str]) -> None:
             row = lacking.sort_by([("series_id", "ascending"), ("ds", "ascending")]).slice(0, 1).to_pylist()[0]
             raise InputError(
                 f"{name} is missing in {lacking.num_rows} rows, first in series {row['series_id']!r} at "
-                f"{row['ds']}: fill it, or let what is usual for the series stand for it"
+                f"{row['ds']}: fill it, or let what is usual for the series replace it"
             )
 
 

@@ -29,7 +29,7 @@ EXCESS = 0.1  # mean square over the best one's that is taken for chance in that
 RICH = 200.0  # observations that make a history rich
 LOUDEST = 2.0  # times the median candidate's mean square that one may have at most in what is told of its class
 TOO_FAR = 1.5  # mean square over the best one's beyond which a candidate takes no part
-SETTLE, SETTLED = 25, 1e-3  # rounds, and the move of a weight over so many that ends the search
+SETTLE, SETTLED = 25, 1e-3  # rounds; a weight that moves less over that many ends the search
 CLASSES = (0.25, 0.6, 0.9)  # shares of periods with sales that part the classes of series
 
 

@@ -138,7 +138,7 @@ def prepare(
 
 
 def _goes_on(spec: Spec, seen: tuple[str, int, int, int], end: int, spans: Spans) -> tuple[bool, str]:
-    """Whether a series with so many observations from its first to its last one (`seen`: name, first, last, number) is
+    """Whether a series with these observations from its first to its last one (`seen`: name, first, last, number) is
     still there at `end`, and what to say of it. A period in which it is closed is not silence.
     """
     name, first, last, rows = seen

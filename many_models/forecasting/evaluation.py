@@ -76,7 +76,7 @@ def evaluate(
 ) -> Evaluation:
     """All candidates of every series over the backtest windows before `cutoff`, and fitted at it.
 
-    `future` as in `train`. With `custom_series` custom forecasters try only so many series, and the windows alone.
+    `future` as in `train`. With `custom_series` custom forecasters try only that many series, and the windows alone.
     """
     layout = layout_of(spec, rows) if pooled is None else pooled.layout(rows, spec)
     future = _later(future, rows, spec, cutoff) if spec.competing else None

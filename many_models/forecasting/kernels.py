@@ -309,7 +309,7 @@ def features(y, code, ph, hol, C, x, binary, steps, first, origins, conf, own, d
     (2 × time: raw and log), offsets `off` of the count scale, and the state after each origin (`states`). `wl` are the
     weights on the log scale, without the zeros that are none of its level.
 
-    The row of a target stands at the target's place, `steps` periods after the state it is seen from; its weight is
+    The row of a target is at the target's place, `steps` periods after the state it is seen from; its weight is
     0 where the target is not observed or comes too early.
     """
     H = int(conf[mm_pack_v1.HORIZON])
@@ -547,7 +547,7 @@ def pooled_rows(
 def classify(y, code, ph, hol, x, binary, first, conf, own, longest, S):
     """Mark in `code` the zeros of closed periods and of stock-outs, each judged by nothing later than itself.
 
-    A zero is closed where `is_closed` says so. A run of zeros is a stock-out from the period on at which so many in a
+    A zero is closed where `is_closed` says so. A run of zeros is a stock-out from the period on at which that many in a
     row are implausible (chance below 1e-4 at the share of sold periods before the run), for at most `longest` periods.
     Periods before the first sale teach nothing of those after it.
     """

@@ -222,7 +222,7 @@ def _shrunk(
 
 
 def _worth(y: Sequence[NDArray[np.float64]], expected: NDArray[np.float64]) -> float:
-    """How many observations the expected level is worth: so many that few own ones and it say best what comes after."""
+    """How many observations the expected level is worth: with that many, it and a few own ones say best what comes."""
     missed = dict.fromkeys(WORTHS, 0.0)
     for one, level in zip(y, expected, strict=True):
         for n in SEEN[1:]:
@@ -299,7 +299,7 @@ def level_of(prior: Prior, own: NDArray[np.float64], needed: int) -> float:
 
 def bounds_of(prior: Prior, observations: int, level: float) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
     """Spread (3) and quantiles (2 × levels) of `mm_pack_v1.interval` that give the bounds of new series of this
-    `level` with so many observations; None where the prior says nothing of them.
+    `level` with that many observations; None where the prior says nothing of them.
     """
     if not prior.misses or level <= 0:
         return None

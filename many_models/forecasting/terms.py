@@ -35,7 +35,7 @@ AGAINST = 0.0  # standard errors of a covariate's gain below which it goes: it m
 USEFUL = 1.5  # standard errors that series' own slopes must gain to keep one that goes
 HINGES = (0.1, 0.25, 0.5, 0.75, 0.9)  # quantiles of a covariate where its line may bend
 STEPS = tuple(np.linspace(0.05, 0.95, 19).tolist())  # and where its effect may jump
-FEW = 6  # numbers up to which so many steps are tried, else as many as hinges
+FEW = 6  # up to this many different numbers, each is tried as a step, else as many as hinges
 WAVES = (1, 2, 3)  # periods a day
 NEVER_SOLD = 0.97  # share of zeros under a flag that marks closed periods
 

@@ -1,4 +1,4 @@
-"""Rows of cells as people lay them out: where the header is, and what stands above it."""
+"""Rows of cells as people lay them out: where the header is, and what is above it."""
 
 from __future__ import annotations
 

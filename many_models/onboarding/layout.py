@@ -375,7 +375,7 @@ def _whole(value: object) -> int | None:
 # --- Grouped reports --------------------------------------------------------------------------------------------------
 @dataclass
 class FillDown(Step):
-    """Names stand on the first row of their group alone, as in a pivot table: they hold for all its rows."""
+    """Names are on the first row of their group alone, as in a pivot table: they hold for all its rows."""
 
     columns: Sequence[str]
     what: str
@@ -399,7 +399,7 @@ class FillDown(Step):
 
 
 def _find_grouped(table: pa.Table, first: date | None) -> Step | None:  # noqa: ARG001
-    """The columns of texts that are filled where the dates begin anew, and hardly anywhere else."""
+    """The columns of texts that are filled where the dates begin again, and hardly anywhere else."""
     columns = {name: infer_column(name, table[name]) for name in table.column_names}
     times = [column.values for column in columns.values() if column.kind == "time" and not column.missing]
     if not times or table.num_rows < 6:

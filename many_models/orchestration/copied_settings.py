@@ -40,7 +40,7 @@ def tried_with(settings: Settings) -> str:
 
 
 def refuse_other_names(before: str, settings: Settings, now: str) -> None:
-    """Raise SettingsError where series would get other names: old and new ones would stand side by side."""
+    """Raise SettingsError where series would get other names: old and new ones would be side by side."""
     if before and before.partition("-")[0] != now.partition("-")[0]:
         raise SettingsError(
             f"data.keys are {', '.join(settings.data.keys)}, and raw_sales was copied with other keys, or with these "

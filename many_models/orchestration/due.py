@@ -90,7 +90,7 @@ class FailureRecord:
 
 @dataclass(frozen=True, slots=True)
 class StageState:
-    """One stage as it stands: the upstream version that each key should have consumed, the one that it has consumed,
+    """One stage now: the upstream version that each key should have consumed, the one that it has consumed,
     how keys failed, which keys a run is working on. `wanted` is in partition order.
     """
 

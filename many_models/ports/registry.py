@@ -173,7 +173,7 @@ class ProductionRegistry(Protocol):
         ...
 
     def waiting(self) -> Release | None:
-        """The newest proposal, when it was made for the release that is live now and nobody has said yes or no."""
+        """The newest proposal, when it was made for the release that is live now and no person has said yes or no."""
         ...
 
     def approve(self, release_id: str, actor: str, reason: str) -> Release:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SalesTable:
-    """Where sales stand in the source, in the user's own names.
+    """Where sales are in the source, in the user's own names.
 
     `changed`: a column that is set whenever a row is written (a moment, or a number that grows), or "". `timezone`: the
     IANA zone of the local time that moments with a zone or an offset are read in; without it, a text with an offset

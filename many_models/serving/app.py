@@ -259,7 +259,7 @@ def _add_health(app: FastAPI, service: Service, metrics: Metrics) -> None:
 
 
 def health_of(service: Service) -> Health:
-    """How it stands."""
+    """The state of the service."""
     contact, current = service.follower.contact, service.follower.current
     degraded = not contact.reachable or contact.refused or service.packs.full
     status = "degraded" if degraded else "ready"

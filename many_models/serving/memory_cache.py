@@ -169,6 +169,6 @@ class PackCache:
 
 
 def _seen(task: asyncio.Task[LoadedPack]) -> None:
-    """Nobody may be waiting any more: without this asyncio would complain about an error that nobody looked at."""
+    """No request may be waiting any more: without this asyncio would complain about an error that was never read."""
     if not task.cancelled():
         task.exception()

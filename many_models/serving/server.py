@@ -61,7 +61,7 @@ def build_server(app: FastAPI, serve: ServeSettings) -> Server:
         host=serve.host,
         port=serve.port,
         http=partial(Protocol, room=room),  # pyright: ignore[reportArgumentType]  it is called, and no more
-        ws="none",  # nobody speaks it here, and uvicorn's own answer would log query strings
+        ws="none",  # no client speaks it here, and uvicorn's own answer would log query strings
         access_log=False,
         log_config=_logging(),
         server_header=False,

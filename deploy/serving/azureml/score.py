@@ -18,7 +18,7 @@ _service: Service | None = None
 
 
 def init() -> None:
-    """Finds the live release and follows it, on a thread of its own."""
+    """Finds the live release and follows it, on its own thread."""
     global _service  # noqa: PLW0603  Azure ML calls the two functions, and keeps nothing between them
     settings = load_settings()
     lake = build_lake(settings) if settings.serve.lake else None

@@ -24,7 +24,7 @@ VERSION = "1"  # a data asset names a folder, whose Delta log has the versions
 
 @dataclass(frozen=True, slots=True)
 class LakeDatastore:
-    """The lake at `url` (`abfss://…`) as the datastore `name`; its readers ask with identities of their own."""
+    """The lake at `url` (`abfss://…`) as the datastore `name`; its readers ask with their own identities."""
 
     url: str
     name: str

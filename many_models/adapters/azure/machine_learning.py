@@ -39,7 +39,7 @@ def azure_ml_error(error: Exception, what: str, section: str) -> ManyModelsError
         return AccessError(f"{said}; the identity needs the role AzureML Data Scientist on the workspace")
     if status is not None and "quota" in str(error).lower():  # 400, 409 or 429 by the service that counts
         return UnavailableError(
-            f"{said}; a quota is used up: delete what nobody uses, choose fewer instances or a smaller size, or ask "
+            f"{said}; a quota is used up: delete what is not used, choose fewer instances or a smaller size, or ask "
             "for more (Azure portal, Quotas, Machine Learning); then run it again"
         )
     if status in {400, 404} or type(error).__name__ == "ValidationException":

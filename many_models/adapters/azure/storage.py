@@ -166,7 +166,7 @@ def lakehouse_problem(schema: str, there: Collection[str]) -> str:
 def blob_errors(where: str) -> Generator[None]:
     """What azure-storage-blob raises, as AccessError or UnavailableError; MissingDependencyError without it."""
     try:
-        import_module("azure.storage.blob")  # asked for here, so that nobody else has to
+        import_module("azure.storage.blob")  # asked for here, so that no other module has to
         from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError
     except ImportError as error:
         raise MissingDependencyError("files in Azure storage need: pip install 'many_models[azure]'") from error

@@ -139,7 +139,7 @@ class RemoteJob:
         with self._lock:
             self._stopped = True
             if self.name and self.status not in OVER:
-                with suppress(Exception):  # it is over, or nobody answers
+                with suppress(Exception):  # it is over, or the service does not answer
                     self.begin_cancel(self.name)
 
     def log_lines(self) -> list[str]:

@@ -73,7 +73,7 @@ class Worker:
         parser.add_argument("--version", required=True)
         parser.add_argument("--python", required=True)
         parser.add_argument("--client-id", default="")
-        known, _ = parser.parse_known_args(list(arguments))  # Azure ML adds flags of its own
+        known, _ = parser.parse_known_args(list(arguments))  # Azure ML adds its own flags
         require_same(known.version, known.python)
         if known.client_id:  # in the environment, so that the processes of this node have it, too
             os.environ[NODE_CLIENT_ID] = known.client_id
@@ -141,7 +141,7 @@ def _message(file: str) -> Message:
 
 
 def _without_result(messages: Sequence[Message]) -> list[Message]:
-    """The messages whose chunks nobody has done: a mini-batch comes again when its node was lost."""
+    """The messages whose chunks no worker has done: a mini-batch comes again when its node was lost."""
     if not messages:
         return []
     there = set(messages[0].exchange.names(messages[0].result.rpartition("/")[0]))

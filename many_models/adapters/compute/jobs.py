@@ -64,5 +64,5 @@ def for_chunk(task: Task, chunk: Chunk) -> Task:
 
 
 def not_run(chunk: Chunk, kind: str, reason: str) -> ChunkResult:
-    """The result of a chunk that nobody will do any more in this run: each of its series fails for this time."""
+    """The result of a chunk that no worker will do any more in this run: each of its series fails for this time."""
     return ChunkResult(failures=tuple(SeriesFailure(name, kind, reason, permanent=False) for name in chunk.series))

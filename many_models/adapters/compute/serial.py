@@ -42,7 +42,7 @@ class SerialCompute:
 
 
 def require_series(chunks: Sequence[Chunk]) -> None:
-    """Raise InputError when a chunk is empty: a task that raises on it would fail nobody."""
+    """Raise InputError when a chunk is empty: a task that raises on it would fail no series."""
     if empty := [chunk.number for chunk in chunks if not chunk.series]:
         raise InputError(f"chunks without series: {', '.join(map(str, empty))}; leave them out")
 

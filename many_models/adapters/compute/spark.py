@@ -215,7 +215,7 @@ class _Waves:
             self._settle(in_flight, *self._ended.get())
 
     def left(self, reason: str) -> Iterator[tuple[Chunk, ChunkResult]]:
-        """What `run` has not given: what is done all the same, and the series that nobody will do."""
+        """What `run` has not given: what is done all the same, and the series that no worker will do."""
         for job in (*self._in_flight, *self._waiting):
             yield job.chunk, job.result or not_run(job.chunk, "JobLost", reason)
 

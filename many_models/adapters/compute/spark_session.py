@@ -73,7 +73,7 @@ def _threads(config: Mapping[str, str]) -> dict[str, str]:
 
 
 def _require_reachable(remote: str) -> None:
-    """Spark's own client would try for ten minutes before it says that nobody is there."""
+    """Spark's own client would try for ten minutes before it says that no server is there."""
     place = urlsplit(remote)
     try:
         socket.create_connection((place.hostname or "", place.port or CONNECT_PORT), REACH_SECONDS).close()

@@ -410,7 +410,7 @@ def _row_of(state: State, release_id: str) -> dict[str, Any] | None:
 
 
 def _waiting_row(state: State) -> dict[str, Any] | None:
-    """The newest proposal, where it was made for the live release and nobody has decided."""
+    """The newest proposal, where it was made for the live release and no person has decided."""
     proposals = [row for row in state.get("releases", ()) if row.get("proposal")]
     if not proposals or proposals[-1]["proposal"] != WAITING:
         return None

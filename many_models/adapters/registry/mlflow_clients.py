@@ -42,7 +42,7 @@ def new_clients(uri: str) -> Clients:
 
 
 def with_credentials(uri: str, role: str) -> str:
-    """`uri` with the name and password that the environment has for this role, unless it has some of its own.
+    """`uri` with the name and password that the environment has for this role, unless it has its own.
 
     MLflow itself knows one pair of credentials a process; promotion reads staging and writes production.
     """

@@ -1,7 +1,7 @@
 """A lock that every machine sees, kept in the MLflow store itself: a registered model that only one can make.
 
 Its holder renews it. Whoever finds it unchanged for longer than that takes it away, so that a killed holder blocks the
-others for STALE_SECONDS only. Nobody's clock is compared with another's.
+others for STALE_SECONDS only. No machine's clock is compared with another's.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ class DataFactory:
             run_id = self._running(value) or self._start(value)
             try:
                 run = self._wait(run_id)
-            except BaseException:  # interrupted, or too late: what nobody waits for is not left running
+            except BaseException:  # interrupted, or too late: a run that is not waited for is not left running
                 with suppress(Exception):
                     self._api.pipeline_runs.cancel(*self._place, run_id)
                 raise

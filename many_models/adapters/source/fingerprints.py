@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 EPOCH = datetime(1970, 1, 1)
 MICROSECONDS_A_DAY = 86_400_000_000
-_EXACT_ROWS = 2**20  # so many 32-bit numbers sum to an exact double
+_EXACT_ROWS = 2**20  # up to this many 32-bit numbers sum to an exact double
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # splitmix64's constants
 _MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 _NULL = np.uint64(0xD1B54A32D192ED03)

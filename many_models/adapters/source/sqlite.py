@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from many_models.ports import DayCount, SalesTable
 
 BATCH_ROWS = 100_000
-FETCHED_ROWS = 2_000  # while connectorx fetches so many, no other thread of Python runs
+FETCHED_ROWS = 2_000  # while connectorx fetches this many, no other thread of Python runs
 LOCK_SECONDS = 30.0
 _ZONES = timedelta(days=2)  # more than a zone can shift a timestamp
 _SENTINELS = {pa.string(): "''", pa.int64(): "0", pa.float64(): "0.0", TIMESTAMP: "''"}

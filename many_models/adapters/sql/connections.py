@@ -210,9 +210,7 @@ def translate_error(error: DBAPIError, what: str, text: str) -> ManyModelsError:
         return AccessError(f"{said}; check the login and what it is granted")
     if state in {"40001", "40P01", "55P03"} or number in _BUSY_NUMBERS:
         return ConflictError(f"{said}; someone else was writing, try again")
-    if (
-        state == "53100" or number in _FULL_NUMBERS or "could not extend file" in text
-    ):  # a quota has no state of its own
+    if state == "53100" or number in _FULL_NUMBERS or "could not extend file" in text:  # a quota has no own state
         return UnavailableError(f"{said}; the server has no room left")
     if state == "3D000":
         return SettingsError(f"{said}; the url names a database that is not there")

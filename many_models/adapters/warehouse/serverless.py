@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class ServerlessWarehouse(SqlWarehouse):
     """Views over the lake in the database that `url` names; `statements` makes what defines them, each run by itself.
 
-    The pool cannot store rows: a load writes none and none is recorded; what it would bring stands in the lake already.
+    The pool cannot store rows: a load writes none and none is recorded; what it would bring is in the lake already.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
 """The warehouse in a SQL database, through SQLAlchemy: SQLite, PostgreSQL, SQL Server and Azure SQL.
 
-A load is one transaction. What differs from database to database stands in `warehouse_dialects` and `warehouse_tsql`;
+A load is one transaction. What differs from database to database is in `warehouse_dialects` and `warehouse_tsql`;
 Synapse, where a transaction cannot hold DDL, has its own load in `warehouse_synapse`.
 """
 

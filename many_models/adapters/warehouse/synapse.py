@@ -1,6 +1,6 @@
 """The warehouse in a dedicated SQL pool of Synapse: rows through storage by COPY INTO, then swapped in one transaction.
 
-A transaction there holds no DDL and no COPY, and a key is not enforced: what a table's key is stands in the table
+A transaction there holds no DDL and no COPY, and a key is not enforced: a table's key is in the table
 `table_keys`, since the catalogue need not call an unenforced key a primary key. A load first stages its parts, each in
 its own table, then makes or widens the tables, and last, in one transaction, deletes, looks for keys that stay,
 inserts and records the load. Killed before that, it leaves staging tables, which the next load drops, and perhaps
@@ -322,7 +322,7 @@ class SynapseWarehouse(SqlWarehouse):
 
     @contextmanager
     def _autocommit(self, doing: str) -> Generator[sa.Connection]:
-        """A connection whose every statement stands for itself."""
+        """A connection whose every statement is a transaction."""
         with self._errors(doing), self._ddl_engine().connect() as connection:
             yield connection
 

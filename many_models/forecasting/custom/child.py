@@ -51,7 +51,7 @@ class Open:
 
 @dataclass(frozen=True)
 class Rows:
-    """A series as rows of features, targets and the places they stand at; `ahead` is origins × steps × features.
+    """A series as rows of features, targets and their places; `ahead` is origins × steps × features.
 
     A fit for origin o takes the rows whose place is at most o.
     """

@@ -16,7 +16,7 @@ def regressor_features(  # noqa: ANN201, PLR0913, PLR0917 - a kernel takes array
 ):  # fmt: skip
     """Write the features of every target to `X` (time × features) and `used`, of what follows each origin to `ahead`.
 
-    The row of a target stands at the target's place, `steps` periods after the state it is seen from; it is used where
+    The row of a target is at the target's place, `steps` periods after the state it is seen from; it is used where
     the target is observed and the state is warm. `ahead` is origins × horizon × features.
     """
     H = int(conf[HORIZON])

@@ -45,7 +45,7 @@ def _files(home: Path, modules: Iterable[str]) -> Iterator[Path]:
 
 
 def _other_writer(path: Path, *, sticky: bool) -> str:
-    """Who else may write; with `sticky`, a folder in which nobody can replace another's files is fine."""
+    """Who else may write; with `sticky`, a folder in which no user can replace another's files is fine."""
     try:
         about = path.stat()
         if os.statvfs(path).f_flag & os.ST_RDONLY:

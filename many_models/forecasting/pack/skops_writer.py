@@ -9,7 +9,7 @@ import zipfile
 
 from many_models.forecasting.pack import mm_sklearn_v1
 
-LARGEST = 250_000  # bytes; a hundred larger ones would make a pack that nobody wants to fetch
+LARGEST = 250_000  # bytes; a hundred larger ones would make a pack too large to fetch
 _STAMP = (1980, 1, 1, 0, 0, 0)
 
 

@@ -128,7 +128,7 @@ class Known:
     told: list[str] = field(default_factory=list[str])
 
     def write(self, lake: Lake) -> None:
-        """Put them into the lake. The content is written down after what it stands for: who reads in between redoes
+        """Put them into the lake. The digest is written down after the content: who reads in between redoes
         work, and never takes the old rows for the new.
         """
         lake.replace(lake_tables.RAW_COVARIATES.name, self.covariates, Filter())

@@ -47,7 +47,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
             "The predictions of a cutoff in the SQL warehouse that reports read, with the actuals that have come, the "
             "promotion decisions, and the realised accuracy of earlier cutoffs, however long ago the sales were that "
             "have been corrected since; all in one transaction. "
-            "Views for reports stand on them."
+            "Views for reports read them."
         ),
     )
     def warehouse_predictions(

@@ -1,7 +1,7 @@
 """Dagster's PostgreSQL storage with an event log that stores a batch of events, planned ones too, in one transaction.
 
 The stock event log batches materializations but stores planned events one by one: 43 s for 2,000 series. Used from
-dagster.yaml (the URL stands in the environment, never in a file):
+dagster.yaml (the URL is in the environment, never in a file):
 
     storage:
       custom:

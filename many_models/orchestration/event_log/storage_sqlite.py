@@ -131,7 +131,7 @@ class BatchedSqliteEventLog(InBatches, SqliteEvents):
                 for at in newest_by_asset(rows):
                     self._store_asset_event(index, events[at], ids[at])
         except BaseException:
-            # Dagster stores the events of a failed batch again, one by one: they must not stand in a run twice
+            # Dagster stores the events of a failed batch again, one by one: they must not be in a run twice
             for run_id, ids in stored.items():
                 with self.run_connection(run_id) as run_file:
                     run_file.execute(_TABLE.delete().where(_TABLE.c.id.between(ids[0], ids[-1])))
@@ -163,7 +163,7 @@ class BatchedSqliteStorage(DagsterSqliteStorage):
     A relative `base_dir` counts from DAGSTER_HOME, so that the webserver, the daemon, code servers and run workers
     mean the same folder whatever their working directory; without it, from the working directory, which must then be
     the folder of dagster.yaml. The first use in a process turns Dagster's batching of
-    planned events on, unless DAGSTER_EVENT_BATCH_SIZE is set (0 turns it off): nobody has to export anything.
+    planned events on, unless DAGSTER_EVENT_BATCH_SIZE is set (0 turns it off): no variable has to be exported.
     """
 
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:

@@ -258,7 +258,7 @@ def test_a_serverless_pool_reads_no_delta_table_above_reader_1(tmp_path):
     refuse_delta([], 1, "t")
 
 
-def test_fabric_lets_in_who_shows_a_token_and_nobody_else(tds):
+def test_fabric_lets_in_who_shows_a_token_and_no_other(tds):
     url = tds.url(database="dw").replace("/dw?", "/fabric?")
     with pytest.raises(AccessError, match="Only Microsoft Entra ID is supported"):
         FabricWarehouse(url, tds.staging(), schema=new_schema()).check()

@@ -212,7 +212,7 @@ def test_the_day_that_is_awaited_is_brought_validated_and_copied(fake, project):
 
 
 @pytest.mark.slow
-def test_a_day_that_somebody_materializes_is_brought_anew(fake, project):
+def test_a_day_that_is_materialized_by_hand_is_brought_again(fake, project):
     key = (END - timedelta(days=1)).isoformat()
     settings = project.settings(END)
     with open_instance(project.home) as instance:

@@ -199,7 +199,7 @@ def test_many_small_files_of_a_partition_become_one_and_rows_keep_their_order(tm
     assert contents(lake.read("t")) == contents(before)
 
 
-def test_a_table_that_somebody_else_writes_while_it_is_pruned_is_left_for_the_next_time(tmp_path):
+def test_a_table_written_while_it_is_pruned_is_left_for_the_next_time(tmp_path):
     lake = DeltaLake(tmp_path)
     for day in range(20):
         since = START + timedelta(day)

@@ -19,7 +19,7 @@ def tables(url: str) -> list[str]:
     return sqlalchemy.inspect(engine).get_table_names()
 
 
-def test_each_test_has_a_database_of_its_own(postgres: PostgresServer) -> None:
+def test_each_test_has_its_own_database(postgres: PostgresServer) -> None:
     first, second = postgres.new_database(), postgres.new_database()
     with sqlalchemy.create_engine(first, poolclass=sqlalchemy.NullPool).begin() as connection:
         connection.execute(sqlalchemy.text("CREATE TABLE mine (at integer)"))

@@ -228,7 +228,7 @@ def test_a_publisher_that_is_refused_promotes_nothing(parts, refused, error, rem
 
 
 def test_the_lease_of_a_writer_that_died_ends_and_the_next_one_goes_on(parts):
-    """It waits for the end of a lease that nobody renews; here that takes one second instead of sixty."""
+    """It waits for the end of a lease that is not renewed; here that takes one second instead of sixty."""
     folder, _, assets = parts()
     production = AzureMLProduction(folder, assets, clock=clock)
     first = production.publish(draft(None, [upload("a", {"s1": "1"})]))

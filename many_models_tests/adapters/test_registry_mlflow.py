@@ -159,7 +159,7 @@ def test_mlflow_global_state_and_the_working_folder_stay_untouched(store, tmp_pa
 
 
 @pytest.mark.slow
-def test_importing_the_registries_does_not_import_mlflow_and_using_them_calls_nobody():
+def test_registries_import_no_mlflow_and_call_no_service():
     code = """
         import sys, os, tempfile, threading
         from many_models.adapters.registry.mlflow_production import MlflowProduction, MlflowStaging

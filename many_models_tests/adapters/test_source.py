@@ -133,7 +133,7 @@ def test_a_fingerprint_tells_a_number_from_the_text_that_spells_it(sqlite):
 
 
 @pytest.mark.parametrize("declared", ["", "TEXT", "NUMERIC", "DATE", "TIMESTAMP", "INTEGER", "REAL"])
-def test_dates_of_every_spelling_stand_side_by_side(sqlite, declared):
+def test_dates_of_every_spelling_are_read_side_by_side(sqlite, declared):
     dated = ["2017-01-01", "2017-01-01 00:00:00", "2017-01-01T00:00:00", "20170101"]
     undated = [None, "", "soon", b"2017-01-01", 17.5, 1483228800]
     if declared == "REAL":

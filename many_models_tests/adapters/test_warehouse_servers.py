@@ -254,7 +254,7 @@ def token_endpoint(monkeypatch):
         identity.credential.cache_clear()
 
 
-def test_a_token_that_has_expired_is_asked_for_anew_and_a_refused_one_is_a_clear_error(
+def test_an_expired_token_is_renewed_and_a_refused_one_is_a_clear_error(
     postgres, token_endpoint, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(sql, "PAUSE_SECONDS", 0.01)
@@ -287,9 +287,7 @@ def test_a_token_that_has_expired_is_asked_for_anew_and_a_refused_one_is_a_clear
     assert SqlWarehouse(database).loads() == {"a": "f", "b": "f"}
 
 
-def test_a_token_that_sql_server_says_has_expired_is_fetched_anew_and_shown_once_more(
-    tds, token_endpoint, tmp_path, monkeypatch
-):
+def test_a_token_that_sql_server_calls_expired_is_renewed_once(tds, token_endpoint, tmp_path, monkeypatch):
     """FreeTDS has no SQL_COPT_SS_ACCESS_TOKEN: what we hand to the driver for it goes over the wire as a password."""
     import pyodbc
 

@@ -93,7 +93,7 @@ def test_an_unknown_item_is_a_page_that_offers_similar_ones(tmp_path: Path, name
     ["sort=__class__", "min.wape=x&max.wape=", "is.nothing=1", "page=-1", "page=99999999999", "q=" + "z" * 5000,
      "order=%00", "min.wape=nan&sort=item", "is.state=forecast&is.state=failed", "&&&==&", "q=%ff%fe"],
 )  # fmt: skip
-def test_an_address_that_somebody_typed_wrongly_is_a_page_all_the_same(tmp_path: Path, query: str) -> None:
+def test_a_mistyped_address_is_a_page_all_the_same(tmp_path: Path, query: str) -> None:
     with shop(tmp_path).client() as client:
         assert client.get(f"/items?{query}").status_code == 200
 

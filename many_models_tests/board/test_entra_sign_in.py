@@ -60,7 +60,7 @@ def test_only_the_role_of_approvers_lets_approve(tmp_path: Path) -> None:
     [{"aud": "another application"}, {"iss": "https://login.microsoftonline.com/other/v2.0"}, {"exp": 1},
      {"nonce": "of another sign-in"}, {"nonce": None}, {"tid": "another tenant"}, {"roles": []}, {"roles": "Reader"}],
 )  # fmt: skip
-def test_an_identity_that_does_not_count_signs_nobody_in(tmp_path: Path, claims: dict[str, Any]) -> None:
+def test_an_identity_that_is_not_valid_does_not_sign_in(tmp_path: Path, claims: dict[str, Any]) -> None:
     with login() as entra:
         entra.claims = {"roles": ["Reader"], **claims}
         with signed_out(tmp_path, entra, roles=["Reader"]) as (_, client):

@@ -76,7 +76,7 @@ class ForecasterContract(Contract):
     def trained(self, spec):
         return trained_of(spec)
 
-    def test_it_competes_with_the_baseline_alone_and_has_forecasts_of_its_own(self, candidate, trained):
+    def test_it_competes_with_the_baseline_alone_and_has_its_own_forecasts(self, candidate, trained):
         shares = [set(json.loads(row["weights"])) for row in trained.series.to_pylist() if not row["fallback"]]
         assert set().union(*shares) <= {candidate, "seasonal_naive"}
         wape = {name: [] for name in (candidate, "seasonal_naive")}

@@ -500,7 +500,7 @@ class ProductionContract(Contract):
         with pytest.raises(InputError, match=releases[1].release_id):
             production.activate(releases[5].release_id)
 
-    def test_a_proposal_changes_nothing_until_somebody_approves_it(self, make, again):
+    def test_a_proposal_changes_nothing_until_it_is_approved(self, make, again):
         production = make()
         assert production.waiting() is None
         first = production.publish(draft(None, [upload("a", {"s1": "1", "s2": "1"}), upload("b", {"s3": "1"})]))

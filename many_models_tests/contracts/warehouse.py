@@ -214,7 +214,7 @@ class WarehouseContract(Contract):
             warehouse.load("a", "f", [part(rows(row("a")))])
             assert warehouse.read("predictions", Filter(among={"series_id": ["a\0b"]})).num_rows == 0
 
-    def test_a_view_is_read_as_a_table_and_made_anew(self, make):
+    def test_a_view_is_read_as_a_table_and_replaced(self, make):
         warehouse = make()
         warehouse.load("a", "f", [part(rows(row("a"), row("b", 1, y_hat=4.0)))])
         head = 'SELECT "series_id", SUM("y_hat") AS "y_hat"'

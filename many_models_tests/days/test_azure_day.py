@@ -83,7 +83,7 @@ def test_a_day_from_postgres_through_azure_storage_into_synapse_ends_as_a_day_on
 
 
 def served_by_postgres(postgres: PostgresServer, rows: pd.DataFrame) -> dict[str, object]:
-    """The source's settings, once the rows are in a table of a database of their own, dates as dates."""
+    """The source's settings, once the rows are in their own table of a database, dates as dates."""
     url = postgres.new_database()
     engine = sa.create_engine(url, poolclass=sa.pool.NullPool)
     rows.assign(date=pd.to_datetime(rows["date"])).to_sql("sales", engine, index=False, dtype={"date": sa.Date()})

@@ -61,7 +61,7 @@ def files_of(project: Project, ref: str) -> Path:
 
 
 def pickled(mark: Path) -> bytes:
-    """An array file that leaves `mark` behind when somebody unpickles it."""
+    """An array file that leaves `mark` behind when it is unpickled."""
     buffer = io.BytesIO()
     np.save(buffer, np.array([Spy(str(mark))], dtype=object), allow_pickle=True)
     return buffer.getvalue()

@@ -131,7 +131,7 @@ def test_a_damaged_log_of_a_table_is_named_and_mended(
 def test_datasets_of_an_older_day_are_made_again_without_a_gap(
     project: Project, days: tuple[Project, Project], tmp_path: Path
 ) -> None:
-    """The table of series is newer than the datasets: nobody goes on from histories that are not there."""
+    """The table of series is newer than the datasets: no run goes on from histories that are not there."""
     late = Project(shutil.copytree(days[1].root, tmp_path / "late"))
     folder = late.root / "var" / "lake" / lake_tables.DATASETS.name
     shutil.rmtree(folder)

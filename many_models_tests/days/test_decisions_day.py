@@ -114,7 +114,7 @@ def test_the_next_forecasts_are_in_the_warehouse_by_driver(day: Project) -> None
     assert (whole.sort_index() - told).abs().max() < 1e-6 * told.max()
 
 
-def test_the_final_forecast_stands_beside_the_models_and_is_judged_later(day: Project) -> None:
+def test_the_final_forecast_is_beside_the_models_and_is_judged_later(day: Project) -> None:
     found = day.warehouse("SELECT * FROM latest_final_forecasts WHERE cutoff_date = '2024-06-29'")
     model = day.warehouse("SELECT * FROM predictions WHERE cutoff_date = '2024-06-29'")
     assert found["y_hat"].sum() == pytest.approx(model["y_hat"].sum())

@@ -71,7 +71,7 @@ def test_series_that_raise_hang_exhaust_memory_or_kill_their_worker_cost_only_th
 
 
 def copied(project: Project, root: Path) -> Project:
-    """A copy, with a Dagster instance of its own."""
+    """A copy, with its own Dagster instance."""
     return Project(shutil.copytree(project.root, root))
 
 

@@ -71,7 +71,7 @@ def test_fresh_instances_opened_by_several_at_once_are_whole(tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_a_fresh_postgres_opened_by_several_at_once_is_whole(tmp_path: Path, postgres: PostgresServer) -> None:
-    """Each process has a home of its own, as pods do: only the server can make one wait for the other."""
+    """Each process has its own home, as pods do: only the server can make one wait for the other."""
     urls = [postgres.new_database() for _ in range(ROUNDS)]
     homes = [[tmp_path / f"pod{pod}" / str(number) for number in range(ROUNDS)] for pod in range(AT_ONCE)]
     assert open_at_once(homes, urls) == [""] * (ROUNDS * AT_ONCE)

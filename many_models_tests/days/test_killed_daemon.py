@@ -42,7 +42,7 @@ def small(root: Path, **sections: dict[str, object]) -> Project:
 
 @contextmanager
 def daemons(project: Project) -> Generator[Callable[[], subprocess.Popen[bytes]]]:
-    """A way to start a daemon on stages that wait, in a session of its own; at the end all their sessions are ended."""
+    """A way to start a daemon on stages that wait, in its own session; at the end all their sessions are ended."""
     environment = os.environ | {
         "DAGSTER_HOME": str(project.home), "MANY_MODELS_CONFIG": str(project.root / "many_models.toml"),
         "PYTHONPATH": f"{ROOT}{os.pathsep}{project.root}",
@@ -166,7 +166,7 @@ def loaded_and_idle(instance: dg.DagsterInstance) -> bool:
 
 
 def assert_as_clean(project: Project, clean: Project) -> None:
-    """Lake and warehouse hold what those of `clean` hold, whose day nobody has disturbed."""
+    """Lake and warehouse hold what those of `clean` hold, whose day was not disturbed."""
     expected, found = clean.contents(), project.contents()
     assert set(found) == set(expected)
     for name, frame in expected.items():

@@ -1,4 +1,4 @@
-"""Datasets from day to day: what is the same is not written again, and they are those that would be made anew."""
+"""Datasets from day to day: what is the same is not written again; they are those that a first run would make."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_a_corrected_row_rewrites_its_own_pack_and_the_other_one_goes_on(project
     assert_as_made_anew(project, tmp_path / "anew")
 
 
-def test_asked_for_by_hand_a_dataset_is_made_anew_whatever_the_lake_holds(project: Project, tmp_path: Path) -> None:
+def test_a_dataset_asked_for_by_hand_is_remade_whatever_the_lake_holds(project: Project, tmp_path: Path) -> None:
     run(project, END)
     lake = build_lake(project.settings())
     lake.replace(lake_tables.DATASETS.name, spoilt(project), Filter(among={"pack": ["s0"]}))
@@ -112,7 +112,7 @@ def test_asked_for_by_hand_a_dataset_is_made_anew_whatever_the_lake_holds(projec
     assert_as_made_anew(project, tmp_path / "anew")
 
 
-def test_a_table_of_datasets_that_somebody_has_deleted_is_made_anew(project: Project, tmp_path: Path) -> None:
+def test_a_table_of_datasets_that_was_deleted_is_remade(project: Project, tmp_path: Path) -> None:
     shutil.rmtree(project.root / "var" / "lake" / lake_tables.DATASETS.name)
     run(project, END)
     assert_as_made_anew(project, tmp_path / "anew")

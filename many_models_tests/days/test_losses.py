@@ -61,7 +61,7 @@ def forecast_at(project: Project, day: date) -> set[str]:
 
 
 def test_a_history_that_shrinks_in_the_lake_is_refused_for_its_series_alone(project, monkeypatch):
-    """Somebody deletes rows of one series in raw_sales; told so, the next run takes the short history."""
+    """Rows are deleted of one series in raw_sales; told so, the next run takes the short history."""
     lake, tomorrow = build_lake(project.settings()), END + timedelta(days=1)
     rows = lake.read("raw_sales").to_pandas()
     kept = rows[(rows["series_id"] != "s0__i1") | (rows["ds"] >= f"{END - timedelta(days=30)}")]
@@ -83,7 +83,7 @@ def test_a_history_that_shrinks_in_the_lake_is_refused_for_its_series_alone(proj
 
 
 def test_most_of_a_release_does_not_leave_at_once(project, monkeypatch):
-    """One item sells on, the others end: they stay in the release until somebody says that they have ended."""
+    """One item sells on, the others end: they stay in the release until a person says that they have ended."""
     sell(project, ("i0",), END + timedelta(days=1), LATER)
     project.run(LATER)
     ended = {"s0__i1", "s0__i2", "s0__i3"}

@@ -163,7 +163,7 @@ def test_the_whole_lake_lost_is_made_again(project: Project, days: tuple[Project
     assert_forecasts_all(project, days)
 
 
-def test_a_run_that_somebody_starts_in_the_ui_stops_too(project: Project, days: tuple[Project, Project]) -> None:
+def test_a_run_that_is_started_in_the_ui_stops_too(project: Project, days: tuple[Project, Project]) -> None:
     from many_models.definitions import build
     from many_models.orchestration.automation import JOBS
 

@@ -125,7 +125,7 @@ class Day:
 
 
 def processes(day: Day) -> set[str]:
-    """The runs that had a process of their own."""
+    """The runs that had their own process."""
     with open_instance(day.home) as instance:
         return {run.run_id for run in instance.get_runs() if PROCESS_TAG in run.tags}
 

@@ -67,7 +67,7 @@ def test_whole_numbers_add_up_and_lie_within_one_of_the_forecast() -> None:
     assert (np.mod(h.sums @ whole, 1) == 0).all()
 
 
-def test_a_node_without_a_forecast_of_its_own_gets_the_sum() -> None:
+def test_a_node_without_its_own_forecast_gets_the_sum() -> None:
     h = small()
     bottom = np.full((24, 2), 4.0)
     upper = h.sums @ bottom

@@ -105,7 +105,7 @@ def test_a_table_without_the_needed_columns_is_an_error() -> None:
         change(pa.table({"item": ["a"], "action": ["set"], "value": [1]}), ["item"], SERIES, VALUES, Y_HAT, DS, CUTOFF)
 
 
-def test_the_final_forecast_stands_beside_the_models() -> None:
+def test_the_final_forecast_is_beside_the_models() -> None:
     table = final_table(changed(row(store="s0", item="i0")), SERIES, Y_HAT, DS, CUTOFF).to_pylist()
     assert [(r["y_hat"], r["final"], r["author"]) for r in table[:2]] == [(10.0, 8.0, "ann"), (10.0, 10.0, None)]
 
@@ -143,7 +143,7 @@ def test_value_added_against_a_loop_over_the_rows() -> None:
 
 
 def test_only_what_was_written_in_time_counts_for_the_past() -> None:
-    """Of a row without a usable date nobody knows whether it was hindsight."""
+    """Of a row without a usable date no one knows whether it was hindsight."""
     rows = pa.table({
         "author": ["early", "that day", "late", "unknown", "odd"],
         "entered_at": ["2024-06-01", "2024-06-30", "2024-07-01", None, "soon"],

@@ -88,7 +88,7 @@ class Talks(WeekdayMeans):
 
 
 class OwnRidge(Ridge):
-    """A scikit-learn regressor that nobody but its user knows."""
+    """A scikit-learn regressor that only its user knows."""
 
 
 class NoPredict:

@@ -161,7 +161,7 @@ def go_on(before: Prepared, now: Prepared) -> pa.Table:
 
 @settings(max_examples=60, deadline=None)
 @given(kinds=st.lists(KINDS, min_size=1, max_size=4, unique=True), later=st.integers(0, 40), promo=st.booleans())
-def test_histories_that_go_on_are_those_that_are_made_anew(kinds, later, promo):
+def test_histories_that_go_on_are_those_made_from_scratch(kinds, later, promo):
     spec = Spec("D", horizon=7, windows=2, known=("promo",) if promo else (), country="DE")
     known = {"promo": np.random.default_rng(1).integers(0, 2, 400).astype(float)} if promo else {}
     raw = table({kind: ODD[kind] for kind in kinds}, **known)
@@ -180,7 +180,7 @@ def test_histories_that_go_on_are_those_that_are_made_anew(kinds, later, promo):
 @pytest.mark.parametrize(
     "change", [lambda y: np.r_[y[:50], y[50] + 1, y[51:]], lambda y: np.r_[y[:50], np.nan, y[51:]], lambda y: y[1:]]
 )
-def test_a_history_whose_past_has_changed_is_made_anew_and_the_others_go_on(change):
+def test_a_history_whose_past_changed_is_remade_and_the_others_go_on(change):
     one, other = sales(200), sales(180, seed=1)
     before = prepare(table({"a": one, "b": other}), SPEC, AS_OF - timedelta(days=3))
     raw = table({"a": change(one), "b": other})
@@ -190,7 +190,7 @@ def test_a_history_whose_past_has_changed_is_made_anew_and_the_others_go_on(chan
     assert go_on(before, now).equals(prepare(raw, SPEC, AS_OF).rows.sort_by(ORDER))
 
 
-def test_a_series_that_has_ended_meanwhile_is_made_anew_since_its_history_got_shorter():
+def test_a_series_that_has_ended_is_remade_with_its_shorter_history():
     raw = table({"a": np.r_[sales(100), np.full(120, np.nan)], "b": sales(220)})
     before = prepare(raw, SPEC, AS_OF - timedelta(days=110))
     now = prepare(raw, SPEC, AS_OF, held(before.series))
@@ -198,7 +198,7 @@ def test_a_series_that_has_ended_meanwhile_is_made_anew_since_its_history_got_sh
     assert go_on(before, now).equals(prepare(raw, SPEC, AS_OF).rows.sort_by(ORDER))
 
 
-def test_other_settings_make_every_history_anew():
+def test_other_settings_remake_every_history():
     raw = table({"a": sales(200)})
     before = prepare(raw, SPEC, AS_OF - timedelta(days=3))
     assert prepare(raw, replace(SPEC, country="DE"), AS_OF, held(before.series)).since == {}

@@ -155,7 +155,7 @@ def test_selecting_and_merging_take_along_what_is_needed_and_no_more(model):
     assert "mm_sklearn_v1.py" not in merged.select(["other"]).files()
 
 
-def test_a_regressor_of_a_type_that_nobody_trusts_travels_as_its_forecast():
+def test_a_regressor_of_an_untrusted_type_travels_as_its_forecast():
     custom = Custom("own", "many_models_tests.forecasting.mine:OwnRidge", '{"alpha": 3.0}', 120.0)
     spec = Spec("D", 7, windows=2, candidates=("own",), custom=(custom,))
     made = train(rows_of({"s0": KNOWN["s0"]}, spec), spec, AS_OF).model

@@ -72,7 +72,7 @@ def test_what_is_left_out_of_pooled_models_is_recorded_with_its_reason():
 
 
 def closing(filled: int, days: int = 400) -> dict[str, np.ndarray]:
-    """Thirty shops that close on Sundays, one of which opened later: its table has so many zeros before."""
+    """Thirty shops that close on Sundays, one of which opened later: its table has that many zeros before."""
     week = np.array([1.15, 1.0, 0.95, 0.97, 1.1, 0.85, 0.0])[np.arange(days) % 7]
     noise = np.random.default_rng(3)
     shops = {f"s{i:02d}": np.round(6000 * week * noise.lognormal(0, 0.1, days)) for i in range(30)}

@@ -93,7 +93,7 @@ def with_attributes(histories: dict[str, np.ndarray], fresh: dict[str, str | Non
     return raw.append_column("kind", kinds).append_column("size", pa.array(sizes, pa.float64()))
 
 
-def test_attributes_become_columns_and_what_is_not_known_stands_apart():
+def test_attributes_become_columns_and_the_unknown_is_apart():
     raw = with_attributes({"a": sales(3), "b": sales(3), "c": sales(3)}, {"a": "dry", "b": "fresh", "c": None})
     found = learn_attributes(raw, ("kind", "size"))
     assert found.levels == {"kind": ("dry", "fresh"), "size": None}

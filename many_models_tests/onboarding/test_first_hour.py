@@ -1,4 +1,4 @@
-"""From a table that nobody prepared to forecasts, without a flag: each kind of table that once ended in wrong numbers.
+"""From a table as it is to forecasts, without a flag: each kind of table that once ended in wrong numbers.
 
 `init` guesses and loads; rows are checked, aggregated and made regular as `run` does it; one model is trained. The
 stages between are those of `many_models_tests/days`.

@@ -155,7 +155,7 @@ def test_footnotes_and_a_repeated_header_are_no_series(tmp_path: Path) -> None:
 def test_names_on_the_first_row_of_their_group_hold_for_all_its_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
 ) -> None:
-    """A pivot table as it is exported, in batches of so many rows; a column that is rarely filled is none."""
+    """A pivot table as it is exported, in batches of rows; a column that is rarely filled is none."""
     monkeypatch.setattr("many_models.onboarding.readers.BATCH_ROWS", rows)
     monkeypatch.setattr("many_models.onboarding.workbooks.BATCH_ROWS", rows)
     table = list[list[object]]()

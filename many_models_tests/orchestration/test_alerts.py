@@ -1,4 +1,4 @@
-"""The sensor `alerts` over a real Dagster instance: what it finds, whom it tells, and what stops nobody."""
+"""The sensor `alerts` over a real Dagster instance: what it finds, whom it tells, and what stops no stage."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def live(instance, status, planned, made, again) -> None:
 
 
 def _make_run_file(storage, run_id) -> None:
-    """A copy of an empty one: making it anew takes most of the time."""
+    """A copy of an empty one: making it again takes most of the time."""
     if hasattr(storage, "path_for_shard"):
         shutil.copyfile(storage.path_for_shard("empty"), storage.path_for_shard(run_id))
         storage._initialized_dbs.add(run_id)

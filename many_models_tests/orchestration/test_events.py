@@ -185,7 +185,7 @@ ENTRIES = st.lists(
 
 @pytest.fixture(scope="module")
 def empty_logs(tmp_path_factory):
-    """Initialized files of an index and two runs, to be copied: making them anew takes most of the time."""
+    """Initialized files of an index and two runs, to be copied: making them again takes most of the time."""
     folder = tmp_path_factory.mktemp("empty") / "runs"
     log = SqliteEventLogStorage(str(folder))
     for run_id in ("run-1", "run-2"):
@@ -286,7 +286,7 @@ def ask(instance, *questions, **variables):
 
 
 @pytest.mark.slow
-def test_planned_events_of_a_range_come_in_batches_though_nobody_set_the_environment(tmp_path, monkeypatch):
+def test_planned_events_of_a_range_come_in_batches_by_default(tmp_path, monkeypatch):
     monkeypatch.delenv(storage_sqlite.BATCH_SIZE_VARIABLE, raising=False)
     batches = []
     store = storage_sqlite.BatchedSqliteEventLog.store_event_batch
@@ -304,7 +304,7 @@ def test_planned_events_of_a_range_come_in_batches_though_nobody_set_the_environ
         assert [size for what, size in batches if what is kind] == [1000, 1000, 500]
 
 
-def test_a_batch_size_that_somebody_set_stays(tmp_path, monkeypatch):
+def test_a_batch_size_that_was_set_stays(tmp_path, monkeypatch):
     monkeypatch.setenv(storage_sqlite.BATCH_SIZE_VARIABLE, "7")
     storage_sqlite.BatchedSqliteStorage(str(tmp_path))
     assert os.environ[storage_sqlite.BATCH_SIZE_VARIABLE] == "7"
@@ -526,7 +526,7 @@ def test_a_run_outside_a_backfill_leaves_the_queue_alone(instance):
     assert states(instance).materialized == {keys[0]}
 
 
-def test_a_pool_gets_a_limit_once_and_keeps_the_one_that_somebody_set(instance):
+def test_a_pool_gets_a_limit_once_and_keeps_the_one_that_was_set(instance):
     instance.event_log_storage.set_concurrency_slots("mine", 5)
     for _ in range(2):
         history.ensure_pools(instance, ["mine", "stage"])
@@ -671,7 +671,7 @@ def test_only_a_process_known_to_be_gone_is_dead(process, dead):
     assert dead_runs._is_gone(text) is dead
 
 
-def test_a_finished_process_that_nobody_waited_for_is_dead():
+def test_a_finished_process_that_was_not_waited_for_is_dead():
     child = subprocess.Popen([sys.executable, "-c", "pass"])
     while Path(f"/proc/{child.pid}/stat").exists() and dead_runs._started(child.pid) != "gone":
         time.sleep(0.01)

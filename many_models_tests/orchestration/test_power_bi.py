@@ -62,7 +62,7 @@ def test_without_a_workspace_there_is_no_power_bi():
     assert power_bi.build(Settings()) == power_bi.PowerBi()
 
 
-def test_the_semantic_model_and_its_reports_stand_downstream_of_the_warehouse_and_loading_asks_nobody(api):
+def test_model_and_reports_are_downstream_and_loading_calls_no_service(api):
     repository = build(ON).get_repository_def()
     graph = repository.asset_graph
     assert graph.get(MODEL).parent_keys == {dg.AssetKey("warehouse_predictions")}

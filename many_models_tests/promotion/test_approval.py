@@ -190,7 +190,7 @@ def test_a_no_leaves_what_is_live_and_the_next_training_asks_again(project: Proj
 
 
 def test_a_run_cut_off_after_its_proposal_makes_no_second_one(project: Project) -> None:
-    """Its decisions are not written down, so nobody can approve it; the repeated run finds the same proposal."""
+    """Its decisions are not written down, so it cannot be approved; the repeated run finds the same proposal."""
     settings = project.settings(DAY_BEFORE)
     lake, production = build_lake(settings), build_production(settings)
     waiting = production.waiting()
@@ -264,7 +264,7 @@ def bash(step: dict[str, object], cwd: Path, **env: str) -> str:
     return done.stdout + done.stderr
 
 
-def test_the_pipeline_has_its_stages_in_order_and_nobody_skips_the_environments_approval() -> None:
+def test_the_pipelines_stages_are_in_order_and_approval_cannot_be_skipped() -> None:
     found = stages()
     assert list(found) == ["test", "package", "look", "promote", "images"]
     assert [found[name].get("dependsOn") for name in list(found)[1:]] == ["test", "package", "look", "package"]

@@ -79,7 +79,7 @@ def test_a_store_that_is_away_leaves_what_was_told(topic):
 
 
 @pytest.mark.parametrize("topic", BAD)
-def test_a_topic_that_nobody_asked_for_is_not_told(topic):
+def test_a_topic_without_a_subscriber_is_not_told(topic):
     about = [other for other in WANTED.about if other != topic]
     assert told(BAD[topic], wanted=WANTED.model_copy(update={"about": about}))[0] == []
 
@@ -93,7 +93,7 @@ def test_there_is_one_digest_a_night_whatever_fails_later_in_it():
     assert "2 failed" in new[0].title
 
 
-def test_a_clock_of_the_data_that_stands_still_does_not_silence_the_digest():
+def test_a_data_clock_that_stops_does_not_silence_the_digest():
     _, after = told(BAD["series"])
     more = replace(BAD["series"], series=(failed("eggs"),))
     assert told(more, after, NOW + timedelta(hours=21))[0]

@@ -166,7 +166,7 @@ def test_a_bad_line_is_left_out_and_a_withdrawn_key_is_refused(key_file: Path, c
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be-sig", "dos"])
-def test_a_byte_order_mark_or_dos_line_ends_refuse_nobody(key_file: Path, encoding: str) -> None:
+def test_a_byte_order_mark_or_dos_line_ends_refuse_no_key(key_file: Path, encoding: str) -> None:
     guard, text = guard_of(key_file), f"{KEY}\r\n{OTHER}\r\n"
     as_stored = {"utf-16-be-sig": b"\xfe\xff" + text.encode("utf-16-be"), "dos": text.encode()}
     key_file.write_bytes(as_stored.get(encoding) or text.encode(encoding))
@@ -204,7 +204,7 @@ def test_keys_of_a_file_that_is_gone_count_for_a_minute_and_then_no_more(
     assert sum("is back" in line for line in lines_of(caplog)) == 1
 
 
-def test_an_emptied_file_lets_nobody_in_and_says_so_once(key_file: Path, caplog) -> None:
+def test_an_emptied_file_refuses_every_key_and_says_so_once(key_file: Path, caplog) -> None:
     guard = guard_of(key_file)
     key_file.write_text("\n \n")
     assert [status(guard, x_api_key=key) for key in (KEY, OTHER, "")] == [401] * 3
@@ -346,7 +346,7 @@ def test_a_redirect_of_the_key_document_is_not_followed(tmp_path: Path, signing,
 
 
 def test_a_known_signing_key_is_not_held_up_by_a_fetch_that_hangs(tmp_path: Path, signing, published) -> None:
-    """Anybody can name an unknown key, which has Entra ID asked again: that delays nobody else."""
+    """Anybody can name an unknown key, which has Entra ID asked again: that delays no one else."""
     url, _, _ = published
     guard = entra(tmp_path, url)
     asked, answers = threading.Event(), threading.Event()

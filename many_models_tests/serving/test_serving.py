@@ -44,7 +44,7 @@ DAY = timedelta(days=1)
 
 
 def run(test):
-    """Tests are coroutines; each gets an event loop of its own."""
+    """Tests are coroutines; each gets its own event loop."""
 
     def runs(*args, **kwargs):
         asyncio.run(asyncio.wait_for(test(*args, **kwargs), 300))

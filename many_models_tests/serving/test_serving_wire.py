@@ -112,7 +112,7 @@ def test_what_is_no_http_is_refused(wire: int, said: bytes) -> None:
     assert "y_hat" in ask(wire)["forecasts"][0]
 
 
-def test_a_client_that_does_not_read_is_let_go_and_holds_up_nobody(wire: int) -> None:
+def test_a_client_that_does_not_read_is_let_go_and_delays_no_other(wire: int) -> None:
     body = json.dumps({"series": [{"series_id": "a__tea"}] * 20_000}).encode()
     ask(wire)
     with socket.socket() as lazy:
@@ -141,7 +141,7 @@ def is_held(port: int, connection: socket.socket) -> bool:
     return any(c.laddr.port == port and c.raddr == client for c in psutil.Process().net_connections("tcp4"))
 
 
-def test_silent_connections_are_parked_for_new_ones_and_nobody_is_refused(wire: int, monkeypatch) -> None:
+def test_silent_connections_make_room_and_none_is_refused(wire: int, monkeypatch) -> None:
     monkeypatch.setattr(protocol, "HEAD_SECONDS", 600.0)  # they are held for as long as we take
     held = [RawClient(wire) for _ in range(80)]
     try:
@@ -230,7 +230,7 @@ def test_sigterm_under_load_answers_everything_that_was_asked(tmp_path: Path) ->
 
 
 def readiness(port: int) -> tuple[int, str]:
-    """A ConnectionRefusedError when nobody listens any more."""
+    """A ConnectionRefusedError when no process listens any more."""
     asked = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     try:
         asked.request("GET", "/health/ready")

@@ -1,5 +1,5 @@
 """A workspace of Azure ML on this machine: takes parallel jobs as azure-ai-ml builds them, and runs their real entry
-script over their real mini-batches in a process of its own, with the retries and states that Azure ML documents.
+script over their real mini-batches in its own process, with the retries and states that Azure ML documents.
 """
 
 from __future__ import annotations

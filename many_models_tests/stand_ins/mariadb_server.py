@@ -1,4 +1,4 @@
-"""Debian's MariaDB server for the tests: on loopback, on a free port, in a folder of its own, stopped by its pid."""
+"""Debian's MariaDB server for the tests: on loopback, on a free port, in its own folder, stopped by its pid."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PATIENCE = 300
 
 
 class MariaDbServer:
-    """A running server: its port and the password of its only user, made anew for each server."""
+    """A running server: its port and the password of its only user, a new one for each server."""
 
     def __init__(self, folder: Path) -> None:
         self.password, self.port, self._log = secrets.token_hex(16), free_port(), folder / "log"

@@ -1,4 +1,4 @@
-"""Debian's PostgreSQL server for the tests: on loopback, on a free port, in a folder of its own, stopped by its pid."""
+"""Debian's PostgreSQL server for the tests: on loopback, on a free port, in its own folder, stopped by its pid."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PATIENCE = 300
 class PostgresServer:
     """A server that is running between `start` and `stop` (again and again if need be), with its databases.
 
-    URLs are SQLAlchemy's (`postgresql+psycopg2://`), with a password that is made anew for each server.
+    URLs are SQLAlchemy's (`postgresql+psycopg2://`), with a password that is a new one for each server.
     """
 
     def __init__(self, programs: Path, folder: Path) -> None:

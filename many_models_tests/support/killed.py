@@ -71,7 +71,7 @@ class Died:
 
 
 def killed_run(project: Project, until: date, point: tuple[str, str, str, str], patience: float = 900) -> Died:
-    """Run a day of `project` in a process of its own that kills itself at `point`."""
+    """Run a day of `project` in its own process that kills itself at `point`."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__, *PRELOADED])
     log = project.root / "killed.log"

@@ -10,7 +10,7 @@ _chance = random.SystemRandom()
 
 
 def free_port() -> int:
-    """A port that nobody listens on.
+    """A port on which no process listens.
 
     A server takes seconds to start. One of the kernel's own choice could by then be the port of somebody who asked the
     kernel, too, as every test server on port 0 and every socket of Spark's does; and a server that is stopped and

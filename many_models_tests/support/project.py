@@ -1,4 +1,4 @@
-"""A small project in a folder of its own: source database, settings, Dagster instance; and ways to look into it."""
+"""A small project in its own folder: source database, settings, Dagster instance; and ways to look into it."""
 
 from __future__ import annotations
 

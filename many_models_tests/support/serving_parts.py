@@ -75,7 +75,7 @@ class Registry:
 
     @contextmanager
     def hanging(self) -> Iterator[None]:
-        """Nobody gets an answer until the block ends."""
+        """No request gets an answer until the block ends."""
         self._answers.clear()
         try:
             yield

@@ -1,4 +1,4 @@
-"""A stand-in for SQL Server and Synapse that speaks TDS, over DuckDB, in a process of its own.
+"""A stand-in for SQL Server and Synapse that speaks TDS, over DuckDB, in its own process.
 
 It proves that driver and wire work (pyodbc, FreeTDS, logins, tokens, parameters, transactions, COPY INTO from storage)
 and that our statements do what they should where DuckDB means the same by them. It proves nothing about Synapse's or

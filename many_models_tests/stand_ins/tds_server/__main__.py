@@ -1,4 +1,4 @@
-"""The stand-in's protocol, in a process of its own: `python -m many_models_tests.stand_ins.tds_server FOLDER`.
+"""The stand-in's protocol, in its own process: `python -m many_models_tests.stand_ins.tds_server FOLDER`.
 
 FOLDER/settings.json says who may log in; FOLDER/port says where it listens; FOLDER/statements.jsonl keeps every
 statement that came; a file FOLDER/cut makes it close the connection at the next statement that matches the pattern in

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks._report import Figure, flags, machine, show
-from many_models.decisions import drift, hierarchy, stock
+from many_models.decisions import drift, drift_windows, hierarchy, stock
 from many_models.decisions.demand_paths import Backtest, Histories, PathModel, fit_paths, sum_quantiles
 
 if TYPE_CHECKING:
@@ -63,9 +63,13 @@ def recommendations(model: PathModel) -> None:
 
 
 def watched(model: PathModel) -> None:
-    """A year of actuals."""
-    y = np.random.default_rng(3).poisson(model.y_hat[:, :1], (len(model.series), YEAR)).astype(float)
+    """A year of actuals, and the newest window of the backtest."""
+    rng, n = np.random.default_rng(3), len(model.series)
+    y = rng.poisson(model.y_hat[:, :1], (n, YEAR)).astype(float)
     drift.watch(drift.scores_of(model, y, np.repeat(model.y_hat[:, :1], YEAR, 1)))
+    windows = rng.poisson(model.y_hat[:, None], (n, 3, STEPS)).astype(float)
+    earlier = Backtest(model.series, windows[:, :2], np.repeat(model.y_hat[:, None], 2, 1))
+    drift_windows.window_shifts(model, earlier, windows[:, 2], model.y_hat)
 
 
 def quantiles(model: PathModel) -> None:

@@ -369,32 +369,77 @@ def _prices(rng: np.random.Generator, calendar: _Calendar, count: int) -> tuple[
 
 
 # --- What is sold ---------------------------------------------------------------------------------------------------
-def _demand(
-    rng: np.random.Generator, calendar: _Calendar, store: _Store, range_: _Range, steady: NDArray[np.bool_]
-) -> Floats:
-    """Units (kilograms of what is weighed) that the store's items would sell on each day of history, (items × days);
-    the `steady` ones sell at least 60 a day and vary little.
+@dataclass(frozen=True)
+class _Process:
+    """What the units of a store's items are drawn from: the logarithm of their mean (items × all days), to which the
+    `wave` of history belongs (items × days), and the shape of the gamma noise about it (items × 1).
     """
+
+    log_mean: Floats
+    wave: Floats
+    spread: Floats
+    weighed: NDArray[np.bool_]
+
+    def drawn(self, rng: np.random.Generator, wave: Floats, first: int) -> Floats:
+        """Units (kilograms of what is weighed) of the days of `wave`, of which the earliest is the day `first`."""
+        days = wave.shape[1]
+        log_mean = self.log_mean[:, first : first + days] + wave
+        noise = rng.gamma(self.spread, 1 / self.spread, (len(wave), days))
+        intensity = np.exp(np.clip(log_mean, -8, 8)) * noise
+        sold: Floats = rng.poisson(intensity).astype(np.float64)
+        return np.where(self.weighed[:, None], np.round(intensity, 3), sold)
+
+
+def _process(
+    rng: np.random.Generator, calendar: _Calendar, store: _Store, range_: _Range, steady: NDArray[np.bool_]
+) -> _Process:
+    """The process of the store's items; the `steady` ones sell at least 60 a day and vary little."""
     days, items = calendar.days, store.items
-    weekday = np.array([-0.15, -0.2, -0.12, 0.0, 0.5, 0.6, -0.4])[calendar.weekday[:days]]
-    yearly = np.cos(calendar.year_angle[None, :days] - range_.peak[items, None]) * range_.season[items, None]
-    discount = np.log(range_.price[items, :days] / range_.price[items, :1])
+    weekday = np.array([-0.15, -0.2, -0.12, 0.0, 0.5, 0.6, -0.4])[calendar.weekday]
+    yearly = np.cos(calendar.year_angle[None] - range_.peak[items, None]) * range_.season[items, None]
+    discount = np.log(range_.price[items] / range_.price[items, :1])
     level = range_.level[items] * store.size * np.exp(rng.normal(0, 0.25, len(items)))
     log_mean = (
         np.log(np.where(steady, np.maximum(level, 60.0), level))[:, None]
         + weekday * (0.6 + range_.weekend[items, None])
         + yearly
-        + calendar.holiday_effect[:days] * rng.uniform(0.5, 1.3, len(items))[:, None]
+        + calendar.holiday_effect * rng.uniform(0.5, 1.3, len(items))[:, None]
         - range_.elasticity[items, None] * discount
-        + 0.3 * range_.promotion[items, :days]
-        - 0.12 * range_.echo[items, :days]
-        + rng.normal(0, 0.08, len(items))[:, None] * np.arange(days) / 365
-        + np.where(steady[:, None], 0.0, _drift(rng, len(items), days))
+        + 0.3 * range_.promotion[items]
+        - 0.12 * range_.echo[items]
+        + rng.normal(0, 0.08, len(items))[:, None] * np.arange(len(calendar.dates)) / 365
     )
+    wave = np.where(steady[:, None], 0.0, _drift(rng, len(items), days))
     spread = np.where(steady, 400.0, rng.uniform(8, 40, len(items)))[:, None]
-    intensity = np.exp(np.clip(log_mean, -8, 8)) * rng.gamma(spread, 1 / spread, (len(items), days))
-    sold: Floats = rng.poisson(intensity).astype(np.float64)
-    return np.where(range_.weighed[items, None], np.round(intensity, 3), sold)
+    return _Process(log_mean, wave, spread, range_.weighed[items])
+
+
+def true_futures(*, series: int, days: int, end: date, seed: int, steps: int, draws: int) -> dict[Key, Floats]:
+    """What the items of the demo of these arguments may sell in the `steps` days after `end`: `draws` (draws × steps)
+    of the process that made their history, given that history. 0 where a store is closed or does not list the item.
+
+    The shifted items sell more still; large orders and empty shelves are left out, and so are the last four items of
+    the first store.
+    """
+    calendar = _calendar(days, end)
+    stores = _stores(np.random.default_rng([seed, 1]), calendar, series)
+    range_ = _range(np.random.default_rng([seed, 2]), calendar, 1 + max(int(store.items.max()) for store in stores))
+    found: dict[Key, Floats] = {}
+    for number, store in enumerate(stores):
+        rng, items = np.random.default_rng([seed, 3, number]), store.items
+        steady = np.zeros(len(items), np.bool_) if number else _steady(store, range_, days)
+        process, fresh = _process(rng, calendar, store, range_, steady), np.random.default_rng([seed, 5, number])
+        day = np.arange(days, days + steps)
+        listed = (day >= range_.listed[items, None]) & (day < range_.delisted[items, None])
+        sold = listed & store.trading(calendar)[days : days + steps]
+        shift = np.where(steady, demo_plans.SHIFT, 1.0)[:, None]
+        paths = np.stack([
+            process.drawn(fresh, _drift(fresh, len(items), steps, process.wave[:, -1]) * ~steady[:, None], days) * shift
+            for _ in range(draws)
+        ])  # fmt: skip
+        for at, item in enumerate(items.tolist()[: len(items) if number else -4]):
+            found[store.name, range_.names[item]] = paths[:, at] * sold[at]
+    return found
 
 
 def _steady(store: _Store, range_: _Range, days: int) -> NDArray[np.bool_]:
@@ -410,11 +455,16 @@ def _steady(store: _Store, range_: _Range, days: int) -> NDArray[np.bool_]:
     return found
 
 
-def _drift(rng: np.random.Generator, items: int, days: int) -> Floats:
-    """A slow wave of fashion in the logarithm of demand: first-order autoregression, deviation 0.12."""
+def _drift(rng: np.random.Generator, items: int, days: int, last: Floats | None = None) -> Floats:
+    """A slow wave of fashion in the logarithm of demand: first-order autoregression, deviation 0.12; it goes on from
+    the `last` values, if given.
+    """
     keep = 0.97
     shocks = rng.normal(0, 0.12 * math.sqrt(1 - keep**2), (days, items))
-    shocks[0] /= math.sqrt(1 - keep**2)
+    if last is None:
+        shocks[0] /= math.sqrt(1 - keep**2)
+    else:
+        shocks[0] += keep * last
     for day in range(1, days):
         shocks[day] += keep * shocks[day - 1]
     return shocks.T
@@ -441,7 +491,8 @@ def _write_store(  # noqa: PLR0913 - a store, and where all that is told of it g
 ) -> None:
     days, items = calendar.days, store.items
     steady = _steady(store, range_, days) if special else np.zeros(len(items), np.bool_)
-    demand = _demand(rng, calendar, store, range_, steady)
+    process = _process(rng, calendar, store, range_, steady)
+    demand = process.drawn(rng, process.wave, 0)
     demand[_stock_outs(rng, len(items), days) & ~steady[:, None]] = 0.0
     trading, day = store.trading(calendar), np.arange(len(calendar.dates))
     listed = (day >= range_.listed[items, None]) & (day < range_.delisted[items, None])

@@ -53,7 +53,7 @@ def measured(seed: int, series: int, days: int, draws: int) -> list[Figure]:
     y_hat = trained.model.predict(None, future=future)["y_hat"].to_numpy().reshape(-1, HORIZON)
     model = fit_paths(backtest.series, y_hat, backtest, histories)
     parts = {name: SeriesKey.parse(name, 2).parts for name in model.series}
-    defaults = dict.fromkeys(NUMBERS)
+    defaults: dict[str, float | None] = dict.fromkeys(NUMBERS)
     read = read_terms(
         pa.Table.from_pandas(stock), KEYS, parts, defaults=defaults, service="cycle", horizon=HORIZON
     )  # fmt: skip
@@ -105,7 +105,7 @@ def policy(paths: np.ndarray, point: float, terms: Terms, seed: int, *, whole: b
 
 def told(reached: list[tuple[str, int, float, float]]) -> list[Figure]:
     """The mean of service reached less service asked for, in points."""
-    frame = pd.DataFrame(reached, columns=["service", "kind", "asked", "got"])
+    frame = pd.DataFrame(reached, columns=pd.Index(["service", "kind", "asked", "got"]))
     figures = list[Figure]()
     for service, rows in frame.groupby("service"):
         for kind, some in [("all", rows), *((f"kind {kind}", own) for kind, own in rows.groupby("kind"))]:

@@ -1,11 +1,11 @@
 """Whether the stock that is recommended gives the service asked for, on the process that made the demo.
-`python -m benchmarks.decisions_stock [--series 200] [--days 730] [--draws 200]`.
+`python -m benchmarks.decisions_stock [--seeds 1 2 3 4] [--series 100] [--days 730] [--draws 100]`.
 
 The models see the demo's history, the stock table says what is asked. What comes after is drawn from the demo's own
 process, many times for each series, and the policy is run day by day: an order brings the position somewhere between
 the reorder point and a pack above it, and what cannot be met until the next order's arrival is missed. "Cycle" is the
 share of cycles without a miss, "fill" the share of demand that is met at once, each less what was asked, over all
-series that ask for it.
+series that ask for it. All series of a demo share the luck of its cutoff, so there are several demos.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 KEYS, KNOWN, HORIZON = ("store", "item"), ("price", "promotion"), 28
 
 
-def measured(seed: int, series: int, days: int, draws: int) -> list[Figure]:
-    """Service reached less service asked for, by kind of service and by kind of series."""
+def measured(seed: int, series: int, days: int, draws: int) -> list[tuple[str, int, float, float]]:
+    """Of each series of a demo the kind of service, its own kind, the service asked for, and that reached."""
     with tempfile.TemporaryDirectory() as folder:
         path = write_source(Path(folder) / "source.db", series=series, days=days, end=END, seed=seed).path
         past, stock, ahead = rows_of(path), table(path, "stock"), table(path, "covariates")
@@ -71,7 +71,7 @@ def measured(seed: int, series: int, days: int, draws: int) -> list[Figure]:
             asked = float(read.terms.service_level[at])
             kind, got = ("fill", fill) if read.terms.fill[at] else ("cycle", cycle)
             reached.append((kind, int(model.kind[rows[at]]), asked, got))
-    return told(reached)
+    return reached
 
 
 def table(path: Path, name: str) -> pd.DataFrame:
@@ -103,13 +103,15 @@ def policy(paths: np.ndarray, point: float, terms: Terms, seed: int, *, whole: b
     return good / len(paths), met / wanted if wanted else 1.0
 
 
-def told(reached: list[tuple[str, int, float, float]]) -> list[Figure]:
+def told(what: str, reached: list[tuple[str, int, float, float]]) -> list[Figure]:
     """The mean of service reached less service asked for, in points."""
     frame = pd.DataFrame(reached, columns=pd.Index(["service", "kind", "asked", "got"]))
     figures = list[Figure]()
     for service, rows in frame.groupby("service"):
         for kind, some in [("all", rows), *((f"kind {kind}", own) for kind, own in rows.groupby("kind"))]:
-            words = f"{service}, {kind}: {len(some)} series, asked {some['asked'].mean():.3f}, reached less asked"
+            words = (
+                f"{what}, {service}, {kind}: {len(some)} series, asked {some['asked'].mean():.3f}, reached less asked"
+            )
             figures.append(Figure(words, 100 * float((some["got"] - some["asked"]).mean()), "points", "−2 to 2"))
     return figures
 
@@ -117,13 +119,19 @@ def told(reached: list[tuple[str, int, float, float]]) -> list[Figure]:
 def main() -> None:
     """Print service reached less service asked for."""
     parser = flags(__doc__ or "", "40 series, 20 draws")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--series", type=int, default=200)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4])
+    parser.add_argument("--series", type=int, default=100)
     parser.add_argument("--days", type=int, default=730)
-    parser.add_argument("--draws", type=int, default=200)
+    parser.add_argument("--draws", type=int, default=100)
     given = parser.parse_args()
     series, draws = (40, 20) if given.small else (given.series, given.draws)
-    show(measured(given.seed, series, given.days, draws), machine(), as_json=given.json)
+    every = list[tuple[str, int, float, float]]()
+    figures = list[Figure]()
+    for seed in given.seeds[:1] if given.small else given.seeds:
+        found = measured(seed, series, given.days, draws)
+        every += found
+        figures += told(f"seed {seed}", found)
+    show([*figures, *told("all", every)], machine(), as_json=given.json)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import numpy as np
 from many_models.errors import InputError
 from many_models.onboarding.grid import listed
 from many_models.onboarding.profile import codes_of, name_suggests
+from many_models.onboarding.value_types import mixed_decimals
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -264,7 +265,8 @@ def choose_target(profile: TableProfile, given: str) -> Inferred[str]:
     """The number to forecast. Raises InputError when there is none, or the given one is not a number."""
     if given:
         if profile.columns[given].kind not in {"number", "flag"}:
-            raise InputError(f"--target {given}: its values are not numbers")
+            mixed = mixed_decimals([profile.columns[given]])
+            raise InputError(mixed or f"--target {given}: its values are not numbers")
         return Inferred(given, "given")
     numbers = [
         name
@@ -290,9 +292,9 @@ def choose_target(profile: TableProfile, given: str) -> Inferred[str]:
             ones[0], "its name; a row is one that was sold, and the other numbers are prices", "likely", others
         )
     if not scores:
-        raise InputError(
-            f"no column of numbers that change with time among {listed(list(profile.columns))}; give --target"
-        )
+        found = f"no column of numbers that change with time among {listed(list(profile.columns))}"
+        mixed = mixed_decimals(profile.columns.values())
+        raise InputError(f"{found}. {mixed}" if mixed else f"{found}; give --target")
     for name in [name for name in scores if scores[name] > max(scores.values()) - 2.5]:
         scores[name] -= 2 * bool(_factors(profile, name, numbers))
     best, *others = sorted(scores, key=lambda name: -scores[name])

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -197,6 +197,29 @@ def _type_of_texts(texts: pa.Array, weights: NDArray[np.int64], *, comma_first: 
     if found := _loose_type(texts, weights, styles):
         return found
     return _type_of_times(texts, weights) or ColumnType("text")
+
+
+def mixed_decimals(columns: Iterable[Column]) -> str:
+    """What is wrong with columns that have numbers with a comma before their decimals beside ones with a point, with an
+    example of both and what to do; nothing where none of `columns` has.
+    """
+    return "; ".join(
+        f"the numbers of {column.name} have two decimal signs, as in {both[0]} and {both[1]}: write all of them with a "
+        f"point, then give --target {column.name} if it is the one to forecast"
+        for column in columns
+        if (both := _with_both_signs(column))
+    )
+
+
+def _with_both_signs(column: Column) -> tuple[str, str] | None:
+    if column.kind != "text":
+        return None
+    texts = pc.utf8_trim_whitespace(pa.array([text for text in column.levels.tolist() if text], pa.string()))
+    comma, point = (_matches(texts, _NUMBER_STYLES[style]) for style in ("comma", "thousands"))
+    first, second = np.flatnonzero(comma & ~point), np.flatnonzero(point & ~comma)
+    if not len(first) or not len(second) or (comma | point).mean() < _MOSTLY:
+        return None
+    return str(texts[int(first[0])]), str(texts[int(second[0])])
 
 
 def _matches(texts: pa.Array, pattern: str) -> NDArray[np.bool_]:

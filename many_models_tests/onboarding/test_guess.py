@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import sqlite3
 import tomllib
 from contextlib import closing
@@ -364,6 +365,19 @@ def test_given_names_overrule_guesses_and_wrong_ones_are_named(tmp_path: Path) -
         looked_at(location, target="store")
     with pytest.raises(InputError, match="no file"):
         looked_at(str(tmp_path / "nowhere.csv"))
+
+
+@pytest.mark.parametrize(("target", "start"), [("sales", "^the numbers"), ("", "no column of numbers .*date, sales")])
+def test_a_column_with_two_decimal_signs_is_named_with_both(tmp_path: Path, target: str, start: str) -> None:
+    """`1.234,50` beside `1234.50`: it is text, and `its values are not numbers` did not say why."""
+    frame = panel("D", 60, store=["a"], item=["x"]).rename(columns={"time": "date"})[["store", "item", "date"]]
+    frame["sales"] = [f"1.{day:03d},50" if day % 2 else f"1{day:03d}.50" for day in range(len(frame))]
+    wanted = (
+        r"the numbers of sales have two decimal signs, as in 1\.001,50 and 1000\.50: write all of them with a point"
+    )
+    with pytest.raises(InputError, match=f"{start}.*sales.*1000" if target else start) as caught:
+        looked_at(csv(tmp_path, frame), target=target)
+    assert re.search(wanted, str(caught.value))
 
 
 def test_a_damaged_workbook_is_an_error(tmp_path: Path) -> None:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from many_models.data import lake_tables
+from many_models.errors import PermanentError
 from many_models.ports import Filter, WarehousePart
 from many_models.reporting.actuals import with_keys
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import pyarrow as pa
+
     from many_models.ports import Lake
+
+log = logging.getLogger(__name__)
 
 OF_SERIES = {
     lake_tables.STOCK: ("series_id",),
@@ -36,7 +42,7 @@ def decision_parts(lake: Lake, keys: Sequence[str], date: str) -> list[Warehouse
     where = Filter(among={"cutoff_date": [date]})
     parts = list[WarehousePart]()
     for table, key in {**OF_SERIES, **OTHERS}.items():
-        rows = lake_tables.read_if_there(lake, table, where)
+        rows = _read(lake, table, where)
         if rows is None or (not rows.num_rows and table != lake_tables.DECISION_PROBLEMS):
             continue
         taken = {name: f"{name}_of_decision" for name in rows.column_names if name in keys}
@@ -47,3 +53,14 @@ def decision_parts(lake: Lake, keys: Sequence[str], date: str) -> list[Warehouse
             rows = rows.append_column("number", pa.array(range(1, rows.num_rows + 1), pa.int64()))
         parts.append(WarehousePart(table.name, rows, where, (*(taken.get(name, name) for name in key), "cutoff_date")))
     return parts
+
+
+def _read(lake: Lake, table: lake_tables.LakeTable, where: Filter) -> pa.Table | None:
+    """The rows of a table, None where there are none: what nights cost is left out where it cannot be read."""
+    try:
+        return lake_tables.read_if_there(lake, table, where)
+    except PermanentError as error:
+        if table != lake_tables.COSTS:
+            raise
+        log.warning("what the night cost is not loaded: %s", error)
+        return None

@@ -124,6 +124,23 @@ def test_a_folder_that_is_not_empty_is_refused(days: tuple[Project, Project], tm
         back_up(project.settings(), project.home, project.root / "copy")
 
 
+def test_a_source_outside_of_the_project_is_not_copied(days: tuple[Project, Project], tmp_path: Path) -> None:
+    """It has its own backup. The restored project reads it where it is."""
+    project = Project(shutil.copytree(days[0].root, tmp_path / "p"))
+    source, settings = tmp_path / "elsewhere" / "sales.db", project.root / "many_models.toml"
+    source.parent.mkdir()
+    shutil.move(project.root / "sales.db", source)
+    settings.write_text(settings.read_text().replace("sqlite:///sales.db", f"sqlite:///{source}"))
+    content = source.read_bytes()
+    copied = back_up(project.settings(), project.home, tmp_path / "copy")
+    assert "sales.db" in back_up(days[0].settings(), days[0].home, tmp_path / "of a whole project")
+    assert not [path for path in (tmp_path / "copy").rglob("*") if path.name == source.name]
+    assert not [name for name in copied if source.name in name]
+    again = restored(project, tmp_path / "copy", tmp_path / "q")
+    assert again.settings().source.url == f"sqlite:///{source}"
+    assert source.read_bytes() == content
+
+
 def test_a_service_is_backed_up_by_its_own_means(days: tuple[Project, Project], tmp_path: Path) -> None:
     settings = days[0].settings()
     far = settings.model_copy(update={"warehouse": settings.warehouse.model_copy(update={"url": "postgresql://h/d"})})

@@ -128,6 +128,18 @@ def test_a_damaged_log_of_a_table_is_named_and_mended(
     pd.testing.assert_frame_equal(project.contents()[f"lake {table}"], days[1].contents()[f"lake {table}"])
 
 
+def test_a_cost_that_cannot_be_recorded_does_not_stop_the_load(project: Project) -> None:
+    """What a night cost is for people who like to know; its table once held up the forecasts of all series."""
+    loaded = project.contents()
+    for file in (project.root / "var/lake/night_costs/_delta_log").glob("*.json"):
+        file.write_text("no log\n")
+    (project.root / "var/warehouse.db").unlink()
+    reports = project.run(FIRST)
+    assert [(report.stage, report.error) for report in reports] == [("warehouse_predictions", "")]
+    for name, frame in project.contents().items():
+        pd.testing.assert_frame_equal(frame, loaded[name], obj=name)
+
+
 def test_datasets_of_an_older_day_are_made_again_without_a_gap(
     project: Project, days: tuple[Project, Project], tmp_path: Path
 ) -> None:

@@ -161,10 +161,16 @@ def _azureml(settings: Settings, follow: Callable[[RemoteJob], None]) -> ports.C
     wanted = settings.azureml
     place = wanted.exchange or f"{settings.place(settings.lake.path).rstrip('/')}/jobs"
     job = JobSettings(
-        wanted.cluster, wanted.instance_type, wanted.instances, wanted.environment, wanted.image,
-        tuple(settings.path(file) for file in wanted.files), wanted.node_client_id, wanted.experiment,
+        wanted.cluster,
+        wanted.instance_type,
+        wanted.instances,
+        wanted.environment,
+        wanted.image,
+        tuple(settings.path(file) for file in wanted.files),
+        wanted.node_client_id,
+        wanted.experiment,
         settings.compute.workers,
-    )  # fmt: skip
+    )
     client = partial(
         connect, wanted.subscription, wanted.resource_group, wanted.workspace, wanted.identity, wanted.client_id
     )

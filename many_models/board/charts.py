@@ -59,11 +59,20 @@ def history_chart(
     events = _events(history, forecast, future, holidays, known)
     bottom = len(events) * STRIP
     for row, (kind, (dates, texts)) in enumerate(events.items()):
-        traces.append({
-            "type": "scatter", "mode": "markers", "name": kind, "x": dates, "y": [row] * len(dates), "text": texts,
-            "yaxis": "y2", "showlegend": False, "hovertemplate": "%{text}<extra></extra>",
-            "marker": {"size": 6, "color": _color(kind), "symbol": "square" if kind in known else "diamond"},
-        })  # fmt: skip
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": kind,
+                "x": dates,
+                "y": [row] * len(dates),
+                "text": texts,
+                "yaxis": "y2",
+                "showlegend": False,
+                "hovertemplate": "%{text}<extra></extra>",
+                "marker": {"size": 6, "color": _color(kind), "symbol": "square" if kind in known else "diamond"},
+            }
+        )
     shown = layout(380 + 22 * len(events))
     shown["yaxis"] |= {
         "domain": [bottom + 0.03 if events else 0.0, 1.0],
@@ -71,10 +80,16 @@ def history_chart(
     }
     if events:
         shown["yaxis2"] = {
-            "domain": [0.0, bottom], "range": [-0.6, len(events) - 0.4], "tickvals": list(range(len(events))),
-            "ticktext": list(events), "showgrid": False, "zeroline": False, "fixedrange": True,
-            "tickfont": {"color": QUIET, "size": 11}, "automargin": True,
-        }  # fmt: skip
+            "domain": [0.0, bottom],
+            "range": [-0.6, len(events) - 0.4],
+            "tickvals": list(range(len(events))),
+            "ticktext": list(events),
+            "showgrid": False,
+            "zeroline": False,
+            "fixedrange": True,
+            "tickfont": {"color": QUIET, "size": 11},
+            "automargin": True,
+        }
     shown["xaxis"] |= {"range": _first_view(history, forecast), "anchor": "y2" if events else "y"}
     return {"data": traces, "layout": shown}
 
@@ -82,9 +97,16 @@ def history_chart(
 def _line(frame: Frame, column: str, name: str, color: str, width: float, **more: object) -> Chart:
     line = {"color": color, "width": width, **({"dash": more.pop("dash")} if "dash" in more else {})}
     return {
-        "type": "scatter", "mode": "lines", "name": name, "x": dates_of(frame), "y": numbers(frame, column),
-        "line": line, "connectgaps": False, "hovertemplate": "%{y:.4~g}", **more,
-    }  # fmt: skip
+        "type": "scatter",
+        "mode": "lines",
+        "name": name,
+        "x": dates_of(frame),
+        "y": numbers(frame, column),
+        "line": line,
+        "connectgaps": False,
+        "hovertemplate": "%{y:.4~g}",
+        **more,
+    }
 
 
 def _joined(history: Frame) -> Frame:
@@ -200,25 +222,46 @@ def parts_chart(ds: Sequence[str], parts: Mapping[str, Sequence[float]], y_hat: 
         for name, color in zip(values, (*PARTS, RULE), strict=False)
     ]
     line = {"color": INK, "width": 1.6}
-    bars.append({
-        "type": "scatter", "mode": "lines", "name": "forecast", "x": stamps, "y": list(y_hat), "line": line,
-        "hovertemplate": "%{y:.4~g}",
-    })  # fmt: skip
+    bars.append(
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "name": "forecast",
+            "x": stamps,
+            "y": list(y_hat),
+            "line": line,
+            "hovertemplate": "%{y:.4~g}",
+        }
+    )
     return {"data": bars, "layout": layout(300, barmode="relative", bargap=0.25)}
 
 
 def weeks_chart(weeks: Sequence[str], values: Sequence[float | None], promised: float | None) -> Chart:
     """A share by week, and what the backtest promised as a dashed line."""
-    traces: list[Chart] = [{
-        "type": "scatter", "mode": "lines+markers", "name": "realised", "x": list(weeks), "y": list(values),
-        "line": {"color": FORECAST, "width": 2}, "marker": {"size": 6}, "hovertemplate": "%{y:.1%}",
-    }]  # fmt: skip
-    if promised is not None and weeks:
-        traces.append({
-            "type": "scatter", "mode": "lines", "name": "backtest", "x": [weeks[0], weeks[-1]],
-            "y": [promised, promised], "line": {"color": QUIET, "width": 1.2, "dash": "dash"},
+    traces: list[Chart] = [
+        {
+            "type": "scatter",
+            "mode": "lines+markers",
+            "name": "realised",
+            "x": list(weeks),
+            "y": list(values),
+            "line": {"color": FORECAST, "width": 2},
+            "marker": {"size": 6},
             "hovertemplate": "%{y:.1%}",
-        })  # fmt: skip
+        }
+    ]
+    if promised is not None and weeks:
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "name": "backtest",
+                "x": [weeks[0], weeks[-1]],
+                "y": [promised, promised],
+                "line": {"color": QUIET, "width": 1.2, "dash": "dash"},
+                "hovertemplate": "%{y:.1%}",
+            }
+        )
     shown = layout(200, showlegend=False)
     shown["margin"] = {"l": 48, "r": 8, "t": 6, "b": 44}
     shown["yaxis"] |= {"tickformat": ".0%", "rangemode": "normal", "nticks": 5}

@@ -28,9 +28,17 @@ EARLIER_DAYS = 120  # how far back earlier forecasts are shown
 EARLIER = 8  # how many of them
 MOST_RECORDS = 64  # items that are kept as they were read: about 10 MB at 4,000 days
 READ = (  # what a record is made of: it is read again when one of them changes
-    lake_tables.DATASETS, lake_tables.PREDICTIONS, lake_tables.RAW_COVARIATES, lake_tables.SERIES, lake_tables.TRAINED,
-    lake_tables.CHAMPIONS, lake_tables.SERIES_STATUS, lake_tables.SCORES, lake_tables.DECISIONS, lake_tables.STOCK,
-)  # fmt: skip
+    lake_tables.DATASETS,
+    lake_tables.PREDICTIONS,
+    lake_tables.RAW_COVARIATES,
+    lake_tables.SERIES,
+    lake_tables.TRAINED,
+    lake_tables.CHAMPIONS,
+    lake_tables.SERIES_STATUS,
+    lake_tables.SCORES,
+    lake_tables.DECISIONS,
+    lake_tables.STOCK,
+)
 NEVER = datetime(9000, 1, 1)  # what begins then has columns and no rows
 
 

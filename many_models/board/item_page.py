@@ -57,15 +57,22 @@ def add_routes(app: FastAPI, board: Board) -> None:
         plan = plan_of(record)
         board.plans.keep(series_id, board.catalogue.version, plan)
         return board.page(
-            request, "item.html", user,
-            record=record, facts=items.frame.iloc[row].to_dict(), items=items, place=row,
+            request,
+            "item.html",
+            user,
+            record=record,
+            facts=items.frame.iloc[row].to_dict(),
+            items=items,
+            place=row,
             keys=dict(zip(items.keys, SeriesKey.parse(series_id, len(items.keys)).parts, strict=True)),
-            charts=_charts(board.settings, record, reading), links=links(board.settings, record),
-            earlier=earlier_scores(record), made_by=made_by(record),
+            charts=_charts(board.settings, record, reading),
+            links=links(board.settings, record),
+            earlier=earlier_scores(record),
+            made_by=made_by(record),
             plan=plan if board.stores.service is not None else None,
             releases=reading.part("lake", lambda: release_words(board.stores.lake, reasons=seen is None), {}),
             missing=reading.missing,
-        )  # fmt: skip
+        )
 
     @app.post("/items/{series_id}/what-if")
     async def what_if(request: Request, series_id: str) -> Response:
@@ -191,11 +198,17 @@ def earlier_scores(record: ItemRecord) -> list[dict[str, Any]]:
         size = float(both["y"].abs().sum())
         error = both["y_hat"] - both["y"]
         inside = both["y"].between(both["lo80"], both["hi80"]).mean() if "lo80" in both and len(both) else np.nan
-        found.append({
-            "cutoff": cutoff, "periods": len(both), "actual": float(both["y"].sum()),
-            "forecast": float(both["y_hat"].sum()), "wape": float(error.abs().sum()) / size if size else None,
-            "bias": float(error.sum()) / size if size else None, "cover80": float(inside),
-        })  # fmt: skip
+        found.append(
+            {
+                "cutoff": cutoff,
+                "periods": len(both),
+                "actual": float(both["y"].sum()),
+                "forecast": float(both["y_hat"].sum()),
+                "wape": float(error.abs().sum()) / size if size else None,
+                "bias": float(error.sum()) / size if size else None,
+                "cover80": float(inside),
+            }
+        )
     return [told for told in found if told["periods"]]
 
 

@@ -93,10 +93,19 @@ class Board:
             lstrip_blocks=True,
         )
         filters: dict[str, Any] = {
-            "number": number, "percent": percent, "signed": signed, "day": day, "moment": moment, "key": self.shown,
-            "item_url": item_url, "quoted": quoted, "seconds": seconds, "spark": spark,
-            "dated": dated, "sentence": sentence,
-        }  # fmt: skip
+            "number": number,
+            "percent": percent,
+            "signed": signed,
+            "day": day,
+            "moment": moment,
+            "key": self.shown,
+            "item_url": item_url,
+            "quoted": quoted,
+            "seconds": seconds,
+            "spark": spark,
+            "dated": dated,
+            "sentence": sentence,
+        }
         given: dict[str, Any] = {"static": self.static.url, "settings": self.settings, "nothing": NOTHING}
         environment.filters.update(filters)
         environment.globals.update(given)

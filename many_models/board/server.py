@@ -18,10 +18,17 @@ def build_server(app: FastAPI, board: BoardSettings) -> uvicorn.Server:
     logging.getLogger("many_models").setLevel(logging.INFO)
     return uvicorn.Server(
         uvicorn.Config(
-            app, host=board.host, port=board.port, ws="none", server_header=False, log_level="warning",
-            access_log=False, timeout_graceful_shutdown=5, proxy_headers=False,
+            app,
+            host=board.host,
+            port=board.port,
+            ws="none",
+            server_header=False,
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=5,
+            proxy_headers=False,
         )
-    )  # fmt: skip
+    )
 
 
 def run(app: FastAPI, board: BoardSettings) -> None:

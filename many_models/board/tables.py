@@ -20,9 +20,15 @@ if TYPE_CHECKING:
 
 REALISED_WEEKS = 12
 WATCHED = (  # a new version of one of them makes the table of items be read again
-    lake_tables.SERIES, lake_tables.SERIES_KEYS, lake_tables.TRAINED, lake_tables.PREDICTIONS,
-    lake_tables.SERIES_STATUS, lake_tables.CHAMPIONS, lake_tables.RAW_SALES, lake_tables.RAW_ATTRIBUTES,
-)  # fmt: skip
+    lake_tables.SERIES,
+    lake_tables.SERIES_KEYS,
+    lake_tables.TRAINED,
+    lake_tables.PREDICTIONS,
+    lake_tables.SERIES_STATUS,
+    lake_tables.CHAMPIONS,
+    lake_tables.RAW_SALES,
+    lake_tables.RAW_ATTRIBUTES,
+)
 TRAINED_COLUMNS = "series_id candidate fallback wape baseline_wape skill noise_floor bias cover80".split()
 
 

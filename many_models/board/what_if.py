@@ -111,11 +111,17 @@ async def compare(service: Service, plan: Plan, asked: Mapping[str, Any]) -> dic
     bounds = {name: told[name] for name in ("lo80", "hi80") if name in told}
     drivers = [{"driver": part["driver"], "total": float(np.sum(part["values"]))} for part in told["parts"]]
     return {
-        "release": release, "model": one["model"], "ds": [ds[:16] for ds in one["ds"]], "planned": was.tolist(),
-        "changed": (was + change).tolist(), "difference": change.tolist(), **bounds,
+        "release": release,
+        "model": one["model"],
+        "ds": [ds[:16] for ds in one["ds"]],
+        "planned": was.tolist(),
+        "changed": (was + change).tolist(),
+        "difference": change.tolist(),
+        **bounds,
         "drivers": sorted(drivers, key=lambda part: -abs(part["total"])),
-        "total": float(change.sum()), "of": float(was.sum()),
-    }  # fmt: skip
+        "total": float(change.sum()),
+        "of": float(was.sum()),
+    }
 
 
 async def explained(service: Service, plan: Plan) -> dict[str, Any]:

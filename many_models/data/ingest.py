@@ -36,9 +36,15 @@ def sales_table(settings: Settings, columns: Sequence[str]) -> SalesTable:
     known = tuple(name for name in data.known if name in columns or not settings.source.covariates_table)
     known += tuple(name for name in data.stock if name not in known)
     return SalesTable(
-        settings.source.table, tuple(data.keys), data.timestamp, data.target, known, data.changed, data.timezone,
+        settings.source.table,
+        tuple(data.keys),
+        data.timestamp,
+        data.target,
+        known,
+        data.changed,
+        data.timezone,
         tuple(sorted((name, how) for name, how in data.aggregates.items() if name in {data.target, *known})),
-    )  # fmt: skip
+    )
 
 
 def first_copied(settings: Settings) -> datetime:

@@ -117,10 +117,15 @@ class PathModel:
     def of(self, rows: NDArray[np.int64]) -> PathModel:
         """The model of some series, whose paths are the same as among all."""
         return replace(
-            self, series=[self.series[i] for i in rows.tolist()], y_hat=self.y_hat[rows],
-            dispersion=self.dispersion[rows], power=self.power[rows],
-            kind=self.kind[rows], histories=self.histories.chosen(rows), renewal=self.renewal[rows],
-        )  # fmt: skip
+            self,
+            series=[self.series[i] for i in rows.tolist()],
+            y_hat=self.y_hat[rows],
+            dispersion=self.dispersion[rows],
+            power=self.power[rows],
+            kind=self.kind[rows],
+            histories=self.histories.chosen(rows),
+            renewal=self.renewal[rows],
+        )
 
     def wider(self, factors: Floats) -> PathModel:
         """The model whose errors are that many times as large; a series that rarely sells keeps its own intervals and
@@ -200,9 +205,18 @@ def fit_paths(
     renewal = (sold < INTERMITTENT) & (sales >= LEAST_SALES) & nonnegative
     levels = level_variances(error, past, histories, kind, renewal)
     return PathModel(
-        list(series), np.nan_to_num(y_hat), dispersion, power, kind, pools, draws, histories, renewal, levels,
+        list(series),
+        np.nan_to_num(y_hat),
+        dispersion,
+        power,
+        kind,
+        pools,
+        draws,
+        histories,
+        renewal,
+        levels,
         nonnegative,
-    )  # fmt: skip
+    )
 
 
 def powers(error: Floats, y_hat: Floats, known: NDArray[np.bool_], kind: NDArray[np.int64]) -> Floats:

@@ -225,12 +225,15 @@ def drift_table(
     )
     names = np.array([*KINDS, None], object)
     ways = np.array(["down", None, "up"], object)
-    return pa.table({
-        "series_id": pa.array(list(series), pa.string()), "drifted": pa.array(drifted),
-        "kind": pa.array(names[np.where(alarmed, found.kind, len(KINDS))], pa.string()),
-        "direction": pa.array(ways[np.where(alarmed, found.direction, 0) + 1], pa.string()),
-        "began_at": pa.array(began, pa.timestamp("us"), mask=~alarmed),
-        "alarmed_at": pa.array(at, pa.timestamp("us"), mask=~alarmed),
-        **{f"chart_{name}": found.charts[:, i] for i, name in enumerate(KINDS)},
-        "widen": widen,
-    })  # fmt: skip
+    return pa.table(
+        {
+            "series_id": pa.array(list(series), pa.string()),
+            "drifted": pa.array(drifted),
+            "kind": pa.array(names[np.where(alarmed, found.kind, len(KINDS))], pa.string()),
+            "direction": pa.array(ways[np.where(alarmed, found.direction, 0) + 1], pa.string()),
+            "began_at": pa.array(began, pa.timestamp("us"), mask=~alarmed),
+            "alarmed_at": pa.array(at, pa.timestamp("us"), mask=~alarmed),
+            **{f"chart_{name}": found.charts[:, i] for i, name in enumerate(KINDS)},
+            "widen": widen,
+        }
+    )

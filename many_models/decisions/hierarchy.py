@@ -62,9 +62,15 @@ def build_hierarchy(
         for at, name in enumerate(series):
             parts = [values.get(name, {}).get(column) for column in level]
             if lacking := [column for column, part in zip(level, parts, strict=True) if part is None or part == ""]:
-                problems.append({"origin": "hierarchy", "series_id": name, "row": "", "reason":
-                                 f"it has no {', '.join(lacking)}, so it is in no sum of the level {label}: fill the "
-                                 "attributes table"})  # fmt: skip
+                problems.append(
+                    {
+                        "origin": "hierarchy",
+                        "series_id": name,
+                        "row": "",
+                        "reason": f"it has no {', '.join(lacking)}, so it is in no sum of the level {label}: fill the "
+                        "attributes table",
+                    }
+                )
                 continue
             node = found.setdefault(tuple(str(part) for part in parts), len(names) + len(found))
             rows.append(node)
@@ -76,9 +82,15 @@ def build_hierarchy(
 
 
 def reconcile(  # noqa: PLR0913 - forecasts, and how they are made to agree
-    hierarchy: Hierarchy, bottom: Floats, upper: Floats, *, method: Method, bottom_variance: Floats | None = None,
-    upper_variance: Floats | None = None, nonnegative: bool = True,
-) -> tuple[Floats, Floats]:  # fmt: skip
+    hierarchy: Hierarchy,
+    bottom: Floats,
+    upper: Floats,
+    *,
+    method: Method,
+    bottom_variance: Floats | None = None,
+    upper_variance: Floats | None = None,
+    nonnegative: bool = True,
+) -> tuple[Floats, Floats]:
     """Coherent forecasts of bottom series and of upper nodes (rows × steps), from their own ones.
 
     A node whose own forecast is not finite, or whose variance is unknown with `mint_variance`, says nothing and gets

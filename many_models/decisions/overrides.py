@@ -54,9 +54,16 @@ class Changed:
 
 
 def change(  # noqa: PLR0913, PLR0917 - forecasts, and what people say of them
-    rows: pa.Table, columns: Sequence[str], series: Sequence[str], values: Mapping[str, Mapping[str, str | None]],
-    y_hat: Floats, ds: NDArray[np.datetime64], cutoff: datetime, *, nonnegative: bool = True,
-) -> Changed:  # fmt: skip
+    rows: pa.Table,
+    columns: Sequence[str],
+    series: Sequence[str],
+    values: Mapping[str, Mapping[str, str | None]],
+    y_hat: Floats,
+    ds: NDArray[np.datetime64],
+    cutoff: datetime,
+    *,
+    nonnegative: bool = True,
+) -> Changed:
     """The final forecasts after the overrides `rows`.
 
     `columns` say what a row can be about (keys and attributes), `values` has them for each series; a column that is
@@ -99,10 +106,17 @@ def entered_by(rows: pa.Table, moment: datetime) -> pa.Table:
 
 
 def _apply(  # noqa: PLR0913, PLR0917 - one override onto what the earlier ones have made
-    at: int, one: Override, usable: Sequence[Override], series: Sequence[str],
-    values: Mapping[str, Mapping[str, str | None]], y_hat: Floats, ds: NDArray[np.datetime64], final: Floats,
-    by: NDArray[np.int64], problems: list[dict[str, str]],
-) -> None:  # fmt: skip
+    at: int,
+    one: Override,
+    usable: Sequence[Override],
+    series: Sequence[str],
+    values: Mapping[str, Mapping[str, str | None]],
+    y_hat: Floats,
+    ds: NDArray[np.datetime64],
+    final: Floats,
+    by: NDArray[np.int64],
+    problems: list[dict[str, str]],
+) -> None:
     """Let the override `at` count for its series and days, in place of those that it overrules."""
     mine = np.array([i for i, name in enumerate(series) if all(values[name].get(k) == v for k, v in one.about)], int)
     days = np.flatnonzero((ds >= np.datetime64(one.first)) & (ds <= np.datetime64(one.last)))

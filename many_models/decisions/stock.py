@@ -31,9 +31,17 @@ Service = Literal["cycle", "fill"]
 OVERSHOOTS = 8  # places between s and s + Q that stand for all of them
 HALVINGS = 22  # of the search for a fill rate's reorder point
 NUMBERS = (
-    "lead_time", "lead_time_sd", "review", "service_level", "on_hand", "on_order", "pack", "least_order",
-    "holding_cost", "missing_cost",
-)  # fmt: skip
+    "lead_time",
+    "lead_time_sd",
+    "review",
+    "service_level",
+    "on_hand",
+    "on_order",
+    "pack",
+    "least_order",
+    "holding_cost",
+    "missing_cost",
+)
 
 
 @dataclass(frozen=True)

@@ -372,10 +372,18 @@ def _digests(
 ) -> tuple[dict[str, str], list[int]]:
     """Series → digest of its rows; and of each of `kept`, how many rows are those of the history that is held."""
     shape = (
-        spec.frequency, spec.season, spec.known, spec.attributes, spec.country, spec.ended_after, spec.holidays,
-        spec.missing, spec.missing_on, *((spec.missing_at,) if spec.missing_at else ()),
+        spec.frequency,
+        spec.season,
+        spec.known,
+        spec.attributes,
+        spec.country,
+        spec.ended_after,
+        spec.holidays,
+        spec.missing,
+        spec.missing_on,
+        *((spec.missing_at,) if spec.missing_at else ()),
         *((spec.available, spec.sold_out, spec.open_hours) if censoring_column(spec) else ()),
-    )  # fmt: skip
+    )
     columns = [rows[name].combine_chunks() for name in rows.column_names if name != "series_id"]
 
     def digest(name: str, first: int, at: int, size: int) -> str:

@@ -163,11 +163,18 @@ def fit_panel(  # noqa: PLR0913 - what, whom, when and beside what
     n, p = len(panel.series), pack.width(C.shape[1], layout.columns)
     chosen = np.arange(n) if only is None else only.rows
     panel.x[chosen, :, -1] = (layout.shape_features(panel.ds) @ shared.shape)[None, :]
-    fits = only.fits if only is not None and only.fits is not None else Fits(
-        np.zeros((n, len(origins), len(pack.CANDIDATES), H)), np.full((n, 4, p), np.nan), np.ones((n, 3)),
-        np.zeros((n, pack.state_size(m, layout.columns, layout.slots))), np.zeros((n, pack.OWN_SIZE)),
-        np.zeros((n, len(origins), 3), np.int8),
-    )  # fmt: skip
+    fits = (
+        only.fits
+        if only is not None and only.fits is not None
+        else Fits(
+            np.zeros((n, len(origins), len(pack.CANDIDATES), H)),
+            np.full((n, 4, p), np.nan),
+            np.ones((n, 3)),
+            np.zeros((n, pack.state_size(m, layout.columns, layout.slots))),
+            np.zeros((n, pack.OWN_SIZE)),
+            np.zeros((n, len(origins), 3), np.int8),
+        )
+    )
     seen = np.zeros((n, 0)) if static is None else static.astype(float)
     steps = training_steps(panel.number, len(panel.ds), H)
     decay, recent, strength = (

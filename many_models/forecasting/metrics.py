@@ -43,9 +43,15 @@ def window_scores(
     some, sold = np.where(n > 0, n, np.nan), np.where(actual > 0, actual, np.nan)
     positive, square = np.where(mae_scale > 0, mae_scale, np.nan), np.where(mse_scale > 0, mse_scale, np.nan)
     return {
-        "wape": error / sold, "mase": error / some / positive, "rmsse": np.sqrt((e * e).sum(-1) / some / square),
-        "bias": e.sum(-1) / sold, "abs_error": error, "abs_actual": actual, "n": n, "error": e.sum(-1),
-    }  # fmt: skip
+        "wape": error / sold,
+        "mase": error / some / positive,
+        "rmsse": np.sqrt((e * e).sum(-1) / some / square),
+        "bias": e.sum(-1) / sold,
+        "abs_error": error,
+        "abs_actual": actual,
+        "n": n,
+        "error": e.sum(-1),
+    }
 
 
 def mean_over_windows(values: Floats) -> Floats:

@@ -361,9 +361,16 @@ def not_yet_open(Y: NDArray[np.float64], code: NDArray[np.int8]) -> NDArray[np.b
 
 
 def _covariates(  # noqa: PLR0913, PLR0917
-    rows: pa.Table, layout: Layout, sid: NDArray[np.int64], at: NDArray[np.int64], n: int, periods: int,
-    first: NDArray[np.int64], learned: int, names: list[str],
-) -> tuple[NDArray[np.float64], Encoding]:  # fmt: skip
+    rows: pa.Table,
+    layout: Layout,
+    sid: NDArray[np.int64],
+    at: NDArray[np.int64],
+    n: int,
+    periods: int,
+    first: NDArray[np.int64],
+    learned: int,
+    names: list[str],
+) -> tuple[NDArray[np.float64], Encoding]:
     k = layout.columns
     x = np.zeros((n, periods, k))
     coding = Encoding(np.zeros((n, k)), np.ones((n, k)), np.zeros((n, k), bool), np.zeros((n, k), np.int64))
@@ -434,9 +441,16 @@ def apply_numeric(block: NDArray[np.float64], coding: Encoding, j: int) -> NDArr
 
 
 def _encode_levels(  # noqa: PLR0913, PLR0917
-    column: pa.ChunkedArray, sid: NDArray[np.int64], at: NDArray[np.int64], inside: NDArray[np.bool_],
-    x: NDArray[np.float64], start: int, levels: int, learned: int, names: list[str],
-) -> dict[str, dict[str, int]]:  # fmt: skip
+    column: pa.ChunkedArray,
+    sid: NDArray[np.int64],
+    at: NDArray[np.int64],
+    inside: NDArray[np.bool_],
+    x: NDArray[np.float64],
+    start: int,
+    levels: int,
+    learned: int,
+    names: list[str],
+) -> dict[str, dict[str, int]]:
     """One-hot columns of each series' most frequent levels; returns level → slot per series."""
     encoded = column.cast(pa.string()).combine_chunks().dictionary_encode()
     if isinstance(encoded, pa.ChunkedArray):

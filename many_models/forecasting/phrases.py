@@ -89,14 +89,24 @@ ENGLISH = Phrases(
     },
     each=("an hour", "a day", "a day", "a week", "a month", "a quarter", "a year", "a period"),
     months=(
-        "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
+        "January",
+        "February",
+        "March",
+        "April",
+        "May",
+        "June",
+        "July",
+        "August",
+        "September",
+        "October",
+        "November",
         "December",
     ),
     weekdays=("Mondays", "Tuesdays", "Wednesdays", "Thursdays", "Fridays", "Saturdays", "Sundays"),
     drivers={},
     thousands=",",
     decimal=".",
-)  # fmt: skip
+)
 GERMAN = Phrases(
     templates={
         "level": "Die Prognose ist {forecast} {each}; üblich sind {level}.",

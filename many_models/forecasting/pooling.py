@@ -170,9 +170,16 @@ class PooledModels:
             parts = [cast("NDArray[np.float64]", arrays[name]) for name in ("moments", "factor", "quantiles", "growth")]
             parts[0] = _with_boosted(parts[0], spec)
             return cls(
-                spec, shared[0], shared[1], Evidence(*parts), groups, Attributes(levels),
-                about.get("left_out", {}), _choice(about), _brought(about, files),
-            )  # fmt: skip
+                spec,
+                shared[0],
+                shared[1],
+                Evidence(*parts),
+                groups,
+                Attributes(levels),
+                about.get("left_out", {}),
+                _choice(about),
+                _brought(about, files),
+            )
         except (KeyError, ValueError, TypeError) as error:
             raise IntegrityError(f"pooled models cannot be read: {error}; fetch them again") from error
 
@@ -313,9 +320,15 @@ def _chosen(panel: Panel, layout: Layout, spec: Spec, origin: int) -> Choice:
 
 
 def learn(  # noqa: PLR0913 - whom from, when and what
-    panel: Panel, layout: Layout, spec: Spec, origin: int, *, trees: bool, static: NDArray[np.float32],
+    panel: Panel,
+    layout: Layout,
+    spec: Spec,
+    origin: int,
+    *,
+    trees: bool,
+    static: NDArray[np.float32],
     only: Sequence[int] | None = None,
-) -> PooledFit:  # fmt: skip
+) -> PooledFit:
     """Shape, coefficients and trees from the periods of `panel` up to place `origin`, of the series at `only`.
 
     `static` (series × columns) is what trees see of each series.

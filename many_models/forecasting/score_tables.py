@@ -47,19 +47,26 @@ def series_table(
     assert isinstance(fallback, list)
     best = [step or evaluation.names[int(w.argmax())] for w, step in zip(weights, fallback, strict=True)]
     columns: dict[str, Sequence[object]] = {
-        "series_id": panel.series, "fallback": fallback, "candidate": best,
+        "series_id": panel.series,
+        "fallback": fallback,
+        "candidate": best,
         "weights": [_weights_json(evaluation.names, w, step) for w, step in zip(weights, fallback, strict=True)],
-        "history": (panel.code != loader.MISSING).sum(1).tolist(), "windows": evaluation.mask.any(2).sum(1).tolist(),
-        "wape": _nullable(wape), "baseline_wape": _nullable(base), "skill": _nullable(skill),
-        "accuracy": _nullable(1.0 - wape), "bias": _nullable(scores["error"].sum(1) / actual),
+        "history": (panel.code != loader.MISSING).sum(1).tolist(),
+        "windows": evaluation.mask.any(2).sum(1).tolist(),
+        "wape": _nullable(wape),
+        "baseline_wape": _nullable(base),
+        "skill": _nullable(skill),
+        "accuracy": _nullable(1.0 - wape),
+        "bias": _nullable(scores["error"].sum(1) / actual),
         "mase": _nullable(metrics.mean_over_windows(scores["mase"])),
         "rmsse": _nullable(metrics.mean_over_windows(scores["rmsse"])),
         "cover80": _nullable(cover.get(80, np.full(n, np.nan))),
         "cover95": _nullable(cover.get(95, np.full(n, np.nan))),
         "noise_floor": _nullable(metrics.noise_floor(blends, evaluation.Y, evaluation.mask)),
-        "champion_wape": [champion.get(name) for name in panel.series], "recipe": [spec.recipe] * n,
+        "champion_wape": [champion.get(name) for name in panel.series],
+        "recipe": [spec.recipe] * n,
         "cutoff": [panel.ds[panel.periods - 1].astype(object)] * n,
-    }  # fmt: skip
+    }
     return pa.table({name: pa.array(columns[name], kind) for name, kind in SERIES_COLUMNS.items()})
 
 

@@ -174,14 +174,23 @@ def _index(
         for series, levels in mapping.items():
             by_series.setdefault(series, {})[name] = levels
     return {
-        "format": loader.FORMAT, "series": panel.series, "frequency": layout.frequency, "horizon": spec.horizon,
-        "known": list(whole.known), "levels_of": list(whole.levels_of), "levels": list(spec.levels),
-        "slots": by_series, "fallback": fallback, "candidates": list(spec.every_candidate),
-        "pools": pools, "own_size": loader.OWN_SIZE, "holidays": list(layout.holiday_names),
+        "format": loader.FORMAT,
+        "series": panel.series,
+        "frequency": layout.frequency,
+        "horizon": spec.horizon,
+        "known": list(whole.known),
+        "levels_of": list(whole.levels_of),
+        "levels": list(spec.levels),
+        "slots": by_series,
+        "fallback": fallback,
+        "candidates": list(spec.every_candidate),
+        "pools": pools,
+        "own_size": loader.OWN_SIZE,
+        "holidays": list(layout.holiday_names),
         **({"exposure": spec.exposure} if spec.exposure else {}),
         **({"missing": [weekday_letters(name, spec) for name in panel.series]} if spec.fills_gaps else {}),
         **_open(panel.series, openings),
-    }  # fmt: skip
+    }
 
 
 def _fitted(

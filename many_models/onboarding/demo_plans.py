@@ -28,9 +28,15 @@ _ORDERS, _GUESSES = 3, 8  # a round: large orders of a store, guesses of the noi
 _STEADY = 4.0  # units a day from which on an item gets orders and guesses
 
 _CATEGORIES = (
-    (6, "dairy and eggs"), (10, "bakery"), (20, "fruit and vegetables"), (27, "drinks"), (35, "pantry"),
-    (40, "sweets and snacks"), (45, "frozen"), (50, "household"),
-)  # fmt: skip
+    (6, "dairy and eggs"),
+    (10, "bakery"),
+    (20, "fruit and vegetables"),
+    (27, "drinks"),
+    (35, "pantry"),
+    (40, "sweets and snacks"),
+    (45, "frozen"),
+    (50, "household"),
+)
 _TERMS = {  # category → lead time, its deviation, review, service, level, pack
     "dairy and eggs": (1, 0.0, 2, "fill", 0.97, 6),
     "bakery": (1, 0.0, 1, "fill", 0.95, 1),
@@ -130,18 +136,36 @@ def round_starts(days: int) -> list[int]:
 
 
 def plan_store(  # noqa: PLR0913, PLR0917 - what a store's people look at
-    plans: Plans, rng: np.random.Generator, store: str, names: Sequence[str], numbers: Sequence[int],
-    found: tuple[Floats, list[int], list[Order]], price: Floats, dates: Sequence[str], *, guesses: bool,
-) -> None:  # fmt: skip
+    plans: Plans,
+    rng: np.random.Generator,
+    store: str,
+    names: Sequence[str],
+    numbers: Sequence[int],
+    found: tuple[Floats, list[int], list[Order]],
+    price: Floats,
+    dates: Sequence[str],
+    *,
+    guesses: bool,
+) -> None:
     """Add what the people of `store` write: their stock, the announced orders, and, with `guesses`, guesses."""
     demand, shifted, orders = found
     days = demand.shape[1]
     plans.shifted += [(store, names[i]) for i in shifted]
     plans.changes += [
-        Change(store, names[one.item], None, dates[one.first], dates[one.last], "add", one.units, GOOD, "large order",
-               dates[max(start for start in round_starts(days) if start <= one.first) - 1])
+        Change(
+            store,
+            names[one.item],
+            None,
+            dates[one.first],
+            dates[one.last],
+            "add",
+            one.units,
+            GOOD,
+            "large order",
+            dates[max(start for start in round_starts(days) if start <= one.first) - 1],
+        )
         for one in orders
-    ]  # fmt: skip
+    ]
     usual = demand[:, -ROUND:].mean(1)
     for i, (name, number) in enumerate(zip(names, numbers, strict=True)):
         lead, spread, review, service, level, pack = _TERMS[category(number)]
@@ -163,10 +187,20 @@ def write_plans(
 ) -> None:
     """Write the tables items, stock and changes; the targets of the bad one are for whole categories."""
     targets = [
-        Change(None, None, _CATEGORIES[(at * 3 + 3) % len(_CATEGORIES)][1], dates[start], dates[start + ROUND - 1],
-               "multiply", _TARGET, BAD, "target", dates[start - 1])
+        Change(
+            None,
+            None,
+            _CATEGORIES[(at * 3 + 3) % len(_CATEGORIES)][1],
+            dates[start],
+            dates[start + ROUND - 1],
+            "multiply",
+            _TARGET,
+            BAD,
+            "target",
+            dates[start - 1],
+        )
         for at, start in enumerate(round_starts(days))
-    ]  # fmt: skip
+    ]
     tables: dict[str, list[tuple[object, ...]]] = {
         "items": [(name, category(number)) for number, name in enumerate(names)],
         "stock": plans.stock,

@@ -25,10 +25,14 @@ def brought(lake: Lake) -> list[str]:
     where = Filter(among={"cutoff_date": [f"{as_of:%Y-%m-%d}"]})
     found = list[str]()
     for table, said in (
-        (lake_tables.COHERENT, _sums), (lake_tables.STOCK, _stock), (lake_tables.FINAL, _changes),
-        (lake_tables.VALUE_ADDED, _authors), (lake_tables.DRIFT, _drift), (lake_tables.DECISION_PROBLEMS, _problems),
+        (lake_tables.COHERENT, _sums),
+        (lake_tables.STOCK, _stock),
+        (lake_tables.FINAL, _changes),
+        (lake_tables.VALUE_ADDED, _authors),
+        (lake_tables.DRIFT, _drift),
+        (lake_tables.DECISION_PROBLEMS, _problems),
         (lake_tables.COSTS, _cost),
-    ):  # fmt: skip
+    ):
         rows = _read(lake, table, where)
         found += said(rows) if rows is not None else []
     return found
@@ -72,8 +76,10 @@ def _authors(rows: pa.Table) -> list[str]:
         if one["abs_actual"] > 0:
             model, people = (float(one[name] / one["abs_actual"]) for name in names[:2])
             word = "better" if people < model else "worse"
-            found.append(f"changes by {author or 'no author'}: WAPE {model:.3f} → {people:.3f}, {word}, over "
-                         f"{int(one['periods']):,} forecasts whose actuals have come")  # fmt: skip
+            found.append(
+                f"changes by {author or 'no author'}: WAPE {model:.3f} → {people:.3f}, {word}, over "
+                f"{int(one['periods']):,} forecasts whose actuals have come"
+            )
     return found
 
 
@@ -102,10 +108,10 @@ def _cost(rows: pa.Table) -> list[str]:
     said = f"cost of the night: {night['cost']:.3g}, {night['core_seconds']:,.0f} core seconds"
     each = f"; {night['cost_per_model']:.2g} a model" if night["models"] else ""
     better = night["improvements"]
-    won = (
-        f"; {night['cost_per_improvement']:.2g} for each of {better:,} improvements (WAPE {night['wape_before']:.3f} → "
-        f"{night['wape_after']:.3f})"
-    ) if better else "; no champion was replaced by a better model"  # fmt: skip
+    won = "; no champion was replaced by a better model"
+    if better:
+        wape = f"WAPE {night['wape_before']:.3f} → {night['wape_after']:.3f}"
+        won = f"; {night['cost_per_improvement']:.2g} for each of {better:,} improvements ({wape})"
     return [f"{said}{each}{won}"]
 
 

@@ -90,16 +90,28 @@ def status_of(settings: Settings) -> dict[str, object]:
                 found = automation.covariates_state(settings, instance, source, lake)
             else:
                 found = stage_state.stage_state(settings, look, stage)
-            stages.append({
-                "stage": stage, "keys": len(found.wanted), "due": len(found.due()), "running": len(found.busy),
-                "behind": len(found.behind()), "failed": len(found.failed),
-            })  # fmt: skip
+            stages.append(
+                {
+                    "stage": stage,
+                    "keys": len(found.wanted),
+                    "due": len(found.due()),
+                    "running": len(found.busy),
+                    "behind": len(found.behind()),
+                    "failed": len(found.failed),
+                }
+            )
         failures = [
-            {"stage": stage, "series": key, "reason": record.reason, "kind": record.kind, "attempts": record.attempts,
-             "set_aside": record.set_aside}
+            {
+                "stage": stage,
+                "series": key,
+                "reason": record.reason,
+                "kind": record.kind,
+                "attempts": record.attempts,
+                "set_aside": record.set_aside,
+            }
             for stage in due.ALL_STAGES
             for key, record in stage_state.status_rows(lake, stage).items()
-        ]  # fmt: skip
+        ]
     return {"stages": stages, "failures": failures, "waiting": waiting_proposal(settings), **summary(settings)}
 
 

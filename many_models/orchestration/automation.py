@@ -72,9 +72,11 @@ def jobs(assets: Collection[Stage]) -> list[dg.UnresolvedAssetJobDefinition]:
 
 
 def states(
-    settings: Settings, look: Look, loads: Callable[[], Mapping[str, str] | None] | None = None,
+    settings: Settings,
+    look: Look,
+    loads: Callable[[], Mapping[str, str] | None] | None = None,
     source: Callable[[], Source] | None = None,
-) -> Iterator[StageState]:  # fmt: skip
+) -> Iterator[StageState]:
     """The states of all stages, upstream first, read one by one as they are needed.
 
     raw_sales is read as what runs are busy with only: whether the source has more is the schedule's question. `source`

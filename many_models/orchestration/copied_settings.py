@@ -26,8 +26,17 @@ def copied_with(settings: Settings, known: Sequence[str]) -> str:
     others. `known` are the covariates of the sales table.
     """
     data, source = settings.data, settings.source
-    rows = (source.table, source.url, data.timestamp, data.target, sorted(known), data.frequency,
-            data.negatives, sorted(data.aggregates.items()), data.timezone)  # fmt: skip
+    rows = (
+        source.table,
+        source.url,
+        data.timestamp,
+        data.target,
+        sorted(known),
+        data.frequency,
+        data.negatives,
+        sorted(data.aggregates.items()),
+        data.timezone,
+    )
     return f"{digest(data.keys)}-{digest(*rows)}"
 
 

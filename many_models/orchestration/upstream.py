@@ -41,8 +41,16 @@ class Upstream:
         """raw_covariates consumes the tables that the settings name, at this `as_of`, with this `content`."""
         source, attributes = self._settings.source, self._settings.data.attributes
         listed = filter(None, [source.openings_table, content.get("openings")])
-        return digest("covariates", source.covariates_table, source.attributes_table, attributes, str(as_of),
-                      content["past"], content["ahead"], *listed)  # fmt: skip
+        return digest(
+            "covariates",
+            source.covariates_table,
+            source.attributes_table,
+            attributes,
+            str(as_of),
+            content["past"],
+            content["ahead"],
+            *listed,
+        )
 
     def pooled(self, as_of: datetime | None) -> str:
         """Pooled models depend on how they are learned, and on the span of `forecast.pool_every` days of `as_of`."""

@@ -33,9 +33,15 @@ def realised(predictions: pa.Table, actuals: pa.Table) -> pa.Table:
             both[f"cover{level}"] = both["y"].between(low, high).astype(float).where(low.notna() & high.notna())
     groups = both.groupby(["series_id", "cutoff"], sort=True)
     result = groups.agg(
-        periods=("y", "size"), actual=("y", "sum"), forecast=("y_hat", "sum"), abs_error=("abs_error", "sum"),
-        error=("error", "sum"), size=("size", "sum"), cover80=("cover80", "mean"), cover95=("cover95", "mean"),
-    ).reset_index()  # fmt: skip
+        periods=("y", "size"),
+        actual=("y", "sum"),
+        forecast=("y_hat", "sum"),
+        abs_error=("abs_error", "sum"),
+        error=("error", "sum"),
+        size=("size", "sum"),
+        cover80=("cover80", "mean"),
+        cover95=("cover95", "mean"),
+    ).reset_index()
     size = result["size"].where(result["size"] > 0)
     result["wape"], result["bias"] = result["abs_error"] / size, result["error"] / size
     if result.empty:

@@ -195,8 +195,15 @@ def _quarantine(facts: Facts, wanted: AlertSettings) -> list[Alert]:
         return []
     lines = [f"{reason}: {rows:,} rows" for reason, rows in sorted(reasons.items(), key=lambda one: -one[1])]
     doublings = int(math.log2(count / wanted.quarantine_rows))
-    return [Alert("quarantine", f"{wanted.quarantine_rows} x 2^{doublings}", f"{count:,} rows in quarantine",
-                  "\n".join(lines[:NAMED]), "/")]  # fmt: skip
+    return [
+        Alert(
+            "quarantine",
+            f"{wanted.quarantine_rows} x 2^{doublings}",
+            f"{count:,} rows in quarantine",
+            "\n".join(lines[:NAMED]),
+            "/",
+        )
+    ]
 
 
 def _late(facts: Facts, wanted: AlertSettings) -> list[Alert]:

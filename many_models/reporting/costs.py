@@ -38,9 +38,14 @@ def night_costs(
     for name, took in seconds.items():
         cost = took * cores / 3600 * price
         row: dict[str, object] = {
-            "stage": name, "runs": runs[name], "seconds": took, "core_seconds": took * cores, "cost": cost,
-            "models": models, "cost_per_model": cost / models if models else None,
-        }  # fmt: skip
+            "stage": name,
+            "runs": runs[name],
+            "seconds": took,
+            "core_seconds": took * cores,
+            "cost": cost,
+            "models": models,
+            "cost_per_model": cost / models if models else None,
+        }
         if name == ALL:
             row |= {
                 "improvements": better.num_rows,

@@ -11,11 +11,15 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 NEWEST = {  # view → table whose newest cutoff it shows
-    "latest_stock": "stock_recommendations", "latest_sums": "coherent_predictions",
-    "latest_final_forecasts": "final_predictions", "latest_value_added": "forecast_value_added",
-    "latest_drift": "drift", "latest_problems": "decision_problems", "latest_drivers": "forecast_drivers",
+    "latest_stock": "stock_recommendations",
+    "latest_sums": "coherent_predictions",
+    "latest_final_forecasts": "final_predictions",
+    "latest_value_added": "forecast_value_added",
+    "latest_drift": "drift",
+    "latest_problems": "decision_problems",
+    "latest_drivers": "forecast_drivers",
     "latest_costs": "night_costs",
-}  # fmt: skip
+}
 
 
 def decision_views(columns: Mapping[str, Sequence[str]]) -> list[WarehouseView]:

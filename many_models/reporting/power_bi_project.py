@@ -176,32 +176,49 @@ def _pages(at: Fields, keys: Sequence[str], added: list[str]) -> dict[str, Any]:
     shown = [("items", key) for key in keys]
     over_time = {"Category": [at.day], "Y": ["Forecast", "Actual"]}
     pages = {
-        "overview": ("Overview", [
-            ("forecast", "card", {"Values": ["Forecast"]}),
-            ("actual", "card", {"Values": ["Actual"]}),
-            ("wape", "card", {"Values": ["WAPE"]}),
-            *(("added", "card", {"Values": [name]}) for name in added),
-            ("over_time", "lineChart", over_time),
-        ]),
-        "items": ("Items", [
-            *((f"slicer{at}", "slicer", {"Values": [field]}) for at, field in enumerate(shown)),
-            ("over_time", "lineChart", over_time),
-            ("table", "tableEx", {"Values": [*shown, "Forecast", "Actual"]}),
-        ]),
-        "accuracy": ("Accuracy", [
-            ("by_item", "tableEx", {"Values": [*shown, "WAPE", "Bias", *added]}),
-            ("by_week", "lineChart", {"Category": [at.week], "Y": ["WAPE", "Bias"]}),
-        ]),
-    }  # fmt: skip
+        "overview": (
+            "Overview",
+            [
+                ("forecast", "card", {"Values": ["Forecast"]}),
+                ("actual", "card", {"Values": ["Actual"]}),
+                ("wape", "card", {"Values": ["WAPE"]}),
+                *(("added", "card", {"Values": [name]}) for name in added),
+                ("over_time", "lineChart", over_time),
+            ],
+        ),
+        "items": (
+            "Items",
+            [
+                *((f"slicer{at}", "slicer", {"Values": [field]}) for at, field in enumerate(shown)),
+                ("over_time", "lineChart", over_time),
+                ("table", "tableEx", {"Values": [*shown, "Forecast", "Actual"]}),
+            ],
+        ),
+        "accuracy": (
+            "Accuracy",
+            [
+                ("by_item", "tableEx", {"Values": [*shown, "WAPE", "Bias", *added]}),
+                ("by_week", "lineChart", {"Category": [at.week], "Y": ["WAPE", "Bias"]}),
+            ],
+        ),
+    }
     files: dict[str, Any] = {
-        "version.json": {"$schema": f"{SCHEMAS}/item/report/definition/versionMetadata/1.0.0/schema.json",
-                         "version": "2.0.0"},
-        "report.json": {"$schema": f"{SCHEMAS}/item/report/definition/report/1.0.0/schema.json",
-                        "themeCollection": {"baseTheme": {"name": "CY24SU10", "reportVersionAtImport": "5.61",
-                                                          "type": "SharedResources"}}},
-        "pages/pages.json": {"$schema": f"{SCHEMAS}/item/report/definition/pagesMetadata/1.0.0/schema.json",
-                             "pageOrder": list(pages), "activePageName": next(iter(pages))},
-    }  # fmt: skip
+        "version.json": {
+            "$schema": f"{SCHEMAS}/item/report/definition/versionMetadata/1.0.0/schema.json",
+            "version": "2.0.0",
+        },
+        "report.json": {
+            "$schema": f"{SCHEMAS}/item/report/definition/report/1.0.0/schema.json",
+            "themeCollection": {
+                "baseTheme": {"name": "CY24SU10", "reportVersionAtImport": "5.61", "type": "SharedResources"}
+            },
+        },
+        "pages/pages.json": {
+            "$schema": f"{SCHEMAS}/item/report/definition/pagesMetadata/1.0.0/schema.json",
+            "pageOrder": list(pages),
+            "activePageName": next(iter(pages)),
+        },
+    }
     for name, (title, visuals) in pages.items():
         files[f"pages/{name}/page.json"] = {
             "$schema": f"{SCHEMAS}/item/report/definition/page/1.0.0/schema.json",

@@ -38,8 +38,16 @@ TOKEN_SCOPES = {
     "postgresql": "https://ossrdbms-aad.database.windows.net/.default",
 }
 MYSQL = ("mysql", "mariadb")
-_MYSQL_STATES = {1044: "42501", 1045: "28000", 1049: "3D000", 1142: "42501", 1143: "42501", 1205: "40001",
-                 1213: "40001", 1698: "28000"}  # fmt: skip
+_MYSQL_STATES = {
+    1044: "42501",
+    1045: "28000",
+    1049: "3D000",
+    1142: "42501",
+    1143: "42501",
+    1205: "40001",
+    1213: "40001",
+    1698: "28000",
+}
 _EXPIRED = re.compile(r"token (is|has) expired", re.IGNORECASE)
 _REFUSED = {"28000", "28P01", "42501", "0P000"}
 _NO_BULK = 4834

@@ -6,8 +6,15 @@ import platform
 from importlib.util import find_spec
 from pathlib import Path
 
-FAMILIES = {"debian": "debian_ubuntu", "ubuntu": "debian_ubuntu", "rhel": "rhel", "fedora": "rhel", "suse": "suse",
-            "sles": "suse", "alpine": "alpine"}  # fmt: skip
+FAMILIES = {
+    "debian": "debian_ubuntu",
+    "ubuntu": "debian_ubuntu",
+    "rhel": "rhel",
+    "fedora": "rhel",
+    "suse": "suse",
+    "sles": "suse",
+    "alpine": "alpine",
+}
 
 
 def bundled_driver() -> str | None:

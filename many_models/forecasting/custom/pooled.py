@@ -111,9 +111,15 @@ def _beside(X: NDArray[np.float32], static: NDArray[np.float32]) -> NDArray[np.f
 
 
 def run_over_all(  # noqa: PLR0913, PLR0917 - what, whom, when and by which fits
-    panel: Panel, layout: Layout, spec: Spec, origins: NDArray[np.int64], wanted: NDArray[np.bool_],
-    static: NDArray[np.float32], brought: Mapping[str, Brought], result: CustomForecasts,
-) -> None:  # fmt: skip
+    panel: Panel,
+    layout: Layout,
+    spec: Spec,
+    origins: NDArray[np.int64],
+    wanted: NDArray[np.bool_],
+    static: NDArray[np.float32],
+    brought: Mapping[str, Brought],
+    result: CustomForecasts,
+) -> None:
     """Put into `result` what `spec`'s forecasters of all series say at `origins` where `wanted` (series × origins)."""
     mine = [(c, custom) for c, custom in enumerate(spec.competing) if custom.pooled]
     rows = np.flatnonzero(wanted.any(1)).tolist()

@@ -91,9 +91,15 @@ def node_forecasts(settings: Settings, lake: Lake, tree: "Hierarchy", found: For
     from many_models.forecasting import prepare, train
 
     spec = replace(
-        spec_of(settings), known=(), attributes=(), custom=(), pool_by=(), missing="unknown", missing_on=(),
+        spec_of(settings),
+        known=(),
+        attributes=(),
+        custom=(),
+        pool_by=(),
+        missing="unknown",
+        missing_on=(),
         missing_at=(),
-    )  # fmt: skip
+    )
     rows = node_history(lake, tree, found)
     upper, variance = np.full((len(tree.names), spec.horizon), np.nan), np.full(len(tree.names), np.nan)
     prepared = prepare(rows, spec, found.cutoff)

@@ -59,13 +59,22 @@ def make(settings: Settings, _source: Source, lake: Lake, date: str) -> Made:
     table = table.add_column(1, "cutoff", pa.array([found.cutoff] * table.num_rows, pa.timestamp("us")))
     drifted = [row for row in table.to_pylist() if row["drifted"]]
     problems = [
-        {"origin": "drift", "series_id": row["series_id"], "row": "", "reason":
-         f"its errors changed ({row['kind']}, actuals {SIDES.get(row['direction'], 'beside')} the forecasts, noticed "
-         f"{row['alarmed_at']:%Y-%m-%d}): look at it, or retrain it"}
+        {
+            "origin": "drift",
+            "series_id": row["series_id"],
+            "row": "",
+            "reason": (
+                f"its errors changed ({row['kind']}, actuals {SIDES.get(row['direction'], 'beside')} the forecasts, "
+                f"noticed {row['alarmed_at']:%Y-%m-%d}): look at it, or retrain it"
+            ),
+        }
         for row in drifted
-    ]  # fmt: skip
-    return Made({lake_tables.DRIFT: table}, problem_table([*found.left_out, *problems]),
-                {"dagster/row_count": table.num_rows, "drifted": len(drifted)})  # fmt: skip
+    ]
+    return Made(
+        {lake_tables.DRIFT: table},
+        problem_table([*found.left_out, *problems]),
+        {"dagster/row_count": table.num_rows, "drifted": len(drifted)},
+    )
 
 
 def scored(

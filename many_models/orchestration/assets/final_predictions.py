@@ -71,8 +71,15 @@ def make(settings: Settings, source: Source, lake: Lake, date: str) -> Made:
     tables = {lake_tables.FINAL: table}
     if rows.num_rows:
         tables[lake_tables.VALUE_ADDED] = value_added(rows)
-    return Made(tables, problems, {"dagster/row_count": table.num_rows, "changed": int((changed.by != NO_CHANGE).sum()),
-                                   "overrides": len(changed.overrides)})  # fmt: skip
+    return Made(
+        tables,
+        problems,
+        {
+            "dagster/row_count": table.num_rows,
+            "changed": int((changed.by != NO_CHANGE).sum()),
+            "overrides": len(changed.overrides),
+        },
+    )
 
 
 def changes_of_backtest(

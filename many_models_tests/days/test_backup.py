@@ -66,21 +66,23 @@ def test_the_day_after_a_restore_is_what_it_would_have_been(days: tuple[Project,
             assert str(tmp_path / "p") not in "\n".join(connection.iterdump())
 
 
-@pytest.mark.parametrize("stage", ["raw_sales", "trained_models", "promoted_models"])
-def test_a_copy_between_two_stages_ends_the_day_equal(
-    days: tuple[Project, Project], tmp_path: Path, stage: str
-) -> None:
+def test_a_copy_between_two_stages_ends_the_day_equal(days: tuple[Project, Project], tmp_path: Path) -> None:
+    """After three stages of one day: each copy is restored, and its day goes on."""
     project = Project(shutil.copytree(days[0].root, tmp_path / "p"))
+    stages = ["raw_sales", "trained_models", "promoted_models"]
 
     def copy(report) -> None:
-        if report.stage == stage:
-            back_up(project.settings(), project.home, tmp_path / "copy")
+        if report.stage in stages:
+            back_up(project.settings(), project.home, tmp_path / "copies" / report.stage)
 
     with open_instance(project.home) as instance:
         Day(project.settings(SECOND), instance, Progress(report=copy)).run()
-    again = restored(project, tmp_path / "copy", tmp_path / "q")
-    again.run(SECOND)
-    assert_day_equals(again, days[1])
+    project.root.rename(project.root.with_name("out of reach"))
+    for stage in stages:
+        restore(tmp_path / "copies" / stage, tmp_path / stage)
+        again = Project(tmp_path / stage)
+        again.run(SECOND)
+        assert_day_equals(again, days[1])
 
 
 def test_a_copy_in_the_middle_of_a_stage_ends_the_day_equal(days: tuple[Project, Project], tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ def spark(session):
 
 class TestSparkCompute(ComputeContract):
     farewell = 3.0
+    examples = 6
 
     @pytest.fixture
     def compute(self, spark):
@@ -82,26 +83,6 @@ def test_waves_hold_every_chunk_and_none_is_empty(chunks: int, slots: int, secon
     sizes = waves(chunks, slots, seconds)
     assert sum(sizes) == chunks
     assert min(sizes) > 0
-
-
-TWO_CORES_A_TASK = """
-from dagster_pyspark.resources import spark_session_from_config
-from many_models.adapters.compute.spark import MOST_IN_WAVE, WAVE_SECONDS, Pace, SparkCompute
-from many_models.adapters.compute.spark_session import connect
-from many_models_tests.support.compute_tasks import about_me, chunked
-
-session = connect(spark_session_from_config, "local[4]", "", {"spark.task.cpus": "2"})
-compute = SparkCompute(lambda: session)
-((_, result),) = compute.run(about_me, chunked(1))
-threads = eval(result.files["threads"])
-print(compute.slots(), threads["OMP_NUM_THREADS"], threads["NUMBA_NUM_THREADS"])
-"""
-
-
-def test_a_slot_has_the_cores_that_spark_task_cpus_says_and_as_many_threads():
-    words = [sys.executable, "-W", "ignore", "-c", TWO_CORES_A_TASK]
-    said = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True, timeout=300).stdout
-    assert said.splitlines()[-1] == "2 2 2"
 
 
 @pytest.mark.parametrize("how", ["kill", "leave"])
@@ -195,26 +176,47 @@ def test_a_spark_call_beyond_its_deadline_means_that_spark_went_away():
         spark_adapter._trouble(RuntimeError("RPC deadline exceeded"))
 
 
-EXECUTORS = """
+ELSEWHERE = """
 import sys
 from dagster_pyspark.resources import spark_session_from_config
-from many_models.adapters.compute.spark import MOST_IN_WAVE, WAVE_SECONDS, Pace, SparkCompute
+from many_models.adapters.compute.spark import SparkCompute
 from many_models.adapters.compute.spark_session import connect
-from many_models_tests.support.compute_tasks import KillsItsExecutor, chunked
+from many_models_tests.support.compute_tasks import KillsItsExecutor, about_me, chunked
 from many_models_tests.contracts.compute import done, failures
 
 session = connect(spark_session_from_config, "local-cluster[2,1,1024]", "", {})
 compute = SparkCompute(lambda: session, slots=2, timeout=120)
 results = list(compute.run(KillsItsExecutor(sys.argv[1], "s5"), chunked(2, 2, 2, 2)))
 print(*done(results), dict(failures(results)))
+session.stop()
+
+session = connect(spark_session_from_config, "local[4]", "", {"spark.task.cpus": "2"})
+compute = SparkCompute(lambda: session)
+((_, result),) = compute.run(about_me, chunked(1))
+threads = eval(result.files["threads"])
+print(compute.slots(), threads["OMP_NUM_THREADS"], threads["NUMBA_NUM_THREADS"])
 """
 
 
-def test_a_lost_executor_costs_a_retry_of_its_chunks_and_no_series(tmp_path):
-    words = [sys.executable, "-W", "ignore", "-c", EXECUTORS, str(tmp_path / "mark")]
-    found = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True, timeout=500, cwd=tmp_path).stdout
-    assert (tmp_path / "mark").exists()
-    assert found.splitlines()[-1] == "s0 s1 s2 s3 s4 s5 s6 s7 {}"
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory) -> tuple[str, str]:
+    """What one process prints that has two sessions after one another: with executors of their own, and with two
+    cores a task.
+    """
+    folder = tmp_path_factory.mktemp("elsewhere")
+    words = [sys.executable, "-W", "ignore", "-c", ELSEWHERE, str(folder / "mark")]
+    said = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True, timeout=800, cwd=folder).stdout
+    assert (folder / "mark").exists()
+    lost_executor, two_cores = said.splitlines()[-2:]
+    return lost_executor, two_cores
+
+
+def test_a_lost_executor_costs_a_retry_of_its_chunks_and_no_series(elsewhere):
+    assert elsewhere[0] == "s0 s1 s2 s3 s4 s5 s6 s7 {}"
+
+
+def test_a_slot_has_the_cores_that_spark_task_cpus_says_and_as_many_threads(elsewhere):
+    assert elsewhere[1] == "2 2 2"
 
 
 def test_workers_of_another_python_are_named_with_what_to_set(session, monkeypatch):
@@ -230,9 +232,12 @@ def test_a_task_that_workers_cannot_load_is_said_at_once(spark):
 
 def test_a_whole_day_on_spark_ends_in_the_tables_of_a_serial_one(session, tmp_path):
     """Workers read the lake. Spark reads it in `days/azure_compute_day.py`."""
-    expected = (serial := make_project(tmp_path / "serial", sales())).run() and serial.contents()
+    rows, quick = sales(stores=2, items=2, days=80), {"windows": 1}
+    expected = (serial := make_project(tmp_path / "serial", rows, forecast=quick)).run() and serial.contents()
     compute = {"kind": "spark", "spark_master": MASTER, "chunk": 2}
-    found = (spark := make_project(tmp_path / "spark", sales(), compute=compute)).run() and spark.contents()
+    found = (
+        spark := make_project(tmp_path / "spark", rows, forecast=quick, compute=compute)
+    ).run() and spark.contents()
     assert expected.keys() == found.keys()
     for name in expected:
         pd.testing.assert_frame_equal(expected[name], found[name], obj=name)

@@ -232,12 +232,11 @@ def test_a_task_that_workers_cannot_load_is_said_at_once(spark):
 
 def test_a_whole_day_on_spark_ends_in_the_tables_of_a_serial_one(session, tmp_path):
     """Workers read the lake. Spark reads it in `days/azure_compute_day.py`."""
-    rows, quick = sales(stores=2, items=2, days=80), {"windows": 1}
-    expected = (serial := make_project(tmp_path / "serial", rows, forecast=quick)).run() and serial.contents()
+    rows, windows = sales(stores=2, items=2, days=80), {"windows": 1}
+    serial = make_project(tmp_path / "serial", rows, forecast=windows)
     compute = {"kind": "spark", "spark_master": MASTER, "chunk": 2}
-    found = (
-        spark := make_project(tmp_path / "spark", rows, forecast=quick, compute=compute)
-    ).run() and spark.contents()
+    spark = make_project(tmp_path / "spark", rows, forecast=windows, compute=compute)
+    expected, found = serial.run() and serial.contents(), spark.run() and spark.contents()
     assert expected.keys() == found.keys()
     for name in expected:
         pd.testing.assert_frame_equal(expected[name], found[name], obj=name)

@@ -18,22 +18,11 @@ from many_models.adapters.compute.spark import SparkCompute
 from many_models.adapters.compute.spark_session import connect
 from many_models.errors import InputError, UnavailableError
 from many_models_tests.contracts.compute import ComputeContract, plainly
-from many_models_tests.stand_ins.spark_connect import connect_server
+from many_models_tests.stand_ins.spark_connect import PORT_SETTING, connect_server
 from many_models_tests.support.compute_tasks import chunked, describe, wait_for
 
 pytestmark = pytest.mark.slow
 ROOT = Path(many_models.__file__).parents[1]
-
-
-def test_a_server_that_went_away_is_said_to_be_away(tmp_path):
-    with connect_server(tmp_path) as url:
-        session = connect(spark_session_from_config, "", url, {})
-        compute = SparkCompute(lambda: session)
-        assert list(compute.run(describe, chunked(1))) == plainly(describe, chunked(1))
-    session.client.set_retry_policies([DefaultPolicy(max_retries=2)])  # not for ten minutes
-    with pytest.raises(UnavailableError, match="went away in the middle of a run"):
-        list(compute.run(describe, chunked(1)))
-    session.client.close()
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +82,25 @@ def answers(session) -> bool:
 
 class TestSparkConnect(ComputeContract):
     farewell = 3.0
+    examples = 6
 
     @pytest.fixture(scope="class")
     @classmethod
     def compute(cls, installed):
         return SparkCompute(lambda: installed, slots=2)
+
+
+def test_at_the_end_a_server_that_went_away_is_said_to_be_away(installed, server):
+    compute = SparkCompute(lambda: installed)
+    assert list(compute.run(describe, chunked(1))) == plainly(describe, chunked(1))
+    kill_server(server)
+    installed.client.set_retry_policies([DefaultPolicy(max_retries=2)])  # not for ten minutes
+    with pytest.raises(UnavailableError, match="went away in the middle of a run"):
+        list(compute.run(describe, chunked(1)))
+
+
+def kill_server(url: str) -> None:
+    """Kill the JVM that listens at `url`: its command line names the port."""
+    port = f"{PORT_SETTING}={url.rpartition(':')[2]}"
+    (java,) = [process for process in psutil.process_iter(["cmdline"]) if port in (process.info["cmdline"] or ())]
+    java.kill()

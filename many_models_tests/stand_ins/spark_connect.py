@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 START_SECONDS = 400
+PORT_SETTING = "spark.connect.grpc.binding.port"
 SERVER = "org.apache.spark.sql.connect.service.SparkConnectServer"
 
 
@@ -30,7 +31,7 @@ def connect_server(folder: Path, python: str = sys.executable, slots: int = 2) -
     port = free_port()
     settings = {
         "spark.connect.grpc.binding.address": "127.0.0.1",
-        "spark.connect.grpc.binding.port": str(port),
+        PORT_SETTING: str(port),
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.ui.enabled": "false",

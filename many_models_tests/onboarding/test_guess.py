@@ -370,7 +370,8 @@ def test_given_names_overrule_guesses_and_wrong_ones_are_named(tmp_path: Path) -
 @pytest.mark.parametrize(("target", "start"), [("sales", "^the numbers"), ("", "no column of numbers .*date, sales")])
 def test_a_column_with_two_decimal_signs_is_named_with_both(tmp_path: Path, target: str, start: str) -> None:
     """`1.234,50` beside `1234.50`: it is text, and `its values are not numbers` did not say why."""
-    frame = panel("D", 60, store=["a"], item=["x"]).rename(columns={"time": "date"})[["store", "item", "date"]]
+    frame = panel("D", 60, store=["a"], item=["x"]).rename(columns={"time": "date"})
+    frame = pd.DataFrame({name: frame[name] for name in ("store", "item", "date")})
     frame["sales"] = [f"1.{day:03d},50" if day % 2 else f"1{day:03d}.50" for day in range(len(frame))]
     wanted = (
         r"the numbers of sales have two decimal signs, as in 1\.001,50 and 1000\.50: write all of them with a point"

@@ -398,8 +398,9 @@ def test_an_interrupted_run_cancels_its_job_and_the_interruption_goes_on(tmp_pat
 
 
 def test_a_whole_day_on_azure_ml_ends_in_the_tables_of_a_serial_one(workspace, piped, tmp_path):
-    serial = make_project(tmp_path / "serial", sales())
-    remote = make_project(tmp_path / "remote", sales(), compute={"chunk": 2})
+    rows, forecast = sales(stores=2, items=2, days=80), {"windows": 1, "trees": True}
+    serial = make_project(tmp_path / "serial", rows, forecast=forecast)
+    remote = make_project(tmp_path / "remote", rows, forecast=forecast, compute={"chunk": 2})
     expected = serial.run() and serial.contents()
     with open_instance(remote.home, remote.settings().dagster.storage) as instance:
         assert Day(remote.settings(), instance, resources={"compute": piped}).run()

@@ -1,6 +1,9 @@
 """What a day costs by the number of series: days of 1,000, 3,000 and 10,000 series are measured, lines are fitted, and
 100,000 and a million series follow from them. `python -m benchmarks.scaling [--small] [--json]`.
 
+`--copied 100000 [--days 60]` measures promotion and predictions alone, with a partition for each store: a store of 100
+series is trained, and its models are copied (see `_copied_models`). A million series follow from three sizes.
+
 `--whole 100000 --days 400 [--by store] [--storage postgres] [--later 2]` measures one size and fits no lines, with a
 partition for each series or each store, and Dagster's records in SQLite or PostgreSQL.
 
@@ -23,6 +26,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.optimize import nnls
 
+from benchmarks._copied_models import multiply
 from benchmarks._report import Figure, flags, machine, show
 from benchmarks.reference_day import END, Size, project, run_day
 from many_models.orchestration.due import ALL_STAGES
@@ -38,6 +42,7 @@ ITEMS, DAYS = 100, 500
 FULL, SMALL = (1_000, 3_000, 10_000), (50, 100, 200)
 FAR = (100_000, 1_000_000)
 FIRST, LATER = "first day", "later day"
+COPIES_DUE = ("promoted_models", "predictions")
 STAGE = "{day}, {stage}: {what}"
 
 
@@ -76,6 +81,19 @@ def size_of(folder: Path) -> float:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 2**20
 
 
+def size_of_records(home: Path, storage: Storage) -> float:
+    """MiB of Dagster's records: of its folder, or of its database."""
+    if storage == "sqlite":
+        return size_of(home)
+    import sqlalchemy as sa
+
+    engine = sa.create_engine(os.environ["DAGSTER_POSTGRES_URL"])
+    with engine.connect() as connection:
+        found = connection.execute(sa.text("SELECT pg_database_size(current_database())")).scalar_one()
+    engine.dispose()
+    return found / 2**20
+
+
 def measured_of(
     series: int, days: int, measured: Sequence[str], folder: Path, by: str = "", storage: Storage = "sqlite"
 ) -> dict[str, float]:
@@ -102,7 +120,7 @@ def measured_of(
             for what, value in values_of(stage).items():
                 found[STAGE.format(day=day, stage=stage.name, what=what)] = value
         found |= {f"{day}, all: {what}": value for what, value in whole(stages).items()}
-        events = size_of(folder / "dagster")
+        events = size_of_records(folder / "dagster", storage)
         found[f"{day}, all: Dagster's storage grows by, MiB"] = events - before
         before = events
     found["lake afterwards, MiB"] = size_of(folder / "var/lake")
@@ -147,6 +165,35 @@ def one_size(series: int, days: int, later: int, by: str, storage: Storage) -> l
     return figures
 
 
+def copied(series: int, days: int) -> list[Figure]:
+    """Promotion and predictions of three sizes, the largest of `series`, and of a million by their lines."""
+    measured = dict[int, dict[str, float]]()
+    for size in (series // 4, series // 2, series):
+        stores = max(size // ITEMS, 2)
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary) / "day"
+            project(folder, 1, Size(1, ITEMS, days, 0, 0, 0))
+            with (folder / "many_models.toml").open("a") as settings:
+                settings.write('\n[partitions]\nby = ["store"]\n')
+            run_day(folder, "trained_models")
+            multiply(folder, stores)
+            stages = run_day(folder, "predictions")
+        if [stage.name for stage in stages] != list(COPIES_DUE) or any(s.series < stores * ITEMS for s in stages):
+            raise RuntimeError(f"these stages ran, and no others were to: {stages}")
+        measured[stores * ITEMS] = {
+            f"{stage.name}, {what}": value
+            for stage in stages
+            for what, value in {**values_of(stage), "memory GiB": stage.memory}.items()
+        }
+    figures = list[Figure]()
+    for name in measured[max(measured)]:
+        line = Line.through({size: found[name] for size, found in measured.items()})
+        figures += [Figure(f"{name}, {size:,} series", found[name], "", "") for size, found in measured.items()]
+        figures.append(Figure(f"{name}, each 10,000 more", 10_000 * line.each, "", f"fixed: {line.fixed:.3g}"))
+        figures.append(Figure(f"{name}, a million (line)", line.at(FAR[-1]), "", f"missed: {line.missed:+.0%}"))
+    return figures
+
+
 def figures_of(measured: Mapping[int, Mapping[str, float]]) -> list[Figure]:
     """Measured, fitted and extrapolated values of all that counts."""
     figures = list[Figure]()
@@ -185,13 +232,18 @@ def main() -> None:
     parser.add_argument("--markdown", action="store_true", help="the table of docs/scaling.md")
     parser.add_argument("--measured", type=Path, help="a file that keeps each size; sizes in it are not measured again")
     parser.add_argument("--whole", type=int, help="measure so many series, and fit no lines")
-    parser.add_argument("--days", type=int, default=400, help="of history, with --whole")
+    parser.add_argument("--copied", type=int, help="measure promotion and predictions of so many series")
+    parser.add_argument("--days", type=int, help="of history: 400 with --whole, 60 with --copied")
     parser.add_argument("--later", type=int, default=2, help="later days, with --whole")
     parser.add_argument("--by", default="", choices=("", "store", "item"), help="the key that makes a partition")
     parser.add_argument("--storage", default="sqlite", choices=("sqlite", "postgres"), help="of Dagster's records")
     options = parser.parse_args()
     if options.whole:
-        figures = one_size(options.whole, options.days, options.later, options.by, options.storage)
+        figures = one_size(options.whole, options.days or 400, options.later, options.by, options.storage)
+        show(figures, machine("dagster", "mlflow", "deltalake"), as_json=options.json)
+        return
+    if options.copied:
+        figures = copied(options.copied, options.days or 60)
         show(figures, machine("dagster", "mlflow", "deltalake"), as_json=options.json)
         return
     kept: Path | None = options.measured

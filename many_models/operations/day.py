@@ -19,9 +19,10 @@ from many_models.errors import PermanentError, SettingsError, TransientError, Un
 from many_models.operations.alerts import tell_operators, tell_people
 from many_models.orchestration import automation, due, lake_marks, stage_state
 from many_models.orchestration.assets import power_bi
+from many_models.orchestration.due import StageState
 from many_models.orchestration.event_log import dead_runs, history
 from many_models.orchestration.forecast_spec import spec_of
-from many_models.orchestration.look import KeptTags, Look
+from many_models.orchestration.look import Kept, Look
 from many_models.orchestration.outside import Outside
 from many_models.orchestration.stage_run import status_rows
 from many_models.setting_checks import nearest
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
-    from many_models.orchestration.due import Stage, StageState, Work
+    from many_models.orchestration.due import Stage, Work
     from many_models.ports import Chunk, ChunkResult, Compute, Lake, ProductionRegistry, Source, Task, Warehouse
     from many_models.settings import Settings, Storage
 
@@ -198,7 +199,7 @@ class Day:
     resources: Mapping[str, object] = field(default_factory=dict[str, object])
     reports: list[StageReport] = field(default_factory=list[StageReport])
     _covariates_seen: bool = False
-    _kept: KeptTags = field(default_factory=KeptTags)
+    _kept: Kept = field(default_factory=Kept)
 
     def run(self) -> list[StageReport]:
         """Run what is due.
@@ -289,9 +290,17 @@ class Day:
         return None if work is None or current is None else (work, current)
 
     def _states(self, source: Source, lake: Lake, outside: Outside) -> Iterator[StageState]:
-        """All states, one by one as they are needed; the tables beside the sales are read once."""
-        yield automation.raw_state(self.settings, self.instance, source)
+        """All states, one by one as they are needed; the tables beside the sales are read once.
+
+        The source is asked before anything else is run, after each run of raw_sales, and when nothing else is due: rows
+        that come while the stages after raw_sales run wait until these have ended.
+        """
+        asks_first = not self.reports or self.reports[-1].stage == "raw_sales"
+        if asks_first:
+            yield automation.raw_state(self.settings, self.instance, source)
         look = Look(self.instance, lake, self._kept)
+        if not asks_first:
+            yield StageState("raw_sales", {}, {}, busy=look.busy("raw_sales"))
         found = stage_state.covariates_state(self.settings, look)
         copied = any(report.stage == "raw_covariates" and report.done for report in self.reports)
         if not found.due() and not copied and not self._covariates_seen:
@@ -299,6 +308,8 @@ class Day:
             self._covariates_seen = not found.due()
         yield found
         yield from automation.later_states(self.settings, look, outside.loads, lambda: source)
+        if not asks_first:
+            yield automation.raw_state(self.settings, self.instance, source)
 
     def _raise_if_hopeless(self, report: StageReport, attempts: int) -> None:
         cause = automation.cause_of(self.instance, report.run_id)

@@ -6,7 +6,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, cast
 
 import dagster as dg
 
@@ -17,13 +17,16 @@ from many_models.orchestration.event_log import history
 from many_models.orchestration.stage_run import UPSTREAM_TAG, VERSION_TAG
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
+
+    import pyarrow as pa
 
     from many_models.orchestration.due import Stage, StageState, Work
     from many_models.orchestration.outside import Outside
-    from many_models.ports import Lake
+    from many_models.ports import Filter, Lake
     from many_models.settings import Settings
 
+    Dependency = tuple[Literal["table", "stage", "series", "beside"], str]
     Found = tuple[Work | None, StageState | None]
 
 ALL = ""  # the one key of a stage without partitions
@@ -42,62 +45,134 @@ TABLES = (
 )  # what is due depends on these tables alone, apart from the settings, Dagster's records, and what changes with these
 
 
-class KeptTags:
-    """The tags of each stage's newest materializations, for looks one after another: a stage is read again when it has
-    been made again or wiped, all of them when a run was deleted, which takes its events with it.
+class Kept:
+    """What looks one after another, under the same settings, keep for each other.
+
+    The tags of a stage's newest materializations are read again when it has been made again or wiped, all of them when
+    a run was deleted, which takes its events with it. The state of a stage is derived again when anything has changed
+    that was read for it (see `Look.state`).
     """
 
     def __init__(self) -> None:
-        self._kept: dict[Stage, tuple[object, dict[str, dict[str, str]]]] = {}
+        self._tags: dict[Stage, tuple[object, dict[str, dict[str, str]]]] = {}
+        self._states: dict[Stage, tuple[dict[Dependency, object], StageState]] = {}
+        self._runs, self._deletions = frozenset[str](), 0
 
-    def of(self, instance: dg.DagsterInstance, stage: Stage, mark: object) -> dict[str, dict[str, str]]:
-        """Key → its tags UPSTREAM_TAG and VERSION_TAG; `mark` is one of `marks`."""
-        if mark is None or stage not in self._kept or self._kept[stage][0] != mark:
-            tags = history.latest_tags(instance, dg.AssetKey(stage), [UPSTREAM_TAG, VERSION_TAG])
-            self._kept[stage] = mark, tags
-        return self._kept[stage][1]
+    def marks(self, instance: dg.DagsterInstance) -> dict[Stage, object]:
+        """What changes with a stage's newest tags; None for all stages where this Dagster does not tell."""
+        newest = history.newest_materializations(instance, [dg.AssetKey(stage) for stage in ALL_STAGES])
+        if newest is None:
+            return dict.fromkeys(ALL_STAGES)
+        runs = frozenset(instance.get_run_ids())
+        self._deletions += not self._runs <= runs
+        self._runs = runs
+        return {stage: (self._deletions, newest.get(stage)) for stage in ALL_STAGES}
+
+    def tags(self, instance: dg.DagsterInstance, stage: Stage, mark: object) -> dict[str, dict[str, str]]:
+        """UPSTREAM_TAG and VERSION_TAG, each with its values by key; `mark` is what `marks` says of the stage."""
+        if mark is None or stage not in self._tags or self._tags[stage][0] != mark:
+            found: dict[str, dict[str, str]] = {UPSTREAM_TAG: {}, VERSION_TAG: {}}
+            for key, tags in history.latest_tags(instance, dg.AssetKey(stage), list(found)).items():
+                for tag, value in tags.items():
+                    found[tag][key] = value
+            self._tags[stage] = mark, found
+        return self._tags[stage][1]
+
+    def state(self, stage: Stage, now: Callable[[Dependency], object]) -> StageState | None:
+        """The state that an earlier look derived, where `now` says the same of all that it was derived from."""
+        read, state = self._states.get(stage, ({}, None))
+        return state if all(now(what) == value for what, value in read.items()) else None
+
+    def keep(self, state: StageState, read: Mapping[Dependency, object]) -> None:
+        """Keep a state with what it was derived from; not where that cannot be told."""
+        if None not in read.values():
+            self._states[state.stage] = dict(read), state
 
 
-def marks(instance: dg.DagsterInstance) -> dict[Stage, object]:
-    """What changes with a stage's newest tags; None for all stages where this Dagster does not tell."""
-    newest = history.newest_materializations(instance, [dg.AssetKey(stage) for stage in ALL_STAGES])
-    if newest is None:
-        return {stage: None for stage in ALL_STAGES}  # noqa: C420  an object each, not None
-    runs = instance.get_runs_count()
-    return {stage: (runs, newest.get(stage)) for stage in ALL_STAGES}
+class _WatchedLake:
+    """A lake for reading that notes which tables are asked for, before it reads them."""
+
+    def __init__(self, lake: Lake, note: Callable[[str], object]) -> None:
+        self._lake, self._note = lake, note
+
+    def version(self, table: str) -> int | None:
+        """See `Lake.version`."""
+        self._note(table)
+        return self._lake.version(table)
+
+    def read(self, table: str, where: Filter | None = None, columns: Sequence[str] = ()) -> pa.Table:
+        """See `Lake.read`."""
+        self._note(table)
+        return self._lake.read(table, where, columns)
 
 
 class Look:
-    """Dagster's records and the lake's tables as they were when they were first asked for; `kept` are the tags that
-    earlier looks have read.
+    """Dagster's records and the lake's tables as they were when they were first asked for; `kept` is what earlier looks
+    under the same settings have kept.
     """
 
-    def __init__(self, instance: dg.DagsterInstance, lake: Lake, kept: KeptTags | None = None) -> None:
+    def __init__(self, instance: dg.DagsterInstance, lake: Lake, kept: Kept | None = None) -> None:
         self.instance = instance
-        self._kept = kept or KeptTags()
-        self.lake = lake_tables.cached(lake)
-        self.runs = history.runs_in_flight(instance)  # first: what they finish from now on is not taken as due
+        self._kept = kept or Kept()
+        self._lake, self._fingerprints = lake, dict[str, str]()
+        self._read: dict[Dependency, object] = {}
+        self._beside: object = None
         self._tags: dict[Stage, dict[str, dict[str, str]]] = {}
+        watched = _WatchedLake(lake_tables.cached(lake), lambda table: self._note(("table", table)))
+        self.lake = cast("Lake", watched)
+        self.runs = history.runs_in_flight(instance)  # first: what they finish from now on is not taken as due
 
     @cached_property
     def _marks(self) -> dict[Stage, object]:
-        return marks(self.instance)
+        return self._kept.marks(self.instance)
 
-    def consumed(self, stage: Stage) -> dict[str, str]:
+    def state(self, stage: Stage, derive: Callable[[], StageState], beside: object) -> StageState:
+        """The state of `stage` by `derive`, which reads this look's tables and tags, the partitions and `beside`.
+
+        It is the one of an earlier look where all of these are as they were then, and no run is in flight.
+        """
+        if self.runs:
+            return derive()
+        self._read = {}
+        self._beside = beside
+        if (found := self._kept.state(stage, self._now)) is not None:
+            return found
+        self._note(("beside", ""))
+        self._note(("series", ""))
+        state = derive()
+        self._kept.keep(state, self._read)
+        return state
+
+    def _note(self, what: Dependency) -> object:
+        self._read[what] = self._now(what)
+
+    def _now(self, what: Dependency) -> object:
+        kind, name = what
+        if kind == "table":
+            if name not in self._fingerprints:
+                self._fingerprints[name] = self._lake.fingerprint(name)
+            return self._fingerprints[name]
+        if kind == "stage":
+            return self._marks[cast("Stage", name)]
+        return self.series if kind == "series" else self._beside
+
+    def consumed(self, stage: Stage) -> Mapping[str, str]:
         """Key → the upstream version that the stage has consumed of it."""
-        return self._tag(stage, UPSTREAM_TAG)
+        return self._tags_of(stage)[UPSTREAM_TAG]
 
-    def made(self, stage: Stage) -> dict[str, str]:
+    def made(self, stage: Stage) -> Mapping[str, str]:
         """Key → the version that the stage has made of it."""
-        return self._tag(stage, VERSION_TAG)
+        return self._tags_of(stage)[VERSION_TAG]
 
-    def _tag(self, stage: Stage, tag: str) -> dict[str, str]:
+    def _tags_of(self, stage: Stage) -> Mapping[str, Mapping[str, str]]:
+        self._note(("stage", stage))
         if stage not in self._tags:
-            self._tags[stage] = self._kept.of(self.instance, stage, self._marks[stage])
-        return {key: tags[tag] for key, tags in self._tags[stage].items() if tag in tags}
+            self._tags[stage] = self._kept.tags(self.instance, stage, self._marks[stage])
+        return self._tags[stage]
 
     def tag(self, stage: Stage, tag: str) -> str:
         """A tag of the newest materialization of a stage without partitions; "" before the first."""
+        self._note(("stage", stage))
         return tag_of(self.instance, stage, tag)
 
     def busy(self, stage: Stage) -> frozenset[str]:

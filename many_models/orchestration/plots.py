@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
 INCHES = (8.0, 2.6)
 MARGINS = {"left": 0.09, "right": 0.985, "bottom": 0.19, "top": 0.83}  # a layout that measures draws each plot twice
@@ -23,15 +24,18 @@ BINS = 20
 BLOCKS = "▁▂▃▄▅▆▇█"
 
 
-def blocks(values: Sequence[float]) -> str:
-    """A chart in one line of text, a block for each value from zero to the greatest: for ten thousand series it costs
-    next to nothing. What is not a number is a space.
+def blocks(values: NDArray[np.float64], starts: NDArray[np.int64]) -> list[str]:
+    """Charts in one line of text, a block for each value from zero to the greatest; what is not a number is a space.
+
+    `values` are those of one chart after the other, `starts` where each begins: ten thousand cost next to nothing.
     """
-    finite = np.asarray(values, float)
-    there = np.isfinite(finite)
-    high = max(float(finite[there].max(initial=0.0)), 1e-300)
-    heights = np.clip(np.rint(np.where(there, finite, 0.0) / high * (len(BLOCKS) - 1)), 0, len(BLOCKS) - 1).astype(int)
-    return "".join(BLOCKS[height] if known else " " for height, known in zip(heights, there, strict=True))
+    there = np.isfinite(values)
+    known = np.where(there, values, 0.0)
+    lengths = np.diff(starts, append=len(values))
+    high = np.repeat(np.maximum(np.maximum.reduceat(known, starts), 1e-300), lengths)
+    heights = np.clip(np.rint(known / high * (len(BLOCKS) - 1)), 0, len(BLOCKS) - 1).astype(int)
+    text = "".join(np.where(there, np.array(list(BLOCKS))[heights], " ").tolist())
+    return [text[start : start + length] for start, length in zip(starts, lengths, strict=True)]
 
 
 def skill(values: Sequence[float]) -> dg.MarkdownMetadataValue:

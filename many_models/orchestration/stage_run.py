@@ -29,7 +29,7 @@ UPSTREAM_TAG = "many_models/upstream"
 CUTOFFS = dg.DynamicPartitionsDefinition(name="cutoffs")
 STORE_ITEMS = dg.DynamicPartitionsDefinition(name="store_items")
 WORST = 10
-MORE_THAN_PARTITIONS = 1_000_000
+PARTITIONS_A_RUN = 1_000_000  # more than any installation has; each stage has a multiple of it as its limit
 
 
 class KeySet(dg.Config):
@@ -42,9 +42,9 @@ def backfill_policy(stage: Stage) -> dg.BackfillPolicy:
     """One run for all partitions of a stage.
 
     Dagster puts neighbouring stages with equal policies into one run. So each stage has its own limit, which no stage
-    reaches (docs/decisions/0008-sensors.md).
+    reaches (docs/decisions/0008-sensors.md): a million for the first one, two for the second. The UI shows it.
     """
-    return dg.BackfillPolicy.multi_run(MORE_THAN_PARTITIONS + due.ALL_STAGES.index(stage))
+    return dg.BackfillPolicy.multi_run(PARTITIONS_A_RUN * (1 + due.ALL_STAGES.index(stage)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +187,7 @@ def _record(
 ) -> set[str]:
     """Materialize the partitions of the good series, and return them."""
     if not settings.partitions.by:
-        runs.record(context, [_linked(settings, context.asset_key, key, result) for key, result in good.items()])
+        runs.record(context, materializations(settings, context.asset_key, good))
         return set(good)
     before = history.latest_tags(context.instance, context.asset_key, [UPSTREAM_TAG, VERSION_TAG])
     after = before | {key: {UPSTREAM_TAG: it.upstream, VERSION_TAG: it.version} for key, it in good.items()}
@@ -205,10 +205,17 @@ def _record(
     return set(done)
 
 
-def _linked(settings: Settings, asset_key: dg.AssetKey, key: str, result: SeriesResult) -> dg.AssetMaterialization:
-    """The event of one series, with a link to its page."""
-    event = materialization(asset_key, key, result)
-    return event.with_metadata({**event.metadata, **board_link(settings, item_page(key))})
+def materializations(
+    settings: Settings, asset_key: dg.AssetKey, good: Mapping[str, SeriesResult]
+) -> list[dg.AssetMaterialization]:
+    """The event of each series, with a link to its page."""
+    return runs.materializations(
+        asset_key,
+        (
+            (key, {**result.metadata, **board_link(settings, item_page(key))}, tags_of(result))
+            for key, result in good.items()
+        ),
+    )
 
 
 def board_link(settings: Settings, page: str) -> dict[str, dg.UrlMetadataValue]:
@@ -217,9 +224,13 @@ def board_link(settings: Settings, page: str) -> dict[str, dg.UrlMetadataValue]:
 
 
 def materialization(asset_key: dg.AssetKey, key: str, result: SeriesResult) -> dg.AssetMaterialization:
-    """The event of one key, tagged with the versions that what is due is derived from."""
-    tags = {UPSTREAM_TAG: result.upstream, VERSION_TAG: result.version}
-    return dg.AssetMaterialization(asset_key, partition=key, metadata=result.metadata, tags=tags)
+    """The event of one key."""
+    return dg.AssetMaterialization(asset_key, partition=key, metadata=result.metadata, tags=tags_of(result))
+
+
+def tags_of(result: SeriesResult) -> dict[str, str]:
+    """The versions that what is due is derived from, as tags of an event."""
+    return {UPSTREAM_TAG: result.upstream, VERSION_TAG: result.version}
 
 
 def failure_table(failures: Sequence[SeriesFailure], most: int = 200) -> dg.TableMetadataValue:

@@ -164,6 +164,11 @@ def _series_that_are(lake: Lake, settings_digest: str | None, *, active: bool) -
 
 def series_state(settings: Settings, look: Look, stage: Stage) -> StageState:
     """A stage over series: its upstream's versions against those it has consumed."""
+    spec = spec_of(settings)  # with the holidays, which are read from their file
+    return look.state(stage, lambda: _series_state(settings, look, stage), (spec, spec.recipe))
+
+
+def _series_state(settings: Settings, look: Look, stage: Stage) -> StageState:
     wanted = _wanted(settings, look, stage)
     held = partitions.partitions_of(settings, sorted(wanted))
     order = [key for key in look.series if key in held]

@@ -36,6 +36,7 @@ def evidence_of(
     rows: Mapping[str, Row], champions: Mapping[str, Champion], recorded: Mapping[str, Row], spec: Spec
 ) -> list[Evidence]:
     """What training wrote of each series (`rows`), beside its champion and what was `recorded` at its promotion."""
+    today = _Today(spec, spec.to_json(), spec.recipe)
     return [
         Evidence(
             series_id=name,
@@ -51,30 +52,40 @@ def evidence_of(
             accuracy=_number(row["accuracy"]),
             fallback=str(row["fallback"] or ""),
             finite=bool(row["finite"]),
-            champion=_champion(champions[name], recorded.get(name), spec) if name in champions else None,
+            champion=_champion(champions[name], recorded.get(name), today) if name in champions else None,
             champion_wape_now=None if row["champion_wape"] is None else _number(row["champion_wape"]),
         )
         for name, row in rows.items()
     ]
 
 
-def _champion(champion: Champion, recorded: Row | None, spec: Spec) -> ChampionEvidence:
+@dataclass(frozen=True, slots=True)
+class _Today:
+    """The spec that the settings ask for, with its text and its recipe, which are the same for all series."""
+
+    spec: Spec
+    text: str
+    recipe: str
+
+
+def _champion(champion: Champion, recorded: Row | None, today: _Today) -> ChampionEvidence:
     """What is known of a champion. The same options under an older version of our code are the same recipe: that code
     cannot be run again, so nothing could ever be measured against it.
     """
     same = recorded is not None and recorded["staging"] == champion.staging
-    same_options = recorded is not None and same and recorded["spec"] == spec.to_json()
+    same_options = recorded is not None and same and recorded["spec"] == today.text
+    differs = recorded is not None and same and not same_options
     wape = _number(recorded["wape"]) if recorded and same else float("nan")
     baseline = _number(recorded["baseline_wape"]) if recorded and same else float("nan")
     return ChampionEvidence(
-        spec.recipe if same_options else champion.recipe,
+        today.recipe if same_options else champion.recipe,
         champion.staging,
         wape,
         champion.cutoff,
         baseline if isfinite(baseline) else None,
         champion.fallback,
-        gone=recorded is not None and same and _is_gone(str(recorded["spec"] or ""), spec),
-        outdated=", ".join(outdated_settings(str(recorded["spec"] or ""), spec)) if recorded and same else "",
+        gone=recorded is not None and differs and _is_gone(str(recorded["spec"] or ""), today.spec),
+        outdated=", ".join(outdated_settings(str(recorded["spec"] or ""), today.spec)) if recorded and differs else "",
     )
 
 
@@ -130,7 +141,8 @@ def ending(
     """Those of `served` that have ended, those that the settings exclude, and those that no new model replaces though
     theirs was trained with another horizon, frequency … (`specs`, as JSON) than the settings have now.
     """
-    outdated = {name for name, recipe in specs.items() if outdated_settings(recipe, spec)}
+    old = {recipe for recipe in {*specs.values()} if outdated_settings(recipe, spec)}
+    outdated = {name for name, recipe in specs.items() if recipe in old}
     return sorted(({*ended, *excluded} | (outdated - {*winners})) & {*served})
 
 

@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 from datetime import date
 from shutil import copytree, rmtree
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import dagster as dg
 import pandas as pd
@@ -22,15 +22,15 @@ from many_models.definitions import build, build_assets
 from many_models.errors import UnavailableError
 from many_models.operations.day import QUIET, open_instance
 from many_models.orchestration import automation, lake_marks, look
-from many_models.orchestration.due import ALL_STAGES
-from many_models.orchestration.look import KeptTags, Look, SharedLook
+from many_models.orchestration.due import ALL_STAGES, StageState
+from many_models.orchestration.look import Kept, Look, SharedLook
 from many_models.orchestration.stage_run import UPSTREAM_TAG, write_status
 from many_models.ports import Filter
 from many_models.wiring import build_lake
 from many_models_tests.support.project import make_project, sales
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from many_models.ports import Lake
@@ -361,9 +361,9 @@ def test_a_stage_is_read_again_when_it_was_made_again_or_a_run_was_deleted(done,
     monkeypatch.setattr(
         look.history, "latest_tags", lambda of, key, tags: asked.append(key.to_user_string()) or latest(of, key, tags)
     )
-    kept = KeptTags()
+    kept = Kept()
 
-    def read() -> dict[str, dict[str, str]]:
+    def read() -> dict[str, Mapping[str, str]]:
         asked.clear()
         seen = Look(instance, build_lake(done.settings()), kept)
         return {stage: seen.consumed(stage) for stage in ("trained_models", "predictions")}
@@ -386,3 +386,42 @@ def test_a_stage_is_read_again_when_it_was_made_again_or_a_run_was_deleted(done,
     assert read()["predictions"] == {}
     shared.found(instance, lake)
     assert len(looks) == 2
+
+
+CHANGES = {
+    lake_tables.SERIES: lambda rows: rows.set_column(
+        rows.column_names.index("active"), "active", pa.array([False] + [True] * (rows.num_rows - 1))
+    ),
+    lake_tables.CHAMPIONS: lambda rows: rows.slice(0, 0),
+    lake_tables.RAW_VERSIONS: lambda rows: rows.slice(1),
+}
+
+
+def test_looks_of_one_run_derive_again_only_what_has_changed(done, instance, monkeypatch):
+    """A run of another stage, which only makes the number of runs another one, has nothing read again."""
+    asked = list[str]()
+    latest = look.history.latest_tags
+    monkeypatch.setattr(
+        look.history, "latest_tags", lambda of, key, tags: asked.append(key.to_user_string()) or latest(of, key, tags)
+    )
+    settings, kept = done.settings(), Kept()
+    lake = build_lake(settings)
+    counted = Counted(lake)
+
+    def found(kept: Kept) -> list[StageState]:
+        return list(automation.states(settings, Look(instance, cast("Lake", counted), kept)))
+
+    before = found(kept)
+    job = automation_repository(settings).get_job("pool_models")
+    instance.create_run_for_job(job, status=dg.DagsterRunStatus.SUCCESS)
+    asked.clear()
+    counted.asked.clear()
+    assert found(kept) == before
+    assert asked == []
+    assert counted.asked.count("read") <= 5  # of the stages that are not over series
+    for table, changed in CHANGES.items():
+        lake.replace(table.name, changed(lake.read(table.name)), Filter(), table.partition_by)
+        now = found(kept)
+        assert now == found(Kept())
+        assert now != before
+        before = now

@@ -232,28 +232,46 @@ def write_drivers(lake: Lake, parts: Sequence[pa.Table], cutoff: datetime, serie
 
 def _dones(rows: pa.Table, upstream: Mapping[str, str], lake: Lake, away: str) -> dict[str, SeriesResult]:
     """What each series' materialization says, why the registry was not asked too; with a plot where there are few."""
-    frame = rows.to_pandas()
-    groups = frame.groupby("series_id", sort=True).agg(
-        rows=("y_hat", "size"),
-        total=("y_hat", "sum"),
-        chart=("y_hat", plots.blocks),
-        cutoff=("cutoff", "first"),
-        model=("model", "first"),
-        fallback=("fallback", "first"),
-        repeated=("known_repeated", "any"),
-    )
-    found = dict[str, SeriesResult]()
-    for name, row in zip(groups.index, groups.itertuples(index=False), strict=True):
-        shown = metadata.plain({
-            "dagster/row_count": int(row.rows), "total": float(row.total), "chart": row.chart,
-            "cutoff": str(row.cutoff),
-            "model": row.model, "fallback": row.fallback, "known_repeated": bool(row.repeated),
-            "registry_away": away,
-        })  # fmt: skip
-        if len(groups) <= metadata.SINGLE:
-            shown["plot"] = _plot(str(name), frame[frame["series_id"] == name], lake)
-        found[str(name)] = SeriesResult(upstream[str(name)], upstream[str(name)], shown)
+    import pyarrow.compute as pc
+
+    found, each = dict[str, SeriesResult](), shown_of(rows)
+    for name, values in each.items():
+        shown = metadata.plain({**values, "registry_away": away})
+        if len(each) <= metadata.SINGLE:
+            shown["plot"] = _plot(name, rows.filter(pc.equal(rows["series_id"], name)).to_pandas(), lake)
+        found[name] = SeriesResult(upstream[name], upstream[name], shown)
     return found
+
+
+def shown_of(rows: pa.Table) -> dict[str, dict[str, object]]:
+    """What the event of each series shows of its forecast: of texts the first that is there."""
+    import numpy as np
+    import pyarrow.compute as pc
+
+    ids = rows["series_id"].combine_chunks().dictionary_encode()
+    codes = ids.indices.to_numpy()
+    order = np.argsort(codes, kind="stable")
+    starts = np.flatnonzero(np.diff(codes[order], prepend=-1))
+
+    def first(column: str) -> list[object]:
+        there = np.where(pc.is_valid(rows[column]).to_numpy()[order], np.arange(len(order)), len(order))
+        found = np.minimum.reduceat(there, starts)
+        found = np.where(found < len(order), found, starts)  # it has none: its first row says so
+        return rows[column].take(pa.array(order[found])).to_pylist()
+
+    y_hat = rows["y_hat"].to_numpy()[order]
+    repeated = pc.fill_null(rows["known_repeated"], fill_value=False).to_numpy()[order]
+    columns = {
+        "dagster/row_count": np.diff(starts, append=len(order)).tolist(),
+        "total": np.add.reduceat(np.where(np.isnan(y_hat), 0.0, y_hat), starts).tolist(),
+        "chart": plots.blocks(y_hat, starts),
+        "cutoff": [str(moment) for moment in first("cutoff")],
+        "model": first("model"),
+        "fallback": first("fallback"),
+        "known_repeated": np.logical_or.reduceat(repeated, starts).tolist(),
+    }
+    each = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    return dict(sorted(zip(map(str, first("series_id")), each, strict=True)))
 
 
 def _plot(name: str, forecast: "DataFrame", lake: Lake) -> dg.MarkdownMetadataValue:

@@ -22,7 +22,7 @@ import dagster as dg
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from dagster._core.events import AssetMaterializationPlannedData
+    from dagster._core.events import AssetMaterializationPlannedData, DagsterEvent
     from dagster._core.events.log import EventLogEntry
 
 _CUTS_KEPT = 1000  # labels of metadata, each with its type
@@ -43,19 +43,35 @@ def rows_of(entries: Sequence[EventLogEntry]) -> list[dict[str, object]]:
 
     Each entry is an event about an asset. Its times are in UTC without a zone, as Dagster stores them.
     """
-    return [
-        {
-            "run_id": entry.run_id,
-            "event": text,
-            "dagster_event_type": event.event_type_value,
-            "timestamp": datetime.fromtimestamp(entry.timestamp, UTC).replace(tzinfo=None),
-            "step_key": event.step_key,
-            "asset_key": _text_of_key(event.asset_key) if event.asset_key else None,
-            "partition": event.partition or None,
-        }
-        for entry, text in zip(entries, texts_of(entries), strict=True)
-        for event in [entry.get_dagster_event()]
-    ]
+    texts, keys = texts_of(entries), dict[dg.AssetKey | None, str | None]({None: None})
+    rows = list[dict[str, object]]()
+    for entry, text in zip(entries, texts, strict=True):
+        event = entry.get_dagster_event()
+        asset_key, partition = _place_of(event)
+        if asset_key not in keys:
+            keys[asset_key] = cast("dg.AssetKey", asset_key).to_string()
+        rows.append(
+            {
+                "run_id": entry.run_id,
+                "event": text,
+                "dagster_event_type": event.event_type_value,
+                "timestamp": datetime.fromtimestamp(entry.timestamp, UTC).replace(tzinfo=None),
+                "step_key": event.step_key,
+                "asset_key": keys[asset_key],
+                "partition": partition or None,
+            }
+        )
+    return rows
+
+
+def _place_of(event: DagsterEvent) -> tuple[dg.AssetKey | None, str | None]:
+    """Asset and partition of an event; of a materialization without Dagster's properties, which look at each kind."""
+    from dagster._core.events import StepMaterializationData
+
+    data = event.event_specific_data
+    if type(data) is StepMaterializationData:
+        return data.materialization.asset_key, data.materialization.partition
+    return event.asset_key, event.partition
 
 
 def texts_of(entries: Sequence[EventLogEntry]) -> list[str]:
@@ -69,11 +85,6 @@ def texts_of(entries: Sequence[EventLogEntry]) -> list[str]:
             template = _Template.of(entry) if now is not None else None
         texts.append(template.text(entry) if template is not None else serialized(entry))
     return texts
-
-
-@lru_cache(_CUTS_KEPT)
-def _text_of_key(key: dg.AssetKey) -> str:
-    return key.to_string()
 
 
 def _common(entry: EventLogEntry) -> tuple[object, ...] | None:

@@ -18,15 +18,8 @@ from many_models.errors import (
     IntegrityError,
     UnavailableError,
 )
-from many_models_tests.contracts.registry import (
-    ProductionContract,
-    StagingContract,
-    check_production_history,
-    check_staging_history,
-    draft,
-    served,
-    upload,
-)
+from many_models_tests.contracts.production_registry import ProductionContract, check_production_history, draft
+from many_models_tests.contracts.registry import StagingContract, check_staging_history, served, upload
 from many_models_tests.support.registry_store import (
     Folder,
     clock,

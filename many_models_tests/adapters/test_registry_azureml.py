@@ -18,7 +18,8 @@ from many_models.errors import AccessError, ConflictError, SettingsError, Unavai
 from many_models.keys import digest
 from many_models.settings import load_settings
 from many_models.wiring import build_production, build_staging
-from many_models_tests.contracts.registry import NOW, ProductionContract, StagingContract, draft, served, upload
+from many_models_tests.contracts.production_registry import ProductionContract, draft
+from many_models_tests.contracts.registry import NOW, StagingContract, served, upload
 from many_models_tests.stand_ins.azureml_models import LAG_CALLS, Workspace
 
 pytestmark = pytest.mark.slow

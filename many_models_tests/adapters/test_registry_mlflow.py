@@ -20,10 +20,8 @@ from many_models.errors import (
     UnavailableError,
 )
 from many_models.ports import PackUpload, PromotedSeries, ReleaseDraft
-from many_models_tests.contracts.registry import (
-    draft,
-    upload,
-)
+from many_models_tests.contracts.production_registry import draft
+from many_models_tests.contracts.registry import upload
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -18,11 +18,8 @@ from many_models.errors import (
     InputError,
     IntegrityError,
 )
-from many_models_tests.contracts.registry import (
-    draft,
-    served,
-    upload,
-)
+from many_models_tests.contracts.production_registry import draft
+from many_models_tests.contracts.registry import served, upload
 from many_models_tests.support.registry_store import (
     folder_of,
     in_a_fork,

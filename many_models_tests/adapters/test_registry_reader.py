@@ -12,7 +12,8 @@ import sqlalchemy as sa
 from many_models.adapters.registry import mlflow_reader, mlflow_store
 from many_models.adapters.registry.mlflow_production import MlflowProduction
 from many_models.errors import InputError, ManyModelsError, SettingsError, UnavailableError
-from many_models_tests.contracts.registry import draft, served, upload
+from many_models_tests.contracts.production_registry import draft
+from many_models_tests.contracts.registry import served, upload
 from many_models_tests.support.running_server import serving
 
 if TYPE_CHECKING:

@@ -24,7 +24,8 @@ from many_models.adapters.registry.mlflow_lease import HOLDER, leased
 from many_models.adapters.registry.mlflow_production import MlflowProduction, MlflowStaging
 from many_models.errors import ConflictError, InputError, IntegrityError, SettingsError
 from many_models.ports import PackUpload, PromotedSeries, ReleaseDraft
-from many_models_tests.contracts.registry import draft, served, upload
+from many_models_tests.contracts.production_registry import draft
+from many_models_tests.contracts.registry import served, upload
 from many_models_tests.stand_ins.mlflow_server import ADMIN, ADMIN_PASSWORD, mlflow_server, started
 from many_models_tests.support.ports import free_port
 

@@ -58,7 +58,7 @@ class Kept:
         self._states: dict[Stage, tuple[dict[Dependency, object], StageState]] = {}
         self._runs, self._deletions = frozenset[str](), 0
 
-    def marks(self, instance: dg.DagsterInstance) -> dict[Stage, object]:
+    def marks(self, instance: dg.DagsterInstance) -> Mapping[Stage, object]:
         """What changes with a stage's newest tags; None for all stages where this Dagster does not tell."""
         newest = history.newest_materializations(instance, [dg.AssetKey(stage) for stage in ALL_STAGES])
         if newest is None:
@@ -123,7 +123,7 @@ class Look:
         self.runs = history.runs_in_flight(instance)  # first: what they finish from now on is not taken as due
 
     @cached_property
-    def _marks(self) -> dict[Stage, object]:
+    def _marks(self) -> Mapping[Stage, object]:
         return self._kept.marks(self.instance)
 
     def state(self, stage: Stage, derive: Callable[[], StageState], beside: object) -> StageState:

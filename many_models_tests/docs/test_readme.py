@@ -125,7 +125,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
     left_out = shutil.ignore_patterns(".*", "__pycache__", "var", "demo", "node_modules")
     shutil.copytree(ROOT, root, ignore=left_out)
     (root / ".venv").symlink_to(sys.prefix)
-    frame = sales(stores=2, items=2, days=150)
+    frame = sales(stores=2, items=2, days=230)
     frame.to_csv(root / "sales.csv", index=False)
     frame.assign(date=frame["date"].astype("datetime64[ns]")).to_parquet(root / "sales.parquet", index=False)
     absent = root.parent / "absent"

@@ -31,8 +31,8 @@ def coefficients(sample: Sample, threads: ThreadPoolExecutor) -> tuple[NDArray[n
     """Ridge coefficients (3 × features) of all series together, and why those of counts are not to be used ("" if they
     are).
 
-    What series share in a period is luck only as far as no column explains it, which the first fit cannot know. Each
-    further one is shrunk by what the one before it left.
+    What series share in a period is luck only as far as no known covariate explains it, which the first fit cannot
+    know. With covariates, each further fit is shrunk by what the one before it left.
     """
     ready, periods = sample.ready, sample.origin + 1
     prior = default_prior(sample.calendar_columns, sample.layout.columns)
@@ -45,7 +45,7 @@ def coefficients(sample: Sample, threads: ThreadPoolExecutor) -> tuple[NDArray[n
     strength = STRENGTH * shared_periods(cold.together)
     one = sample.calendar_columns  # the place of the constant
     beta, problem, found = _fit(at, cold, cold, prior, prior, strength, one)
-    for _ in range(FITS - 1):
+    for _ in range(FITS - 1 if sample.layout.columns > 1 else 0):  # one column is the shape, which all have
         left = np.concatenate([found.together[:3], cold.together[3:]])
         less = np.minimum(strength, STRENGTH * shared_periods(left, fitted=True))
         if problem or (less > LESS * strength).all():

@@ -7,11 +7,15 @@ and drawn beside its forecast, which selection, fit and intervals of the package
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from many_models.forecasting import Spec, prepare, train
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 PICTURE = Path(__file__).resolve().parents[1] / "docs/images/forecast.png"
 DAYS, HORIZON, SHOWN = 730, 28, 84
@@ -40,9 +44,20 @@ def main() -> None:
     print(PICTURE)
 
 
+def lay_out(axes: Axes, columns: int) -> None:
+    """What the pictures of forecasts share: dates below, no frame, and a legend of `columns` columns."""
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+
+    locator = AutoDateLocator()
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", alpha=0.25)
+    axes.legend(loc="upper left", frameon=False, ncols=columns, fontsize=9)
+
+
 def draw(days: np.ndarray, sales: np.ndarray, promotion: np.ndarray, ahead: pa.Table) -> None:
     """`ahead` has a row for each of the last HORIZON days."""
-    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
     from matplotlib.figure import Figure
 
     figure = Figure((9.0, 3.4), layout="constrained")
@@ -58,12 +73,7 @@ def draw(days: np.ndarray, sales: np.ndarray, promotion: np.ndarray, ahead: pa.T
     axes.plot(days[-SHOWN:], floor, color=PROMOTED, linewidth=5, label="promotion, known ahead")
     axes.set_ylim(0, float(max(sales[-SHOWN:].max(), ahead["hi95"].to_numpy().max())) * 1.25)
     axes.set_ylabel("units a day")
-    locator = AutoDateLocator()
-    axes.xaxis.set_major_locator(locator)
-    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", alpha=0.25)
-    axes.legend(loc="upper left", frameon=False, ncols=5, fontsize=9)
+    lay_out(axes, 5)
     PICTURE.parent.mkdir(exist_ok=True)
     figure.savefig(PICTURE, dpi=110, metadata={"Software": None})
 

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from benchmarks._forecast_picture import lay_out
 from many_models.forecasting import Spec, pool, prepare, train
 from many_models.forecasting.new_items import priors_of_rows
 
@@ -139,18 +140,11 @@ def new_item(sales: Sales, spec: Spec) -> Figure:
 
 def _actual(axes: Axes, days: NDArray[np.datetime64], y: NDArray[np.float64], label: str) -> None:
     """Sales of the last SHOWN days, the cutoff, and what both pictures share."""
-    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
-
     axes.plot(days[-SHOWN:], y[-SHOWN:], color=ACTUAL, linewidth=1, marker=".", markersize=4, label=label)
     axes.axvline(float(_number(days[-HORIZON - 1])), color=ACTUAL, linewidth=0.8, linestyle=":")
     axes.set_ylim(0, axes.get_ylim()[1] * 1.2)
     axes.set_ylabel("units a day")
-    locator = AutoDateLocator()
-    axes.xaxis.set_major_locator(locator)
-    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", alpha=0.25)
-    axes.legend(loc="upper left", frameon=False, ncols=3, fontsize=9)
+    lay_out(axes, 3)
 
 
 def _number(day: np.datetime64) -> float:

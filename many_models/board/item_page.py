@@ -14,7 +14,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from many_models.board import charts
-from many_models.board.item import read_item
 from many_models.board.pages import LONGEST_FORM
 from many_models.board.reading import Reading
 from many_models.board.what_if import compare, explained, plan_of
@@ -110,7 +109,7 @@ async def _planned(board: Board, request: Request, series_id: str) -> tuple[Plan
 
 def _plan(board: Board, series_id: str, items: Items) -> Plan | None:
     version, reading = board.catalogue.version, Reading()
-    plan = plan_of(read_item(board.settings, board.stores.lake, series_id, items.as_of, reading))
+    plan = plan_of(board.records.read(board.settings, board.stores.lake, series_id, items.as_of, reading))
     if not reading.missing:
         board.plans.keep(series_id, version, plan)
     return plan

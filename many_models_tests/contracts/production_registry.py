@@ -19,8 +19,7 @@ from many_models.ports import (
     Release,
     ReleaseDraft,
 )
-from many_models_tests.contracts import Contract
-from many_models_tests.contracts.registry import KINDS, NOW, SOME, served, spoil, upload
+from many_models_tests.contracts.registry import KINDS, NOW, SOME, RegistryContract, served, spoil, upload
 
 
 def draft(base: Release | None, packs, promoted=None, removed=(), actor="me", reason="because") -> ReleaseDraft:
@@ -33,20 +32,8 @@ def draft(base: Release | None, packs, promoted=None, removed=(), actor="me", re
     return ReleaseDraft(base.release_id if base else "", actor, reason, packs, rows, removed)
 
 
-class ProductionContract(Contract):
-    """As StagingContract's fixtures, for a production registry whose clock stands at NOW."""
-
-    @pytest.fixture
-    def make(self):
-        raise NotImplementedError
-
-    @pytest.fixture
-    def again(self):
-        raise NotImplementedError
-
-    @pytest.fixture
-    def stored(self):
-        raise NotImplementedError
+class ProductionContract(RegistryContract):
+    """Its registries read the time as NOW."""
 
     def test_it_is_a_production_registry_that_says_what_it_reaches(self, make):
         assert isinstance(make(), ProductionRegistry)

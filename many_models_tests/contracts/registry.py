@@ -109,7 +109,7 @@ BAD_UPLOADS = {
 }
 
 
-class StagingContract(Contract):
+class RegistryContract(Contract):
     """`make` makes a new, empty registry; `again` opens the same one once more; `stored` gives a version's files."""
 
     @pytest.fixture
@@ -123,6 +123,10 @@ class StagingContract(Contract):
     @pytest.fixture
     def stored(self):
         raise NotImplementedError
+
+
+class StagingContract(RegistryContract):
+    """What every staging registry does."""
 
     def test_it_is_a_staging_registry_that_says_what_it_reaches(self, make):
         assert isinstance(make(), StagingRegistry)

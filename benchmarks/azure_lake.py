@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from benchmarks._report import Figure, flags, machine, show
 from many_models.adapters.azure.storage import KEY
-from many_models.onboarding.demo import demo_settings, write_source
+from many_models.onboarding.demo import write_source
+from many_models.onboarding.demo_settings import demo_settings
 from many_models.operations.day import Day, open_instance
 from many_models.settings import FILE_NAME, Settings, load_settings
 from many_models.wiring import build_lake

@@ -19,6 +19,7 @@ from benchmarks._public_sample import sample
 from benchmarks._report import Figure, flags, machine, show
 from many_models.decisions.demand_paths import Backtest, Histories, fit_paths, sum_quantiles
 from many_models.forecasting import Spec, pool, prepare, train
+from many_models.orchestration.decision_inputs import HISTORY
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -99,8 +100,8 @@ def backtested(past: pd.DataFrame, spec: Spec, cutoff: datetime) -> tuple[Traine
     for row in trained.paths.to_pylist():
         y[at[row["series_id"]], row["window"] - 1] = [np.nan if v is None else v for v in row["y"]]
         y_past[at[row["series_id"]], row["window"] - 1] = row["y_hat"]
-    own = dict(iter(past.groupby("series_id")["y"]))
-    parts = [own[one].to_numpy(float)[-730:] for one in series]
+    own = dict(iter(rows.select(["series_id", "y"]).to_pandas().groupby("series_id")["y"]))
+    parts = [own[one].to_numpy(float)[-HISTORY:] for one in series]
     histories = Histories(np.concatenate(parts), np.concatenate([[0], np.cumsum([len(p) for p in parts])]))
     return trained, Backtest(series, y, y_past), histories
 

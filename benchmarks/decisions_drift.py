@@ -14,6 +14,7 @@ import tempfile
 from contextlib import closing
 from datetime import date, datetime, time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -23,10 +24,16 @@ from benchmarks.decisions_coverage import backtested
 from many_models.decisions.demand_paths import CLASSES, fit_paths
 from many_models.decisions.drift import MONTH
 from many_models.decisions.drift_windows import window_shifts
-from many_models.forecasting import Spec
 from many_models.keys import SeriesKey
-from many_models.onboarding.demo import COUNTRY, write_source
+from many_models.onboarding.demo import write_source
 from many_models.onboarding.demo_plans import SHIFT_DAYS
+from many_models.onboarding.demo_settings import demo_settings
+from many_models.orchestration.forecast_spec import spec_of
+from many_models.settings import load_settings
+
+if TYPE_CHECKING:
+    from many_models.forecasting import Spec
+    from many_models.onboarding.demo import DemoFacts
 
 END, FOUND_WITHIN = date(2026, 10, 31), 10
 EMPTY = 3  # days without a sale, of a series that sells nearly daily
@@ -44,12 +51,18 @@ def rows_of(path: Path) -> pd.DataFrame:
     return rows.loc[:, ["series_id", "ds", "y", "price", "promotion"]]
 
 
+def spec_of_demo(facts: DemoFacts) -> Spec:
+    """What is forecast of a demo, as its own settings say: the closed days of its shops, too."""
+    file = facts.path.with_name("many_models.toml")
+    file.write_text(demo_settings(start=facts.first, rows_for_sales=facts.rows_for_sales), encoding="utf-8")
+    return spec_of(load_settings(file))
+
+
 def measured(seed: int, series: int, days: int) -> tuple[int, int, int, int, int]:
     """Shifted items found in time, shifted items, other series that alarm, other series, those with empty shelves."""
     with tempfile.TemporaryDirectory() as folder:
         facts = write_source(Path(folder) / "source.db", series=series, days=days, end=END, seed=seed)
-        rows = rows_of(facts.path)
-    spec = Spec("D", 28, known=("price", "promotion"), country=COUNTRY)
+        rows, spec = rows_of(facts.path), spec_of_demo(facts)
     _, backtest, histories = backtested(rows, spec, datetime.combine(END, time()))
     newest, earlier = backtest.y_hat[:, -1], backtest.before_last()
     model = fit_paths(backtest.series, newest, earlier, histories)

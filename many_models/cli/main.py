@@ -170,7 +170,8 @@ names_option = partial(click.option, callback=lambda _context, _option, text: _n
 def demo(series: int, days: int, end: datetime | None, seed: int, into: Path) -> None:
     """Make a small source database, run everything that is due, and say where to look."""
     from many_models.cli.output import console, print_board, print_next_steps, progress, run_day
-    from many_models.onboarding.demo import demo_settings, write_source
+    from many_models.onboarding.demo import write_source
+    from many_models.onboarding.demo_settings import demo_settings
     from many_models.settings import FILE_NAME, load_settings
 
     out = console()

@@ -13,6 +13,7 @@ import numpy as np
 
 from many_models.errors import InputError
 from many_models.onboarding import demo_plans
+from many_models.onboarding.demo_settings import COUNTRY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 FUTURE_DAYS = 63  # prices and promotions are planned for nine weeks
-COUNTRY = "DE"
 LEAST_SERIES, LEAST_DAYS = 10, 60
 
 Key = tuple[str, str]
@@ -191,61 +191,6 @@ def write_source(
         facts = _facts(database, path, end, dirty, keys, (first, last))
     unfinished.replace(path)
     return replace(facts, shifted=tuple(plans.shifted))
-
-
-def demo_settings(
-    *,
-    start: date,
-    url: str = "sqlite:///source.db",
-    horizon: int = 28,
-    windows: int = 3,
-    workers: int = 0,
-    rows_for_sales: str = "",
-) -> str:
-    """The many_models.toml that belongs to a demo source at `url` whose history begins at `start`."""
-    at = f"""\
-missing_at = {{"{rows_for_sales}" = "zero"}}  # its till exports a row only for what was sold
-"""
-    return f"""\
-# Written by `many-models demo`: a made-up grocer's database.
-
-[source]
-url = "{url}"
-table = "sales"
-covariates_table = "covariates"
-attributes_table = "items"
-
-[data]
-keys = ["store", "item"]
-timestamp = "date"
-target = "sales"
-known = ["price", "promotion"]
-frequency = "D"
-country = "{COUNTRY}"
-start = {start.isoformat()}
-{at if rows_for_sales else ""}
-[forecast]
-horizon = {horizon}
-windows = {windows}
-pool_series = 200  # half of the default: the demo is to be quick
-
-[compute]
-workers = {workers}  # 0: one for each core
-
-# What follows from the forecasts: docs/decisions-guide.md.
-[hierarchy]
-levels = [["store"], ["category"]]
-method = "mint_variance"
-
-[stock]
-table = "stock"
-
-[overrides]
-table = "changes"
-
-[drift]
-watch = true
-"""
 
 
 # --- What there is --------------------------------------------------------------------------------------------------
@@ -418,28 +363,31 @@ def true_futures(*, series: int, days: int, end: date, seed: int, steps: int, dr
     """What the items of the demo of these arguments may sell in the `steps` days after `end`: `draws` (draws × steps)
     of the process that made their history, given that history. 0 where a store is closed or does not list the item.
 
-    The shifted items sell more still; large orders and empty shelves are left out, and so are the last four items of
-    the first store.
+    The shifted items sell more still, and each round has other large orders: nobody but the one who announces them
+    knows which. Empty shelves are left out, and so are the last four items of the first store.
     """
     calendar = _calendar(days, end)
     stores = _stores(np.random.default_rng([seed, 1]), calendar, series)
     range_ = _range(np.random.default_rng([seed, 2]), calendar, 1 + max(int(store.items.max()) for store in stores))
     found: dict[Key, Floats] = {}
     for number, store in enumerate(stores):
-        rng, items = np.random.default_rng([seed, 3, number]), store.items
-        steady = np.zeros(len(items), np.bool_) if number else _steady(store, range_, days)
-        process, fresh = _process(rng, calendar, store, range_, steady), np.random.default_rng([seed, 5, number])
-        day = np.arange(days, days + steps)
-        listed = (day >= range_.listed[items, None]) & (day < range_.delisted[items, None])
-        sold = listed & store.trading(calendar)[days : days + steps]
-        shift = np.where(steady, demo_plans.SHIFT, 1.0)[:, None]
-        paths = np.stack([
-            process.drawn(fresh, _drift(fresh, len(items), steps, process.wave[:, -1]) * ~steady[:, None], days) * shift
-            for _ in range(draws)
-        ])  # fmt: skip
-        for at, item in enumerate(items.tolist()[: len(items) if number else -4]):
-            found[store.name, range_.names[item]] = paths[:, at] * sold[at]
+        past = _history(np.random.default_rng([seed, 3, number]), calendar, store, range_, special=not number)
+        rng = np.random.default_rng([seed, 5, number])
+        paths = np.stack([_future(rng, past, days, steps) for _ in range(draws)])
+        for at, item in enumerate(store.items.tolist()[: None if number else -4]):
+            found[store.name, range_.names[item]] = paths[:, at]
     return found
+
+
+def _future(rng: np.random.Generator, past: _History, days: int, steps: int) -> Floats:
+    """One draw of what the items of a store sell in the `steps` days after its history (items × steps)."""
+    process, who = past.process, past.customers
+    wave = _drift(rng, len(past.steady), steps, process.wave[:, -1]) * ~past.steady[:, None]
+    sold = process.drawn(rng, wave, days) * np.where(past.steady, demo_plans.SHIFT, 1.0)[:, None]
+    for begin in range(days, days + steps, demo_plans.ROUND):
+        for one in who.round(rng, begin):
+            sold[one.item, one.first - days : one.last + 1 - days] += one.units
+    return demo_plans.in_units(sold, process.weighed) * who.trading[:, days : days + steps]
 
 
 def _steady(store: _Store, range_: _Range, days: int) -> NDArray[np.bool_]:
@@ -479,16 +427,24 @@ def _stock_outs(rng: np.random.Generator, items: int, days: int) -> NDArray[np.b
     return out
 
 
-def _write_store(  # noqa: PLR0913 - a store, and where all that is told of it goes
-    database: sqlite3.Connection,
-    rng: np.random.Generator,
-    calendar: _Calendar,
-    store: _Store,
-    range_: _Range,
-    plans: demo_plans.Plans,
-    *,
-    special: bool,
-) -> None:
+@dataclass(frozen=True, slots=True)
+class _History:
+    """What the items of a store sell up to now (`demand`: items × days), by which `process`, and to which large
+    `customers`; which items are `steady`; where one is `listed` (items × all days); what shifted and was ordered.
+    """
+
+    process: _Process
+    steady: NDArray[np.bool_]
+    customers: demo_plans.Customers
+    demand: Floats
+    listed: NDArray[np.bool_]
+    shifted: list[int]
+    orders: list[demo_plans.Order]
+
+
+def _history(
+    rng: np.random.Generator, calendar: _Calendar, store: _Store, range_: _Range, *, special: bool
+) -> _History:
     days, items = calendar.days, store.items
     steady = _steady(store, range_, days) if special else np.zeros(len(items), np.bool_)
     process = _process(rng, calendar, store, range_, steady)
@@ -501,8 +457,26 @@ def _write_store(  # noqa: PLR0913 - a store, and where all that is told of it g
         demand[-4], demand[-3] = 3.0, 0.0
         demand[-2:] = np.maximum(demand[-2:], 1.0)
         listed[-4:] = day >= np.array([0, 0, open_days[-1], open_days[-10]])[:, None]
-    found = demo_plans.befall(rng, demand, listed & trading, range_.weighed[items], steady, special=special)
-    demand = found[0]
+    who = demo_plans.customers(demand, listed & trading, steady, special=special)
+    demand, shifted, orders = demo_plans.befall(rng, demand, who, range_.weighed[items], steady)
+    return _History(process, steady, who, demand, listed, shifted, orders)
+
+
+def _write_store(  # noqa: PLR0913 - a store, and where all that is told of it goes
+    database: sqlite3.Connection,
+    rng: np.random.Generator,
+    calendar: _Calendar,
+    store: _Store,
+    range_: _Range,
+    plans: demo_plans.Plans,
+    *,
+    special: bool,
+) -> None:
+    days, items = calendar.days, store.items
+    past = _history(rng, calendar, store, range_, special=special)
+    demand, listed = past.demand, past.listed.copy()
+    trading, day = store.trading(calendar), np.arange(len(calendar.dates))
+    found = demand, past.shifted, past.orders
     names = [range_.names[item] for item in items]
     price = range_.price[items, days - 1]
     demo_plans.plan_store(plans, rng, store.name, names, items.tolist(), found, price, calendar.dates, guesses=special)

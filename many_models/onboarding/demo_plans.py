@@ -96,38 +96,61 @@ def category(number: int) -> str:
     return next(name for end, name in _CATEGORIES if number % 50 < end)
 
 
-def befall(
-    rng: np.random.Generator,
-    demand: Floats,
-    trading: NDArray[np.bool_],
-    weighed: NDArray[np.bool_],
-    shifts: NDArray[np.bool_],
-    *,
-    special: bool,
-) -> tuple[Floats, list[int], list[Order]]:
-    """Demand (items × days) after large orders and the shift of the items `shifts`; the items that shifted, and the
-    orders, those of the coming round too.
+@dataclass(frozen=True, slots=True)
+class Customers:
+    """Who may give large orders in a store: what items `usual`ly sell a day, those that get orders, `most` first, and
+    where an item is sold (items × days and more).
+    """
 
-    `trading` says where an item is sold (items × days and more). The last four items of the special store are let be.
+    usual: Floats
+    most: NDArray[np.int64]
+    trading: NDArray[np.bool_]
+
+    def round(self, rng: np.random.Generator, begin: int) -> list[Order]:
+        """The orders of the round that begins on the day `begin`."""
+        orders = list[Order]()
+        for item in rng.permutation(self.most)[:_ORDERS].tolist():
+            open_days = [day for day in range(begin + 2, begin + 12) if self.trading[item, day : day + 2].all()]
+            if open_days:
+                first, units = int(rng.choice(open_days)), float(np.rint(self.usual[item] * rng.uniform(1.5, 3.0)))
+                orders.append(Order(item, first, first + 1, units))
+        return orders
+
+
+def customers(demand: Floats, trading: NDArray[np.bool_], shifts: NDArray[np.bool_], *, special: bool) -> Customers:
+    """The customers of a store with this `demand` (items × days). Items that shift get no orders, and the last four of
+    the special store do not.
     """
     days = demand.shape[1]
     usual = np.where(trading[:, days - ROUND : days].sum(1) > ROUND / 2, demand[:, -ROUND:].mean(1), 0.0)
     if special:
         usual[-4:] = 0.0
     order = np.argsort(-usual, kind="stable")
-    shifted = np.flatnonzero(shifts).tolist()
-    steady = np.array([i for i in order if usual[i] >= _STEADY and i not in shifted], np.int64)
+    return Customers(usual, order[(usual[order] >= _STEADY) & ~shifts[order]], trading)
+
+
+def befall(
+    rng: np.random.Generator,
+    demand: Floats,
+    who: Customers,
+    weighed: NDArray[np.bool_],
+    shifts: NDArray[np.bool_],
+) -> tuple[Floats, list[int], list[Order]]:
+    """Demand (items × days) after large orders and the shift of the items `shifts`; the items that shifted, and the
+    orders, those of the coming round too.
+    """
+    days, shifted = demand.shape[1], np.flatnonzero(shifts).tolist()
     found = demand.copy()
     found[shifted, days - SHIFT_DAYS :] *= SHIFT
-    orders = list[Order]()
-    for begin in round_starts(days):
-        for item in rng.permutation(steady)[:_ORDERS].tolist():
-            open_days = [day for day in range(begin + 2, begin + 12) if trading[item, day : day + 2].all()]
-            if open_days:
-                first, units = int(rng.choice(open_days)), float(np.rint(usual[item] * rng.uniform(1.5, 3.0)))
-                orders.append(Order(item, first, first + 1, units))
-                found[item, first : first + 2] += units
-    return np.where(weighed[:, None], found.round(3), np.rint(found)), shifted, orders
+    orders = [order for begin in round_starts(days) for order in who.round(rng, begin)]
+    for one in orders:
+        found[one.item, one.first : one.last + 1] += one.units
+    return in_units(found, weighed), shifted, orders
+
+
+def in_units(sold: Floats, weighed: NDArray[np.bool_]) -> Floats:
+    """What is `sold` (items × days) in whole units, and in grams where it is `weighed`."""
+    return np.where(weighed[:, None], sold.round(3), np.rint(sold))
 
 
 def round_starts(days: int) -> list[int]:

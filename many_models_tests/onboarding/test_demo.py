@@ -16,8 +16,16 @@ import pytest
 
 from many_models.data.row_checks import check_rows
 from many_models.errors import InputError
-from many_models.onboarding.demo import FUTURE_DAYS, LEAST_DAYS, LEAST_SERIES, DemoFacts, demo_settings, write_source
+from many_models.onboarding.demo import (
+    FUTURE_DAYS,
+    LEAST_DAYS,
+    LEAST_SERIES,
+    DemoFacts,
+    true_futures,
+    write_source,
+)
 from many_models.onboarding.demo_plans import BAD, GOOD, NOISY
+from many_models.onboarding.demo_settings import demo_settings
 from many_models.ports import SalesTable
 from many_models.settings import load_settings
 
@@ -25,6 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 END = date(2026, 3, 14)
+WEIGHED = ("Gouda", "Bananas", "Apples", "Tomatoes", "Asparagus")
 SALES = SalesTable("sales", ("store", "item"), "date", "sales", ("price", "promotion"))
 
 
@@ -213,11 +222,11 @@ def test_a_small_demo_has_no_such_store(tmp_path: Path) -> None:
 
 
 def test_its_settings_say_what_a_missing_row_of_that_store_means(tmp_path: Path, facts: DemoFacts) -> None:
-    """Its other stores' missing rows stay unknown: some were rebuilt, and some rows are unusable."""
+    """In other stores a day without a row is a Sunday, a holiday, or one of rebuilding: the shop was closed."""
     file = tmp_path / "many_models.toml"
     file.write_text(demo_settings(start=facts.first, rows_for_sales=facts.rows_for_sales), encoding="utf-8")
     data = load_settings(file).data
-    assert (data.missing, data.missing_at) == ("unknown", {facts.rows_for_sales: "zero"})
+    assert (data.missing, data.missing_at) == ("closed", {facts.rows_for_sales: "zero"})
 
 
 def test_ten_steady_items_sell_forty_per_cent_more_since_two_weeks(facts: DemoFacts, clean: pd.DataFrame) -> None:
@@ -249,3 +258,19 @@ def test_people_write_categories_terms_of_stock_and_changes(facts: DemoFacts, cl
     both = clean.merge(dated, on=["store", "item", "date"], how="inner")
     assert len(both) >= 0.9 * len(orders)  # but for rows that are dirty
     assert (both["sales"] >= both["value"] - 1e-9).all()
+
+
+def test_what_may_come_has_large_orders_as_the_history_had() -> None:
+    """Three a store and round, each on two days in a row: nothing else doubles sales twice. No half units either."""
+    draws = 20
+    paths = true_futures(series=60, days=200, end=END, seed=3, steps=28, draws=draws)
+    stores = {store for store, _ in paths}
+    orders = 0
+    for own in paths.values():
+        usual = own.mean(0)
+        if usual.max() >= 8:
+            high = (own > 2.2 * usual) & (usual > 0)
+            orders += int((high[:, 1:] & high[:, :-1]).any(1).sum())
+    assert 0.4 * 3 * draws * len(stores) < orders <= 3 * draws * len(stores)
+    counted = [own for (_, item), own in paths.items() if not item.startswith(WEIGHED)]
+    assert all((np.mod(own, 1.0) == 0).all() for own in counted)

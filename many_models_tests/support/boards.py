@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from many_models.board.access import Keys
 from many_models.board.server import build_server
-from many_models.onboarding.demo import demo_settings, write_source
+from many_models.onboarding.demo import write_source
+from many_models.onboarding.demo_settings import demo_settings
 from many_models.operations.board import make_board
 from many_models_tests.support.project import Project
 from many_models_tests.support.running_server import running

@@ -42,17 +42,18 @@ def test_each_run_s_file_is_the_one_that_the_stock_storage_makes(tmp_path):
     }  # fmt: skip
 
 
-def test_a_file_is_made_by_the_stock_storage_twice_in_a_process_of_many_runs(tmp_path, monkeypatch):
-    """For the first run, which may be the only one, and for the file that the others are copies of."""
-    log, made = SqliteEvents(str(tmp_path)), []
+def test_a_process_has_the_stock_storage_make_one_file_for_all_runs_of_all_instances(tmp_path, monkeypatch):
+    monkeypatch.setattr(SqliteEvents, "_made", b"")
+    one, two, made = SqliteEvents(str(tmp_path / "1")), SqliteEvents(str(tmp_path / "2")), []
     stock = SqliteEventLogStorage._initdb
     monkeypatch.setattr(
         SqliteEventLogStorage,
         "_initdb",
         lambda self, engine, *index: (made.append(Path(engine.url.database).name), stock(self, engine, *index))[1],
     )
-    opened(log, *"abcdef")
-    assert made == ["a.db", "ready.db"]
+    opened(one, *"abc")
+    opened(two, *"def")
+    assert made == ["made.db"]
 
 
 def test_a_file_that_another_process_has_made_meanwhile_keeps_its_rows(tmp_path, monkeypatch):

@@ -6,12 +6,14 @@ import logging
 import os
 import re
 import sqlite3
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from many_models.adapters.registry.mlflow_folder import local_path
 from many_models.adapters.registry.mlflow_private import keep_mlflow_quiet
 from many_models.adapters.registry.mlflow_reader import sqlite_path
 from many_models.errors import UnavailableError
+from many_models.system import write_atomically
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -22,12 +24,25 @@ if TYPE_CHECKING:
 
 SQL = re.compile(r"(sqlite|postgresql|mysql|mssql)(\+\w+)?://")
 CONFLICT = {"RESOURCE_CONFLICT", "RESOURCE_ALREADY_EXISTS", "ALREADY_EXISTS", "ABORTED"}
+_BLANK: dict[Path, bytes] = {}
+"""Working directory, which MLflow's first experiment names → a SQLite store as MLflow makes it there.
+
+MLflow makes its tables by all of its migrations, which takes seconds. This process copies the first store that it had
+made to make the others.
+"""
 
 
 def new_clients(uri: str) -> Clients:
-    """MLflow's clients for runs and for models. Raises UnavailableError where the store does not answer."""
+    """MLflow's clients for runs and for models. Raises UnavailableError where the store does not answer.
+
+    Call it within a lock on the store: it makes the tables of a new one.
+    """
     keep_mlflow_quiet()
     _reach(uri)
+    path, here = sqlite_path(uri), Path.cwd()
+    is_new = path is not None and path.exists() and not path.stat().st_size
+    if path is not None and is_new and here in _BLANK:
+        write_atomically(path, _BLANK[here])
     from mlflow.tracking import MlflowClient
 
     from many_models.adapters.registry.mlflow_private import registry_client
@@ -36,9 +51,12 @@ def new_clients(uri: str) -> Clients:
     level = talk.level
     talk.setLevel(logging.WARNING)
     try:
-        return MlflowClient(tracking_uri=uri, registry_uri=uri), registry_client(uri)
+        clients = MlflowClient(tracking_uri=uri, registry_uri=uri), registry_client(uri)
     finally:
         talk.setLevel(level)
+    if path is not None and is_new:
+        _BLANK.setdefault(here, path.read_bytes())
+    return clients
 
 
 def with_credentials(uri: str, role: str) -> str:

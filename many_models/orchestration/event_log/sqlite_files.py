@@ -67,9 +67,11 @@ class SqliteSchedules(SqliteScheduleStorage):
 class SqliteEvents(SqliteEventLogStorage):
     """Dagster's event log, a file for each run beside the index, with one engine for each file."""
 
+    _made = b""
+    """A run's file as the stock storage makes it, the same for every instance: the first one that this process made."""
+
     def __init__(self, base_dir: str) -> None:
         self._one_at_a_time = threading.Lock()
-        self._ready, self._files_made = b"", 0
         super().__init__(base_dir)
 
     @contextmanager
@@ -90,19 +92,15 @@ class SqliteEvents(SqliteEventLogStorage):
     def _initdb(self, engine: Engine, for_index_shard: bool = False) -> None:  # noqa: FBT001, FBT002  Dagster's signature
         """Make the tables of a file that has none."""
         path = Path(engine.url.database or "")
-        if not for_index_shard and not path.exists() and not private_api_problems():
-            self._files_made += 1
-            if self._files_made > 1 and _placed(path, self._ready_file()):  # a process of one run needs no ready file
-                return
-        super()._initdb(engine, for_index_shard)
-
-    def _ready_file(self) -> bytes:
-        """A run's file as the stock storage makes it, made once by each instance of Dagster."""
-        if not self._ready:
+        if for_index_shard or path.exists() or private_api_problems():
+            super()._initdb(engine, for_index_shard)
+            return
+        if not SqliteEvents._made:
             with TemporaryDirectory(prefix="many_models_events_") as folder:
-                super()._initdb(create_engine(f"sqlite:///{folder}/ready.db", poolclass=NullPool))
-                self._ready = Path(folder, "ready.db").read_bytes()
-        return self._ready
+                super()._initdb(create_engine(f"sqlite:///{folder}/made.db", poolclass=NullPool))
+                SqliteEvents._made = Path(folder, "made.db").read_bytes()
+        if not _placed(path, SqliteEvents._made):
+            super()._initdb(engine, for_index_shard)
 
 
 def _placed(path: Path, content: bytes) -> bool:

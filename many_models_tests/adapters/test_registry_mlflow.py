@@ -9,10 +9,12 @@ import subprocess
 import sys
 import textwrap
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
 
+from many_models.adapters.registry import mlflow_clients
 from many_models.adapters.registry.mlflow_production import MlflowProduction, MlflowStaging
 from many_models.errors import (
     ManyModelsError,
@@ -204,6 +206,26 @@ def test_two_processes_that_find_no_database_make_it_once(tmp_path):
     for process in running:
         out, err = process.communicate(timeout=300)
         assert out == "{}\n", err
+
+
+def test_a_process_has_mlflow_make_one_store_and_copies_it_for_the_others(tmp_path, monkeypatch):
+    from mlflow.store.db import utils
+
+    monkeypatch.setattr(mlflow_clients, "_BLANK", {})
+    migrated, upgrade = [], utils._upgrade_db
+    monkeypatch.setattr(utils, "_upgrade_db", lambda engine: (migrated.append(engine.url.database), upgrade(engine)))
+    files = [tmp_path / f"{name}.db" for name in ("one", "two")]
+    for file in files:
+        MlflowStaging(f"sqlite:///{file}", str(tmp_path / file.stem)).register("b", [upload("a", {"s1": "1"})])
+    assert migrated == [str(files[0])]
+    made = []
+    for file in files:
+        with closing(sqlite3.connect(file)) as connection:
+            made.append(connection.execute("SELECT type, name, sql FROM sqlite_master ORDER BY name").fetchall())
+            names = connection.execute("SELECT name FROM experiments ORDER BY experiment_id").fetchall()
+            assert names == [("Default",), ("many_models/staging",)]
+            assert connection.execute("SELECT count(*) FROM model_versions").fetchall() == [(1,)]
+    assert made[0] == made[1]
 
 
 @pytest.mark.parametrize("kind", ["no server", "no database", "a folder", "no right to write"])

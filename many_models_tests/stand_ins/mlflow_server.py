@@ -11,6 +11,7 @@ import urllib.request
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from many_models_tests.support.blank_registry import blank_registry
 from many_models_tests.support.ports import free_port
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ def mlflow_server(root: Path, *, users: bool = False, port: int = 0) -> Generato
     With `users` it asks for a name and a password; ADMIN makes others. Whoever is known may read.
     """
     port = port or free_port()
+    if not (root / "m.db").exists():
+        (root / "m.db").write_bytes(blank_registry())
     words = ["-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{root}/m.db", "--workers", "1"]
     words += ["--artifacts-destination", str(root / "files"), "--host", "127.0.0.1", "--port", str(port)]
     env = dict[str, str]()

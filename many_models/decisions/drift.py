@@ -163,18 +163,22 @@ def new_in(model: PathModel, scores: Floats) -> Floats:
 
 
 def _by_kind(model: PathModel, values: Floats, of: Callable[[Floats, Floats], Floats]) -> Floats:
-    """What `of` makes of the windows of each kind and of the values (series × periods) of its series."""
+    """What `of` makes of the windows of each kind and of the values (series × periods) of its series. Steps of windows
+    that have no error at all are NaN: on closed days nothing is known.
+    """
     found = np.full(values.shape, np.nan)
     for kind, pool in enumerate(model.pools):
         rows = np.flatnonzero(model.kind == kind)
         if len(rows):
-            found[rows] = of(pool, values[rows])
+            found[rows] = of(np.where(pool == 0, np.nan, pool), values[rows])
     return found
 
 
 def normal_scores(sample: Floats, values: Floats) -> Floats:
-    """Normal scores of `values` among `sample`, in the middle of ties; at most LARGEST_SCORE."""
-    ordered = np.sort(sample, axis=None)
+    """Normal scores of `values` among `sample`, in the middle of ties; at most LARGEST_SCORE. NaN stays, and is
+    left out of the sample.
+    """
+    ordered = np.sort(sample[np.isfinite(sample)])
     low, high = (np.searchsorted(ordered, values, side=side) for side in ("left", "right"))
     share = (low + high + 1.0) / (2.0 * (len(ordered) + 1.0))
     scores = normal_quantile(np.clip(share, 1e-5, 1 - 1e-5))
@@ -182,11 +186,13 @@ def normal_scores(sample: Floats, values: Floats) -> Floats:
 
 
 def neighbours(scores: Floats) -> float:
-    """The correlation of neighbouring scores within windows (windows × steps), never below 0."""
-    if scores.shape[1] < 2 or scores.std() <= 0:
+    """The correlation of neighbouring scores within windows (windows × steps, NaN unknown), never below 0."""
+    known = np.isfinite(scores)
+    both = known[:, 1:] & known[:, :-1]
+    if not both.any() or scores[known].std() <= 0:
         return 0.0
-    z = (scores - scores.mean()) / scores.std()
-    return float(np.clip((z[:, 1:] * z[:, :-1]).mean(), 0.0, 0.9))
+    z = (scores - scores[known].mean()) / scores[known].std()
+    return float(np.clip((z[:, 1:] * z[:, :-1])[both].mean(), 0.0, 0.9))
 
 
 def whitened(scores: Floats, correlation: float) -> Floats:

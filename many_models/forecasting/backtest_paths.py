@@ -13,18 +13,21 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from many_models.forecasting.evaluation import Evaluation
+    from many_models.forecasting.panel import Panel
 
 
 def path_table(evaluation: Evaluation, blends: NDArray[np.float64]) -> pa.Table:
     """A row per series and window that has something to score: series_id, window, cutoff, and lists over the steps of
-    the horizon, `y` (null where it is unknown) and `y_hat`, each window by the weights of the others.
+    the horizon, `y` (null where it is unknown, and on closed days, which tell nothing of demand) and `y_hat`, each
+    window by the weights of the others.
     """
     spec, panel = evaluation.spec, evaluation.panel
     n, windows, steps = evaluation.Y.shape
     scored = evaluation.mask.any(2).ravel()
     end = panel.number + panel.periods - 1
     cutoffs = loader.stamps(end - spec.horizon * np.arange(windows, 0, -1), spec.frequency)
-    y = np.where(evaluation.mask, evaluation.Y, np.nan).reshape(-1, steps)[scored]
+    known = evaluation.mask & ~_closed(panel, windows, steps)
+    y = np.where(known, evaluation.Y, np.nan).reshape(-1, steps)[scored]
     offsets = pa.array(np.arange(0, (len(y) + 1) * steps, steps, dtype=np.int32))
     lists = [
         pa.ListArray.from_arrays(offsets, pa.array(values.ravel(), pa.float64(), from_pandas=True))
@@ -39,3 +42,10 @@ def path_table(evaluation: Evaluation, blends: NDArray[np.float64]) -> pa.Table:
             "y_hat": lists[1],
         }
     )
+
+
+def _closed(panel: Panel, windows: int, steps: int) -> NDArray[np.bool_]:
+    """Which steps of the windows are days on which a series was closed (series × windows × steps)."""
+    code = panel.code[:, : panel.periods] == loader.CLOSED
+    before = max(windows * steps - panel.periods, 0)
+    return np.pad(code, ((0, 0), (before, 0)))[:, -windows * steps :].reshape(len(code), windows, steps)

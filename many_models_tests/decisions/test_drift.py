@@ -11,6 +11,7 @@ from many_models.decisions.drift import (
     chart_limits,
     drift_table,
     normal_scores,
+    plain_scores,
     scores_of,
     watch,
     whitened,
@@ -107,3 +108,18 @@ def test_normal_scores_of_the_sample_itself_are_standard_normal() -> None:
     z = normal_scores(sample, sample[None])
     assert abs(z.mean()) < 0.01
     assert z.std() == pytest.approx(1.0, abs=0.01)
+
+
+def test_closed_days_of_the_backtest_change_no_score() -> None:
+    """Those of windows with a closed Sunday, of which nothing is known, are those of windows without Sundays."""
+    rng, names = np.random.default_rng(6), [f"s{i}" for i in range(60)]
+    y, histories = sales(rng, (60, 3, STEPS)), Histories(np.full(60 * 20, 100.0), np.arange(0, 1201, 20))
+    is_open = np.arange(STEPS) % 7 != 6
+    closed = np.where(is_open, y, np.nan)
+    watched = sales(rng, (60, 40))
+    found = []
+    for windows in (closed, y[:, :, is_open]):
+        past = Backtest(names, windows, np.full_like(windows, 100.0))
+        own = fit_paths(names, np.full((60, windows.shape[2]), 100.0), past, histories)
+        found.append(plain_scores(own, watched, np.full_like(watched, 100.0)))
+    np.testing.assert_array_equal(*found)

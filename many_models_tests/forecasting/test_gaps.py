@@ -229,3 +229,16 @@ def test_an_outlier_of_one_series_changes_no_other():
     mine = together.to_pandas().query("series_id != 'a'").reset_index(drop=True)
     pd.testing.assert_frame_equal(mine, alone.to_pandas())
     assert (AS_OF - timedelta(days=49)) in set(together.to_pandas().query("state == 'outlier'")["ds"])
+
+
+def test_the_backtests_paths_know_nothing_of_closed_days():
+    """Neither a day that was forecast as closed, nor one of which nobody knew, tells how far off forecasts are."""
+    y = sales(200)
+    y[6::7] = np.nan
+    y[-10] = np.nan  # a day in the middle of a week
+    spec = replace(SPEC, missing="closed", horizon=14, windows=2)
+    paths = train(prepare(table({"a": y}), spec, AS_OF).rows, spec, AS_OF, keep_paths=True).paths
+    assert paths is not None
+    told = np.array([[np.nan if value is None else value for value in row["y"]] for row in paths.to_pylist()])
+    np.testing.assert_array_equal(np.isnan(told.ravel()), np.isnan(y[-28:]))
+    np.testing.assert_array_equal(told.ravel()[~np.isnan(y[-28:])], y[-28:][~np.isnan(y[-28:])])

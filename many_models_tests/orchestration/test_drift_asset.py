@@ -24,11 +24,11 @@ SETTINGS = Settings.model_validate({
 
 
 def rows(sold: np.ndarray) -> pa.Table:
-    """The datasets of `sold` (series × days), which end at the cutoff."""
+    """The datasets of `sold` (series × days, NaN closed), which end at the cutoff."""
     days = [CUTOFF - timedelta(days=back) for back in range(sold.shape[1] - 1, -1, -1)]
     return pa.table({
         "series_id": [name for name in SERIES for _ in days], "ds": pa.array(days * len(SERIES), pa.timestamp("us")),
-        "y": sold.ravel(), "state": pa.array(["observed"] * sold.size),
+        "y": np.nan_to_num(sold).ravel(), "state": pa.array(np.where(np.isnan(sold), "closed", "observed").ravel()),
     })  # fmt: skip
 
 
@@ -87,3 +87,10 @@ def test_later_it_is_found_in_the_forecasts_that_have_come_true(sold: np.ndarray
     assert list(found) == [SERIES[7]]
     assert found[SERIES[7]]["began_at"] >= CUTOFF - timedelta(days=SHIFT_DAYS)
     assert found[SERIES[7]]["direction"] == "up"
+
+
+def test_a_closed_day_that_was_forecast_as_an_open_one_is_no_drift(sold: np.ndarray) -> None:
+    """Each third day a holiday that no model knows of: there is no actual, and not one of zero."""
+    nights = [CUTOFF - timedelta(days=back) for back in range(18, -1, -1)]
+    sold[:, ::3] = np.nan
+    assert list(drifted(lake_of(sold, nights))) == [SERIES[7]]

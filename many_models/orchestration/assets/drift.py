@@ -156,7 +156,8 @@ def realised(settings: Settings, lake: Lake, found: Forecasts) -> "tuple[NDArray
     ahead = lake.read(lake_tables.PREDICTIONS.name, where, ["series_id", "ds", "y_hat", "fallback"])
     ahead = ahead.filter(pc.not_equal(pc.fill_null(ahead["fallback"], ""), FALLBACK))
     actual = lake.read(lake_tables.DATASETS.name, Filter(since=since, before=before), ["series_id", "ds", "y", "state"])
-    actual = actual.filter(pc.not_equal(actual["state"], CENSORED))  # demand that is estimated is not an actual
+    no_actual = pa.array([CENSORED, "closed"], pa.string())  # estimated demand is none, and a closed day tells nothing
+    actual = actual.filter(pc.invert(pc.is_in(actual["state"], no_actual)))
     names = pa.array(found.series, pa.string())
     ds = np.unique(np.asarray(ahead["ds"].to_numpy(), "datetime64[us]"))
     filled = list["Floats"]()

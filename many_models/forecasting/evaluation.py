@@ -201,7 +201,7 @@ def _problems(
     if pooled is not None:
         for _, pair, rows in pooled.fits_of(panel.series):
             problem = next((shared.problem for shared in pair if shared.problem), "")
-            for name in {"pooled", "trees", "boosted"} & set(names) if problem else ():
+            for name in set(loader.LEARNED_TOGETHER) & set(names) if problem else ():
                 found[rows, names.index(name)] = problem
     return found
 
@@ -257,7 +257,7 @@ def _like_others(custom: CustomForecasts, F: NDArray[np.float64]) -> NDArray[np.
 
 def candidate_names(spec: Spec, *, pooled: bool) -> tuple[str, ...]:
     """The candidates that compete, the baseline first."""
-    there = loader.CANDIDATES if pooled else loader.CANDIDATES[: loader.LOCAL]
+    there = [name for name in loader.CANDIDATES if pooled or name not in loader.LEARNED_TOGETHER]
     chosen = [n for n in there if not spec.candidates or n in spec.candidates or n == "seasonal_naive"]
     return (*chosen, *(mine.name for mine in spec.competing))
 

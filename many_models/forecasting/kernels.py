@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _COMPILED = (
     "season_of", "is_structural", "is_closed", "advance", "prefix", "last_year", "fill", "back_to_scale", "forecast",
     "log_mean", "recent_mean", "same_phase", "fill_extra", "recent_level", "fill_beside", "without_own", "fill_plain",
-    "tree_sum",
+    "tree_sum", "phase_moments", "tested_season", "smoothed_trend",
 )  # fmt: skip
 
 

@@ -168,7 +168,7 @@ class PooledModels:
             groups = dict(zip(about["groups"], pairwise_of(shared[2:]), strict=True))
             levels = {name: None if words is None else tuple(words) for name, words in about["attributes"].items()}
             parts = [cast("NDArray[np.float64]", arrays[name]) for name in ("moments", "factor", "quantiles", "growth")]
-            parts[0] = _with_boosted(parts[0], spec)
+            parts[0] = _with_later_candidates(parts[0], spec)
             return cls(
                 spec,
                 shared[0],
@@ -192,12 +192,12 @@ def _from_before(shared: PooledFit, spec: Spec) -> PooledFit:
     return replace(shared, trees=(shared.trees[0], feature, *shared.trees[2:]))
 
 
-def _with_boosted(moments: NDArray[np.float64], spec: Spec) -> NDArray[np.float64]:
-    """Moments of files from before there were boosted trees: as of a candidate that was not tried."""
-    place = loader.BEFORE_BOOSTED
-    if not len(moments) or moments.shape[1] != len(spec.every_candidate) - 1:
-        return moments
-    return np.insert(np.insert(moments, place, 10.0, axis=1), place, 10.0, axis=2)
+def _with_later_candidates(moments: NDArray[np.float64], spec: Spec) -> NDArray[np.float64]:
+    """Moments of files from before the newest built-in candidates: as of candidates that were not tried."""
+    lacking = len(spec.every_candidate) - moments.shape[1] if len(moments) else 0
+    for place in range(len(loader.CANDIDATES) - lacking, len(loader.CANDIDATES)):
+        moments = np.insert(np.insert(moments, place, 10.0, axis=1), place, 10.0, axis=2)
+    return moments
 
 
 def _choice(about: Mapping[str, Any]) -> Choice:

@@ -13,11 +13,11 @@ LONG_FUNCTIONS = {  # file, function: its bound
     ("forecasting/backtest.py", "backtest"): 70,  # a public function: its parameters and what they mean are 50 of it
     ("forecasting/kernels.py", "_irls"): 70,  # numba compiles it whole; parts of it would copy its arrays
     ("forecasting/kernels.py", "fit_series"): 80,  # the same
-    ("forecasting/pack/mm_explain_v1.py", "attribute"): 120,  # the same, and it travels in packs that are stored
+    ("forecasting/pack/mm_explain_v1.py", "attribute"): 125,  # the same, and it travels in packs that are stored
     ("forecasting/pack/mm_pack_v1.py", "advance"): 70,  # the same
     ("forecasting/pack/mm_pack_v1.py", "forecast"): 70,  # the same
 }
-LONG_MODULES = {"forecasting/pack/mm_pack_v1.py": 1600}  # travels in every pack as one file: see its docstring
+LONG_MODULES = {"forecasting/pack/mm_pack_v1.py": 1700}  # travels in every pack as one file: see its docstring
 
 
 def lengths(source: str) -> dict[str, int]:

@@ -20,7 +20,7 @@ from many_models_tests.forecasting.histories import AS_OF, SPEC, rows_of, sales
 
 @pytest.mark.slow
 def test_pooled_models_from_before_boosted_trees_mean_what_they_meant():
-    """Files of then: no count of boosted trees, one candidate fewer, static features before those beside the target."""
+    """Files of then: no count of boosted trees, no newer candidates, static features before those beside the target."""
     y = {f"s{i:02d}": sales(200, 5.0 + i, seed=i) for i in range(40)}
     rows = rows_of(y)
     pooled = pool(rows, SPEC, AS_OF)
@@ -30,7 +30,8 @@ def test_pooled_models_from_before_boosted_trees_mean_what_they_meant():
     files = pooled.files()
     about = json.loads(files["pooled.json"])
     del about["boosted"]
-    moments = np.delete(np.delete(pooled.evidence.moments, loader.BEFORE_BOOSTED, 1), loader.BEFORE_BOOSTED, 2)
+    then = loader.BEFORE_BOOSTED
+    moments = pooled.evidence.moments[:, :then, :then]
     changed = array_files({"moments": moments})
     about["sha256"] |= sha256_of(changed)
     files |= changed
@@ -38,7 +39,7 @@ def test_pooled_models_from_before_boosted_trees_mean_what_they_meant():
     old = PooledModels.from_files(files)
     assert old.late.boosted == 0
     assert old.evidence.moments.shape == pooled.evidence.moments.shape
-    assert not train(rows, SPEC, AS_OF, pooled=old).model.arrays["weights"][:, loader.BEFORE_BOOSTED].any()
+    assert not train(rows, SPEC, AS_OF, pooled=old).model.arrays["weights"][:, then:].any()
 
 
 def test_boosted_trees_forecast_what_no_line_says(monkeypatch):

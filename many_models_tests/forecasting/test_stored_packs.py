@@ -22,4 +22,4 @@ def test_a_pack_from_before_the_move_loads_and_forecasts_as_then() -> None:
     model = PackModel.from_files(files)
     assert len(model.series) == 4
     np.testing.assert_allclose(model.candidates()[:, : loader.BEFORE_BOOSTED], expected, rtol=1e-9)
-    assert not model.arrays["weights"][:, loader.BEFORE_BOOSTED].any()
+    assert not model.arrays["weights"][:, loader.BEFORE_BOOSTED :].any()

@@ -21,6 +21,7 @@ season_of, is_closed, last_year, fill = loader.season_of, loader.is_closed, load
 back_to_scale, log_mean, recent_mean = loader.back_to_scale, loader.log_mean, loader.recent_mean
 same_phase, fill_extra = loader.same_phase, loader.fill_extra
 recent_level, fill_beside, without_own = loader.recent_level, loader.fill_beside, loader.without_own
+smoothed_trend = loader.smoothed_trend
 RAW, LOG, COUNT, DYNAMIC, EXTRA, BESIDE, FALLBACK_CANDIDATE = (
     loader.RAW, loader.LOG, loader.COUNT, loader.DYNAMIC, loader.EXTRA, loader.BESIDE, loader.FALLBACK_CANDIDATE,
 )  # fmt: skip
@@ -45,7 +46,7 @@ DRIVERS = (
 LOOPS = ("put", "share", "path", "linear", "settle", "attribute")
 USED = (
     "season_of", "is_closed", "last_year", "fill", "back_to_scale", "log_mean", "recent_mean", "same_phase",
-    "fill_extra", "recent_level", "fill_beside", "without_own",
+    "fill_extra", "recent_level", "fill_beside", "without_own", "smoothed_trend",
 )  # fmt: skip
 """Of the loader; the package puts compiled ones in their place and compiles LOOPS."""
 
@@ -184,6 +185,8 @@ def attribute(
     level *= unit
     if own[NONNEGATIVE] != 0.0:
         level = max(level, 0.0)
+    trend, seasonal = np.zeros(H), np.zeros(H)
+    smoothed_trend(y, code, o, conf, own, trend, seasonal)
     for i in range(H):
         t = o + 1 + i
         part = parts[i]
@@ -209,9 +212,12 @@ def attribute(
         v[6] = S[tsb] * S[tsb + 1] * unit
         between = S[S.size - 3]
         v[7] = S[tsb + 1] / between * (1.0 - 0.5 * conf[GAIN_SIZE]) * unit if between > 0.0 else 0.0
-        for c in range(6, 8):
+        v[14] = trend[i]
+        for c in (6, 7, 14):
             A[c, i, LEVEL] = level
             A[c, i, RECENT] = v[c] - level
+        v[14] = trend[i] + seasonal[i] if own[ADDITIVE] != 0.0 else trend[i] * seasonal[i]
+        A[14, i, season] += v[14] - trend[i]
         base = 0.0
         put(mine, none)
         filled = -1

@@ -51,10 +51,14 @@ CANDIDATES = (
     "pooled",
     "trees",
     "boosted",
+    "smoothing_trend",
 )
-BEFORE_BOOSTED = 13  # of them, those of older packs
+BEFORE_BOOSTED, BEFORE_TREND = 13, 14  # of them, those of older packs
 FALLBACK_CANDIDATE = 4  # the candidate that is repeated where another has no forecast
-LOCAL = 11  # of them, those that need nothing learned from other series
+LEARNED_TOGETHER = ("pooled", "trees", "boosted")  # of them, those that need what other series learned
+GAINS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75)  # of the smoothing with a trend, which takes those most that erred least:
+SHARPNESS = 4.0  # its weights are their squared errors to this power
+BY_CHANCE = 2.0  # how often what chance makes of phases is taken from what they differ by
 EXTRA = 9  # features that only trees use, and one more a covariate column
 BESIDE = 3  # features after these, and one more a covariate column: what surrounds the target; static ones come last
 PLAIN = 6  # what users' regressors see besides the linear features: phase, step, age, recent mean, phase's, holiday
@@ -413,6 +417,127 @@ def fill_plain(X, p, S, P, y, code, o, t, h, ph, hol, calendar, x, mean, conf, o
     X[p + 5] = hol
 
 
+def phase_moments(y, code, oldest, o, m, additive, sums, squares, times):
+    """By phase (places, see `tested_season`): sums, sums of squares and number of the ratios (differences where
+    `additive`) of the periods `oldest` … `o` to the centred moving mean of a season.
+    """
+    n = o + 1 - oldest
+    total = np.zeros(n + 1)
+    count = np.zeros(n + 1)
+    for i in range(n):
+        there = code[oldest + i] == OBSERVED
+        total[i + 1] = total[i] + (y[oldest + i] if there else 0.0)
+        count[i + 1] = count[i] + (1.0 if there else 0.0)
+    for i in range(m // 2, n):
+        a = i - m // 2
+        b = a + 1 - m % 2  # an even season has no middle: the mean of the two windows around it
+        if b + m > n:
+            break
+        if code[oldest + i] != OBSERVED or min(count[a + m] - count[a], count[b + m] - count[b]) < 0.6 * m:
+            continue
+        level = 0.5 * (total[a + m] - total[a]) / (count[a + m] - count[a])
+        level += 0.5 * (total[b + m] - total[b]) / (count[b + m] - count[b])
+        if additive or level > 0.0:
+            k = (oldest + i - o) % m
+            v = y[oldest + i] - level if additive else y[oldest + i] / level
+            sums[k] += v
+            squares[k] += v * v
+            times[k] += 1.0
+
+
+def tested_season(y, code, oldest, o, m, additive, season):
+    """What a season of `m` makes of a period k steps after `o`, written to `season[k % m]`: a factor, or what it adds
+    where `additive`; from the periods `oldest` … `o`.
+
+    How far the mean of a phase is from that of all is shrunk by BY_CHANCE times what chance would make of it (James &
+    Stein 1961, positive part): phases that differ no more are no season.
+    """
+    none = 0.0 if additive else 1.0
+    sums = np.zeros(m)
+    squares = np.zeros(m)
+    times = np.zeros(m)
+    phase_moments(y, code, oldest, o, m, additive, sums, squares, times)
+    phases_seen = 0.0
+    seen = 0.0
+    mean = 0.0
+    within = 0.0
+    for k in range(m):
+        season[k] = none
+        if times[k] > 0.0:
+            phases_seen += 1.0
+            seen += times[k]
+            mean += sums[k]
+            within += squares[k] - sums[k] * sums[k] / times[k]
+    if phases_seen < 2.0 or seen <= phases_seen:
+        return
+    mean /= seen
+    within /= seen - phases_seen
+    between = 0.0
+    for k in range(m):
+        if times[k] > 0.0:
+            between += times[k] * (sums[k] / times[k] - mean) ** 2 / (phases_seen - 1.0)
+    if not between > BY_CHANCE * within:
+        return
+    trust = 1.0 - BY_CHANCE * within / between
+    middle = 0.0
+    for k in range(m):
+        if times[k] > 0.0:
+            season[k] = none + trust * (sums[k] / times[k] - mean)
+        middle += season[k] / m
+    for k in range(m):
+        season[k] = season[k] - middle if additive else max(season[k] / middle, 0.02)
+
+
+def smoothed_trend(y, code, o, conf, own, level, season):
+    """Level and season of the periods after `o`, written to `level` and `season` (a factor, or what it adds); the level
+    is NaN where there is too little. Only the last TAIL periods count.
+
+    The theta method (Assimakopoulos & Nikolopoulos 2000) as Hyndman & Billah (2003) write it: without its season,
+    exponential smoothing plus half the drift of the straight line.
+    """
+    m = int(conf[SEASON])
+    additive = own[ADDITIVE] != 0.0
+    oldest = max(0, o + 1 - int(conf[TAIL]))
+    while oldest < o and code[oldest] != OBSERVED:  # when other series begin must not matter
+        oldest += 1
+    phase = np.zeros(m)
+    tested_season(y, code, oldest, o, m, additive, phase)
+    smooth = np.zeros(len(GAINS))
+    error = np.zeros(len(GAINS))
+    n = 0.0
+    st = 0.0
+    sz = 0.0
+    stt = 0.0
+    stz = 0.0
+    for t in range(oldest, o + 1):
+        if code[t] == OBSERVED:
+            k = (t - o) % m
+            z = (y[t] - phase[k] if additive else y[t] / phase[k]) / own[UNIT]
+            st += t - o
+            sz += z
+            stt += (t - o) * (t - o)
+            stz += (t - o) * z
+            for j in range(len(GAINS)):
+                e = z - smooth[j]
+                error[j] += e * e if n > 2.0 else 0.0
+                smooth[j] += max(GAINS[j], 1.0 / (n + 1.0)) * e
+            n += 1.0
+    drift = (n * stz - st * sz) / max(n * stt - st * st, 1e-9)
+    best = error[0]
+    for j in range(1, len(GAINS)):
+        best = min(best, error[j])
+    weights = 0.0
+    now = 0.0
+    for j in range(len(GAINS)):
+        weight = (max(best, 1e-30) / max(error[j], 1e-30)) ** SHARPNESS
+        behind = (1.0 - (1.0 - GAINS[j]) ** n) / GAINS[j]  # how far smoothing is behind a straight line
+        weights += weight
+        now += weight * (smooth[j] + 0.5 * drift * (behind - 1.0))
+    for i in range(level.size):
+        level[i] = (now / weights + 0.5 * drift * (i + 1)) * own[UNIT] if n >= 4.0 else math.nan
+        season[i] = phase[(i + 1) % m]
+
+
 def tree_sum(X, root, feature, threshold, left, right, value):
     """Sum of the leaves that `X` reaches; a negative feature marks a leaf."""
     total = 0.0
@@ -433,7 +558,8 @@ def forecast(
     `y`, `code` and `P` (running sums) hold the history up to `o` at the same places as `ph`, `hol`, `C` and `x` hold
     the calendar and covariates of past and future. `B` (4 × features) are coefficients of the three ways and of the
     pooled fit, NaN where not fitted: such a candidate repeats the medium smoothing. Trees stand on the series' own
-    count fit, on the pooled one where there is none; the last `boosted` ones on the recent level. TSB is Teunter,
+    count fit, on the pooled one where there is none; the last `boosted` ones on the recent level. The smoothing with a
+    trend is that of `smoothed_trend`. TSB is Teunter,
     Syntetos & Babai 2011, Croston's method has the correction of Syntetos & Boylan 2005. `X` has room for one row of
     features and of what trees see.
     """
@@ -445,6 +571,8 @@ def forecast(
     two = np.zeros(2)
     p = B.shape[1]
     mean = recent_mean(y, code, o, conf)
+    trend, season = np.zeros(H), np.zeros(H)
+    smoothed_trend(y, code, o, conf, own, trend, season)
     for i in range(H):
         t = o + 1 + i
         last_year(P, o, t, conf, own, ly)
@@ -484,6 +612,7 @@ def forecast(
                 without_own(X, p, conf)
                 level += tree_sum(X, root[root.size - boosted :], feature, threshold, left, right, value)
                 F[13, i] = back_to_scale(level, COUNT, 1.0, own)
+        F[14, i] = trend[i] + season[i] if own[ADDITIVE] != 0.0 else trend[i] * season[i]
         closed = is_closed(S, ph[t], hol[t], x[t], binary, conf)
         for c in range(F.shape[0]):
             v = F[c, i]
@@ -1434,15 +1563,20 @@ def array_of(content, file):
 
 
 def from_before(index, arrays):
-    """Complete, in place, a pack from before series said how zeros are taken, or from before boosted trees: as then."""
-    names = index["candidates"]
-    old = isinstance(names, list) and tuple(names[:BEFORE_BOOSTED]) == CANDIDATES[:BEFORE_BOOSTED]
-    if old and CANDIDATES[BEFORE_BOOSTED] not in names and arrays["weights"].shape[1:] == (len(names),):
+    """Complete, in place, a pack from before series said how zeros are taken, from before boosted trees, or from before
+    the smoothing with a trend: as then.
+    """
+    for place in (BEFORE_BOOSTED, BEFORE_TREND):
+        names = index["candidates"]
+        old = isinstance(names, list) and tuple(names[:place]) == CANDIDATES[:place] and CANDIDATES[place] not in names
+        if not old or arrays["weights"].shape[1:] != (len(names),):
+            continue
         conf, beta = arrays["conf"], arrays["pool_beta"]
-        if conf.shape == (CONF_SIZE,) and np.isfinite(conf).all() and beta.ndim == 2:  # else `check` refuses it
+        whole = conf.shape == (CONF_SIZE,) and np.isfinite(conf).all() and beta.ndim == 2  # else `check` refuses it
+        if place == BEFORE_BOOSTED and whole:
             arrays["feature"] = moved_features(arrays["feature"], beta.shape[1], int(conf[COVARIATES]))
-        index["candidates"] = [*CANDIDATES, *names[BEFORE_BOOSTED:]]
-        arrays["weights"] = np.insert(arrays["weights"], BEFORE_BOOSTED, 0.0, axis=1)
+        index["candidates"] = [*CANDIDATES[: place + 1], *names[place:]]
+        arrays["weights"] = np.insert(arrays["weights"], place, 0.0, axis=1)
     if index.get("own_size", LEAST_OWN_SIZE) == LEAST_OWN_SIZE and arrays["own"].shape[1:] == (LEAST_OWN_SIZE,):
         arrays["own"] = np.pad(arrays["own"], ((0, 0), (0, OWN_SIZE - LEAST_OWN_SIZE)))
         index["own_size"] = OWN_SIZE

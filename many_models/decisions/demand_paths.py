@@ -4,7 +4,8 @@ Errors of neighbouring steps go together, so bounds of single steps do not add u
 window of the backtest's errors in standard deviations, of a series of the same kind, put on the series' own forecast;
 what all series of a window share is drawn apart, since a backtest has seen it only a few times.
 Series that rarely sell follow their own intervals between sales and their own sizes (a renewal process; compare
-Willemain, Smart & Schwarz 2004), scaled to the forecast.
+Willemain, Smart & Schwarz 2004), scaled to the forecast; with too few sales for that, what came of others that had sold
+as rarely (see `few_sales`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from many_models.decisions.few_sales import Analogues, analogues
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
 
 CLASSES = (0.25, 0.6, 0.9)  # shares of periods with sales that part the kinds of series
 INTERMITTENT = 0.6  # a series that sells in a smaller share of its periods follows intervals and sizes
-LEAST_SALES = 4  # that tell of intervals; with fewer, windows of errors say what there is
+LEAST_SALES = 4  # that tell of intervals; with fewer, windows of series that had sold as rarely say what may come
 LONGEST_INTERVAL = 60  # from which on the chance of a sale stays
 SMALLEST = 0.01  # of its kind's dispersion: what a series without errors is taken to have at least, before it is drawn
 SURPRISE = 4.0  # a squared error, over what is expected, that tells no more if it is larger
@@ -112,6 +115,8 @@ class PathModel:
     histories: Histories
     renewal: NDArray[np.bool_]
     levels: Floats  # of each kind, the variance of a window's level over its forecast, of series that rarely sell
+    few: NDArray[np.bool_]  # which series have sold too rarely for that
+    alike: Analogues  # windows that began with as few sales
     nonnegative: bool
 
     def of(self, rows: NDArray[np.int64]) -> PathModel:
@@ -125,6 +130,7 @@ class PathModel:
             kind=self.kind[rows],
             histories=self.histories.chosen(rows),
             renewal=self.renewal[rows],
+            few=self.few[rows],
         )
 
     def wider(self, factors: Floats) -> PathModel:
@@ -147,7 +153,7 @@ class PathModel:
         half = (paths + 1) // 2
         steps = self.y_hat.shape[1]
         found = np.empty((len(rows), paths, steps), np.float32)
-        dense = np.flatnonzero(~self.renewal[rows])
+        dense = np.flatnonzero(~self.renewal[rows] & ~self.few[rows])
         uniforms = np.empty((len(rows), half), np.float32)
         lifts = [_lifts(float(variance), half) for variance in self.levels]
         for at, i in enumerate(rows.tolist()):
@@ -157,6 +163,8 @@ class PathModel:
                 order = rng.permutation(half)
                 lift = np.concatenate([low[order], high[order]])[:paths]
                 found[at] = _renewal_paths(rng, self.histories.of(i), self.y_hat[i], lift)
+            elif self.few[i]:
+                found[at] = self.alike.paths(rng, self.histories.of(i), self.y_hat[i], paths, FEW_WINDOWS)
             else:
                 uniforms[at] = (rng.permutation(half) + rng.random(half)) / (2 * half)
         if len(dense):
@@ -202,7 +210,10 @@ def fit_paths(
         of_all if pool is everyone else _thinned(_of_next_window(of)) for of, pool in zip(kinds, pools, strict=True)
     ]
     sales = np.array([np.count_nonzero(histories.of(i) > 0) if sold[i] < INTERMITTENT else 0 for i in range(len(sold))])
-    renewal = (sold < INTERMITTENT) & (sales >= LEAST_SALES) & nonnegative
+    rare = (sold < INTERMITTENT) & nonnegative
+    renewal = rare & (sales >= LEAST_SALES)
+    alike = analogues(backtest, histories, LEAST_SALES - 1, INTERMITTENT)
+    few = rare & ~renewal & alike.there(FEW_WINDOWS, LEAST_SALES - 1)[np.minimum(sales, LEAST_SALES - 1)]
     levels = level_variances(error, past, histories, kind, renewal)
     return PathModel(
         list(series),
@@ -215,6 +226,8 @@ def fit_paths(
         histories,
         renewal,
         levels,
+        few,
+        alike,
         nonnegative,
     )
 

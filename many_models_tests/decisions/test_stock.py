@@ -289,3 +289,21 @@ def test_rare_sales_whose_level_wanders_get_as_wide_sums_as_they_need() -> None:
     steady = level_variances(np.full((40, 3, 5), np.nan), np.ones((40, 3, 5)), model.histories, model.kind[:40],
                              model.renewal[:40])  # fmt: skip
     assert not steady.any()  # nothing is known
+
+
+def test_new_items_that_have_hardly_sold_get_what_others_got_that_had_sold_as_rarely() -> None:
+    """A sale every eight days. Those with few sales by chance are like all others, though their backtest saw less."""
+    rng, series, days = np.random.default_rng(12), 2000, 12
+    names = [f"s{i}" for i in range(series)]
+    sold = np.where(rng.random((series, 16)) < 0.12, 1.0 + rng.gamma(2.0, size=(series, 16)), 0.0)
+    past, ahead = sold[:, :days], sold[:, days:].sum(1)
+    windows = past.reshape(series, 3, 4)[:, 1:]
+    known = np.cumsum(past, 1)[:, [3, 7, 11]] / np.array([4, 8, 12])  # a mean of what there was is the forecast
+    forecast = np.repeat(known[:, :, None], 4, 2)
+    histories = Histories(past.ravel(), np.arange(0, series * days + 1, days))
+    model = fit_paths(names, forecast[:, 2], Backtest(names, windows, forecast[:, :2]), histories)
+    at = sum_quantiles(model, np.full(series, 4), (0.8, 0.95, 0.99))
+    sales = (past > 0).sum(1)
+    for few in (0, 1, 2):
+        reached = (ahead[sales == few, None] <= at[sales == few]).mean(0)
+        assert reached == pytest.approx([0.8, 0.95, 0.99], abs=0.06), few

@@ -9,13 +9,13 @@ import pyarrow as pa
 
 from many_models.data import lake_tables
 from many_models.errors import ConflictError
-from many_models.ports import Filter, PromotedSeries
+from many_models.ports import Champion, Filter, PromotedSeries
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
     from datetime import datetime
 
-    from many_models.ports import Champion, Lake, ProductionRegistry, Release
+    from many_models.ports import Lake, ProductionRegistry, Release
 
 LEAVES = ""
 
@@ -130,34 +130,32 @@ def publish_champions(lake: Lake, release: Release) -> None:
 
 def champions_table(lake: Lake, release: Release) -> pa.Table:
     """The champions of `release` for the lake, with the specs and scores that are known of their staging versions."""
-    from dataclasses import asdict
-
     known = recorded_scores(lake)
     specs = {row["recipe"]: str(row["spec"]) for row in lake_tables.records(lake, lake_tables.RECIPES)}
     packs = {row["pack"] for row in lake_tables.records(lake, lake_tables.SERIES, columns=["pack"])}
-    trained, _ = lake_tables.records_by_pack(lake, lake_tables.TRAINED, sorted(packs))
+    scored = ["series_id", "staging", "wape", "baseline_wape"]
+    trained, _ = lake_tables.records_by_pack(lake, lake_tables.TRAINED, sorted(packs), scored)
     measured = {(row["series_id"], row["staging"]): row for row in trained}
-    found = list["Mapping[str, object]"]()
-    for name, champion in sorted(release.champions.items()):
-        before = known.get(name, {})
-        if before.get("staging") != champion.staging:
-            before = dict[str, object]()
-        row = measured.get((name, champion.staging), before)
-        found.append(
-            {
-                **asdict(champion),
-                "release_id": release.release_id,
-                "spec": specs.get(champion.recipe, ""),
-                "wape": row.get("wape"),
-                "baseline_wape": row.get("baseline_wape"),
-            }
-        )
-    return pa.Table.from_pylist(found, lake_tables.CHAMPIONS.schema)
+    champions = [champion for _, champion in sorted(release.champions.items())]
+    scores = [measured.get((one.series_id, one.staging)) or _same_version(known, one) for one in champions]
+    schema, made = lake_tables.CHAMPIONS.schema, Champion.__dataclass_fields__
+    columns = {name: [getattr(one, name) for one in champions] for name in schema.names if name in made}
+    columns |= {name: [row.get(name) for row in scores] for name in ("wape", "baseline_wape")}
+    columns["release_id"] = [release.release_id] * len(champions)
+    columns["spec"] = [specs.get(one.recipe, "") for one in champions]
+    return pa.table(columns, schema)
+
+
+def _same_version(known: Mapping[str, Mapping[str, object]], champion: Champion) -> Mapping[str, object]:
+    """What is known of the champion of a series if it is the same version, else nothing."""
+    before = known.get(champion.series_id, {})
+    return before if before.get("staging") == champion.staging else {}
 
 
 def recorded_scores(lake: Lake) -> dict[str, dict[str, object]]:
-    """Series → its row of the lake's champions: what its score was when it was promoted."""
-    return {row["series_id"]: row for row in lake_tables.records(lake, lake_tables.CHAMPIONS)}
+    """Series → its row of the lake's champions: what its score was when it was promoted, and its spec."""
+    columns = ["series_id", "staging", "spec", "wape", "baseline_wape"]
+    return {row["series_id"]: row for row in lake_tables.records(lake, lake_tables.CHAMPIONS, columns=columns)}
 
 
 def log(lake: Lake, release: Release, event: str, actor: str, reason: str, at: datetime) -> None:

@@ -1,6 +1,6 @@
 """A release before it is made: the evidence that decisions look at, what they change, and the draft with its packs.
 
-Nothing here writes. `Drafting` reads packs through the registries' ports; the rest is pure.
+`Drafting` reads packs through the registries' ports and keeps large drafts on disk; the rest is pure.
 """
 
 from __future__ import annotations
@@ -21,11 +21,18 @@ from many_models.promotion.policy import ChampionEvidence, Decision, Evidence
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
+    from many_models.data.spooled_files import Spool
     from many_models.forecasting import Spec
     from many_models.ports import Champion, ProductionRegistry, Release, StagingRegistry
     from many_models.settings import Settings
 
     Row = Mapping[str, object]
+
+EVIDENCE = (
+    "series_id", "staging", "recipe", "cutoff", "history", "windows", "wape", "baseline_wape", "bias", "cover80",
+    "accuracy", "fallback", "finite", "champion_wape",
+)  # fmt: skip
+"""The columns of what training wrote that decisions look at."""
 
 SHARED_SETTINGS = ("horizon", "frequency", "season", "known", "country", "holidays", "levels")
 """Those of a spec that all models of a pack share."""
@@ -195,13 +202,17 @@ def decisions_by_date(
 # --- The draft ------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Drafting:
-    """What a release is made of: the winners' new models from staging, all others' from the live release."""
+    """What a release is made of: the winners' new models from staging, all others' from the live release.
+
+    The draft's packs may wait in `spool`, so the draft lasts as long as that folder.
+    """
 
     settings: Settings
     staging: StagingRegistry
     production: ProductionRegistry
     live: Release | None
     change: Change
+    spool: Spool
 
     def draft(self, rows: Mapping[str, Row], actor: str) -> tuple[ReleaseDraft, list[SeriesFailure]]:
         """The release that would be: for each group that changed, a pack of exactly its champions.
@@ -258,7 +269,7 @@ class Drafting:
         ]
         model = PackModel.merge(parts).select(sorted([*won, *kept])) if len(parts) > 1 else parts[0]
         tags = dict(next(iter(by_ref.values())).tags) if by_ref else {}
-        return PackUpload(pack, model.files(), model.series, tags)
+        return PackUpload(pack, self.spool.keep(model.files()), model.series, tags)
 
 
 def _promoted(row: Row) -> PromotedSeries:

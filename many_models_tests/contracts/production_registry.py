@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from many_models.data.spooled_files import SpooledFiles
 from many_models.errors import ConflictError, InputError, IntegrityError
+from many_models.keys import files_sha256
 from many_models.ports import (
     Approval,
     PackUpload,
@@ -65,6 +67,17 @@ class ProductionContract(RegistryContract):
             assert list(reader.releases()) == [release]
             assert served(reader, release) == {"s1": "0", "s2": "v2", "s3": "v3"}
             assert reader.files(one.ref, one.sha256) == packs[0].files
+
+    def test_packs_that_wait_on_disk_are_stored_as_those_in_memory(self, make, again, tmp_path):
+        packs = [upload("a", {"s1": "v1"}), upload("b", {"s2": "v2"})]
+        waiting = [replace(one, files=SpooledFiles(tmp_path / one.pack, one.files)) for one in packs]
+        production = make()
+        release = production.publish(draft(None, waiting))
+        reader = again(production)
+        assert served(reader, release) == {"s1": "v1", "s2": "v2"}
+        for one, champion in zip(packs, release.champions.values(), strict=True):
+            assert champion.sha256 == files_sha256(one.files)
+            assert reader.files(champion.ref, champion.sha256) == one.files
 
     def test_a_kept_champion_moves_into_the_new_pack_unchanged(self, make):
         production = make()

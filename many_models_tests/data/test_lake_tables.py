@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from many_models.adapters.lake.memory import MemoryLake
-from many_models.data.lake_tables import DATASETS, BufferedWriter, cached
+from many_models.data.lake_tables import DATASETS, BufferedWriter, LakeTable, cached, records
 from many_models.ports import Filter
 
 
@@ -44,6 +44,21 @@ def test_a_look_fetches_each_table_once_and_sees_it_as_it_was() -> None:
     again = [look.version("t"), look.version("none"), look.read("t"), look.read("t", columns=["y"])]
     assert all(one is other for one, other in zip(seen, again, strict=True))
     assert look.read("t", Filter(among={"pack": ["a"]}))["y"].to_pylist() == [2.0]
+
+
+TEXTS = st.one_of(st.none(), st.sampled_from(["", "a", "recipe" * 9, "ß"]))
+MOMENTS = st.one_of(st.none(), st.datetimes(datetime(1990, 1, 1), datetime(2060, 1, 1)))
+
+
+@given(st.lists(st.tuples(TEXTS, st.one_of(st.none(), st.integers(-5, 5)), MOMENTS), max_size=9), st.integers(1, 4))
+def test_records_are_the_rows_and_equal_texts_are_held_once(values, size):
+    schema = pa.schema([("text", pa.string()), ("n", pa.int64()), ("ds", pa.timestamp("us"))])
+    rows = pa.table([list(column) for column in zip(*values, strict=True)] or [[], [], []], schema)
+    lake = MemoryLake()
+    lake.replace("t", pa.Table.from_batches(rows.to_batches(max_chunksize=size), schema), Filter())
+    found = records(lake, LakeTable("t"))
+    assert found == rows.to_pylist()
+    assert len({id(row["text"]) for row in found}) == len({row["text"] for row in found})
 
 
 def dated(cells: list[tuple[str, int, int]]) -> pa.Table:

@@ -357,6 +357,7 @@ def test_support_vectors_that_do_not_fit_one_another_are_refused():
 def test_promotion_refuses_a_pack_whose_regressor_runs_in_a_circle(model, tmp_path):
     """Its series is named, the other pack is drafted as it would be without."""
     from many_models.adapters.registry.memory import MemoryProduction, MemoryStaging
+    from many_models.data.spooled_files import Spool
     from many_models.ports import PackUpload
     from many_models.promotion.drafting import Change, Drafting
     from many_models.settings import Settings
@@ -376,7 +377,7 @@ def test_promotion_refuses_a_pack_whose_regressor_runs_in_a_circle(model, tmp_pa
         }
         settings = Settings.model_validate({"data": {"keys": ["store", "item"]}})
         change = Change.of(rows, {*rows}, [], None, None)
-        return Drafting(settings, staging, MemoryProduction(), None, change).draft(rows, "tester")
+        return Drafting(settings, staging, MemoryProduction(), None, change, Spool(tmp_path)).draft(rows, "tester")
 
     def of(store: str, pack: PackModel) -> PackModel:
         fitted = {f"{store}__{name}": own for name, own in pack.fitted.items()}

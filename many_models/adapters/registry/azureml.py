@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 INDEX, LOCK, MANIFEST, BATCH = "index.json", "lock", "manifest.json", "batch.json"
 LOCK_SECONDS = 300.0
+WRITTEN_AT_ONCE = 64 * 2**20  # bytes of packs that are in memory to be written side by side
 WAITING = "waiting"
 
 
@@ -81,6 +82,9 @@ class _Packs:
         etag = self.folder.write_state(INDEX, state, etag)
         made, written = list[ModelAsset](), dict[str, bytes]()
         for upload, version in zip(packs, versions, strict=True):
+            if sum(map(len, written.values())) >= WRITTEN_AT_ONCE:
+                self.folder.put(written)
+                written = {}
             files = model_folder(upload, version.name, version.ref)
             written |= {f"packs/{version.ref}/{name}": data for name, data in files.items()}
             path = self.folder.storage.path(f"packs/{version.ref}")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from many_models.keys import digest, files_sha256
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from many_models.ports import PackUpload
 
@@ -108,9 +108,9 @@ def series_tags(upload: PackUpload) -> dict[str, str]:
     return {"series_digest": files_sha256({SERIES_FILE: series.encode()}), "series_count": str(len(upload.series))}
 
 
-def write_folders(root: Path, folders: Mapping[str, Mapping[str, bytes]]) -> None:
-    """Write folder name → file name → bytes under `root`."""
-    for folder, files in folders.items():
+def write_folders(root: Path, folders: Iterable[tuple[str, Mapping[str, bytes]]]) -> None:
+    """Write folders (name, and file name → bytes) under `root`, one after the other."""
+    for folder, files in folders:
         for name, data in files.items():
             path = root / folder / name
             path.parent.mkdir(parents=True, exist_ok=True)

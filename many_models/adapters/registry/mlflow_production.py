@@ -358,7 +358,7 @@ class MlflowProduction:
     def _write_manifest(self, run: Run, release: Release, more: Mapping[str, str]) -> Version:
         manifest = manifest_bytes(release)
         sha256 = hashlib.sha256(manifest).hexdigest()
-        source = self._store.write(run, {"release": {MANIFEST: manifest}})["release"]
+        source = f"{self._store.write(run, [('release', {MANIFEST: manifest})])}/release"
         self._step("manifest_written")
         release_of(self._store.read(source)[MANIFEST], sha256, release.release_id)
         tags = {

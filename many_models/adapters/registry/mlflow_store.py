@@ -264,8 +264,10 @@ class MlflowStore:
         for at in range(0, len(measured), LOG_METRICS):
             self.client.log_batch(run.info.run_id, measured[at : at + LOG_METRICS])
 
-    def write(self, run: Run, folders: Mapping[str, Mapping[str, bytes]]) -> dict[str, str]:
-        """Write folder name → file name → bytes under the run's artifacts; return folder name → source URI."""
+    def write(self, run: Run, folders: Iterable[tuple[str, Mapping[str, bytes]]]) -> str:
+        """Write folders (name, and file name → bytes) under the run's artifacts, each as it comes; return the URI that
+        they are below.
+        """
         root = str(run.info.artifact_uri)
         if path := local_path(root):
             write_folders(path, folders)
@@ -273,7 +275,7 @@ class MlflowStore:
             with tempfile.TemporaryDirectory() as folder:
                 write_folders(Path(folder), folders)
                 self.client.log_artifacts(run.info.run_id, folder)
-        return {name: f"{root.rstrip('/')}/{name}" for name in folders}
+        return root.rstrip("/")
 
     def read(self, source: str) -> Files:
         """Every file of a model folder. Empty when the folder is not there."""
@@ -327,12 +329,14 @@ class MlflowStore:
         """Write and register `packs` with `tags` on top of their own; pack → version."""
         sha = {upload.pack: files_sha256(upload.files) for upload in packs}
         folder = {u.pack: f"{slug(u.pack)}-{digest(sha[u.pack], u.series)}" for u in packs}
-        sources = self.write(run, {folder[u.pack]: model_folder(u, folder[u.pack], run.info.run_id) for u in packs})
+        # one folder at a time: those of a large release would not fit in memory together
+        folders = ((folder[u.pack], model_folder(u, folder[u.pack], run.info.run_id)) for u in packs)
+        root = self.write(run, folders)
         new: list[NewVersion] = []
         for upload in packs:
             own = {**tags, "owner": self.owner, "pack": upload.pack, "sha256": sha[upload.pack], **series_tags(upload)}
             named = {**upload.tags, **{OWN_TAGS + key: value for key, value in own.items()}}
-            new.append(NewVersion(self.name(upload.pack), sources[folder[upload.pack]], named))
+            new.append(NewVersion(self.name(upload.pack), f"{root}/{folder[upload.pack]}", named))
         if self._writes_rows and sqlite_path(self.uri):
             made = insert_versions(self.uri, run.info.run_id, new)
         else:

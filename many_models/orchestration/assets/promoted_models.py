@@ -5,12 +5,15 @@ where a human is asked.
 import getpass
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import dagster as dg
 import pyarrow as pa
 
 from many_models.data import lake_tables
 from many_models.data.packs import packs_of
+from many_models.data.spooled_files import Spool
 from many_models.errors import SeriesFailure
 from many_models.keys import digest
 from many_models.orchestration import approval_check, metadata, stage_state
@@ -20,9 +23,10 @@ from many_models.orchestration.losses import ended_at_once
 from many_models.orchestration.stage_asset import stage_asset
 from many_models.orchestration.stage_run import STORE_ITEMS, KeySet, SeriesResult, finish
 from many_models.orchestration.upstream import Upstream
-from many_models.ports import Filter, Lake, ProductionRegistry, Release, StagingRegistry
+from many_models.ports import Filter, Lake, ProductionRegistry, Release, ReleaseDraft, StagingRegistry
 from many_models.promotion import approval
 from many_models.promotion.drafting import (
+    EVIDENCE,
     Change,
     Drafting,
     decided_already,
@@ -87,7 +91,8 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         waiting, live = decider.waiting, decider.live
         _tell_lake(lake, live, release)
         decided += before.values()
-        done |= {d.series_id: _done(d, upstream, release) for d in decided}
+        shown = not settings.partitions.by
+        done |= {d.series_id: _done(d, upstream, release, shown=shown) for d in decided}
         yield approval_check.check_result(waiting, live)
         summary = metadata.promotion_summary(decided, release) | approval.proposal_summary(waiting, live)
         finish(context, settings, lake, keys, done, failures, upstream, summary)
@@ -105,7 +110,7 @@ def _trained(
 ) -> tuple[dict[str, dict[str, object]], list[SeriesFailure]]:
     """What training wrote of each key, and the keys of which nothing can be read, with what to do."""
     packs = packs_of(settings, keys)
-    rows, damaged = lake_tables.records_by_pack(lake, lake_tables.TRAINED, packs)
+    rows, damaged = lake_tables.records_by_pack(lake, lake_tables.TRAINED, packs, EVIDENCE)
     asked = set(keys)
     found = {row["series_id"]: row for row in rows if row["series_id"] in asked}
     failures = [SeriesFailure.of(key, error) for pack, error in damaged.items() for key in packs[pack]]
@@ -173,9 +178,12 @@ class _Decider:
             return self.waiting, []  # a run that was cut off has proposed this already
         if change.is_served_by(self.live):
             return self.live, []
-        draft, broken = Drafting(self.settings, self.staging, self.production, self.live, change).draft(
-            rows, self.actor
-        )
+        with TemporaryDirectory(prefix="many-models-") as folder:
+            drafting = Drafting(self.settings, self.staging, self.production, self.live, change, Spool(Path(folder)))
+            return self._made(*drafting.draft(rows, self.actor))
+
+    def _made(self, draft: ReleaseDraft, broken: list[SeriesFailure]) -> tuple[Release | None, list[SeriesFailure]]:
+        """The release of `draft`, live or waiting for a human; what is live where the draft is empty."""
         if not draft.packs and not draft.removed:
             self._withdraw()
             return self.live, broken
@@ -231,11 +239,15 @@ def _write_decisions(
         lake_tables.upsert(lake, lake_tables.DECISIONS, table, names, {"cutoff_date": [date]})
 
 
-def _done(decision: Decision, upstream: Mapping[str, str], release: Release | None) -> SeriesResult:
+def _done(decision: Decision, upstream: Mapping[str, str], release: Release | None, *, shown: bool) -> SeriesResult:
+    """The outcome of one series, with what its event shows where each series has an event (`shown`)."""
     name = decision.series_id
-    shown = metadata.plain(asdict(decision) | {"release": release.release_id if release else "none"})
-    shown.pop("series_id", None)
-    return SeriesResult(upstream[name], digest(upstream[name], decision.action, decision.staging), shown)
+    version = digest(upstream[name], decision.action, decision.staging)
+    if not shown:
+        return SeriesResult(upstream[name], version)
+    values = metadata.plain(asdict(decision) | {"release": release.release_id if release else "none"})
+    values.pop("series_id", None)
+    return SeriesResult(upstream[name], version, values)
 
 
 def _actor(context: dg.AssetExecutionContext) -> str:

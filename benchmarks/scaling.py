@@ -117,7 +117,7 @@ def measured_of(
             sales.add(END + timedelta(days=number), 1)
         stages = run_day(folder)
         for stage in stages:
-            for what, value in values_of(stage).items():
+            for what, value in {**values_of(stage), "memory GiB": stage.memory}.items():
                 found[STAGE.format(day=day, stage=stage.name, what=what)] = value
         found |= {f"{day}, all: {what}": value for what, value in whole(stages).items()}
         events = size_of_records(folder / "dagster", storage)
@@ -159,7 +159,8 @@ def one_size(series: int, days: int, later: int, by: str, storage: Storage) -> l
         for stage in ALL_STAGES:
             if (took_stage := found.get(STAGE.format(day=name, stage=stage, what="wall s"))) is not None:
                 cpu = found[STAGE.format(day=name, stage=stage, what="CPU s")]
-                figures.append(Figure(f"  {stage}, wall", took_stage, "s", f"{cpu:.0f} s of CPU"))
+                memory = found[STAGE.format(day=name, stage=stage, what="memory GiB")]
+                figures.append(Figure(f"  {stage}, wall", took_stage, "s", f"{cpu:.0f} s of CPU, {memory:.2f} GiB"))
     figures += [Figure(name, found[name], "", "") for name in ("lake afterwards, MiB", "registries afterwards, MiB")]
     figures.append(Figure("all of it, with the making of the sales", took / 60, "minutes", ""))
     return figures

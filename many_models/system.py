@@ -36,9 +36,11 @@ def utc_now() -> datetime:
 
 
 def return_free_memory() -> None:
-    """Give the memory that is free within this process back to the system. Does nothing where libc is not glibc."""
+    """Give the memory that is free within this process back to the system; Python's own only where libc is glibc."""
     import ctypes
 
+    if (arrow := sys.modules.get("pyarrow")) is not None:
+        arrow.default_memory_pool().release_unused()
     with suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 

@@ -26,6 +26,7 @@ from many_models.orchestration.look import Kept, Look
 from many_models.orchestration.outside import Outside
 from many_models.orchestration.stage_run import status_rows
 from many_models.setting_checks import nearest
+from many_models.system import return_free_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -229,6 +230,7 @@ class Day:
                 mark = request.tags[automation.DUE_TAG]
                 tried[mark] = tried.get(mark, 0) + 1
                 report = self._run(definitions, work, request, lake)
+                return_free_memory()  # each stage holds rows of all series; what they leave would add up
                 self.reports.append(report)
                 self.progress.report(report)
                 if report.stage == "raw_sales":

@@ -33,17 +33,23 @@ def plain(values: Mapping[str, object]) -> Metadata:
     return result
 
 
+OF_TRAINING = ["series_id", "skill", "wape", "baseline_wape", "bias", "candidate", "history", "fallback"]
+
+
 def training_summary(parts: Sequence[pa.Table]) -> Metadata:
-    """WAPE against the baseline over all series of a run, fallbacks, the distribution of skill, and the worst."""
+    """WAPE against the baseline over all series of a run, fallbacks, the distribution of skill, and the worst.
+
+    `parts` have the columns `OF_TRAINING`, a row for each series.
+    """
     import pyarrow as pa
 
     if not parts:
         return {}
-    rows = pa.concat_tables(parts, promote_options="permissive").to_pylist()
+    rows = pa.concat_tables(parts, promote_options="permissive").select(OF_TRAINING).to_pylist()
     scored = [r for r in rows if r["skill"] is not None and math.isfinite(r["skill"])]
     fallbacks = Counter(row["fallback"] for row in rows if row["fallback"])
     worst = sorted(scored, key=lambda row: row["skill"])[:WORST]
-    shown = ("series_id", "skill", "wape", "baseline_wape", "bias", "candidate", "history")
+    shown = [name for name in OF_TRAINING if name != "fallback"]
     summary: Metadata = {
         "candidates": table(
             [{"candidate": c, "series": n} for c, n in Counter(r["candidate"] for r in rows).most_common()]

@@ -8,6 +8,7 @@ from many_models import table_columns
 from many_models.table_columns import schema_of
 
 SCHEMA = schema_of(table_columns.ACCURACY)
+USED = frozenset({"series_id", "ds", "cutoff", "y_hat", "lo80", "hi80", "lo95", "hi95"})  # of predictions
 
 
 def realised(predictions: pa.Table, actuals: pa.Table) -> pa.Table:
@@ -21,7 +22,8 @@ def realised(predictions: pa.Table, actuals: pa.Table) -> pa.Table:
     import numpy as np
     import pandas as pd
 
-    forecast, sales = predictions.to_pandas(), actuals.select(["series_id", "ds", "y"]).to_pandas()
+    used = [name for name in predictions.column_names if name in USED]
+    forecast, sales = predictions.select(used).to_pandas(), actuals.select(["series_id", "ds", "y"]).to_pandas()
     both = forecast.merge(sales.dropna(subset=["y"]), on=["series_id", "ds"], validate="many_to_one")
     both["abs_error"], both["error"] = (both["y"] - both["y_hat"]).abs(), both["y_hat"] - both["y"]
     both["size"] = both["y"].abs()

@@ -11,7 +11,7 @@ from many_models.data.periods import next_period, period_key, period_of_key, spa
 from many_models.errors import MissingTableError
 from many_models.keys import SeriesKey, digest
 from many_models.ports import Filter, Lake, Warehouse, WarehousePart
-from many_models.reporting.accuracy import SCHEMA, realised
+from many_models.reporting.accuracy import SCHEMA, USED, realised
 from many_models.reporting.silence import while_open, with_silent
 from many_models.reporting.views import WEEK
 from many_models.settings import Settings
@@ -136,7 +136,9 @@ def _scored(  # noqa: PLR0913, PLR0917  (the same)
     """The accuracy of one cutoff date: one at a time, so that memory does not grow with them."""
     import pyarrow.compute as pc
 
-    forecasts = lake.read(lake_tables.PREDICTIONS.name, Filter(among={"cutoff_date": [date]}))
+    ends = datetime.combine(cutoff, datetime.min.time()) + timedelta(days=1)  # no actual is later
+    forecasts = lake.read(lake_tables.PREDICTIONS.name, Filter(among={"cutoff_date": [date]}, before=ends))
+    forecasts = forecasts.select([name for name in forecasts.column_names if name in USED])
     first = datetime.fromisoformat(date)
     last = pa.scalar(first + reach + timedelta(days=1), pa.timestamp("us"))
     seen = pc.and_(pc.greater_equal(actuals["ds"], pa.scalar(first, pa.timestamp("us"))), pc.less(actuals["ds"], last))

@@ -43,16 +43,28 @@ def seasonal_naive(forecasts: pa.Table, history: pa.Table, spec: Spec) -> NDArra
     Hyndman and Athanasopoulos, Forecasting: Principles and Practice, section 5.2.
     """
     import numpy as np
-    import pandas as pd
+    import pyarrow.compute as pc
 
     from many_models.forecasting.pack import mm_pack_v1 as pack
 
     def numbers(rows: pa.Table) -> NDArray[np.int64]:
         return pack.step_number(rows["ds"].cast(pa.timestamp("us")).to_numpy(), spec.frequency)
 
+    if not len(history):
+        return np.full(len(forecasts), np.nan)
     season = spec.steps_per_season
-    back = season * -(-forecasts["step"].to_numpy().astype(np.int64) // season)
-    places = pd.MultiIndex.from_arrays([history["series_id"].to_pandas(), numbers(history)])
-    asked = pd.MultiIndex.from_arrays([forecasts["series_id"].to_pandas(), numbers(forecasts) - back])
-    known = pd.Series(history["y"].to_numpy(zero_copy_only=False), places)
-    return known.reindex(asked).to_numpy(dtype=np.float64)
+    wanted = numbers(forecasts) - season * -(-forecasts["step"].to_numpy().astype(np.int64) // season)
+    there = numbers(history)
+    series, first, last = pc.unique(history["series_id"]), there.min(), there.max()
+
+    def places(rows: pa.Table, number: NDArray[np.int64]) -> NDArray[np.int64]:
+        """One number for each series and period."""
+        which = pc.fill_null(pc.index_in(rows["series_id"], series), -1).to_numpy().astype(np.int64)
+        return np.where((which >= 0) & (number >= first) & (number <= last), which * (last - first + 1) + number, -1)
+
+    held = places(history, there)
+    order = np.argsort(held)
+    asked = places(forecasts, wanted)
+    at = np.minimum(np.searchsorted(held[order], asked), len(held) - 1)
+    y = history["y"].to_numpy(zero_copy_only=False).astype(np.float64)[order]
+    return np.where(held[order][at] == asked, y[at], np.nan)

@@ -1,7 +1,8 @@
 """predictions: every active series scored with its champion, into the lake, by cutoff."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -76,13 +77,17 @@ def build(settings: Settings) -> dg.AssetsDefinition:
         if fetched.away:
             context.log.warning(fetched.away)
         context.instance.add_dynamic_partitions("cutoffs", [f"{cutoff:%Y-%m-%d}" for cutoff in cutoffs])
-        scoring, parts = _Scoring(context, settings, lake, compute, fetched, drifted), list[pa.Table]()
+        scoring, scored = _Scoring(context, settings, lake, compute, fetched, drifted), _Scored()
         for cutoff, series in sorted(cutoffs.items()):
             if (rows := scoring.score(cutoff, series)) is not None:
-                parts.append(rows)
-                done |= _dones(rows, upstream, lake, fetched.away)
-        yield from _checks(lake, cutoffs)
-        summary = _summary(parts) | metadata.plain({"registry_away": fetched.away})
+                scored.add(rows)
+                shown = {} if settings.partitions.by else _shown(rows, lake, fetched.away)
+                done |= {
+                    name: SeriesResult(upstream[name], upstream[name], shown.get(name, {})) for name in names_of(rows)
+                }
+            del rows  # those of all series: not to be held while the next are made
+        yield from _checks(lake, cutoffs, scored.columns)
+        summary = scored.summary() | metadata.plain({"registry_away": fetched.away})
         finish(context, settings, lake, keys, done, scoring.failures, upstream, summary)
 
     return predictions
@@ -145,7 +150,7 @@ class _Scoring:
         if not scored:
             return None
         rows = _answered(self._settings, _dated(scored, cutoff), self._drifted)
-        names = sorted({*rows["series_id"].to_pylist()})
+        names = names_of(rows)
         part = {"cutoff_date": [f"{cutoff:%Y-%m-%d}"]}
         lake_tables.upsert(self._lake, lake_tables.PREDICTIONS, rows, names, part)
         if explained:
@@ -230,16 +235,23 @@ def write_drivers(lake: Lake, parts: Sequence[pa.Table], cutoff: datetime, serie
     lake_tables.upsert(lake, lake_tables.DRIVERS, rows, series, {"cutoff_date": [f"{cutoff:%Y-%m-%d}"]})
 
 
-def _dones(rows: pa.Table, upstream: Mapping[str, str], lake: Lake, away: str) -> dict[str, SeriesResult]:
-    """What each series' materialization says, why the registry was not asked too; with a plot where there are few."""
+def names_of(rows: pa.Table) -> list[str]:
+    """The series of `rows`, sorted."""
     import pyarrow.compute as pc
 
-    found, each = dict[str, SeriesResult](), shown_of(rows)
+    return sorted(pc.unique(rows["series_id"]).to_pylist())
+
+
+def _shown(rows: pa.Table, lake: Lake, away: str) -> dict[str, metadata.Metadata]:
+    """What each series' event says, why the registry was not asked too; with a plot where there are few series."""
+    import pyarrow.compute as pc
+
+    found, each = dict[str, metadata.Metadata](), shown_of(rows)
     for name, values in each.items():
         shown = metadata.plain({**values, "registry_away": away})
         if len(each) <= metadata.SINGLE:
             shown["plot"] = _plot(name, rows.filter(pc.equal(rows["series_id"], name)).to_pandas(), lake)
-        found[name] = SeriesResult(upstream[name], upstream[name], shown)
+        found[name] = shown
     return found
 
 
@@ -285,24 +297,39 @@ def _plot(name: str, forecast: "DataFrame", lake: Lake) -> dg.MarkdownMetadataVa
     return plots.forecast(past, band, f"{name}: history, forecast and 80 % interval")
 
 
-def _summary(parts: Sequence[pa.Table]) -> metadata.Metadata:
-    import pyarrow.compute as pc
+@dataclass(slots=True)
+class _Scored:
+    """What is kept of the forecasts of a run when they are in the lake: how many, with which columns and fallbacks."""
 
-    if not parts:
-        return {}
-    rows = pa.concat_tables(parts, promote_options="permissive")
-    first = rows.filter(pc.equal(rows["step"], 1))
-    fallbacks = lake_tables.counts(first, "fallback")
-    table = metadata.table([{"fallback": name, "series": series} for name, series in fallbacks.items() if name])
-    return {"dagster/row_count": rows.num_rows, "fallbacks": table}
+    rows: int = 0
+    columns: list[str] = field(default_factory=list[str])
+    fallbacks: Counter[str] = field(default_factory=Counter[str])
+
+    def add(self, rows: pa.Table) -> None:
+        """Count in the forecasts of one cutoff."""
+        import pyarrow.compute as pc
+
+        self.rows += rows.num_rows
+        self.columns = self.columns or rows.column_names
+        self.fallbacks.update(lake_tables.counts(rows.filter(pc.equal(rows["step"], 1)), "fallback"))
+
+    def summary(self) -> metadata.Metadata:
+        """The numbers that the run shows."""
+        if not self.rows:
+            return {}
+        table = metadata.table([{"fallback": name, "series": n} for name, n in self.fallbacks.items() if name])
+        return {"dagster/row_count": self.rows, "fallbacks": table}
 
 
-def _checks(lake: Lake, cutoffs: Mapping[datetime, Sequence[str]]) -> Iterator[dg.AssetCheckResult]:
-    """The state of the newest cutoff in the lake, whatever part of it this run made."""
+def _checks(
+    lake: Lake, cutoffs: Mapping[datetime, Sequence[str]], columns: Sequence[str]
+) -> Iterator[dg.AssetCheckResult]:
+    """The state of the newest cutoff in the lake, whatever part of it this run made; `columns` are those it made."""
     newest = max(cutoffs, default=lake_tables.lake_as_of(lake))
     date = f"{newest:%Y-%m-%d}" if newest else ""
-    rows = lake_tables.read_if_there(lake, lake_tables.PREDICTIONS, Filter(among={"cutoff_date": [date]}))
-    there = set(rows["series_id"].to_pylist()) if rows is not None else set[str]()
+    checked = [name for name in columns if name == "series_id" or _is_forecast(name)]  # without its texts, it is small
+    rows = lake_tables.read_if_there(lake, lake_tables.PREDICTIONS, Filter(among={"cutoff_date": [date]}), checked)
+    there = set(names_of(rows)) if rows is not None else set[str]()
     missing = sorted(stage_state.active_series(lake) - there)
     yield dg.AssetCheckResult(
         passed=not missing,
@@ -331,8 +358,13 @@ def _missing_values(rows: pa.Table | None) -> int:
 
     if rows is None:
         return 0
-    columns = [name for name in rows.column_names if name == "y_hat" or name[:2] in {"lo", "hi"}]
+    columns = filter(_is_forecast, rows.column_names)
     return sum(rows.num_rows - (pc.sum(pc.is_finite(rows[name])).as_py() or 0) for name in columns)
+
+
+def _is_forecast(column: str) -> bool:
+    """Whether a column of predictions is the forecast or a bound of an interval."""
+    return column == "y_hat" or column[:2] in {"lo", "hi"}
 
 
 def _crossed_intervals(rows: pa.Table | None) -> int:

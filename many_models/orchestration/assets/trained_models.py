@@ -85,7 +85,7 @@ def build(settings: Settings) -> dg.AssetsDefinition:
             summaries += register.write()
             failures += register.unwritten
         reached.log(staging, context.run.run_id, spec, max(cutoffs, default=None))
-        done |= {row["series_id"]: _done(row, upstream) for summary in summaries for row in summary.to_pylist()}
+        done |= _dones(summaries, upstream, shown=not settings.partitions.by)
         finish(context, settings, lake, keys, done, failures, upstream, metadata.training_summary(summaries))
         yield from ()
 
@@ -124,8 +124,9 @@ class _Registering:
         paths = BufferedWriter(self.lake, lake_tables.BACKTEST_PATHS)
         for (pack, results), version in zip(self.held, versions, strict=True):
             good = good_series(results)
-            summaries.append(_with_staging(concat_results(results, "series"), version.ref))
-            trained.add(pack, summaries[-1], good)
+            series = _with_staging(concat_results(results, "series"), version.ref)
+            summaries.append(series.select([*dict.fromkeys((*SHOWN, *metadata.OF_TRAINING))]))
+            trained.add(pack, series, good)
             scores.add(pack, concat_results(results, "scores"), good)
             if any("paths" in result.tables for _, result in results):
                 paths.add(pack, concat_results(results, "paths"), good)
@@ -280,7 +281,13 @@ def _with_staging(series: pa.Table, ref: str) -> pa.Table:
 SHOWN = ("wape", "baseline_wape", "skill", "mase", "bias", "cover80", "candidate", "fallback", "history", "staging")
 
 
-def _done(row: Mapping[str, object], upstream: Mapping[str, str]) -> SeriesResult:
-    name, staging = str(row["series_id"]), str(row["staging"])
-    shown = metadata.plain({name: row[name] for name in SHOWN})
-    return SeriesResult(upstream.get(name, ""), digest(upstream.get(name, ""), staging), shown)
+def _dones(summaries: Sequence[pa.Table], upstream: Mapping[str, str], *, shown: bool) -> dict[str, SeriesResult]:
+    """The outcome of each series, with what its event shows where each series has an event (`shown`)."""
+    found = dict[str, SeriesResult]()
+    for summary in summaries:
+        for row in summary.select(["series_id", *(SHOWN if shown else ("staging",))]).to_pylist():
+            name = str(row.pop("series_id"))
+            consumed = upstream.get(name, "")
+            version = digest(consumed, str(row["staging"]))
+            found[name] = SeriesResult(consumed, version, metadata.plain(row) if shown else {})
+    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 from many_models.forecasting import Spec
@@ -24,8 +24,13 @@ class Sample:
     spec: Spec
 
 
-def sample(name: str, most: int) -> Sample:
-    """About `most` series of the public set `name`, evenly chosen. Raises SystemExit where no folder has such sets."""
+STOCK, OPEN_HOURS = "sold_out_hours", 16.0  # the column of a set that says for how long stock was out
+
+
+def sample(name: str, most: int, *, stock: bool = False) -> Sample:
+    """About `most` series of the public set `name`, evenly chosen; with `stock` the column that says when it was out,
+    where there is one. Raises SystemExit where no folder has such sets.
+    """
     if not os.environ.get(VARIABLE):
         raise SystemExit(f"this measures public tables: set {VARIABLE} to a folder that has them")
     found = public_set(name)
@@ -34,6 +39,8 @@ def sample(name: str, most: int) -> Sample:
     frame["series_id"] = frame[keys].astype(str).agg("__".join, axis=1)
     names = sorted(set(frame["series_id"]))
     chosen = frame["series_id"].isin(names[:: max(1, len(names) // most)])
-    frame = frame.loc[chosen, ["series_id", "ds", "y"]].sort_values(["series_id", "ds"])
+    told = [STOCK] if stock and STOCK in frame else []
+    frame = frame.loc[chosen, ["series_id", "ds", "y", *told]].sort_values(["series_id", "ds"])
     times = [time.to_pydatetime() for time in sorted(set(frame["ds"]))]
-    return Sample(frame, times, Spec(str(found.options["frequency"]), horizon))
+    spec = Spec(str(found.options["frequency"]), horizon)
+    return Sample(frame, times, replace(spec, sold_out=STOCK, open_hours=OPEN_HOURS) if told else spec)

@@ -5,7 +5,9 @@ SET is a public table (see many_models_tests/support/public_tables.py). The `hor
 cutoffs, a horizon apart, are held back; sums of the first half and of all of them are compared with their quantiles,
 per kind of series (share of periods that sell). All series share the luck of a cutoff, so one cutoff tells little: the
 last lines are of all cutoffs together. "between" is the share of sums between the two bounds of a central interval,
-"below" that below the quantile itself, which a stock is set by.
+"below" that below the quantile itself, which a stock is set by. Where a set says when stock was out, what is compared
+is the demand behind sales that stock cut short, as training estimates it; sums with a day of which nothing is known are
+left out.
 """
 
 from __future__ import annotations
@@ -35,13 +37,14 @@ Inside = dict[tuple[int, int], list["np.ndarray"]]  # length and kind → a row 
 
 def measured(name: str, most: int, cutoffs: int) -> list[Figure]:
     """The coverage of each kind of series and share, of each cutoff and of all."""
-    found = sample(name, most)
-    horizon = found.spec.horizon
+    found = sample(name, most, stock=True)
+    horizon, rows = found.spec.horizon, prepared(found.frame, found.spec, found.times[-1])
+    real = rows.select(["series_id", "ds", "y"]).to_pandas()
     every: Inside = {}
     figures = list[Figure]()
     for back in range(cutoffs, 0, -1):
         cutoff = found.times[-horizon * back - 1]
-        inside = of_cutoff(found.frame, found.spec, cutoff)
+        inside = of_cutoff(found.frame, real, found.spec, cutoff)
         figures += told(f"{name}, {cutoff:%Y-%m-%d}", inside)
         for of, rows in inside.items():
             every.setdefault(of, []).extend(rows)
@@ -63,11 +66,11 @@ def told(what: str, inside: Inside) -> list[Figure]:
     return figures
 
 
-def of_cutoff(frame: pd.DataFrame, spec: Spec, cutoff: datetime) -> Inside:
-    """Whether the sums after `cutoff` are within their bounds."""
+def of_cutoff(frame: pd.DataFrame, real: pd.DataFrame, spec: Spec, cutoff: datetime) -> Inside:
+    """Whether the sums of `real` demand after `cutoff` are within their bounds."""
     horizon, past = spec.horizon, frame.loc[frame["ds"] <= cutoff]
     model = paths_at(past, spec, cutoff)
-    after = frame.loc[frame["ds"] > cutoff].pivot_table(index="series_id", columns="ds", values="y")
+    after = real.loc[real["ds"] > cutoff].pivot_table(index="series_id", columns="ds", values="y")
     ahead = after.reindex(model.series).to_numpy()[:, :horizon]
     inside: Inside = {}
     for length in (horizon // 2, horizon):
@@ -89,21 +92,29 @@ def paths_at(past: pd.DataFrame, spec: Spec, cutoff: datetime) -> PathModel:
 
 def backtested(past: pd.DataFrame, spec: Spec, cutoff: datetime) -> tuple[Trained, Backtest, Histories]:
     """What is trained at `cutoff` on `past` (series_id, ds, y, known columns), its backtest, and the histories."""
-    numbers = {"y": past["y"].to_numpy(float), "ds": pa.array(past["ds"].to_numpy("datetime64[us]"))}
-    table = pa.table({name: past[name].to_numpy() for name in ("series_id", *spec.known)} | numbers)
-    rows = prepare(table, spec, cutoff).rows
+    rows = prepared(past, spec, cutoff)
     trained = train(rows, spec, cutoff, pooled=pool(rows, spec, cutoff), keep_paths=True)
     series = list(trained.model.series)
     assert trained.paths is not None
     y, y_past = (np.full((len(series), spec.windows, spec.horizon), np.nan) for _ in range(2))
     at = {one: i for i, one in enumerate(series)}
     for row in trained.paths.to_pylist():
-        y[at[row["series_id"]], row["window"] - 1] = [np.nan if v is None else v for v in row["y"]]
+        cut = row.get("estimated") or row["y"]
+        told = [v if v is not None else demand for v, demand in zip(row["y"], cut, strict=True)]
+        y[at[row["series_id"]], row["window"] - 1] = [np.nan if v is None else v for v in told]
         y_past[at[row["series_id"]], row["window"] - 1] = row["y_hat"]
     own = dict(iter(rows.select(["series_id", "y"]).to_pandas().groupby("series_id")["y"]))
     parts = [own[one].to_numpy(float)[-HISTORY:] for one in series]
     histories = Histories(np.concatenate(parts), np.concatenate([[0], np.cumsum([len(p) for p in parts])]))
     return trained, Backtest(series, y, y_past), histories
+
+
+def prepared(past: pd.DataFrame, spec: Spec, cutoff: datetime) -> pa.Table:
+    """The histories of `past` as training has them."""
+    numbers = {"y": past["y"].to_numpy(float), "ds": pa.array(past["ds"].to_numpy("datetime64[us]"))}
+    told = [spec.sold_out] if spec.sold_out else []
+    table = pa.table({name: past[name].to_numpy() for name in ("series_id", *spec.known, *told)} | numbers)
+    return prepare(table, spec, cutoff).rows
 
 
 def main() -> None:

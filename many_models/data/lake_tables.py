@@ -179,6 +179,7 @@ BACKTEST_PATHS = LakeTable(
     ("pack",),
     table_columns.BACKTEST_PATHS,
     "Actuals and forecasts of the backtest, by window; kept where decisions need them.",
+    more="`estimated` (numbers), the demand behind sales that stock cut short, where stock is told",
 )
 STOCK = LakeTable(
     "stock_recommendations",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from many_models.forecasting.censoring import censoring_column
 from many_models.forecasting.pack import mm_pack_v1 as loader
 
 if TYPE_CHECKING:
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 def path_table(evaluation: Evaluation, blends: NDArray[np.float64]) -> pa.Table:
     """A row per series and window that has something to score: series_id, window, cutoff, and lists over the steps of
     the horizon, `y` (null where it is unknown, and on closed days, which tell nothing of demand) and `y_hat`, each
-    window by the weights of the others.
+    window by the weights of the others. Where stock is told there is `estimated`, too: the demand behind sales that
+    stock cut short, whose `y` is null.
     """
     spec, panel = evaluation.spec, evaluation.panel
     n, windows, steps = evaluation.Y.shape
@@ -27,19 +29,21 @@ def path_table(evaluation: Evaluation, blends: NDArray[np.float64]) -> pa.Table:
     end = panel.number + panel.periods - 1
     cutoffs = loader.stamps(end - spec.horizon * np.arange(windows, 0, -1), spec.frequency)
     known = evaluation.mask & ~_closed(panel, windows, steps)
-    y = np.where(known, evaluation.Y, np.nan).reshape(-1, steps)[scored]
-    offsets = pa.array(np.arange(0, (len(y) + 1) * steps, steps, dtype=np.int32))
-    lists = [
-        pa.ListArray.from_arrays(offsets, pa.array(values.ravel(), pa.float64(), from_pandas=True))
-        for values in (y, blends.reshape(-1, steps)[scored])
-    ]
+    lists = {"y": np.where(known, evaluation.Y, np.nan), "y_hat": blends}
+    if censoring_column(spec):
+        lists["estimated"] = np.where(evaluation.sold > 0, evaluation.Y, np.nan)
+    offsets = pa.array(np.arange(0, (int(scored.sum()) + 1) * steps, steps, dtype=np.int32))
     return pa.table(
         {
             "series_id": pa.array(np.repeat(np.array(panel.series, object), windows)[scored], pa.string()),
             "window": pa.array(np.tile(np.arange(1, windows + 1), n)[scored], pa.int64()),
             "cutoff": pa.array(np.tile(cutoffs, n)[scored], pa.timestamp("us")),
-            "y": lists[0],
-            "y_hat": lists[1],
+            **{
+                name: pa.ListArray.from_arrays(
+                    offsets, pa.array(of.reshape(-1, steps)[scored].ravel(), pa.float64(), from_pandas=True)
+                )
+                for name, of in lists.items()
+            },
         }
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -69,33 +69,46 @@ def forecasts_of(settings: Settings, lake: Lake, date: str, origin: str) -> Fore
 
 
 def backtest_of(lake: Lake, series: Sequence[str], steps: int) -> Backtest:
-    """The backtest of `series` as training wrote it down. Raises InputError where it did not."""
-    return dated_backtest_of(lake, series, steps)[0]
+    """The backtest of `series` as training wrote it down, with the estimated demand where stock cut a sale short: days
+    with enough stock alone are those of little demand. Raises InputError where there is none.
+    """
+    import numpy as np
+
+    found, estimated, _ = _read_backtest(lake, series, steps)
+    return replace(found, y=np.where(np.isnan(found.y), estimated, found.y))
 
 
 def dated_backtest_of(lake: Lake, series: Sequence[str], steps: int) -> tuple[Backtest, NDArray[np.datetime64]]:
-    """`backtest_of`, and the cutoff of each window (series × windows), NaT where a series has no such window."""
+    """The backtest with what was sold alone, NaN where stock cut a sale short, and the cutoff of each window (series ×
+    windows), NaT where a series has no such window. Raises InputError where there is none.
+    """
+    found, _, cutoffs = _read_backtest(lake, series, steps)
+    return found, cutoffs
+
+
+def _read_backtest(lake: Lake, series: Sequence[str], steps: int) -> tuple[Backtest, Floats, NDArray[np.datetime64]]:
+    """The backtest, the estimated demand (NaN elsewhere; a table of an earlier version has none), and the cutoffs."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
 
     from many_models.decisions.demand_paths import Backtest
 
-    columns = ["series_id", "window", "cutoff", "y", "y_hat"]
-    rows = lake_tables.read_if_there(lake, lake_tables.BACKTEST_PATHS, columns=columns)
+    rows = lake_tables.read_if_there(lake, lake_tables.BACKTEST_PATHS)
     if rows is None:
         raise InputError("the lake has no backtest_paths: materialize trained_models, which writes them for decisions")
     names = pa.array(series, pa.string())
     rows = rows.filter(pc.and_(pc.is_in(rows["series_id"], names), pc.equal(pc.list_value_length(rows["y"]), steps)))
     windows = pc.max(rows["window"]).as_py() or 1
-    y, y_hat = (np.full((len(series), windows, steps), np.nan) for _ in range(2))
+    found = {name: np.full((len(series), windows, steps), np.nan) for name in ("y", "y_hat", "estimated")}
     cutoffs = np.full((len(series), windows), np.datetime64("NaT"), "datetime64[us]")
-    at = pc.index_in(rows["series_id"], names).to_numpy(), rows["window"].to_numpy() - 1
-    for name, target in (("y", y), ("y_hat", y_hat)):
+    at, window = pc.index_in(rows["series_id"], names).to_numpy(), rows["window"].to_numpy() - 1
+    for name in set(found) & set(rows.column_names):
+        there = rows[name].is_valid().to_numpy()
         values = pc.list_flatten(rows[name]).to_numpy().astype(np.float64)
-        target[at] = values.reshape(-1, steps)
-    cutoffs[at] = np.asarray(rows["cutoff"].to_numpy(), "datetime64[us]")
-    return Backtest(series, y, y_hat), cutoffs
+        found[name][at[there], window[there]] = values.reshape(-1, steps)
+    cutoffs[at, window] = np.asarray(rows["cutoff"].to_numpy(), "datetime64[us]")
+    return Backtest(series, found["y"], found["y_hat"]), found["estimated"], cutoffs
 
 
 def window_times(settings: Settings, cutoffs: NDArray[np.datetime64], steps: int) -> NDArray[np.datetime64]:

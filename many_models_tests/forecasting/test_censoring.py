@@ -20,6 +20,7 @@ from many_models.forecasting import PackModel, Spec, backtest, prepare, train
 from many_models.forecasting.censoring import IN_STOCK, LOWER_BOUND, NOTHING_KNOWN, demand, problem_of
 from many_models.forecasting.datasets import ExistingHistory
 from many_models.forecasting.evaluation import evaluate
+from many_models.orchestration.decision_inputs import backtest_of, dated_backtest_of
 from many_models.orchestration.forecast_spec import spec_of
 from many_models.ports import Chunk, Filter
 from many_models.reporting.actuals import actual_parts
@@ -269,3 +270,30 @@ def test_a_target_with_exposure_that_stock_cuts_short_is_forecast_as_demand():
         bias[name] = float((found["y_hat"] - found["asked"]).sum() / found["asked"].sum())
     assert abs(bias["both"]) < 0.1
     assert bias["neither"] < bias["both"]
+
+
+def test_the_backtests_paths_tell_estimated_demand_apart_and_decisions_take_it() -> None:
+    """What stock is reckoned with has the days that sold out, on which more was asked for; drift has actuals alone."""
+    _, y, share = shop(4)
+    spec = replace(AVAILABLE, horizon=14, windows=2)
+    rows = prepare(table({"a": y}, share=share), spec, AS_OF).rows
+    paths = train(rows, spec, AS_OF, keep_paths=True).paths
+    assert paths is not None
+    lake = MemoryLake()
+    lake.replace("backtest_paths", paths, Filter())
+    sold, of_stock = dated_backtest_of(lake, ["a"], 14)[0].y.ravel(), backtest_of(lake, ["a"], 14).y.ravel()
+    cut = share[-28:] < 1
+    assert 0 < cut.sum() < 28
+    np.testing.assert_array_equal(np.isnan(sold), cut)
+    np.testing.assert_allclose(of_stock, np.asarray(rows["y"].to_numpy(), float)[-28:])
+
+
+def test_the_backtest_of_an_earlier_version_has_no_estimated_demand() -> None:
+    _, y, _ = shop(4)
+    spec = replace(SPEC, horizon=14, windows=2)
+    paths = train(prepare(table({"a": y}), spec, AS_OF).rows, spec, AS_OF, keep_paths=True).paths
+    assert paths is not None
+    assert "estimated" not in paths.column_names
+    lake = MemoryLake()
+    lake.replace("backtest_paths", paths, Filter())
+    np.testing.assert_array_equal(backtest_of(lake, ["a"], 14).y.ravel(), y[-28:])

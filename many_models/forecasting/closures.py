@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,6 +36,13 @@ MOSTLY = 0.75  # of the earlier occurrences that were closed
 EASTER = (-63, 70)  # days from Easter Sunday that may move with it
 NEAR = 3  # days from a holiday of the calendar that may move with it
 NO_LABEL = -1
+MOST_KEPT = 5_000  # histories whose closed days are kept: more than a worker has in a chunk
+
+_KEPT: dict[bytes, NDArray[np.int64]] = {}
+"""Digest of a history and of its calendar → the places that `expected` found closed.
+
+A training fits each series several times on the same history, with and without what all series learned.
+"""
 
 
 @dataclass(frozen=True)
@@ -329,6 +337,8 @@ class Closures:
         )
         days, slots, _ = layout.holidays
         self.readings = Readings.of(self.stamps.astype("datetime64[D]").astype(np.int64), days, slots)
+        calendar = self.readings.days.tobytes() + self.readings.labels.tobytes()
+        self._about = repr((self.week, self.lag)).encode() + blake2b(calendar).digest()
 
     def announced(
         self, hol: NDArray[np.int64], y: NDArray[np.float64], code: NDArray[np.int8], first: int
@@ -353,8 +363,17 @@ class Closures:
         if not self.daily:
             return np.zeros(self.size, np.bool_)
         y, code = y[first : self.periods], code[first : self.periods]
-        found = expected(y, code, self._from(first, len(self.stamps)), self.week, self.lag)
-        return np.concatenate([np.zeros(first, np.bool_), found])
+        key = blake2b(self._about, digest_size=16)
+        for part in (repr((first, str(y.dtype))).encode(), y.tobytes(), code.tobytes()):
+            key.update(part)
+        if (places := _KEPT.get(key.digest())) is None:
+            if len(_KEPT) >= MOST_KEPT:
+                _KEPT.clear()
+            found = expected(y, code, self._from(first, len(self.stamps)), self.week, self.lag)
+            places = _KEPT[key.digest()] = first + np.flatnonzero(found)
+        closed = np.zeros(len(self.stamps), np.bool_)
+        closed[places] = True
+        return closed
 
     def _from(self, first: int, stop: int) -> Readings:
         return Readings(self.readings.days[first:stop], self.readings.labels[:, first:stop])

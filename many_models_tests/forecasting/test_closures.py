@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 from dateutil.easter import easter
 
-from many_models.forecasting import Spec, backtest, prepare, train
+from many_models.forecasting import Spec, backtest, closures, prepare, train
 from many_models.forecasting.closures import Readings, expected, recognised
 from many_models.forecasting.pack import mm_pack_v1 as pack
 from many_models.forecasting.pack.model import PackModel
@@ -72,6 +72,25 @@ def test_a_shop_closed_on_both_days_of_christmas_twice_is_closed_the_third_time(
     assert ahead[["2023-12-25", "2023-12-26"]].tolist() == [0.0, 0.0]
     others = ahead.drop(pd.to_datetime(["2023-12-25", "2023-12-26", "2023-12-24"]))
     assert others.min() > 15
+
+
+def test_closed_days_are_found_once_for_each_history_and_calendar(monkeypatch):
+    """A training fits a series several times on the same history; another horizon or history is looked at again."""
+    days = days_until(date(2023, 12, 10), date(2021, 12, 1))
+    y, looked = shop(days, every_year(CHRISTMAS)), []
+    monkeypatch.setattr(closures, "_KEPT", {})
+    monkeypatch.setattr(closures, "expected", lambda *asked: (looked.append(asked[0].sum()), expected(*asked))[1])
+    before = forecast(y, days)
+    windows = len(looked)
+    assert len(set(looked)) == windows  # each of them another part of the history
+    pd.testing.assert_series_equal(forecast(y, days), before)
+    assert len(looked) == windows
+    assert forecast(y, days, replace(SPEC, horizon=14))["2023-12-11":"2023-12-24"].min() > 15
+    assert len(looked) > windows
+    monkeypatch.setattr(closures, "MOST_KEPT", 1)
+    for level in (40.0, 50.0):
+        forecast(shop(days, every_year(CHRISTMAS), level), days)
+    assert len(closures._KEPT) == 1
 
 
 def test_the_second_christmas_is_called_closed_and_no_stock_out():

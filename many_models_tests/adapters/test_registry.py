@@ -101,12 +101,14 @@ class TestMlflowProduction(OnMlflow, ProductionContract):
         return reading_light
 
 
+@pytest.mark.slow
 class TestMlflowStagingThroughItsClient(TestMlflowStaging):
     @pytest.fixture(autouse=True)
     def _through_the_client(self, monkeypatch):
         without_rows(monkeypatch)
 
 
+@pytest.mark.slow
 class TestMlflowProductionWithoutAliases(OnMlflow, ProductionContract):
     @pytest.fixture
     def make(self, store):

@@ -208,6 +208,7 @@ def test_two_processes_that_find_no_database_make_it_once(tmp_path):
         assert out == "{}\n", err
 
 
+@pytest.mark.slow
 def test_a_process_has_mlflow_make_one_store_and_copies_it_for_the_others(tmp_path, monkeypatch):
     from mlflow.store.db import utils
 

@@ -27,6 +27,7 @@ from many_models_tests.support.registry_store import (
 )
 
 
+@pytest.mark.slow
 def test_a_release_is_the_same_with_and_without_aliases(store):
     uri, files = store()
     with_aliases, without = MlflowProduction(uri, files), MlflowProduction(uri, files, aliases=False)

@@ -147,6 +147,7 @@ def test_dates_of_every_spelling_are_read_side_by_side(sqlite, declared):
 
 
 @pytest.mark.parametrize("before", [0, 3, 250_000])
+@pytest.mark.slow
 def test_text_that_is_no_utf8_costs_no_row(sqlite, before):
     lines = [(f"k{at}", "2017-01-01", float(at)) for at in range(before)]
     source = sqlite([*lines, ("nul\0x", "2017-01-01", 1), ("bad", "2017-01-02", 2), ("last", "soon", 3)])

@@ -96,6 +96,7 @@ def test_clients_that_fit_a_runtime_are_taken() -> None:
 
 
 # --- Databricks -----------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_a_service_principal_gets_a_session_by_oauth(there: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     """A personal token in the environment is not taken: the settings say who asks."""
     monkeypatch.setenv("DATABRICKS_TOKEN", "dapi-of-a-person")

@@ -156,6 +156,7 @@ def test_an_endpoint_whose_collector_is_away_answers_as_without_one(tmp_path):
     assert asyncio.run(ask()) == 200
 
 
+@pytest.mark.slow
 def test_without_a_collector_nothing_of_it_is_imported():
     script = (
         "import sys; from many_models.definitions import build; from many_models.settings import Settings\n"

@@ -95,6 +95,7 @@ def test_a_second_run_says_that_another_one_is_at_work(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_a_run_on_another_machine_that_shares_postgres_says_so(
     tmp_path: Path, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

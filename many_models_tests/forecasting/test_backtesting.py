@@ -160,6 +160,7 @@ def test_infinite_covariates_count_as_missing(data):
     pd.testing.assert_frame_equal(one, two)
 
 
+@pytest.mark.slow
 def test_a_custom_forecaster_is_among_the_candidates_timed(data):
     custom = Custom("weekdays", "many_models_tests.forecasting.mine:WeekdayMeans")
     metrics = backtest(data, custom=[custom], **OPTIONS).metrics.set_index("candidate")

@@ -42,6 +42,7 @@ def test_pooled_models_from_before_boosted_trees_mean_what_they_meant():
     assert not train(rows, SPEC, AS_OF, pooled=old).model.arrays["weights"][:, then:].any()
 
 
+@pytest.mark.slow
 def test_boosted_trees_forecast_what_no_line_says(monkeypatch):
     """A promotion sells at weekends only: an interaction, and each series has seen few of them. Lines are straight
     here: test_terms has those that bend.

@@ -67,6 +67,7 @@ def all_candidates(model, future=None):
         yield name, parts, forecasts
 
 
+@pytest.mark.slow
 def test_every_candidate_and_the_combination_add_up(shop):
     model, future = shop
     for name, parts, forecasts in all_candidates(model, future):

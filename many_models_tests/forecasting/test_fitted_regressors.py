@@ -98,6 +98,7 @@ def test_each_regressor_of_the_list_comes_back_and_predicts_the_same(name):
     assert packed(fit()) == data
 
 
+@pytest.mark.slow
 def test_what_was_fitted_forecasts_what_it_said_at_training(model):
     assert set(model.fitted) == set(LONG)
     assert {name for own in model.fitted.values() for name in own} == {"ridge", "trees_of_mine"}

@@ -60,6 +60,7 @@ def test_an_odd_series_changes_no_other_forecast(alone, odd):
     assert bound <= MOST_BOUND
 
 
+@pytest.mark.slow
 def test_three_odd_series_at_once_change_no_other_forecast(alone):
     names = ("1e12", "a constant", "leading zeros")
     point, bound = moved(alone, forecasts({**OTHERS, **{f"odd{k}": ODD[name] for k, name in enumerate(names)}}))

@@ -46,6 +46,7 @@ def learned() -> tuple[pa.Table, list[str], PooledModels]:
     return rows, new, pool(rows, SPEC, AS_OF)
 
 
+@pytest.mark.slow
 def test_a_new_item_sells_what_its_store_and_item_say_not_what_the_item_sells_elsewhere():
     rows, new, _ = learned()
     values = recent_values(rows, SPEC)

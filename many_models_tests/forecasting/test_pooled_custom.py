@@ -90,6 +90,7 @@ def test_the_regressor_has_seen_nothing_after_a_window(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("how", ["raise", "die", "nan", "shape"])
+@pytest.mark.slow
 def test_a_series_on_which_a_brought_model_fails_fails_alone(how: str) -> None:
     """The last series breaks it; the forecasts of the others are as without it."""
     options = json.dumps({"break_above": 36.0, "how": how})

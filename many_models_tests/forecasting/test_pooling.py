@@ -36,6 +36,7 @@ def by_item(rows):
     return pool(rows, BY_ITEM, AS_OF)
 
 
+@pytest.mark.slow
 def test_each_group_learns_by_itself_where_it_has_enough(by_item):
     assert sorted(by_item.groups) == ["a", "b"]
     late = [by_item.late, *(pair[1] for pair in by_item.groups.values())]
@@ -101,6 +102,7 @@ def test_attributes_become_columns_and_the_unknown_is_apart():
     assert (found.encode(raw, ["b", "a", "c", "new"]) == expected).all()
 
 
+@pytest.mark.slow
 def test_trees_split_on_attributes_and_packs_keep_them():
     """Promotions treble sales of what is fresh, and do nothing for what is dry; each series alone has seen few."""
     rng = np.random.default_rng(0)

@@ -181,9 +181,8 @@ def demo(series: int, days: int, end: datetime | None, seed: int, into: Path) ->
         facts = write_source(into / "sales.db", series=series, days=days, end=last, seed=seed, progress=progress)
     text = demo_settings(start=facts.first, url="sqlite:///sales.db", rows_for_sales=facts.rows_for_sales)
     (into / FILE_NAME).write_text(text)
-    out.print(
-        f"source: {facts.rows:,} rows, {facts.stores} stores, {facts.series} series, {facts.first} to {facts.last}"
-    )
+    for said in facts.sentences():
+        out.print(said)
     settings = load_settings(into / FILE_NAME)
     run_day(out, settings)
     print_next_steps(out, settings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sqlite3
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
@@ -70,7 +70,7 @@ class DemoFacts:
     `dirty` maps a reason to quarantine (as in `many_models.data.row_checks.REASONS`) to its number of rows. `ended` had
     no sale in the last year. `newest` has one row, on the last day; `short` has ten. `rows_for_sales` is the store
     that has a row only for days on which an item was sold, "" where the demo is too small to have it. `shifted` sell
-    40 % more in the last two weeks.
+    40 % more in the last two weeks. `changes` says how many rows each author wrote.
     """
 
     path: Path
@@ -89,6 +89,20 @@ class DemoFacts:
     ended: tuple[Key, ...]
     rows_for_sales: str
     shifted: tuple[Key, ...] = ()
+    categories: int = 0
+    changes: Mapping[str, int] = field(default_factory=dict[str, int])
+
+    def sentences(self) -> list[str]:
+        """What is in the source, for people."""
+        authors = ", ".join(f"{count} by {author}" for author, count in sorted(self.changes.items()))
+        since = self.last - timedelta(days=demo_plans.SHIFT_DAYS - 1)
+        lift, items = demo_plans.SHIFT - 1, f"{self.items} items in {self.categories} categories"
+        shift = f"level shift: {len(self.shifted)} items of one store sell {lift:.0%} more since {since}"
+        return [
+            f"source: {self.rows:,} rows, {self.stores} stores, {self.series} series, {self.first} to {self.last}",
+            f"people's tables: {items}, terms of stock for each series, changes of forecasts ({authors})",
+            *([shift] if self.shifted else []),
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -550,6 +564,7 @@ def _facts(
     everything = "SELECT count(*), count(DISTINCT store), count(DISTINCT item) FROM sales"
     rows, stores, items = database.execute(everything).fetchone()
     (series,) = database.execute("SELECT count(*) FROM (SELECT DISTINCT store, item FROM sales)").fetchone()
+    (categories,) = database.execute("SELECT count(DISTINCT category) FROM items").fetchone()
     return DemoFacts(
         path=path,
         stores=stores,
@@ -566,4 +581,6 @@ def _facts(
         short=special[3],
         ended=tuple(database.execute(newest_rows, (a_year_ago,)).fetchall()),
         rows_for_sales=_ROWS_FOR_SALES if stores > _STORES.index(_ROWS_FOR_SALES) else "",
+        categories=categories,
+        changes=dict(database.execute("SELECT author, count(*) FROM changes GROUP BY author").fetchall()),
     )

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from many_models.ports import Lake
 
 SHOWN = 3  # series that drifted
+PARTS = {"coherent_predictions": "sums", "stock_recommendations": "stock", "final_predictions": "changes"}
 
 
 def brought(lake: Lake) -> list[str]:
@@ -95,8 +96,8 @@ def _drift(rows: pa.Table) -> list[str]:
 
 def _problems(rows: pa.Table) -> list[str]:
     counts = lake_tables.counts(rows.filter(_is_of_people(rows)), "origin")
-    said = ", ".join(f"{count} of {origin}" for origin, count in sorted(counts.items()))
-    return [f"left out or overruled: {said} (lake table decision_problems)"] if said else []
+    said = ", ".join(f"{count} of {PARTS.get(origin, origin)}" for origin, count in sorted(counts.items()))
+    return [f"people's rows left out or overruled: {said} (lake table decision_problems)"] if said else []
 
 
 def _cost(rows: pa.Table) -> list[str]:

@@ -140,7 +140,8 @@ def test_changes_of_the_past_are_judged_on_the_backtest_the_first_night(day: Pro
     said = brought(build_lake(day.settings()))
     assert any(text.startswith("changes by dora: WAPE") and "worse, over 2 forecasts" in text for text in said)
     assert [text.split(":")[0] for text in said] == [
-        "sums", "stock", "changes", "changes by dora", "drift", "left out or overruled", "cost of the night"
+        "sums", "stock", "changes", "changes by dora", "drift", "people's rows left out or overruled",
+        "cost of the night",
     ]  # fmt: skip
 
 

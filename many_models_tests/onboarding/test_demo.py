@@ -274,3 +274,13 @@ def test_what_may_come_has_large_orders_as_the_history_had() -> None:
     assert 0.4 * 3 * draws * len(stores) < orders <= 3 * draws * len(stores)
     counted = [own for (_, item), own in paths.items() if not item.startswith(WEIGHED)]
     assert all((np.mod(own, 1.0) == 0).all() for own in counted)
+
+
+def test_the_demo_says_what_people_wrote_and_what_shifted(facts: DemoFacts) -> None:
+    with closing(sqlite3.connect(facts.path)) as database:
+        written = dict(database.execute("SELECT author, count(*) FROM changes GROUP BY author").fetchall())
+        (categories,) = database.execute("SELECT count(DISTINCT category) FROM items").fetchone()
+    _, people, shift = facts.sentences()
+    assert f"in {categories} categories" in people
+    assert all(f"{written[author]} by {author}" in people for author in (GOOD, BAD, NOISY))
+    assert shift == "level shift: 10 items of one store sell 40% more since 2026-03-01"

@@ -6,6 +6,7 @@ import gc
 import os
 import sys
 from collections import Counter
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
@@ -14,6 +15,11 @@ from many_models_tests.stand_ins.azurite import azurite
 from many_models_tests.stand_ins.postgres_server import postgres
 from many_models_tests.stand_ins.tds_server import tds
 from many_models_tests.support import public_tables
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from alembic.config import Config
 
 # many containers set it; each of the hundreds of processes of the tests would compile what it imports for itself
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -34,6 +40,26 @@ def no_settings_of_the_person_who_runs_the_tests() -> None:
     """Settings, instances and stores of the shell would change what is tested."""
     for name in [name for name in os.environ if name.startswith(THEIR_OWN)]:
         del os.environ[name]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def migrations_are_read_once() -> Iterator[None]:
+    """Alembic reads all migrations of Dagster or MLflow from their files whenever a database of theirs is opened: most
+    of what opening one takes. They do not change while tests run.
+    """
+    from alembic.script import ScriptDirectory
+
+    kept, read = dict[str | None, ScriptDirectory](), ScriptDirectory.from_config
+
+    def from_config(config: Config) -> ScriptDirectory:
+        place = config.get_main_option("script_location")
+        if place not in kept:
+            kept[place] = read(config)
+        return kept[place]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ScriptDirectory, "from_config", staticmethod(from_config))
+        yield
 
 
 LONGEST_FIRST = (  # by the time that they took on two quiet cores

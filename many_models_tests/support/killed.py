@@ -34,6 +34,8 @@ PRELOADED = [  # what a day imports inside its functions
     "many_models.forecasting.train",
     "many_models.orchestration.event_log.storage_sqlite",
     "many_models.tasks",
+    "matplotlib.figure",
+    "matplotlib.backends.backend_agg",
 ]
 
 

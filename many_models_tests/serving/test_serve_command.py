@@ -8,6 +8,8 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import pytest
+
 from many_models.adapters.registry.mlflow_production import MlflowProduction
 from many_models_tests.support.serving_parts import draft, pack
 
@@ -53,6 +55,7 @@ def test_serve_without_a_release_loads_nothing_that_it_does_not_use(tmp_path: Pa
     assert sorted(loaded_by_serve(tmp_path).intersection(NEVER)) == []
 
 
+@pytest.mark.slow
 def test_serve_that_has_answered_loads_neither_mlflow_nor_pandas(tmp_path: Path) -> None:
     """It warms up by a forecast of its own: all that an answer needs is loaded then."""
     registry = f"sqlite:///{tmp_path}/p.db", str(tmp_path / "files")

@@ -1112,7 +1112,9 @@ class Pack:
         within bounds.
         """
         a = self.arrays
-        return np.clip(a["weights"][i].astype(float) @ F * float(a["factor"][i]), own[LOW], own[HIGH])
+        used = np.flatnonzero(a["weights"][i])  # how a sum is rounded depends on its length: others change nothing
+        mixture = a["weights"][i, used].astype(float) @ F[used]
+        return np.clip(mixture * float(a["factor"][i]), own[LOW], own[HIGH])
 
     def forecast(self, i, h, x, fresh=None):
         """Point forecast (h,) and bounds (h × levels × 2) of row `i`; see `candidates`."""

@@ -5,9 +5,11 @@ SET is a public table (see many_models_tests/support/public_tables.py). The `hor
 cutoffs, a horizon apart, are held back; sums of the first half and of all of them are compared with their quantiles,
 per kind of series (share of periods that sell). All series share the luck of a cutoff, so one cutoff tells little: the
 last lines are of all cutoffs together. "between" is the share of sums between the two bounds of a central interval,
-"below" that below the quantile itself, which a stock is set by. Where a set says when stock was out, what is compared
-is the demand behind sales that stock cut short, as training estimates it; sums with a day of which nothing is known are
-left out.
+"below" that below the quantile itself, which a stock is set by. Demand that is often zero has no quantile of exactly
+50 %: where 70 % of the sums are zero, 70 % are within any interval from zero on. "level" therefore counts of such a
+probability the part that an interval of exactly that share has (the mean of the non-randomised PIT, Czado, Gneiting &
+Held 2009). Where a set says when stock was out, what is compared is the demand behind sales that stock cut short, as
+training estimates it; sums with a day of which nothing is known are left out.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ if TYPE_CHECKING:
     from many_models.forecasting import Trained
 
 SHARES = (50, 80, 95, 99)
-Inside = dict[tuple[int, int], list["np.ndarray"]]  # length and kind → a row per series: between, then below
+GRID = (np.arange(400) + 0.5) / 400  # of the quantiles that a distribution is read from
+WORDS = ("between", "below", "level")
+Inside = dict[tuple[int, int], list["np.ndarray"]]  # length and kind → a row per series: the shares for each of WORDS
 
 
 def measured(name: str, most: int, cutoffs: int) -> list[Figure]:
@@ -55,12 +59,12 @@ def told(what: str, inside: Inside) -> list[Figure]:
     """The shares of `inside`."""
     figures = list[Figure]()
     for (length, kind), rows in sorted(inside.items()):
-        shares = np.mean(np.vstack(rows), axis=0).reshape(2, len(SHARES))
+        shares = np.mean(np.vstack(rows), axis=0).reshape(len(WORDS), len(SHARES))
         figures += [
             Figure(
                 f"{what}, sum of {length}, kind {kind} ({len(rows)}), {word} {share} %", value, "", f"{share / 100:g}"
             )
-            for word, values in zip(("between", "below"), shares.tolist(), strict=True)
+            for word, values in zip(WORDS, shares.tolist(), strict=True)
             for share, value in zip(SHARES, values, strict=True)
         ]
     return figures
@@ -75,12 +79,28 @@ def of_cutoff(frame: pd.DataFrame, real: pd.DataFrame, spec: Spec, cutoff: datet
     inside: Inside = {}
     for length in (horizon // 2, horizon):
         edges = [0.5 - s / 200 for s in SHARES] + [0.5 + s / 200 for s in SHARES] + [s / 100 for s in SHARES]
-        low, high, quantile = np.split(sum_quantiles(model, np.full(len(ahead), length), edges), 3, axis=1)
+        found = sum_quantiles(model, np.full(len(ahead), length), [*edges, *GRID])
+        low, high, quantile, whole = np.split(found, [len(SHARES) * n for n in (1, 2, 3)], axis=1)
         actual = ahead[:, :length].sum(1)[:, None]
-        within = np.hstack([(actual >= low) & (actual <= high), actual <= quantile])
+        within = np.hstack([(actual >= low) & (actual <= high), actual <= quantile, levels(whole, actual)])
         for at in np.flatnonzero(np.isfinite(actual[:, 0])).tolist():
             inside.setdefault((length, int(model.kind[at])), []).append(within[at])
     return inside
+
+
+def levels(quantiles: np.ndarray, actual: np.ndarray) -> np.ndarray:
+    """For each central interval of SHARES how much of `actual` (series × 1) is within, from 0 to 1, where `quantiles`
+    (series × GRID) give the distribution: an actual with a probability of its own is within by the part of it that is.
+    """
+    below, up_to = (quantiles < actual).mean(1), (quantiles <= actual).mean(1)
+
+    def reached(share: float) -> np.ndarray:
+        """The chance that the PIT, even between `below` and `up_to`, is at most `share`."""
+        return np.where(
+            up_to > below, np.clip((share - below) / np.maximum(up_to - below, 1e-12), 0, 1), below <= share
+        )
+
+    return np.stack([reached(0.5 + share / 200) - reached(0.5 - share / 200) for share in SHARES], axis=1)
 
 
 def paths_at(past: pd.DataFrame, spec: Spec, cutoff: datetime) -> PathModel:

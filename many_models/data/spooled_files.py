@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from many_models.errors import UnavailableError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -43,9 +45,15 @@ class Spool:
         self._folder, self._left, self._packs = folder, held, 0
 
     def keep(self, files: Mapping[str, bytes]) -> Mapping[str, bytes]:
-        """The same files, in memory or on disk. Raises OSError where there is no space."""
+        """The same files, in memory or on disk. Raises UnavailableError where the disk does not take them."""
         self._left -= sum(map(len, files.values()))
         if self._left >= 0:
             return files
         self._packs += 1
-        return SpooledFiles(self._folder / str(self._packs), files)
+        try:
+            return SpooledFiles(self._folder / str(self._packs), files)
+        except OSError as error:
+            raise UnavailableError(
+                f"a pack of the next release could not wait in {self._folder}: {error}. Make room there, or name "
+                "another folder in TMPDIR, then run again"
+            ) from error

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from many_models.data.spooled_files import Spool, SpooledFiles
+from many_models.errors import UnavailableError
 from many_models.keys import files_sha256
 
 if TYPE_CHECKING:
@@ -36,3 +38,11 @@ def test_spooled_files_are_a_mapping_that_reads_what_is_asked_for(tmp_path: Path
     for path in (tmp_path / "pack").iterdir():
         path.unlink()
     assert len(files) == 2, "names are known without the files"
+
+
+def test_a_disk_that_does_not_take_them_is_said_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "full").write_bytes(b"not a folder")
+    with pytest.raises(
+        UnavailableError, match=r"could not wait in .*full.*Make room there, or name another folder in TMPDIR"
+    ):
+        Spool(tmp_path / "full", 0).keep({"a.npy": b"1"})

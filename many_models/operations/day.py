@@ -92,6 +92,11 @@ class WatchedCompute:
         return self.compute.check()
 
 
+def _close(compute: Compute) -> None:
+    """Stop the workers that wait, where the compute has some; it starts others when they are needed."""
+    getattr(compute, "close", lambda: None)()
+
+
 @contextmanager
 def open_instance(home: Path, storage: Storage = "sqlite") -> Generator[dg.DagsterInstance]:
     """The Dagster instance of `home`; where it has no dagster.yaml yet, ours is written, with that `storage`.
@@ -229,6 +234,8 @@ class Day:
                 request = automation.request_of(settings, self.instance, assets[work.stage], work, current, tags)
                 mark = request.tags[automation.DUE_TAG]
                 tried[mark] = tried.get(mark, 0) + 1
+                if work.stage == "warehouse_predictions":
+                    _close(compute)  # nothing fans out in a load, and workers that wait keep what they have taken
                 report = self._run(definitions, work, request, lake)
                 return_free_memory()  # each stage holds rows of all series; what they leave would add up
                 self.reports.append(report)
@@ -241,7 +248,7 @@ class Day:
                     self._raise_if_hopeless(report, tried[mark])
             self._refresh_power_bi(definitions)
         finally:
-            getattr(compute, "close", lambda: None)()
+            _close(compute)
             told = tell_people(settings, self.instance, {**resources, **self.resources})
             for line in [*told, *tell_operators(settings, self.instance)]:
                 self.progress.note(line)

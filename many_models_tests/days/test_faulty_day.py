@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 import pandas as pd
+import psutil
 import pytest
 
 from many_models.definitions import build, build_assets
@@ -68,6 +69,19 @@ def test_series_that_raise_hang_exhaust_memory_or_kill_their_worker_cost_only_th
         name: "no_champion" if name == "s0__i1" else "" for name in every
     }
     assert day.run() == []
+
+
+def test_no_worker_holds_memory_while_the_warehouse_is_loaded(tmp_path: Path) -> None:
+    day = make_project(tmp_path, sales(stores=1, items=4, days=70), compute={"kind": "processes", "chunk": 2})
+    before, waiting = set(psutil.Process().children()), dict[str, int]()
+
+    def count(stage: str, _keys: int) -> None:
+        waiting[stage] = len(set(psutil.Process().children()) - before)
+
+    with open_instance(day.home) as instance:
+        Day(day.settings(), instance, Progress(stage=count)).run()
+    assert waiting["predictions"] > 0
+    assert waiting["warehouse_predictions"] == 0
 
 
 def copied(project: Project, root: Path) -> Project:

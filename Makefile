@@ -10,7 +10,7 @@ PYTHONS := python3.11 python3.12 python3.13 python3
 NEEDED := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 INSTALLED := $(VENV)/.installed
 ARGS ?=
-# processes of `make test`: a third of the time a test waits for a server or a child, so 3 keep two cores busy
+# processes of `make test` and `make test-all`: a third of the time a test waits for a server or a child, so 3 keep two cores busy
 WORKERS ?= 3
 unexport PYTHONDONTWRITEBYTECODE # set in many containers; without bytecode each process spends seconds to compile imports
 
@@ -97,11 +97,17 @@ imports: install ## Imports run one way
 
 .PHONY: fast
 fast: install ## The tests that take no longer than a few seconds each
-	$(BIN)/python -m pytest -m "not slow" -n 2 $(ARGS)
+	$(BIN)/python -m pytest -m "not slow and not long" -n 2 $(ARGS)
+
+TESTS := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=40 --durations-min=5
 
 .PHONY: test
-test: install ## All tests
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=40 --durations-min=5 $(ARGS)
+test: install ## The tests but the long ones: at most 20 minutes on two cores
+	$(TESTS) -m "not long" $(ARGS)
+
+.PHONY: test-all
+test-all: install ## All tests: what CI runs, about 40 minutes on two cores
+	$(TESTS) $(ARGS)
 
 FUZZ_SECONDS ?= 15
 .PHONY: fuzz

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from alembic.config import Config
+    from xdist.workermanage import WorkerController
 
 # many containers set it; each of the hundreds of processes of the tests would compile what it imports for itself
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -95,15 +96,35 @@ LONGEST_FIRST = (  # by the time that they took on two quiet cores
 )
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+LEFT_OUT = pytest.StashKey[int]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
     """Leave out tests on public tables that are not here, and begin with the files that take minutes: one of them that
-    began last would run alone, with the other core idle.
+    began last would run alone, with the other core idle. Count the `long` tests that `-m` leaves out.
     """
     if not os.environ.get(public_tables.VARIABLE):
         absent = [item for item in items if item.get_closest_marker("public_tables")]
         items[:] = [item for item in items if not item.get_closest_marker("public_tables")]
         config.hook.pytest_deselected(items=absent)
     items.sort(key=lambda item: LONGEST_FIRST.index(item.path.name) if item.path.name in LONGEST_FIRST else 99)
+    found = _long_tests(items)
+    yield
+    left_out = found - _long_tests(items) if config.getoption("markexpr") else 0
+    config.stash[LEFT_OUT] = left_out
+    if hasattr(config, "workeroutput"):  # a process of pytest-xdist: the one that reports is told at its end
+        config.workeroutput["left_out"] = left_out
+
+
+def _long_tests(items: list[pytest.Item]) -> int:
+    return sum(item.get_closest_marker("long") is not None for item in items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: WorkerController) -> None:
+    """Take the count of `long` tests from a process of pytest-xdist: each of them has collected all tests."""
+    node.config.stash[LEFT_OUT] = getattr(node, "workeroutput", {}).get("left_out", 0)
 
 
 def pytest_collection_finish() -> None:
@@ -120,6 +141,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     lines = [f"{number} skipped: {reason}" for reason, number in reasons.most_common()]
     if not os.environ.get(public_tables.VARIABLE):
         lines.append(f"tests on public tables left out: set {public_tables.VARIABLE} to a folder that has them")
+    if left_out := terminalreporter.config.stash.get(LEFT_OUT, 0):
+        lines.append(f"{left_out} long tests left out: `make test-all` runs them")
     if lines:
         terminalreporter.section("not run")
         for line in lines:

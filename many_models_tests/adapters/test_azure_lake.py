@@ -170,7 +170,7 @@ def test_a_location_with_a_secret_or_without_encryption_is_refused(path, endpoin
 
 
 # --- Faults ---------------------------------------------------------------------------------------------------------
-@pytest.mark.slow
+@pytest.mark.long("adapters/test_azure_lake.py::test_an_answer_of_a_busy_store_or_capacity_is_asked_again")
 def test_a_store_that_is_busy_for_half_a_minute_is_asked_again(azurite, tmp_path):
     """By the lake's commit, and by what is staged for Synapse."""
     url = place(azurite)

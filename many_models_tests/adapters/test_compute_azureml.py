@@ -207,7 +207,18 @@ def test_a_trainer_of_the_users_is_fitted_on_the_gpu_nodes_that_the_settings_nam
         importlib.import_module("trainer_of_mine")
 
 
-@pytest.mark.parametrize(("how", "kind", "timeout"), [("kill", "WorkerLost", 60), ("hang", "WorkerTimeout", 12)])
+@pytest.mark.parametrize(
+    ("how", "kind", "timeout"),
+    [
+        ("kill", "WorkerLost", 60),
+        pytest.param(
+            "hang",
+            "WorkerTimeout",
+            12,
+            marks=pytest.mark.long("adapters/test_compute_spark.py::test_a_series_that_hangs_costs_only_itself"),
+        ),
+    ],
+)
 def test_a_series_that_kills_or_hangs_its_process_costs_only_itself(workspace, how, kind, timeout):
     results = list(on(workspace, timeout=timeout).run(Harms(("s2",), how), chunked(2, 2, 1)))
     assert done(results) == ["s0", "s1", "s3", "s4"]
@@ -386,6 +397,10 @@ print(made.status, workspace.cancelled == [made.name])
 """
 
 
+@pytest.mark.long(
+    "adapters/test_compute_azureml.py::test_a_run_that_is_closed_cancels_its_job_and_waits_for_its_end",
+    "contracts/compute.py::test_an_interruption_stops_workers_in_the_middle_of_their_chunks_and_is_raised",
+)
 def test_an_interrupted_run_cancels_its_job_and_the_interruption_goes_on(tmp_path):
     (tmp_path / "left").mkdir()
     words = [sys.executable, "-W", "ignore", "-c", INTERRUPTED, str(tmp_path)]
@@ -397,6 +412,10 @@ def test_an_interrupted_run_cancels_its_job_and_the_interruption_goes_on(tmp_pat
     assert said.splitlines() == ["DagsterExecutionInterruptedError", "Canceled True"]
 
 
+@pytest.mark.long(
+    "contracts/compute.py::test_results_are_those_of_a_plain_loop_in_order",
+    "days/test_day.py::test_the_first_day_carries_every_series_from_the_source_to_the_warehouse",
+)
 def test_a_whole_day_on_azure_ml_ends_in_the_tables_of_a_serial_one(workspace, piped, tmp_path):
     rows, forecast = sales(stores=2, items=2, days=80), {"windows": 1, "trees": True}
     serial = make_project(tmp_path / "serial", rows, forecast=forecast)

@@ -101,7 +101,17 @@ def test_a_worker_killed_by_chance_costs_no_series(spark, tmp_path):
     assert failures(results) == {}
 
 
-@pytest.mark.parametrize(("how", "kind"), [("hang", "WorkerTimeout"), ("deaf", "WorkerLost")])
+@pytest.mark.parametrize(
+    ("how", "kind"),
+    [
+        ("hang", "WorkerTimeout"),
+        pytest.param(
+            "deaf",
+            "WorkerLost",
+            marks=pytest.mark.long("adapters/test_compute_spark.py::test_a_series_that_hangs_costs_only_itself"),
+        ),
+    ],
+)
 def test_a_series_that_hangs_costs_only_itself(session, how, kind):
     results = list(SparkCompute(lambda: session, timeout=6).run(Harms(("s2",), how), chunked(2, 2, 1)))
     assert done(results) == ["s0", "s1", "s3", "s4"]
@@ -211,6 +221,7 @@ def elsewhere(tmp_path_factory) -> tuple[str, str]:
     return lost_executor, two_cores
 
 
+@pytest.mark.long("adapters/test_compute_spark.py::test_a_worker_killed_by_chance_costs_no_series")
 def test_a_lost_executor_costs_a_retry_of_its_chunks_and_no_series(elsewhere):
     assert elsewhere[0] == "s0 s1 s2 s3 s4 s5 s6 s7 {}"
 
@@ -230,6 +241,10 @@ def test_a_task_that_workers_cannot_load_is_said_at_once(spark):
         list(spark.run(Unloadable(), chunked(1)))
 
 
+@pytest.mark.long(
+    "contracts/compute.py::test_results_are_those_of_a_plain_loop_in_order",
+    "days/test_day.py::test_the_first_day_carries_every_series_from_the_source_to_the_warehouse",
+)
 def test_a_whole_day_on_spark_ends_in_the_tables_of_a_serial_one(session, tmp_path):
     """Workers read the lake. Spark reads it in `days/azure_compute_day.py`."""
     rows, windows = sales(stores=2, items=2, days=80), {"windows": 1}

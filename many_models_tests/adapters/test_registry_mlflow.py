@@ -108,7 +108,10 @@ def test_any_mlflow_client_loads_a_champion_without_this_package(store, tmp_path
     assert all("==" in line for line in found["a needs"])
 
 
-@pytest.mark.slow
+@pytest.mark.long(
+    "adapters/test_registry_mlflow.py::test_any_mlflow_client_loads_a_champion_without_this_package",
+    "forecasting/test_fitted_regressors.py::test_a_client_with_scikit_learn_and_skops_loads_it_without_our_package",
+)
 def test_any_mlflow_client_loads_a_users_regressor_without_this_package_or_a_pickle(store, tmp_path):
     from datetime import timedelta
 

@@ -40,7 +40,17 @@ def server(tmp_path_factory):
         yield url, root / "files"
 
 
-@pytest.mark.parametrize("aliases", [True, False], ids=["aliases", "tags"])
+@pytest.mark.parametrize(
+    "aliases",
+    [
+        pytest.param(
+            True,
+            id="aliases",
+            marks=pytest.mark.long("adapters/test_registry_server.py::test_through_a_server_everything_is_the_same"),
+        ),
+        pytest.param(False, id="tags"),
+    ],
+)
 def test_through_a_server_everything_is_the_same(server, aliases, capfd):
     uri, files = server
     prefix = f"through-{aliases}"
@@ -214,6 +224,7 @@ def status_of(url: str, method: str, path: str, body: dict[str, object], user: s
         return error.code
 
 
+@pytest.mark.long("docs/test_mlflow_deploy.py::test_production_takes_promotions_releases_and_refuses_training")
 def test_training_is_refused_every_write_to_production(guarded, tmp_path, monkeypatch):
     staging = MlflowStaging(f"sqlite:///{tmp_path}/staging.db", str(tmp_path / "staging"))
     trained = staging.register("one", [upload("a", {"s1": "1"})])[0]  # training's own store asks nobody

@@ -12,7 +12,10 @@ import pytest
 
 from many_models_tests.stand_ins.spark35 import python_of_spark35
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long(
+    "adapters/test_spark_data.py::test_prepared_trained_and_scored_over_rows_of_spark_are_the_same_bytes",
+    "adapters/test_spark_versions.py::test_clients_that_fit_a_runtime_are_taken",
+)
 ROOT = Path(__file__).parents[2]
 FILES = ["many_models_tests/adapters/test_spark_data.py", "many_models_tests/days/azure_compute_day.py"]
 

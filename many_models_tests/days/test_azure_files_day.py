@@ -69,6 +69,11 @@ def asked_by_power_bi(files: dict[str, str]) -> list[str]:
     return queries
 
 
+@pytest.mark.long(
+    "days/test_azure_day.py::test_a_day_from_postgres_through_azure_storage_into_synapse_ends_as_a_day_on_embedded_parts_does",
+    "adapters/test_source_files.py::test_files_of_each_format_and_depth_are_one_table",
+    "reporting/test_power_bi_project.py::test_every_table_is_a_view_of_the_warehouse_with_its_columns",
+)
 @pytest.mark.parametrize("kind", ["synapse", "fabric"])
 def test_a_day_from_files_reaches_power_bi_through_a_pool_with_its_rules_on(
     kind: str,

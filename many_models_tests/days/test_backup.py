@@ -49,6 +49,7 @@ def restored(project: Project, copy: Path, into: Path) -> Project:
     return Project(into)
 
 
+@pytest.mark.long("days/test_backup.py::test_a_copy_in_the_middle_of_a_stage_ends_the_day_equal")
 def test_the_day_after_a_restore_is_what_it_would_have_been(days: tuple[Project, Project], tmp_path: Path) -> None:
     project = Project(shutil.copytree(days[0].root, tmp_path / "p"))
     with open_instance(project.home) as instance:
@@ -66,6 +67,7 @@ def test_the_day_after_a_restore_is_what_it_would_have_been(days: tuple[Project,
             assert str(tmp_path / "p") not in "\n".join(connection.iterdump())
 
 
+@pytest.mark.long("days/test_backup.py::test_a_copy_in_the_middle_of_a_stage_ends_the_day_equal")
 def test_a_copy_between_two_stages_ends_the_day_equal(days: tuple[Project, Project], tmp_path: Path) -> None:
     """After three stages of one day: each copy is restored, and its day goes on."""
     project = Project(shutil.copytree(days[0].root, tmp_path / "p"))

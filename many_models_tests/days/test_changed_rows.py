@@ -83,7 +83,10 @@ def loaded(project: Project) -> tuple[pd.DataFrame, pd.DataFrame]:
     return rows, actuals.set_index(["series_id", "ds"])["y"]
 
 
-@pytest.mark.slow
+@pytest.mark.long(
+    "days/test_changed_rows.py::test_rows_that_come_late_or_are_corrected_are_copied_however_old_they_are",
+    "contracts/warehouse.py::test_reports_count_accuracy_as_it_is_counted_by_hand",
+)
 def test_a_correction_of_any_age_reaches_the_warehouse_s_actuals_and_the_accuracy_of_the_forecasts_of_it(tmp_path):
     project = project_of(tmp_path, changed="written_at")
     for day in (date(2024, 5, 20), date(2024, 5, 21), END):

@@ -76,7 +76,9 @@ def test_a_new_store_comes_with_its_history_and_a_renamed_one_leaves_nothing_beh
     assert project.run(END) == []
 
 
-@pytest.mark.slow
+@pytest.mark.long(
+    "orchestration/test_failures.py::test_a_series_that_is_set_aside_is_tried_again_with_other_settings_alone",
+)
 def test_a_series_set_aside_for_wrong_settings_comes_back_when_they_are_mended(tmp_path):
     """Hours in a column that the settings take for a flag: the one series that has hours fails twice; the others go on.
 

@@ -249,7 +249,10 @@ def test_odd_series_get_a_recorded_fallback_and_ended_ones_no_forecast(odd_serie
     assert stages_of(reports)["predictions"] == 8
 
 
-@pytest.mark.slow
+@pytest.mark.long(
+    "orchestration/test_failures.py::test_a_series_that_is_set_aside_is_tried_again_with_other_settings_alone",
+    "orchestration/test_events.py::test_a_failed_series_that_succeeds_is_failed_no_more",
+)
 def test_materializing_a_series_that_was_set_aside_brings_it_back(odd_series: Project, tmp_path: Path) -> None:
     project = Project(shutil.copytree(odd_series.root, tmp_path / "p"))
     project.run()
@@ -370,7 +373,10 @@ def test_known_covariates_of_the_future_come_from_their_table_and_repeated_ones_
     assert found.to_dict("records") == [{"item": "i0", "least": 0, "most": 0}, {"item": "i1", "least": 1, "most": 1}]
 
 
-@pytest.mark.slow
+@pytest.mark.long(
+    "contracts/production_registry.py::test_a_rollback_restores_a_release_whole",
+    "orchestration/test_outside.py::test_the_lake_follows_production_and_promotion_decides_again_where_the_newer_release_is_forgotten",
+)
 def test_after_a_rollback_the_older_release_serves_and_predictions_follow(project: Project) -> None:
 
     from many_models.operations.releases import roll_back

@@ -41,6 +41,11 @@ def assert_same(found: Project, expected: Project) -> None:
         pd.testing.assert_frame_equal(frame, tables[name], obj=name)
 
 
+@pytest.mark.long(
+    "contracts/compute.py::test_a_series_that_raises_fails_alone",
+    "adapters/test_compute.py::test_a_killed_worker_costs_only_its_own_series",
+    "days/test_day.py::test_a_series_whose_data_raises_fails_alone_and_says_why",
+)
 def test_series_that_raise_hang_exhaust_memory_or_kill_their_worker_cost_only_themselves(tmp_path: Path) -> None:
     from many_models.adapters.compute.processes import ProcessCompute
 
@@ -105,6 +110,10 @@ def day(days: tuple[Project, Project], tmp_path: Path) -> Project:
     return copied(days[0], tmp_path / "day")
 
 
+@pytest.mark.long(
+    "days/test_full_disk.py::test_a_full_disk_is_a_clear_error_that_leaves_nothing_half_loaded",
+    "days/test_killed_runs.py::test_a_first_day_killed_while_it_makes_its_tables_ends_as_a_clean_one",
+)
 def test_a_disk_that_is_full_while_the_lake_is_written_costs_nothing_but_the_time(
     day: Project, days: tuple[Project, Project]
 ) -> None:

@@ -54,7 +54,7 @@ def failed(project: Project, stage: str) -> dict[str, str]:
         return history.failed_partitions(instance, dg.AssetKey(stage))
 
 
-@pytest.mark.slow
+@pytest.mark.long("days/test_grain.py::test_a_series_that_fails_within_its_store_fails_alone_and_is_listed")
 def test_days_by_store_end_in_the_tables_of_days_by_store_item(tmp_path: Path) -> None:
     rows = sales(stores=2, items=2, days=60)
     by_item, by_store = (make_project(tmp_path / name, rows, partitions=how) for name, how in

@@ -72,7 +72,10 @@ def waits_again(project: Project, stage: Stage, before: int = 0) -> int:
     return now if now > before else 0
 
 
-@pytest.mark.slow
+@pytest.mark.long(
+    "orchestration/test_events.py::test_a_run_whose_process_was_killed_is_marked_failed_and_its_keys_are_due_again",
+    "days/test_killed_runs.py::test_a_first_day_killed_while_it_makes_its_tables_ends_as_a_clean_one",
+)
 @pytest.mark.timeout(3 * PATIENCE)
 def test_a_day_whose_daemon_is_killed_in_the_middle_of_every_stage_ends_as_an_undisturbed_one(tmp_path):
     """In training, the next daemon is killed without its run, too: the run goes on, and the third starts no other."""

@@ -37,6 +37,7 @@ POINTS = [
 ]
 
 
+@pytest.mark.long("days/test_killed_runs.py::test_a_first_day_killed_while_it_makes_its_tables_ends_as_a_clean_one")
 def test_a_day_killed_at_every_stage_ends_in_the_tables_of_a_clean_one(tmp_path: Path) -> None:
     rows = sales(stores=2, items=2, days=90)
     clean = make_project(tmp_path / "clean", rows)
@@ -66,6 +67,7 @@ def test_a_first_day_killed_while_it_makes_its_tables_ends_as_a_clean_one(tmp_pa
         pd.testing.assert_frame_equal(found[name], frame, obj=name)
 
 
+@pytest.mark.long("days/test_killed_runs.py::test_a_first_day_killed_while_it_makes_its_tables_ends_as_a_clean_one")
 def test_a_day_killed_at_a_random_moment_ends_in_the_tables_of_a_clean_one() -> None:
     """One of the hundred of the benchmark, whose seeds are in its output."""
     command = [sys.executable, "-m", "benchmarks.killed_days", "--times", "1"]

@@ -123,6 +123,10 @@ def spoilt(project: Project) -> object:
     return rows.slice(0, rows.num_rows // 2)
 
 
+@pytest.mark.long(
+    "days/test_longer_histories.py::test_a_corrected_row_rewrites_its_own_pack_and_the_other_one_goes_on",
+    "days/test_killed_runs.py::test_a_first_day_killed_while_it_makes_its_tables_ends_as_a_clean_one",
+)
 def test_a_replaced_history_that_a_killed_run_left_undescribed_is_not_gone_on_from(
     project: Project, tmp_path: Path
 ) -> None:
@@ -139,6 +143,10 @@ def test_a_replaced_history_that_a_killed_run_left_undescribed_is_not_gone_on_fr
     assert_as_made_anew(project, tmp_path / "anew")
 
 
+@pytest.mark.long(
+    "contracts/lake.py::test_pruning_changes_no_row_whatever_the_partitions_are_called",
+    "days/test_longer_histories.py::test_a_new_day_adds_files_and_rewrites_none",
+)
 def test_upkeep_puts_the_files_of_many_days_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Four are many here; contracts/lake.py has as many as it takes otherwise."""
     monkeypatch.setattr(delta_maintenance, "MANY_FILES", 3)

@@ -35,7 +35,11 @@ for words in json.loads(sys.argv[1]):
 PER_SERIES = ("store_item_datasets", "trained_models", "promoted_models", "predictions")
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.long(
+        "onboarding/test_guess.py::test_the_example_settings_say_what_init_guesses",
+        "days/test_day.py::test_each_further_day_touches_what_is_due_and_nothing_else",
+        "days/test_known_of_series.py::test_a_day_with_all_of_it",
+    ),
     pytest.mark.timeout(3 * PATIENCE),
     pytest.mark.public_tables,
 ]

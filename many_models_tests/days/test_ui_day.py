@@ -177,7 +177,10 @@ def day(tmp_path):
     return day
 
 
-@pytest.mark.slow
+@pytest.mark.long(
+    "orchestration/test_events.py::test_the_first_run_of_a_backfill_does_what_waits_in_the_queue_and_ends_it_as_its_keys_ended",
+    "days/test_day.py::test_the_same_days_run_again_from_the_ui_change_no_table",
+)
 @pytest.mark.timeout(3 * PATIENCE)
 def test_a_backfill_of_50_scattered_series_from_the_ui_is_carried_on_to_the_warehouse_by_the_sensors(day):
     with day.services():

@@ -41,7 +41,8 @@ PATIENCE = 900
 # Every command of the README is one of these; what is none of them fails a test.
 DRY = {  # make says what it would do: these install, or end only with the tests or with Ctrl-C
     "make install": "pip sync",
-    "make test": "-m pytest",
+    "make test": '-m "not long"',
+    "make test-all": "-m pytest",
     "make check": "pyright",
     "make demo": "many-models demo",  # at full size; the README's smaller one is run
     "make dev": "dagster dev",  # started by a test of its own
@@ -164,7 +165,10 @@ def test_make_would_do_what_the_readme_says(clone: Clone, command: str) -> None:
     assert DRY[command] in done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.long(
+    "docs/test_readme.py::test_make_would_do_what_the_readme_says",
+    "days/test_day.py::test_the_first_day_carries_every_series_from_the_source_to_the_warehouse",
+)
 @pytest.mark.timeout(2 * PATIENCE)
 def test_the_commands_of_the_readme_work_without_libodbc_and_java(followed: Clone) -> None:
     for folder in (followed.root, followed.root / "tea"):
@@ -174,7 +178,10 @@ def test_the_commands_of_the_readme_work_without_libodbc_and_java(followed: Clon
     assert not (followed.root / "demo").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long(
+    "docs/test_readme.py::test_every_file_and_heading_that_the_docs_link_to_exists",
+    "days/test_day.py::test_the_first_day_carries_every_series_from_the_source_to_the_warehouse",
+)
 @pytest.mark.timeout(2 * PATIENCE)
 def test_things_are_where_the_readme_says(followed: Clone) -> None:
     rows = dict(re.findall(r"^\| ([^|]+?) \| (.+?) \|$", section("Where things are"), re.MULTILINE))
@@ -194,7 +201,7 @@ def test_things_are_where_the_readme_says(followed: Clone) -> None:
     assert (followed.root / "tea/var/dagster/dagster.yaml").is_file()
 
 
-@pytest.mark.slow
+@pytest.mark.long("orchestration/test_freshness.py::test_dg_lists_the_definitions_and_finds_nothing_wrong")
 @pytest.mark.timeout(2 * PATIENCE)
 @pytest.mark.parametrize(("command", "folder"), STARTED.items())
 def test_the_ui_shows_what_was_made(followed: Clone, command: str, folder: str) -> None:
@@ -251,7 +258,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
             continue
 
 
-@pytest.mark.slow
+@pytest.mark.long("serving/test_serve_command.py::test_serve_that_has_answered_loads_neither_mlflow_nor_pandas")
 @pytest.mark.timeout(2 * PATIENCE)
 def test_the_service_answers_from_what_was_made(followed: Clone) -> None:
     body = json.dumps({"series": [{"series_id": "s1__i1"}], "observations_from": "lake"}).encode()
@@ -261,7 +268,7 @@ def test_the_service_answers_from_what_was_made(followed: Clone) -> None:
     assert len(forecast["y_hat"]) == 28, forecast
 
 
-@pytest.mark.slow
+@pytest.mark.long("board/test_board_pages.py::test_every_page_has_its_charts_and_is_no_wider_than_a_phone")
 def test_the_board_shows_what_was_made(followed: Clone) -> None:
     with started(followed, SHOWN) as url:
         assert "s1 · i1" in answer_of(urllib.request.Request(f"{url}/items")).decode()

@@ -134,7 +134,7 @@ def test_the_scoring_script_answers_from_a_registry(tmp_path: Path, monkeypatch:
 
 if sys.version_info[:2] == (3, 11):  # the Python of the image
 
-    @pytest.mark.slow
+    @pytest.mark.long("docs/test_serving_deploy.py::test_the_scoring_script_answers_from_a_registry")
     def test_the_endpoints_container_answers_a_forecast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """An empty environment in the place of the base image; then what the Dockerfile does, and its entry point."""
         from many_models.wiring import build_production

@@ -20,7 +20,13 @@ FLOORS = {
     "m5_tiny": {"wape": 0.450, "mase": 0.98, "rmsse": 0.685, "bias": 0.05},
     "carparts": {"rmsse": 0.667, "mase": 1.17, "bias": 0.10},
 }
-pytestmark = [pytest.mark.slow, pytest.mark.public_tables]
+pytestmark = [
+    pytest.mark.public_tables,
+    pytest.mark.long(
+        "forecasting/test_backtesting.py::test_metrics_agree_with_a_slow_reckoning",
+        "forecasting/test_backtesting.py::test_the_selected_forecast_beats_the_baseline",
+    ),
+]
 
 
 def assert_above_floor(name: str, row: Mapping[str, float]) -> None:

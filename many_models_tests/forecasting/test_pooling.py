@@ -158,7 +158,10 @@ print(*(pool(rows, SPEC, AS_OF, sample=25).hash for _ in range(2)))
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long(
+    "forecasting/test_training.py::test_chunks_and_order_change_no_result",
+    "forecasting/test_training.py::test_training_twice_gives_the_same_bytes",
+)
 def test_what_is_learned_is_the_same_at_first_and_later_and_on_one_core_or_more():
     learned = [
         subprocess.run([sys.executable, "-c", LEARN, cores], capture_output=True, text=True, check=True).stdout.split()

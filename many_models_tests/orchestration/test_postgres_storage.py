@@ -172,7 +172,10 @@ def test_without_the_url_in_the_environment_the_error_says_what_to_export(tmp_pa
         project.run()
 
 
-@pytest.mark.slow
+@pytest.mark.long(
+    "orchestration/test_postgres_storage.py::test_the_same_runs_leave_the_same_rows_and_the_same_graphql_answers_in_both_storages",
+    "days/test_day.py::test_the_first_day_carries_every_series_from_the_source_to_the_warehouse",
+)
 def test_a_day_runs_on_postgres_once(postgres, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv(POSTGRES_URL, postgres.new_database().replace("+psycopg2", ""))
     project = make_project(tmp_path / "p", sales(stores=1, items=3, days=60), dagster={"storage": "postgres"})

@@ -63,6 +63,10 @@ def known(project: Project) -> dict[str, object]:
         }
 
 
+@pytest.mark.long(
+    "orchestration/test_public_events.py::test_the_public_api_tells_of_runs_what_the_private_one_tells",
+    "orchestration/test_events.py::test_without_the_private_api_good_series_are_still_recorded_with_one_warning",
+)
 def test_days_run_on_the_public_api_alone_with_one_warning_and_end_as_they_would(tmp_path, another_dagster):
     rows = sales(stores=1, items=2, days=25)
     yesterday = END - timedelta(days=1)

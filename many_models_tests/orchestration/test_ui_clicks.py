@@ -48,7 +48,10 @@ def fail_some(instance: dg.DagsterInstance) -> None:
     definitions.resolve_job_def("fill").execute_in_process(QUIET, instance, tags=tags, raise_on_error=False)
 
 
-@pytest.mark.slow
+@pytest.mark.long(
+    "orchestration/test_events.py::test_a_failed_series_that_succeeds_is_failed_no_more",
+    "orchestration/test_events.py::test_the_first_run_of_a_backfill_does_what_waits_in_the_queue_and_ends_it_as_its_keys_ended",
+)
 @pytest.mark.timeout(1800)
 def test_failed_series_are_run_again_by_clicks(tmp_path: Path) -> None:
     """Materialize, Failed, Launch backfill: `days/test_ui_day.py` has what the daemon makes of a backfill."""

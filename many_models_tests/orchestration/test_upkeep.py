@@ -42,6 +42,11 @@ def checks_of(project: Project) -> tuple[dict[str, object], int]:
     return {key.name: (found.status, found.run_id) for key, found in said.items()}, planned
 
 
+@pytest.mark.long(
+    "orchestration/test_upkeep.py::test_a_part_that_fails_is_listed_and_the_others_are_done",
+    "orchestration/test_event_retention.py::test_pruning_leaves_runs_and_graphql_answers_about_assets_as_they_were",
+    "adapters/test_registry_publishing.py::test_pruning_deletes_rows_files_and_runs_for_good",
+)
 def test_the_job_deletes_what_is_superseded_and_the_next_day_runs_as_ever(three_days: Project, monkeypatch) -> None:
     project, settings = three_days, three_days.settings(END)
     prune, lake_prune = retention.prune_events, type(build_lake(settings)).prune

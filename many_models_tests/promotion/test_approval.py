@@ -369,6 +369,10 @@ def test_the_pipelines_wheel_has_the_command_and_the_loaders_that_travel_in_pack
     assert not [name for name in names if "tests" in name]
 
 
+@pytest.mark.long(
+    "promotion/test_approval.py::test_status_names_what_waits_and_the_command_that_it_names_makes_it_live",
+    "contracts/production_registry.py::test_a_newer_proposal_supersedes_and_the_older_one_cannot_be_approved",
+)
 def test_the_pipelines_commands_approve_what_was_looked_at_and_nothing_newer(project: Project) -> None:
     env = {"MANY_MODELS_CONFIG": str(project.root / "many_models.toml")}
     told = bash(script("look", "setvariable"), project.root, **env)

@@ -42,6 +42,9 @@ async def until_it_says(client: httpx.AsyncClient, *wanted: object) -> None:
     assert found == wanted
 
 
+@pytest.mark.long(
+    "serving/test_serving.py::test_without_a_registry_later_what_is_cached_is_served_even_after_a_restart",
+)
 @pytest.mark.timeout(3 * PATIENCE)
 def test_a_killed_registry_costs_only_what_was_never_loaded_and_is_found_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -3,9 +3,11 @@
 Errors of neighbouring steps go together, so bounds of single steps do not add up to bounds of a sum. A path is a whole
 window of the backtest's errors in standard deviations, of a series of the same kind, put on the series' own forecast;
 what all series of a window share is drawn apart, since a backtest has seen it only a few times.
-Series that rarely sell follow their own intervals between sales and their own sizes (a renewal process; compare
-Willemain, Smart & Schwarz 2004), scaled to the forecast; with too few sales for that, what came of others that had sold
-as rarely (see `few_sales`).
+Three things would make the backtest look better than what comes. A window belongs to the kind that its series was of
+before it: that a series sells often by now means that it sold well in its windows. A window's standard deviation is
+that of the series' other windows. And a series that left the shelf is missing wholly, however large it was.
+Series that rarely sell follow their own intervals between sales and their own sizes (see `rare_sales`); with too few
+sales for that, what came of others that had sold as rarely (see `few_sales`).
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from many_models.decisions import rare_sales
 from many_models.decisions.few_sales import Analogues, analogues
 
 if TYPE_CHECKING:
@@ -28,10 +31,7 @@ if TYPE_CHECKING:
 CLASSES = (0.25, 0.6, 0.9)  # shares of periods with sales that part the kinds of series
 INTERMITTENT = 0.6  # a series that sells in a smaller share of its periods follows intervals and sizes
 LEAST_SALES = 4  # that tell of intervals; with fewer, windows of series that had sold as rarely say what may come
-LONGEST_INTERVAL = 60  # from which on the chance of a sale stays
 SMALLEST = 0.01  # of its kind's dispersion: what a series without errors is taken to have at least, before it is drawn
-SURPRISE = 4.0  # a squared error, over what is expected, that tells no more if it is larger
-MOST_VARIANCE = 4.0  # of a window's level, over its forecast
 DEPENDENT = 2.0  # times as uncertain is a variance of errors that go together
 LEAST_SPREAD = 0.005  # variance of the logarithms of dispersions within a kind, at least
 FAULT = 1e4  # times a series' mean forecast, beyond which an error is a fault of the data
@@ -43,6 +43,8 @@ FEW_WINDOWS = 30  # of a kind, below which what all series say is taken
 WILD = 50.0  # standard deviations beyond which an error is a fault and not luck
 POOL = 4000  # windows of a kind that are kept to draw from
 BLOCK = 500  # series at a time: memory does not grow with their number
+GONE = 0.1  # of its forecast: a window that sold less has lost its demand, which is no error of a usual size
+ROUNDED = 10.0  # units a period: paths of whole units are rounded up to this forecast, beyond it nobody would notice
 WIDER = 0.12  # over the number of windows: where they are few, the next one is a little further off than they were
 
 
@@ -93,12 +95,74 @@ class Histories:
         broken = np.nan_to_num(np.mod(self.y, 1.0)) > 0
         return np.diff(np.concatenate([[0], np.cumsum(broken)])[self.start]) == 0
 
+    def before(self, windows: int, steps: int) -> Before:
+        """What was known before each window of a backtest whose last window ends with the history."""
+        known = np.isfinite(self.y)
+        y = np.where(known, self.y, 0.0)
+        begin = self.start[:-1, None]
+        edges = np.concatenate([begin, np.maximum(self.start[1:, None] - steps * np.arange(windows, 0, -1), begin)], 1)
+        empty, found = np.diff(edges, axis=1) == 0, list["Floats"]()
+        with np.errstate(over="ignore"):
+            squares = y**2
+        for values in (known, y > 0, y, squares):  # part by part: what is wild in one series is in no other's sum
+            parts = np.add.reduceat(np.append(values, 0.0), edges.ravel()).reshape(edges.shape)[:, :-1]
+            found.append(np.where(empty, 0.0, parts).cumsum(1))
+        return Before(*found)
+
     def chosen(self, rows: NDArray[np.int64]) -> Histories:
         """The histories of some series."""
         own = [self.y[self.start[i] : self.start[i + 1]] for i in rows]
         sizes = np.array([len(one) for one in own], np.int64)
         y = np.concatenate(own) if own else np.zeros(0)
         return Histories(y, np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)]))
+
+
+@dataclass(frozen=True)
+class Before:
+    """Of each series before each window of its backtest (series × windows): how many `periods` were known, in how many
+    it sold (`sales`), what it `sold`, and the sum of its `squares`.
+    """
+
+    periods: Floats
+    sales: Floats
+    sold: Floats
+    squares: Floats
+
+    def share(self) -> Floats:
+        """The share of periods with sales, NaN where nothing was known."""
+        return np.where(self.periods > 0, self.sales / np.maximum(self.periods, 1.0), np.nan)
+
+    def kind(self, now: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The kind that the series was of then; that it is of `now` where nothing was known."""
+        share = self.share()
+        then = np.searchsorted(CLASSES, np.nan_to_num(share), side="right").astype(np.int64)
+        return np.where(np.isnan(share), now[:, None], then)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Windows of a kind as the next one may be, ordered by their sums; and beside them those that lost their demand: a
+    `share` of all windows, of which each sold only so much of its forecast (`left`, in order).
+    """
+
+    windows: Floats
+    share: float
+    left: Floats
+
+    def paths(
+        self, u: NDArray[np.float32], y_hat: NDArray[np.float32], sigma: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Paths (series × paths × steps) of the ranks `u` (series × paths), the forecasts and their deviations."""
+        rank = np.clip((u - self.share) / max(1.0 - self.share, 1e-9), 0.0, 1.0)
+        pick = np.minimum((rank * len(self.windows)).astype(np.int64), len(self.windows) - 1)
+        found: NDArray[np.float32] = self.windows.astype(np.float32)[pick]
+        found *= sigma[:, None, :]
+        found += y_hat[:, None, :]
+        series, path = np.nonzero(u < self.share)
+        if len(series):
+            at = np.minimum((u[series, path] / self.share * len(self.left)).astype(np.int64), len(self.left) - 1)
+            found[series, path] = y_hat[series] * self.left.astype(np.float32)[at, None]
+        return found
 
 
 @dataclass(frozen=True)
@@ -111,10 +175,11 @@ class PathModel:
     power: Floats
     kind: NDArray[np.int64]
     pools: Sequence[Floats]  # of each kind, the windows of the backtest
-    draws: Sequence[Floats]  # of each kind, windows as the next one may be, ordered by their sums
+    draws: Sequence[Draws]  # of each kind, what the next window may be
     histories: Histories
+    whole: NDArray[np.bool_]  # which series have paths of whole units
     renewal: NDArray[np.bool_]
-    levels: Floats  # of each kind, the variance of a window's level over its forecast, of series that rarely sell
+    levels: Sequence[Floats]  # of each kind, the shares of `rare_sales.LEVELS`, of series that rarely sell
     few: NDArray[np.bool_]  # which series have sold too rarely for that
     alike: Analogues  # windows that began with as few sales
     nonnegative: bool
@@ -129,6 +194,7 @@ class PathModel:
             power=self.power[rows],
             kind=self.kind[rows],
             histories=self.histories.chosen(rows),
+            whole=self.whole[rows],
             renewal=self.renewal[rows],
             few=self.few[rows],
         )
@@ -154,36 +220,50 @@ class PathModel:
         steps = self.y_hat.shape[1]
         found = np.empty((len(rows), paths, steps), np.float32)
         dense = np.flatnonzero(~self.renewal[rows] & ~self.few[rows])
-        uniforms = np.empty((len(rows), half), np.float32)
-        lifts = [_lifts(float(variance), half) for variance in self.levels]
+        uniforms, places = (np.empty((len(rows), half), np.float32) for _ in range(2))
+        levels = [rare_sales.levels_of(shares, 2 * half) for shares in self.levels]
         for at, i in enumerate(rows.tolist()):
             rng = seeded(seed, self.series[i])
             if self.renewal[i]:
-                low, high = lifts[int(self.kind[i])]
-                order = rng.permutation(half)
-                lift = np.concatenate([low[order], high[order]])[:paths]
-                found[at] = _renewal_paths(rng, self.histories.of(i), self.y_hat[i], lift)
+                own, order = levels[int(self.kind[i])], rng.permutation(half)
+                lift = np.concatenate([own[:half][order], own[::-1][:half][order]])[:paths]
+                found[at] = rare_sales.paths(rng, self.histories.of(i), self.y_hat[i], lift)
             elif self.few[i]:
-                found[at] = self.alike.paths(rng, self.histories.of(i), self.y_hat[i], paths, FEW_WINDOWS)
+                found[at] = self.alike.paths(rng, self.histories.of(i), paths)
             else:
                 uniforms[at] = (rng.permutation(half) + rng.random(half)) / (2 * half)
+            places[at] = rng.random(half)
         if len(dense):
             found[dense] = self._error_paths(rows[dense], uniforms[dense], paths)
+        whole = np.flatnonzero(self.whole[rows])
+        if len(whole):
+            found[whole] = whole_units(found[whole], places[whole])
         return found
 
     def _error_paths(self, rows: NDArray[np.int64], u: NDArray[np.float32], paths: int) -> NDArray[np.float32]:
-        """Forecasts and windows of errors: ranks u and 1 − u of the windows of a kind, ordered by their sums."""
+        """Forecasts and windows of errors: ranks u and 1 − u of what the next window of a kind may be."""
         u = np.concatenate([u, 1.0 - u], axis=1)[:, :paths]
         found = np.empty((len(rows), paths, self.y_hat.shape[1]), np.float32)
-        sigma = deviations(self.y_hat[rows], self.dispersion[rows, None], self.power[rows, None]).astype(np.float32)
-        for kind, pool in enumerate(self.draws):
+        y_hat = self.y_hat[rows]
+        sigma = deviations(y_hat, self.dispersion[rows, None], self.power[rows, None]).astype(np.float32)
+        for kind, draws in enumerate(self.draws):
             mine = np.flatnonzero(self.kind[rows] == kind)
-            if not len(mine):
-                continue
-            pick = np.minimum((u[mine] * len(pool)).astype(np.int64), len(pool) - 1)
-            found[mine] = pool.astype(np.float32)[pick] * sigma[mine, None, :]
-        found += self.y_hat[rows, None, :].astype(np.float32)
+            if len(mine):
+                found[mine] = draws.paths(u[mine], y_hat[mine].astype(np.float32), sigma[mine])
         return np.maximum(found, 0.0, out=found) if self.nonnegative else found
+
+
+def whole_units(drawn: NDArray[np.float32], places: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The paths `drawn` (series × paths × steps) in whole units: what a step has too little for one stays for the next
+    steps, so a path's sums are less than a unit off, and as often too high as too low. Each path begins with a part of
+    a unit that `places` say (series × half the paths, from 0 to 1), its twin with the rest of the unit.
+    """
+    inner = 0.001 + 0.998 * places  # whole numbers stay what they are, whatever is lost in the last digit
+    begun = np.concatenate([inner, 1.0 - inner], axis=1)[:, : drawn.shape[1], None]
+    sums = np.cumsum(drawn, axis=2, dtype=np.float32)
+    sums += begun
+    np.floor(sums, out=sums)
+    return np.diff(sums, axis=2, prepend=np.float32(0.0))
 
 
 def fit_paths(
@@ -203,18 +283,15 @@ def fit_paths(
     dispersion = _dispersions(error_known, size, count, kind)
     scaled = error / deviations(past, dispersion[:, None, None], power[:, None, None])
     everyone = _pool(scaled)
-    kinds = [scaled[kind == k] for k in range(len(CLASSES) + 1)]
-    pools = [_pool(of, everyone) for of in kinds]
-    of_all = _thinned(_of_next_window(scaled))
-    draws = [
-        of_all if pool is everyone else _thinned(_of_next_window(of)) for of, pool in zip(kinds, pools, strict=True)
-    ]
+    pools = [_pool(scaled[kind == k], everyone) for k in range(len(CLASSES) + 1)]
+    before = histories.before(*error.shape[1:])
+    gone = _gone(backtest) if nonnegative else np.zeros(error.shape[:2], bool)
+    others = _by_other_windows(error, past, known, power, kind)
     sales = np.array([np.count_nonzero(histories.of(i) > 0) if sold[i] < INTERMITTENT else 0 for i in range(len(sold))])
     rare = (sold < INTERMITTENT) & nonnegative
     renewal = rare & (sales >= LEAST_SALES)
     alike = analogues(backtest, histories, LEAST_SALES - 1, INTERMITTENT)
     few = rare & ~renewal & alike.there(FEW_WINDOWS, LEAST_SALES - 1)[np.minimum(sales, LEAST_SALES - 1)]
-    levels = level_variances(error, past, histories, kind, renewal)
     return PathModel(
         list(series),
         np.nan_to_num(y_hat),
@@ -222,14 +299,75 @@ def fit_paths(
         power,
         kind,
         pools,
-        draws,
+        _draws(others, gone, backtest, before.kind(kind)),
         histories,
+        histories.whole() & (np.nan_to_num(np.abs(y_hat)).mean(1) < ROUNDED),
         renewal,
-        levels,
+        level_shares(error, backtest, before, kind),
         few,
         alike,
         nonnegative,
     )
+
+
+def _gone(backtest: Backtest) -> NDArray[np.bool_]:
+    """Which windows (series × windows) have sold next to nothing of their forecast."""
+    return _left(backtest) < GONE
+
+
+def _left(backtest: Backtest) -> Floats:
+    """What each window sold (series × windows), over its forecast of the known steps; NaN without a forecast."""
+    known = np.isfinite(backtest.y) & np.isfinite(backtest.y_hat)
+    sold, forecast = (np.where(known, values, 0.0).sum(2) for values in (backtest.y, backtest.y_hat))
+    return np.where(forecast > 0, sold / np.where(forecast > 0, forecast, 1.0), np.nan)
+
+
+def _by_other_windows(
+    error: Floats, y_hat: Floats, known: NDArray[np.bool_], power: Floats, kind: NDArray[np.int64]
+) -> Floats:
+    """Errors (series × windows × steps) in standard deviations as the windows other than their own tell them: a window
+    is as far out as the next one will be, which has no part in what is estimated either.
+    """
+    found = np.empty(error.shape)
+    for window in range(error.shape[1]):
+        rest = known.copy()
+        rest[:, window] = False
+        size = np.where(rest, _size(y_hat, power[:, None, None]), 0.0)
+        dispersion = _dispersions(np.where(rest, error, 0.0), size, rest.sum((1, 2)), kind)
+        found[:, window] = error[:, window] / deviations(y_hat[:, window], dispersion[:, None], power[:, None])
+    return found
+
+
+def _draws(scaled: Floats, gone: NDArray[np.bool_], backtest: Backtest, kind: NDArray[np.int64]) -> list[Draws]:
+    """What the next window of each kind may be, of the windows of all series (`kind` is series × windows); a kind with
+    few windows takes those of all.
+    """
+    usable, left = _usable(scaled), _left(backtest)
+    errors = np.where(gone[..., None], np.nan, scaled)
+
+    def of(mine: NDArray[np.bool_]) -> Draws:
+        lost = np.sort(left[mine & usable & gone])
+        windows = _thinned(_of_next_window(np.where(mine[..., None], errors, np.nan)))
+        return Draws(windows, len(lost) / max(int((mine & usable).sum()), 1), np.maximum(lost, 0.0))
+
+    every = of(np.ones_like(usable))
+    kinds = [kind == k for k in range(len(CLASSES) + 1)]
+    return [of(mine) if (mine & usable).sum() >= FEW_WINDOWS else every for mine in kinds]
+
+
+def level_shares(error: Floats, backtest: Backtest, before: Before, kind: NDArray[np.int64]) -> Sequence[Floats]:
+    """Of each kind the shares of `rare_sales.LEVELS`, by the windows of series that had rarely sold before them, but
+    often enough to tell of sizes (`error` is series × windows × steps, NaN where a window is unknown).
+    """
+    known = np.isfinite(backtest.y)
+    steps = known.sum(2).astype(np.float64)
+    forecast = np.where(known, np.maximum(np.nan_to_num(backtest.y_hat), 0.0), 0.0).sum(2)
+    sold = np.where(known, np.nan_to_num(backtest.y), 0.0).sum(2)
+    rare = (np.nan_to_num(before.share(), nan=1.0) < INTERMITTENT) & (before.sales >= LEAST_SALES)
+    rare &= np.isfinite(error).all(2) & (forecast > 0) & (before.sold > 0) & np.isfinite(before.squares)
+    size, square = before.sold[rare] / before.sales[rare], before.squares[rare] / before.sold[rare]
+    windows = rare_sales.Windows(sold[rare], forecast[rare], steps[rare], size, square)
+    return rare_sales.shares_by_kind(windows, before.kind(kind)[rare], len(CLASSES) + 1, FEW_WINDOWS)
 
 
 def powers(error: Floats, y_hat: Floats, known: NDArray[np.bool_], kind: NDArray[np.int64]) -> Floats:
@@ -326,7 +464,7 @@ def _of_next_window(scaled: Floats) -> Floats:
     number = usable.sum(0)[:, None]
     shared = np.where(usable[..., None], scaled, 0.0).sum(0) / np.maximum(number, 1)
     alone = (scaled - shared)[usable]
-    alone = np.repeat(alone, max(1, -(-POOL // len(alone))), axis=0)
+    alone = np.repeat(alone, max(1, POOL // len(alone)), axis=0)
     rng, windows = np.random.default_rng(1), int(told.sum())
     half = -(-len(alone) // 2)
     luck = rng.normal(size=(half, windows)) * np.sqrt(windows / rng.chisquare(windows, (half, 1)))
@@ -348,106 +486,6 @@ def _thinned(windows: Floats) -> Floats:
 def seeded(seed: int, name: str) -> np.random.Generator:
     """A generator of a series' own: what is drawn for it does not depend on the others."""
     return np.random.Generator(np.random.PCG64([seed, zlib.crc32(name.encode())]))
-
-
-def level_variances(
-    error: Floats, y_hat: Floats, histories: Histories, kind: NDArray[np.int64], renewal: NDArray[np.bool_]
-) -> Floats:
-    """Of each kind, the variance of the level of a window's sales over its forecast, beyond what intervals and sizes
-    explain (`error` and `y_hat` are series × windows × steps, an error is NaN where its window is unknown).
-
-    The one with which squared errors of windows' sums are as large as expected (Paule & Mandel 1982); 0 where they
-    already are without.
-    """
-    steps = y_hat.shape[2]
-    off, total = error.sum(2), np.maximum(y_hat, 0.0).sum(2)
-    ratio = np.zeros(len(kind))  # mean square of sizes over their mean
-    for i in np.flatnonzero(renewal).tolist():
-        past = histories.of(i)
-        sizes = past[past > 0]
-        ratio[i] = float((sizes**2).mean() / sizes.mean())
-    chance = np.maximum(total * ratio[:, None] - total**2 / steps, 0.0)
-    found = np.zeros(len(CLASSES) + 1)
-    for k in range(len(found)):
-        mine = (renewal & (kind == k))[:, None] & np.isfinite(off) & (chance > 0)
-        mine &= off**2 <= WILD**2 * np.where(mine, chance, 1.0)
-        if mine.sum() >= FEW_WINDOWS:
-            found[k] = _explaining(off[mine] ** 2, chance[mine], total[mine] ** 2)
-    return found
-
-
-def _explaining(squares: Floats, chance: Floats, levels: Floats) -> float:
-    """The variance v with which squares / (chance + v × levels) are on average as those of a normal distribution, each
-    at most SURPRISE (Huber 1981, proposal 2: a few surprises do not decide it); at most MOST_VARIANCE, at least 0.
-    """
-    from scipy.special import ndtr
-
-    edge = SURPRISE**0.5
-    tail = 2.0 * (1.0 - float(ndtr(edge)))
-    usual = 1.0 - tail - 2.0 * edge * float(np.exp(-SURPRISE / 2) / np.sqrt(2 * np.pi)) + SURPRISE * tail
-
-    def too_large(variance: float) -> bool:
-        return float(np.minimum(squares / (chance + variance * levels), SURPRISE).mean()) > usual
-
-    low, high = 0.0, MOST_VARIANCE
-    if not too_large(low):
-        return low
-    for _ in range(40):
-        middle = (low + high) / 2
-        low, high = (middle, high) if too_large(middle) else (low, middle)
-    return high
-
-
-def _lifts(variance: float, number: int) -> tuple[Floats, Floats]:
-    """A gamma distribution of mean 1: its quantiles of `number` shares of the lower half, and their twins above."""
-    if variance <= 0:
-        return np.ones(number), np.ones(number)
-    from scipy.special import gammaincinv
-
-    shares = (np.arange(number) + 0.5) / (2 * number)
-    both = gammaincinv(1.0 / variance, np.concatenate([shares, 1.0 - shares])) * variance
-    both /= both.mean()
-    return both[:number], both[number:]
-
-
-def _renewal_paths(rng: np.random.Generator, past: Floats, y_hat: Floats, levels: Floats) -> NDArray[np.float32]:
-    """Paths (paths × steps) of a series that rarely sells: whether it sells depends on how long ago it last did. Each
-    path has a level of `levels`, times the forecast.
-    """
-    steps, paths = len(y_hat), len(levels)
-    at = np.flatnonzero(past > 0)
-    sizes = past[at]
-    chance = sale_chance(np.diff(at))
-    rate = float(len(at)) / len(past)
-    lift = np.maximum(y_hat, 0.0)[:, None] * levels / max(rate * float(sizes.mean()), 1e-12)
-    more = np.clip(lift, 1 / 3, 3.0)  # what the chance of a sale takes of the forecast; the sizes take the rest
-    rest = np.where(more > 0, lift / more, 0.0)
-    half = (paths + 1) // 2
-    u = rng.random((steps, half, 2), np.float32)
-    u = np.concatenate([u, 1.0 - u], axis=1)[:, :paths]
-    since = np.full(paths, min(len(past) - int(at[-1]), LONGEST_INTERVAL))
-    found = np.empty((paths, steps), np.float32)
-    ordered = np.sort(sizes)
-    for step in range(steps):
-        sells = u[step, :, 0] < np.minimum(chance[since - 1] * more[step], 0.98)
-        pick = np.minimum((u[step, :, 1] * len(ordered)).astype(np.int64), len(ordered) - 1)
-        found[:, step] = np.where(sells, ordered[pick] * rest[step], 0.0)
-        since = np.where(sells, 1, np.minimum(since + 1, LONGEST_INTERVAL))
-    return found
-
-
-def sale_chance(intervals: NDArray[np.int64]) -> Floats:
-    """The chance of a sale k + 1 periods after the last one (k = 0 … LONGEST_INTERVAL − 1), of a series' intervals.
-
-    The hazard of its own intervals, drawn towards the constant hazard of the same mean by ten intervals' worth.
-    """
-    capped = np.minimum(intervals, LONGEST_INTERVAL)
-    ends = np.bincount(capped, minlength=LONGEST_INTERVAL + 1)[1:].astype(float)
-    alive = np.cumsum(ends[::-1])[::-1]
-    constant = 1.0 / max(float(intervals.mean()), 1.0) if len(intervals) else 0.5
-    chance: Floats = (ends + 10.0 * constant) / (alive + 10.0)
-    chance[-1] = constant  # of the longest the sample ends
-    return chance
 
 
 def path_sums(drawn: NDArray[np.float32], *lengths: NDArray[np.int64]) -> list[Floats]:

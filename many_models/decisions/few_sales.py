@@ -20,40 +20,33 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 MOST_WINDOWS = 1000
-NEAREST = 2  # one in so many windows with as many sales before is taken: those whose forecasts are nearest
 
 
 @dataclass(frozen=True)
 class Analogues:
-    """Windows that began with few sales: how many there were `before`, the sum of the `forecast` and what came (`y`,
-    windows × steps), both over the mean size of the sales before, where there were any.
+    """Windows that began with few sales: how many there were `before`, and what came (`y`, windows × steps) over the
+    mean size of the sales before, where there were any; in the order of both.
     """
 
     before: NDArray[np.int64]
-    forecast: Floats
     y: Floats
 
     def there(self, least: int, most: int) -> NDArray[np.bool_]:
         """By the number of sales before, from 0 to `most`, whether at least so many windows are known."""
         return np.bincount(self.before, minlength=most + 1) >= least
 
-    def paths(
-        self, rng: np.random.Generator, past: Floats, y_hat: Floats, number: int, least: int
-    ) -> NDArray[np.float32]:
-        """Paths (number × steps) of a series with this `past` and forecast, in antithetic pairs: one in NEAREST of the
-        windows that began with as many sales, but not fewer than `least`.
+    def paths(self, rng: np.random.Generator, past: Floats, number: int) -> NDArray[np.float32]:
+        """Paths (number × steps) of a series with this `past`, in antithetic pairs, of the windows that began with as
+        many sales. All of them: the nearest by forecast are too few to tell what comes once in twenty times.
         """
         sizes = past[past > 0]
         unit = float(sizes.mean()) if len(sizes) else 1.0
-        mine = np.flatnonzero(self.before == len(sizes))
-        far = np.abs(self.forecast[mine] - np.maximum(y_hat, 0.0).sum() / unit)
-        near = mine[np.argsort(far, kind="stable")[: max(least, len(mine) // NEAREST)]]
-        ordered = near[np.argsort(self.y[near].sum(1), kind="stable")]
+        ordered = self.y[self.before == len(sizes)]
         half = (number + 1) // 2
         u = (rng.permutation(half) + rng.random(half)) / (2 * half)
         u = np.concatenate([u, 1.0 - u])[:number]
         pick = np.minimum((u * len(ordered)).astype(np.int64), len(ordered) - 1)
-        return (self.y[ordered[pick]] * unit).astype(np.float32)
+        return (ordered[pick] * unit).astype(np.float32)
 
 
 def analogues(backtest: Backtest, histories: Histories, most: int, rarely: float) -> Analogues:
@@ -62,7 +55,7 @@ def analogues(backtest: Backtest, histories: Histories, most: int, rarely: float
     """
     error = backtest.errors()
     windows, steps = error.shape[1:]
-    before, forecast, y = list[int](), list[float](), list["Floats"]()
+    before, y = list[int](), list["Floats"]()
     for i in np.flatnonzero(np.isfinite(error).all(2).sum(1)).tolist():
         own = histories.y[histories.start[i] : histories.start[i + 1]]
         if np.count_nonzero(own[: max(len(own) - windows * steps, 0)] > 0) > most:
@@ -74,18 +67,17 @@ def analogues(backtest: Backtest, histories: Histories, most: int, rarely: float
             if len(past) and len(sizes) <= most and len(sizes) < rarely * len(past):
                 unit = float(sizes.mean()) if len(sizes) else 1.0
                 before.append(len(sizes))
-                forecast.append(float(np.maximum(backtest.y_hat[i, w], 0.0).sum()) / unit)
                 y.append(np.maximum(np.nan_to_num(backtest.y[i, w]), 0.0) / unit)
-    return _thinned(Analogues(np.array(before, np.int64), np.array(forecast), np.array(y).reshape(-1, steps)))
+    return _thinned(Analogues(np.array(before, np.int64), np.array(y).reshape(-1, steps)))
 
 
 def _thinned(found: Analogues) -> Analogues:
-    """At most MOST_WINDOWS with as many sales before, evenly chosen along their forecasts: a draw stays quick."""
-    order = np.lexsort((found.forecast, found.before))
+    """At most MOST_WINDOWS with as many sales before, evenly chosen along what came: a draw stays quick."""
+    order = np.lexsort((found.y.sum(1), found.before))
     kept = list["NDArray[np.int64]"]()
     for few in np.unique(found.before).tolist():
         mine = order[found.before[order] == few]
         places = np.linspace(0, len(mine) - 1, min(len(mine), MOST_WINDOWS)).round().astype(np.int64)
         kept.append(mine[places])
     rows = np.concatenate(kept) if kept else np.zeros(0, np.int64)
-    return Analogues(found.before[rows], found.forecast[rows], found.y[rows])
+    return Analogues(found.before[rows], found.y[rows])

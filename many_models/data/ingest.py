@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -17,7 +18,7 @@ from many_models.keys import SeriesKey, pack_of
 from many_models.ports import Filter, Lake, SalesTable, Source
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from many_models.data.row_checks import CheckedRows, Kind
     from many_models.settings import Settings
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 _SORTED_QUICKLY = 2**16  # numbers of 16 bits are sorted by counting
 FAR_FUTURE = datetime(9999, 12, 31, 23, 59, 59, 999999)
 FAR_PAST = datetime(2, 1, 1)
+PART_ROWS = 4_000_000  # about as many rows of a first copy are checked, sorted and written at a time
 EARLIEST_READ = datetime(1990, 1, 1)  # rows before it, or before data.start where that is earlier, are mistakes
 
 
@@ -126,6 +128,29 @@ class Ingest:
         parts = list(self.source.read(self.sales, since, before))
         return pa.concat_tables(parts, promote_options="permissive") if parts else None
 
+    def parts(
+        self, since: datetime, before: datetime, raw: pa.Table | None
+    ) -> Iterator[tuple[datetime, datetime, pa.Table | None]]:
+        """The span, or where many rows meet an empty lake, parts of it of whole days and about `PART_ROWS` rows.
+
+        Checking and sorting take several times the memory of the rows. What replaces rows stays whole: it is refused
+        whole where it is a loss (`data.max_loss`), and so are periods of several days, whose rows belong together.
+        """
+        import pyarrow.compute as pc
+
+        if raw is None or raw.num_rows <= PART_ROWS or is_coarse(self.settings.data.frequency) or self._holds(since):
+            yield since, before, raw
+            return
+        ds = raw[self.sales.timestamp]
+        for first, end in _equal_days(since, before, -(-raw.num_rows // PART_ROWS)):
+            inside = pc.and_(pc.greater_equal(ds, pa.scalar(first, ds.type)), pc.less(ds, pa.scalar(end, ds.type)))
+            yield first, end, raw.filter(inside)
+
+    def _holds(self, since: datetime) -> bool:
+        """Whether the lake has rows of the year of `since`."""
+        rows = lake_tables.read_if_there(self.lake, lake_tables.RAW_VERSIONS, Filter(among={"year": [since.year]}))
+        return rows is not None and rows.num_rows > 0
+
     def copy_span(self, since: datetime, before: datetime, raw: pa.Table | None) -> pa.Table:
         """Put what `read_span` returned into the lake and return its usable rows (ds and series_id among others)."""
         checked = self.checked(raw) if raw is not None else None
@@ -210,6 +235,14 @@ class Ingest:
         if new.num_rows:
             both = new if there is None else pa.concat_tables([there, new], promote_options="permissive")
             self.lake.replace(lake_tables.SERIES_KEYS.name, both.sort_by("series_id"), Filter())
+
+
+def _equal_days(since: datetime, before: datetime, count: int) -> list[tuple[datetime, datetime]]:
+    """The span in at most `count` parts, which meet at midnights."""
+    days = max(1, -(-(before - since).days // count))
+    cuts = [datetime.combine(since, datetime.min.time()) + timedelta(days=days * number) for number in range(1, count)]
+    edges = [since, *(cut for cut in cuts if cut < before), before]
+    return list(pairwise(edges))
 
 
 def without_plan(raw: pa.Table, sales: SalesTable) -> pa.Table:

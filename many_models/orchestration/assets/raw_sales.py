@@ -128,14 +128,15 @@ def _copy(
     grain: Grain = ingest.settings.partitions.grain
     counts = Counter[str]()
     seen: list[DayCount] | None = []
-    for number, (since, before, raw) in enumerate(_read_ahead(ingest, todo), 1):
-        told = ingest.source.days_of(ingest.sales, raw) if raw is not None else ()
-        seen = None if told is None or seen is None else [*seen, *told]
-        rows = ingest.copy_span(since, before, raw)
-        counts.update(_rows_per_period(grain, rows))
-        context.log.info(
-            f"{number} of {len(todo)} spans: {since:%Y-%m-%d} to {before:%Y-%m-%d}, {rows.num_rows:,} rows"
-        )
+    for number, span in enumerate(_read_ahead(ingest, todo), 1):
+        for since, before, raw in ingest.parts(*span):
+            told = ingest.source.days_of(ingest.sales, raw) if raw is not None else ()
+            seen = None if told is None or seen is None else [*seen, *told]
+            rows = ingest.copy_span(since, before, raw)
+            counts.update(_rows_per_period(grain, rows))
+            context.log.info(
+                f"{number} of {len(todo)} spans: {since:%Y-%m-%d} to {before:%Y-%m-%d}, {rows.num_rows:,} rows"
+            )
     return counts, seen
 
 

@@ -150,6 +150,15 @@ def _nothing_cached(instance):
     return AssetStatusCacheValue(latest_storage_id=0, partitions_def_id="none")
 
 
+def test_a_file_of_sqlite_that_goes_while_sizes_are_summed_stops_nothing(tmp_path):
+    with test_events.open_instance(tmp_path / "home") as instance:
+        instance.add_dynamic_partitions("store_items", KEYS)
+        runs_of_a_day(instance)
+        files = Path(instance.event_log_storage.path_for_shard("index")).parent
+        (files / "left.db-shm").symlink_to(files / "gone")  # listed, and not there when it is asked for its size
+        assert prune_events(instance, soon()).events > 0
+
+
 @pytest.mark.slow
 def test_pruning_leaves_runs_and_graphql_answers_about_assets_as_they_were(opened, tmp_path):
     with opened(tmp_path / "home") as instance:

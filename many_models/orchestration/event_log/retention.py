@@ -185,6 +185,14 @@ def _give_back(storage: SqlEventLogStorage, *, alone: bool) -> None:
 def _size(storage: SqlEventLogStorage) -> int:
     if isinstance(storage, SqliteEventLogStorage):
         folder = Path(storage.path_for_shard("index")).parent
-        return sum(file.stat().st_size for file in folder.glob("*.db*"))
+        return sum(_bytes(file) for file in folder.glob("*.db*"))
     with storage.index_connection() as connection:
         return int(connection.execute(text("SELECT pg_database_size(current_database())")).scalar_one())
+
+
+def _bytes(file: Path) -> int:
+    """Its size; 0 where it has gone: SQLite deletes the files beside a database when its last reader leaves."""
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0

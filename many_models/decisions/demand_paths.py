@@ -263,7 +263,8 @@ def whole_units(drawn: NDArray[np.float32], places: NDArray[np.float32]) -> NDAr
     sums = np.cumsum(drawn, axis=2, dtype=np.float32)
     sums += begun
     np.floor(sums, out=sums)
-    return np.diff(sums, axis=2, prepend=np.float32(0.0))
+    sums[:, :, 1:] -= sums[:, :, :-1].copy()
+    return sums
 
 
 def fit_paths(

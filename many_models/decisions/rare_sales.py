@@ -26,7 +26,7 @@ LEVELS = np.geomspace(1 / 32, 8, 33)  # of a window's demand, over its forecast
 UNSEEN = 1.0  # windows that may be anywhere among the levels, beside those of the backtest
 ROUNDS = 200  # of the search for the likeliest mixture
 MOST_WINDOWS = 4000  # that levels are read off
-CHANCES = np.geomspace(1 / 64, 32, 19)  # multiples of the chance of a sale, between which one is sought
+CHANCES = np.geomspace(1 / 32, 16, 13)  # multiples of the chance of a sale, between which one is sought
 UNEVEN = 3.0  # times as high or as low may the chance of a sale be at a step; sizes take the rest
 
 
@@ -99,33 +99,39 @@ def paths(rng: np.random.Generator, past: Floats, y_hat: Floats, levels: Floats)
     begin = min(len(past) - int(at[-1]), LONGEST_INTERVAL)
     factor, rest = _factors(expected_sales(chance, begin, often), float(forecast.sum() / ordered.mean()) * levels)
     half = (number + 1) // 2
-    u = rng.random((steps, half, 2), np.float32)
-    u = np.concatenate([u, 1.0 - u], axis=1)[:, :number]
-    since = np.full(number, begin)
-    found = np.empty((number, steps), np.float32)
+    u = rng.random((2, steps, half), np.float32)
+    u = np.concatenate([u, 1.0 - u], axis=2)[:, :, :number]
+    sizes = ordered.astype(np.float32)[np.minimum((u[1] * len(ordered)).astype(np.int64), len(ordered) - 1)]
+    sizes *= (rest * (profile / often)[:, None]).astype(np.float32)
+    bounds = u[0] / often[:, None] / np.maximum(factor, 1e-12)  # a sale comes where the chance is above
+    bounds[u[0] >= SURE] = np.inf
+    since = np.full(number, begin - 1)
+    sells = np.empty((steps, number), bool)
     for step in range(steps):
-        sells = u[step, :, 0] < np.minimum(chance[since - 1] * factor * often[step], SURE)
-        pick = np.minimum((u[step, :, 1] * len(ordered)).astype(np.int64), len(ordered) - 1)
-        found[:, step] = np.where(sells, ordered[pick] * rest * (profile[step] / often[step]), 0.0)
-        since = np.where(sells, 1, np.minimum(since + 1, LONGEST_INTERVAL))
-    return found
+        np.greater(chance[since], bounds[step], out=sells[step])
+        since += 1
+        since[sells[step]] = 0
+        np.minimum(since, LONGEST_INTERVAL - 1, out=since)
+    return np.where(sells, sizes, np.float32(0.0)).T
 
 
 def expected_sales(chance: Floats, begin: int, often: Floats) -> Floats:
     """For each of CHANCES, how many sales are expected over the steps of `often` when each chance of a sale is that
     many times `chance` and `often`, and the last sale was `begin` periods ago.
     """
-    since = np.zeros((len(CHANCES), len(chance)))
-    since[:, begin - 1] = 1.0
+    last, steps = len(chance) - 1, len(often)
+    ages = np.zeros((len(CHANCES), last + 1 + steps))  # from `first` on; a step later all are one period older
+    ages[:, steps + begin - 1] = 1.0
     found = np.zeros(len(CHANCES))
     higher = CHANCES[:, None] * chance
-    for step in often.tolist():
-        sells = since * np.minimum(higher * step, SURE)
+    for first, step in zip(range(steps, 0, -1), often.tolist(), strict=True):
+        since = ages[:, first : first + last + 1]
+        sells = np.minimum(higher * step, SURE)
+        sells *= since
         since -= sells
-        since[:, -1] += since[:, -2]
-        since[:, 1:-1] = since[:, :-2].copy()
-        since[:, 0] = sells.sum(1)
-        found += since[:, 0]
+        since[:, last - 1] += since[:, last]
+        ages[:, first - 1] = sells.sum(1)
+        found += ages[:, first - 1]
     return found
 
 

@@ -76,7 +76,8 @@ def evaluate(
 ) -> Evaluation:
     """All candidates of every series over the backtest windows before `cutoff`, and fitted at it.
 
-    `future` as in `train`. With `custom_series` custom forecasters try only that many series, and the windows alone.
+    `future` as in `train`. With `custom_series` custom forecasters try the windows alone, and those that are made for
+    each series anew only that many series.
     """
     layout = layout_of(spec, rows) if pooled is None else pooled.layout(rows, spec)
     future = _later(future, rows, spec, cutoff) if spec.competing else None
@@ -98,8 +99,8 @@ def evaluate(
     fallback = _fallbacks(panel, seen, m)
     asked = np.concatenate([mask.any(2), np.full((n, 1), custom_series is None)], 1)
     asked &= np.array([not step for step in fallback], bool)[:, None]
-    asked[n if custom_series is None else custom_series :] = False
-    custom = run_custom(rows, future, panel, layout, spec, origins, asked)
+    one_by_one = asked & (np.arange(n) < (n if custom_series is None else custom_series))[:, None]
+    custom = run_custom(rows, future, panel, layout, spec, origins, one_by_one)
     run_over_all(panel, layout, spec, origins, asked, static, pooled.brought if pooled else {}, custom)
     problems = _problems(panel, fits, fitted, mask, pooled, [name for name in names if name in loader.CANDIDATES])
     there = np.concatenate([problems == "", custom.there], 1)

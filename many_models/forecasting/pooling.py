@@ -55,7 +55,7 @@ TREE_ROWS = 200_000
 LEAST_TREE_ROWS = 2_000
 MOST_SERIES = 400
 
-CUSTOM_SERIES = 40  # of them, on which users' own forecasters are tried: they may take seconds each
+CUSTOM_SERIES = 40  # of them, on which users' own forecasters of one series are tried: they may take seconds each
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import pytest
 
 from many_models.cli.backtest_inputs import custom_of
 from many_models.errors import IntegrityError, SettingsError
-from many_models.forecasting import PackModel, PooledModels, Spec, pool, train
+from many_models.forecasting import PackModel, PooledModels, Spec, pool, pooling, train
 from many_models.forecasting.custom.parent import check_custom
 from many_models.forecasting.pack import mm_pack_v1 as loader
 from many_models.forecasting.spec import Custom
@@ -87,6 +87,17 @@ def test_the_regressor_has_seen_nothing_after_a_window(monkeypatch) -> None:
     again = pool(rows_of(poisoned, pooled.spec), pooled.spec, AS_OF, trees=False)
     assert again.brought["over_all"].early == pooled.brought["over_all"].early
     assert again.brought["over_all"].late != pooled.brought["over_all"].late
+
+
+@pytest.mark.parametrize("over_all", [True, False])
+def test_what_is_trained_over_all_is_judged_by_all_series_of_the_sample(monkeypatch, over_all: bool) -> None:
+    """Few series would flatter it by chance. A forecaster that is made for each series is tried on a few of them."""
+    spec = spec_with(replace(RIDGE, pooled=over_all), only=True)
+    rows = rows_of({name: HISTORIES[name] for name in ("s00", "s01", "s02", "s03")}, spec)
+    whole = pool(rows, spec, AS_OF, trees=False).evidence.moments
+    monkeypatch.setattr(pooling, "CUSTOM_SERIES", 2)
+    few = pool(rows, spec, AS_OF, trees=False).evidence.moments
+    assert np.allclose(few, whole, rtol=1e-9) == over_all
 
 
 @pytest.mark.parametrize("how", ["raise", "die", "nan", "shape"])

@@ -135,6 +135,7 @@ def run_over_all(  # noqa: PLR0913, PLR0917 - what, whom, when and by which fits
                 else Brought()
             )
             run = _Run(panel, spec, origins, custom, fits)
+            result.there[rows, c] = True
             for at in range(0, len(items), SERIES_A_BATCH):
                 run.batch(items[at : at + SERIES_A_BATCH], c, result)
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 ACTIONS = ("set", "add", "multiply")
 NEEDED = ("from", "to", "action", "value")
+MOMENTS = ("from", "to", "expires", "entered_at")
 LARGE = 0.1  # a change of so large a share of the model's forecast, or more, is a large one
 NO_CHANGE = -1
 LONG_AGO = datetime(1, 1, 1)
@@ -98,7 +99,7 @@ def entered_by(rows: pa.Table, moment: datetime) -> pa.Table:
     kept = list[bool]()
     for value in rows["entered_at"].to_pylist():
         try:
-            entered = _moment(value)
+            entered = _moment("entered_at", value)
         except ValueError:
             entered = None
         kept.append(entered is not None and entered <= moment)
@@ -154,11 +155,10 @@ def _read(
     author, why = (str(row.get(name) or "") for name in ("author", "reason"))
     shown = f"row {number} ({', '.join([*(value for _, value in about), author or 'no author'])})"
     try:
-        first, last = _moment(row["from"]), _moment(row["to"])
-        value = number_in(row["value"])
-        expires, entered = _moment(row.get("expires")), _moment(row.get("entered_at"))
+        first, last, expires, entered = (_moment(name, row.get(name)) for name in MOMENTS)
+        value = _number(row["value"])
     except ValueError as error:
-        return _problem(shown, f"{error} is neither a number nor a day as 2024-12-31")
+        return _problem(shown, str(error))
     action = str(row["action"] or "").strip().lower()
     if first is None or last is None or value is None:
         return _problem(shown, "from, to and value are needed")
@@ -177,8 +177,16 @@ def _read(
     return Override(shown, about, first, last, action, value, author, why, entered or LONG_AGO)
 
 
-def _moment(value: object) -> datetime | None:
-    """A moment as people write it, None where the cell is empty. Raises ValueError with what was written."""
+def _number(value: object) -> float | None:
+    """The column `value`, None where the cell is empty. Raises ValueError with what was written, and what is needed."""
+    try:
+        return number_in(value)
+    except ValueError:
+        raise ValueError(f"value is {value!r}, needed a number") from None
+
+
+def _moment(name: str, value: object) -> datetime | None:
+    """The moment in the column `name` as people write it, None where the cell is empty. Raises ValueError likewise."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     if isinstance(value, datetime):
@@ -188,7 +196,7 @@ def _moment(value: object) -> datetime | None:
     try:
         return datetime.fromisoformat(str(value).strip()).replace(tzinfo=None)
     except ValueError:
-        raise ValueError(repr(value)) from None
+        raise ValueError(f"{name} is {value!r}, needed a day as 2024-12-31") from None
 
 
 def final_table(

@@ -70,12 +70,13 @@ def test_bad_past_and_expired_overrides_change_nothing_and_the_rest_goes_on() ->
     good = row(store="s1", item="i0")
     alone = changed(good)
     found = changed(
-        good, row(item="gone"), row(action="double"), row(value="lots"), row(to="2024-06-01"),
+        good, row(item="gone"), row(action="double"), row(value="lots"), row(to="2024-06-01"), row(to="the 7th"),
         row(expires="2024-06-15"), row(**{"from": "2024-07-05", "to": "2024-07-01"}), row(value=None), row(value=-3),
     )  # fmt: skip
     np.testing.assert_array_equal(found.final, alone.final)
     said = reasons(found)
-    for words in ("no series that is forecast", "action is 'double'", "lots", "expired on 2024-06-15",
+    for words in ("no series that is forecast", "action is 'double'", "): value is 'lots', needed a number",
+                  "): to is 'the 7th', needed a day as 2024-12-31", "expired on 2024-06-15",
                   "before it begins", "from, to and value are needed", "needed 0 or more"):  # fmt: skip
         assert words in said, words
 

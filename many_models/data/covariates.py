@@ -122,14 +122,16 @@ def _number_or_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column.cast(pa.float64() if numeric or pa.types.is_boolean(kind) else pa.string(), safe=False)
 
 
-def attributes_from_source(raw: pa.Table, keys: Sequence[str], names: Sequence[str]) -> pa.Table:
+def attributes_from_source(
+    raw: pa.Table, keys: Sequence[str], names: Sequence[str], told: list[tuple[str, str]] | None = None
+) -> pa.Table:
     """The attributes table under inner names: those of `keys` that it has (string), and `names`.
 
-    Numbers and flags become double, all else is text. Raises InputError when none of the keys or an attribute is
-    there, or two rows are about the same keys.
+    Numbers and flags become double, all else is text. Rows about the same keys become one. Where they contradict each
+    other the attribute is null, and `told` gets the keys and a sentence. Raises InputError when none of the keys or an
+    attribute is there.
     """
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     own = [name for name in keys if name in raw.column_names]
     if missing := [name for name in names if name not in raw.column_names]:
@@ -140,12 +142,26 @@ def attributes_from_source(raw: pa.Table, keys: Sequence[str], names: Sequence[s
         column = raw[name].cast(pa.string()) if name in own else _number_or_text(raw[name])
         raw = raw.set_column(raw.column_names.index(name), name, column)
     rows = raw.select([*own, *names])
-    counts = rows.group_by(own).aggregate([([], "count_all")])
-    twice = counts.filter(pc.greater(counts["count_all"], 1))
-    if twice.num_rows:
-        first = ", ".join(str(twice[name][0].as_py()) for name in own)
-        raise InputError(f"the attributes table has several rows about {first}, needed one: make them one")
-    return rows
+    once = rows.group_by(own).aggregate([])
+    return rows if once.num_rows == rows.num_rows else _one_row_each(rows, own, names, [] if told is None else told)
+
+
+def _one_row_each(rows: pa.Table, own: list[str], names: Sequence[str], told: list[tuple[str, str]]) -> pa.Table:
+    """`rows` with one row for each value of the keys `own`: what their rows agree on, null where they do not."""
+    import pyarrow as pa
+
+    places = rows.to_pandas().groupby(own, dropna=False, sort=False)
+    found = places.size().index.to_frame(index=False)
+    for name in names:
+        said = [[one for one in values if one is not None and one == one] for values in places[name].unique()]  # noqa: PLR0124 -- NaN
+        for place, values in zip(found[own].itertuples(index=False), said, strict=True):
+            if len(values) > 1:
+                why = (
+                    f"its rows of attributes say {name} {' and '.join(map(str, values))}: it has none until one is left"
+                )
+                told.append((", ".join(map(str, place)), why))
+        found[name] = [values[0] if len(values) == 1 else None for values in said]
+    return pa.Table.from_pandas(found, rows.schema, preserve_index=False)
 
 
 def with_attributes(

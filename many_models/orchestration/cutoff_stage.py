@@ -61,7 +61,8 @@ def build_cutoff_asset(
 ) -> dg.AssetsDefinition:
     """The asset `stage`: for each cutoff what `make` makes of it, and the check `problems`.
 
-    An error that stays is a problem, too, and leaves no rows: the day goes on without this decision.
+    An error that stays is a problem, too: the day goes on without this decision, and rows that were made of the cutoff
+    before stay.
     """
 
     @stage_asset(

@@ -149,7 +149,8 @@ def series_values(
 ) -> tuple[dict[str, dict[str, str | None]], list[dict[str, str]]]:
     """Series → column of the levels → value: keys, and attributes of the source's attributes table; and problems.
 
-    A row of attributes for which there is no series is a problem: a category without items.
+    A row of attributes for which there is no series is a problem (a category without items), and so are rows that
+    contradict each other: their series are in no category.
     """
     from many_models.data.covariates import attributes_from_source
 
@@ -164,7 +165,8 @@ def series_values(
         return values, []
     if not settings.source.attributes_table:
         raise InputError(f"hierarchy.levels name {', '.join(wanted)}, which is not a key: set source.attributes_table")
-    rows = attributes_from_source(source.read_table(settings.source.attributes_table), keys, wanted)
+    told = list[tuple[str, str]]()
+    rows = attributes_from_source(source.read_table(settings.source.attributes_table), keys, wanted, told)
     own = [key for key in keys if key in rows.column_names]
     at = [keys.index(key) for key in own]
     by_place = {tuple(str(row[key]) for key in own): row for row in rows.to_pylist()}
@@ -174,13 +176,6 @@ def series_values(
         row = by_place.get(place)
         used.add(place)
         values[name] |= {column: None if row is None or row[column] is None else str(row[column]) for column in wanted}
-    return values, [
-        {
-            "origin": "hierarchy",
-            "series_id": "",
-            "row": ", ".join(place),
-            "reason": "no series that is forecast belongs to these attributes",
-        }
-        for place in by_place
-        if place not in used
-    ]
+    nobody = "no series that is forecast belongs to these attributes"
+    told += [(", ".join(place), nobody) for place in by_place if place not in used]
+    return values, [{"origin": "hierarchy", "series_id": "", "row": shown, "reason": why} for shown, why in told]

@@ -40,12 +40,24 @@ def test_attributes_are_joined_by_the_keys_that_their_table_has() -> None:
     [
         ({"item": ["1"]}, "lacks kind; it has item"),
         ({"product": ["1"], "kind": ["dry"]}, "none of the keys store, item"),
-        ({"item": ["1", "1"], "kind": ["dry", "wet"]}, "several rows about 1"),
     ],
 )
 def test_an_attributes_table_that_cannot_be_used_says_why(table: dict[str, list[str]], says: str) -> None:
     with pytest.raises(InputError, match=says):
         attributes_from_source(pa.table(table), KEYS, ["kind"])
+
+
+def test_rows_about_one_key_agree_or_count_as_none_and_leave_the_others_as_they_are() -> None:
+    good = {"item": ["1", "2", "3"], "kind": ["dry", None, "wet"], "size": [1.5, 2.0, None]}
+    more = {"item": ["3", "4", "3", "4"], "kind": ["wet", "dry", None, "wet"], "size": [3.0, 4.0, None, 4.0]}
+    told = list[tuple[str, str]]()
+    both = pa.concat_tables([pa.table(good), pa.table(more)])
+    found = attributes_from_source(both, KEYS, ["kind", "size"], told)
+    assert found.slice(0, 2).equals(attributes_from_source(pa.table(good), KEYS, ["kind", "size"]).slice(0, 2))
+    assert found.slice(2).to_pylist() == [
+        {"item": "3", "kind": "wet", "size": 3.0}, {"item": "4", "kind": None, "size": 4.0}
+    ]  # fmt: skip
+    assert told == [("4", "its rows of attributes say kind dry and wet: it has none until one is left")]
 
 
 @pytest.mark.parametrize(

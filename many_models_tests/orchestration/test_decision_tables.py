@@ -12,6 +12,7 @@ import pytest
 from many_models.adapters.lake.memory import MemoryLake
 from many_models.errors import MissingTableError, UnavailableError
 from many_models.orchestration import decision_tables, stage_state
+from many_models.orchestration.decision_inputs import series_values
 from many_models.settings import Settings
 
 if TYPE_CHECKING:
@@ -134,3 +135,19 @@ def test_a_source_that_does_not_answer_makes_nothing_due() -> None:
     assert due(seen, tables) == []
     tables.away = False
     assert due(seen, tables) == ["stock_recommendations"]
+
+
+def test_rows_that_contradict_each_other_about_an_item_change_no_other_items_category() -> None:
+    items = pa.table({"item": ["i0", "i1"], "category": ["milk", "bread"]})
+    bad = pa.table({"item": ["i2", "i2", "gone"], "category": ["milk", "bread", "ghost"]})
+    series = ["i0", "i1", "i2"]
+    plain, beside = (
+        series_values(SETTINGS, cast("Source", Tables({"items": rows})), series)
+        for rows in (items, pa.concat_tables([items, bad]))
+    )
+    assert plain == (beside[0], [])
+    assert [values["category"] for values in beside[0].values()] == ["milk", "bread", None]
+    assert [(one["row"], one["reason"]) for one in beside[1]] == [
+        ("i2", "its rows of attributes say category milk and bread: it has none until one is left"),
+        ("gone", "no series that is forecast belongs to these attributes"),
+    ]

@@ -91,8 +91,10 @@ def findings_of(settings: Settings, source: Source, lake: Lake, rows: pa.Table) 
     return findings.of_plan(ahead, data.keys, [SeriesKey.parse(name).parts for name in series], levels)
 
 
-def read_attributes(settings: Settings, source: Source) -> pa.Table | None:
-    """What the attributes table says of the columns that are asked for; None where none are."""
+def read_attributes(settings: Settings, source: Source, told: list[str] | None = None) -> pa.Table | None:
+    """What the attributes table says of the columns that are asked for; None where none are. Contradictions are added
+    to `told`.
+    """
     from many_models.data import covariates
 
     table_name, data = settings.source.attributes_table, settings.data
@@ -100,7 +102,12 @@ def read_attributes(settings: Settings, source: Source) -> pa.Table | None:
         return None
     there = source.columns(table_name)
     raw = source.read_table(table_name, [name for name in [*data.keys, *data.attributes] if name in there])
-    return covariates.attributes_from_source(raw, data.keys, data.attributes)
+    contradictions = list[tuple[str, str]]()
+    rows = covariates.attributes_from_source(raw, data.keys, data.attributes, contradictions)
+    if told is not None and contradictions:
+        where, why = contradictions[0]
+        told.append(f"{len(contradictions):,} attributes have several values, for example of {where}: {why}")
+    return rows
 
 
 def read_openings(settings: Settings, source: Source, told: list[str] | None = None) -> pa.Table | None:
@@ -147,7 +154,7 @@ def read_known(settings: Settings, source: Source, lake: Lake) -> Known:
     from many_models.data.covariates import content_of, versions
 
     told = list[str]()
-    rows, attributes = read_covariates(settings, source, lake, told), read_attributes(settings, source)
+    rows, attributes = read_covariates(settings, source, lake, told), read_attributes(settings, source, told)
     listed = read_openings(settings, source, told)
     content = versions(rows, attributes, lake_tables.lake_as_of(lake))
     if listed is not None:

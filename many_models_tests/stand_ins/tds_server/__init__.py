@@ -91,6 +91,11 @@ class TdsServer:
         (self.folder / "fail.new").write_text(json.dumps([pattern, number, text, times]))
         (self.folder / "fail.new").rename(self.folder / "fail")
 
+    def forget(self, prefix: str) -> None:
+        """Drop the schemas whose names begin with `prefix`, before the next statement."""
+        (self.folder / "forget.new").write_text(prefix)
+        (self.folder / "forget.new").rename(self.folder / "forget")
+
     def accept_tokens(self, *tokens: str) -> None:
         """From now on these, and no others."""
         (self.folder / "tokens.json").write_text(json.dumps(tokens))

@@ -2,7 +2,7 @@
 
 FOLDER/settings.json says who may log in; FOLDER/port says where it listens; FOLDER/statements.jsonl keeps every
 statement that came; a file FOLDER/cut makes it close the connection at the next statement that matches the pattern in
-it, once.
+it, once; before the next statement it drops the schemas whose names begin with what a file FOLDER/forget holds.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import sqlglot
 from sqlglot import exp
 
 from many_models_tests.stand_ins.tds_server import IDENTITY, wire
-from many_models_tests.stand_ins.tds_server.engine import Engine, Rows, Session
+from many_models_tests.stand_ins.tds_server.engine import Engine, Rows, Session, numbered, parsed
 from many_models_tests.stand_ins.tds_server.rules import PRODUCTS, ServerError
 from many_models_tests.stand_ins.tds_server.wire import DONE, DONE_IN_PROCEDURE, DONE_PROCEDURE, Reader
 
@@ -69,6 +68,10 @@ class Server(socketserver.ThreadingTCPServer):
         with self.writing:
             with (self.folder / "statements.jsonl").open("a") as log:
                 log.write(json.dumps(statement) + "\n")
+            forget = self.folder / "forget"
+            if forget.exists():
+                self.engine.forget(forget.read_text())
+                forget.unlink()
             cut = self.folder / "cut"
             if cut.exists() and re.search(cut.read_text(), statement, re.IGNORECASE):
                 cut.unlink()
@@ -272,7 +275,7 @@ class Connection(socketserver.BaseRequestHandler):
 
     def described(self, sql: str) -> bytes:
         """The types of an INSERT's parameters, which `fast_executemany` asks for."""
-        if not isinstance(sqlglot.parse_one(sql, read="tsql"), exp.Insert):
+        if not isinstance(parsed(numbered(sql)[0]), exp.Insert):
             raise ServerError(11508, 16, "The types of the parameters cannot be told.")
         columns = [
             ("parameter_ordinal", "INTEGER"), ("name", "VARCHAR"), ("suggested_system_type_id", "INTEGER"),

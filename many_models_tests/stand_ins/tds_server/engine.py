@@ -19,7 +19,7 @@ import pyarrow as pa
 import sqlglot
 from sqlglot import exp
 
-from many_models_tests.stand_ins.tds_server.rules import ServerError, refuse, refuse_delta
+from many_models_tests.stand_ins.tds_server.rules import QUOTED, ServerError, refuse, refuse_delta
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -84,8 +84,8 @@ ADDED_KEY = re.compile(
 )
 GROUPED = re.compile(r"\s*select\b.*\bgroup by\b", re.IGNORECASE | re.DOTALL)
 WRITES = re.compile(r"\s*(insert|update|delete|merge|create|alter|drop|copy|truncate)\b", re.IGNORECASE)
-
-
+NUMBERED = re.compile(r"~(\d+)~")
+IN_QUOTES = re.compile(r'(["\[])~(\d+)~["\]]')
 OPENROWSET = re.compile(
     r"OPENROWSET\(BULK '(?P<url>[^']+)', FORMAT = 'DELTA'\) WITH \((?P<columns>.+?)\)(?= AS \w\b)", re.DOTALL
 )
@@ -108,6 +108,15 @@ class Engine:
         self.lock = threading.Lock()
         self.storage, self.folder = storage, folder
         self.copies = 0
+
+    def forget(self, prefix: str) -> None:
+        """Drop the schemas whose names begin with `prefix`: each look into the catalog goes through all of them."""
+        cursor = self.database.cursor()
+        asked = "SELECT DISTINCT schema_name FROM duckdb_schemas() WHERE starts_with(schema_name, ?)"
+        for (schema,) in cursor.execute(asked, [prefix]).fetchall():
+            name = schema.replace('"', '""')
+            cursor.execute(f'DROP SCHEMA IF EXISTS "{name}" CASCADE')
+        cursor.execute("DELETE FROM sys.unenforced WHERE starts_with(s, ?)", [prefix])
 
     def delta(self, url: str) -> pa.Table:
         """The Delta table that OPENROWSET's https URL names, in the storage of this stand-in."""
@@ -241,14 +250,13 @@ class Session:
         keys: dict[tuple[str, str], set[str]] = {}
         for schema, table, column in self.cursor.execute("SELECT s, t, c FROM sys.unenforced").fetchall():
             keys.setdefault((schema, table), set()).add(column)
-        parsed = sqlglot.parse_one(text, read="tsql")
-        for select in parsed.find_all(exp.Select):
-            group = select.args.get("group")
-            by = {column.name for column in group.find_all(exp.Column)} if group else set()
-            if any(by >= keys.get((table.db, table.name), {""}) for table in select.find_all(exp.Table)):
-                for count in list(select.find_all(exp.Count)):
-                    count.replace(exp.Literal.number(1))
-        return parsed.sql("tsql")
+        plain, names = numbered(text)
+        groups = [
+            any({named(one, names) for one in by} >= keys.get((named(schema, names), named(table, names)), {""})
+                for schema, table in tables)
+            for by, tables in groupings(plain)
+        ]  # fmt: skip
+        return named(counted_once(plain, tuple(groups)), names) if any(groups) else text
 
     def _translated(self, text: str, values: dict[str, Any]) -> Iterator[Rows | int]:
         for kind, statement in translated(self._without_physical(self._with_deltas(self._trusting(text)))):
@@ -276,11 +284,14 @@ class Session:
         return text
 
     def _note_key(self, statement: str, key: str) -> None:
-        made = sqlglot.parse_one(statement, read="tsql").find(exp.Table)
+        plain, names = numbered(statement)
+        made = parsed(plain).find(exp.Table)
         assert made is not None
-        names = [column.name for column in sqlglot.parse_one(f"SELECT {key}", read="tsql").selects]
-        for ordinal, name in enumerate(names, 1):
-            self.cursor.execute("INSERT INTO sys.unenforced VALUES (?, ?, ?, ?)", [made.db, made.name, name, ordinal])
+        table = [named(made.db, names), named(made.name, names)]
+        plain, names = numbered(f"SELECT {key}")
+        for ordinal, column in enumerate(parsed(plain).selects, 1):
+            row = [*table, named(column.name, names), ordinal]
+            self.cursor.execute("INSERT INTO sys.unenforced VALUES (?, ?, ?, ?)", row)
 
     def _copy(self, copy: re.Match[str]) -> Iterator[int]:
         """COPY INTO from Azure storage, columns by position."""
@@ -289,11 +300,8 @@ class Session:
         options = copy["options"].lower()
         if "file_type = 'parquet'" not in options or ("credential" not in options and self.product != "fabric"):
             raise ServerError(104473, 16, "COPY INTO needs FILE_TYPE and CREDENTIAL.")
-        target = sqlglot.parse_one(f"SELECT * FROM {copy['table']}", read="tsql").find(exp.Table)
-        columns = sqlglot.parse_one(f"SELECT {copy['columns']}", read="tsql").selects
-        assert target is not None
-        names = ", ".join(column.sql("duckdb") for column in columns)
-        statement = f"INSERT INTO {target.sql('duckdb')} ({names}) SELECT * FROM read_parquet($path)"
+        _, statement = translated(f"INSERT INTO {copy['table']} ({copy['columns']}) SELECT * FROM sent")[0]
+        statement = re.sub(r"\bsent$", "read_parquet($path)", statement)
         with tempfile.TemporaryDirectory() as folder:
             found = self.cursor.execute(statement, {"path": self.engine.local(copy["url"], folder)}).fetchone()
         yield int(found[0]) if found else 0
@@ -319,20 +327,81 @@ class Session:
 
     def types_of(self, insert: str) -> list[str]:
         """DuckDB's types of the columns that an INSERT names."""
-        parsed = sqlglot.parse_one(insert, read="tsql")
-        target = parsed.this
+        plain, names = numbered(insert)
+        target = parsed(plain).this
         table = target.this if isinstance(target, exp.Schema) else target
-        found = self.cursor.execute(f"SELECT * FROM {table.sql('duckdb')} LIMIT 0").description or []
+        found = self.cursor.execute(f"SELECT * FROM {named(table.sql('duckdb'), names)} LIMIT 0").description or []
         types = {name.lower(): str(kind) for name, kind, *_ in found}
-        return [types[column.name.lower()] for column in target.expressions]
+        return [types[named(column.name, names).lower()] for column in target.expressions]
+
+
+# --- T-SQL, read once for all names ---------------------------------------------------------------------------------
+# sqlglot takes milliseconds for a statement, and each test has a schema of its own. So names in brackets or quotes are
+# numbered, statements that differ in nothing else are read once, and what is made of one gets the names back.
+def numbered(text: str) -> tuple[str, tuple[str, ...]]:
+    """`text` with a number for each name in brackets or quotes, and the names; texts stay as they are."""
+    names = dict[str, int]()
+
+    def number(found: re.Match[str]) -> str:
+        word = found[0]
+        if word.startswith("'"):
+            return word
+        name = word[1:-1].replace("]]", "]") if word.startswith("[") else word[1:-1].replace('""', '"')
+        return f"[~{names.setdefault(name, len(names))}~]"
+
+    plain = QUOTED.sub(number, text)
+    return plain, tuple(names)
+
+
+def named(text: str, names: tuple[str, ...]) -> str:
+    """A statement for DuckDB, in quotes, or in T-SQL, in brackets, or a name: with the names that `numbered` took."""
+    if whole := NUMBERED.fullmatch(text):
+        return names[int(whole[1])]
+
+    def quoted(found: re.Match[str]) -> str:
+        name = names[int(found[2])]
+        return '"' + name.replace('"', '""') + '"' if found[1] == '"' else "[" + name.replace("]", "]]") + "]"
+
+    return IN_QUOTES.sub(quoted, text)
 
 
 @functools.lru_cache(4096)
+def parsed(plain: str) -> Any:
+    """What sqlglot reads in one statement; to be looked at only, as all who ask for it share it."""
+    return sqlglot.parse_one(plain, read="tsql")
+
+
+@functools.lru_cache(4096)
+def groupings(plain: str) -> list[tuple[frozenset[str], list[tuple[str, str]]]]:
+    """The columns that each SELECT of a statement groups by, and the tables that it names, with their schemas."""
+    found = list[tuple[frozenset[str], list[tuple[str, str]]]]()
+    for select in parsed(plain).find_all(exp.Select):
+        group = select.args.get("group")
+        by = frozenset(column.name for column in group.find_all(exp.Column)) if group else frozenset[str]()
+        found.append((by, [(table.db, table.name) for table in select.find_all(exp.Table)]))
+    return found
+
+
+def counted_once(plain: str, groups: tuple[bool, ...]) -> str:
+    """The statement with one row to count in each group of those SELECTs of which `groups` is true."""
+    whole = parsed(plain).copy()
+    for select, trusted in zip(list(whole.find_all(exp.Select)), groups, strict=True):
+        for count in list(select.find_all(exp.Count)) if trusted else ():
+            count.replace(exp.Literal.number(1))
+    return whole.sql("tsql")
+
+
 def translated(text: str) -> list[tuple[str, str]]:
     """The statements of a T-SQL batch: their kinds, and what DuckDB runs."""
-    text = re.sub(r"@@(version|spid)", "'stand-in'", text, flags=re.IGNORECASE)
-    parsed = [statement for statement in sqlglot.parse(text, read="tsql") if statement is not None]
-    return [(type(statement).__name__, statement.transform(_mended).sql("duckdb")) for statement in parsed]
+    plain, names = numbered(text)
+    return [(kind, named(statement, names)) for kind, statement in _translated(plain)]
+
+
+@functools.lru_cache(4096)
+def _translated(plain: str) -> list[tuple[str, str]]:
+    plain = re.sub(r"@@(version|spid)", "'stand-in'", plain, flags=re.IGNORECASE)
+    read = [statement for statement in sqlglot.parse(plain, read="tsql") if statement is not None]
+    return [(type(statement).__name__, statement.transform(_mended).sql("duckdb")) for statement in read]
 
 
 def _mended(node: exp.Expression) -> exp.Expression:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 import time
@@ -21,6 +20,8 @@ from many_models_tests.support.compute_tasks import Leaves, Raises, chunked, des
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
+PATIENCE = 20.0  # seconds in which a thread that waits has to hear of a signal that another one took
+
 
 def plainly(task, chunks):
     """The slow obvious meaning of `run` when nothing fails."""
@@ -36,15 +37,26 @@ def done(results) -> list[str]:
 
 
 @contextmanager
-def interrupted_when(there: Callable[[], object]) -> Generator[None]:
-    """What an interruption does to a run that waits: an exception in this thread, as soon as it is `there`."""
+def interrupted_when(there: Callable[[], object], *, elsewhere: bool) -> Generator[None]:
+    """What an interruption does to a run that waits: an exception in this thread, as soon as it is `there`.
+
+    Where the signal goes `elsewhere`, another thread takes it, as the system may choose. A run that goes on waiting
+    then is woken, and fails.
+    """
+    heard, waits = threading.Event(), threading.main_thread().ident or 0
 
     def stop(*_: object) -> None:
+        if heard.is_set():
+            pytest.fail("the thread that waits was not interrupted by a signal that another thread took")
+        heard.set()
         raise KeyboardInterrupt
 
     def send() -> None:
         wait_for(there, "what is to be interrupted")
-        os.kill(os.getpid(), signal.SIGALRM)
+        signal.pthread_kill(threading.get_ident() if elsewhere else waits, signal.SIGALRM)
+        if not heard.wait(PATIENCE):
+            heard.set()
+            signal.pthread_kill(waits, signal.SIGALRM)
 
     old = signal.signal(signal.SIGALRM, stop)
     sender = threading.Thread(target=send, daemon=True)
@@ -62,9 +74,11 @@ class ComputeContract(Contract):
     `farewell`: seconds in which workers that have not heard that a run was closed begin something. `each`: seconds
     that a chunk takes where chunks do not wait for whoever takes their results. `ahead`: chunks that may be begun
     before anybody takes their results, `examples` how many runs a property is tried on, `slots` what it says itself.
+    `waits`: whether the thread of the run waits while others work.
     """
 
     farewell = 0.1
+    waits = True
     each = 0.0
     ahead = 14
     examples = 15
@@ -152,7 +166,7 @@ class ComputeContract(Contract):
         assert begun < 100
 
     def test_an_interruption_stops_workers_in_the_middle_of_their_chunks_and_is_raised(self, compute, tmp_path):
-        with pytest.raises(KeyboardInterrupt), interrupted_when(lambda: list(tmp_path.iterdir())):
+        with pytest.raises(KeyboardInterrupt), interrupted_when(lambda: list(tmp_path.iterdir()), elsewhere=self.waits):
             list(compute.run(Leaves(str(tmp_path), 3600), chunked(*[1] * 10)))
         assert list(compute.run(describe, chunked(1, 1))) == plainly(describe, chunked(1, 1))
 

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from queue import Empty
+from typing import TYPE_CHECKING, TypeVar
 
 from many_models.adapters.compute.serial import halves
 from many_models.errors import SeriesFailure
 from many_models.ports import Chunk, ChunkResult, NarrowingTask, Task
 
+if TYPE_CHECKING:
+    from queue import Queue, SimpleQueue
+
+T = TypeVar("T")
+AWAKE_SECONDS = 1.0  # in which a thread that waits looks whether it was interrupted
 SHORTEST = 0.25  # a part of a split chunk has its share of the timeout, but never less than this share
 
 
@@ -66,3 +73,14 @@ def for_chunk(task: Task, chunk: Chunk) -> Task:
 def not_run(chunk: Chunk, kind: str, reason: str) -> ChunkResult:
     """The result of a chunk that no worker will do any more in this run: each of its series fails for this time."""
     return ChunkResult(failures=tuple(SeriesFailure(name, kind, reason, permanent=False) for name in chunk.series))
+
+
+def next_of(queue: Queue[T] | SimpleQueue[T]) -> T:
+    """What comes next from `queue`. An interruption is raised within AWAKE_SECONDS: the system may hand a signal to
+    another thread, and then it does not end the wait of this one.
+    """
+    while True:
+        try:
+            return queue.get(timeout=AWAKE_SECONDS)
+        except Empty:
+            continue

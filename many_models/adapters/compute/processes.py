@@ -22,7 +22,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, Self
 
 import pyarrow as pa
 
-from many_models.adapters.compute.jobs import Job, WorkerFailure, assign_result
+from many_models.adapters.compute.jobs import Job, WorkerFailure, assign_result, next_of
 from many_models.adapters.compute.serial import require_series
 from many_models.errors import InputError, SeriesFailure, UnavailableError
 from many_models.ports import Chunk, ChunkResult
@@ -135,7 +135,7 @@ class _Crew:
             if (result := in_flight[0].result) is not None:
                 yield in_flight.pop(0).chunk, result
                 continue
-            self._settle(in_flight, *self._done.get())
+            self._settle(in_flight, *next_of(self._done))
         self._state = "finished"
 
     def _settle(self, in_flight: list[Job], job: Job, outcome: _Outcome) -> None:

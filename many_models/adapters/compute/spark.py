@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from many_models.adapters.compute.jobs import Job, WorkerFailure, assign_result, for_chunk, not_run
+from many_models.adapters.compute.jobs import Job, WorkerFailure, assign_result, for_chunk, next_of, not_run
 from many_models.adapters.compute.results import ChunkOutcomes, Row, done_of, rows_of
 from many_models.adapters.compute.serial import SerialCompute, require_series
 from many_models.adapters.compute.spark_data import (
@@ -212,7 +212,7 @@ class _Waves:
             if (result := in_flight[0].result) is not None:
                 yield in_flight.pop(0).chunk, result
                 continue
-            self._settle(in_flight, *self._ended.get())
+            self._settle(in_flight, *next_of(self._ended))
 
     def left(self, reason: str) -> Iterator[tuple[Chunk, ChunkResult]]:
         """What `run` has not given: what is done all the same, and the series that no worker will do."""

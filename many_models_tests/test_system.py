@@ -76,6 +76,7 @@ def test_pauses_double_up_to_their_limit():
     assert list(doubling(0.5, 3.0, -1.0)) == []
 
 
+@pytest.mark.slow
 def test_the_first_line_of_an_error_without_text_is_its_type():
     assert first_line(ValueError("first\nsecond")) == "first"
     assert first_line(ValueError()) == "ValueError"

@@ -27,6 +27,7 @@ def test_each_test_has_its_own_database(postgres: PostgresServer) -> None:
     assert tables(second) == []
 
 
+@pytest.mark.slow
 def test_a_stopped_server_is_gone_and_has_its_data_when_it_is_started_again() -> None:
     with running_postgres() as server:
         url = server.new_database()

@@ -209,6 +209,7 @@ def test_rows_written_at_once_are_the_ones_that_mlflow_writes(store, monkeypatch
     assert written(fast=True) == written(fast=False)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks, as below")
 def test_two_processes_that_register_the_same_pack_at_once_get_two_numbers(store):
     uri, files = store()

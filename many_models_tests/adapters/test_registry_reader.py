@@ -104,6 +104,7 @@ def test_what_a_killed_writer_left_is_no_obstacle(copied: Path, published: Mlflo
     assert service(torn).live() == published.live()
 
 
+@pytest.mark.slow
 def test_postgresql_is_read_as_mlflow_reads_it(postgres, tmp_path: Path) -> None:
     url = postgres.new_database()
     early = MlflowProduction(url, light=True)

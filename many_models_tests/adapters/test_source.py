@@ -74,6 +74,7 @@ def sqlite(tmp_path):
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "declared", ["", "TEXT", "REAL", "INTEGER", "NUMERIC", "BLOB", "DATE", "BOOLEAN", "DECIMAL(10, 2)"]
 )
@@ -170,6 +171,7 @@ def test_the_name_of_a_missing_column_is_not_taken_for_a_text(sqlite):
         source.days(SalesTable("sales", ("nope",), "date", "y"))
 
 
+@pytest.mark.slow
 def test_sqlite_and_memory_read_any_spelling_alike(tmp_path):
     numbers = itertools.count()
     moments = st.datetimes(datetime(1990, 1, 1), datetime(2030, 1, 1))

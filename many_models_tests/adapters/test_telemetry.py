@@ -119,6 +119,7 @@ def test_what_a_collector_that_was_away_missed_is_sent_when_it_is_back(instance,
     assert {about(span).get("dagster.run_id", run_id) for _, span in receiver.spans} == {run_id}
 
 
+@pytest.mark.slow
 def test_a_request_is_a_span_in_its_callers_trace_and_shows_no_series(receiver, tmp_path):
     told = OtlpTelemetry(receiver.endpoint, "many_models.serve")
     parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"

@@ -56,6 +56,7 @@ def test_a_load_killed_at_any_moment_leaves_the_old_state(tmp_path):
         assert left.column_names == ["n", "at", *(f"new_{n}" for n in range(1, len(loads)))]
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_and_leaves_the_old_state(tmp_path):
     warehouse = SqlWarehouse(url(tmp_path))
     warehouse.load("0", "f", [part(rows(row()))])

@@ -97,6 +97,7 @@ def test_a_board_that_would_be_open_or_shut_does_not_start(tmp_path: Path, serve
         Access(settings, keys, is_open=is_open)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:8090", "127.0.0.1.evil.example", "[::2]", "a b"])
 def test_an_open_board_answers_under_its_own_address_only(tmp_path: Path, host: str) -> None:
     """A page elsewhere could let its own name lead to this machine, and read what no key guards."""
@@ -123,6 +124,7 @@ def test_an_approver_decides_with_a_reason_under_their_name(tmp_path: Path) -> N
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changed", "status"),
     [({"token": ""}, 403), ({"token": "another"}, 403), ({"reason": "  "}, 422), ({"verdict": "yes"}, 422),
@@ -156,6 +158,7 @@ def test_a_reader_may_look_and_not_decide(tmp_path: Path) -> None:
 
 
 # --- rows by key ------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_a_user_sees_the_rows_of_their_keys_on_every_page_and_no_others(tmp_path: Path) -> None:
     found = shop(tmp_path)
     with found.client(KEYS, signed_in=READER) as client:
@@ -242,6 +245,7 @@ def test_an_approver_with_some_rows_sees_numbers_of_these_alone(tmp_path: Path) 
     assert "the decision is about all" in approval
 
 
+@pytest.mark.slow
 def test_a_reason_about_a_whole_release_is_for_those_who_see_all(tmp_path: Path) -> None:
     """What an approver wrote, and what the release itself says, may name totals: Tonight, Item and Approval."""
     found = shop(tmp_path, items=("milk", "salt", "soap", "tea"))

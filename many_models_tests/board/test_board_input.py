@@ -52,6 +52,7 @@ def scripts_of(page: str) -> list[str]:
     return parser.found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("item", POISON)
 def test_a_key_of_any_text_has_a_page_and_runs_nothing(tmp_path: Path, item: str) -> None:
     with shop(tmp_path).client() as client:
@@ -76,6 +77,7 @@ def test_the_policy_lets_no_script_of_the_page_or_of_others_run() -> None:
     assert not any("unsafe" in rule or "http" in rule or "*" in rule for rule in rules.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["no such item", "Berlin__brea", "Berlin__bread__more", "%", "../../etc/passwd", "a" * 3000]
 )
@@ -88,6 +90,7 @@ def test_an_unknown_item_is_a_page_that_offers_similar_ones(tmp_path: Path, name
             assert "Berlin · bread" in page.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "query",
     ["sort=__class__", "min.wape=x&max.wape=", "is.nothing=1", "page=-1", "page=99999999999", "q=" + "z" * 5000,
@@ -105,6 +108,7 @@ def test_the_file_of_items_has_every_text_as_a_text(tmp_path: Path) -> None:
     assert all(row["store"] == "Rome" for row in rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("which", "named", "rest"),
     [("lake", "lake", ""), ("warehouse", "warehouse", "forecast by a model"),
@@ -124,6 +128,7 @@ def test_a_page_names_the_store_that_is_away_and_shows_the_rest(
         assert rest in client.get("/").text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["lake", "warehouse", "production"])
 def test_an_items_page_names_the_store_that_is_away_and_shows_the_rest(tmp_path: Path, which: str, monkeypatch) -> None:
     monkeypatch.setattr("many_models.board.catalogue.LOOK_SECONDS", 0.0)
@@ -235,6 +240,7 @@ def test_an_item_that_is_set_aside_says_so_with_its_reason(tmp_path: Path) -> No
     assert "its &lt;b&gt;history&lt;/b&gt; is odd" in page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("order", "said"), [(24.0, "Order <strong>24</strong> now"), (0.0, "Nothing to order now"), (None, "is not known")]
 )

@@ -33,6 +33,7 @@ def signed_out(root: Path, entra: Login, **board: object) -> Iterator[tuple[Shop
         yield found, client
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("secret", ["", "the application's own"])
 def test_a_person_signs_in_and_comes_to_the_page_they_asked_for(tmp_path: Path, secret: str) -> None:
     with login() as entra:
@@ -55,6 +56,7 @@ def test_only_the_role_of_approvers_lets_approve(tmp_path: Path) -> None:
             assert "ada@example.com, approver" in client.get("/sign-in/entra").text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "claims",
     [{"aud": "another application"}, {"iss": "https://login.microsoftonline.com/other/v2.0"}, {"exp": 1},

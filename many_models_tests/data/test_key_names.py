@@ -32,6 +32,7 @@ def test_keys_that_differ_in_case_alone_are_refused(tmp_path):
         load_settings(file)
 
 
+@pytest.mark.slow
 def test_init_gives_such_a_key_of_a_file_another_name(tmp_path):
     rows = sales(stores=3, items=4, days=90).rename(columns={"item": "model"})
     rows.to_csv(tmp_path / "cars.csv", index=False)

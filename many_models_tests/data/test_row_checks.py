@@ -216,6 +216,7 @@ VALUES = st.one_of(st.none(), st.floats(), st.floats(min_value=0, max_value=1e3)
 ROWS = st.lists(st.tuples(PARTS, PARTS | st.none(), st.integers(0, 40), VALUES), max_size=40)
 
 
+@pytest.mark.slow
 @given(ROWS, st.booleans())
 def test_no_row_is_lost_whatever_the_keys_hold(
     rows: list[tuple[str, str | None, int, float | None]], as_text: bool

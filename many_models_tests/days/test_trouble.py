@@ -72,6 +72,7 @@ def damage(path: Path, how: str) -> None:
         path.write_bytes(b"not a database".ljust(4096, b"."))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["history/runs.db", "history/runs/index.db", "schedules/schedules.db"])
 def test_the_command_says_it_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     from many_models.operations.day import open_instance

@@ -40,6 +40,7 @@ def test_false_alarms_of_the_charts_are_those_that_were_set() -> None:
     assert 0.003 < share <= 0.02
 
 
+@pytest.mark.slow
 def test_at_most_one_series_in_a_thousand_alarms_in_a_month_where_nothing_changed() -> None:
     """End to end, from counts that are not normal: 4,000 series × 6 months."""
     m, rng = model(series=1000), np.random.default_rng(7)

@@ -45,6 +45,7 @@ def found_in(y: np.ndarray, seed: int = 5) -> Found:
     return window_shifts(model, earlier, y, np.full_like(y, 100.0))
 
 
+@pytest.mark.slow
 def test_a_shift_of_forty_per_cent_within_a_window_is_found_in_ten_days() -> None:
     """Though one day in seven is closed, and levels are missed by a tenth."""
     y = missed_levels(np.random.default_rng(12), 400, 1)[:, 0]

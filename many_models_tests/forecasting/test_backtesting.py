@@ -47,6 +47,7 @@ def test_forecasts_carry_the_users_names_and_follow_the_protocol(report, data):
     assert f["item"].dtype == data["item"].dtype
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["series_id", "ds"])
 def test_a_key_may_have_a_name_of_the_core_s_own_tables(data, report, name):
     named = data.rename(columns={"shop": name}).assign(item=lambda frame: frame["item"].astype(str))
@@ -124,6 +125,7 @@ def test_bad_input_is_named(data, change, says):
         backtest(change(data), **OPTIONS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -152,6 +154,7 @@ def test_a_series_of_one_row_is_forecast_by_a_fallback(data):
     assert found.left_out.empty
 
 
+@pytest.mark.slow
 def test_infinite_covariates_count_as_missing(data):
     price = np.where(np.arange(len(data)) % 50 == 0, np.inf, 2.0 + np.arange(len(data)) % 3)
     hole = data.assign(price=np.where(np.isinf(price), np.nan, price))

@@ -253,6 +253,7 @@ def test_realised_accuracy_leaves_out_sales_that_stock_cut_short():
     assert sum(part.rows.num_rows for part in parts if part.table == "actuals") == 3
 
 
+@pytest.mark.slow
 def test_a_target_with_exposure_that_stock_cuts_short_is_forecast_as_demand():
     """Sales proportional to hours open, of which stock cut a third short: both are known, neither hides the other."""
     rng = np.random.default_rng(3)

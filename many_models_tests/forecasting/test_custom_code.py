@@ -47,6 +47,7 @@ def test_what_makes_no_forecaster_is_not_called(tmp_path: Path) -> None:
         assert not mark.exists(), use
 
 
+@pytest.mark.slow
 def test_a_function_has_to_say_which_forecaster_it_makes(tmp_path: Path) -> None:
     (tmp_path / "makers.py").write_text(
         f"from {MINE} import WeekdayMeans\n"

@@ -159,6 +159,7 @@ def go_on(before: Prepared, now: Prepared) -> pa.Table:
     return pa.concat_tables([before.rows.filter(pa.array(stay, pa.bool_())), now.rows]).sort_by(ORDER)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(kinds=st.lists(KINDS, min_size=1, max_size=4, unique=True), later=st.integers(0, 40), promo=st.booleans())
 def test_histories_that_go_on_are_those_made_from_scratch(kinds, later, promo):

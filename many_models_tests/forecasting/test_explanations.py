@@ -164,6 +164,7 @@ def slow(pack, i, h, x, row):
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", range(4))
 def test_linear_candidates_are_explained_as_the_slow_version_does(shop, row):
     model, future = shop
@@ -281,6 +282,7 @@ def test_a_pack_from_before_explanations_is_explained(shop):
     assert merged.index["holidays"] == model.index["holidays"]
 
 
+@pytest.mark.slow
 def test_the_parts_come_from_a_client_without_this_package(shop, tmp_path):
     model, _ = shop
     for name, data in model.select(["s0"]).files().items():

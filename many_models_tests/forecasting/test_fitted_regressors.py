@@ -320,6 +320,7 @@ FIELDS = {"histogram": ("left", "right", "feature_idx")}
 OTHERS = ("left_child", "right_child", "feature")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["tree", "forest", "boosted", "histogram"])
 @pytest.mark.parametrize(("field", "value"), [(0, 0), (1, 0), (0, 30_000), (1, 30_000), (2, 4), (2, 9_000)])
 def test_a_tree_in_a_circle_or_outside_of_itself_is_refused_before_it_predicts(kind, field, value):

@@ -41,6 +41,7 @@ def mean_forecast(histories: dict[str, np.ndarray], spec: Spec) -> float:
 
 
 # --- Rows only when something was sold --------------------------------------------------------------------------------
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [0.03, 0.1, 0.5, 2.0])
 def test_rows_only_when_sold_are_forecast_at_their_rate(rate: float):
     """The case rows_only_when_sold: one unit every ten days is 0.1 a day, not 1.03."""
@@ -83,6 +84,7 @@ def test_a_series_that_sells_rarely_has_not_ended_after_a_plausible_silence():
     assert active == {"quiet": False, "ended": False}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", ["zero", "closed"])
 def test_backtest_scores_periods_without_a_row_as_what_they_mean(missing: str):
     """With unknown periods the WAPE is that of the days with a sale alone: .06 for forecasts ten times too high."""

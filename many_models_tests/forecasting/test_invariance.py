@@ -68,6 +68,7 @@ def test_three_odd_series_at_once_change_no_other_forecast(alone):
     assert bound <= MOST_BOUND
 
 
+@pytest.mark.slow
 def test_what_is_left_out_of_pooled_models_is_recorded_with_its_reason():
     rows = prepare(table({**OTHERS, **ODD}), SPEC, AS_OF).rows
     assert set(pool(rows, SPEC, AS_OF).left_out) >= set(ODD) - {"leading zeros"}  # three in twenty are not rare
@@ -125,6 +126,7 @@ def monthly_with_columns(columns: int) -> tuple[pa.Table, Spec, dict[str, np.nda
     return prepare(table(histories, "MS", last, **known), spec, last).rows, spec, histories
 
 
+@pytest.mark.slow
 def test_many_columns_of_few_months_do_not_throw_the_pooled_fits_off():
     rows, spec, histories = monthly_with_columns(15)
     cutoff = datetime(2016, 12, 1)

@@ -97,6 +97,7 @@ def test_a_place_or_size_beyond_its_bounds_is_refused(model: PackModel, name: st
     require_refused(changed(model, name, place, value), name.replace("_", "_") + r"|calendar|shape|tree_count")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*loader.PER_SERIES, *loader.SHARED, *loader.PER_POOL, *loader.TREES])
 @pytest.mark.parametrize("how", ["one row fewer", "one more axis", "texts"])
 def test_an_array_of_another_shape_or_kind_is_refused(model: PackModel, name: str, how: str) -> None:
@@ -141,6 +142,7 @@ def test_an_index_without_a_name_is_refused(model: PackModel, name: str) -> None
             read()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frequency", ["h", "D", "B", "W-SUN", "W-MON", "MS", "ME", "QS", "YS"])
 @pytest.mark.parametrize("country", ["", "DE"])
 def test_what_training_stores_is_sound_at_every_frequency(frequency: str, country: str) -> None:

@@ -126,6 +126,7 @@ def test_bounds_are_ordered_and_wider_ones_hold_narrower_ones():
     assert (forecast["lo95"] >= 0).all()
 
 
+@pytest.mark.slow
 def test_the_loader_works_where_our_package_is_not(model, tmp_path):
     for name, content in model.files().items():
         (tmp_path / name).write_bytes(content)

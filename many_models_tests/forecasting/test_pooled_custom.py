@@ -115,6 +115,7 @@ def test_a_series_on_which_a_brought_model_fails_fails_alone(how: str) -> None:
     assert np.array_equal(found.model.arrays["path"][:2], good.model.arrays["path"][:2])
 
 
+@pytest.mark.slow
 def test_a_brought_model_that_fails_everywhere_changes_no_other_result() -> None:
     options = json.dumps({"break_above": 0.0})
     spec = spec_with(replace(BROUGHT, options=options))
@@ -126,6 +127,7 @@ def test_a_brought_model_that_fails_everywhere_changes_no_other_result() -> None
         assert ours == pytest.approx(theirs, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_a_regressor_that_cannot_be_stored_says_so_and_does_not_compete() -> None:
     result, pooled = trained(spec_with(Custom("own", f"{MINE}:NoRegressor", pooled=True), only=True))
     assert "cannot be stored" in pooled.brought["own"].problem

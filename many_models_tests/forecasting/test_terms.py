@@ -68,6 +68,7 @@ def errors(y: np.ndarray, known: dict[str, np.ndarray], pooled: bool = True, **m
     return {name: float(np.abs(found[:, c] - actual).sum() / actual.sum()) for c, name in enumerate(loader.CANDIDATES)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("effect", EFFECTS)
 def test_linear_candidates_follow_what_is_no_straight_line(effect):
     """Without terms, as models of single series are, the error is a third larger or more."""

@@ -45,16 +45,19 @@ def clean_and_poisoned():
     return [(rows, pool(rows, SPEC, CUT)) for rows in (clean, poisoned)]
 
 
+@pytest.mark.slow
 def test_pooled_models_see_nothing_after_their_cutoff(clean_and_poisoned):
     (_, one), (_, two) = clean_and_poisoned
     assert one.hash == two.hash
 
 
+@pytest.mark.slow
 def test_pooled_models_from_the_future_are_refused(pooled):
     with pytest.raises(InputError, match="newer"):
         train(rows_of(LONG), SPEC, AS_OF - timedelta(days=1), pooled=pooled)
 
 
+@pytest.mark.slow
 def test_chunks_and_order_change_no_result(odd_rows, pooled):
     whole = train(odd_rows, SPEC, AS_OF, pooled=pooled)
     shuffled = odd_rows.take(pa.array(np.random.default_rng(1).permutation(len(odd_rows))))

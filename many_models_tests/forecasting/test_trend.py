@@ -120,6 +120,7 @@ def test_a_pack_from_before_forecasts_as_then():
     assert then.predict(None).equals(now.predict(None))
 
 
+@pytest.mark.slow
 def test_pooled_models_from_before_give_it_no_weight():
     rows = rows_of({f"s{i:02d}": sales(200, 5.0 + i, seed=i) for i in range(12)})
     files = pool(rows, SPEC, AS_OF).files()

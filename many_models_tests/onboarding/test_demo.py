@@ -72,6 +72,7 @@ def test_the_same_seed_gives_the_same_rows_and_another_seed_gives_others(tmp_pat
     assert rows_of(one) != rows_of(three)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("series", [LEAST_SERIES, 11, 59, 130])
 @pytest.mark.parametrize("days", [LEAST_DAYS, 200, 500])
 def test_there_are_exactly_as_many_series_as_asked_for(tmp_path: Path, series: int, days: int) -> None:
@@ -108,6 +109,7 @@ def test_progress_ends_with_all_series(tmp_path: Path) -> None:
     assert told[-1] == (130, 130)
 
 
+@pytest.mark.slow
 def test_the_facts_are_what_is_in_the_file(facts: DemoFacts, sales: pd.DataFrame) -> None:
     assert facts.rows == len(sales)
     assert facts.series == 120
@@ -146,6 +148,7 @@ def test_shops_are_shut_on_sundays_and_holidays_but_for_the_station(facts: DemoF
     assert len(set(clean["store"])) >= 4
 
 
+@pytest.mark.slow
 def test_stores_open_later_close_and_are_rebuilt(tmp_path: Path) -> None:
     facts = write_source(tmp_path / "source.db", series=300, days=400, end=END)
     frame = pd.DataFrame(rows_of(facts.path), columns=["store", "item", "date", "sales", "price", "promotion"])

@@ -104,6 +104,7 @@ def test_cells_of_several_kinds_are_texts_and_numbers_stay_whole() -> None:
 
 
 # --- Text files -----------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "content"),
     [
@@ -157,6 +158,7 @@ def test_what_cannot_be_read_says_what_it_is(tmp_path: Path, name: str, content:
         read(tmp_path / name)
 
 
+@pytest.mark.slow
 def test_an_error_names_at_most_five_columns(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text(",".join(f"column{n}" for n in range(400)) + "\n" + ",".join(["a"] * 400) + "\n")
     from many_models.onboarding.guess import infer_settings

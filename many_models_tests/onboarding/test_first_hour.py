@@ -70,6 +70,7 @@ def stores(name: str, days: pd.DatetimeIndex, size: int = 3) -> pd.DataFrame:
     return pd.concat([pd.DataFrame({"store": f"s{at}", name: days}) for at in range(size)], ignore_index=True)
 
 
+@pytest.mark.slow
 def test_monthly_sales_are_forecast_by_month(tmp_path: Path):
     table = stores("month", pd.date_range("2019-01-01", "2024-12-01", freq="MS"))
     table["sales"] = np.random.default_rng(1).poisson(80, len(table))
@@ -79,6 +80,7 @@ def test_monthly_sales_are_forecast_by_month(tmp_path: Path):
     assert found["y_hat"].mean() == pytest.approx(80, rel=0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [0.08, 0.4, 2.5])
 def test_a_row_only_when_something_was_sold_is_forecast_at_its_rate(tmp_path: Path, rate: float):
     table = stores("day", DAYS, 12)
@@ -88,6 +90,7 @@ def test_a_row_only_when_something_was_sold_is_forecast_at_its_rate(tmp_path: Pa
     assert found["y_hat"].mean() == pytest.approx(rate, rel=0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stamp", ["%d.%m.%Y %H:%M", "%m/%d/%Y %I:%M %p", "%Y-%m-%dT%H:%M:%S"])
 def test_receipts_are_forecast_at_the_sum_of_a_day(tmp_path: Path, stamp: str):
     rng = np.random.default_rng(3)
@@ -102,6 +105,7 @@ def test_receipts_are_forecast_at_the_sum_of_a_day(tmp_path: Path, stamp: str):
     assert found["ds"].min() == DAYS[-1] + timedelta(days=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows_of_zero", [True, False])
 def test_closed_sundays_are_forecast_as_closed_with_rows_and_without(tmp_path: Path, *, rows_of_zero: bool):
     table = stores("day", DAYS, 6)
@@ -114,6 +118,7 @@ def test_closed_sundays_are_forecast_as_closed_with_rows_and_without(tmp_path: P
     assert found.loc[~sunday, "y_hat"].mean() == pytest.approx(4000, rel=0.1)
 
 
+@pytest.mark.slow
 def test_zeros_before_one_opening_change_no_other_store(tmp_path: Path):
     table = stores("day", DAYS, 8)
     table["sales"] = np.round(6000 * np.random.default_rng(5).lognormal(0, 0.1, len(table)))
@@ -154,6 +159,7 @@ def test_keys_of_rare_types_keep_every_character(tmp_path: Path, store: pa.Array
     assert found.num_rows == rows.num_rows
 
 
+@pytest.mark.slow
 def test_columns_of_rare_types_are_read_or_left_out(tmp_path: Path):
     rows = table_of()
     for name, value, kind in (
@@ -169,6 +175,7 @@ def test_columns_of_rare_types_are_read_or_left_out(tmp_path: Path):
     assert sorted(usable(settings)["y"].to_pylist()) == sorted(half.astype(float).tolist())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("as_text", [True, False])
 def test_days_of_other_centuries_are_told_and_change_no_guess(tmp_path: Path, *, as_text: bool):
     """A row of 1600 or 1926 made `init` take 99 % of the days for missing; one of 9999 went without a word."""

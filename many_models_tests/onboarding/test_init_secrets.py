@@ -35,6 +35,7 @@ def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres", "mssql+pyodbc"])
 def test_init_writes_no_password_and_names_the_variable(database: Path, scheme: str) -> None:
     done = CliRunner().invoke(main, ["init", f"{scheme}://ada:{QUOTED}@db.example/shop::sales"])

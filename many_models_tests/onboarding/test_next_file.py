@@ -59,6 +59,7 @@ def counts(done: LoadResult) -> tuple[int, int, int, int]:
     return done.added, done.changed, done.same, done.refused_rows
 
 
+@pytest.mark.slow
 def test_the_next_days_are_added_and_a_second_load_changes_nothing(tmp_path: Path) -> None:
     settings = project(tmp_path, first_lines())
     lines = [
@@ -94,6 +95,7 @@ def test_rows_that_the_settings_do_not_allow_are_refused_by_kind(tmp_path: Path)
     assert len(rows(tmp_path)) == 241
 
 
+@pytest.mark.slow
 def test_a_check_changes_nothing(tmp_path: Path) -> None:
     settings, lines = project(tmp_path, first_lines()), ["a,007,2024-03-01,5,0"]
     before = rows(tmp_path)
@@ -101,6 +103,7 @@ def test_a_check_changes_nothing(tmp_path: Path) -> None:
     assert rows(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_a_plan_goes_into_its_table_and_the_last_one_holds(tmp_path: Path) -> None:
     plan = [f"{s},{i},2024-03-0{n},,1" for s in ("a", "b") for i in ("007", "8") for n in (1, 2)]
     settings = project(tmp_path, [*first_lines(), *plan])
@@ -119,6 +122,7 @@ def test_a_plan_goes_into_its_table_and_the_last_one_holds(tmp_path: Path) -> No
     assert counts(contradicting) == (0, 0, 0, 2)
 
 
+@pytest.mark.slow
 def test_names_written_differently_and_new_series_are_told(tmp_path: Path) -> None:
     settings = project(tmp_path, first_lines())
     done = loaded(tmp_path, settings, ["A ,007,2024-03-01,5,0", "c,007,2024-03-01,5,0"], "Store,ITEM,date,units,promo")
@@ -128,6 +132,7 @@ def test_names_written_differently_and_new_series_are_told(tmp_path: Path) -> No
     assert rows(tmp_path, "SELECT store FROM sales WHERE date = '2024-03-01'") == [("a",), ("c",)]
 
 
+@pytest.mark.slow
 def test_a_missing_column_and_another_source_are_errors(tmp_path: Path) -> None:
     settings = project(tmp_path, first_lines())
     with pytest.raises(InputError, match="no column units, which the settings name; it has store, item, date, promo"):
@@ -137,6 +142,7 @@ def test_a_missing_column_and_another_source_are_errors(tmp_path: Path) -> None:
         loaded(tmp_path, settings.model_copy(update={"source": source}), ["a,8,2024-03-04,1,1"])
 
 
+@pytest.mark.slow
 def test_numbers_and_dates_are_read_as_in_the_first_file(tmp_path: Path) -> None:
     """1.234 alone could be a decimal, and 02/03/2024 the second of March."""
     lines = [f"{s},8,{day:%m/%d/%Y},{n + 1}.{n:03},0" for s in ("a", "b") for n, day in enumerate(DAYS)]
@@ -146,6 +152,7 @@ def test_numbers_and_dates_are_read_as_in_the_first_file(tmp_path: Path) -> None
     assert rows(tmp_path, "SELECT units FROM sales WHERE date = '2024-03-02'") == [(1234,)]
 
 
+@pytest.mark.slow
 def test_receipts_are_added_once_however_often_they_are_loaded(tmp_path: Path) -> None:
     lines = [f"a,8,{day},{units},0" for day in DAYS for units in (1, 1, 2, 3)]
     settings = project(tmp_path, lines, keys=("store", "item"), known=())

@@ -38,6 +38,7 @@ def guessed(tmp_path: Path, frame: pd.DataFrame, **given: object) -> InferredSet
     return infer_settings(str(path), now=NOW, **{"keys": ["store", "item"], **given})  # pyright: ignore[reportArgumentType]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [0.1, 0.5, 2.0])
 def test_rows_only_when_sold_mean_zero(tmp_path: Path, rate: float) -> None:
     frame = sales(rate=rate, days=700)
@@ -91,6 +92,7 @@ def test_a_till_beside_stores_that_write_zeros_has_its_own_meaning(tmp_path: Pat
     assert (everywhere.missing.value, everywhere.missing_at.value) == ("zero", {})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tills", "gaps", "missing", "at"),
     [
@@ -142,6 +144,7 @@ def receipts(minutes: bool = True) -> pd.DataFrame:
     return frame
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("minutes", [True, False])
 def test_receipts_are_summed_up_to_days(tmp_path: Path, *, minutes: bool) -> None:
     found = guessed(tmp_path, receipts(minutes), keys=())
@@ -210,6 +213,7 @@ def test_the_plan_in_the_same_table_becomes_a_table_of_the_future(tmp_path: Path
     assert not any("missing values" in warning for warning in found.warnings)
 
 
+@pytest.mark.slow
 def test_names_written_in_two_ways_are_one_series(tmp_path: Path) -> None:
     frame = sales(series=4)
     late = frame["date"] > "2024-08-01"
@@ -235,6 +239,7 @@ def test_a_strong_promotion_is_no_leak_and_a_random_flag_not_known(tmp_path: Pat
     assert found.known.value == ("promo",)
 
 
+@pytest.mark.slow
 def test_the_settings_have_what_rows_mean(tmp_path: Path) -> None:
     found = guessed(tmp_path, receipts(), keys=())
     (tmp_path / "many_models.toml").write_text(found.to_toml("sqlite:///x.db"))
@@ -246,6 +251,7 @@ def test_the_settings_have_what_rows_mean(tmp_path: Path) -> None:
     assert load_settings(tmp_path / "many_models.toml").data.missing_on == {"sunday": "closed"}
 
 
+@pytest.mark.slow
 def test_questions_are_asked_where_the_answer_changes_forecasts(tmp_path: Path) -> None:
     frame = sales(rate=0.3, days=600)
     found = guessed(tmp_path, frame[frame["units"] > 0])

@@ -49,6 +49,7 @@ def test_sales_that_grow_each_year_are_no_running_number(tmp_path: Path) -> None
     assert guessed(tmp_path, totals).target.value == "sold"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("actual", "planned"), [("Observed", "Forecast"), ("Ist", "Budget"), ("actuals", "PLAN")])
 def test_rows_of_a_forecast_or_a_budget_are_no_sales(tmp_path: Path, actual: str, planned: str) -> None:
     frame = pd.DataFrame({"date": DAYS, "sales": SOLD + 0.5, "type": np.where(np.arange(120) < 90, actual, planned)})
@@ -74,6 +75,7 @@ def receipts(seconds: bool = True) -> pd.DataFrame:
     return pd.DataFrame({"title": titles, "amount": rng.integers(1, 4, 1500), "time_added": at})
 
 
+@pytest.mark.slow
 def test_receipts_that_differ_by_the_second_are_series_of_items(tmp_path: Path) -> None:
     found = guessed(tmp_path, receipts())
     assert (found.keys.value, found.target.value) == (("title",), "amount")
@@ -101,6 +103,7 @@ def column_of(*texts: str) -> tuple[str, list[object]]:
     return found.kind, [str(value)[:10] if found.kind == "time" else value for value in found.levels[found.codes]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

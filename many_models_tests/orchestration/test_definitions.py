@@ -175,6 +175,7 @@ def test_all_parts_of_dagster_are_of_one_version() -> None:
     assert version("dagster") == version("dagster-webserver") == version("dagster-graphql")
 
 
+@pytest.mark.slow
 def test_definitions_import_nothing_heavy() -> None:
     done = python(
         "-c",
@@ -184,6 +185,7 @@ def test_definitions_import_nothing_heavy() -> None:
     assert json.loads(done.stdout) == []
 
 
+@pytest.mark.slow
 def test_the_code_location_loads_in_five_seconds() -> None:
     best = 1e9
     script = (

@@ -71,6 +71,7 @@ def drifted(lake: MemoryLake) -> dict[str, dict[str, Any]]:
     return {row["series_id"]: row for row in made.tables[lake_tables.DRIFT].to_pylist() if row["drifted"]}
 
 
+@pytest.mark.slow
 def test_on_the_first_night_a_shift_is_found_in_the_newest_window(sold: np.ndarray) -> None:
     found = drifted(lake_of(sold, [CUTOFF]))
     assert list(found) == [SERIES[7]]
@@ -80,6 +81,7 @@ def test_on_the_first_night_a_shift_is_found_in_the_newest_window(sold: np.ndarr
     assert found[SERIES[7]]["widen"] > 1.5
 
 
+@pytest.mark.slow
 def test_later_it_is_found_in_the_forecasts_that_have_come_true(sold: np.ndarray) -> None:
     """The backtest ends before the shift; each night of the last 18 days has made a forecast."""
     nights = [CUTOFF - timedelta(days=back) for back in range(18, -1, -1)]

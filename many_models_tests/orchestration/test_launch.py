@@ -74,6 +74,7 @@ def failing(error: Exception) -> Callable[..., None]:
     return launch_run
 
 
+@pytest.mark.slow
 def test_launches_without_an_answer_count_as_no_crash(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:

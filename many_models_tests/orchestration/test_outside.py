@@ -64,6 +64,7 @@ def stores(url: str, folder: Path) -> Settings:
     return Settings.model_validate({"registry": registry, "warehouse": {"url": url}})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "url",
     ["sqlite:///{}/damaged.db", "sqlite:///{}/folder", "sqlite:///{}/damaged.db/below/it.db",

@@ -148,6 +148,7 @@ def test_four_thousand_series_planned_by_dagster_and_recorded_take_seconds(postg
     assert took < 15, f"{took:.1f} s"  # about 2 s of this process; stock storage needs 40
 
 
+@pytest.mark.slow
 def test_a_url_without_a_driver_means_the_one_that_dagster_is_written_for(postgres, tmp_path) -> None:
     url = postgres.new_database().replace("+psycopg2", "")
     with open_instance(tmp_path / "home", url) as instance:

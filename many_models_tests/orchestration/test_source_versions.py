@@ -60,6 +60,7 @@ class Table:
         return MemorySource({"sales": pa.Table.from_pandas(self.rows, preserve_index=False)})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("grain", "frequency"), KINDS)
 @pytest.mark.parametrize("aggregate", ["", "sum"])
 def test_nothing_is_due_at_the_next_look_after_it_was_copied(grain: str, frequency: str, aggregate: str):
@@ -188,6 +189,7 @@ def hourly(last: str, grain: str) -> tuple[Settings, MemorySource]:
     return table.settings(), table.source()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("grain", "last", "newest"),
     [
@@ -218,6 +220,7 @@ def test_hourly_sales_are_due_up_to_the_last_hour_that_is_over(
     assert {key: recorded[key] for key in sorted(seen)[-3:]} == {key: seen[key] for key in sorted(seen)[-3:]}
 
 
+@pytest.mark.slow
 def test_until_within_a_day_takes_none_of_its_later_hours():
     settings, source = hourly("2024-06-20 23:00", "hour")
     data = settings.data.model_copy(update={"until": datetime(2024, 6, 20, 14)})

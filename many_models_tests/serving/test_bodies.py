@@ -60,6 +60,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", HOSTILE)
 def test_a_large_odd_body_costs_a_few_times_its_size_and_says_nothing_of_itself(what: str) -> None:
     body = HOSTILE[what].encode()
@@ -172,6 +173,7 @@ def test_a_large_body_is_read_beside_the_loop_and_one_at_a_time() -> None:
         asyncio.run(read())
 
 
+@pytest.mark.slow
 def test_the_service_answers_around_a_large_body(tmp_path: Path) -> None:
     async def ask() -> None:
         async with asked(Registry(pack("a")), tmp_path) as client:

@@ -121,6 +121,7 @@ ODD = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ODD)
 def test_an_odd_pack_is_an_error_of_its_series_and_of_no_other(tmp_path: Path, what: str) -> None:
     names = tuple(f"a__{item}" for item in ITEMS)

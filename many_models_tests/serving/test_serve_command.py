@@ -51,6 +51,7 @@ def loaded_by_serve(root: Path) -> set[str]:
     return loaded
 
 
+@pytest.mark.slow
 def test_serve_without_a_release_loads_nothing_that_it_does_not_use(tmp_path: Path) -> None:
     assert sorted(loaded_by_serve(tmp_path).intersection(NEVER)) == []
 

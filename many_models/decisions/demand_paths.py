@@ -260,7 +260,7 @@ def whole_units(drawn: NDArray[np.float32], places: NDArray[np.float32]) -> NDAr
     """
     inner = 0.001 + 0.998 * places  # whole numbers stay what they are, whatever is lost in the last digit
     begun = np.concatenate([inner, 1.0 - inner], axis=1)[:, : drawn.shape[1], None]
-    sums = np.cumsum(drawn, axis=2, dtype=np.float32)
+    sums = np.add.accumulate(drawn, axis=2)
     sums += begun
     np.floor(sums, out=sums)
     sums[:, :, 1:] -= sums[:, :, :-1].copy()
@@ -491,7 +491,7 @@ def seeded(seed: int, name: str) -> np.random.Generator:
 
 def path_sums(drawn: NDArray[np.float32], *lengths: NDArray[np.int64]) -> list[Floats]:
     """For each of `lengths` (series × paths, or × 1), sums of that many first steps of each path (series × paths)."""
-    sums = np.concatenate([np.zeros_like(drawn[:, :, :1]), np.cumsum(drawn, axis=2, dtype=np.float32)], axis=2)
+    sums = np.concatenate([np.zeros_like(drawn[:, :, :1]), np.add.accumulate(drawn, axis=2)], axis=2)
     return [np.take_along_axis(sums, of[:, :, None], axis=2)[:, :, 0].astype(np.float64) for of in lengths]
 
 

@@ -106,12 +106,12 @@ def paths(rng: np.random.Generator, past: Floats, y_hat: Floats, levels: Floats)
     bounds = u[0] / often[:, None] / np.maximum(factor, 1e-12)  # a sale comes where the chance is above
     bounds[u[0] >= SURE] = np.inf
     since = np.full(number, begin - 1)
+    chance = np.append(chance, np.full(steps, chance[-1]))  # however long ago the last sale is by the end
     sells = np.empty((steps, number), bool)
     for step in range(steps):
         np.greater(chance[since], bounds[step], out=sells[step])
         since += 1
         since[sells[step]] = 0
-        np.minimum(since, LONGEST_INTERVAL - 1, out=since)
     return np.where(sells, sizes, np.float32(0.0)).T
 
 

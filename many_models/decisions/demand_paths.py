@@ -222,12 +222,15 @@ class PathModel:
         dense = np.flatnonzero(~self.renewal[rows] & ~self.few[rows])
         uniforms, places = (np.empty((len(rows), half), np.float32) for _ in range(2))
         levels = [rare_sales.levels_of(shares, 2 * half) for shares in self.levels]
+        rare = rows[self.renewal[rows]].tolist()
+        selling = {i: rare_sales.selling(self.histories.of(i), self.y_hat[i]) for i in rare}
+        expected = dict(zip(rare, rare_sales.expected_sales(list(selling.values())), strict=True))
         for at, i in enumerate(rows.tolist()):
             rng = seeded(seed, self.series[i])
             if self.renewal[i]:
                 own, order = levels[int(self.kind[i])], rng.permutation(half)
                 lift = np.concatenate([own[:half][order], own[::-1][:half][order]])[:paths]
-                found[at] = rare_sales.paths(rng, self.histories.of(i), self.y_hat[i], lift)
+                found[at] = rare_sales.paths(rng, selling[i], expected[i], lift)
             elif self.few[i]:
                 found[at] = self.alike.paths(rng, self.histories.of(i), paths)
             else:

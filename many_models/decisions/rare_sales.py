@@ -85,24 +85,42 @@ def levels_of(shares: Floats, number: int) -> Floats:
     return np.exp(np.interp((np.arange(number) + 0.5) / number, np.concatenate([[0.0], np.cumsum(shares)]), edges))
 
 
-def paths(rng: np.random.Generator, past: Floats, y_hat: Floats, levels: Floats) -> NDArray[np.float32]:
-    """Paths (paths × steps) of a series with these sales in the `past`. Each path has a level of `levels`: its mean is
-    the forecast times the level.
+class Selling(NamedTuple):
+    """How a series that rarely sells does so: its `sizes` in order, the `chance` of a sale by the periods since the
+    last one, which was `begin` periods ago, how `often` a step sells against the others, and the `rest` of its
+    forecast's profile, which sizes take. `forecast` is the sum over the steps.
     """
-    steps, number = len(y_hat), len(levels)
+
+    sizes: Floats
+    chance: Floats
+    begin: int
+    often: Floats
+    rest: Floats
+    forecast: float
+
+
+def selling(past: Floats, y_hat: Floats) -> Selling:
+    """How the series with these sales in the `past` and this forecast sells."""
     at = np.flatnonzero(past > 0)
-    ordered = np.sort(past[at])
-    chance = sale_chance(np.diff(at))
     forecast = np.maximum(y_hat, 0.0)
     profile = forecast / max(float(forecast.mean()), 1e-12)
-    often = np.clip(profile, 1.0 / UNEVEN, UNEVEN)  # what the chance of a sale takes of the forecast's profile
+    often = np.clip(profile, 1.0 / UNEVEN, UNEVEN)
     begin = min(len(past) - int(at[-1]), LONGEST_INTERVAL)
-    factor, rest = _factors(expected_sales(chance, begin, often), float(forecast.sum() / ordered.mean()) * levels)
+    return Selling(np.sort(past[at]), sale_chance(np.diff(at)), begin, often, profile / often, float(forecast.sum()))
+
+
+def paths(rng: np.random.Generator, series: Selling, expected: Floats, levels: Floats) -> NDArray[np.float32]:
+    """Paths (paths × steps) of a series, of which `expected_sales` are expected. Each path has a level of `levels`: its
+    mean is the forecast times the level.
+    """
+    sizes, chance, begin, often, rest, forecast = series
+    steps, number = len(often), len(levels)
+    factor, more = _factors(expected, float(forecast / sizes.mean()) * levels)
     half = (number + 1) // 2
     u = rng.random((2, steps, half), np.float32)
     u = np.concatenate([u, 1.0 - u], axis=2)[:, :, :number]
-    sizes = ordered.astype(np.float32)[np.minimum((u[1] * len(ordered)).astype(np.int64), len(ordered) - 1)]
-    sizes *= (rest * (profile / often)[:, None]).astype(np.float32)
+    sold = sizes.astype(np.float32)[np.minimum((u[1] * len(sizes)).astype(np.int64), len(sizes) - 1)]
+    sold *= (more * rest[:, None]).astype(np.float32)
     bounds = u[0] / often[:, None] / np.maximum(factor, 1e-12)  # a sale comes where the chance is above
     bounds[u[0] >= SURE] = np.inf
     since = np.full(number, begin - 1)
@@ -112,26 +130,30 @@ def paths(rng: np.random.Generator, past: Floats, y_hat: Floats, levels: Floats)
         np.greater(chance[since], bounds[step], out=sells[step])
         since += 1
         since[sells[step]] = 0
-    return np.where(sells, sizes, np.float32(0.0)).T
+    return np.where(sells, sold, np.float32(0.0)).T
 
 
-def expected_sales(chance: Floats, begin: int, often: Floats) -> Floats:
-    """For each of CHANCES, how many sales are expected over the steps of `often` when each chance of a sale is that
-    many times `chance` and `often`, and the last sale was `begin` periods ago.
+def expected_sales(series: Sequence[Selling]) -> Floats:
+    """For each of the `series` and of CHANCES, how many sales are expected over the steps when each chance of a sale is
+    that many times what it is (series × CHANCES).
     """
-    last, steps = len(chance) - 1, len(often)
-    ages = np.zeros((len(CHANCES), last + 1 + steps))  # from `first` on; a step later all are one period older
-    ages[:, steps + begin - 1] = 1.0
-    found = np.zeros(len(CHANCES))
-    higher = CHANCES[:, None] * chance
-    for first, step in zip(range(steps, 0, -1), often.tolist(), strict=True):
-        since = ages[:, first : first + last + 1]
-        sells = np.minimum(higher * step, SURE)
+    if not series:
+        return np.zeros((0, len(CHANCES)))
+    chance, often = np.stack([one.chance for one in series]), np.stack([one.often for one in series])
+    begin = np.array([one.begin for one in series])
+    last, steps = chance.shape[1] - 1, often.shape[1]
+    ages = np.zeros((len(series), len(CHANCES), last + 1 + steps))  # from `first` on; a step later all are one older
+    ages[np.arange(len(series)), :, steps + begin - 1] = 1.0
+    found = np.zeros((len(series), len(CHANCES)))
+    higher = CHANCES[:, None] * chance[:, None, :]
+    for step, first in enumerate(range(steps, 0, -1)):
+        since = ages[:, :, first : first + last + 1]
+        sells = np.minimum(higher * often[:, step, None, None], SURE)
         sells *= since
         since -= sells
-        since[:, last - 1] += since[:, last]
-        ages[:, first - 1] = sells.sum(1)
-        found += ages[:, first - 1]
+        since[:, :, last - 1] += since[:, :, last]
+        ages[:, :, first - 1] = sells.sum(2)
+        found += ages[:, :, first - 1]
     return found
 
 

@@ -11,14 +11,21 @@ from many_models.decisions.rare_sales import (
     CHANCES,
     LEVELS,
     SURE,
+    Selling,
     Windows,
     expected_sales,
     level_shares,
     levels_of,
     paths,
     sale_chance,
+    selling,
     shares_by_kind,
 )
+
+
+def drawn_of(rng: np.random.Generator, past: np.ndarray, y_hat: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    own = selling(past, y_hat)
+    return paths(rng, own, expected_sales([own])[0], levels)
 
 
 def slow_expected_sales(chance: np.ndarray, factor: float, begin: int, often: np.ndarray) -> float:
@@ -39,7 +46,10 @@ def test_expected_sales_are_those_of_all_patterns(begin: int) -> None:
     chance = sale_chance(np.array([1, 1, 2, 7, 1, 30, 2, 61]))
     often = np.array([1.0, 0.5, 2.0, 1.0, 1.0, 3.0])
     slow = [slow_expected_sales(chance, factor, begin, often) for factor in CHANCES.tolist()]
-    assert expected_sales(chance, begin, often) == pytest.approx(slow)
+    one = Selling(np.ones(1), chance, begin, often, np.ones(len(often)), 1.0)
+    other = one._replace(chance=chance[::-1], often=often[::-1], begin=begin % 2 + 1)
+    assert expected_sales([other, one])[1] == pytest.approx(slow)
+    assert (expected_sales([other, one])[1] == expected_sales([one])[0]).all()
 
 
 @pytest.mark.parametrize("level", [0.1, 0.5, 1.0, 2.5])
@@ -49,13 +59,13 @@ def test_paths_have_the_mean_of_the_forecast_times_the_level(level: float) -> No
     past[np.concatenate([np.arange(at, at + 8) for at in (10, 90, 200, 330)])] = [1.0, 4.0] * 16
     y_hat = np.array([0.2, 0.3, 0.1, 0.4] * 7)
     for end in (400, 336, 395):  # 63 periods after the last sale, at once after it, and in between
-        drawn = paths(np.random.default_rng(2), past[:end], y_hat, np.full(8000, level))
+        drawn = drawn_of(np.random.default_rng(2), past[:end], y_hat, np.full(8000, level))
         assert drawn.mean(0).sum() == pytest.approx(y_hat.sum() * level, rel=0.06), end
 
 
 def test_more_than_can_be_sold_a_period_comes_as_larger_sales() -> None:
     past = np.tile([0.0, 2.0], 50)
-    drawn = paths(np.random.default_rng(2), past, np.full(10, 8.0), np.ones(4000))
+    drawn = drawn_of(np.random.default_rng(2), past, np.full(10, 8.0), np.ones(4000))
     assert drawn.sum(1).mean() == pytest.approx(80.0, rel=0.02)
 
 

@@ -75,6 +75,7 @@ def simulate(folder: Path, nights: int) -> None:
         jobs = {s: recorder(s, tags[s]).resolve_job_def(f"again_{s}") for s in STAGES}
         keys = instance.get_dynamic_partitions("store_items")
         ranged = {runs.RANGE_START_TAG: keys[0], runs.RANGE_END_TAG: keys[-1]}
+        forget_removed_files(folder / "var" / "lake")
         began = list[datetime]()
         for night in range(nights):
             began.append(datetime.now(UTC))
@@ -88,6 +89,14 @@ def simulate(folder: Path, nights: int) -> None:
                 prune_events(instance, began[night - KEPT])
                 age_log(folder / "var" / "lake", began[night - 1])
                 lake.prune(datetime.now(UTC) - began[night - 1])
+
+
+def forget_removed_files(lake: Path) -> None:
+    """Have Delta forget removed files at once: it keeps them for a week, and here all nights are of one day."""
+    from deltalake import DeltaTable
+
+    for log in lake.glob("*/_delta_log"):
+        DeltaTable(log.parent).alter.set_table_properties({"delta.deletedFileRetentionDuration": "interval 1 seconds"})
 
 
 def age_log(lake: Path, before: datetime) -> None:

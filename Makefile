@@ -102,7 +102,7 @@ fast: install ## The tests that take less than about a second
 TESTS := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=40 --durations-min=5
 
 .PHONY: test
-test: install ## The tests but the long ones: at most 20 minutes on two cores
+test: install ## The tests but the long ones
 	$(TESTS) -m "not long" $(ARGS)
 
 .PHONY: test-all

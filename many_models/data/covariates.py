@@ -156,9 +156,8 @@ def _one_row_each(rows: pa.Table, own: list[str], names: Sequence[str], told: li
         said = [[one for one in values if one is not None and one == one] for values in places[name].unique()]  # noqa: PLR0124 -- NaN
         for place, values in zip(found[own].itertuples(index=False), said, strict=True):
             if len(values) > 1:
-                why = (
-                    f"its rows of attributes say {name} {' and '.join(map(str, values))}: it has none until one is left"
-                )
+                several = ", ".join(map(str, values))
+                why = f"its rows of attributes give {name} several values ({several}); it stays empty until they agree"
                 told.append((", ".join(map(str, place)), why))
         found[name] = [values[0] if len(values) == 1 else None for values in said]
     return pa.Table.from_pandas(found, rows.schema, preserve_index=False)

@@ -57,7 +57,9 @@ def test_rows_about_one_key_agree_or_count_as_none_and_leave_the_others_as_they_
     assert found.slice(2).to_pylist() == [
         {"item": "3", "kind": "wet", "size": 3.0}, {"item": "4", "kind": None, "size": 4.0}
     ]  # fmt: skip
-    assert told == [("4", "its rows of attributes say kind dry and wet: it has none until one is left")]
+    assert told == [
+        ("4", "its rows of attributes give kind several values (dry, wet); it stays empty until they agree")
+    ]
 
 
 @pytest.mark.parametrize(

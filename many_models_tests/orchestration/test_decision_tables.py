@@ -148,6 +148,6 @@ def test_rows_that_contradict_each_other_about_an_item_change_no_other_items_cat
     assert plain == (beside[0], [])
     assert [values["category"] for values in beside[0].values()] == ["milk", "bread", None]
     assert [(one["row"], one["reason"]) for one in beside[1]] == [
-        ("i2", "its rows of attributes say category milk and bread: it has none until one is left"),
+        ("i2", "its rows of attributes give category several values (milk, bread); it stays empty until they agree"),
         ("gone", "no series that is forecast belongs to these attributes"),
     ]

@@ -1,73 +1,28 @@
-"""`many-models init` on strangers' tables: what is guessed, why, and what is loaded."""
+"""`many-models init` on strangers' tables: what is guessed, and why."""
 
 from __future__ import annotations
 
-import gzip
 import re
 import sqlite3
 import tomllib
 from contextlib import closing
-from datetime import UTC, date, datetime, timedelta
+from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from many_models.errors import InputError, MissingTableError
 from many_models.onboarding.demo import write_source
-from many_models.onboarding.guess import infer_settings
 from many_models.onboarding.load import load_file
-from many_models.onboarding.readers import clean_names
-from many_models.onboarding.value_types import infer_column, infer_type, parse
 from many_models.settings import load_settings
 from many_models_tests.support import public_tables
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from many_models.onboarding.inferred import InferredSettings
+from many_models_tests.support.strange_tables import RNG, csv, looked_at, panel, rows_of
 
 pytestmark = pytest.mark.slow
-
-
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
-RNG = np.random.default_rng(5)
-
-
-def panel(frequency: str, periods: int, start: str = "2023-01-02", **keys: Sequence[object]) -> pd.DataFrame:
-    """Every combination of the keys at every time, with a seasonal target `y`, a rare `price` change and a `promo`."""
-    times = pd.date_range(start, periods=periods, freq=frequency)
-    index = pd.MultiIndex.from_product([*keys.values(), times], names=[*keys, "time"])
-    frame = index.to_frame(index=False)
-    series = frame.groupby(list(keys)).ngroup().to_numpy() if keys else np.zeros(len(frame), int)
-    number = np.tile(np.arange(periods), len(frame) // periods)
-    promo = RNG.random(len(frame)) < 0.1
-    mean = (5 + 3 * series) * (1.3 + np.sin(number * 2 * np.pi / 7)) * np.where(promo, 2, 1)
-    frame["y"] = RNG.poisson(mean)
-    frame["price"] = np.round(2 + 0.3 * series + 0.25 * (number // 60), 2)
-    frame["promo"] = promo.astype(int)
-    return frame
-
-
-def csv(tmp_path: Path, frame: pd.DataFrame, name: str = "table.csv", **how: object) -> str:
-    path = tmp_path / name
-    frame.to_csv(path, index=False, **how)  # pyright: ignore[reportCallIssue, reportArgumentType]
-    return str(path)
-
-
-def looked_at(location: str, **given: object) -> InferredSettings:
-    return infer_settings(location, now=NOW, **given)  # pyright: ignore[reportArgumentType]
-
-
-def rows_of(database: Path, query: str = "SELECT * FROM sales") -> list[tuple[object, ...]]:
-    with closing(sqlite3.connect(database)) as connection:
-        return connection.execute(query).fetchall()
 
 
 def test_the_only_shop_of_an_excerpt_stays_a_key(tmp_path):
@@ -443,94 +398,6 @@ def test_a_database_that_is_not_there_is_an_error(tmp_path: Path) -> None:
         looked_at(f"sqlite:///{tmp_path}/none.db")
     with pytest.raises(InputError, match="not a SQLAlchemy URL"):
         looked_at("oracel://host/db")
-
-
-# --- Loading --------------------------------------------------------------------------------------------------------
-def test_a_compressed_file_is_loaded_whole_with_progress(tmp_path: Path) -> None:
-    frame = panel("D", 700, store=range(10), item=range(20))[["time", "store", "item", "y"]]
-    path = tmp_path / "train.csv.gz"
-    with gzip.open(path, "wt") as file:
-        frame.to_csv(file, index=False)
-    found, told = looked_at(str(path)), list[tuple[int, int]]()
-    loaded = load_file(str(path), tmp_path / "source.db", found, lambda *now: told.append(now))
-    assert loaded.rows == len(frame) == told[-1][0] == told[-1][1]
-    total = rows_of(tmp_path / "source.db", "SELECT count(*), sum(y), min(time), max(time) FROM sales")
-    assert total == [(len(frame), frame["y"].sum(), "2023-01-02", "2024-12-01")]
-
-
-def test_what_cannot_be_read_stays_as_it_is_and_broken_lines_are_counted(tmp_path: Path) -> None:
-    days = [date(2024, 1, 1) + timedelta(days=n) for n in range(40)]
-    lines = [f"{day},{store},{n}" for store in "ab" for n, day in enumerate(days)]
-    lines[7] = "31.02.2024,a,7"
-    lines[8] = "2024-01-09,a,sold out"
-    lines[9] = "2024-01-10,a,"
-    lines.insert(10, "2024-01-10,a,1,2,3")
-    path = tmp_path / "dirty.csv"
-    path.write_text("\ufeffdate,store,units\n" + "\n".join(lines) + "\n", encoding="utf-8")
-    found = looked_at(str(path))
-    loaded = load_file(str(path), tmp_path / "source.db", found)
-    assert loaded.rows == 80
-    assert "1 lines are left out" in loaded.notes[0]
-    assert rows_of(tmp_path / "source.db")[7:10] == [
-        ("31.02.2024", "a", 7),
-        ("2024-01-09", "a", "sold out"),
-        ("2024-01-10", "a", None),
-    ]
-
-
-def test_an_interrupted_load_leaves_the_old_table_and_a_second_one_replaces_it(tmp_path: Path) -> None:
-    frame = panel("D", 60, store=["a", "b"]).rename(columns={"time": "date"})
-    location, database = csv(tmp_path, frame), tmp_path / "source.db"
-    found = looked_at(location)
-    load_file(location, database, found)
-    with closing(sqlite3.connect(database)) as connection:
-        connection.execute("CREATE TABLE mine AS SELECT 1 AS one")
-
-    def interrupt(_rows: int, _all: int) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        load_file(location, database, found, interrupt)
-    assert len(rows_of(database)) == len(frame)
-    load_file(location, database, found)
-    assert len(rows_of(database)) == len(frame)
-    assert rows_of(database, "SELECT * FROM mine") == [(1,)]
-
-
-CELLS = st.text(st.characters(codec="utf-8", exclude_characters="\r\n\x00"), max_size=6)
-
-
-@settings(max_examples=12)
-@given(st.lists(CELLS, min_size=2, max_size=8, unique_by=lambda cell: cell.strip().casefold()))
-def test_keys_of_a_csv_are_loaded_as_they_are_written(
-    tmp_path_factory: pytest.TempPathFactory, keys: list[str]
-) -> None:
-    folder = tmp_path_factory.mktemp("keys")
-    frame = panel("D", 30, store=keys)[["store", "time", "y"]]
-    location = csv(folder, frame, quoting=1)
-    found = looked_at(location, keys=["store"], target="y", frequency="D")
-    load_file(location, folder / "source.db", found)
-    assert [row[0] for row in rows_of(folder / "source.db")] == list(frame["store"])
-
-
-@given(st.floats(0, 1e6).map(lambda x: round(x, 2)), st.booleans())
-def test_a_number_means_the_same_in_every_style(number: float, negative: bool) -> None:
-    number = -number if negative else number
-    english, german = f"{number:,.2f}", f"{number:,.2f}".translate(str.maketrans(",.", ".,"))
-    for text, comma_first in ((english, False), (german, True), (f"{number:.2f}", False)):
-        levels = pa.array([text] * 4)
-        column_type = infer_type(levels, np.ones(4, np.int64), comma_first=comma_first, time_like=False)
-        assert parse(levels, column_type)[0] == number
-
-
-def test_names_are_made_distinct_for_sqlite() -> None:
-    assert clean_names(["a", " A ", "", "a_2", "\ufeffb"]) == ["a", "A_2", "column_3", "a_2_2", "b"]
-
-
-def test_text_with_a_few_numbers_is_text() -> None:
-    assert infer_column("x", pa.chunked_array([["a1", "b2", "3"]])).kind == "text"
-    assert infer_column("x", pa.chunked_array([pa.nulls(3)])).kind == "empty"
-    assert infer_column("x", pa.chunked_array([["1", "2", "3"] * 9 + ["?"]])).unread == 1
 
 
 # --- Real tables ----------------------------------------------------------------------------------------------------

@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 
 from many_models.orchestration.event_log import history
 from many_models.orchestration.event_log.retention import PrunedEvents, prune_events
-from many_models_tests.orchestration import test_events, test_postgres_storage
-from many_models_tests.orchestration.test_events import STAGE, add, ask, entry, launch, plain, runs_of_a_day, states
+from many_models_tests.orchestration import test_postgres_storage
+from many_models_tests.support import event_runs
 from many_models_tests.support.event_assets import STORE_ITEMS, UPSTREAM, VERSION
+from many_models_tests.support.event_runs import STAGE, add, ask, entry, launch, plain, runs_of_a_day, states
 
 PLANNED, MADE = DagsterEventType.ASSET_MATERIALIZATION_PLANNED, DagsterEventType.ASSET_MATERIALIZATION
 pytestmark = pytest.mark.slow
@@ -51,14 +52,14 @@ def opened(request, tmp_path_factory):
         with test_postgres_storage.open_instance(home, url) as instance:
             instance.add_dynamic_partitions("store_items", KEYS)
         return lambda folder: test_postgres_storage.open_instance(folder, server.new_database(url))
-    with test_events.open_instance(home) as instance:
+    with event_runs.open_instance(home) as instance:
         instance.add_dynamic_partitions("store_items", KEYS)
         with instance.event_log_storage.run_connection("empty"):
             pass
 
     def copy(folder: Path):
         shutil.copytree(home, folder)
-        return test_events.open_instance(folder)
+        return event_runs.open_instance(folder)
 
     return copy
 
@@ -151,7 +152,7 @@ def _nothing_cached(instance):
 
 
 def test_a_file_of_sqlite_that_goes_while_sizes_are_summed_stops_nothing(tmp_path):
-    with test_events.open_instance(tmp_path / "home") as instance:
+    with event_runs.open_instance(tmp_path / "home") as instance:
         instance.add_dynamic_partitions("store_items", KEYS)
         runs_of_a_day(instance)
         files = Path(instance.event_log_storage.path_for_shard("index")).parent
@@ -205,7 +206,7 @@ def test_a_prune_that_was_killed_between_file_and_index_is_finished_by_the_next(
 def test_a_year_of_ten_thousand_series_a_day_fits_in_ten_gigabytes(tmp_path):
     """Bytes per key and day, kept for a week, and what a pruned run leaves for ever, counted up to a year."""
     series, stages, days_kept, runs_a_day = 300, 4, 7, 9
-    with test_events.open_instance(tmp_path / "home") as instance:
+    with event_runs.open_instance(tmp_path / "home") as instance:
         keys = add(instance, series)
         for version in ("v1", "v2", "v3"):
             launch(instance, keys, keys, version=version)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from many_models.errors import SettingsError, UnavailableError
 from many_models.operations.day import POSTGRES_URL
 from many_models.orchestration.event_log.storage_postgres import BatchedPostgresEventLog, BatchedPostgresStorage
-from many_models_tests.orchestration.test_events import ENTRIES, add, ask, entry, launch, plain, runs_of_a_day, states
+from many_models_tests.support.event_runs import ENTRIES, add, ask, entry, launch, plain, runs_of_a_day, states
 from many_models_tests.support.project import END, make_project, sales, stages_of
 
 if TYPE_CHECKING:

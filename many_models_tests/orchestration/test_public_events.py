@@ -17,9 +17,9 @@ from many_models.orchestration.event_log import history, private_api, public_api
 from many_models.orchestration.event_log.retention import prune_events
 from many_models.orchestration.stage_run import UPSTREAM_TAG, VERSION_TAG
 from many_models.wiring import build_source
-from many_models_tests.orchestration import test_events
-from many_models_tests.orchestration.test_events import STAGE, add, launch
+from many_models_tests.support import event_runs
 from many_models_tests.support.event_assets import UPSTREAM, VERSION
+from many_models_tests.support.event_runs import STAGE, add, launch
 from many_models_tests.support.project import END, Project, make_project, sales
 
 pytestmark = pytest.mark.slow
@@ -110,7 +110,7 @@ def test_pruning_is_refused_and_nothing_is_deleted(tmp_path, another_dagster):
 
 
 def test_the_public_api_tells_of_runs_what_the_private_one_tells(tmp_path):
-    with test_events.open_instance(tmp_path / "home") as instance:
+    with event_runs.open_instance(tmp_path / "home") as instance:
         keys = add(instance, 6)
         launch(instance, keys, keys, version="v1", fail=[keys[1], keys[4]])
         launch(instance, [keys[0], keys[2], keys[4]], keys, version="v2", fail=[keys[2]])

@@ -1,4 +1,4 @@
-"""A stage as small as it gets, for test_events.py: it records what it is asked for, and fails what it is told to."""
+"""A stage as small as it gets, for tests of events: it records what it is asked for, and fails what it is told to."""
 
 import os
 import signal

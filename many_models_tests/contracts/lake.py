@@ -361,9 +361,9 @@ class LakeContract(Contract):
     def test_pruning_changes_no_row_whatever_the_partitions_are_called(self, make, partition_by):
         lake = make()
         names = [text for text in ODD if text]
-        for at, text in enumerate(names):
-            lake.replace("t", rows(row(text)), Filter(among={"pack": [text]}), partition_by)
-            lake.replace("t", rows(row(text, y=float(at))), Filter(among={"pack": [text]}))
+        here = Filter(among={"pack": names})
+        lake.replace("t", rows(*map(row, names)), here, partition_by)
+        lake.replace("t", rows(*(row(text, y=float(at)) for at, text in enumerate(names))), here)
         for day in range(20):  # as raw_sales grows: a file a day
             here = Filter(among={"pack": names[:1]}, since=DAY + timedelta(day), before=DAY + timedelta(day + 1))
             lake.replace("t", rows(row(names[0], day=day)), here)

@@ -103,6 +103,10 @@ def alike(lines: list[dict]) -> list[str]:
     return sorted(map(repr, lines))
 
 
+def of_stores(lines: list[dict]) -> list[tuple[str, datetime]]:
+    return sorted((line["store"], line["date"]) for line in lines)
+
+
 def prints(source: Source, since: datetime | None = None, sales: SalesTable = SALES) -> dict[datetime, str]:
     return {count.day: count.fingerprint for count in source.days(sales, since)}
 
@@ -283,6 +287,7 @@ class SourceContract(Contract):
             line["sold"] for table in source.read(SALES, noon, noon + timedelta(1)) for line in table.to_pylist()
         ] == [3, 4]
 
+    @pytest.mark.slow
     def test_many_rows_come_in_tables_of_bounded_size(self, make):
         many = 100_003  # more than a table may have
         table = pa.table(
@@ -306,27 +311,31 @@ class SourceContract(Contract):
         assert source.read_table("prices") == table
         assert source.read_table("prices", ["n", "date"]) == table.select(["n", "date"])
 
-    @pytest.mark.parametrize("text", SPELLINGS)
-    def test_a_timestamp_that_is_text_is_a_date_or_is_not(self, make, text):
-        if text and "\0" in text and not self.keeps_nul:
-            return
-        source = make({"sales": rows(row()).set_column(2, "date", pa.array([text], pa.string()))})
+    @pytest.mark.parametrize("kinds", [{True}, {False}, {True, False}], ids=["dates", "no dates", "both"])
+    def test_a_timestamp_that_is_text_is_a_date_or_is_not(self, make, kinds):
+        """Each spelling has a row, with its number as the store."""
+        texts = [text for text, moment in SPELLINGS.items() if (moment is not None) in kinds]
+        texts = [text for text in texts if self.keeps_nul or "\0" not in (text or "")]
+        lines = rows(*(row(str(number)) for number in range(len(texts))))
+        source = make({"sales": lines.set_column(2, "date", pa.array(texts, pa.string()))})
         undated = source.read_undated(SALES)
         assert undated.schema == SCHEMA.set(2, pa.field("date", pa.string()))
-        moment = SPELLINGS[text]
-        if moment is None:
-            assert (whole(source), list(source.days(SALES))) == ([], [])
-            assert undated.to_pylist() == [rows(row()).to_pylist()[0] | {"date": text}]
-        else:
-            assert [line["date"] for line in whole(source)] == [moment]
+        numbered = zip(lines.to_pylist(), texts, strict=True)
+        assert alike(undated.to_pylist()) == alike(
+            [line | {"date": text} for line, text in numbered if SPELLINGS[text] is None]
+        )
+        moments = {str(number): moment for number, text in enumerate(texts) if (moment := SPELLINGS[text])}
+        assert of_stores(whole(source)) == sorted(moments.items())
+        days = sorted({datetime(moment.year, moment.month, moment.day) for moment in moments.values()})
+        assert [count.day for count in source.days(SALES)] == days
+        for moment in set(moments.values()):
             day = datetime(moment.year, moment.month, moment.day)
-            assert [count.day for count in source.days(SALES)] == [day]
-            assert [count.day for count in source.days(SALES, moment)] == [day]
-            if day.year < 9999:
-                assert [len(table) for table in source.read(SALES, day, day + timedelta(1))] == [1]
-                assert list(source.read(SALES, day + timedelta(1), day + timedelta(9))) == []
-                assert list(source.read(SALES, day - timedelta(9), day)) == []
-            assert undated.num_rows == 0
+            assert [count.day for count in source.days(SALES, moment)] == [other for other in days if other >= day]
+        for day in days[: -1 if datetime(9999, 12, 31) in days else None]:
+            for since, before in ((0, 1), (1, 9), (-9, 0)):
+                first, end = day + timedelta(since), day + timedelta(before)
+                found = [line for table in source.read(SALES, first, end) for line in table.to_pylist()]
+                assert of_stores(found) == sorted((s, at) for s, at in moments.items() if first <= at < end)
 
     def test_days_are_counted_in_the_local_time_that_was_asked_for(self, make):
         """Midnight in Berlin, winter and summer, is the evening before in UTC; a day of 25 hours is one day."""
@@ -363,6 +372,7 @@ class SourceContract(Contract):
             (None, 4),
         ]
 
+    @pytest.mark.slow
     def test_every_row_is_read_once_by_day_by_range_or_undated(self, make):
         @settings(max_examples=self.examples, deadline=None)
         @given(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import sys
 from collections import Counter
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from many_models_tests.support import public_tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from alembic.config import Config
     from xdist.workermanage import WorkerController
@@ -127,11 +129,27 @@ def pytest_testnodedown(node: WorkerController) -> None:
     node.config.stash[LEFT_OUT] = getattr(node, "workeroutput", {}).get("left_out", 0)
 
 
-def pytest_collection_finish() -> None:
-    """Collect garbage rarely, and never look through what importing all tests has left: it took a twentieth of them."""
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Collect no garbage while tests are imported, rarely later, and never look through what importing them left."""
+    gc.disable()
+    result = yield
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 50)
+    gc.enable()
+    return result
+
+
+FAST = "not slow and not long"  # what `make check` gives to `-m`
+NONE_FAST = re.compile(r"^pytestmark = \[?\s*pytest\.mark\.(slow|long)\b", re.MULTILINE)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out of `make check` a file whose mark says that no test of it is fast, before what it imports is loaded."""
+    if config.getoption("markexpr") != FAST or not collection_path.match("test_*.py"):
+        return None
+    return True if NONE_FAST.search(collection_path.read_text(encoding="utf-8")) else None
 
 
 # --- what was not run -------------------------------------------------------------------------------------------------
@@ -141,7 +159,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     lines = [f"{number} skipped: {reason}" for reason, number in reasons.most_common()]
     if not os.environ.get(public_tables.VARIABLE):
         lines.append(f"tests on public tables left out: set {public_tables.VARIABLE} to a folder that has them")
-    if left_out := terminalreporter.config.stash.get(LEFT_OUT, 0):
+    if terminalreporter.config.getoption("markexpr") == FAST:
+        lines.append("slow and long tests left out: `make test` runs the slow ones, `make test-all` both")
+    elif left_out := terminalreporter.config.stash.get(LEFT_OUT, 0):
         lines.append(f"{left_out} long tests left out: `make test-all` runs them")
     if lines:
         terminalreporter.section("not run")

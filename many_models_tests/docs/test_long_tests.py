@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import os
 import re
@@ -10,6 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from many_models_tests import conftest
 
 ROOT = Path(__file__).resolve().parents[2]
 TESTS = ROOT / "many_models_tests"
@@ -93,7 +96,7 @@ def test_a_mark_without_a_quicker_test_is_found(marks: str, says: list[str]) -> 
 
 @pytest.mark.parametrize(
     ("target", "marks"),
-    [("fast", ["not slow and not long"]), ("test", ["not long"]), ("test-all", [])],
+    [("fast", [conftest.FAST]), ("test", ["not long"]), ("test-all", [])],
 )
 def test_each_target_leaves_out_what_it_says(target: str, marks: list[str]) -> None:
     said = subprocess.run(
@@ -104,6 +107,26 @@ def test_each_target_leaves_out_what_it_says(target: str, marks: list[str]) -> N
     assert re.findall(r'-m "(.+?)"', command) == marks
     for option in ("-k", "--deselect", "--ignore", "--last-failed", "many_models_tests"):
         assert option not in command.split()
+
+
+@pytest.mark.parametrize(
+    ("text", "marks", "left_out"),
+    [
+        ("pytestmark = pytest.mark.slow\n", conftest.FAST, True),
+        ("pytestmark = pytest.mark.slow  # a day\n", conftest.FAST, True),
+        ('import pytest\n\npytestmark = [\n    pytest.mark.long("a.py::test_b"),\n]\n', conftest.FAST, True),
+        ("pytestmark = [pytest.mark.public_tables]\n", conftest.FAST, None),
+        ("@pytest.mark.slow\ndef test_a(): pass\n\n\ndef test_b(): pass\n", conftest.FAST, None),
+        ("pytestmark = pytest.mark.slow\n", "not long", None),
+        ("pytestmark = pytest.mark.slow\n", "", None),
+    ],
+)
+def test_a_file_without_a_fast_test_is_not_read_for_the_fast_ones(
+    tmp_path: Path, text: str, marks: str, left_out: bool | None
+) -> None:
+    (file := tmp_path / "test_it.py").write_text(text)
+    config = argparse.Namespace(getoption={"markexpr": marks}.get)
+    assert conftest.pytest_ignore_collect(file, config) is left_out
 
 
 def test_ci_leaves_out_nothing() -> None:

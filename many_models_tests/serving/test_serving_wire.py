@@ -17,7 +17,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-import schemathesis
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 
@@ -257,6 +256,8 @@ def until_it_answers(port: int, process: subprocess.Popen) -> None:
 @pytest.fixture(scope="module")
 def schema(tmp_path_factory):
     """The OpenAPI document of an application that is running."""
+    import schemathesis
+
     folder = tmp_path_factory.mktemp("served")
     with served(Registry(pack("a")), folder, max_series=50, auth=["api_key"]) as (port, _):
         yield schemathesis.openapi.from_url(f"http://127.0.0.1:{port}/openapi.json", timeout=PATIENCE)

@@ -96,7 +96,7 @@ imports: install ## Imports run one way
 	$(BIN)/lint-imports
 
 .PHONY: fast
-fast: install ## The tests that take less than about a second
+fast: install ## The tests that take less than about half a second
 	$(BIN)/python -m pytest -m "not slow and not long" -n 2 $(ARGS)
 
 TESTS := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=40 --durations-min=5

@@ -37,6 +37,7 @@ def mail_address(server: MailServer, to: str = "buyers@example.com") -> str:
     return f"mailto://127.0.0.1:{server.port}?from=models@example.com&to={to}&mode=insecure"
 
 
+@pytest.mark.slow
 class TestAppriseMessenger(MessengerContract):
     @pytest.fixture(autouse=True)
     def _servers(self, mail: MailServer, hook: Webhook) -> None:

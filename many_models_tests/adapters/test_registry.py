@@ -72,6 +72,7 @@ class OnMlflow:
         return lambda registry, ref: Folder(folder_of(registry, ref) / "data")
 
 
+@pytest.mark.slow
 class TestMlflowStaging(OnMlflow, StagingContract):
     @pytest.fixture
     def logged(self):
@@ -90,6 +91,7 @@ class TestMlflowStaging(OnMlflow, StagingContract):
         return lambda staging: MlflowStaging(staging._store.uri, staging._store.artifacts)
 
 
+@pytest.mark.slow
 class TestMlflowProduction(OnMlflow, ProductionContract):
     @pytest.fixture
     def make(self, store):
@@ -120,6 +122,7 @@ class TestMlflowProductionWithoutAliases(OnMlflow, ProductionContract):
 
 
 # --- finding ---
+@pytest.mark.slow
 def test_finding_reads_one_version_a_pack_however_many_are_kept(store):
     staging = MlflowStaging(*store())
     for batch in range(8):
@@ -180,6 +183,7 @@ def test_a_batch_that_breaks_off_in_its_transaction_leaves_no_version_and_can_be
     assert [version.version for version in staging.register("batch", packs)] == ["2", "1", "1"]
 
 
+@pytest.mark.slow
 def test_rows_written_at_once_are_the_ones_that_mlflow_writes(store, monkeypatch):
     """Column by column, but for names of runs and times: models, versions, tags, aliases."""
 
@@ -229,6 +233,7 @@ def test_two_processes_that_register_the_same_pack_at_once_get_two_numbers(store
     assert sorted(int(v.version) for v in versions if "-a-" in v.name) == list(range(1, 11))
 
 
+@pytest.mark.slow
 def test_two_installations_share_a_store_and_do_not_see_each_other(store):
     uri, files = store()
     one, two = MlflowStaging(uri, files, "one"), MlflowStaging(uri, files, "two")

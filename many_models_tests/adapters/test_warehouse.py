@@ -27,6 +27,7 @@ class TestMemoryWarehouse(WarehouseContract):
         return lambda: MemoryWarehouse(clock=lambda: NOON)
 
 
+@pytest.mark.slow
 class TestSqlWarehouse(WarehouseContract):
     @pytest.fixture
     def make(self, tmp_path):

@@ -213,6 +213,7 @@ def test_signing_in_leads_to_a_page_of_the_board_only(to: str, led: str) -> None
     assert own_path(to) == led
 
 
+@pytest.mark.slow
 def test_an_approver_with_some_rows_sees_numbers_of_these_alone(tmp_path: Path) -> None:
     """Tonight and Approval: what changes, scores, quarantine, series done and cost are of all, or of their own rows."""
     found = shop(tmp_path, items=("milk", "salt", "soap", "tea"))

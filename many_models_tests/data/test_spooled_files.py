@@ -19,6 +19,7 @@ NAMES = st.sampled_from(["index.json", "arrays/y.npy", "code/loader.py", "größ
 PACKS = st.lists(st.dictionaries(NAMES, st.binary(max_size=50), min_size=1), max_size=6)
 
 
+@pytest.mark.slow
 @given(PACKS, st.integers(0, 200))
 def test_spooled_files_are_the_same_files_and_few_are_in_memory(tmp_path_factory, packs, held):
     spool = Spool(tmp_path_factory.mktemp("spool"), held)

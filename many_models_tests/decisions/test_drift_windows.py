@@ -87,6 +87,7 @@ def test_the_tests_are_those_of_generalised_least_squares() -> None:
             assert tests[int(began[i, step])] == pytest.approx(best)
 
 
+@pytest.mark.slow
 def test_the_limit_holds_where_a_simulation_can_see_it() -> None:
     """Far from the share at which the drawn windows are read: one in a hundred, and the next decade by its slope."""
     usual, rng, n = Wander(0.1, 0.005), np.random.default_rng(8), 3000

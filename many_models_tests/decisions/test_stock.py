@@ -79,6 +79,7 @@ def simulated(point: float, terms: Terms, mean: float, cycles: int = 6000) -> tu
     return float(np.mean(good)), 1.0 - float(rest.sum()) / float(days[skip : skip + rest.size].sum())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pack", [1.0, 24.0])
 @pytest.mark.parametrize("level", [0.8, 0.95])
 def test_the_fill_rate_asked_for_is_met_within_two_points(pack: float, level: float) -> None:

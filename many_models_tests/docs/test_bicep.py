@@ -56,6 +56,7 @@ def undeclared(path: Path) -> set[str]:
     return used - declared - KEYWORDS - FUNCTIONS - set(re.findall(r"(?m)^output (\w+)", text))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_every_file_is_parsed_and_every_name_is_declared(path: Path) -> None:
     assert parsed(path).keys() & {"resources", "modules"}

@@ -72,6 +72,7 @@ def test_a_new_item_has_the_week_of_all_from_its_first_day():
     assert wape < 0.8 * np.abs(flat - wanted).sum() / wanted.sum(), "better than a flat forecast of the true level"
 
 
+@pytest.mark.slow
 def test_a_new_item_gets_the_same_alone_and_among_others():
     rows, new, pooled = learned()
     priors = priors_of_rows(rows, KEYS, SPEC)

@@ -78,6 +78,7 @@ def test_the_next_days_are_added_and_a_second_load_changes_nothing(tmp_path: Pat
     assert len(rows(tmp_path, f"SELECT * FROM {LOADS}")) == 2
 
 
+@pytest.mark.slow
 def test_rows_that_the_settings_do_not_allow_are_refused_by_kind(tmp_path: Path) -> None:
     settings = project(tmp_path, first_lines())
     bad = [

@@ -79,6 +79,7 @@ def mixed(tills: set[str], gaps: float = 0.1) -> pd.DataFrame:
     return frame[np.where(frame["store"].isin(tills), frame["units"] > 0, ~lost)]
 
 
+@pytest.mark.slow
 def test_a_till_beside_stores_that_write_zeros_has_its_own_meaning(tmp_path: Path) -> None:
     found = guessed(tmp_path, mixed({"s2"}))
     assert (found.missing.value, found.missing_at.value) == ("unknown", {"s2": "zero"})
@@ -110,6 +111,7 @@ def test_each_store_has_its_own_evidence(
     assert (found.missing.value, found.missing_at.value) == (missing, at)
 
 
+@pytest.mark.slow
 def test_lost_records_and_recorded_zeros_are_unknown(tmp_path: Path) -> None:
     frame = sales()
     lost = (frame["item"].isin(["i1", "i4"])) & frame["date"].between("2024-05-01", "2024-08-01")
@@ -119,6 +121,7 @@ def test_lost_records_and_recorded_zeros_are_unknown(tmp_path: Path) -> None:
     assert guessed(tmp_path, zeros[kept]).missing.value == "unknown"
 
 
+@pytest.mark.slow
 def test_a_measure_that_is_never_near_zero_is_not_zero_where_it_is_missing(tmp_path: Path) -> None:
     frame = sales(rate=900.0)
     second = frame["date"].dt.dayofyear % 2 == 0
@@ -153,6 +156,7 @@ def test_receipts_are_summed_up_to_days(tmp_path: Path, *, minutes: bool) -> Non
     assert found.known.value == ()  # the price differs from receipt to receipt
 
 
+@pytest.mark.slow
 def test_two_rows_a_day_are_days_and_a_row_at_nine_is_a_day(tmp_path: Path) -> None:
     frame = sales(days=200)
     two = pd.concat([frame.assign(date=frame["date"] + pd.Timedelta(hours=hour)) for hour in (9, 18)])
@@ -200,6 +204,7 @@ def test_a_typing_error_in_a_year_does_not_move_the_start(tmp_path: Path) -> Non
     assert any("1926-01-04" in warning and "typing errors" in warning for warning in found.warnings)
 
 
+@pytest.mark.slow
 def test_the_plan_in_the_same_table_becomes_a_table_of_the_future(tmp_path: Path) -> None:
     frame = sales().assign(promo=lambda rows: (rows["date"].dt.day < 4).astype(int))
     frame["units"] = frame["units"].astype(float)
@@ -229,6 +234,7 @@ def test_names_written_in_two_ways_are_one_series(tmp_path: Path) -> None:
     assert not any("that differ in case" in told for told in found.warnings)
 
 
+@pytest.mark.slow
 def test_a_strong_promotion_is_no_leak_and_a_random_flag_not_known(tmp_path: Path) -> None:
     rng = np.random.default_rng(5)
     frame = sales(rate=100.0, series=2)
@@ -273,6 +279,7 @@ def orders(rng: np.random.Generator, days: int = 400, rate: float = 0.05, series
     return pd.concat(parts, ignore_index=True)
 
 
+@pytest.mark.slow
 def test_rows_without_a_quantity_are_counted_and_not_summed_up_by_their_receipt(tmp_path: Path) -> None:
     frame = orders(np.random.default_rng(1), days=200, rate=1.5, series=6)
     found = guessed(tmp_path, frame.assign(ticket=1 + np.arange(len(frame)) // 2), keys=["item"])

@@ -84,6 +84,7 @@ def test_receipts_that_differ_by_the_second_are_series_of_items(tmp_path: Path) 
     assert alone.keys.value == ("series",)
 
 
+@pytest.mark.slow
 def test_the_example_of_counted_rows_counts_rows(tmp_path: Path) -> None:
     frame = receipts().assign(
         receipt=np.arange(1500) // 2 + 1, date=lambda rows: rows["time_added"].dt.date.astype(str)

@@ -75,6 +75,7 @@ def stock() -> SqliteEventLogStorage:
     return SqliteEventLogStorage.__new__(SqliteEventLogStorage)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.lists(ENTRIES, max_size=6).flatmap(lambda found: st.permutations([*found, *found])))
 def test_rows_are_dagsters_own_whatever_the_events_hold(stock, entries) -> None:

@@ -97,6 +97,7 @@ def test_launches_without_an_answer_count_as_no_crash(
     assert launched == [run_id]
 
 
+@pytest.mark.slow
 def test_a_run_that_could_not_be_launched_takes_no_attempt(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:

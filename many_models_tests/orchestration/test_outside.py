@@ -40,6 +40,7 @@ def test_a_release_that_was_only_just_published_has_not_gone_back():
     assert gone_back(lake, production) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("forgotten", [False, True])
 def test_the_lake_follows_production_and_promotion_decides_again_where_the_newer_release_is_forgotten(forgotten):
     production, lake = MemoryProduction(), MemoryLake()

@@ -247,6 +247,7 @@ policies = st.builds(
 )
 
 
+@pytest.mark.slow
 @given(st.lists(evidences, max_size=5), policies)
 def test_each_series_gets_one_decision_in_order_that_fits_what_is_live(evidence, policy):
     decisions = decide(evidence, policy)

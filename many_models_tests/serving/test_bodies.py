@@ -128,6 +128,7 @@ names = st.sampled_from(sorted(bodies.NAMES)) | st.text(max_size=5)
 documents = st.recursive(leaves, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(names, inner, max_size=6))
 
 
+@pytest.mark.slow
 @given(document=documents | st.fixed_dictionaries({"series": st.lists(documents, max_size=3)}))
 def test_any_document_is_a_request_or_refused_the_same_way_small_and_large(document: object) -> None:
     body, found = json.dumps(document).encode(), list[object]()

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pandas as pd
-
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import pandas as pd
 
 VARIABLE = "MANY_MODELS_TEST_DATA"
 
@@ -34,6 +34,8 @@ class PublicSet:
 
 def public_set(name: str) -> PublicSet:
     """The set `name`: one of three raw files, or a Parquet file with its JSON below `more`."""
+    import pandas as pd
+
     if name in RAW:
         frame, options = RAW[name](folder())
         return PublicSet(frame, {"known": [], **options})
@@ -44,12 +46,16 @@ def public_set(name: str) -> PublicSet:
 
 
 def _store_item(raw: Path) -> tuple[pd.DataFrame, dict[str, object]]:
+    import pandas as pd
+
     frame = pd.read_csv(raw / "store_item" / "train.csv.gz", parse_dates=["date"])
     return frame, {"keys": ["store", "item"], "timestamp": "date", "target": "sales", "frequency": "D", "horizon": 28}
 
 
 def _m5_tiny(raw: Path) -> tuple[pd.DataFrame, dict[str, object]]:
     """Series begin at their first sale; price, food stamps and events are known."""
+    import pandas as pd
+
     frame = pd.read_parquet(raw / "m5_tiny" / "tiny_m5.parquet")
     frame = frame.sort_values(["store_id", "item_id", "date"], kind="stable")
     frame = frame[frame.groupby(["store_id", "item_id"])["value"].cumsum() > 0]
@@ -67,6 +73,8 @@ def _m5_tiny(raw: Path) -> tuple[pd.DataFrame, dict[str, object]]:
 
 
 def _carparts(raw: Path) -> tuple[pd.DataFrame, dict[str, object]]:
+    import pandas as pd
+
     frame = pd.read_parquet(raw / "carparts" / "carparts_long.parquet")
     return frame, {"keys": ["unique_id"], "timestamp": "ds", "target": "y", "frequency": "MS", "horizon": 6}
 

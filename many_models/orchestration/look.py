@@ -56,15 +56,15 @@ class Kept:
     def __init__(self) -> None:
         self._tags: dict[Stage, tuple[object, dict[str, dict[str, str]]]] = {}
         self._states: dict[Stage, tuple[dict[Dependency, object], StageState]] = {}
-        self._runs, self._deletions = frozenset[str](), 0
+        self._runs, self._deletions = history.RunsMark(), 0
 
     def marks(self, instance: dg.DagsterInstance) -> Mapping[Stage, object]:
         """What changes with a stage's newest tags; None for all stages where this Dagster does not tell."""
         newest = history.newest_materializations(instance, [dg.AssetKey(stage) for stage in ALL_STAGES])
         if newest is None:
             return dict.fromkeys(ALL_STAGES)
-        runs = frozenset(instance.get_run_ids())
-        self._deletions += not self._runs <= runs
+        runs = history.runs_mark(instance)
+        self._deletions += history.lost_runs(instance, self._runs, runs)
         self._runs = runs
         return {stage: (self._deletions, newest.get(stage)) for stage in ALL_STAGES}
 

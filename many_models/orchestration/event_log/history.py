@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import dagster as dg
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 
 from many_models.orchestration.event_log import public_api
-from many_models.orchestration.event_log.private_api import private_api_fits, sql_event_log
+from many_models.orchestration.event_log.private_api import private_api_fits, sql_event_log, sql_runs
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -137,6 +138,42 @@ def _configured_keys(run: dg.DagsterRun, op_name: str) -> Sequence[str]:
     return config if isinstance(config, list) else ()
 
 
+@dataclass(frozen=True, slots=True)
+class RunsMark:
+    """Which runs are stored: the newest one (its row and its id), and how many there are."""
+
+    row: int = 0
+    run_id: str = ""
+    count: int = 0
+
+
+def runs_mark(instance: dg.DagsterInstance) -> RunsMark:
+    """The runs that are stored now. It reads one row and an index, not the runs: there are thousands after a year."""
+    from dagster._core.storage.runs.schema import RunsTable
+
+    newest = select(RunsTable.c.id, RunsTable.c.run_id).order_by(RunsTable.c.id.desc()).limit(1)
+    with sql_runs(instance).connect() as connection:
+        row = connection.execute(newest).first()
+        count = connection.execute(select(func.count()).select_from(RunsTable)).scalar_one()
+    return RunsMark(row.id, row.run_id, count) if row else RunsMark()
+
+
+def lost_runs(instance: dg.DagsterInstance, before: RunsMark, now: RunsMark) -> bool:
+    """Whether a run that was stored at `before` has been deleted. SQLite gives the row of a deleted newest run to the
+    next one, so the run of that row is compared, too.
+    """
+    from dagster._core.storage.runs.schema import RunsTable
+
+    if now == before:
+        return False
+    of_row = select(RunsTable.c.run_id).where(RunsTable.c.id == before.row)
+    later = select(func.count()).select_from(RunsTable).where(RunsTable.c.id > before.row)
+    with sql_runs(instance).connect() as connection:
+        if before.count and connection.execute(of_row).scalar() != before.run_id:
+            return True
+        return now.count - connection.execute(later).scalar_one() < before.count
+
+
 def newest_events(instance: dg.DagsterInstance, asset_keys: Sequence[dg.AssetKey]) -> list[object] | None:
     """Values that change whenever an event of an asset is stored, a run is deleted, or one of `asset_keys` is wiped;
     three small queries. None where this Dagster does not tell.
@@ -144,7 +181,7 @@ def newest_events(instance: dg.DagsterInstance, asset_keys: Sequence[dg.AssetKey
     if not private_api_fits():
         return None
     newest = newest_materializations(instance, asset_keys) or {}
-    return [instance.event_log_storage.get_maximum_record_id(), instance.get_runs_count(), sorted(newest.items())]
+    return [instance.event_log_storage.get_maximum_record_id(), runs_mark(instance), sorted(newest.items())]
 
 
 def newest_materializations(

@@ -15,6 +15,7 @@ from many_models.errors import MissingDependencyError
 
 if TYPE_CHECKING:
     from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
+    from dagster._core.storage.runs.sql_run_storage import SqlRunStorage
 
 
 _EVENTS = "dagster._core.events"
@@ -77,6 +78,8 @@ PRIVATE_API = {  # what is used → the parameters it is used with, or None for 
     "dagster._core.storage.sqlite:SQLITE_BUSY_TIMEOUT_SECONDS": None,
     _SQLITE_RUNS: "conn_string inst_data",
     f"{_SQLITE_RUNS}.connect": "self",
+    "dagster._core.storage.runs.schema:RunsTable.c.id": None,
+    "dagster._core.storage.runs.schema:RunsTable.c.run_id": None,
     _SQLITE_SCHEDULES: "conn_string inst_data",
     f"{_SQLITE_SCHEDULES}.connect": "self",
     f"{_SQLITE}.store_event": "self event",
@@ -154,8 +157,22 @@ def sql_event_log(instance: dg.DagsterInstance) -> SqlEventLogStorage:
 
     storage = instance.event_log_storage
     if not isinstance(storage, SqlEventLogStorage):
-        raise MissingDependencyError(
-            f"the event log of this Dagster instance is a {type(storage).__name__}, not one of SQLite or PostgreSQL: "
-            "what is due cannot be read from it; set `storage:` in dagster.yaml as many_models' own dagster.yaml does"
-        )
+        raise _not_sql("event log", storage)
     return storage
+
+
+def sql_runs(instance: dg.DagsterInstance) -> SqlRunStorage:
+    """The instance's storage of runs as SQL. Raises MissingDependencyError when it is none."""
+    from dagster._core.storage.runs.sql_run_storage import SqlRunStorage
+
+    storage = instance.run_storage
+    if not isinstance(storage, SqlRunStorage):
+        raise _not_sql("storage of runs", storage)
+    return storage
+
+
+def _not_sql(what: str, storage: object) -> MissingDependencyError:
+    return MissingDependencyError(
+        f"the {what} of this Dagster instance is a {type(storage).__name__}, not one of SQLite or PostgreSQL: "
+        "what is due cannot be read from it; set `storage:` in dagster.yaml as many_models' own dagster.yaml does"
+    )

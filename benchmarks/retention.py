@@ -1,13 +1,15 @@
 """What years of nights leave behind: size and time of a look, and time of a day, after 4 days and after 400.
 `python -m benchmarks.retention [--series 1000] [--nights 400] [--small] [--json]`.
 
-Four days are run for real. The nights after them are simulated, since real ones would take days: each records the same
-events again for every series at every stage, commits every table of the lake again that a night writes, adds a cutoff,
-and prunes as the job `upkeep` does each night: events of seven nights stay, the lake keeps one. Then one more
-real day is run. What a night leaves in the registries is measured by `python -m benchmarks.year`.
+Four days are run for real. On a copy of that project, the nights after them are simulated, since real ones would take
+days: each records the same events again for every series at every stage, commits every table of the lake again that a
+night writes, adds a cutoff, and prunes as the job `upkeep` does each night: events of seven nights stay, the lake keeps
+one. Then both projects get the same three real days and looks, in turn, and the least of each counts.
+What a night leaves in the registries is measured by `python -m benchmarks.year`.
 """
 
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -19,7 +21,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from benchmarks._report import Figure, flags, machine, show
-from benchmarks.reference_day import END, Size, project, run_day
+from benchmarks.reference_day import END, Sales, Size, project, run_day
 from benchmarks.scaling import size_of
 from many_models.data import lake_tables
 from many_models.operations.day import QUIET, open_instance
@@ -35,7 +37,7 @@ from many_models.wiring import build_lake
 if TYPE_CHECKING:
     from many_models.ports import Lake
 
-REAL, KEPT, DAYS = 4, 7, 60
+REAL, AFTER, KEPT, DAYS = 4, 3, 7, 60
 OLD_SECONDS = 2 * 3600
 FULL, SMALL = (1_000, 400), (20, 40)
 STAGES = ("store_item_datasets", "trained_models", "promoted_models", "predictions")
@@ -140,32 +142,40 @@ def look_at(folder: Path) -> tuple[float, float]:
 
 
 def measured(series: int, nights: int, folder: Path) -> list[Figure]:
-    """Everything after a few days and after many."""
+    """Everything after a few days and after many: the same later days of both, in turn."""
     size = Size(max(series // 100, 1), min(series, 100), DAYS, 0, 0, 0)
-    sales = project(folder, size.stores, size)
-    with (folder / "many_models.toml").open("a") as settings:
+    few, many = folder / "few", folder / "many"
+    sales = project(few, size.stores, size)
+    with (few / "many_models.toml").open("a") as settings:
         settings.write(QUICK)
-    found = list[tuple[float, tuple[float, float], float, float]]()
-    for day in range(REAL + 1):
-        if day == REAL:
-            simulate(folder, nights - REAL)
+    for day in range(REAL):
         if day:
             sales.add(END + timedelta(days=day), 1)
-        stages = run_day(folder)
-        if day >= REAL - 1:
-            sizes = size_of(folder / "dagster"), size_of(folder / "var" / "lake")
-            found.append((sum(stage.cpu for stage in stages), look_at(folder), *sizes))
-    (day_few, look_few, *size_few), (day_many, look_many, *size_many) = found
+        run_day(few)
+    shutil.copytree(few, many)
+    both = [(few, sales), (many, Sales(many / sales.path.name, size.stores, size.items))]
+    forget_removed_files(few / "var" / "lake")
+    simulate(many, nights - REAL)
+    days, looks = (list[float](), list[float]()), (list[tuple[float, float]](), list[tuple[float, float]]())
+    for day in range(REAL, REAL + AFTER):
+        for at, (home, rows) in enumerate(both):
+            rows.add(END + timedelta(days=day), 1)
+            days[at].append(sum(stage.cpu for stage in run_day(home)))
+        for at, (home, _) in enumerate(both):
+            looks[at].append(look_at(home))
+    few_day, many_day = (min(found) for found in days)
+    (few_look, few_news), (many_look, many_news) = ([min(kind) for kind in zip(*found, strict=True)] for found in looks)
     figures = [
-        Figure(f"a whole look, {series:,} series, after {REAL} days, CPU", look_few[0], "s", ""),
-        Figure(f"after {nights}", look_many[0], "s", ""),
-        Figure("their ratio", look_many[0] / look_few[0], "×", "at most 1.1"),
-        Figure("asking whether anything is new, ratio", look_many[1] / look_few[1], "×", "at most 1.1"),
-        Figure(f"a later day after {REAL} days, CPU", day_few, "s", ""),
-        Figure(f"after {nights}, their ratio", day_many / day_few, "×", "at most 1.1"),
+        Figure(f"a whole look, {series:,} series, after {REAL} nights, CPU", few_look, "s", ""),
+        Figure(f"after {nights}", many_look, "s", ""),
+        Figure("their ratio", many_look / few_look, "×", "at most 1.1"),
+        Figure("asking whether anything is new, ratio", many_news / few_news, "×", "at most 1.1"),
+        Figure(f"a later day after {REAL} nights, CPU", few_day, "s", ""),
+        Figure(f"after {nights}, their ratio", many_day / few_day, "×", "at most 1.1"),
     ]
-    for name, few, many in zip(("Dagster's records", "the lake"), size_few, size_many, strict=True):
-        figures.append(Figure(f"{name} after {REAL} days", few, "MiB", f"after {nights}: {many:.0f} MiB"))
+    for name, part in (("Dagster's records", Path("dagster")), ("the lake", Path("var") / "lake")):
+        size_many = size_of(many / part)
+        figures.append(Figure(f"{name} after {REAL} nights", size_of(few / part), "MiB", f"{nights}: {size_many:.0f}"))
     return figures
 
 

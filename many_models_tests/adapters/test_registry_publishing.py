@@ -26,8 +26,9 @@ from many_models_tests.support.registry_store import (
     kill_self,
 )
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 def test_a_release_is_the_same_with_and_without_aliases(store):
     uri, files = store()
     with_aliases, without = MlflowProduction(uri, files), MlflowProduction(uri, files, aliases=False)
@@ -120,7 +121,6 @@ def leftovers(uri: str, files: str) -> tuple[int, int, int, int]:
     return (*counts, len([path for path in Path(files).iterdir() if path.is_dir()]))
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks, so that each kill does not pay for importing MLflow again")
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("aliases", [True, False], ids=["aliases", "tags"])
@@ -171,7 +171,6 @@ def test_a_publication_killed_at_any_step_leaves_one_whole_release(store, step, 
     assert runs == folders == kept
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="see above")
 @pytest.mark.parametrize("step", ["approval_written", "alias_moved", "live", "champions_set"])
 def test_an_approval_killed_at_any_step_still_waits_or_is_live_whole_and_can_be_given_again(store, step):
@@ -201,7 +200,6 @@ def test_an_approval_killed_at_any_step_still_waits_or_is_live_whole_and_can_be_
     assert len(production.releases()) == 2
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="see above")
 def test_a_publication_killed_at_any_moment_leaves_one_whole_release(store):
     uri, files = store()

@@ -121,6 +121,29 @@ def folded(name: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", name).split()).casefold()
 
 
+def unmatched(
+    named: Iterable[tuple[str | None, ...]], series: Iterable[Sequence[str]]
+) -> dict[tuple[str | None, ...], str]:
+    """Those of `named` (a part for each key, None for all of its values) that fit none of `series` (their key parts),
+    in order; and of each the parts that look like it to people, joined by " / ", "" where there are none.
+    """
+    own = [tuple(parts) for parts in series]
+    there = dict[tuple[int, ...], set[tuple[str, ...]]]()
+    looks = dict[tuple[int, ...], dict[tuple[str, ...], str]]()
+    found = dict[tuple[str | None, ...], str]()
+    for about in named:
+        places = tuple(at for at, part in enumerate(about) if part is not None)
+        if places not in there:
+            there[places] = {tuple(parts[at] for at in places) for parts in own}
+        said = tuple(str(about[at]) for at in places)
+        if places and said not in there[places]:
+            if places not in looks:
+                alike = sorted(there[places], reverse=True)  # of several that look the same, the first is named
+                looks[places] = {tuple(map(folded, parts)): " / ".join(parts) for parts in alike}
+            found[about] = looks[places].get(tuple(map(folded, said)), "")
+    return found
+
+
 def slug(name: str, length: int = 40) -> str:
     """A name for paths and registries: readable, case-safe, and different for different names.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from many_models.keys import folded
+from many_models.keys import SeriesKey, folded, unmatched
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -46,6 +46,19 @@ def of_missing_at(series: pa.Table, key: str, missing_at: Collection[str]) -> li
     return [
         f"data.missing_at names {_some(map(repr, absent))}, and no series has such a {key}: write it as the source does"
     ]
+
+
+def of_strangers(rows: pa.Table, keys: Sequence[str], series: Iterable[str], table: str) -> list[str]:
+    """What `rows` of `table` (those of `keys` that it has, null for all values) are about that none of `series` has."""
+    named = sorted({tuple(row.get(name) for name in keys) for row in rows.to_pylist()}, key=str)
+    parts = [SeriesKey.parse(name).parts for name in series]
+    unknown = [
+        _named([part for part in about if part is not None]) + (f" (did you mean {alike}?)" if alike else "")
+        for about, alike in unmatched(named, parts).items()
+    ]
+    if not unknown:
+        return []
+    return [f"{table} names {_some(unknown)}, and there are no sales of them: write names as the sales do"]
 
 
 def of_contradictions(rows: pd.DataFrame, keys: Sequence[str], known: Sequence[str]) -> list[str]:

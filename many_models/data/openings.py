@@ -14,7 +14,7 @@ from many_models.data.lake_tables import RAW_OPENINGS, read_if_there
 from many_models.errors import InputError
 from many_models.forecasting.openings import BEGINNING, END, Spans
 from many_models.forecasting.pack import mm_pack_v1 as pack
-from many_models.keys import SeriesKey, folded
+from many_models.keys import SeriesKey
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -165,27 +165,6 @@ def _both(some: Spans, others: Spans) -> Spans:
     """The periods that are in both; one that is in none where they share nothing."""
     shared = [(max(a, c), min(b, d)) for a, b in some for c, d in others if max(a, c) <= min(b, d)]
     return tuple(sorted(shared)) or ((BEGINNING, BEGINNING),)
-
-
-def findings(rows: pa.Table, series: Iterable[str], keys: Sequence[str]) -> list[str]:
-    """Names of the list that no series has."""
-    parts = [SeriesKey.parse(name).parts for name in series]
-    named = sorted({tuple(row[name] for name in keys) for row in rows.to_pylist()}, key=str)
-    there = dict[tuple[int, ...], set[tuple[str, ...]]]()
-    unknown = list[str]()
-    for about in named:
-        places = tuple(at for at, part in enumerate(about) if part is not None)
-        if places not in there:
-            there[places] = {tuple(one[at] for at in places) for one in parts}
-        own = tuple(str(about[at]) for at in places)
-        if own not in there[places]:
-            alike = next((one for one in sorted(there[places]) if [*map(folded, one)] == [*map(folded, own)]), None)
-            unknown.append(_words(about) + (f" (did you mean {' / '.join(alike)}?)" if alike else ""))
-    if not unknown:
-        return []
-    more = f" and {len(unknown) - _SHOWN:,} more" if len(unknown) > _SHOWN else ""
-    some = ", ".join(unknown[:_SHOWN])
-    return [f"the list of openings names {some}{more}, and there are no sales of them: write names as the sales do"]
 
 
 def sold_while_closed(openings: Openings, sales: Mapping[str, tuple[datetime, datetime]], frequency: str) -> list[str]:

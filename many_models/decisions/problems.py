@@ -17,6 +17,11 @@ def problem_table(problems: Sequence[Mapping[str, str]]) -> pa.Table:
     return pa.Table.from_pylist([dict(problem) for problem in problems], schema_of(PROBLEMS))
 
 
+def unknown(alike: str) -> str:
+    """Why a row is passed over whose names no series has ever had; `alike` are names that look like them, or ""."""
+    return f"there are no sales of it{f' (did you mean {alike}?)' if alike else ''}: write names as the sales do"
+
+
 def number_in(value: object) -> float | None:
     """A number as people write it; None where the cell is empty. Raises ValueError for all else."""
     text = "" if value is None else str(value).strip()

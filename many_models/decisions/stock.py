@@ -15,11 +15,12 @@ import numpy as np
 import pyarrow as pa
 
 from many_models.decisions.demand_paths import path_sums, seeded
-from many_models.decisions.problems import number_in, problem_table
+from many_models.decisions.problems import number_in, problem_table, unknown
 from many_models.errors import InputError, SettingsError
+from many_models.keys import unmatched
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 Service = Literal["cycle", "fill"]
+Place = tuple[str | None, ...]  # what a row is about: a value for each key, None for all
 OVERSHOOTS = 8  # places between s and s + Q that stand for all of them
 HALVINGS = 22  # of the search for a fill rate's reorder point
 NUMBERS = (
@@ -273,7 +275,7 @@ class Read:
     problems: pa.Table
 
 
-def read_terms(
+def read_terms(  # noqa: PLR0913 - a table, what it may be about, and what holds where it is silent
     rows: pa.Table,
     keys: Sequence[str],
     series: Mapping[str, Sequence[str]],
@@ -281,44 +283,48 @@ def read_terms(
     defaults: Mapping[str, float | None],
     service: Service,
     horizon: int,
+    others: Iterable[Sequence[str]] = (),
 ) -> Read:
     """The terms of `series` (name → its key parts) in the table `rows`: any of the `keys`, and columns of `NUMBERS`.
 
     An empty key is for all of its values; of several rows for a series, the one that names most keys is taken. A
     column that is missing, or empty in a row, is what `defaults` say. A row that cannot be used is a problem, and so
-    is a series without usable terms; the others go on. Raises InputError where the table has none of the columns.
+    are a row that is neither about one of `series` nor about one of `others` (key parts of series that have ended),
+    and a series without usable terms; the others go on. Raises InputError where the table has none of the columns.
     """
     columns = set(rows.column_names)
     if not columns & {*NUMBERS, "service"}:
         raise InputError(f"the stock table has none of the columns {', '.join(NUMBERS)}, service")
     problems = list[dict[str, str]]()
-    chosen = dict[tuple[str, ...], dict[str, object]]()
-    own = [key for key in keys if key in columns]
-    for number, row in enumerate(rows.to_pylist(), 1):
-        place = tuple("" if row.get(key) is None else str(row[key]) for key in own)
-        shown = f"row {number}: {', '.join(f'{key} {part}' for key, part in zip(own, place, strict=True) if part)}"
+    chosen = dict[Place, dict[str, object]]()
+    given = rows.to_pylist()
+    places = [tuple(None if row.get(key) in {None, ""} else str(row[key]) for key in keys) for row in given]
+    strangers = unmatched(dict.fromkeys(places), [*series.values(), *others])
+    for number, (place, row) in enumerate(zip(places, given, strict=True), 1):
         values, reason = _checked(row, defaults, service)
+        if not reason and place in strangers:
+            reason = unknown(strangers[place])
         if not reason and place in chosen:
             reason = "another row has the same keys, and the first one is taken: leave one out"
         if reason:
-            problems.append({"origin": "stock", "series_id": "", "row": shown, "reason": reason})
+            named = ", ".join(f"{key} {part}" for key, part in zip(keys, place, strict=True) if part is not None)
+            problems.append({"origin": "stock", "series_id": "", "row": f"row {number}: {named}", "reason": reason})
         else:
             chosen[place] = values
-    return _of_series(chosen, [keys.index(key) for key in own], series, horizon, problems)
+    return _of_series(chosen, series, horizon, problems)
 
 
 def _of_series(
-    chosen: Mapping[tuple[str, ...], dict[str, object]],
-    places: Sequence[int],
+    chosen: Mapping[Place, dict[str, object]],
     series: Mapping[str, Sequence[str]],
     horizon: int,
     problems: list[dict[str, str]],
 ) -> Read:
     """The most special usable row of each series."""
-    patterns = sorted({tuple(bool(part) for part in place) for place in chosen}, key=lambda it: (-sum(it), it))
+    patterns = sorted({tuple(part is not None for part in place) for place in chosen}, key=lambda it: (-sum(it), it))
     names, found = list[str](), list[dict[str, object]]()
     for name, parts in series.items():
-        tries = (tuple(parts[at] if used else "" for at, used in zip(places, it, strict=True)) for it in patterns)
+        tries = (tuple(part if used else None for part, used in zip(parts, it, strict=True)) for it in patterns)
         values = next((chosen[place] for place in tries if place in chosen), None)
         reason = "no usable row of the stock table is for it: add one"
         if values is not None:

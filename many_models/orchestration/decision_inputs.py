@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from many_models.data import clock, lake_tables
 from many_models.errors import InputError
-from many_models.keys import SeriesKey
+from many_models.keys import SeriesKey, unmatched
 from many_models.ports import Filter
 
 if TYPE_CHECKING:
@@ -144,15 +144,23 @@ def histories_of(settings: Settings, lake: Lake, series: Sequence[str], cutoff: 
     return Histories(np.asarray(y, np.float64)[order], np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
 
 
+def ever_sold(settings: Settings, lake: Lake) -> list[tuple[str, ...]]:
+    """The key parts of all series that the product has copied sales of, ended ones too."""
+    rows = lake_tables.read_if_there(lake, lake_tables.SERIES_KEYS, columns=["series_id"])
+    names: list[str] = [] if rows is None else rows["series_id"].to_pylist()
+    return [SeriesKey.parse(name, len(settings.data.keys)).parts for name in names]
+
+
 def series_values(
-    settings: Settings, source: Source, series: list[str]
+    settings: Settings, source: Source, series: list[str], others: Sequence[Sequence[str]] = ()
 ) -> tuple[dict[str, dict[str, str | None]], list[dict[str, str]]]:
     """Series → column of the levels → value: keys, and attributes of the source's attributes table; and problems.
 
-    A row of attributes for which there is no series is a problem (a category without items), and so are rows that
-    contradict each other: their series are in no category.
+    A row of attributes is a problem where neither one of `series` nor one of `others` (key parts of series that have
+    ended) belongs to it, and so are rows that contradict each other: their series are in no category.
     """
     from many_models.data.covariates import attributes_from_source
+    from many_models.decisions.problems import unknown
 
     keys = settings.data.keys
     parts = {name: SeriesKey.parse(name, len(keys)).parts for name in series}
@@ -170,12 +178,9 @@ def series_values(
     own = [key for key in keys if key in rows.column_names]
     at = [keys.index(key) for key in own]
     by_place = {tuple(str(row[key]) for key in own): row for row in rows.to_pylist()}
-    used = set[tuple[str, ...]]()
     for name, series_parts in parts.items():
-        place = tuple(series_parts[i] for i in at)
-        row = by_place.get(place)
-        used.add(place)
+        row = by_place.get(tuple(series_parts[i] for i in at))
         values[name] |= {column: None if row is None or row[column] is None else str(row[column]) for column in wanted}
-    nobody = "no series that is forecast belongs to these attributes"
-    told += [(", ".join(place), nobody) for place in by_place if place not in used]
+    there = [tuple(one[i] for i in at) for one in [*parts.values(), *others]]
+    told += [(", ".join(map(str, place)), unknown(alike)) for place, alike in unmatched(by_place, there).items()]
     return values, [{"origin": "hierarchy", "series_id": "", "row": shown, "reason": why} for shown, why in told]

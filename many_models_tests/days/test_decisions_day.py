@@ -25,6 +25,7 @@ STOCK = pd.DataFrame(
         ("s0", None, "3", "cycle", 0.9, "400", "0", None, None, None),
         ("s1", "i1", "30", "cycle", 0.9, "5", "0", "1", None, None),
         ("s1", "i2", "two", "cycle", 0.9, "5", "0", "0", None, None),
+        ("s9", None, "2", "cycle", 0.9, "5", "0", None, None, None),
     ],
     columns=[
         "store", "item", "lead_time", "service", "service_level", "on_hand", "on_order", "pack", "holding_cost",
@@ -148,7 +149,8 @@ def test_changes_of_the_past_are_judged_on_the_backtest_the_first_night(day: Pro
 def test_bad_rows_of_people_are_listed_in_the_warehouse(day: Project) -> None:
     found = day.warehouse("SELECT * FROM latest_problems WHERE origin = 'stock_recommendations'")
     said = " | ".join(found["row"] + found["series_id"] + ": " + found["reason"])
-    for words in ("lead_time is -2", "lead_time is 'two'", "set forecast.horizon to 32", "s1__i0: no usable row"):
+    for words in ("lead_time is -2", "lead_time is 'two'", "set forecast.horizon to 32", "s1__i0: no usable row",
+                  "row 6: store s9: there are no sales of it"):  # fmt: skip
         assert words in said
 
 

@@ -108,7 +108,7 @@ def test_a_day_with_all_of_it(tmp_path: Path) -> None:
     )
     (project.root / "days.csv").write_text(f"date,name\n2024-05-20,Fair\n{END + timedelta(days=3)},Fair\n")
     project.source("CREATE TABLE items (item TEXT, kind TEXT)")
-    project.source("INSERT INTO items VALUES (?, ?)", [("i0", "fresh"), ("i1", "dry")])
+    project.source("INSERT INTO items VALUES (?, ?)", [("i0", "fresh"), ("i1", "dry"), ("i9", "dry")])
     project.source("CREATE TABLE plans (item TEXT, date TEXT, price REAL)")
     ahead = [(END + timedelta(days=step)).isoformat() for step in range(1, 8)]
     project.source("INSERT INTO plans VALUES (?, ?, ?)", [("i0", day, 1.5) for day in ahead])
@@ -124,6 +124,8 @@ def test_a_day_with_all_of_it(tmp_path: Path) -> None:
     assert (ahead_of["y_hat"] > 0).equals(open_days | (ahead_of.index != "s1__i0"))
     (told,) = [text for text in project.table("findings")["text"] if "list of openings" in text]
     assert "names s9, and there are no sales of them" in told
+    (told,) = [text for text in project.table("findings")["text"] if "attributes table" in text]
+    assert told == "the attributes table names i9, and there are no sales of them: write names as the sales do"
     datasets = project.table("store_item_datasets")
     kinds = datasets.groupby("series_id")["kind"].agg(set).to_dict()
     assert kinds == {"s0__i0": {"fresh"}, "s1__i0": {"fresh"}, "s0__i1": {"dry"}, "s1__i1": {"dry"}}

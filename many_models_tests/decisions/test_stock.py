@@ -207,6 +207,24 @@ def test_bad_rows_of_the_stock_table_are_listed_and_the_rest_goes_on() -> None:
         assert words in said, words
 
 
+def test_a_row_that_fits_no_series_is_listed_and_one_about_an_ended_series_is_not() -> None:
+    rows = pa.table({
+        "store": ["a", "A ", None, "b", "b", "", "a"],
+        "item": ["1", None, "9", "1", None, "", "7"],
+        "lead_time": [str(lead) for lead in range(1, 8)],
+    })  # fmt: skip
+    series = {"a__1": ("a", "1"), "a__2": ("a", "2")}
+    read = read_terms(
+        rows, ["store", "item"], series, defaults=DEFAULTS, service="cycle", horizon=14, others=[("b", "1")]
+    )
+    assert (read.series, read.terms.lead_time.tolist()) == (["a__1", "a__2"], [1.0, 6.0])
+    assert [(one["row"], one["reason"]) for one in read.problems.to_pylist()] == [
+        ("row 2: store A ", "there are no sales of it (did you mean a?): write names as the sales do"),
+        ("row 3: item 9", "there are no sales of it: write names as the sales do"),
+        ("row 7: store a, item 7", "there are no sales of it: write names as the sales do"),
+    ]
+
+
 def test_the_poison_of_bad_stock_rows_changes_no_other_series() -> None:
     good = pa.table({"item": [f"{i}" for i in range(20)], "lead_time": ["3"] * 20, "on_hand": ["5"] * 20})
     bad = pa.table(

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from many_models.data.openings import Openings, findings, from_source, sold_while_closed
+from many_models.data.findings import of_strangers
+from many_models.data.openings import Openings, from_source, sold_while_closed
 from many_models.data.pack_file import in_memory, joined, parted
 from many_models.data.release_index import PackId
 from many_models.errors import InputError, IntegrityError
@@ -113,7 +114,7 @@ def test_names_without_sales_and_sales_of_closed_times_are_told() -> None:
     rows = listed(
         ("New ", None, "2023-01-01", None), ("gone", "tea", None, "2023-06-30"), ("x", None, None, "2023-01-01")
     )
-    (told,) = findings(rows, ["new__tea", "gone__tea"], KEYS)
+    (told,) = of_strangers(rows, KEYS, ["new__tea", "gone__tea"], "the list of openings")
     assert "names New  (did you mean new?), x, and there are no sales of them" in told
     sold = {"gone__tea": (datetime(2023, 1, 1), datetime(2023, 7, 4)), "new__tea": (AS_OF, AS_OF)}
     (told,) = sold_while_closed(Openings.of(rows, KEYS, "D"), sold, "D")

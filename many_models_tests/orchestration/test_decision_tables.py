@@ -12,7 +12,8 @@ import pytest
 from many_models.adapters.lake.memory import MemoryLake
 from many_models.errors import MissingTableError, UnavailableError
 from many_models.orchestration import decision_tables, stage_state
-from many_models.orchestration.decision_inputs import series_values
+from many_models.orchestration.decision_inputs import ever_sold, series_values
+from many_models.ports import Filter
 from many_models.settings import Settings
 
 if TYPE_CHECKING:
@@ -149,5 +150,17 @@ def test_rows_that_contradict_each_other_about_an_item_change_no_other_items_cat
     assert [values["category"] for values in beside[0].values()] == ["milk", "bread", None]
     assert [(one["row"], one["reason"]) for one in beside[1]] == [
         ("i2", "its rows of attributes give category several values (milk, bread); it stays empty until they agree"),
-        ("gone", "no series that is forecast belongs to these attributes"),
+        ("gone", "there are no sales of it: write names as the sales do"),
+    ]
+
+
+def test_attributes_of_ended_series_are_no_problem_and_names_that_nothing_sold_under_are_one() -> None:
+    lake = MemoryLake()
+    lake.replace("series_keys", pa.table({"series_id": ["i0", "ended"]}), Filter())
+    items = pa.table({"item": ["i0", "ended", "I0", "new"], "category": ["milk"] * 4})
+    source_of = cast("Source", Tables({"items": items}))
+    _, problems = series_values(SETTINGS, source_of, ["i0"], ever_sold(SETTINGS, lake))
+    assert [(one["row"], one["reason"]) for one in problems] == [
+        ("I0", "there are no sales of it (did you mean i0?): write names as the sales do"),
+        ("new", "there are no sales of it: write names as the sales do"),
     ]

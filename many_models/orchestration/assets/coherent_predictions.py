@@ -8,7 +8,7 @@ import dagster as dg
 from many_models.data import lake_tables
 from many_models.errors import PermanentError
 from many_models.orchestration.cutoff_stage import Made, build_cutoff_asset
-from many_models.orchestration.decision_inputs import Forecasts, backtest_of, forecasts_of, series_values
+from many_models.orchestration.decision_inputs import Forecasts, backtest_of, ever_sold, forecasts_of, series_values
 from many_models.orchestration.forecast_spec import spec_of
 from many_models.ports import Filter, Lake, Source
 from many_models.settings import Settings
@@ -43,7 +43,7 @@ def make(settings: Settings, source: Source, lake: Lake, date: str) -> Made:
 
     wanted, steps = settings.hierarchy, settings.forecast.horizon
     found = forecasts_of(settings, lake, date, "hierarchy")
-    values, problems = series_values(settings, source, found.series)
+    values, problems = series_values(settings, source, found.series, ever_sold(settings, lake))
     tree, lacking = sums.build_hierarchy(found.series, wanted.levels, values)
     problems += [*found.left_out, *lacking]
     backtest = backtest_of(lake, found.series, steps)

@@ -173,7 +173,22 @@ def openings_findings(settings: Settings, lake: Lake, listed: pa.Table | None) -
     keys, frequency = settings.data.keys, settings.data.frequency
     sales = {name: (first, last) for name, (_, _, first, last) in series_versions(years).items()}
     when = openings.Openings.of(listed, keys, frequency)
-    return openings.findings(listed, sales, keys) + openings.sold_while_closed(when, sales, frequency)
+    unknown = findings.of_strangers(listed, keys, sales, "the list of openings")
+    return unknown + openings.sold_while_closed(when, sales, frequency)
+
+
+def attributes_findings(settings: Settings, lake: Lake, rows: pa.Table | None) -> list[str]:
+    """Names of the attributes table that no series has."""
+    import pyarrow.compute as pc
+
+    series = lake_tables.read_if_there(lake, lake_tables.SERIES_KEYS, columns=["series_id"])
+    if rows is None or series is None:
+        return []
+    keys = [name for name in settings.data.keys if name in rows.column_names]
+    named = rows.select(keys).group_by(keys).aggregate([])
+    for at, name in enumerate(keys):  # an empty name is one of its own here, and does not stand for all
+        named = named.set_column(at, name, pc.fill_null(named[name], ""))
+    return findings.of_strangers(named, settings.data.keys, series["series_id"].to_pylist(), "the attributes table")
 
 
 def refuse_loss(
@@ -237,6 +252,7 @@ def build_raw_covariates(settings: Settings) -> dg.AssetsDefinition:
         rows, told = known.covariates, known.told
         refuse_loss(settings, lake, rows, known.attributes, known.openings)
         told += findings_of(settings, source, lake, rows) + openings_findings(settings, lake, known.openings)
+        told += attributes_findings(settings, lake, known.attributes)
         known.write(lake)
         lake_tables.tell(lake, "raw_covariates", told)
         lake_marks.record_marks(context.instance, lake)

@@ -7,7 +7,7 @@ import dagster as dg
 from many_models.data import lake_tables
 from many_models.keys import SeriesKey
 from many_models.orchestration.cutoff_stage import Made, build_cutoff_asset
-from many_models.orchestration.decision_inputs import backtest_of, forecasts_of, histories_of
+from many_models.orchestration.decision_inputs import backtest_of, ever_sold, forecasts_of, histories_of
 from many_models.orchestration.refits import drift_answers
 from many_models.orchestration.stage_run import Metadata
 from many_models.ports import Lake, Source
@@ -51,7 +51,13 @@ def make(settings: Settings, source: Source, lake: Lake, date: str) -> Made:
     }
     parts = {name: SeriesKey.parse(name, len(keys)).parts for name in found.series}
     read = read_terms(
-        _terms_table(settings, source), keys, parts, defaults=defaults, service=wanted.service, horizon=steps
+        _terms_table(settings, source),
+        keys,
+        parts,
+        defaults=defaults,
+        service=wanted.service,
+        horizon=steps,
+        others=ever_sold(settings, lake),
     )
     histories = histories_of(settings, lake, found.series, found.cutoff)
     model = fit_paths(

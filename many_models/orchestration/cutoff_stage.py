@@ -90,7 +90,7 @@ def build_cutoff_asset(
             try:
                 made = make(source, lake, date)
             except PermanentError as error:
-                made = nothing(stage, f"{type(error).__name__}: {error}")
+                made = nothing(stage, f"nothing was made of cutoff {date}: {error}")
             problems = write(lake, stage, date, made)
             context.log.info(f"cutoff {date}: {_said(made)}, {len(problems)} problems")
             version = wanted.get(date, "earlier")

@@ -214,3 +214,22 @@ def test_the_answer_to_a_drift_is_given_to_its_series_alone_and_undone(day: Proj
     after = lake.read("predictions", Filter(among=cutoff)).to_pandas().sort_values(order, ignore_index=True)
     pd.testing.assert_frame_equal(before, after)
     assert day.run(END) == []
+
+
+def test_a_table_that_cannot_be_used_is_told_in_a_sentence_and_the_day_goes_on(day: Project) -> None:
+    for table, column in (("stock", "lead_time"), ("items", "category"), ("changes", "value")):
+        day.source(f"ALTER TABLE {table} RENAME COLUMN {column} TO other")
+    day.source("CREATE TABLE less AS SELECT store, item, other FROM stock")
+    day.source("DROP TABLE stock")
+    day.source("ALTER TABLE less RENAME TO stock")
+    kept = day.warehouse("SELECT * FROM stock_recommendations ORDER BY cutoff_date, series_id")
+    assert {*stages_of(day.run(END))} == {
+        "stock_recommendations", "coherent_predictions", "final_predictions", "warehouse_predictions"
+    }  # fmt: skip
+    found = day.warehouse("SELECT * FROM latest_problems").set_index("origin")["reason"]
+    whole = "nothing was made of cutoff 2024-06-30: the "
+    assert found["stock_recommendations"].startswith(whole + "stock table has none of the columns lead_time, ")
+    assert found["coherent_predictions"] == whole + "attributes table lacks category; it has item, other"
+    assert found["final_predictions"].startswith(whole + "attributes table lacks category")
+    assert day.warehouse("SELECT * FROM stock_recommendations ORDER BY cutoff_date, series_id").equals(kept)
+    assert day.run(END) == []

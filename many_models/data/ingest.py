@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter, deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
@@ -13,14 +15,17 @@ import pyarrow as pa
 from many_models.data import lake_tables
 from many_models.data.aggregation import is_coarse, period_of
 from many_models.data.losses import TOLD, is_refused
+from many_models.data.periods import period_key, period_start
 from many_models.errors import InputError
 from many_models.keys import SeriesKey, pack_of
 from many_models.ports import Filter, Lake, SalesTable, Source
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from many_models.data.periods import Grain
     from many_models.data.row_checks import CheckedRows, Kind
+    from many_models.ports import DayCount
     from many_models.settings import Settings
 
 _SORTED_QUICKLY = 2**16  # numbers of 16 bits are sorted by counting
@@ -128,23 +133,23 @@ class Ingest:
         parts = list(self.source.read(self.sales, since, before))
         return pa.concat_tables(parts, promote_options="permissive") if parts else None
 
-    def parts(
-        self, since: datetime, before: datetime, raw: pa.Table | None
-    ) -> Iterator[tuple[datetime, datetime, pa.Table | None]]:
+    def parts(self, since: datetime, before: datetime, raw: pa.Table | None) -> list[tuple[datetime, datetime]]:
         """The span, or where many rows meet an empty lake, parts of it of whole days and about `PART_ROWS` rows.
 
         Checking and sorting take several times the memory of the rows. What replaces rows stays whole: it is refused
         whole where it is a loss (`data.max_loss`), and so are periods of several days, whose rows belong together.
         """
+        if raw is None or raw.num_rows <= PART_ROWS or is_coarse(self.settings.data.frequency) or self._holds(since):
+            return [(since, before)]
+        return _equal_days(since, before, -(-raw.num_rows // PART_ROWS))
+
+    def within(self, raw: pa.Table, since: datetime, before: datetime) -> pa.Table:
+        """The rows of a part of a span."""
         import pyarrow.compute as pc
 
-        if raw is None or raw.num_rows <= PART_ROWS or is_coarse(self.settings.data.frequency) or self._holds(since):
-            yield since, before, raw
-            return
         ds = raw[self.sales.timestamp]
-        for first, end in _equal_days(since, before, -(-raw.num_rows // PART_ROWS)):
-            inside = pc.and_(pc.greater_equal(ds, pa.scalar(first, ds.type)), pc.less(ds, pa.scalar(end, ds.type)))
-            yield first, end, raw.filter(inside)
+        first, end = pa.scalar(since, ds.type), pa.scalar(before, ds.type)
+        return raw.filter(pc.and_(pc.greater_equal(ds, first), pc.less(ds, end)))
 
     def _holds(self, since: datetime) -> bool:
         """Whether the lake has rows of the year of `since`."""
@@ -235,6 +240,53 @@ class Ingest:
         if new.num_rows:
             both = new if there is None else pa.concat_tables([there, new], promote_options="permissive")
             self.lake.replace(lake_tables.SERIES_KEYS.name, both.sort_by("series_id"), Filter())
+
+
+def copy_spans(
+    ingest: Ingest, todo: Sequence[tuple[datetime, datetime]], say: Callable[[str], object]
+) -> tuple[Counter[str], list[DayCount] | None]:
+    """Copy the spans `todo`, and tell `say` of each part that is done.
+
+    Returns the rows of each period, and what the days of the source held (None where it cannot tell).
+    """
+    grain: Grain = ingest.settings.partitions.grain
+    counts = Counter[str]()
+    seen: list[DayCount] | None = []
+    for number, (since, before, raw) in enumerate(_read_ahead(ingest, todo), 1):
+        parts = ingest.parts(since, before, raw)
+        for part, (first, end) in enumerate(parts, 1):
+            own = ingest.within(raw, first, end) if raw is not None and len(parts) > 1 else raw
+            told = ingest.source.days_of(ingest.sales, own) if own is not None else ()
+            seen = None if told is None or seen is None else [*seen, *told]
+            rows = ingest.copy_span(first, end, own)
+            counts.update(_rows_per_period(grain, rows))
+            at = f"span {number} of {len(todo)}" + (f", part {part} of {len(parts)}" if len(parts) > 1 else "")
+            say(f"{at}: {first:%Y-%m-%d} to {end:%Y-%m-%d}, {rows.num_rows:,} rows")
+    return counts, seen
+
+
+def _read_ahead(
+    ingest: Ingest, todo: Sequence[tuple[datetime, datetime]]
+) -> Iterator[tuple[datetime, datetime, pa.Table | None]]:
+    """Each span with its rows; the next span is read while one is at work."""
+    with ThreadPoolExecutor(1) as reader:
+        ahead = deque((since, before, reader.submit(ingest.read_span, since, before)) for since, before in todo[:1])
+        for following in (*todo[1:], None):
+            since, before, reading = ahead.popleft()
+            rows = reading.result()
+            if following is not None:
+                ahead.append((*following, reader.submit(ingest.read_span, *following)))
+            yield since, before, rows
+
+
+def _rows_per_period(grain: Grain, rows: pa.Table) -> dict[str, int]:
+    import pyarrow.compute as pc
+
+    days = pc.value_counts(rows["ds"]).to_pylist()
+    result = Counter[str]()
+    for day in days:
+        result[period_key(grain, period_start(grain, day["values"]))] += day["counts"]
+    return result
 
 
 def _equal_days(since: datetime, before: datetime, count: int) -> list[tuple[datetime, datetime]]:

@@ -13,7 +13,7 @@ import pytest
 from many_models.adapters.lake.memory import MemoryLake
 from many_models.adapters.source.memory import MemorySource
 from many_models.data import ingest as ingesting
-from many_models.data.ingest import Ingest, sales_table
+from many_models.data.ingest import Ingest, copy_spans, sales_table
 from many_models.errors import InputError
 from many_models.settings import DataSettings, Settings
 
@@ -50,14 +50,17 @@ def test_parts_hold_what_the_whole_holds(frequency: str, hours: int, most: int, 
     copy.copy_span(START, END, copy.read_span(START, END))
     monkeypatch.setattr(ingesting, "PART_ROWS", most)
     copy = ingest_of(rows, parted, frequency)
-    parts = list(copy.parts(START, END, copy.read_span(START, END)))
+    parts = copy.parts(START, END, rows)
     assert parts[0][0] == START
     assert parts[-1][1] == END
     assert all(one[1] == next_[0] for one, next_ in pairwise(parts))
-    assert sum(raw.num_rows for _, _, raw in parts if raw is not None) == rows.num_rows
+    assert sum(copy.within(rows, *part).num_rows for part in parts) == rows.num_rows
     assert (len(parts) > 1) == (rows.num_rows > most)
-    for part in parts:
-        copy.copy_span(*part)
+    said = list[str]()
+    copied, _ = copy_spans(copy, [(START, END)], said.append)
+    numbered = [f"span 1 of 1, part {at} of {len(parts)}" for at in range(1, len(parts) + 1)]
+    assert [text.split(":")[0] for text in said] == (numbered if len(parts) > 1 else ["span 1 of 1"])
+    assert sum(copied.values()) == parted.read("raw_sales").num_rows
     assert contents(parted) == contents(whole)
     assert pc.sum(parted.read("raw_versions")["rows"]).as_py() == parted.read("raw_sales").num_rows
 
@@ -66,15 +69,15 @@ def test_what_the_lake_holds_is_replaced_or_refused_whole(monkeypatch: pytest.Mo
     rows, lake = sales(24), MemoryLake()
     monkeypatch.setattr(ingesting, "PART_ROWS", 10)
     copy = ingest_of(rows, lake, "D")
-    for part in copy.parts(START, END, copy.read_span(START, END)):
-        copy.copy_span(*part)
+    said = list[str]()
+    copy_spans(copy, [(START, END)], said.append)
+    assert len(said) > 1
     before = contents(lake)
     late = rows.filter(pc.greater(rows["date"], pa.scalar(END - timedelta(days=9), pa.timestamp("us"))))
     again = ingest_of(late, lake, "D")
-    parts = list(again.parts(START, END, again.read_span(START, END)))
-    assert len(parts) == 1
+    assert again.parts(START, END, late) == [(START, END)]
     with pytest.raises(InputError, match="Nothing was changed"):
-        again.copy_span(*parts[0])
+        copy_spans(again, [(START, END)], print)
     assert contents(lake) == before
 
 
@@ -82,4 +85,4 @@ def test_periods_of_several_days_are_not_parted(monkeypatch: pytest.MonkeyPatch)
     rows = sales(24)
     monkeypatch.setattr(ingesting, "PART_ROWS", 10)
     copy = ingest_of(rows, MemoryLake(), "W-MON")
-    assert len(list(copy.parts(START, END, copy.read_span(START, END)))) == 1
+    assert copy.parts(START, END, rows) == [(START, END)]

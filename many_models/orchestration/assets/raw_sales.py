@@ -1,16 +1,12 @@
 """raw_sales: what the source holds, checked and copied into the lake period by period."""
 
-from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
 
 import dagster as dg
-import pyarrow as pa
 
 from many_models.data import clock, findings, lake_tables
-from many_models.data.ingest import Ingest, sales_of, sales_table
-from many_models.data.periods import Grain, period_key, period_of_key, period_start, spans
+from many_models.data.ingest import Ingest, copy_spans, sales_of, sales_table
+from many_models.data.periods import Grain, period_of_key, spans
 from many_models.errors import InputError
 from many_models.keys import names_are_escaped
 from many_models.orchestration import lake_marks, partitions, source_state
@@ -36,7 +32,7 @@ from many_models.orchestration.stage_run import (
     board_link,
     table,
 )
-from many_models.ports import DayCount, Filter, Ingestion, Lake, SalesTable, Source
+from many_models.ports import Filter, Ingestion, Lake, SalesTable, Source
 from many_models.settings import Settings
 
 
@@ -87,7 +83,8 @@ def build_raw_sales(settings: Settings) -> dg.AssetsDefinition:
         names_before = _series_there(lake)
         escaped = names_are_escaped([*names_before, *context.instance.get_dynamic_partitions("store_items")])
         ingest = Ingest(settings, source, lake, sales, kinds, clock.now(settings), until, escaped)
-        counts, seen = _copy(context, ingest, [ingest.whole(*span) for span in spans(grain, starts)])
+        todo = [ingest.whole(*span) for span in spans(grain, starts)]
+        counts, seen = copy_spans(ingest, todo, context.log.info)
         wanted = versions_of(seen)
         ingest.quarantine_the_rest()
         if lake.version(lake_tables.SERIES_KEYS.name) is None:
@@ -121,25 +118,6 @@ def _bring(
     require_landed(settings, brought, source_state.source_versions(settings, source, sales, first))
 
 
-def _copy(
-    context: dg.AssetExecutionContext, ingest: Ingest, todo: Sequence[tuple[datetime, datetime]]
-) -> tuple[Counter[str], list[DayCount] | None]:
-    """Copy the spans; rows per period, and what the days of the source held (None where it cannot tell)."""
-    grain: Grain = ingest.settings.partitions.grain
-    counts = Counter[str]()
-    seen: list[DayCount] | None = []
-    for number, span in enumerate(_read_ahead(ingest, todo), 1):
-        for since, before, raw in ingest.parts(*span):
-            told = ingest.source.days_of(ingest.sales, raw) if raw is not None else ()
-            seen = None if told is None or seen is None else [*seen, *told]
-            rows = ingest.copy_span(since, before, raw)
-            counts.update(_rows_per_period(grain, rows))
-            context.log.info(
-                f"{number} of {len(todo)} spans: {since:%Y-%m-%d} to {before:%Y-%m-%d}, {rows.num_rows:,} rows"
-            )
-    return counts, seen
-
-
 def _settle_series(context: dg.AssetExecutionContext, settings: Settings, lake: Lake) -> None:
     """Make partitions of new series, and say which names are odd and which series have ended."""
     add_store_items(context, settings, lake)
@@ -147,30 +125,6 @@ def _settle_series(context: dg.AssetExecutionContext, settings: Settings, lake: 
     tell_names(context, settings, lake)
     if vanished := retire_vanished(lake):
         context.log.warning(f"{len(vanished)} series have no rows left, the first {vanished[0]}: they have ended")
-
-
-def _read_ahead(
-    ingest: Ingest, todo: Sequence[tuple[datetime, datetime]]
-) -> Iterator[tuple[datetime, datetime, pa.Table | None]]:
-    """Each span with its rows; the next span is read while one is at work."""
-    with ThreadPoolExecutor(1) as reader:
-        ahead = deque((since, before, reader.submit(ingest.read_span, since, before)) for since, before in todo[:1])
-        for following in (*todo[1:], None):
-            since, before, reading = ahead.popleft()
-            rows = reading.result()
-            if following is not None:
-                ahead.append((*following, reader.submit(ingest.read_span, *following)))
-            yield since, before, rows
-
-
-def _rows_per_period(grain: Grain, rows: pa.Table) -> dict[str, int]:
-    import pyarrow.compute as pc
-
-    days = pc.value_counts(rows["ds"]).to_pylist()
-    result = Counter[str]()
-    for day in days:
-        result[period_key(grain, period_start(grain, day["values"]))] += day["counts"]
-    return result
 
 
 def _series_there(lake: Lake) -> set[str]:

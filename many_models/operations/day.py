@@ -234,8 +234,8 @@ class Day:
                 request = automation.request_of(settings, self.instance, assets[work.stage], work, current, tags)
                 mark = request.tags[automation.DUE_TAG]
                 tried[mark] = tried.get(mark, 0) + 1
-                if work.stage == "warehouse_predictions":
-                    _close(compute)  # nothing fans out in a load, and workers that wait keep what they have taken
+                if not due.needs_workers(work.stage):
+                    _close(compute)  # workers that wait keep the memory that they have taken
                 report = self._run(definitions, work, request, lake)
                 return_free_memory()  # each stage holds rows of all series; what they leave would add up
                 self.reports.append(report)

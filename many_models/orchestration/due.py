@@ -36,6 +36,13 @@ DECISIONS: tuple[Stage, ...] = ALL_STAGES[
 ]  # only where the settings ask for them
 STAGES: tuple[Stage, ...] = tuple(stage for stage in ALL_STAGES if stage not in DECISIONS)
 
+FANNING_OUT: frozenset[Stage] = frozenset({"store_item_datasets", "trained_models", "predictions"})  # to workers
+
+
+def needs_workers(stage: Stage) -> bool:
+    """Whether `stage` or one after it hands chunks of series to workers; else these can leave, with what they hold."""
+    return not FANNING_OUT.isdisjoint(ALL_STAGES[ALL_STAGES.index(stage) :])
+
 
 @dataclass(frozen=True, slots=True)
 class FailedRun:

@@ -15,8 +15,9 @@ import pytest
 import yaml
 
 import many_models
-from many_models.definitions import build, outside
+from many_models.definitions import build, build_assets, outside
 from many_models.operations.day import open_instance
+from many_models.orchestration import due
 from many_models.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -156,6 +157,19 @@ def test_no_two_stages_share_a_backfill_run(repository: dg.RepositoryDefinition)
     policies = [graph.get(key).backfill_policy for key in partitioned]
     assert all(policies)
     assert len({policy.max_partitions_per_run for policy in policies if policy}) == len(partitioned)
+
+
+def test_workers_stay_until_the_last_stage_that_asks_for_them() -> None:
+    settings = Settings.model_validate({
+        "stock": {"lead_time": 3}, "overrides": {"table": "changes"}, "hierarchy": {"levels": [["store"]]},
+        "drift": {"watch": True},
+    })  # fmt: skip
+    assets = build_assets(settings)
+    assert [*assets] == [*due.ALL_STAGES]
+    asking = [stage for stage, asset in assets.items() if "compute" in asset.required_resource_keys]
+    assert {*asking} == due.FANNING_OUT
+    last = due.ALL_STAGES.index(asking[-1])
+    assert [due.needs_workers(stage) for stage in assets] == [at <= last for at in range(len(assets))]
 
 
 def test_the_checkout_and_a_new_folder_use_one_dagster_yaml(tmp_path) -> None:

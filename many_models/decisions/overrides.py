@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from many_models.decisions.problems import number_in, problem_table
+from many_models.decisions.problems import misnamed, number_in, problem_table, unread
 from many_models.errors import InputError
 
 if TYPE_CHECKING:
@@ -76,8 +76,11 @@ def change(  # noqa: PLR0913, PLR0917 - forecasts, and what people say of them
         raise InputError(f"the overrides table lacks {', '.join(missing)}; it has {', '.join(rows.column_names)}")
     problems = list[dict[str, str]]()
     usable = list[Override]()
+    wrong = misnamed(rows.column_names, columns, (*NEEDED, *MOMENTS, "author", "reason"))
     for number, row in enumerate(rows.to_pylist(), 1):
         found = _read(number, row, [name for name in columns if name in rows.column_names], cutoff, ds)
+        if isinstance(found, Override):
+            found = _problem(found.shown, why) if (why := unread(row, wrong)) else found
         if isinstance(found, Override):
             usable.append(found)
         elif found["reason"]:

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from many_models.decisions.demand_paths import path_sums, seeded
-from many_models.decisions.problems import number_in, problem_table, unknown
+from many_models.decisions.problems import misnamed, number_in, problem_table, unknown, unread
 from many_models.errors import InputError, SettingsError
 from many_models.keys import unmatched
 
@@ -300,8 +300,10 @@ def read_terms(  # noqa: PLR0913 - a table, what it may be about, and what holds
     given = rows.to_pylist()
     places = [tuple(None if row.get(key) in {None, ""} else str(row[key]) for key in keys) for row in given]
     strangers = unmatched(dict.fromkeys(places), [*series.values(), *others])
+    wrong = misnamed(rows.column_names, [*keys, *NUMBERS, "service"])
     for number, (place, row) in enumerate(zip(places, given, strict=True), 1):
         values, reason = _checked(row, defaults, service)
+        reason = reason or unread(row, wrong)
         if not reason and place in strangers:
             reason = unknown(strangers[place])
         if not reason and place in chosen:

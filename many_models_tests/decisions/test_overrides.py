@@ -81,6 +81,13 @@ def test_bad_past_and_expired_overrides_change_nothing_and_the_rest_goes_on() ->
         assert words in said, words
 
 
+def test_a_change_whose_key_has_a_misspelt_column_is_none_of_all_items() -> None:
+    bad = {("Items" if name == "item" else name): value for name, value in row(store="s0", item="i1", id=7).items()}
+    found = changed(bad, bad | {"store": "s1", "Items": None})
+    assert found.by.tolist() == [[NO_CHANGE] * 3, [NO_CHANGE] * 3, [0, NO_CHANGE, NO_CHANGE]]
+    assert reasons(found) == "row 1 (s0, ann): nothing reads its column Items: name it item, or leave the column out"
+
+
 def test_the_last_day_of_hourly_data_is_meant_with_all_its_hours() -> None:
     hours = np.datetime64("2024-07-01T12:00", "us") + np.arange(24) * np.timedelta64(1, "h")
     rows = pa.Table.from_pylist([row(store="s0", item="i0", value="3")])

@@ -225,6 +225,16 @@ def test_a_row_that_fits_no_series_is_listed_and_one_about_an_ended_series_is_no
     ]
 
 
+def test_a_column_under_nearly_its_name_is_told_and_not_taken_for_an_empty_one() -> None:
+    rows = pa.table({"Store": ["a", None], "item": ["1", "2"], "lead_time": ["2", "3"], "note": ["old", "new"]})
+    series = {"a__1": ("a", "1"), "b__2": ("b", "2")}
+    read = read_terms(rows, ["store", "item"], series, defaults=DEFAULTS, service="cycle", horizon=14)
+    assert read.series == ["b__2"]
+    assert [(one["row"], one["reason"]) for one in read.problems.to_pylist() if one["row"]] == [
+        ("row 1: item 1", "nothing reads its column Store: name it store, or leave the column out")
+    ]
+
+
 def test_the_poison_of_bad_stock_rows_changes_no_other_series() -> None:
     good = pa.table({"item": [f"{i}" for i in range(20)], "lead_time": ["3"] * 20, "on_hand": ["5"] * 20})
     bad = pa.table(

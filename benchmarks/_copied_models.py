@@ -21,6 +21,7 @@ from many_models.operations.day import open_instance
 from many_models.orchestration import stage_state
 from many_models.orchestration.event_log.history import MEMBERS
 from many_models.orchestration.look import tag_of
+from many_models.orchestration.refits import refit_spans
 from many_models.orchestration.stage_run import UPSTREAM_TAG, VERSION_TAG
 from many_models.orchestration.upstream import Upstream
 from many_models.ports import Filter, PackUpload
@@ -96,13 +97,14 @@ def renamed(rows: pa.Table, name: str, ref: str) -> pa.Table:
 def record(settings: Settings, instance: dg.DagsterInstance, lake: Lake, names: Sequence[str]) -> None:
     """Tell Dagster that the datasets and models of the copies were made."""
     datasets = stage_state.dataset_versions(settings, lake)
+    spans = refit_spans(settings, lake, datasets)
     of, pooled = Upstream(settings), tag_of(instance, "pooled_models", VERSION_TAG)
     refs = {row["series_id"]: row["staging"] for row in lake_tables.records(lake, lake_tables.TRAINED)}
     held: dict[str, list[str]] = {}
     for series in datasets:
         held.setdefault(series.partition("__")[0], []).append(series)
     for name in names:
-        consumed = {series: of.trained(datasets[series], pooled, "") for series in held[name]}
+        consumed = {series: of.trained(spans.get(series, datasets[series]), pooled, "") for series in held[name]}
         report(instance, "store_item_datasets", name, {s: datasets[s] for s in consumed}, datasets)
         report(instance, "trained_models", name, consumed, {s: digest(consumed[s], refs[s]) for s in consumed})
 

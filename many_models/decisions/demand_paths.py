@@ -331,13 +331,19 @@ def _by_other_windows(
 ) -> Floats:
     """Errors (series × windows × steps) in standard deviations as the windows other than their own tell them: a window
     is as far out as the next one will be, which has no part in what is estimated either.
+
+    One window less makes the estimate less sure than the next window's, and the errors look wider. Of W windows, the
+    estimate by the others therefore counts (W - 1) / W and that by all of them 1 / W, on the log scale.
     """
     found = np.empty(error.shape)
-    for window in range(error.shape[1]):
+    size = np.where(known, _size(y_hat, power[:, None, None]), 0.0)
+    by_all = _dispersions(np.where(known, error, 0.0), size, known.sum((1, 2)), kind)
+    windows = error.shape[1]
+    for window in range(windows):
         rest = known.copy()
         rest[:, window] = False
-        size = np.where(rest, _size(y_hat, power[:, None, None]), 0.0)
-        dispersion = _dispersions(np.where(rest, error, 0.0), size, rest.sum((1, 2)), kind)
+        by_others = _dispersions(np.where(rest, error, 0.0), np.where(rest, size, 0.0), rest.sum((1, 2)), kind)
+        dispersion = by_others ** (1 - 1 / windows) * by_all ** (1 / windows)
         found[:, window] = error[:, window] / deviations(y_hat[:, window], dispersion[:, None], power[:, None])
     return found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from many_models.decisions import demand_paths
 from many_models.decisions.demand_paths import Backtest, Histories, fit_paths, sum_quantiles, whole_units
 
 STEPS = 10
@@ -98,3 +99,20 @@ def test_series_in_parts_of_units_keep_them() -> None:
     whole = (drawn == np.rint(drawn)).all((1, 2))
     assert whole[1::2].all()
     assert not whole[::2].any()
+
+
+@pytest.mark.parametrize("windows", [2, 3, 5])
+def test_windows_look_as_far_out_as_the_next_one_is(windows: int) -> None:
+    """Errors of the past by the estimate that leaves their own window out, against the next window's by that of all."""
+    chance, n, steps = np.random.default_rng(1), 3000, 6
+    y_hat = np.repeat(chance.uniform(5, 50, n), (windows + 1) * steps).reshape(n, windows + 1, steps)
+    power, kind = np.ones(n), np.full(n, 3)
+    luck = chance.normal(size=(n, windows + 1, 1)) + chance.normal(size=y_hat.shape)
+    error = luck * demand_paths.deviations(y_hat, chance.lognormal(0, 0.5, n)[:, None, None], power[:, None, None])
+    past, known = error[:, :windows], np.ones((n, windows, steps), bool)
+    seen = demand_paths._by_other_windows(past, y_hat[:, :windows], known, power, kind)
+    size = demand_paths._size(y_hat[:, :windows], power[:, None, None])
+    by_all = demand_paths._dispersions(past, size, known.sum((1, 2)), kind)
+    following = error[:, windows] / demand_paths.deviations(y_hat[:, windows], by_all[:, None], power[:, None])
+    ratio = np.quantile(np.abs(seen.mean(-1)), [0.8, 0.95]) / np.quantile(np.abs(following.mean(-1)), [0.8, 0.95])
+    assert ratio == pytest.approx([1, 1], abs=0.05)

@@ -64,19 +64,23 @@ def change(  # noqa: PLR0913, PLR0917 - forecasts, and what people say of them
     cutoff: datetime,
     *,
     nonnegative: bool = True,
+    attributes: Sequence[str] = (),
 ) -> Changed:
     """The final forecasts after the overrides `rows`.
 
     `columns` say what a row can be about (keys and attributes), `values` has them for each series; a column that is
     empty is for all. For each series and day one override counts: the one that names most columns, of these the newest
     (`entered_at`). An amount for several series is spread by the model's proportions, evenly where the model forecasts
-    nothing. Raises InputError where the table lacks a column.
+    nothing. A row that fills in one of `attributes` that `columns` lack is a problem: it would be about all series.
+    Raises InputError where the table lacks a column.
     """
     if missing := [name for name in NEEDED if name not in rows.column_names]:
         raise InputError(f"the overrides table lacks {', '.join(missing)}; it has {', '.join(rows.column_names)}")
     problems = list[dict[str, str]]()
     usable = list[Override]()
     wrong = misnamed(rows.column_names, columns, (*NEEDED, *MOMENTS, "author", "reason"))
+    silent = {*attributes} & {*rows.column_names} - {*columns}
+    wrong |= dict.fromkeys(sorted(silent), "name it in hierarchy.levels")
     for number, row in enumerate(rows.to_pylist(), 1):
         found = _read(number, row, [name for name in columns if name in rows.column_names], cutoff, ds)
         if isinstance(found, Override):

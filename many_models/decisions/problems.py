@@ -27,22 +27,22 @@ def unknown(alike: str) -> str:
 
 
 def misnamed(there: Sequence[str], needed: Sequence[str], known: Sequence[str] = ()) -> dict[str, str]:
-    """Columns `there` that nothing reads, and that nearly have the name of one of `needed` that is missing: without
-    their values a row would say something else, as of all stores what it says of one. `known` are read, too.
+    """Columns `there` that nothing reads, and that nearly have the name of one of `needed` that is missing; and what to
+    do. Without their values a row would say something else: of all stores what it says of one. `known` are read, too.
     """
     missing = {_plain(name): name for name in needed if name not in there}
     found = dict[str, str]()
     for name in there:
         if name not in needed and name not in known and (near := get_close_matches(_plain(name), missing, 1, ALIKE)):
-            found[name] = missing[near[0]]
+            found[name] = f"name it {missing[near[0]]}"
     return found
 
 
 def unread(row: Mapping[str, object], wrong: Mapping[str, str]) -> str:
     """Why a row is left out that fills in one of the columns `wrong` (see `misnamed`), "" where it does not."""
-    for name, meant in wrong.items():
+    for name, advice in wrong.items():
         if row[name] not in {None, ""}:
-            return f"nothing reads its column {name}: name it {meant}, or leave the column out"
+            return f"nothing reads its column {name}: {advice}, or leave the column out"
     return ""
 
 

@@ -88,6 +88,16 @@ def test_a_change_whose_key_has_a_misspelt_column_is_none_of_all_items() -> None
     assert reasons(found) == "row 1 (s0, ann): nothing reads its column Items: name it item, or leave the column out"
 
 
+def test_a_change_by_an_attribute_that_no_level_names_is_none_of_all_items() -> None:
+    """The other row fills in no such attribute, and holds."""
+    rows = pa.Table.from_pylist([row(brand="A"), row(store="s1", brand=None)])
+    found = change(rows, ["store", "item"], SERIES, VALUES, Y_HAT, DS, CUTOFF, attributes=["brand", "store"])
+    assert {int(by) for by in found.by.flat} == {NO_CHANGE, 0}
+    assert reasons(found).endswith(
+        "nothing reads its column brand: name it in hierarchy.levels, or leave the column out"
+    )
+
+
 def test_the_last_day_of_hourly_data_is_meant_with_all_its_hours() -> None:
     hours = np.datetime64("2024-07-01T12:00", "us") + np.arange(24) * np.timedelta64(1, "h")
     rows = pa.Table.from_pylist([row(store="s0", item="i0", value="3")])

@@ -1,6 +1,7 @@
 """final_predictions: the model's forecasts and, beside them, what people made of them; and whether that helped."""
 
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -55,16 +56,14 @@ def make(settings: Settings, source: Source, lake: Lake, date: str) -> Made:
     columns = [*settings.data.keys, *dict.fromkeys(c for level in settings.hierarchy.levels for c in level)]
     columns = list(dict.fromkeys(columns))
     written = source.read_table(settings.overrides.table)
-    nonnegative = settings.data.negatives != "allow"
-    changed = change(
-        written, columns, found.series, values, found.y_hat, found.ds, found.cutoff, nonnegative=nonnegative
-    )
+    change_by = partial(change, nonnegative=settings.data.negatives != "allow", attributes=[*settings.data.attributes])
+    changed = change_by(written, columns, found.series, values, found.y_hat, found.ds, found.cutoff)
     table = final_table(changed, found.series, found.y_hat, found.ds, found.cutoff)
     problems = pa.concat_tables([problem_table(found.left_out), changed.problems])
 
     def earlier(names: list[str], y_hat: "Floats", ds: "NDArray[np.datetime64]", cutoff: datetime) -> pa.Table:
         written_then = entered_by(written, cutoff)
-        then = change(written_then, columns, names, values, y_hat, ds, cutoff, nonnegative=nonnegative)
+        then = change_by(written_then, columns, names, values, y_hat, ds, cutoff)
         return final_table(then, names, y_hat, ds, cutoff)
 
     rows = judged(settings, lake, found, changes_of_backtest(settings, lake, found, earlier))

@@ -48,7 +48,6 @@ class PooledFit:
 
 
 NEVER = -(10**9)
-GOLDEN = (math.sqrt(5) - 1) / 2
 NO_TREES: tuple[NDArray[np.generic], ...] = (
     np.zeros(0, np.int32),
     np.zeros(0, np.int16),
@@ -106,13 +105,9 @@ def default_prior(nc: int, k: int) -> NDArray[np.float64]:
 
 
 def training_steps(number: int, periods: int, horizon: int) -> NDArray[np.int64]:
-    """Which step ahead each period trains: all in turn, by absolute time, so that panels that begin elsewhere agree.
-
-    Multiples of the golden ratio keep in step with no season. If steps of a horizon of a week took turns by the day, a
-    step would always meet the same weekday, and would learn what that weekday sells.
-    """
-    turn = (number + np.arange(periods)) * GOLDEN % 1.0
-    return 1 + (turn * horizon).astype(np.int64)
+    """Which step ahead each period trains: all in turn, by absolute time, so that panels that begin elsewhere agree."""
+    stride = next(s for s in (11, 7, 5, 3, 1) if math.gcd(s, horizon) == 1)
+    return 1 + ((number + np.arange(periods)) * stride) % horizon
 
 
 def own_numbers(

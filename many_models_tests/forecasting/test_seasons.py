@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from many_models.forecasting import PackModel, Spec, train
-from many_models.forecasting.local_fit import training_steps
 from many_models.forecasting.pack import mm_pack_v1 as loader
 from many_models_tests.forecasting.histories import AS_OF, rows_of, sales
 
@@ -25,20 +24,6 @@ def counters(weeks: int) -> np.ndarray:
     commute = 60 * np.exp(-((hour - 8) ** 2) / 2) + 50 * np.exp(-((hour - 18) ** 2) / 3)
     walk = 45 * np.exp(-((hour - 15) ** 2) / 8)
     return np.random.default_rng(0).poisson(np.where(day < 5, commute, walk) + 1.0).astype(float)
-
-
-@pytest.mark.parametrize(("horizon", "season"), [(7, 7), (28, 7), (6, 12), (8, 52), (168, 168)])
-def test_each_phase_of_a_season_is_trained_from_every_step_ahead(horizon, season):
-    """A step that always met the same weekday would learn what that weekday sells."""
-    seasons = 20 * horizon
-    trained = np.zeros((season, horizon))
-    np.add.at(trained, (np.arange(seasons * season) % season, training_steps(19_000, seasons * season, horizon) - 1), 1)
-    assert trained.min() >= 10
-    assert trained.max() <= 30
-
-
-def test_a_period_trains_the_same_step_wherever_a_panel_begins():
-    assert (training_steps(19_003, 400, 28) == training_steps(19_000, 403, 28)[3:]).all()
 
 
 def test_hourly_data_repeat_the_week_and_not_the_day():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import urllib.error
 import urllib.request
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import kubernetes_validate
+import psutil
 import pytest
 import yaml
 
@@ -123,8 +125,9 @@ def production(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             "MLFLOW_FLASK_SERVER_SECRET_KEY": "for this test",
             "MLFLOW_AUTH_ADMIN_PASSWORD": PASSWORDS["admin"],
             "MLFLOW_SERVER_ALLOWED_HOSTS": f"127.0.0.1:{port}",
-            "MLFLOW_DISABLE_TELEMETRY": "true",
         }
+        fixed = {one["name"]: one["value"] for one in container_of("production")["env"] if "value" in one}
+        values = fixed | values
         assert values.keys() == {one["name"] for one in container_of("production")["env"]}
         url = f"http://127.0.0.1:{port}"
         command = ["-m", "mlflow", *(swapped.get(word, word) for word in words)]
@@ -133,6 +136,17 @@ def production(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                 body = {"username": user, "password": PASSWORDS[user]}
                 assert status_of(url, "users/create", body, "admin") == 200
             yield url
+
+
+def resident(port: int) -> float:
+    """MiB of memory of the server that listens at `port`, and of all its processes."""
+    (server,) = (
+        psutil.Process(one.pid)
+        for one in psutil.net_connections("tcp")
+        if one.laddr.port == port and one.status == psutil.CONN_LISTEN and one.pid
+    )
+    first = next(one for one in [server, *server.parents()][::-1] if one.pid == os.getsid(server.pid))
+    return sum(one.memory_info().rss for one in [first, *first.children(recursive=True)]) / 2**20
 
 
 def status_of(url: str, path: str, body: dict[str, Any], user: str = "", host: str = "") -> int:
@@ -174,6 +188,13 @@ def test_production_takes_promotions_releases_and_refuses_training(
     assert live.release_id == release.release_id
     with pytest.raises(ManyModelsError):
         MlflowProduction(production).publish(draft(live, [pack]))
+
+
+def test_a_server_stays_below_its_memory_limit(production: str) -> None:
+    """The limit is 2 GiB. MLflow's runners of jobs, which no promotion needs, would take as much again."""
+    limit = container_of("production")["resources"]["limits"]["memory"]
+    assert limit == "2Gi"
+    assert resident(int(production.rpartition(":")[2])) < 0.7 * 2048
 
 
 def test_who_is_unknown_or_asks_by_another_host_is_refused(production: str) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 ADMIN, ADMIN_PASSWORD = "admin", "only-for-this-test"
 PATIENCE = 500
+NO_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # its runners take 30 s of CPU to start, and 2 GB
 
 
 @contextmanager
@@ -61,7 +62,7 @@ def mlflow_server(root: Path, *, users: bool = False, port: int = 0) -> Generato
         (root / "m.db").write_bytes(blank_registry())
     words = ["-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{root}/m.db", "--workers", "1"]
     words += ["--artifacts-destination", str(root / "files"), "--host", "127.0.0.1", "--port", str(port)]
-    env = dict[str, str]()
+    env = dict(NO_JOBS)
     if users:
         (root / "auth.ini").write_text(
             f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{root}/users.db\n"
@@ -70,6 +71,6 @@ def mlflow_server(root: Path, *, users: bool = False, port: int = 0) -> Generato
             "auth_cache_ttl_seconds = 600\n"  # each check costs a second otherwise
         )
         words += ["--app-name", "basic-auth"]
-        env = {"MLFLOW_AUTH_CONFIG_PATH": str(root / "auth.ini"), "MLFLOW_FLASK_SERVER_SECRET_KEY": "for this test"}
+        env |= {"MLFLOW_AUTH_CONFIG_PATH": str(root / "auth.ini"), "MLFLOW_FLASK_SERVER_SECRET_KEY": "for this test"}
     with started(words, root, f"http://127.0.0.1:{port}/health", env):
         yield f"http://127.0.0.1:{port}"

@@ -10,8 +10,8 @@ PYTHONS := python3.11 python3.12 python3.13 python3
 NEEDED := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 INSTALLED := $(VENV)/.installed
 ARGS ?=
-# processes of `make test` and `make test-all`: a third of the time a test waits for a server or a child, so 3 keep two cores busy
-WORKERS ?= 3
+# processes of `make test` and `make test-all`: a fourth to a third of the time a test waits for a server or a child, so 4 keep two cores busy
+WORKERS ?= 4
 unexport PYTHONDONTWRITEBYTECODE # set in many containers; without bytecode each process spends seconds to compile imports
 
 .PHONY: help

@@ -143,7 +143,7 @@ def resident(port: int) -> float:
     (server,) = (
         psutil.Process(one.pid)
         for one in psutil.net_connections("tcp")
-        if one.laddr.port == port and one.status == psutil.CONN_LISTEN and one.pid
+        if getattr(one.laddr, "port", 0) == port and one.status == psutil.CONN_LISTEN and one.pid
     )
     first = next(one for one in [server, *server.parents()][::-1] if one.pid == os.getsid(server.pid))
     return sum(one.memory_info().rss for one in [first, *first.children(recursive=True)]) / 2**20

@@ -25,6 +25,7 @@ STEPS_OF_GROWTH = 2000.0  # errors whose worth that belief is
 SHOCK = 0.05  # standard deviation of what the series of a class share in a window, before evidence
 CHANCE = 2.0  # how much more than chance would explain has to speak for a correction
 MOST_FACTOR = 0.3  # the largest correction, as a log
+MOST_DENSE = 0.05  # the same of series that nearly always sell: their models follow them, what is left is the times
 WIDER = 1.04  # few windows share their luck: the next one is a little further off than they were
 
 
@@ -57,7 +58,7 @@ def gather_evidence(evaluation: Evaluation) -> Evidence:
         teaches = np.array([name not in evaluation.pooled.left_out for name in evaluation.panel.series], bool)
         teaching = teaches[:, None, None]
         evaluation = replace(evaluation, mask=evaluation.mask & teaching, sold=evaluation.sold * teaching)
-    moments, windows = _moments(evaluation, scored(evaluation))
+    moments, windows = _moments(evaluation, scored(evaluation), alike=True)
     groups = len(combination.CLASSES) + 1
     full = np.tile(10.0 * np.eye(C), (groups, 1, 1))
     counts = combination.importance(evaluation.Y, evaluation.mask, spec.objective)
@@ -80,7 +81,8 @@ def gather_evidence(evaluation: Evaluation) -> Evidence:
     told = np.where(evaluation.mask, 1.0, evaluation.sold)
     for k in range(groups):
         mine = (told > 0) & (classes == k)[:, None, None]
-        factor[k] = calibration(told * blends, told * evaluation.Y, mine)
+        most = MOST_FACTOR if k < groups - 1 else MOST_DENSE
+        factor[k] = calibration(told * blends, told * evaluation.Y, mine, most)
     blends = blends * factor[classes][:, None, None]
     r, zero = standardised(evaluation, blends, spreads)
     growth = np.array([growth_of(r, evaluation.mask & (classes == k)[:, None, None]) for k in range(groups)])
@@ -109,8 +111,11 @@ def growth_of(r: NDArray[np.float64], mask: NDArray[np.bool_]) -> float:
     return float((n * found + STEPS_OF_GROWTH * GROWTH) / (n + STEPS_OF_GROWTH))
 
 
-def calibration(F: NDArray[np.float64], Y: NDArray[np.float64], mask: NDArray[np.bool_]) -> float:
-    """Actual over forecast of a class of series (series × windows × steps), as far as the windows agree about it.
+def calibration(
+    F: NDArray[np.float64], Y: NDArray[np.float64], mask: NDArray[np.bool_], most: float = MOST_FACTOR
+) -> float:
+    """Actual over forecast of a class of series (series × windows × steps), as far as the windows agree about it, and
+    its log at most `most`.
 
     All series of a window share its luck, so a window is one observation of the log ratio, and what chance explains is
     left alone: the mean is shrunk by CHANCE times its variance (James & Stein 1961, positive part). The variance is
@@ -127,7 +132,7 @@ def calibration(F: NDArray[np.float64], Y: NDArray[np.float64], mask: NDArray[np
     between = (float(((ratio - mean) ** 2).sum()) + 2.0 * SHOCK**2) / (n + 1)
     within = float((((actual - forecast * np.exp(mean)) ** 2).sum(0) / forecast.sum(0) ** 2).mean())
     kept = max(0.0, 1.0 - CHANCE * max(between, within) / n / max(mean**2, 1e-12))
-    return float(np.exp(np.clip(kept * mean, -MOST_FACTOR, MOST_FACTOR)))
+    return float(np.exp(np.clip(kept * mean, -most, most)))
 
 
 def standardised(
@@ -207,7 +212,9 @@ def made(evaluation: Evaluation) -> NDArray[np.bool_]:
     return result
 
 
-def _moments(evaluation: Evaluation, mask: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _moments(
+    evaluation: Evaluation, mask: NDArray[np.bool_], *, alike: bool = False
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Products of the candidates' errors where `mask`, and each series' windows, see `combination.error_moments`."""
     usual = evaluation.scales[1][:, -1]
     return combination.error_moments(
@@ -218,6 +225,7 @@ def _moments(evaluation: Evaluation, mask: NDArray[np.bool_]) -> tuple[NDArray[n
         usual,
         evaluation.classes == 0,
         made(evaluation),
+        alike=alike,
     )
 
 

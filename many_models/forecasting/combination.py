@@ -28,6 +28,7 @@ KEPT = 0.3  # how much a candidate's own record counts beside how well it goes t
 EXCESS = 0.1  # mean square over the best one's that is taken for chance in that record
 RICH = 200.0  # observations that make a history rich
 LOUDEST = 2.0  # times the median candidate's mean square that one may have at most in what is told of its class
+QUIETEST = 0.1  # of the windows' mean, what the errors of a window are taken for at least where windows count alike
 TOO_FAR = 1.5  # mean square over the best one's beyond which a candidate takes no part
 SETTLE, SETTLED = 25, 1e-3  # rounds; a weight that moves less over that many ends the search
 CLASSES = (0.25, 0.6, 0.9)  # shares of periods with sales that part the classes of series
@@ -52,6 +53,8 @@ def error_moments(  # noqa: PLR0913, PLR0917 - forecasts, actuals, and what says
     usual: NDArray[np.float64] | None = None,
     sparse: NDArray[np.bool_] | None = None,
     made: NDArray[np.bool_] | None = None,
+    *,
+    alike: bool = False,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean products of the candidates' errors (series × candidates × candidates) and the windows that count.
 
@@ -61,18 +64,21 @@ def error_moments(  # noqa: PLR0913, PLR0917 - forecasts, actuals, and what says
     windows in which a series happened to sell nothing must not speak for forecasts of nothing. For `sparse` series, of
     which many sell nothing
     in any window, the history alone is the unit. Objectives of absolute errors weigh each error by the inverse of the
-    median candidate's, which makes the square an absolute value (Weiszfeld's step).
+    median candidate's, which makes the square an absolute value (Weiszfeld's step). With `alike` windows count alike,
+    see `_loudness`.
     """
     e = np.where(mask[:, :, None, :], F - Y[:, :, None, :], 0.0)
     e = np.moveaxis(e, 2, 1).reshape(len(F), F.shape[2], F.shape[1] * F.shape[3])
     n = mask.sum((1, 2))
-    if objective == "rmsse":
-        M = e @ np.moveaxis(e, 1, 2) / np.maximum(n, 1)[:, None, None]
-    else:
+    v = np.ones((len(F), e.shape[2]))
+    if objective != "rmsse":
         size = _median(np.abs(e), made)
         mean = size.sum(1, keepdims=True) / np.maximum(n, 1)[:, None]
         v = mean / np.maximum(np.maximum(size, 0.2 * mean), 1e-300)
-        M = (e * v[:, None]) @ np.moveaxis(e, 1, 2) / np.maximum(n, 1)[:, None, None]
+    if alike:
+        square = (e * v[:, None] * e).reshape(*e.shape[:2], *F.shape[1::2]).sum(3)
+        v = v / np.repeat(_loudness(_median(square, made), mask), F.shape[3])
+    M = (e * v[:, None]) @ np.moveaxis(e, 1, 2) / np.maximum(n, 1)[:, None, None]
     typical = _median(np.einsum("icc->ic", M), made)
     unit = np.where(typical > 0, typical, 1.0)
     if usual is not None and objective == "rmsse":
@@ -81,6 +87,19 @@ def error_moments(  # noqa: PLR0913, PLR0917 - forecasts, actuals, and what says
         both = np.sqrt(history * np.where(typical > 0, typical, history))
         unit = history if sparse is None else np.where(sparse, history, both)
     return M / unit[:, None, None], mask.any(2).sum(1).astype(float)
+
+
+def _loudness(square: NDArray[np.float64], mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """How much of the squared errors (series × windows) each window has, against the mean of the windows.
+
+    All series of a window share its luck. In squares a window with a holiday outshouts all others, so that weights
+    would be those of holidays; divided by this, each window is one observation.
+    """
+    there, total = mask.any(2), square.sum(1, keepdims=True)
+    share = square * there.sum(1, keepdims=True) / np.maximum(total, 1e-300)
+    told = (there & (total > 0)).sum(0)
+    mean = np.where(told > 0, share.sum(0) / np.maximum(told, 1), 1.0)
+    return np.maximum(mean / max(mean.mean(), 1e-300), QUIETEST) if len(mean) else mean
 
 
 def _median(values: NDArray[np.float64], made: NDArray[np.bool_] | None) -> NDArray[np.float64]:

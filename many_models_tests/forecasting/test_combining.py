@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import cache
+
 import numpy as np
 import pyarrow.compute as pc
 import pytest
 
 from many_models.errors import SettingsError
-from many_models.forecasting import Spec, combination, metrics, train
-from many_models.forecasting.calibration import GROWTH, calibration, growth_of
+from many_models.forecasting import Spec, combination, metrics, pool, train
+from many_models.forecasting.calibration import GROWTH, calibration, gather_evidence, growth_of
+from many_models.forecasting.evaluation import Evaluation, evaluate
 from many_models.forecasting.pack import mm_pack_v1 as loader
-from many_models_tests.forecasting.histories import AS_OF, rows_of
+from many_models_tests.forecasting.histories import AS_OF, SPEC, rows_of, sales
 
 
 def sparse(seed: int) -> np.ndarray:
@@ -130,6 +134,38 @@ def test_a_bias_that_every_window_has_is_corrected():
 def test_one_window_corrects_nothing():
     forecast, actual = shocked((-0.3,))
     assert calibration(forecast, actual, np.ones(actual.shape, bool)) == 1.0
+
+
+@cache
+def evaluated() -> Evaluation:
+    """Thirty series that sell every day, over two windows."""
+    rows = rows_of({f"s{i}": sales(level=40.0, seed=i) for i in range(30)})
+    return evaluate(rows, SPEC, AS_OF, pool(rows, SPEC, AS_OF, trees=False))
+
+
+@pytest.mark.parametrize("objective", ["rmsse", "mase"])
+def test_a_window_of_large_errors_says_no_more_of_candidates_than_another(objective):
+    """A holiday makes every candidate err three times as far, but for one that luck saves: that is one window's word.
+
+    The candidate that is right in that window takes as much of the evidence as if the errors of both were alike.
+    """
+    was = replace(evaluated(), spec=replace(SPEC, objective=objective))
+    forecasts = was.F.copy()
+    forecasts[:, 0, 0] = was.Y[:, 0]
+    loud = forecasts.copy()
+    loud[:, 0] += 2.0 * (forecasts[:, 0] - was.Y[:, 0, None])
+    squares = [np.einsum("kcc->kc", gather_evidence(replace(was, F=F)).moments)[3, :9] for F in (forecasts, loud)]
+    ratio, louder = (square[0] / np.median(square) for square in squares)
+    assert louder == pytest.approx(ratio, rel=0.1)
+
+
+def test_what_series_that_always_sell_share_in_all_windows_is_mostly_the_times():
+    """A promotion that lasts for all windows is no bias of models that follow the level; of series that seldom sell,
+    whose models do not, it is.
+    """
+    was = replace(evaluated(), F=evaluated().F * np.exp(0.22))
+    assert gather_evidence(was).factor[3] == pytest.approx(np.exp(-0.05), abs=1e-6)
+    assert gather_evidence(replace(was, classes=np.zeros(30, np.int64))).factor[0] < np.exp(-0.15)
 
 
 def test_weights_go_to_the_best_candidates_and_not_to_a_list():

@@ -23,6 +23,7 @@ LONGEST_INTERVAL = 60  # from which on the chance of a sale stays
 OWN_INTERVALS = 10.0  # the constant chance weighs as much as so many intervals
 SURE = 0.98  # the highest chance of a sale in a period
 LEVELS = np.geomspace(1 / 32, 8, 33)  # of a window's demand, over its forecast
+USUAL = 0.75  # standard deviation of the logarithms of levels, as series that rarely sell have it
 UNSEEN = 1.0  # windows that may be anywhere among the levels, beside those of the backtest
 ROUNDS = 200  # of the search for the likeliest mixture
 MOST_WINDOWS = 4000  # that levels are read off
@@ -59,6 +60,12 @@ def level_shares(windows: Windows) -> Floats:
         told = shares / (chances @ shares)[:, None] * chances
         shares = (told.sum(0) + UNSEEN / number) / (count + UNSEEN)
     return np.asarray(shares, np.float64)
+
+
+def usual_shares() -> Floats:
+    """The shares of LEVELS as they usually are, for where nothing tells: lognormal, in the mean the forecast."""
+    chances = np.exp(-((np.log(LEVELS) / USUAL + USUAL / 2.0) ** 2) / 2.0)
+    return np.asarray(chances / chances.sum(), np.float64)
 
 
 def _likelihoods(windows: Windows) -> Floats:
@@ -184,10 +191,9 @@ def sale_chance(intervals: NDArray[np.int64]) -> Floats:
 
 def shares_by_kind(windows: Windows, kind: NDArray[np.int64], kinds: int, least: int) -> Sequence[Floats]:
     """The shares of LEVELS of each kind of window; a kind with fewer than `least` windows takes those of all, and where
-    all are too few, demand is as the forecast.
+    all are too few, the `USUAL` spread about the forecast.
     """
-    at_forecast = (np.abs(LEVELS - 1.0) < 1e-9).astype(np.float64)
-    every = level_shares(windows) if len(kind) >= least else at_forecast
+    every = level_shares(windows) if len(kind) >= least else usual_shares()
     found = list["Floats"]()
     for k in range(kinds):
         mine = np.flatnonzero(kind == k)

@@ -11,6 +11,7 @@ from many_models.decisions.rare_sales import (
     CHANCES,
     LEVELS,
     SURE,
+    USUAL,
     Selling,
     Windows,
     expected_sales,
@@ -97,5 +98,10 @@ def test_a_kind_with_few_windows_takes_the_levels_of_all() -> None:
     assert np.array_equal(found[1], level_shares(windows))
     assert np.array_equal(found[1], found[2])
     assert levels_of(found[0], 100).mean() == pytest.approx(0.3, abs=0.06)
-    few = shares_by_kind(windows.of(np.arange(5)), np.zeros(5, np.int64), 1, 30)
-    assert levels_of(few[0], 100) == pytest.approx(1.0, abs=0.1)
+
+
+def test_where_few_windows_tell_of_levels_they_are_as_far_off_as_usual() -> None:
+    windows = windows_of(np.repeat(1.0, 5), 5)
+    few = levels_of(shares_by_kind(windows, np.zeros(5, np.int64), 1, 30)[0], 1000)
+    assert few.mean() == pytest.approx(1.0, abs=0.05)
+    assert np.log(few).std() == pytest.approx(USUAL, abs=0.05)

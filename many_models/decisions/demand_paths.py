@@ -7,7 +7,8 @@ Three things would make the backtest look better than what comes. A window belon
 before it: that a series sells often by now means that it sold well in its windows. A window's standard deviation is
 that of the series' other windows. And a series that left the shelf is missing wholly, however large it was.
 Series that rarely sell follow their own intervals between sales and their own sizes (see `rare_sales`); with too few
-sales for that, what came of others that had sold as rarely (see `few_sales`).
+sales for that, what came of others that had sold as rarely (see `few_sales`). Series that began to sell not long ago
+follow what came of others at the same age (see `beginners`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from many_models.decisions import rare_sales
+from many_models.decisions.beginners import Beginners, beginners
 from many_models.decisions.few_sales import Analogues, analogues
 
 if TYPE_CHECKING:
@@ -83,12 +85,33 @@ class Histories:
         own = self.y[self.start[i] : self.start[i + 1]]
         return own[np.isfinite(own)]
 
+    def since_first_sale(self, i: int) -> Floats:
+        """The known periods of series `i` from its first sale on."""
+        own = self.of(i)
+        return own[np.argmax(own > 0) :]
+
+    def began(self) -> NDArray[np.int64]:
+        """The place in `y` of each series' first sale, of its end where there is none."""
+        sales = np.append(np.flatnonzero(np.nan_to_num(self.y) > 0), len(self.y))
+        return np.minimum(sales[np.searchsorted(sales, self.start[:-1])], self.start[1:])
+
     def sold(self) -> Floats:
-        """The share of each series' known periods in which it sold; 1 where nothing is known."""
+        """The share of each series' known periods since its first sale in which it sold: the periods before tell when
+        it came to the shelf, not how often it sells. 0 without a sale, 1 where nothing is known.
+        """
         known, sold = np.isfinite(self.y), np.nan_to_num(self.y) > 0
-        counts = np.diff(np.concatenate([[0], np.cumsum(known)])[self.start])
-        sales = np.diff(np.concatenate([[0], np.cumsum(sold)])[self.start])
-        return np.where(counts > 0, sales / np.maximum(counts, 1), 1.0)
+        found, sales = (np.concatenate([[0], np.cumsum(of)]) for of in (known, sold))
+        counts, since = np.diff(found[self.start]), found[self.start[1:]] - found[self.began()]
+        share = np.diff(sales[self.start]) / np.maximum(since, 1)
+        return np.where(counts > 0, share, 1.0)
+
+    def ages(self, unknown: int) -> NDArray[np.int64]:
+        """How many periods ago each series was first sold. 0 where it was not, and where it may have been sold before:
+        in the first `unknown` periods of the longest history.
+        """
+        age = self.start[1:] - self.began()
+        longest = int(np.diff(self.start).max(initial=0))
+        return np.where(age <= longest - unknown, age, 0)
 
     def whole(self) -> NDArray[np.bool_]:
         """Which series are counted in whole units, as far as their periods tell."""
@@ -107,6 +130,8 @@ class Histories:
         for values in (known, y > 0, y, squares):  # part by part: what is wild in one series is in no other's sum
             parts = np.add.reduceat(np.append(values, 0.0), edges.ravel()).reshape(edges.shape)[:, :-1]
             found.append(np.where(empty, 0.0, parts).cumsum(1))
+        at, begun = np.concatenate([[0], np.cumsum(known)]), self.began()[:, None]
+        found.append(np.maximum(at[edges[:, 1:]] - at[begun], 0).astype(np.float64))
         return Before(*found)
 
     def chosen(self, rows: NDArray[np.int64]) -> Histories:
@@ -120,17 +145,18 @@ class Histories:
 @dataclass(frozen=True)
 class Before:
     """Of each series before each window of its backtest (series × windows): how many `periods` were known, in how many
-    it sold (`sales`), what it `sold`, and the sum of its `squares`.
+    it sold (`sales`), what it `sold`, the sum of its `squares`, and how many periods were known `since` its first sale.
     """
 
     periods: Floats
     sales: Floats
     sold: Floats
     squares: Floats
+    since: Floats
 
     def share(self) -> Floats:
-        """The share of periods with sales, NaN where nothing was known."""
-        return np.where(self.periods > 0, self.sales / np.maximum(self.periods, 1.0), np.nan)
+        """The share of periods with sales since the first one, NaN where nothing was known."""
+        return np.where(self.periods > 0, self.sales / np.maximum(self.since, 1.0), np.nan)
 
     def kind(self, now: NDArray[np.int64]) -> NDArray[np.int64]:
         """The kind that the series was of then; that it is of `now` where nothing was known."""
@@ -182,6 +208,8 @@ class PathModel:
     levels: Sequence[Floats]  # of each kind, the shares of `rare_sales.LEVELS`, of series that rarely sell
     few: NDArray[np.bool_]  # which series have sold too rarely for that
     alike: Analogues  # windows that began with as few sales
+    young: NDArray[np.bool_]  # which series began to sell not long ago
+    beginners: Beginners  # windows of series that were as young
     nonnegative: bool
 
     def of(self, rows: NDArray[np.int64]) -> PathModel:
@@ -197,11 +225,12 @@ class PathModel:
             whole=self.whole[rows],
             renewal=self.renewal[rows],
             few=self.few[rows],
+            young=self.young[rows],
         )
 
     def wider(self, factors: Floats) -> PathModel:
         """The model whose errors are that many times as large; a series that rarely sells keeps its own intervals and
-        sizes.
+        sizes, and a beginner what came of others.
         """
         return replace(self, dispersion=self.dispersion * factors**2)
 
@@ -219,7 +248,7 @@ class PathModel:
         half = (paths + 1) // 2
         steps = self.y_hat.shape[1]
         found = np.empty((len(rows), paths, steps), np.float32)
-        dense = np.flatnonzero(~self.renewal[rows] & ~self.few[rows])
+        dense = np.flatnonzero(~self.renewal[rows] & ~self.few[rows] & ~self.young[rows])
         uniforms, places = (np.empty((len(rows), half), np.float32) for _ in range(2))
         levels = [rare_sales.levels_of(shares, 2 * half) for shares in self.levels]
         rare = rows[self.renewal[rows]].tolist()
@@ -231,6 +260,8 @@ class PathModel:
                 own, order = levels[int(self.kind[i])], rng.permutation(half)
                 lift = np.concatenate([own[:half][order], own[::-1][:half][order]])[:paths]
                 found[at] = rare_sales.paths(rng, selling[i], expected[i], lift)
+            elif self.young[i]:
+                found[at] = self.beginners.paths(rng, self.histories.since_first_sale(i), paths)
             elif self.few[i]:
                 found[at] = self.alike.paths(rng, self.histories.of(i), paths)
             else:
@@ -292,7 +323,9 @@ def fit_paths(
     gone = _gone(backtest) if nonnegative else np.zeros(error.shape[:2], bool)
     others = _by_other_windows(error, past, known, power, kind)
     sales = np.array([np.count_nonzero(histories.of(i) > 0) if sold[i] < INTERMITTENT else 0 for i in range(len(sold))])
-    rare = (sold < INTERMITTENT) & nonnegative
+    age, as_young = histories.ages(error.shape[2]), beginners(histories, error.shape[2])
+    young = (age > 0) & (age <= as_young.oldest()) & nonnegative
+    rare = (sold < INTERMITTENT) & nonnegative & ~young
     renewal = rare & (sales >= LEAST_SALES)
     alike = analogues(backtest, histories, LEAST_SALES - 1, INTERMITTENT)
     few = rare & ~renewal & alike.there(FEW_WINDOWS, LEAST_SALES - 1)[np.minimum(sales, LEAST_SALES - 1)]
@@ -310,6 +343,8 @@ def fit_paths(
         level_shares(error, backtest, before, kind),
         few,
         alike,
+        young,
+        as_young,
         nonnegative,
     )
 

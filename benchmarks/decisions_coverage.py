@@ -1,15 +1,19 @@
 """How often demand stays within its quantiles.
-`python -m benchmarks.decisions_coverage [SET] [--series 200] [--cutoffs 5]`.
+`python -m benchmarks.decisions_coverage [SET] [--series 200] [--cutoffs 5] [--apart 28]`.
 
 SET is a public table (see many_models_tests/support/public_tables.py). The `horizon` periods after each of the last
-cutoffs, a horizon apart, are held back; sums of the first half and of all of them are compared with their quantiles,
-per kind of series (share of periods that sell). All series share the luck of a cutoff, so one cutoff tells little: the
-last lines are of all cutoffs together. "between" is the share of sums between the two bounds of a central interval,
-"below" that below the quantile itself, which a stock is set by. Demand that is often zero has no quantile of exactly
-50 %: where 70 % of the sums are zero, 70 % are within any interval from zero on. "level" therefore counts of such a
-probability the part that an interval of exactly that share has (the mean of the non-randomised PIT, Czado, Gneiting &
-Held 2009). Where a set says when stock was out, what is compared is the demand behind sales that stock cut short, as
-training estimates it; sums with a day of which nothing is known are left out.
+cutoffs are held back; cutoffs are `--apart` periods from each other, by default a horizon. Sums of the first half and
+of all of the periods are compared with their quantiles, per class of series: how often it has sold since its first
+sale, apart from series that have not sold yet and from those whose first sale is at most two horizons ago.
+
+All series share the luck of a cutoff, so one cutoff tells little: the last lines are of all cutoffs together, and the
+standard error beside them comes from how cutoffs differ, not from the number of series.
+"between" is the share of sums between the two bounds of a central interval, "below" that below the quantile itself,
+which a stock is set by. Demand that is often zero has no quantile of exactly 50 %: where 70 % of the sums are zero,
+70 % are within any interval from zero on. "level" therefore counts of such a probability the part that an interval of
+exactly that share has (the mean of the non-randomised PIT, Czado, Gneiting & Held 2009). Where a set says when stock
+was out, what is compared is the demand behind sales that stock cut short, as training estimates it; sums with a day of
+which nothing is known are left out.
 """
 
 from __future__ import annotations
@@ -21,11 +25,13 @@ import pyarrow as pa
 
 from benchmarks._public_sample import sample
 from benchmarks._report import Figure, flags, machine, show
-from many_models.decisions.demand_paths import Backtest, Histories, fit_paths, sum_quantiles
+from many_models.decisions.beginners import HORIZONS
+from many_models.decisions.demand_paths import CLASSES, Backtest, Histories, fit_paths, sum_quantiles
 from many_models.forecasting import Spec, pool, prepare, train
 from many_models.orchestration.decision_inputs import HISTORY
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
     import pandas as pd
@@ -36,38 +42,51 @@ if TYPE_CHECKING:
 SHARES = (50, 80, 95, 99)
 GRID = (np.arange(400) + 0.5) / 400  # of the quantiles that a distribution is read from
 WORDS = ("between", "below", "level")
-Inside = dict[tuple[int, int], list["np.ndarray"]]  # length and kind → a row per series: the shares for each of WORDS
+CLASS_NAMES = ("all series", "not sold yet", "began to sell", "less than 25 %", "25 to 60 %", "60 to 90 %", "90 %")
+EVERY, NEVER, BEGAN, FIRST = range(4)  # places in CLASS_NAMES; from FIRST on they are by the share of periods
+Inside = dict[tuple[int, int], "np.ndarray"]  # length and class → a row per series: the shares for each of WORDS
 
 
-def measured(name: str, most: int, cutoffs: int) -> list[Figure]:
-    """The coverage of each kind of series and share, of each cutoff and of all."""
+def measured(name: str, most: int, cutoffs: int, apart: int) -> list[Figure]:
+    """The coverage of each class of series and share, of each cutoff and of all; `apart` 0: a horizon."""
     found = sample(name, most, stock=True)
     horizon, rows = found.spec.horizon, prepared(found.frame, found.spec, found.times[-1])
     real = rows.select(["series_id", "ds", "y"]).to_pandas()
-    every: Inside = {}
-    figures = list[Figure]()
-    for back in range(cutoffs, 0, -1):
-        cutoff = found.times[-horizon * back - 1]
-        inside = of_cutoff(found.frame, real, found.spec, cutoff)
-        figures += told(f"{name}, {cutoff:%Y-%m-%d}", inside)
-        for of, rows in inside.items():
-            every.setdefault(of, []).extend(rows)
+    every, figures = list[Inside](), list[Figure]()
+    for back in range(cutoffs - 1, -1, -1):
+        cutoff = found.times[-horizon - 1 - back * (apart or horizon)]
+        every.append(of_cutoff(found.frame, real, found.spec, cutoff))
+        figures += told(f"{name}, {cutoff:%Y-%m-%d}", every[-1:])
     return figures + told(f"{name}, all {cutoffs} cutoffs", every)
 
 
-def told(what: str, inside: Inside) -> list[Figure]:
-    """The shares of `inside`."""
+def told(what: str, cutoffs: Sequence[Inside]) -> list[Figure]:
+    """The shares of all `cutoffs` together, and their standard errors."""
     figures = list[Figure]()
-    for (length, kind), rows in sorted(inside.items()):
-        shares = np.mean(np.vstack(rows), axis=0).reshape(len(WORDS), len(SHARES))
+    for length, of in sorted({key for inside in cutoffs for key in inside}):
+        parts = [inside[length, of] for inside in cutoffs if (length, of) in inside]
+        share, off = share_and_error(parts)
+        whose = f"{what}, sum of {length}, {CLASS_NAMES[of]} ({sum(map(len, parts))})"
         figures += [
-            Figure(
-                f"{what}, sum of {length}, kind {kind} ({len(rows)}), {word} {share} %", value, "", f"{share / 100:g}"
-            )
-            for word, values in zip(WORDS, shares.tolist(), strict=True)
-            for share, value in zip(SHARES, values, strict=True)
+            Figure(f"{whose}, {word} {SHARES[at]} %", share[row, at], f"± {off[row, at]:.3f}", f"{SHARES[at] / 100:g}")
+            for row, word in enumerate(WORDS)
+            for at in range(len(SHARES))
         ]
     return figures
+
+
+def share_and_error(cutoffs: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """The mean of the cases (rows) of all `cutoffs`, and its standard error, WORDS × SHARES.
+
+    The cases of a cutoff go together, however many they are: the error is that of a ratio of sums over cutoffs. One
+    cutoff does not tell it.
+    """
+    mean, number = np.concatenate(cutoffs).mean(0), len(cutoffs)
+    error = np.full(len(mean), np.nan)
+    if number > 1:
+        off = np.stack([(cases - mean).sum(0) for cases in cutoffs])
+        error = np.sqrt((off**2).sum(0) * number / (number - 1)) / sum(map(len, cutoffs))
+    return mean.reshape(len(WORDS), -1), error.reshape(len(WORDS), -1)
 
 
 def of_cutoff(frame: pd.DataFrame, real: pd.DataFrame, spec: Spec, cutoff: datetime) -> Inside:
@@ -75,7 +94,7 @@ def of_cutoff(frame: pd.DataFrame, real: pd.DataFrame, spec: Spec, cutoff: datet
     horizon, past = spec.horizon, frame.loc[frame["ds"] <= cutoff]
     model = paths_at(past, spec, cutoff)
     after = real.loc[real["ds"] > cutoff].pivot_table(index="series_id", columns="ds", values="y")
-    ahead = after.reindex(model.series).to_numpy()[:, :horizon]
+    ahead, kinds = after.reindex(model.series).to_numpy()[:, :horizon], classes(model.histories, horizon)
     inside: Inside = {}
     for length in (horizon // 2, horizon):
         edges = [0.5 - s / 200 for s in SHARES] + [0.5 + s / 200 for s in SHARES] + [s / 100 for s in SHARES]
@@ -83,9 +102,19 @@ def of_cutoff(frame: pd.DataFrame, real: pd.DataFrame, spec: Spec, cutoff: datet
         low, high, quantile, whole = np.split(found, [len(SHARES) * n for n in (1, 2, 3)], axis=1)
         actual = ahead[:, :length].sum(1)[:, None]
         within = np.hstack([(actual >= low) & (actual <= high), actual <= quantile, levels(whole, actual)])
-        for at in np.flatnonzero(np.isfinite(actual[:, 0])).tolist():
-            inside.setdefault((length, int(model.kind[at])), []).append(within[at])
+        known = np.isfinite(actual[:, 0])
+        inside[length, EVERY] = within[known]
+        inside |= {(length, int(of)): within[known & (kinds == of)] for of in np.unique(kinds[known])}
     return inside
+
+
+def classes(histories: Histories, horizon: int) -> np.ndarray:
+    """The place of each series' class in CLASS_NAMES."""
+    share, age = histories.sold(), histories.ages(horizon)
+    found = FIRST + np.searchsorted(CLASSES, share, side="right")
+    found[(age > 0) & (age <= HORIZONS * horizon)] = BEGAN
+    found[share == 0] = NEVER
+    return found
 
 
 def levels(quantiles: np.ndarray, actual: np.ndarray) -> np.ndarray:
@@ -143,9 +172,10 @@ def main() -> None:
     parser.add_argument("set", nargs="?", default="store_item")
     parser.add_argument("--series", type=int, default=200)
     parser.add_argument("--cutoffs", type=int, default=5)
+    parser.add_argument("--apart", type=int, default=0, help="periods from a cutoff to the next, not below a horizon")
     given = parser.parse_args()
     series, cutoffs = (20, 1) if given.small else (given.series, given.cutoffs)
-    show(measured(given.set, series, cutoffs), machine(), as_json=given.json)
+    show(measured(given.set, series, cutoffs, given.apart), machine(), as_json=given.json)
 
 
 if __name__ == "__main__":

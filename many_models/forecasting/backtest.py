@@ -177,8 +177,11 @@ def _left_out(prepared: Prepared, names: pd.DataFrame) -> pd.DataFrame:
     empty = prepared.series.filter(pc.equal(prepared.series["observations"], 0))
     reasons |= dict(zip(empty["series_id"].to_pylist(), empty["why"].to_pylist(), strict=True))
     ids = pd.Series(list(reasons), dtype=object)
-    own = names.drop(columns="series_id", errors="ignore").loc[ids].reset_index(drop=True)
-    return pd.concat([ids.rename("series_id"), own, pd.Series(list(reasons.values()), name="reason")], axis=1)
+    found = names.drop(columns="series_id", errors="ignore").loc[ids].reset_index(drop=True)
+    found.insert(0, "series_id", ids)
+    why = pd.Series(list(reasons.values()), dtype=object)
+    found.insert(found.shape[1], "reason", why, allow_duplicates=True)  # a key may be called so, too
+    return found
 
 
 def _require_names(named: Sequence[str], others: Sequence[str], results: Sequence[str]) -> None:

@@ -58,6 +58,14 @@ def test_a_key_may_have_a_name_of_the_core_s_own_tables(data, report, name):
     assert set(backtest(bad, **{**OPTIONS, "keys": [name, "item"]}).left_out["series_id"]) == {"a__1", "a__2", "a__3"}
 
 
+@pytest.mark.parametrize("name", ["series_id", "reason"])
+def test_the_only_key_may_be_called_like_a_column_of_the_report(data, name):
+    alone = data[data["shop"] == "a"].assign(**{name: lambda frame: frame["item"].astype(str)})
+    found = backtest(alone, **{**OPTIONS, "keys": [name], "known": [], "candidates": ["mean"]})
+    assert set(found.forecasts[name]) == {"1", "2", "3"}
+    assert not len(found.left_out)
+
+
 @pytest.mark.parametrize(("keys", "says"), [(["cutoff"], "named like"), (["lo80"], "named like"), (["day"], "twice")])
 def test_a_key_that_a_column_of_the_forecasts_is_called_is_refused(data, keys, says):
     with pytest.raises(InputError, match=says):

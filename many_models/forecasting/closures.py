@@ -10,7 +10,7 @@ year on where two earlier ones were; a zero is called a closed day, and not a st
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
@@ -36,6 +36,7 @@ MOSTLY = 0.75  # of the earlier occurrences that were closed
 EASTER = (-63, 70)  # days from Easter Sunday that may move with it
 NEAR = 3  # days from a holiday of the calendar that may move with it
 NO_LABEL = -1
+ROUNDING = 1e-6  # by which sums of weights may differ
 MOST_KEPT = 5_000  # histories whose closed days are kept: more than a worker has in a chunk
 
 _KEPT: dict[bytes, NDArray[np.int64]] = {}
@@ -55,6 +56,26 @@ class Readings:
 
     days: NDArray[np.int64]
     labels: NDArray[np.int64]
+
+    @cached_property
+    def order(self) -> NDArray[np.int64]:
+        """The places of days (readings × days), those that a reading calls the same beside each other, in time."""
+        return np.argsort(self.labels, axis=1, kind="stable")
+
+    @cached_property
+    def begins(self) -> NDArray[np.int64]:
+        """Where in `order` the days begin that a reading calls as it calls the day there (readings × days)."""
+        named = np.take_along_axis(self.labels, self.order, 1)
+        place = np.arange(named.shape[1])
+        new = np.concatenate([np.ones((len(named), 1), np.bool_), named[:, 1:] != named[:, :-1]], axis=1)
+        return np.maximum.accumulate(np.where(new, place, 0), axis=1)
+
+    def before(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """By reading, the sum of `values` (a number a day) over earlier days that are called as a day is."""
+        sums, found = np.zeros((len(self.order), len(values) + 1)), np.empty(self.labels.shape)
+        np.cumsum(values[self.order], axis=1, out=sums[:, 1:])
+        np.put_along_axis(found, self.order, sums[:, :-1] - np.take_along_axis(sums, self.begins, 1), 1)
+        return found
 
     @classmethod
     def of(cls, days: NDArray[np.int64], holidays: NDArray[np.int64], slots: NDArray[np.int64]) -> Readings:
@@ -209,12 +230,18 @@ class _Evidence:
             enough = np.bincount(at, weight) > IMPLAUSIBLE
             yield from ((reading, label) for label in there[enough].tolist() if label != NO_LABEL)
 
-    def called_like(self, at: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
-        """Each reading by which an earlier closure is called like the day `at`, and all days that are."""
-        earlier = np.array([place for place in self.of_day if place < at], np.int64)
-        for reading, labels in enumerate(self.labels):
-            if labels[at] != NO_LABEL and (labels[earlier] == labels[at]).any():
-                yield reading, np.flatnonzero(labels[: len(self.days.seen)] == labels[at])
+    def may_be(self, readings: Readings, at: NDArray[np.int64], more: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Whether a reading may find the days `at` closed (readings × days), by all earlier ones that it calls the
+        same: enough of them closed, and implausible together with what the runs of the days themselves weigh (`more`).
+        `closed` decides. It takes its time, and most zeros of a series that sells seldom are no closed days.
+        """
+        places = np.array(list(self.of_day), np.int64)
+        closed, sold, weight = np.zeros((3, self.labels.shape[1]))
+        closed[places], weight[places] = 1.0, [run.weight for run in self.of_day.values()]
+        sold[: len(self.days.sold)] = self.days.sold & ~self.days.weekly
+        ran, open_ = readings.before(closed)[:, at], readings.before(sold)[:, at]
+        heavy = readings.before(weight)[:, at] + more > IMPLAUSIBLE - ROUNDING
+        return (self.labels[:, at] != NO_LABEL) & (ran > 0) & (ran >= MOSTLY * (ran + open_)) & heavy
 
     def explained_before(self, reading: int, places: list[int], at: int) -> bool:
         """Whether an earlier reading has one name for all `places`, of several, and another one for the day `at`."""
@@ -296,8 +323,13 @@ def recognised(y: NDArray[np.float64], code: NDArray[np.int8], readings: Reading
     evidence = _evidence(y, code, readings, week, np.arange(len(y)))
     if evidence is None:
         return found
-    for at, now in evidence.days.so_far().items():
-        found[at] = any(evidence.closed(at, reading, places, 1, now) for reading, places in evidence.called_like(at))
+    if not (so_far := evidence.days.so_far()):
+        return found
+    days, more = np.array(list(so_far), np.int64), np.array([weight for _, _, weight in so_far.values()])
+    for reading, i in np.argwhere(evidence.may_be(readings, days, more)).tolist():
+        at, labels = int(days[i]), readings.labels[reading]
+        places = np.flatnonzero(labels == labels[at])
+        found[at] = found[at] or evidence.closed(at, reading, places, 1, so_far[at])
     return found
 
 
@@ -327,6 +359,7 @@ class Closures:
     def __init__(self, layout: Layout, ds: NDArray[np.datetime64], periods: int) -> None:
         """`ds` are stamps of the history, `periods` of them, and of what follows."""
         self.periods, self.size = periods, len(ds)
+        self._newest: tuple[tuple[int, int], Readings] | None = None
         self.daily = rhythm(layout.frequency).unit == "D" and layout.frequency in {"D", "B"}
         if not self.daily:
             return
@@ -356,7 +389,7 @@ class Closures:
         """Which zeros of the history from the place `first` on are closed days."""
         found = np.zeros(len(y), np.bool_)
         if self.daily:
-            found[first:] = recognised(y[first:], code[first:], self._from(first, len(y)), self.week)
+            found[first:] = recognised(y[first:], code[first:], self._history(first, len(y)), self.week)
         return found
 
     def _expected(self, y: NDArray[np.float64], code: NDArray[np.int8], first: int) -> NDArray[np.bool_]:
@@ -374,6 +407,12 @@ class Closures:
         closed = np.zeros(len(self.stamps), np.bool_)
         closed[places] = True
         return closed
+
+    def _history(self, first: int, stop: int) -> Readings:
+        """The readings of a history; most series have the same one, and its order is found once."""
+        if self._newest is None or self._newest[0] != (first, stop):
+            self._newest = (first, stop), self._from(first, stop)
+        return self._newest[1]
 
     def _from(self, first: int, stop: int) -> Readings:
         return Readings(self.readings.days[first:stop], self.readings.labels[:, first:stop])

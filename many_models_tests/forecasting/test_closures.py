@@ -204,6 +204,30 @@ def test_states_do_not_change_when_history_grows():
         assert recognised(y[:cut], code[:cut], readings, 7).tolist() == whole[:cut].tolist()
 
 
+def test_no_day_is_passed_over_that_a_closer_look_finds_closed(monkeypatch: pytest.MonkeyPatch):
+    """Only days that may be closed are looked at: looking at each zero by each reading finds the same ones."""
+    none, total = np.zeros(0, np.int64), 0
+    for seed in range(24):
+        rng = np.random.default_rng(seed)
+        days = days_until(date(2023 + seed % 4, int(rng.integers(1, 13)), 28))
+        closed = [
+            day for day in [*every_year([(8, 15), *CHRISTMAS]), *easters(1), *last_mondays()] if rng.random() < 0.9
+        ]
+        y = shop(days, closed, level=float(rng.choice([6.0, 40.0])), seed=seed)
+        y[rng.random(len(y)) < rng.choice([0.0, 0.02, 0.1])] = 0.0
+        if seed % 3 == 0:
+            y[days.dayofweek == 6] = 0.0
+        code = np.where(rng.random(len(y)) < 0.01, pack.MISSING, pack.OBSERVED).astype(np.int8)
+        readings = Readings.of(days.to_numpy("datetime64[D]").astype(np.int64), none, none)
+        quick = recognised(y, code, readings, 7)
+        with monkeypatch.context() as patch:
+            named = lambda self, _, at, __: self.labels[:, at] != closures.NO_LABEL  # noqa: E731
+            patch.setattr(closures._Evidence, "may_be", named)
+            assert recognised(y, code, readings, 7).tolist() == quick.tolist()
+        total += quick.sum()
+    assert total > 100
+
+
 def test_a_shop_with_closed_days_changes_no_other_series():
     days = days_until(date(2023, 12, 10), date(2021, 12, 1))
     others = {"b": shop(days, [], seed=2), "c": shop(days, [], level=2.0, seed=3)}

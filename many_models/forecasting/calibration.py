@@ -25,7 +25,7 @@ STEPS_OF_GROWTH = 2000.0  # errors whose worth that belief is
 SHOCK = 0.05  # standard deviation of what the series of a class share in a window, before evidence
 CHANCE = 2.0  # how much more than chance would explain has to speak for a correction
 MOST_FACTOR = 0.3  # the largest correction, as a log
-MOST_DENSE = 0.05  # the same of series that nearly always sell: their models follow them, what is left is the times
+MOST_DENSE = 0.05  # the same for series that nearly always sell: models follow their level, the rest is passing events
 WIDER = 1.04  # few windows share their luck: the next one is a little further off than they were
 
 

@@ -59,19 +59,19 @@ class Readings:
 
     @cached_property
     def order(self) -> NDArray[np.int64]:
-        """The places of days (readings × days), those that a reading calls the same beside each other, in time."""
+        """The places of days (readings × days); those that a reading calls the same are neighbours, in order."""
         return np.argsort(self.labels, axis=1, kind="stable")
 
     @cached_property
     def begins(self) -> NDArray[np.int64]:
-        """Where in `order` the days begin that a reading calls as it calls the day there (readings × days)."""
+        """For each place in `order`, the place at which the days of the same label begin (readings × days)."""
         named = np.take_along_axis(self.labels, self.order, 1)
         place = np.arange(named.shape[1])
         new = np.concatenate([np.ones((len(named), 1), np.bool_), named[:, 1:] != named[:, :-1]], axis=1)
         return np.maximum.accumulate(np.where(new, place, 0), axis=1)
 
     def before(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """By reading, the sum of `values` (a number a day) over earlier days that are called as a day is."""
+        """For each reading and day, the sum of `values` (one for each day) over the earlier days of the same label."""
         sums, found = np.zeros((len(self.order), len(values) + 1)), np.empty(self.labels.shape)
         np.cumsum(values[self.order], axis=1, out=sums[:, 1:])
         np.put_along_axis(found, self.order, sums[:, :-1] - np.take_along_axis(sums, self.begins, 1), 1)
@@ -217,7 +217,7 @@ class _Evidence:
     """Closures of one series by what their days are called."""
 
     def __init__(self, days: _Days, readings: Readings, known: NDArray[np.int64]) -> None:
-        self.days, self.labels, self.known = days, readings.labels, known
+        self.days, self.readings, self.labels, self.known = days, readings, readings.labels, known
         self.runs = days.runs()
         self.of_day = {at: run for run in self.runs for at in range(run.first, run.last + 1) if days.zero[at]}
 
@@ -230,17 +230,18 @@ class _Evidence:
             enough = np.bincount(at, weight) > IMPLAUSIBLE
             yield from ((reading, label) for label in there[enough].tolist() if label != NO_LABEL)
 
-    def may_be(self, readings: Readings, at: NDArray[np.int64], more: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """Whether a reading may find the days `at` closed (readings × days), by all earlier ones that it calls the
-        same: enough of them closed, and implausible together with what the runs of the days themselves weigh (`more`).
-        `closed` decides. It takes its time, and most zeros of a series that sells seldom are no closed days.
+    def may_be(self, at: NDArray[np.int64], more: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Whether a reading may find the days `at` closed (readings × days): enough of the earlier days that it calls
+        the same were closed, and their weights, with those of the days' own runs (`more`), are implausible together.
+
+        A bound: `closed` decides. It is slow, and most zeros are not closed days.
         """
         places = np.array(list(self.of_day), np.int64)
         closed, sold, weight = np.zeros((3, self.labels.shape[1]))
         closed[places], weight[places] = 1.0, [run.weight for run in self.of_day.values()]
         sold[: len(self.days.sold)] = self.days.sold & ~self.days.weekly
-        ran, open_ = readings.before(closed)[:, at], readings.before(sold)[:, at]
-        heavy = readings.before(weight)[:, at] + more > IMPLAUSIBLE - ROUNDING
+        ran, open_ = self.readings.before(closed)[:, at], self.readings.before(sold)[:, at]
+        heavy = self.readings.before(weight)[:, at] + more > IMPLAUSIBLE - ROUNDING
         return (self.labels[:, at] != NO_LABEL) & (ran > 0) & (ran >= MOSTLY * (ran + open_)) & heavy
 
     def explained_before(self, reading: int, places: list[int], at: int) -> bool:
@@ -326,7 +327,7 @@ def recognised(y: NDArray[np.float64], code: NDArray[np.int8], readings: Reading
     if not (so_far := evidence.days.so_far()):
         return found
     days, more = np.array(list(so_far), np.int64), np.array([weight for _, _, weight in so_far.values()])
-    for reading, i in np.argwhere(evidence.may_be(readings, days, more)).tolist():
+    for reading, i in np.argwhere(evidence.may_be(days, more)).tolist():
         at, labels = int(days[i]), readings.labels[reading]
         places = np.flatnonzero(labels == labels[at])
         found[at] = found[at] or evidence.closed(at, reading, places, 1, so_far[at])

@@ -62,10 +62,9 @@ def error_moments(  # noqa: PLR0913, PLR0917 - forecasts, actuals, and what says
     its median candidate's mean square (of those that are `made`), so that series can be pooled. With `usual`, what its
     squares are like over its history (NaN where unknown), squared errors are in units of the geometric mean of both:
     windows in which a series happened to sell nothing must not speak for forecasts of nothing. For `sparse` series, of
-    which many sell nothing
-    in any window, the history alone is the unit. Objectives of absolute errors weigh each error by the inverse of the
-    median candidate's, which makes the square an absolute value (Weiszfeld's step). With `alike` windows count alike,
-    see `_loudness`.
+    which many sell nothing in any window, the history alone is the unit. Objectives of absolute errors weigh each error
+    by the inverse of the median candidate's, which makes the square an absolute value (Weiszfeld's step). With `alike`
+    all windows count the same, see `_loudness`.
     """
     e = np.where(mask[:, :, None, :], F - Y[:, :, None, :], 0.0)
     e = np.moveaxis(e, 2, 1).reshape(len(F), F.shape[2], F.shape[1] * F.shape[3])
@@ -92,8 +91,8 @@ def error_moments(  # noqa: PLR0913, PLR0917 - forecasts, actuals, and what says
 def _loudness(square: NDArray[np.float64], mask: NDArray[np.bool_]) -> NDArray[np.float64]:
     """How much of the squared errors (series × windows) each window has, against the mean of the windows.
 
-    All series of a window share its luck. In squares a window with a holiday outshouts all others, so that weights
-    would be those of holidays; divided by this, each window is one observation.
+    All series of a window share its luck. The squared errors of a window with a holiday would outweigh those of all
+    others, and the weights would suit holidays only. Divided by this, each window is one observation.
     """
     there, total = mask.any(2), square.sum(1, keepdims=True)
     share = square * there.sum(1, keepdims=True) / np.maximum(total, 1e-300)

@@ -221,7 +221,7 @@ def test_no_day_is_passed_over_that_a_closer_look_finds_closed(monkeypatch: pyte
         readings = Readings.of(days.to_numpy("datetime64[D]").astype(np.int64), none, none)
         quick = recognised(y, code, readings, 7)
         with monkeypatch.context() as patch:
-            named = lambda self, _, at, __: self.labels[:, at] != closures.NO_LABEL  # noqa: E731
+            named = lambda self, at, _: self.labels[:, at] != closures.NO_LABEL  # noqa: E731
             patch.setattr(closures._Evidence, "may_be", named)
             assert recognised(y, code, readings, 7).tolist() == quick.tolist()
         total += quick.sum()

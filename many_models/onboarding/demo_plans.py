@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SHIFT, SHIFT_DAYS, SHIFTED = 1.4, 14, 10
 ROUND, ROUNDS = 28, 3  # days from one round of changes to the next, and past rounds
+ENTERED = 5  # days before a round that people write: a cutoff lies before Sundays and holidays, when most are closed
 GOOD, BAD, NOISY = "Mara (key accounts)", "Boris (sales)", "Nele (store)"
 _TARGET = 1.25  # what the bad one makes of a category
 _ORDERS, _GUESSES = 3, 8  # a round: large orders of a store, guesses of the noisy one
@@ -185,7 +186,7 @@ def plan_store(  # noqa: PLR0913, PLR0917 - what a store's people look at
             one.units,
             GOOD,
             "large order",
-            dates[max(start for start in round_starts(days) if start <= one.first) - 1],
+            dates[max(start for start in round_starts(days) if start <= one.first) - ENTERED],
         )
         for one in orders
     ]
@@ -202,7 +203,7 @@ def plan_store(  # noqa: PLR0913, PLR0917 - what a store's people look at
             for i in [i for i in best if (i, start) not in busy][:_GUESSES]:
                 plans.changes.append(Change(
                     store, names[i], None, dates[start], dates[start + 6], "multiply",
-                    round(float(rng.uniform(0.65, 1.35)), 2), NOISY, "feeling", dates[start - 1]))  # fmt: skip
+                    round(float(rng.uniform(0.65, 1.35)), 2), NOISY, "feeling", dates[start - ENTERED]))  # fmt: skip
 
 
 def write_plans(
@@ -220,7 +221,7 @@ def write_plans(
             _TARGET,
             BAD,
             "target",
-            dates[start - 1],
+            dates[start - ENTERED],
         )
         for at, start in enumerate(round_starts(days))
     ]

@@ -255,6 +255,11 @@ def test_people_write_categories_terms_of_stock_and_changes(facts: DemoFacts, cl
     assert (stock["lead_time"] + 2 * stock["lead_time_sd"] + stock["review"] <= 14).all()
     assert set(changes["author"]) == {GOOD, BAD, NOISY}
     assert (changes["entered_at"] < changes["from"]).all()
+    begun = pd.to_datetime(changes["from"])
+    newest = changes[(begun > pd.Timestamp(END - timedelta(days=28))) & (begun <= pd.Timestamp(END))]
+    assert set(newest["author"]) == {GOOD, BAD, NOISY}
+    # a cutoff lies before closed Sundays and holidays, and judges only what was written by its windows
+    assert (newest["entered_at"] <= (END - timedelta(days=28 + 4)).isoformat()).all()
     orders = changes[(changes["author"] == GOOD) & (changes["to"] <= END.isoformat())]
     assert len(orders) >= 10
     dated = orders.assign(date=pd.to_datetime(orders["to"]))

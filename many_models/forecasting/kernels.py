@@ -29,7 +29,7 @@ _COMPILED = (
 )  # fmt: skip
 
 
-# The cache knows this file alone: after a change of mm_pack_v1.py change this file, too, or the old loops run on.
+# The cache of the loops below knows this file alone: a change of mm_pack_v1.py needs one here, or the old ones run on.
 # divisions are guarded where they can fail: numba's own checks of them would double the time to compile
 compiled = njit(cache=True, nogil=True, error_model="numpy")
 

@@ -59,6 +59,7 @@ LEARNED_TOGETHER = ("pooled", "trees", "boosted")  # of them, those that need wh
 GAINS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75)  # of the smoothing with a trend, which takes those most that erred least:
 SHARPNESS = 4.0  # its weights are their squared errors to this power
 BY_CHANCE = 2.0  # how often what chance makes of phases is taken from what they differ by
+TINY_FACTOR = 0.2  # of a season: divided by it, a few units more or less look like another level
 EXTRA = 9  # features that only trees use, and one more a covariate column
 BESIDE = 3  # features after these, and one more a covariate column: what surrounds the target; static ones come last
 PLAIN = 6  # what users' regressors see besides the linear features: phase, step, age, recent mean, phase's, holiday
@@ -493,7 +494,8 @@ def smoothed_trend(y, code, o, conf, own, level, season):
     is NaN where there is too little. Only the last TAIL periods count.
 
     The theta method (Assimakopoulos & Nikolopoulos 2000) as Hyndman & Billah (2003) write it: without its season,
-    exponential smoothing plus half the drift of the straight line.
+    exponential smoothing plus half the drift of the straight line. Where a factor of the season is below TINY_FACTOR,
+    periods weigh as the squares of their factors, at most 1: as in least squares, errors count in units of the series.
     """
     m = int(conf[SEASON])
     additive = own[ADDITIVE] != 0.0
@@ -502,9 +504,11 @@ def smoothed_trend(y, code, o, conf, own, level, season):
         oldest += 1
     phase = np.zeros(m)
     tested_season(y, code, oldest, o, m, additive, phase)
+    uneven = not additive and phase.min() < TINY_FACTOR
     smooth = np.zeros(len(GAINS))
     error = np.zeros(len(GAINS))
     n = 0.0
+    seen = 0.0  # the sum of weights
     st = 0.0
     sz = 0.0
     stt = 0.0
@@ -513,16 +517,19 @@ def smoothed_trend(y, code, o, conf, own, level, season):
         if code[t] == OBSERVED:
             k = (t - o) % m
             z = (y[t] - phase[k] if additive else y[t] / phase[k]) / own[UNIT]
-            st += t - o
-            sz += z
-            stt += (t - o) * (t - o)
-            stz += (t - o) * z
+            w = min(phase[k], 1.0) ** 2 if uneven else 1.0
+            st += w * (t - o)
+            sz += w * z
+            stt += w * (t - o) * (t - o)
+            stz += w * (t - o) * z
             for j in range(len(GAINS)):
                 e = z - smooth[j]
-                error[j] += e * e if n > 2.0 else 0.0
-                smooth[j] += max(GAINS[j], 1.0 / (n + 1.0)) * e
+                error[j] += w * e * e if n > 2.0 else 0.0
+                smooth[j] += max(GAINS[j] * w, w / (seen + w)) * e
+            seen += w
             n += 1.0
-    drift = (n * stz - st * sz) / max(n * stt - st * st, 1e-9)
+    drift = (seen * stz - st * sz) / max(seen * stt - st * st, 1e-9)
+    usual = seen / n if n > 0.0 else 1.0
     best = error[0]
     for j in range(1, len(GAINS)):
         best = min(best, error[j])
@@ -530,7 +537,8 @@ def smoothed_trend(y, code, o, conf, own, level, season):
     now = 0.0
     for j in range(len(GAINS)):
         weight = (max(best, 1e-30) / max(error[j], 1e-30)) ** SHARPNESS
-        behind = (1.0 - (1.0 - GAINS[j]) ** n) / GAINS[j]  # how far smoothing is behind a straight line
+        gain = GAINS[j] * usual
+        behind = (1.0 - (1.0 - gain) ** n) / gain  # how far smoothing is behind a straight line
         weights += weight
         now += weight * (smooth[j] + 0.5 * drift * (behind - 1.0))
     for i in range(level.size):

@@ -18,7 +18,7 @@ from many_models.forecasting.pack import mm_pack_v1 as loader
 from many_models.forecasting.panel import Layout, Panel, build, layout_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from datetime import datetime
 
     from numpy.typing import NDArray
@@ -72,12 +72,12 @@ def evaluate(
     pooled: PooledModels | None = None,
     *,
     future: pa.Table | None = None,
-    custom_series: int | None = None,
+    custom_on: Collection[str] | None = None,
 ) -> Evaluation:
     """All candidates of every series over the backtest windows before `cutoff`, and fitted at it.
 
-    `future` as in `train`. With `custom_series` custom forecasters try the windows alone, and those that are made for
-    each series anew only that many series.
+    `future` as in `train`. With `custom_on` custom forecasters try the windows alone, and those that are made for each
+    series anew only the series of these names.
     """
     layout = layout_of(spec, rows) if pooled is None else pooled.layout(rows, spec)
     future = _later(future, rows, spec, cutoff) if spec.competing else None
@@ -97,9 +97,9 @@ def evaluate(
     mask &= sold_of == 0  # a sale that stock cut short does not judge a forecast of demand
     belief = _belief(panel, seen, spec, names)
     fallback = _fallbacks(panel, seen, m)
-    asked = np.concatenate([mask.any(2), np.full((n, 1), custom_series is None)], 1)
+    asked = np.concatenate([mask.any(2), np.full((n, 1), custom_on is None)], 1)
     asked &= np.array([not step for step in fallback], bool)[:, None]
-    one_by_one = asked & (np.arange(n) < (n if custom_series is None else custom_series))[:, None]
+    one_by_one = asked & np.array([custom_on is None or name in custom_on for name in panel.series], bool)[:, None]
     custom = run_custom(rows, future, panel, layout, spec, origins, one_by_one)
     run_over_all(panel, layout, spec, origins, asked, static, pooled.brought if pooled else {}, custom)
     problems = _problems(panel, fits, fitted, mask, pooled, [name for name in names if name in loader.CANDIDATES])

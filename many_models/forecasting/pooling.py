@@ -55,7 +55,7 @@ TREE_ROWS = 200_000
 LEAST_TREE_ROWS = 2_000
 MOST_SERIES = 400
 
-CUSTOM_SERIES = 40  # of them, on which users' own forecasters of one series are tried: they may take seconds each
+CUSTOM_SERIES = 40  # of them, the first by `sample_of`, for users' own forecasters of one series: they may take seconds
 
 
 @dataclass(frozen=True)
@@ -304,7 +304,8 @@ def pool(
             groups[name] = (early, late)
     first = PooledModels(spec, everyone[0], everyone[1], no_evidence(spec), groups, attributes, left_out, choice)
     first = replace(first, brought=fit_over_all(panel, layout, spec, origins, static))
-    evidence = gather_evidence(evaluate(rows, spec, cutoff, first, custom_series=CUSTOM_SERIES))
+    tried = [name for name in names if name not in left_out][:CUSTOM_SERIES]
+    evidence = gather_evidence(evaluate(rows, spec, cutoff, first, custom_on=tried))
     return replace(first, evidence=evidence)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow.compute as pc
@@ -13,6 +14,7 @@ import pytest
 from many_models.cli.backtest_inputs import custom_of
 from many_models.errors import IntegrityError, SettingsError
 from many_models.forecasting import PackModel, PooledModels, Spec, pool, pooling, train
+from many_models.forecasting.calibration import gather_evidence
 from many_models.forecasting.custom.parent import check_custom
 from many_models.forecasting.pack import mm_pack_v1 as loader
 from many_models.forecasting.spec import Custom
@@ -20,6 +22,10 @@ from many_models.orchestration.assets.pooled_models import choice_in_words
 from many_models.orchestration.forecast_spec import spec_of
 from many_models.settings import ForecastSettings, Settings
 from many_models_tests.forecasting.histories import AS_OF, rows_of, sales
+
+if TYPE_CHECKING:
+    from many_models.forecasting.calibration import Evidence
+    from many_models.forecasting.evaluation import Evaluation
 
 MINE = "many_models_tests.forecasting.mine"
 RIDGE = Custom("over_all", "sklearn.linear_model:Ridge", '{"alpha": 1.0}', 60.0, pooled=True)
@@ -98,6 +104,25 @@ def test_what_is_trained_over_all_is_judged_by_all_series_of_the_sample(monkeypa
     monkeypatch.setattr(pooling, "CUSTOM_SERIES", 2)
     few = pool(rows, spec, AS_OF, trees=False).evidence.moments
     assert np.allclose(few, whole, rtol=1e-9) == over_all
+
+
+def test_a_forecaster_of_each_series_is_tried_on_series_of_every_shop(monkeypatch) -> None:
+    """Names sort by shop: the first ones would be series of one shop, and judge for the others."""
+    spec = spec_with(Custom("means", f"{MINE}:WeekdayMeans"), only=True)
+    rows = rows_of({f"{shop}|{i:02d}": sales(120, 20.0, seed=i) for shop in ("north", "south") for i in range(8)}, spec)
+    tried: list[list[str]] = []
+
+    def gather(found: Evaluation) -> Evidence:
+        tried.append([name for name, there in zip(found.panel.series, found.custom.there[:, 0], strict=True) if there])
+        return gather_evidence(found)
+
+    monkeypatch.setattr(pooling, "gather_evidence", gather)
+    monkeypatch.setattr(pooling, "CUSTOM_SERIES", 8)
+    for shuffled in (rows, rows.take(np.random.default_rng(0).permutation(len(rows)))):
+        pool(shuffled, spec, AS_OF, trees=False)
+    assert {name.split("|")[0] for name in tried[0]} == {"north", "south"}
+    assert len(tried[0]) == 8
+    assert tried[0] == tried[1]
 
 
 @pytest.mark.parametrize("how", ["raise", "die", "nan", "shape"])

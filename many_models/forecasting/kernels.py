@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 _COMPILED = (
     "season_of", "is_structural", "is_closed", "advance", "prefix", "last_year", "fill", "back_to_scale", "forecast",
-    "log_mean", "recent_mean", "same_phase", "fill_extra", "recent_level", "fill_beside", "without_own", "fill_plain",
-    "tree_sum", "phase_moments", "tested_season", "smoothed_trend",
+    "log_mean", "recent_mean", "same_phase", "fill_extra", "recent_level", "fill_beside", "fill_course", "without_own",
+    "fill_plain", "tree_sum", "phase_moments", "tested_season", "smoothed_trend",
 )  # fmt: skip
 
 
@@ -74,7 +74,7 @@ pack_log_mean, pack_recent_mean, pack_same_phase, pack_fill_extra = (
     pack.same_phase,
     pack.fill_extra,
 )
-_recent_level, _fill_beside = pack.recent_level, pack.fill_beside
+_recent_level, _fill_beside, _fill_course = pack.recent_level, pack.fill_beside, pack.fill_course
 BESIDE = mm_pack_v1.BESIDE
 OBSERVED = mm_pack_v1.OBSERVED
 RAW, LOG, COUNT = mm_pack_v1.RAW, mm_pack_v1.LOG, mm_pack_v1.COUNT
@@ -373,8 +373,8 @@ def fit_series(
     off = np.zeros(T)
     features(y, code, ph, hol, C, x, binary, steps, first, origins, conf, own, decay, P, S, X, w, wl, z, states, off)
     wide = p + mm_pack_v1.EXTRA + BESIDE + 2 * int(conf[mm_pack_v1.COVARIATES])
-    row = np.empty(wide + static.size)
-    _copy(static, row[wide:])
+    row = np.zeros(wide + static.size + mm_pack_v1.COURSE)
+    _copy(static, row[wide : wide + static.size])
     G = np.zeros((2, p, p))
     g = np.zeros((2, p))
     nc = int(conf[mm_pack_v1.CALENDAR])
@@ -510,7 +510,7 @@ def pooled_rows(
     row = np.empty(rows.shape[1])
     linear = row[:p]
     beside = p + mm_pack_v1.EXTRA + int(conf[mm_pack_v1.COVARIATES])
-    _copy(static, row[row.size - static.size :])
+    _copy(static, row[row.size - static.size - mm_pack_v1.COURSE : row.size - mm_pack_v1.COURSE])
     n = 0
     S[:] = 0.0
     for o in range(first, T):
@@ -532,6 +532,7 @@ def pooled_rows(
                 recent = _recent_level(row, S, int(conf[mm_pack_v1.CALENDAR]))
                 pack_fill_extra(row, p, S, ph[t], hol[t], h, mean, two[1], beta, conf, own)
                 _fill_beside(row, beside, recent, mean, two[1], x[t], x[t - 1], conf, own)
+                _fill_course(row, P, y, code, o, t, mean, recent, conf, own)
                 for j in range(row.size):
                     rows[n, j] = row[j]
                 e = min(max(e, log_mean - 6.0), top)

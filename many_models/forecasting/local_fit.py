@@ -104,8 +104,17 @@ def default_prior(nc: int, k: int) -> NDArray[np.float64]:
     return prior
 
 
-def training_steps(number: int, periods: int, horizon: int) -> NDArray[np.int64]:
-    """Which step ahead each period trains: all in turn, by absolute time, so that panels that begin elsewhere agree."""
+TURN = (math.sqrt(5.0) - 1.0) / 2.0  # the golden ratio's share: its multiples fall evenly, and fit to no season
+
+
+def training_steps(number: int, periods: int, horizon: int, *, turned: bool = False) -> NDArray[np.int64]:
+    """Which step ahead each period trains: all in turn, by absolute time, so that panels that begin elsewhere agree.
+
+    In turn, a step ahead meets the same phases again where the horizon is whole seasons: with twelve months ahead, each
+    month trains one step only. With `turned` steps follow the golden ratio, and every phase meets every step.
+    """
+    if turned:
+        return 1 + (horizon * np.mod((number + np.arange(periods)) * TURN, 1.0)).astype(np.int64)
     stride = next(s for s in (11, 7, 5, 3, 1) if math.gcd(s, horizon) == 1)
     return 1 + ((number + np.arange(periods)) * stride) % horizon
 

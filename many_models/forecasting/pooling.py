@@ -40,7 +40,7 @@ from many_models.forecasting.pooled_fit import Moments, coefficients
 from many_models.forecasting.screening import reasons_not_to_learn_from
 from many_models.forecasting.spec import Spec, rhythm
 from many_models.forecasting.terms import Choice, choose, words_of
-from many_models.forecasting.trees import grow_both
+from many_models.forecasting.trees import grow
 from many_models.keys import SeriesKey
 
 if TYPE_CHECKING:
@@ -349,14 +349,18 @@ def learn(  # noqa: PLR0913 - whom from, when and what
         sample = Sample(panel, layout, spec, origin, static)
         beta, problem = coefficients(sample, threads)
         shared = PooledFit(panel.number + origin, shape, beta, STRENGTH, NO_TREES, problem, profile=profile)
-        rows = _tree_rows(sample, shared, threads)
+        coef = _count_fits(sample, shared)
+        rows = _tree_rows(sample, coef, threads)
     if rows is None or len(rows[0]) < 10 * shared.beta.shape[1]:
         return nothing
     if problem:
         return replace(nothing, problem=problem)
     if len(rows[0]) < LEAST_TREE_ROWS or not trees:
         return shared
-    grown, boosted = grow_both(rows, sample.layout, shared.beta.shape[1])
+    with on_one_thread(), ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+        turned = _tree_rows(sample, coef, threads, turned=True)
+    assert turned is not None
+    grown, boosted = grow(rows, turned, sample.layout, shared.beta.shape[1])
     return replace(shared, trees=grown, boosted=boosted)
 
 
@@ -448,6 +452,10 @@ class Sample:
     def _steps(self) -> NDArray[np.int64]:
         return training_steps(self.panel.number, len(self.panel.ds), self.spec.horizon)
 
+    @cached_property
+    def _turned(self) -> NDArray[np.int64]:
+        return training_steps(self.panel.number, len(self.panel.ds), self.spec.horizon, turned=True)
+
     def moments(self, block: Sequence[int], beta: NDArray[np.float64], *, cold: bool) -> Moments:
         """Sums over the series of `block`, see `kernels.pooled_moments`."""
         from many_models.forecasting.kernels import pooled_moments
@@ -471,44 +479,58 @@ class Sample:
         )  # fmt: skip
         return X[loader.LOG], wl, z[1]
 
-    def tree_rows(self, i: int, beta: NDArray[np.float64], keep: NDArray[np.int8]) -> TreeRows:
-        """The trees' rows of series `i` where `keep`: features, y, offset, recent level, weight."""
+    def tree_rows(self, i: int, beta: NDArray[np.float64], keep: NDArray[np.int8], *, turned: bool) -> TreeRows:
+        """The trees' rows of series `i` where `keep`: features, y, offset, recent level, weight. `turned` as in
+        `training_steps`.
+        """
         from many_models.forecasting.kernels import pooled_rows
 
         size = int(keep.sum())
         static = self.static[i].astype(float)
-        width = beta.size + loader.EXTRA + loader.BESIDE + 2 * self.layout.columns + static.size
+        width = beta.size + loader.EXTRA + loader.BESIDE + 2 * self.layout.columns + static.size + loader.COURSE
         rows = (np.zeros((size, width), np.float32), np.zeros(size), np.zeros(size), np.zeros(size), np.zeros(size))
-        n = pooled_rows(*self._series(i), beta, static, *rows, keep)
+        n = pooled_rows(*self._series(i, self._turned if turned else self._steps), beta, static, *rows, keep)
         return rows[0][:n], rows[1][:n], rows[2][:n], rows[3][:n], rows[4][:n]
 
-    def _series(self, i: int) -> _Series:
+    def _series(self, i: int, steps: NDArray[np.int64] | None = None) -> _Series:
         panel, layout, origin = self.panel, self.layout, self.origin
         C, hol, ph = self._calendar
         first = int(panel.first[i])
         own = own_numbers(panel.y[i], panel.code[i], self.spec, first, learned_at(panel, i, np.array([origin, origin])))
         state = np.zeros(loader.state_size(layout.season, layout.columns, layout.slots))
         return (
-            panel.y[i], panel.code[i], ph, hol, C, panel.x[i], panel.encoding.binary[i], self._steps, first, origin,
-            self._conf, own, rhythm(layout.frequency).decay, state,
+            panel.y[i], panel.code[i], ph, hol, C, panel.x[i], panel.encoding.binary[i],
+            self._steps if steps is None else steps, first, origin, self._conf, own, rhythm(layout.frequency).decay,
+            state,
         )  # fmt: skip
 
 
-def _tree_rows(sample: Sample, shared: PooledFit, threads: ThreadPoolExecutor) -> TreeRows | None:
-    """A random share of all series' targets as the trees see them: beside each series' own count fit up to then."""
-    ready = sample.ready
+def _count_fits(sample: Sample, shared: PooledFit) -> NDArray[np.float64]:
+    """Coefficients of each series' own count fit up to the origin (series × features), the shared ones without it."""
+    origins = np.array([sample.origin])
+    coef = fit_panel(sample.panel, sample.layout, sample.spec, origins, shared).coef[:, loader.COUNT]
+    return np.where(np.isfinite(coef).all(1, keepdims=True), coef, shared.beta[loader.COUNT])
+
+
+def _tree_rows(
+    sample: Sample,
+    coef: NDArray[np.float64],
+    threads: ThreadPoolExecutor,
+    *,
+    turned: bool = False,
+) -> TreeRows | None:
+    """A random share of all series' targets as the trees see them, beside the count fits `coef`."""
+    ready, origin = sample.ready, sample.origin
     if not ready:
         return None
-    panel, origin = sample.panel, sample.origin
-    coef = fit_panel(panel, sample.layout, sample.spec, np.array([origin]), shared).coef[:, loader.COUNT]
+    panel = sample.panel
     share = min(1.0, TREE_ROWS / max(sum(origin - int(panel.first[i]) for i in ready), 1))
 
     def rows_of(i: int) -> TreeRows:
         seed = int.from_bytes(hashlib.sha256(panel.series[i].encode()).digest()[:4], "big")
         # counted back from the origin: when other series begin must not matter
-        keep = (np.random.default_rng(seed).random(origin + 1)[::-1] < share).astype(np.int8)
-        beta = coef[i] if np.isfinite(coef[i]).all() else shared.beta[loader.COUNT]
-        return sample.tree_rows(i, beta, keep)
+        keep = (np.random.default_rng([seed, 1] if turned else seed).random(origin + 1)[::-1] < share).astype(np.int8)
+        return sample.tree_rows(i, coef[i], keep, turned=turned)
 
     parts = list(threads.map(rows_of, ready))
     return cast("TreeRows", tuple(np.concatenate(part) for part in zip(*parts, strict=True)))

@@ -23,19 +23,41 @@ TreeRows = tuple[
 """Features, y, offset, recent level and weight of each row."""
 
 
-def grow_both(rows: TreeRows, layout: Layout, p: int) -> tuple[tuple[NDArray[np.generic], ...], int]:
-    """Trees on top of each series' own count fit, then those on top of its recent level, and the number of these."""
+def grow(rows: TreeRows, turned: TreeRows, layout: Layout, p: int) -> tuple[tuple[NDArray[np.generic], ...], int]:
+    """Trees on top of each series' own count fit, then those on top of its recent level, and the number of these.
+
+    Of those on the recent level, half are grown on rows that train other steps (`turned`) and see the recent course
+    besides; each half says half. Two kinds of trees err differently, and their mean errs less than either.
+    """
     X, y, offset, level, weight = rows
-    X[:, _of_terms(layout, p)] = 0.0  # trees find bends themselves, and more exactly
+    course = slice(X.shape[1] - loader.COURSE, X.shape[1])
+    for features in (X, turned[0]):
+        features[:, _of_terms(layout, p)] = 0.0  # trees find bends themselves, and more exactly
+    X[:, course] = 0.0
     one = _grow(X, y, offset, weight)
-    X[:, p + loader.EXTRA - 1 : p + loader.EXTRA + layout.columns] = 0.0  # see mm_pack_v1.without_own
+    for features in (X, turned[0]):
+        features[:, p + loader.EXTRA - 1 : p + loader.EXTRA + layout.columns] = 0.0  # see mm_pack_v1.without_own
     two = _grow(X, y, level, weight)
-    nodes = len(one[1])
-    moved = [
-        (part.astype(np.int64) + nodes).astype(part.dtype) if name in {"root", "left", "right"} else part
-        for name, part in zip(loader.TREES, two, strict=True)
-    ]
-    return tuple(np.concatenate(pair) for pair in zip(one, moved, strict=True)), len(two[0])
+    three = _grow(turned[0], turned[1], turned[3], turned[4])
+    if len(two[0]) and len(three[0]):
+        two, three = _halved(two), _halved(three)
+    return _joined(one, two, three), len(two[0]) + len(three[0])
+
+
+def _halved(trees: tuple[NDArray[np.generic], ...]) -> tuple[NDArray[np.generic], ...]:
+    return *trees[:-1], trees[-1] * np.float32(0.5)
+
+
+def _joined(*forests: tuple[NDArray[np.generic], ...]) -> tuple[NDArray[np.generic], ...]:
+    """The trees of `forests`, one after the other."""
+    nodes, moved = 0, list[list["NDArray[np.generic]"]]()
+    for forest in forests:
+        moved.append([
+            (part.astype(np.int64) + nodes).astype(part.dtype) if name in {"root", "left", "right"} else part
+            for name, part in zip(loader.TREES, forest, strict=True)
+        ])  # fmt: skip
+        nodes += len(forest[1])
+    return tuple(np.concatenate(parts) for parts in zip(*moved, strict=True))
 
 
 def _of_terms(layout: Layout, p: int) -> list[int]:

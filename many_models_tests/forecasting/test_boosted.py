@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import json
+import math
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from many_models.forecasting import PooledModels, Spec, pool, pooling, train
+from many_models.forecasting import PooledModels, Spec, kernels, pool, pooling, train
+from many_models.forecasting.local_fit import training_steps
 from many_models.forecasting.pack import mm_pack_v1 as loader
 from many_models.forecasting.pack.array_files import array_files, sha256_of
+from many_models.forecasting.panel import Layout
 from many_models.forecasting.spec import BUILT_IN
 from many_models.forecasting.terms import Choice
+from many_models.forecasting.trees import grow
 from many_models_tests.forecasting.histories import AS_OF, SPEC, rows_of, sales
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from many_models.forecasting.trees import TreeRows
 
 
 @pytest.mark.slow
@@ -61,3 +75,70 @@ def test_boosted_trees_forecast_what_no_line_says(monkeypatch):
     actual = np.stack([y[name][-14:] for name in model.series])
     error = {name: np.abs(said[:, BUILT_IN.index(name)] - actual).sum() for name in ("boosted", "poisson", "ridge_raw")}
     assert error["boosted"] < 0.8 * min(error["poisson"], error["ridge_raw"])
+
+
+def test_turned_steps_meet_every_phase_while_those_in_turn_meet_one():
+    """With twelve months ahead, steps in turn train each month with one step only."""
+    month = np.arange(600) % 12
+    alike, turned = (training_steps(4321, 600, 12, turned=turned) for turned in (False, True))
+    assert set(turned) == set(range(1, 13))
+    for phase in range(12):
+        assert len(set(alike[month == phase])) == 1
+        assert set(turned[month == phase]) == set(range(1, 13))
+    assert (training_steps(4321 + 100, 500, 12, turned=True) == turned[100:]).all()  # by absolute time
+
+
+@pytest.mark.parametrize("function", [loader.fill_course, kernels.pack.fill_course], ids=["plain", "compiled"])
+@given(data=st.data())
+@settings(max_examples=30, deadline=None)
+def test_the_course_is_what_a_person_would_count(function: Callable[..., None], data: st.DataObject) -> None:
+    """Against a plain reading of the history; periods after the origin change nothing."""
+    n, m = data.draw(st.integers(3, 60)), data.draw(st.sampled_from([1, 4, 7, 12]))
+    y = np.array(data.draw(st.lists(st.integers(0, 90), min_size=n, max_size=n)), float)
+    code = np.array(data.draw(st.lists(st.sampled_from([0, 1, 1, 1, 2, 3]), min_size=n, max_size=n)), np.int8)
+    o, h = data.draw(st.integers(0, n - 1)), data.draw(st.integers(1, 15))
+    conf, own = np.zeros(loader.CONF_SIZE), np.zeros(loader.OWN_SIZE)
+    conf[loader.SEASON], conf[loader.TAIL], own[:2] = m, 40, 2.0
+
+    def course(y: NDArray[np.float64], code: NDArray[np.int8]) -> NDArray[np.float64]:
+        row, sums = np.full(loader.COURSE + 3, 7.0), np.zeros((n + 1, 3))
+        loader.prefix(y, code, own, sums)
+        function(row, sums, y, code, o, o + h, 10.0, math.log(2.5), conf, own)
+        assert (row[:3] == 7.0).all()
+        return row[3:]
+
+    def there(t: int) -> bool:
+        return max(0, o - 39) <= t <= o and code[t] == loader.OBSERVED
+
+    def mean(a: int, b: int) -> float:
+        seen = [y[t] for t in range(a, b) if there(t)]
+        return (sum(seen) / len(seen) if seen else 10.0) / 5.0
+
+    same = next(t for t in range(o, o - m, -1) if (o + h - t) % m == 0)
+    expected = [mean(t, t + 1) for t in [*range(o, o - 8, -1), same, same - m, same - 2 * m]]
+    expected += [mean(same - 1, same + 2), mean(o - 1, o + 1), mean(o - 3, o + 1), mean(o - 7, o + 1)]
+    expected += [mean(o + 1 - m, o + 1), mean(o + 1 - 2 * m, o + 1 - m)]
+    assert course(y, code) == pytest.approx(np.array(expected))
+    later = np.arange(n) > o
+    assert (course(np.where(later, 1e6, y), np.where(later, 1, code).astype(np.int8)) == course(y, code)).all()
+
+
+def test_each_half_of_the_boosted_trees_says_half():
+    """Their mean in the log, so that neither counts more; the trees on the own fit do not see the recent course."""
+    rng = np.random.default_rng(5)
+    p, layout = 4, Layout("D", 7, 7, (), (), "")
+    width = p + loader.EXTRA + loader.BESIDE + 2 * layout.columns + loader.COURSE
+
+    def made(place: int) -> TreeRows:
+        features = rng.random((900, width)).astype(np.float32)
+        return features, 5.0 * np.exp(features[:, place]), np.zeros(900), np.zeros(900), np.ones(900)
+
+    (root, feature, *rest), boosted = grow(made(0), made(width - 1), layout, p)
+    seen = rng.random((300, width))
+    on_own, on_level = (
+        np.array([loader.tree_sum(row, part, feature, *rest) for row in seen])
+        for part in (root[:-boosted], root[-boosted:])
+    )
+    line = np.stack([np.ones(300), seen[:, 0], seen[:, -1]], 1)
+    assert np.linalg.lstsq(line, on_own, rcond=None)[0][1:] == pytest.approx([1.0, 0.0], abs=0.1)
+    assert np.linalg.lstsq(line, on_level, rcond=None)[0][1:] == pytest.approx([0.5, 0.5], abs=0.06)

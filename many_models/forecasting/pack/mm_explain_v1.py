@@ -21,6 +21,7 @@ season_of, is_closed, last_year, fill = loader.season_of, loader.is_closed, load
 back_to_scale, log_mean, recent_mean = loader.back_to_scale, loader.log_mean, loader.recent_mean
 same_phase, fill_extra = loader.same_phase, loader.fill_extra
 recent_level, fill_beside, without_own = loader.recent_level, loader.fill_beside, loader.without_own
+fill_course = loader.fill_course
 smoothed_trend = loader.smoothed_trend
 RAW, LOG, COUNT, DYNAMIC, EXTRA, BESIDE, FALLBACK_CANDIDATE = (
     loader.RAW, loader.LOG, loader.COUNT, loader.DYNAMIC, loader.EXTRA, loader.BESIDE, loader.FALLBACK_CANDIDATE,
@@ -46,7 +47,7 @@ DRIVERS = (
 LOOPS = ("put", "share", "path", "linear", "settle", "attribute")
 USED = (
     "season_of", "is_closed", "last_year", "fill", "back_to_scale", "log_mean", "recent_mean", "same_phase",
-    "fill_extra", "recent_level", "fill_beside", "without_own", "smoothed_trend",
+    "fill_extra", "recent_level", "fill_beside", "without_own", "fill_course", "smoothed_trend",
 )  # fmt: skip
 """Of the loader; the package puts compiled ones in their place and compiles LOOPS."""
 
@@ -255,6 +256,7 @@ def attribute(
             v[12] = share(A[12, i], mine, base, COUNT, 1.0, own, level)
             if boosted > 0 and used[13]:
                 without_own(X, p, conf)
+                fill_course(X, P, y, code, o, t, mean, now, conf, own)
                 put(mine, none)
                 now += path(X, mine, part, root[root.size - boosted :], feature, threshold, left, right, value)
                 now += settle(mine, Z[i])
@@ -380,11 +382,14 @@ class Explainer:
             nc, k = int(self.conf[loader.CALENDAR]), int(self.conf[loader.COVARIATES])
             p = loader.width(nc, k)
             beside = p + loader.EXTRA + k
-            width = beside + loader.BESIDE + k + self.pack.arrays["static"].shape[1]
+            static = self.pack.arrays["static"].shape[1]
+            width = beside + loader.BESIDE + k + static + loader.COURSE
             out = np.full((h, width), RECENT, np.int64)
             out[:, :nc] = self.columns(ds, nc)
             season = self.season()
             out[:, [nc + 7, p, p + 5, p + 8, beside + 2]] = season
+            same = width - loader.COURSE + loader.NEWEST
+            out[:, same : same + loader.SAME_PHASE + 1] = season
             out[:, nc + 8] = YEAR
             out[:, p + 7] = np.where(hol >= 0, self.slot_places[np.maximum(hol, 0)], RECENT) if self.slots else RECENT
             covariates = self.covariates(pool)[0]

@@ -61,7 +61,9 @@ SHARPNESS = 4.0  # its weights are their squared errors to this power
 BY_CHANCE = 2.0  # how often what chance makes of phases is taken from what they differ by
 TINY_FACTOR = 0.2  # of a season: divided by it, a few units more or less look like another level
 EXTRA = 9  # features that only trees use, and one more a covariate column
-BESIDE = 3  # features after these, and one more a covariate column: what surrounds the target; static ones come last
+BESIDE = 3  # features after these, and one more a covariate column: what surrounds the target; static ones come then
+NEWEST, SAME_PHASE = 8, 3  # the newest values and the last ones of a phase, which only the second boosted trees see:
+COURSE = NEWEST + SAME_PHASE + 6  # the last features, with means of six spans
 PLAIN = 6  # what users' regressors see besides the linear features: phase, step, age, recent mean, phase's, holiday
 MISSING, OBSERVED, CLOSED, STOCK_OUT = 0, 1, 2, 3
 GAPS = {"z": OBSERVED, "c": CLOSED}  # letters of index["missing"]: a period without a row is a zero, or a closed one
@@ -397,6 +399,35 @@ def fill_beside(X, at, level, mean, phase_mean, x, before, conf, own):
         X[at + BESIDE + j] = x[j] - before[j]
 
 
+def fill_course(X, P, y, code, o, t, mean, level, conf, own):
+    """What only the second boosted trees see, the last COURSE of `X`: the newest values, the last ones of the phase of
+    `t`, and means of the phase's surroundings, of 2, 4 and 8 periods and of the last two seasons. All against the
+    recent `level`; the recent `mean` where there is none.
+    """
+    m = int(conf[SEASON])
+    at = X.size - COURSE
+    oldest = max(0, o + 1 - int(conf[TAIL]))
+    size = math.exp(level)
+    usual = mean / own[UNIT] / size
+    back = m * ((t - o - 1) // m + 1)
+    for j in range(NEWEST + SAME_PHASE):
+        s = o - j if j < NEWEST else t - back - m * (j - NEWEST)
+        X[at + j] = y[s] / own[UNIT] / size if s >= oldest and code[s] == OBSERVED else usual
+    for j in range(6):
+        a = t - back - 1
+        b = t - back + 2
+        if 0 < j < 4:
+            a = o + 1 - 2**j
+            b = o + 1
+        elif j > 3:
+            a = o + 1 - m * (j - 3)
+            b = a + m
+        a = max(a, oldest)
+        b = min(b, o + 1)
+        n = P[b, 2] - P[a, 2] if b > a else 0.0
+        X[at + NEWEST + SAME_PHASE + j] = (P[b, 0] - P[a, 0]) / n / size if n > 0.0 else usual
+
+
 def without_own(X, p, conf):
     """Take from `X` what the series' own coefficients made: boosted trees learn of all series alike."""
     for j in range(p + EXTRA - 1, p + EXTRA + int(conf[COVARIATES])):
@@ -618,6 +649,7 @@ def forecast(
             F[12, i] = back_to_scale(base, COUNT, 1.0, own)
             if boosted > 0:
                 without_own(X, p, conf)
+                fill_course(X, P, y, code, o, t, mean, level, conf, own)
                 level += tree_sum(X, root[root.size - boosted :], feature, threshold, left, right, value)
                 F[13, i] = back_to_scale(level, COUNT, 1.0, own)
         F[14, i] = trend[i] + season[i] if own[ADDITIVE] != 0.0 else trend[i] * season[i]
@@ -1045,7 +1077,7 @@ class Pack:
         """Room for one row of features and of what trees see, with what they see of the series `i` itself."""
         a = self.arrays
         size = a["coef"].shape[2] + EXTRA + BESIDE + 2 * int(a["conf"][COVARIATES])
-        return np.concatenate([np.empty(size), a["static"][i].astype(float)])
+        return np.concatenate([np.empty(size), a["static"][i].astype(float), np.zeros(COURSE)])
 
     def candidates(self, i, h, x, fresh=None, args=None):
         """Forecasts (candidates × h) of row `i` for the h periods after its cutoff, or after `fresh` (y, code, x).
@@ -1481,7 +1513,7 @@ def _check_trees(arrays):
         child = a[name].astype(np.int64)
         if (inner & ((child <= at) | (child >= end))).any():
             raise ValueError(f"{name}.npy: a child is before its parent or outside its tree")
-    features = a["coef"].shape[2] + EXTRA + BESIDE + 2 * int(a["conf"][COVARIATES]) + a["static"].shape[1]
+    features = a["coef"].shape[2] + EXTRA + BESIDE + 2 * int(a["conf"][COVARIATES]) + a["static"].shape[1] + COURSE
     if nodes and a["feature"].max() >= features:
         raise ValueError(f"feature.npy asks for feature {a['feature'].max()}, there are {features}")
 
@@ -1629,7 +1661,7 @@ def widened(arrays, places, columns):
     beside = p + EXTRA + columns
     seen = np.concatenate([
         linear, p + np.arange(EXTRA), p + EXTRA + at, beside + np.arange(BESIDE), beside + BESIDE + at,
-        beside + BESIDE + columns + np.arange(static),
+        beside + BESIDE + columns + np.arange(static + COURSE),
     ])  # fmt: skip
     feature = arrays["feature"]
     conf[COVARIATES] = columns

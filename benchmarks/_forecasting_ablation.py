@@ -43,7 +43,7 @@ def without(part: str) -> Generator[None]:
     """The core with this part switched off, where that is no argument of `backtest`."""
     off: dict[str, list[tuple[object, str, object]]] = {
         "invariance": [(pooling, "reasons_not_to_learn_from", _nobody_is_odd)],
-        "combination": [(combination, "KEPT", 0.0), (combination, "TOO_FAR", 1e9)],
+        "combination": [(combination, "KEPT", 0.0), (combination, "TOO_FAR", (1e9,))],
         "bends": [(pooling, "choose", _as_they_are)],
         "new_items": [(_module_of(backtest), "priors_of_rows", _no_priors)],
     }

@@ -29,7 +29,8 @@ EXCESS = 0.1  # mean square over the best one's that is taken for chance in that
 RICH = 200.0  # observations that make a history rich
 LOUDEST = 2.0  # times the median candidate's mean square that one may have at most in what is told of its class
 QUIETEST = 0.1  # of the windows' mean, what the errors of a window are taken for at least where windows count alike
-TOO_FAR = 1.5  # mean square over the best one's beyond which a candidate takes no part
+# Mean square over the best one's beyond which a candidate takes no part: in mixtures of many, of some and of few.
+TOO_FAR = (2.0, 1.5, 1.15)
 SETTLE, SETTLED = 25, 1e-3  # rounds; a weight that moves less over that many ends the search
 CLASSES = (0.25, 0.6, 0.9)  # shares of periods with sales that part the classes of series
 
@@ -183,34 +184,37 @@ def simplex_weights(  # noqa: PLR0913, PLR0917 - what is known of candidates, an
     many windows. Where there is none it is independent excess errors whose best mixture is `belief`. How errors of
     candidates go together in a few windows is partly luck: `kept` of M takes them as independent, each as far behind
     the best as the evidence of all says, which shrinks weights towards the best ones. A candidate that the evidence
-    puts far behind the best, or that is not `there`, takes no part. Where a user's forecaster has not `made` a
-    forecast, weights are those of the others without it.
+    puts far behind the best, or that is not `there`, takes no part. How far is far no evidence tells: weights are the
+    mean of mixtures of many, of some and of few, which errs less than most of them alone. Where a user's
+    forecaster has not `made` a forecast, weights are those of the others without it.
     """
     if made is not None and not made.all():
         return _of_those_made(moments, windows, belief, evidence, kept, there, made)
     worth = WINDOWS_OF_BELIEF if evidence is None else WINDOWS_OF_EVIDENCE
     alone = np.eye(belief.shape[1])
     trust = (windows / (windows + worth))[:, None, None]
-    beaten = np.zeros(belief.shape, bool)
+    absent = np.zeros(belief.shape, bool) if there is None else ~there
     if evidence is None:
         M = trust * moments + (1 - trust) * (1.0 + np.einsum("ic,cd->icd", 0.02 / np.maximum(belief, 1e-4), alone))
-        start = belief
-    else:
-        seen = trust * moments + (1 - trust) * evidence
-        square = np.einsum("icc->ic", seen)
-        beaten = square > TOO_FAR * square.min(1, keepdims=True)
-        record = np.einsum("icc->ic", evidence)
-        best = np.maximum(record.min(1, keepdims=True), 1e-12)
-        excess = record / best - 1.0 + EXCESS
-        M = (1 - kept) * seen + kept * best[:, :, None] * (1.0 + np.einsum("ic,cd->icd", excess, alone))
-        start = 1.0 / excess
-    if there is not None:
-        beaten |= ~there
+        return _mixture(M, belief, absent)
+    seen = trust * moments + (1 - trust) * evidence
+    square = np.where(absent, np.inf, np.einsum("icc->ic", seen))
+    record = np.einsum("icc->ic", evidence)
+    best = np.maximum(record.min(1, keepdims=True), 1e-12)
+    excess = record / best - 1.0 + EXCESS
+    M = (1 - kept) * seen + kept * best[:, :, None] * (1.0 + np.einsum("ic,cd->icd", excess, alone))
+    least = square.min(1, keepdims=True)
+    return np.mean([_mixture(M, 1.0 / excess, absent | (square > far * least)) for far in TOO_FAR], axis=0)
+
+
+def _mixture(M: NDArray[np.float64], start: NDArray[np.float64], left_out: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Weights that minimise w'Mw without those `left_out`, from `start`, whose rows need not sum to 1."""
+    alone = np.eye(M.shape[1])
     # a little of the diagonal again keeps near-twins from trading places
     M = M + 0.02 * np.einsum("icc->i", M)[:, None, None] / M.shape[1] * alone
-    M = M + 100.0 * np.einsum("ic,cd->icd", beaten * np.einsum("icc->ic", M).max(1, keepdims=True), alone)
-    start = np.where(beaten, 0.0, start) + 1e-6
-    return np.where(beaten, 0.0, _minimise(M, start / start.sum(1, keepdims=True)))
+    M = M + 100.0 * np.einsum("ic,cd->icd", left_out * np.einsum("icc->ic", M).max(1, keepdims=True), alone)
+    start = np.where(left_out, 0.0, start) + 1e-6
+    return np.where(left_out, 0.0, _minimise(M, start / start.sum(1, keepdims=True)))
 
 
 def _of_those_made(  # noqa: PLR0913, PLR0917 - the same

@@ -207,3 +207,28 @@ def test_a_candidate_that_explodes_for_one_series_keeps_its_weight_for_others():
     found = combination.simplex_weights(moments, windows, np.full((60, 4), 0.25), np.tile(pooled[:1], (60, 1, 1)))
     assert found[1:, 0].min() > 0.6
     assert found[0, 0] == 0.0
+
+
+def mixed(squares: list[float], there: list[bool] | None = None) -> np.ndarray:
+    """Weights of a series without windows of its own, by the evidence of independent candidates with these squares."""
+    moments = np.diag(squares)[None]
+    mask = None if there is None else np.array([there])
+    belief = np.full((1, len(squares)), 1 / len(squares))
+    return combination.simplex_weights(np.zeros_like(moments), np.zeros(1), belief, moments, there=mask)[0]
+
+
+def test_where_the_best_candidate_is_not_there_the_others_share_its_weight():
+    """It once put all others too far behind it: weights of zero, which are no forecast."""
+    found = mixed([0.1, 1.0, 1.1, 9.0], [False, True, True, True])
+    assert found.sum() == pytest.approx(1.0)
+    assert found[0] == found[3] == 0.0
+    assert found[1] == pytest.approx(found[2], rel=0.2)
+
+
+def test_the_further_behind_a_candidate_is_the_fewer_mixtures_it_takes_part_in():
+    """It once took part as a whole below one and a half times the best one's square, and not at all beyond."""
+    third = {square: mixed([1.0, 1.0, square])[2] for square in (1.0, 1.3, 1.6, 2.1)}
+    assert third[1.0] == pytest.approx(1 / 3, abs=1e-3)
+    assert 0.16 < third[1.3] < 0.2
+    assert 0.07 < third[1.6] < 0.1
+    assert third[2.1] == 0.0

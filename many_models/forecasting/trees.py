@@ -45,7 +45,7 @@ def grow(rows: TreeRows, turned: TreeRows, layout: Layout, p: int) -> tuple[tupl
 
 
 def _halved(trees: tuple[NDArray[np.generic], ...]) -> tuple[NDArray[np.generic], ...]:
-    return *trees[:-1], trees[-1] * np.float32(0.5)
+    return *trees[:-1], (0.5 * trees[-1].astype(np.float32)).astype(np.float32)
 
 
 def _joined(*forests: tuple[NDArray[np.generic], ...]) -> tuple[NDArray[np.generic], ...]:

@@ -72,7 +72,7 @@ def test_a_tree_that_runs_in_a_circle_or_outside_is_refused(model: PackModel, na
 
 def test_a_feature_that_the_trees_do_not_see_is_refused(model: PackModel) -> None:
     width = model.arrays["pool_beta"].shape[1] + loader.EXTRA + loader.BESIDE
-    width += 2 * int(model.arrays["conf"][loader.COVARIATES])
+    width += 2 * int(model.arrays["conf"][loader.COVARIATES]) + loader.COURSE
     assert np.asarray(model.arrays["feature"]).max() < width
     require_refused(changed(model, "feature", inner(model), width), r"feature\.npy")
 

@@ -154,6 +154,7 @@ class PackModel:
         parts = {name: [model.arrays[name] for model in models] for name in loader.PER_SERIES}
         widest = max(part.shape[1] for part in parts["static"])
         parts["static"] = [np.pad(part, ((0, 0), (0, widest - part.shape[1]))) for part in parts["static"]]
+        models = [_with_room(model, widest) for model in models]
         arrays = {
             name: np.concatenate(parts[name]) if name in loader.PER_SERIES else array
             for name, array in head.arrays.items()
@@ -277,6 +278,18 @@ def _with_fitted(model: PackModel, fitted: Fitted) -> PackModel:
     used = {file for models in fitted.values() for file, _ in models.values()}
     blobs = {name: data for name, data in sorted(model.blobs.items()) if name in used}
     return PackModel({**index, "fitted": fitted} if fitted else index, model.arrays, blobs)
+
+
+def _with_room(model: PackModel, attributes: int) -> PackModel:
+    """`model` with trees that expect so many attributes of a series: features after these move."""
+    arrays = model.arrays
+    own, k = arrays["static"].shape[1], int(arrays["conf"][loader.COVARIATES])
+    if own == attributes:
+        return model
+    end = arrays["coef"].shape[2] + loader.EXTRA + loader.BESIDE + 2 * k + own
+    feature = arrays["feature"]
+    moved = np.where(feature >= end, feature + (attributes - own), feature).astype(feature.dtype)
+    return PackModel(model.index, {**arrays, "feature": moved}, model.blobs)
 
 
 def _same_candidates(models: Sequence[PackModel]) -> list[PackModel]:

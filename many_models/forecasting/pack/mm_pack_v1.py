@@ -598,9 +598,8 @@ def forecast(
     the calendar and covariates of past and future. `B` (4 × features) are coefficients of the three ways and of the
     pooled fit, NaN where not fitted: such a candidate repeats the medium smoothing. Trees stand on the series' own
     count fit, on the pooled one where there is none; the last `boosted` ones on the recent level. The smoothing with a
-    trend is that of `smoothed_trend`. TSB is Teunter,
-    Syntetos & Babai 2011, Croston's method has the correction of Syntetos & Boylan 2005. `X` has room for one row of
-    features and of what trees see.
+    trend is that of `smoothed_trend`. TSB is Teunter, Syntetos & Babai 2011, Croston's method has the correction of
+    Syntetos & Boylan 2005. `X` has room for one row of features and of what trees see.
     """
     m = int(conf[SEASON])
     es = 2 * (4 + m) + 1

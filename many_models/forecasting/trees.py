@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -34,11 +35,14 @@ def grow(rows: TreeRows, turned: TreeRows, layout: Layout, p: int) -> tuple[tupl
     for features in (X, turned[0]):
         features[:, _of_terms(layout, p)] = 0.0  # trees find bends themselves, and more exactly
     X[:, course] = 0.0
-    one = _grow(X, y, offset, weight)
-    for features in (X, turned[0]):
-        features[:, p + loader.EXTRA - 1 : p + loader.EXTRA + layout.columns] = 0.0  # see mm_pack_v1.without_own
-    two = _grow(X, y, level, weight)
-    three = _grow(turned[0], turned[1], turned[3], turned[4])
+    own = slice(p + loader.EXTRA - 1, p + loader.EXTRA + layout.columns)  # see mm_pack_v1.without_own
+    turned[0][:, own] = 0.0
+    with ThreadPoolExecutor(1) as beside:
+        other = beside.submit(_grow, turned[0], turned[1], turned[3], turned[4])
+        one = _grow(X, y, offset, weight)
+        X[:, own] = 0.0
+        two = _grow(X, y, level, weight)
+        three = other.result()
     if len(two[0]) and len(three[0]):
         two, three = _halved(two), _halved(three)
     return _joined(one, two, three), len(two[0]) + len(three[0])

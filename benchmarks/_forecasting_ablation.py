@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 PARTS = {
     "invariance": "every series teaches the others, odd ones too",
-    "combination": "weights by the few windows alone: nothing is kept of each candidate's own record",
+    "combination": "weights by the few windows alone: no candidate's own record is kept, none is too far behind",
     "boosted": "no trees on the recent level",
     "bends": "known covariates are straight lines, and useless ones stay",
     "seasons": "hours repeat the day",

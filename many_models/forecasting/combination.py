@@ -184,9 +184,9 @@ def simplex_weights(  # noqa: PLR0913, PLR0917 - what is known of candidates, an
     many windows. Where there is none it is independent excess errors whose best mixture is `belief`. How errors of
     candidates go together in a few windows is partly luck: `kept` of M takes them as independent, each as far behind
     the best as the evidence of all says, which shrinks weights towards the best ones. A candidate that the evidence
-    puts far behind the best, or that is not `there`, takes no part. How far is far no evidence tells: weights are the
-    mean of mixtures of many, of some and of few, which errs less than most of them alone. Where a user's
-    forecaster has not `made` a forecast, weights are those of the others without it.
+    puts far behind the best, or that is not `there`, takes no part. Evidence does not tell how far is too far:
+    weights are the mean of mixtures of many, of some and of few candidates. Where a user's forecaster has not `made` a
+    forecast, weights are those of the others without it.
     """
     if made is not None and not made.all():
         return _of_those_made(moments, windows, belief, evidence, kept, there, made)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _COMPILED = (
     "season_of", "is_structural", "is_closed", "advance", "prefix", "last_year", "fill", "back_to_scale", "forecast",
     "log_mean", "recent_mean", "same_phase", "fill_extra", "recent_level", "fill_beside", "fill_course", "without_own",
-    "fill_plain", "tree_sum", "phase_moments", "tested_season", "smoothed_trend",
+    "fill_plain", "tree_width", "tree_sum", "phase_moments", "tested_season", "smoothed_trend",
 )  # fmt: skip
 
 
@@ -75,7 +75,7 @@ pack_log_mean, pack_recent_mean, pack_same_phase, pack_fill_extra = (
     pack.fill_extra,
 )
 _recent_level, _fill_beside, _fill_course = pack.recent_level, pack.fill_beside, pack.fill_course
-BESIDE = mm_pack_v1.BESIDE
+_tree_width = pack.tree_width
 OBSERVED = mm_pack_v1.OBSERVED
 RAW, LOG, COUNT = mm_pack_v1.RAW, mm_pack_v1.LOG, mm_pack_v1.COUNT
 OVERDISPERSION = 0.08
@@ -372,9 +372,8 @@ def fit_series(
     states = np.zeros((origins.size, S.size))
     off = np.zeros(T)
     features(y, code, ph, hol, C, x, binary, steps, first, origins, conf, own, decay, P, S, X, w, wl, z, states, off)
-    wide = p + mm_pack_v1.EXTRA + BESIDE + 2 * int(conf[mm_pack_v1.COVARIATES])
-    row = np.zeros(wide + static.size + mm_pack_v1.COURSE)
-    _copy(static, row[wide : wide + static.size])
+    row = np.zeros(_tree_width(p, int(conf[mm_pack_v1.COVARIATES]), static.size))
+    _copy(static, row[row.size - static.size - mm_pack_v1.COURSE : row.size - mm_pack_v1.COURSE])
     G = np.zeros((2, p, p))
     g = np.zeros((2, p))
     nc = int(conf[mm_pack_v1.CALENDAR])

@@ -104,7 +104,9 @@ def default_prior(nc: int, k: int) -> NDArray[np.float64]:
     return prior
 
 
-TURN = (math.sqrt(5.0) - 1.0) / 2.0  # the golden ratio's share: its multiples fall evenly, and fit to no season
+TURN = (
+    math.sqrt(5.0) - 1.0
+) / 2.0  # the golden ratio's share: its multiples are spread evenly and repeat with no season
 
 
 def training_steps(number: int, periods: int, horizon: int, *, turned: bool = False) -> NDArray[np.int64]:

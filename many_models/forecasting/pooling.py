@@ -487,7 +487,7 @@ class Sample:
 
         size = int(keep.sum())
         static = self.static[i].astype(float)
-        width = beta.size + loader.EXTRA + loader.BESIDE + 2 * self.layout.columns + static.size + loader.COURSE
+        width = loader.tree_width(beta.size, self.layout.columns, static.size)
         rows = (np.zeros((size, width), np.float32), np.zeros(size), np.zeros(size), np.zeros(size), np.zeros(size))
         n = pooled_rows(*self._series(i, self._turned if turned else self._steps), beta, static, *rows, keep)
         return rows[0][:n], rows[1][:n], rows[2][:n], rows[3][:n], rows[4][:n]

@@ -28,7 +28,7 @@ def grow(rows: TreeRows, turned: TreeRows, layout: Layout, p: int) -> tuple[tupl
     """Trees on top of each series' own count fit, then those on top of its recent level, and the number of these.
 
     Of those on the recent level, half are grown on rows that train other steps (`turned`) and see the recent course
-    besides; each half says half. Two kinds of trees err differently, and their mean errs less than either.
+    besides. The forecast is the mean of both halves: they err differently, and it mostly errs less than either.
     """
     X, y, offset, level, weight = rows
     course = slice(X.shape[1] - loader.COURSE, X.shape[1])

@@ -17,7 +17,7 @@ LONG_FUNCTIONS = {  # file, function: its bound
     ("forecasting/pack/mm_pack_v1.py", "advance"): 70,  # the same
     ("forecasting/pack/mm_pack_v1.py", "forecast"): 70,  # the same
 }
-LONG_MODULES = {"forecasting/pack/mm_pack_v1.py": 1735}  # travels in every pack as one file: see its docstring
+LONG_MODULES = {"forecasting/pack/mm_pack_v1.py": 1700}  # travels in every pack as one file: see its docstring
 
 
 def lengths(source: str) -> dict[str, int]:

@@ -127,7 +127,7 @@ def test_each_half_of_the_boosted_trees_says_half():
     """Their mean in the log, so that neither counts more; the trees on the own fit do not see the recent course."""
     rng = np.random.default_rng(5)
     p, layout = 4, Layout("D", 7, 7, (), (), "")
-    width = p + loader.EXTRA + loader.BESIDE + 2 * layout.columns + loader.COURSE
+    width = loader.tree_width(p, layout.columns, 0)
 
     def made(place: int) -> TreeRows:
         features = rng.random((900, width)).astype(np.float32)

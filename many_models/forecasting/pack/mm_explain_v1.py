@@ -382,8 +382,7 @@ class Explainer:
             nc, k = int(self.conf[loader.CALENDAR]), int(self.conf[loader.COVARIATES])
             p = loader.width(nc, k)
             beside = p + loader.EXTRA + k
-            static = self.pack.arrays["static"].shape[1]
-            width = beside + loader.BESIDE + k + static + loader.COURSE
+            width = loader.tree_width(p, k, self.pack.arrays["static"].shape[1])
             out = np.full((h, width), RECENT, np.int64)
             out[:, :nc] = self.columns(ds, nc)
             season = self.season()

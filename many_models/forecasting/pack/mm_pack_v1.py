@@ -36,22 +36,9 @@ LEAST_OWN_SIZE = 6  # of packs from before ZEROS
 # Ways to look at a series, in the order of the rows of coefficients.
 RAW, LOG, COUNT = 0, 1, 2
 DYNAMIC = 10
-CANDIDATES = (
-    "seasonal_naive",
-    "mean",
-    "seasonal_mean",
-    "smoothing_slow",
-    "smoothing_medium",
-    "smoothing_fast",
-    "tsb",
-    "croston",
-    "ridge_raw",
-    "ridge_log",
-    "poisson",
-    "pooled",
-    "trees",
-    "boosted",
-    "smoothing_trend",
+CANDIDATES = tuple(
+    "seasonal_naive mean seasonal_mean smoothing_slow smoothing_medium smoothing_fast tsb croston ridge_raw ridge_log "
+    "poisson pooled trees boosted smoothing_trend".split()
 )
 BEFORE_BOOSTED, BEFORE_TREND = 13, 14  # of them, those of older packs
 FALLBACK_CANDIDATE = 4  # the candidate that is repeated where another has no forecast
@@ -61,7 +48,7 @@ SHARPNESS = 4.0  # its weights are their squared errors to this power
 BY_CHANCE = 2.0  # how often what chance makes of phases is taken from what they differ by
 TINY_FACTOR = 0.2  # of a season: divided by it, a few units more or less look like another level
 EXTRA = 9  # features that only trees use, and one more a covariate column
-BESIDE = 3  # features after these, and one more a covariate column: what surrounds the target; static ones come then
+BESIDE = 3  # features after these, and one more a covariate column: what surrounds the target; then come static ones
 NEWEST, SAME_PHASE = 8, 3  # the newest values and the last ones of a phase, which only the second boosted trees see:
 COURSE = NEWEST + SAME_PHASE + 6  # the last features, with means of six spans
 PLAIN = 6  # what users' regressors see besides the linear features: phase, step, age, recent mean, phase's, holiday
@@ -86,6 +73,11 @@ def state_size(m: int, k: int, slots: int) -> int:
 def width(nc: int, k: int) -> int:
     """Number of linear features with `nc` calendar columns and `k` covariate columns."""
     return nc + DYNAMIC + 3 * k
+
+
+def tree_width(p, k, static):
+    """Number of features that trees see: `p` linear ones, those of `k` covariate columns, `static` ones, the course."""
+    return p + EXTRA + BESIDE + 2 * k + static + COURSE
 
 
 def season_of(S, ph, own, m):
@@ -239,10 +231,8 @@ def last_year(P, o, t, conf, own, out):
     back = year
     while t - back + half > o:
         back += year
-    a = t - back - half
-    b = t - back + half + 1
-    ra = o - back - ref + 1
-    rb = o - back + 1
+    a, b = t - back - half, t - back + half + 1
+    ra, rb = o - back - ref + 1, o - back + 1
     if ra < 0:
         return
     n = P[b, 2] - P[a, 2]
@@ -275,13 +265,8 @@ def fill(X, S, way, ph, h, calendar, x, ly, conf, own):
     nc = int(conf[CALENDAR])
     k = int(conf[COVARIATES])
     b = (4 + m) if way == LOG else 0
-    l0 = S[b]
-    l1 = S[b + 1]
-    l2 = S[b + 2]
-    l3 = S[b + 3]
-    w = S[b + 4 + ph]
-    one = 1.0
-    size = 1.0
+    l0, l1, l2, l3, w = S[b], S[b + 1], S[b + 2], S[b + 3], S[b + 4 + ph]
+    one, size = 1.0, 1.0
     if way == RAW and own[ADDITIVE] == 0.0:
         one = S[S.size - 2]
         size = l3
@@ -327,9 +312,7 @@ def back_to_scale(e, way, smear, own):
 def recent_mean(y, code, o, conf):
     """Mean of the last observations at `o`."""
     oldest = max(0, o + 1 - int(conf[TAIL]))
-    s = 0.0
-    n = 0
-    t = o
+    s, n, t = 0.0, 0, o
     while t >= oldest and n < int(conf[WINDOW]):
         if code[t] == OBSERVED:
             s += y[t]
@@ -343,9 +326,7 @@ def same_phase(y, code, o, t, mean, conf, out):
     m = int(conf[SEASON])
     oldest = max(0, o + 1 - int(conf[TAIL]))
     out[0] = mean
-    s = 0.0
-    got = 0
-    tries = 0
+    s, got, tries = 0.0, 0, 0
     back = m * ((t - o - 1) // m + 1)
     while tries < 2 * int(conf[SEASONS]) and got < int(conf[SEASONS]) and t - back >= oldest:
         if code[t - back] == OBSERVED or code[t - back] == CLOSED:
@@ -414,16 +395,12 @@ def fill_course(X, P, y, code, o, t, mean, level, conf, own):
         s = o - j if j < NEWEST else t - back - m * (j - NEWEST)
         X[at + j] = y[s] / own[UNIT] / size if s >= oldest and code[s] == OBSERVED else usual
     for j in range(6):
-        a = t - back - 1
-        b = t - back + 2
+        a, b = t - back - 1, t - back + 2
         if 0 < j < 4:
-            a = o + 1 - 2**j
-            b = o + 1
+            a, b = o + 1 - 2**j, o + 1
         elif j > 3:
-            a = o + 1 - m * (j - 3)
-            b = a + m
-        a = max(a, oldest)
-        b = min(b, o + 1)
+            a, b = o + 1 - m * (j - 3), o + 1 - m * (j - 4)
+        a, b = max(a, oldest), min(b, o + 1)
         n = P[b, 2] - P[a, 2] if b > a else 0.0
         X[at + NEWEST + SAME_PHASE + j] = (P[b, 0] - P[a, 0]) / n / size if n > 0.0 else usual
 
@@ -485,14 +462,9 @@ def tested_season(y, code, oldest, o, m, additive, season):
     Stein 1961, positive part): phases that differ no more are no season.
     """
     none = 0.0 if additive else 1.0
-    sums = np.zeros(m)
-    squares = np.zeros(m)
-    times = np.zeros(m)
+    sums, squares, times = np.zeros(m), np.zeros(m), np.zeros(m)
     phase_moments(y, code, oldest, o, m, additive, sums, squares, times)
-    phases_seen = 0.0
-    seen = 0.0
-    mean = 0.0
-    within = 0.0
+    phases_seen, seen, mean, within = 0.0, 0.0, 0.0, 0.0
     for k in range(m):
         season[k] = none
         if times[k] > 0.0:
@@ -538,12 +510,8 @@ def smoothed_trend(y, code, o, conf, own, level, season):
     uneven = not additive and phase.min() < TINY_FACTOR
     smooth = np.zeros(len(GAINS))
     error = np.zeros(len(GAINS))
-    n = 0.0
-    seen = 0.0  # the sum of weights
-    st = 0.0
-    sz = 0.0
-    stt = 0.0
-    stz = 0.0
+    n, seen = 0.0, 0.0  # observations, and the sum of their weights
+    st, sz, stt, stz = 0.0, 0.0, 0.0, 0.0
     for t in range(oldest, o + 1):
         if code[t] == OBSERVED:
             k = (t - o) % m
@@ -1075,8 +1043,9 @@ class Pack:
     def room(self, i):
         """Room for one row of features and of what trees see, with what they see of the series `i` itself."""
         a = self.arrays
-        size = a["coef"].shape[2] + EXTRA + BESIDE + 2 * int(a["conf"][COVARIATES])
-        return np.concatenate([np.empty(size), a["static"][i].astype(float), np.zeros(COURSE)])
+        room = np.zeros(tree_width(a["coef"].shape[2], int(a["conf"][COVARIATES]), a["static"].shape[1]))
+        room[room.size - COURSE - a["static"].shape[1] : room.size - COURSE] = a["static"][i]
+        return room
 
     def candidates(self, i, h, x, fresh=None, args=None):
         """Forecasts (candidates × h) of row `i` for the h periods after its cutoff, or after `fresh` (y, code, x).
@@ -1512,7 +1481,7 @@ def _check_trees(arrays):
         child = a[name].astype(np.int64)
         if (inner & ((child <= at) | (child >= end))).any():
             raise ValueError(f"{name}.npy: a child is before its parent or outside its tree")
-    features = a["coef"].shape[2] + EXTRA + BESIDE + 2 * int(a["conf"][COVARIATES]) + a["static"].shape[1] + COURSE
+    features = tree_width(a["coef"].shape[2], int(a["conf"][COVARIATES]), a["static"].shape[1])
     if nodes and a["feature"].max() >= features:
         raise ValueError(f"feature.npy asks for feature {a['feature'].max()}, there are {features}")
 

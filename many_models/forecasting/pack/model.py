@@ -286,7 +286,7 @@ def _with_room(model: PackModel, attributes: int) -> PackModel:
     own, k = arrays["static"].shape[1], int(arrays["conf"][loader.COVARIATES])
     if own == attributes:
         return model
-    end = arrays["coef"].shape[2] + loader.EXTRA + loader.BESIDE + 2 * k + own
+    end = loader.tree_width(arrays["coef"].shape[2], k, own) - loader.COURSE
     feature = arrays["feature"]
     moved = np.where(feature >= end, feature + (attributes - own), feature).astype(feature.dtype)
     return PackModel(model.index, {**arrays, "feature": moved}, model.blobs)

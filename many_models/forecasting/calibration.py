@@ -11,6 +11,7 @@ from many_models.forecasting import combination
 from many_models.forecasting.evaluation import scored
 from many_models.forecasting.local_fit import nothing_shared
 from many_models.forecasting.pack import mm_pack_v1 as loader
+from many_models.forecasting.spec import rhythm
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,6 +28,9 @@ CHANCE = 2.0  # how much more than chance would explain has to speak for a corre
 MOST_FACTOR = 0.3  # the largest correction, as a log
 MOST_DENSE = 0.05  # the same for series that nearly always sell: models follow their level, the rest is passing events
 WIDER = 1.04  # few windows share their luck: the next one is a little further off than they were
+CALM = 0.75  # how much of what a year moved more than the windows widens intervals, as a power
+MOST_CALM = 2.0  # the most that it is taken for
+SERIES_OF_CALM = 20.0  # series whose worth is, for a class, what all series say of it
 
 
 @dataclass(frozen=True)
@@ -88,9 +92,10 @@ def gather_evidence(evaluation: Evaluation) -> Evidence:
     growth = np.array([growth_of(r, evaluation.mask & (classes == k)[:, None, None]) for k in range(groups)])
     spreads[..., 2] = growth[classes][:, None]
     r, zero = standardised(evaluation, blends, spreads)
+    calm = calmness(evaluation, evaluation.mask.any(2).any(1))
     for k in range(groups):
         mine = evaluation.mask & (classes == k)[:, None, None]
-        table[k] = residual_quantiles(r, zero, evaluation.mask, mine, spec)
+        table[k] = residual_quantiles(r, zero, evaluation.mask, mine, spec, calm[k])
     return Evidence(full, factor, table, growth)
 
 
@@ -109,6 +114,41 @@ def growth_of(r: NDArray[np.float64], mask: NDArray[np.bool_]) -> float:
     q = min(float(size[late].mean() / size[early].mean()), 2.0)
     found = max((q - 1.0) / (0.75 - 0.25 * q), 0.0)
     return float((n * found + STEPS_OF_GROWTH * GROWTH) / (n + STEPS_OF_GROWTH))
+
+
+def calmness(evaluation: Evaluation, told: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """How much further the next window may be off than the backtest's were, per class, from the series that are `told`.
+
+    A few windows in autumn know no winter. How far sales moved, from one season to the same phase of a later one, is
+    known of the whole last year: the median over series of what it was in the year, against what it was in the
+    windows. It widens intervals by its power CALM, and never narrows them. 1 where a year holds no more than the
+    windows twice.
+    """
+    spec, panel, season = evaluation.spec, evaluation.panel, evaluation.spec.steps_per_season
+    windows, year = spec.horizon * spec.windows, rhythm(spec.frequency).year
+    lag = season * -(-spec.horizon // season)
+    begin, groups = max(panel.periods - year, lag), len(combination.CLASSES) + 1
+    if panel.periods - begin < 2 * windows:
+        return np.ones(groups)
+    y, seen = panel.y[:, : panel.periods], panel.code[:, : panel.periods] == loader.OBSERVED
+    floor = np.maximum(0.2 * evaluation.variation.size, 1e-9)[:, None]
+    mu = np.maximum((np.abs(y[:, lag:]) + np.abs(y[:, :-lag])) / 2.0, floor)
+    both = seen[:, lag:] & seen[:, :-lag]
+    square = np.where(both, (y[:, lag:] - y[:, :-lag]) ** 2, 0.0)
+    size = np.where(both, mu + 0.05 * mu**2, 0.0)
+    now, all_year = (
+        square[:, -n:].sum(1) / np.maximum(size[:, -n:].sum(1), 1e-300) for n in (windows, panel.periods - begin)
+    )
+    moved = told & (now > 0) & (all_year > 0)
+    if not moved.any():
+        return np.ones(groups)
+    ratio = 0.5 * np.log(np.where(moved, all_year, 1.0) / np.where(moved, now, 1.0))
+    overall, result = float(np.median(ratio[moved])), np.zeros(groups)
+    for k in range(groups):
+        mine = moved & (evaluation.classes == k)
+        own = float(np.median(ratio[mine])) if mine.any() else overall
+        result[k] = (mine.sum() * own + SERIES_OF_CALM * overall) / (mine.sum() + SERIES_OF_CALM)
+    return np.exp(CALM * np.clip(result, 0.0, np.log(MOST_CALM)))
 
 
 def calibration(
@@ -151,9 +191,16 @@ def standardised(
 
 
 def residual_quantiles(
-    r: NDArray[np.float64], zero: NDArray[np.float64], mask: NDArray[np.bool_], mine: NDArray[np.bool_], spec: Spec
+    r: NDArray[np.float64],
+    zero: NDArray[np.float64],
+    mask: NDArray[np.bool_],
+    mine: NDArray[np.bool_],
+    spec: Spec,
+    calm: float = 1.0,
 ) -> NDArray[np.float64]:
-    """Quantiles (2 × levels) of standardised errors of a class, shrunk towards all series' by 500 errors' worth."""
+    """Quantiles (2 × levels) of standardised errors of a class, shrunk towards all series' by 500 errors' worth, and
+    `calm` times as wide (see `calmness`).
+    """
     if mask.sum() < 50:
         return quantiles(spec, 1)[0]
     result = []
@@ -163,7 +210,7 @@ def residual_quantiles(
         overall = np.array(shortest(r[mask], zero[mask], level / 100.0, tails))
         own = np.array(shortest(r[mine], zero[mine], level / 100.0, tails)) if mine.any() else overall
         scarce = np.median(r[mine] - zero[mine]) < 1e-9 if mine.any() else False  # zeros, mostly: no luck to share
-        result.extend((1.0 if scarce else WIDER) * (trust * own + (1 - trust) * overall))
+        result.extend((1.0 if scarce else WIDER * calm) * (trust * own + (1 - trust) * overall))
     return np.array(result)
 
 

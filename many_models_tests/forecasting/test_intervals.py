@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from many_models.forecasting import Spec, combination, pool, train
+from many_models.forecasting import Spec, calibration, combination, pool, train
+from many_models.forecasting.calibration import calmness
+from many_models.forecasting.evaluation import evaluate
 from many_models_tests.forecasting.histories import AS_OF, rows_of
 
 RATES = {"rare": 0.15, "some": 0.6, "often": 1.6, "always": 40.0}
@@ -60,3 +62,58 @@ def test_series_of_different_volume_are_of_different_classes():
     rng = np.random.default_rng(0)
     y = np.array([rng.poisson(rate, 400) for rate in RATES.values()], float)
     assert combination.class_of(y, np.ones(y.shape, bool), 364).tolist() == [0, 1, 2, 3]
+
+
+# --- calm windows -----------------------------------------------------------------------------------------------------
+def restless(name: str, spread: np.ndarray) -> np.ndarray:
+    """Daily sales around 100 whose standard deviation on each day is `spread`."""
+    chance = np.random.default_rng(int.from_bytes(name.encode(), "big"))
+    return np.maximum(100.0 + spread * chance.standard_normal(len(spread)), 0.0)
+
+
+CALM_SPEC = Spec("D", 14, windows=3)
+WILD = np.full(500, 20.0)
+CALM = np.r_[np.full(440, 20.0), np.full(60, 5.0)]
+
+
+def calm_of(histories: dict[str, np.ndarray], spec: Spec = CALM_SPEC) -> np.ndarray:
+    rows = rows_of(histories, spec)
+    evaluation = evaluate(rows, spec, AS_OF, pool(rows, spec, AS_OF, trees=False))
+    return calmness(evaluation, evaluation.mask.any((1, 2)))
+
+
+def test_intervals_know_that_the_windows_were_calmer_than_the_year():
+    """The year moved 4 times as far as the windows, outside of them: that is taken for at most twice as far."""
+    assert calm_of({f"a{i}": restless(f"a{i}", CALM) for i in range(6)}) == pytest.approx(2.0**0.75)
+    usual = calm_of({f"a{i}": restless(f"a{i}", WILD) for i in range(6)})
+    assert (usual >= 1.0).all()
+    assert (usual < 1.06).all()
+
+
+def test_windows_wilder_than_the_year_narrow_nothing():
+    wilder = np.r_[np.full(440, 5.0), np.full(60, 20.0)]
+    assert calm_of({f"a{i}": restless(f"a{i}", wilder) for i in range(6)}).tolist() == [1.0] * 4
+
+
+def test_the_calm_of_one_series_widens_no_other_ones():
+    others = {f"a{i}": restless(f"a{i}", WILD) for i in range(9)}
+    assert calm_of({**others, "calm": restless("calm", CALM)}) == pytest.approx(calm_of(others), rel=0.02)
+
+
+@pytest.mark.parametrize("spec", [Spec("D", 70, windows=3), Spec("MS", 6, windows=3)])
+def test_where_a_year_is_no_more_than_the_windows_twice_it_says_nothing(spec):
+    histories = {f"a{i}": restless(f"a{i}", CALM)[-(400 if spec.frequency == "D" else 120) :] for i in range(3)}
+    assert calm_of(histories, spec).tolist() == [1.0] * 4
+
+
+def test_forecasts_after_calm_windows_have_wider_intervals(monkeypatch):
+    rows = rows_of({f"a{i}": restless(f"a{i}", CALM) for i in range(6)}, CALM_SPEC)
+
+    def width() -> float:
+        shared = pool(rows, CALM_SPEC, AS_OF, trees=False)
+        made = train(rows, CALM_SPEC, AS_OF, pooled=shared).model.predict(None).to_pandas()
+        return float((made["hi80"] - made["lo80"]).mean())
+
+    now = width()
+    monkeypatch.setattr(calibration, "calmness", lambda *_: np.ones(4))
+    assert now / width() == pytest.approx(2.0**0.75, rel=0.01)

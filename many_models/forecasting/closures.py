@@ -20,8 +20,6 @@ from many_models.forecasting.pack import mm_pack_v1 as pack
 from many_models.forecasting.spec import rhythm
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from numpy.typing import NDArray
 
     from many_models.forecasting.panel import Layout, Panel
@@ -34,9 +32,11 @@ AROUND = 100  # days on either side that tell how often the series sells
 LEAST_AROUND = 20  # of them, how many are needed
 MOSTLY = 0.75  # of the earlier occurrences that were closed
 EASTER = (-63, 70)  # days from Easter Sunday that may move with it
+LEAST_APART = 300  # days between two that a reading calls the same
 NEAR = 3  # days from a holiday of the calendar that may move with it
 NO_LABEL = -1
 ROUNDING = 1e-6  # by which sums of weights may differ
+MOST_READINGS = 8  # spans of days whose readings are kept in order
 MOST_KEPT = 5_000  # histories whose closed days are kept: more than a worker has in a chunk
 
 _KEPT: dict[bytes, NDArray[np.int64]] = {}
@@ -221,20 +221,14 @@ class _Evidence:
         self.runs = days.runs()
         self.of_day = {at: run for run in self.runs for at in range(run.first, run.last + 1) if days.zero[at]}
 
-    def names(self) -> Iterator[tuple[int, int]]:
-        """The (reading, label) of days whose closures are implausible together."""
-        places = np.array(sorted(self.of_day), np.int64)
-        weight = np.array([self.of_day[place].weight for place in places.tolist()])
-        for reading, labels in enumerate(self.labels):
-            there, at = np.unique(labels[places], return_inverse=True)
-            enough = np.bincount(at, weight) > IMPLAUSIBLE
-            yield from ((reading, label) for label in there[enough].tolist() if label != NO_LABEL)
+    def may_be(
+        self, at: NDArray[np.int64], least: int, more: NDArray[np.float64] | float = 0.0, unknown: int = 0
+    ) -> NDArray[np.bool_]:
+        """Whether a reading may find the days `at` closed (readings × days): at least `least` of the earlier days that
+        it calls the same were closed, and enough of them, and their weights, with those of the days' own runs (`more`),
+        are implausible together. Up to `unknown` of the earlier days may be too new to be known.
 
-    def may_be(self, at: NDArray[np.int64], more: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """Whether a reading may find the days `at` closed (readings × days): enough of the earlier days that it calls
-        the same were closed, and their weights, with those of the days' own runs (`more`), are implausible together.
-
-        A bound: `closed` decides. It is slow, and most zeros are not closed days.
+        A bound: `closed` decides. It is slow, and few days are closed days.
         """
         places = np.array(list(self.of_day), np.int64)
         closed, sold, weight = np.zeros((3, self.labels.shape[1]))
@@ -242,7 +236,8 @@ class _Evidence:
         sold[: len(self.days.sold)] = self.days.sold & ~self.days.weekly
         ran, open_ = self.readings.before(closed)[:, at], self.readings.before(sold)[:, at]
         heavy = self.readings.before(weight)[:, at] + more > IMPLAUSIBLE - ROUNDING
-        return (self.labels[:, at] != NO_LABEL) & (ran > 0) & (ran >= MOSTLY * (ran + open_)) & heavy
+        enough = (ran >= least) & (ran >= MOSTLY * (ran + open_ - unknown))
+        return (self.labels[:, at] != NO_LABEL) & enough & heavy
 
     def explained_before(self, reading: int, places: list[int], at: int) -> bool:
         """Whether an earlier reading has one name for all `places`, of several, and another one for the day `at`."""
@@ -309,10 +304,10 @@ def expected(
     evidence = _evidence(y, code, readings, week, known)
     if evidence is None:
         return found
-    for reading, label in evidence.names():
-        places = np.flatnonzero(readings.labels[reading] == label)
-        for at in places[2:].tolist():
-            found[at] = found[at] or evidence.closed(at, reading, places, 2)
+    days = np.arange(len(found))
+    for reading, at in np.argwhere(evidence.may_be(days, 2, unknown=1 + lag // LEAST_APART)).tolist():
+        labels = readings.labels[reading]
+        found[at] = found[at] or evidence.closed(at, reading, np.flatnonzero(labels == labels[at]), 2)
     return found
 
 
@@ -327,7 +322,7 @@ def recognised(y: NDArray[np.float64], code: NDArray[np.int8], readings: Reading
     if not (so_far := evidence.days.so_far()):
         return found
     days, more = np.array(list(so_far), np.int64), np.array([weight for _, _, weight in so_far.values()])
-    for reading, i in np.argwhere(evidence.may_be(days, more)).tolist():
+    for reading, i in np.argwhere(evidence.may_be(days, 1, more)).tolist():
         at, labels = int(days[i]), readings.labels[reading]
         places = np.flatnonzero(labels == labels[at])
         found[at] = found[at] or evidence.closed(at, reading, places, 1, so_far[at])
@@ -360,7 +355,7 @@ class Closures:
     def __init__(self, layout: Layout, ds: NDArray[np.datetime64], periods: int) -> None:
         """`ds` are stamps of the history, `periods` of them, and of what follows."""
         self.periods, self.size = periods, len(ds)
-        self._newest: tuple[tuple[int, int], Readings] | None = None
+        self._readings: dict[tuple[int, int], Readings] = {}
         self.daily = rhythm(layout.frequency).unit == "D" and layout.frequency in {"D", "B"}
         if not self.daily:
             return
@@ -390,7 +385,7 @@ class Closures:
         """Which zeros of the history from the place `first` on are closed days."""
         found = np.zeros(len(y), np.bool_)
         if self.daily:
-            found[first:] = recognised(y[first:], code[first:], self._history(first, len(y)), self.week)
+            found[first:] = recognised(y[first:], code[first:], self._from(first, len(y)), self.week)
         return found
 
     def _expected(self, y: NDArray[np.float64], code: NDArray[np.int8], first: int) -> NDArray[np.bool_]:
@@ -409,11 +404,11 @@ class Closures:
         closed[places] = True
         return closed
 
-    def _history(self, first: int, stop: int) -> Readings:
-        """The readings of a history; most series have the same one, and its order is found once."""
-        if self._newest is None or self._newest[0] != (first, stop):
-            self._newest = (first, stop), self._from(first, stop)
-        return self._newest[1]
-
     def _from(self, first: int, stop: int) -> Readings:
-        return Readings(self.readings.days[first:stop], self.readings.labels[:, first:stop])
+        """The readings of some days; most series have the same ones, and their order is found once."""
+        if (found := self._readings.get((first, stop))) is None:
+            if len(self._readings) >= MOST_READINGS:
+                self._readings.clear()
+            found = Readings(self.readings.days[first:stop], self.readings.labels[:, first:stop])
+            self._readings[first, stop] = found
+        return found

@@ -205,7 +205,7 @@ def test_states_do_not_change_when_history_grows():
 
 
 def test_no_day_is_passed_over_that_a_closer_look_finds_closed(monkeypatch: pytest.MonkeyPatch):
-    """Only days that may be closed are looked at: looking at each zero by each reading finds the same ones."""
+    """Only days that may be closed are looked at: looking at each day by each reading finds the same ones."""
     none, total = np.zeros(0, np.int64), 0
     for seed in range(24):
         rng = np.random.default_rng(seed)
@@ -219,13 +219,15 @@ def test_no_day_is_passed_over_that_a_closer_look_finds_closed(monkeypatch: pyte
             y[days.dayofweek == 6] = 0.0
         code = np.where(rng.random(len(y)) < 0.01, pack.MISSING, pack.OBSERVED).astype(np.int8)
         readings = Readings.of(days.to_numpy("datetime64[D]").astype(np.int64), none, none)
-        quick = recognised(y, code, readings, 7)
+        lag = (1, 28, 400)[seed % 3]
+        quick = recognised(y, code, readings, 7), expected(y, code, readings, 7, lag)
         with monkeypatch.context() as patch:
-            named = lambda self, at, _: self.labels[:, at] != closures.NO_LABEL  # noqa: E731
+            named = lambda self, at, *_, **__: self.labels[:, at] != closures.NO_LABEL  # noqa: E731
             patch.setattr(closures._Evidence, "may_be", named)
-            assert recognised(y, code, readings, 7).tolist() == quick.tolist()
-        total += quick.sum()
-    assert total > 100
+            assert recognised(y, code, readings, 7).tolist() == quick[0].tolist()
+            assert expected(y, code, readings, 7, lag).tolist() == quick[1].tolist()
+        total += quick[0].sum() + quick[1].sum()
+    assert total > 150
 
 
 def test_a_shop_with_closed_days_changes_no_other_series():

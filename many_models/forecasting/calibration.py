@@ -92,7 +92,7 @@ def gather_evidence(evaluation: Evaluation) -> Evidence:
     growth = np.array([growth_of(r, evaluation.mask & (classes == k)[:, None, None]) for k in range(groups)])
     spreads[..., 2] = growth[classes][:, None]
     r, zero = standardised(evaluation, blends, spreads)
-    calm = calmness(evaluation, evaluation.mask.any(2).any(1))
+    calm = calmness(evaluation)
     for k in range(groups):
         mine = evaluation.mask & (classes == k)[:, None, None]
         table[k] = residual_quantiles(r, zero, evaluation.mask, mine, spec, calm[k])
@@ -116,8 +116,8 @@ def growth_of(r: NDArray[np.float64], mask: NDArray[np.bool_]) -> float:
     return float((n * found + STEPS_OF_GROWTH * GROWTH) / (n + STEPS_OF_GROWTH))
 
 
-def calmness(evaluation: Evaluation, told: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """How much further the next window may be off than the backtest's were, per class, from the series that are `told`.
+def calmness(evaluation: Evaluation) -> NDArray[np.float64]:
+    """How much further the next window may be off than the backtest's were, per class of series.
 
     A few windows in autumn know no winter. How far sales moved, from one season to the same phase of a later one, is
     known of the whole last year: the median over series of what it was in the year, against what it was in the
@@ -125,30 +125,35 @@ def calmness(evaluation: Evaluation, told: NDArray[np.bool_]) -> NDArray[np.floa
     windows twice.
     """
     spec, panel, season = evaluation.spec, evaluation.panel, evaluation.spec.steps_per_season
-    windows, year = spec.horizon * spec.windows, rhythm(spec.frequency).year
+    windows, groups = spec.horizon * spec.windows, len(combination.CLASSES) + 1
     lag = season * -(-spec.horizon // season)
-    begin, groups = max(panel.periods - year, lag), len(combination.CLASSES) + 1
-    if panel.periods - begin < 2 * windows:
+    year = min(rhythm(spec.frequency).year, panel.periods - lag)
+    if year < 2 * windows:
         return np.ones(groups)
-    y, seen = panel.y[:, : panel.periods], panel.code[:, : panel.periods] == loader.OBSERVED
-    floor = np.maximum(0.2 * evaluation.variation.size, 1e-9)[:, None]
-    mu = np.maximum((np.abs(y[:, lag:]) + np.abs(y[:, :-lag])) / 2.0, floor)
-    both = seen[:, lag:] & seen[:, :-lag]
-    square = np.where(both, (y[:, lag:] - y[:, :-lag]) ** 2, 0.0)
-    size = np.where(both, mu + 0.05 * mu**2, 0.0)
-    now, all_year = (
-        square[:, -n:].sum(1) / np.maximum(size[:, -n:].sum(1), 1e-300) for n in (windows, panel.periods - begin)
-    )
-    moved = told & (now > 0) & (all_year > 0)
+    square, size = _moves(evaluation, lag)
+    now, usual = (square[:, -n:].sum(1) / np.maximum(size[:, -n:].sum(1), 1e-300) for n in (windows, year))
+    moved = evaluation.mask.reshape(len(now), -1).any(1) & (now > 0) & (usual > 0)
     if not moved.any():
         return np.ones(groups)
-    ratio = 0.5 * np.log(np.where(moved, all_year, 1.0) / np.where(moved, now, 1.0))
+    ratio = 0.5 * np.log(np.where(moved, usual, 1.0) / np.where(moved, now, 1.0))
     overall, result = float(np.median(ratio[moved])), np.zeros(groups)
     for k in range(groups):
         mine = moved & (evaluation.classes == k)
         own = float(np.median(ratio[mine])) if mine.any() else overall
         result[k] = (mine.sum() * own + SERIES_OF_CALM * overall) / (mine.sum() + SERIES_OF_CALM)
     return np.exp(CALM * np.clip(result, 0.0, np.log(MOST_CALM)))
+
+
+def _moves(evaluation: Evaluation, lag: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Squares of how far each series moved from `lag` periods before, and what they are measured against (see
+    `standardised`); both zero where either period was not observed (series × periods from `lag` on).
+    """
+    panel = evaluation.panel
+    y, seen = panel.y[:, : panel.periods], panel.code[:, : panel.periods] == loader.OBSERVED
+    floor = np.maximum(0.2 * evaluation.variation.size, 1e-9)[:, None]
+    mu = np.maximum((np.abs(y[:, lag:]) + np.abs(y[:, :-lag])) / 2.0, floor)
+    both = seen[:, lag:] & seen[:, :-lag]
+    return np.where(both, (y[:, lag:] - y[:, :-lag]) ** 2, 0.0), np.where(both, mu + 0.05 * mu**2, 0.0)
 
 
 def calibration(

@@ -78,8 +78,7 @@ CALM = np.r_[np.full(440, 20.0), np.full(60, 5.0)]
 
 def calm_of(histories: dict[str, np.ndarray], spec: Spec = CALM_SPEC) -> np.ndarray:
     rows = rows_of(histories, spec)
-    evaluation = evaluate(rows, spec, AS_OF, pool(rows, spec, AS_OF, trees=False))
-    return calmness(evaluation, evaluation.mask.any((1, 2)))
+    return calmness(evaluate(rows, spec, AS_OF, pool(rows, spec, AS_OF, trees=False)))
 
 
 def test_intervals_know_that_the_windows_were_calmer_than_the_year():

@@ -165,13 +165,15 @@ class _Days:
         edges = edges[(edges[:, 0] > 0) & (edges[:, 1] < len(idle))]
         begin, stop = edges[:, 0], edges[:, 1]
         surprise = self.surprise(begin, stop, stop + AROUND)
-        chosen = self.sold[begin - 1] & self.sold[stop] & (surprise > 0)
-        found = list[_Run]()
-        for a, b, each in zip(begin[chosen].tolist(), stop[chosen].tolist(), surprise[chosen].tolist(), strict=True):
-            own = a + np.flatnonzero(self.zero[a:b] & ~self.weekly[a:b])
-            if len(own) and own[-1] - own[0] < LONGEST[0]:
-                found.append(_Run(int(own[0]), int(own[-1]), a, b - 1, len(own) * each))
-        return found
+        own = self.zero & ~self.weekly
+        place = np.arange(len(idle))
+        first = np.minimum.accumulate(np.where(own, place, len(idle))[::-1])[::-1][begin]
+        last = np.maximum.accumulate(np.where(own, place, -1))[stop - 1]
+        count = np.concatenate([[0], np.cumsum(own)])
+        weight = (count[stop] - count[begin]) * surprise
+        chosen = self.sold[begin - 1] & self.sold[stop] & (weight > 0) & (last - first < LONGEST[0])
+        kept = (values[chosen].tolist() for values in (first, last, begin, stop - 1, weight))
+        return [_Run(*run) for run in zip(*kept, strict=True)]
 
     def surprise(
         self, begin: NDArray[np.int64], stop: NDArray[np.int64], until: NDArray[np.int64]

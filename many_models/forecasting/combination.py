@@ -31,7 +31,7 @@ LOUDEST = 2.0  # times the median candidate's mean square that one may have at m
 QUIETEST = 0.1  # of the windows' mean, what the errors of a window are taken for at least where windows count alike
 # Mean square over the best one's beyond which a candidate takes no part: in mixtures of many, of some and of few.
 TOO_FAR = (2.0, 1.5, 1.15)
-SETTLE, SETTLED = 25, 1e-3  # rounds; a weight that moves less over that many ends the search
+SMALLEST = 0.005  # a weight below it is none
 CLASSES = (0.25, 0.6, 0.9)  # shares of periods with sales that part the classes of series
 
 
@@ -239,40 +239,11 @@ def _of_those_made(  # noqa: PLR0913, PLR0917 - the same
     return result
 
 
-def _minimise(M: NDArray[np.float64], start: NDArray[np.float64], rounds: int = 300) -> NDArray[np.float64]:
-    """Accelerated projected gradient with each matrix' largest row sum as its Lipschitz bound, begun again where it
-    moves back (O'Donoghue & Candès 2015).
+def _minimise(M: NDArray[np.float64], start: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weights that minimise w'Mw from `start` (see `simplex.minimise`), without those too small to matter."""
+    from many_models.forecasting.simplex import minimise
 
-    A series is done when SETTLE rounds have moved no weight of it any more, whatever other series do.
-    """
-    found = start.copy()
-    rows, w, ahead, momentum = np.arange(len(start)), start.copy(), start.copy(), np.ones((len(start), 1))
-    step = 1.0 / np.maximum(np.abs(M).sum(2).max(1), 1e-12)[:, None]
-    for number in range(rounds):
-        if number % SETTLE == 0:
-            going = np.abs(w - found[rows]).max(1, initial=0.0) > SETTLED if number else np.ones(len(rows), bool)
-            found[rows] = w
-            rows, w, ahead, momentum = rows[going], w[going], ahead[going], momentum[going]
-            step, M = step[going], M[going]
-            if not len(rows):
-                break
-        new = project(ahead - step * np.einsum("icd,id->ic", M, ahead))
-        backwards = ((ahead - new) * (new - w)).sum(1, keepdims=True) > 0
-        momentum = np.where(backwards, 1.0, momentum)
-        following = 0.5 * (1.0 + np.sqrt(1.0 + 4.0 * momentum**2))
-        ahead = new + (momentum - 1.0) / following * (new - w)
-        w, momentum = new, following
-    found[rows] = w
-    w = found
-    w = np.where(w < 0.005, 0.0, w)
+    w = np.zeros(start.shape)
+    minimise(np.ascontiguousarray(M), np.ascontiguousarray(start), w)
+    w = np.where(w < SMALLEST, 0.0, w)
     return w / w.sum(1, keepdims=True)
-
-
-def project(v: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rows of `v` projected on the simplex (Duchi et al. 2008)."""
-    u = -np.sort(-v, axis=1)
-    total = np.cumsum(u, 1) - 1.0
-    k = np.arange(1, v.shape[1] + 1)
-    rho = (u - total / k > 0).sum(1)
-    theta = total[np.arange(len(v)), rho - 1] / rho
-    return np.maximum(v - theta[:, None], 0.0)

@@ -333,7 +333,7 @@ def _states(
     """The state of each row, by the loop that judges causally; `closed` ones have no row in the source."""
     if not kept:
         return []
-    from many_models.forecasting.kernels import classify
+    from many_models.forecasting.zeros import classify
 
     layout = layout_of(spec, rows)
     conf = layout.conf()

@@ -132,15 +132,10 @@ def _fits(
         return fits.F[:, :-1], fits, fits.fitted, np.zeros((len(panel.series), 0), np.float32)
     _fits_together(pooled, spec, panel.number + int(origins[-1]))
     static = pooled.attributes.encode(rows, panel.series)
-    early, late = (
-        fit_panel(panel, layout, spec, places, pooled.early, static=static, only=Group.nobody())
-        for places in (origins[:-1], origins[-1:])
-    )
-    for _, shared, mine in pooled.fits_of(panel.series):
-        first, now = Group(mine, early), Group(mine, late)
-        fit_panel(panel, layout, spec, origins[:-1], shared[0], static=static, only=first)
-        fit_panel(panel, layout, spec, origins[-1:], shared[1], first_origin=int(origins[0]), static=static, only=now)
-    return early.F, late, np.concatenate([early.fitted, late.fitted], 1), static
+    fits = fit_panel(panel, layout, spec, origins, pooled.early, last=pooled.late, static=static, only=Group.nobody())
+    for _, (early, late), mine in pooled.fits_of(panel.series):
+        fit_panel(panel, layout, spec, origins, early, last=late, static=static, only=Group(mine, fits))
+    return fits.F[:, :-1], fits, fits.fitted, static
 
 
 def _windows(

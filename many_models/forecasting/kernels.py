@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 _COMPILED = (
     "season_of", "is_structural", "is_closed", "advance", "prefix", "last_year", "fill", "back_to_scale", "forecast",
-    "log_mean", "recent_mean", "same_phase", "fill_extra", "recent_level", "fill_beside", "fill_course", "without_own",
-    "fill_plain", "tree_width", "tree_sum", "phase_moments", "tested_season", "smoothed_trend",
+    "log_mean", "recent_mean", "same_phase", "fill_extra", "recent_level", "fill_beside", "fill_course",
+    "fill_plain", "tree_width", "add_trees", "phase_moments", "tested_season", "smoothed_trend",
 )  # fmt: skip
 
 
@@ -66,7 +66,7 @@ def _compiled_twins() -> ModuleType:
 
 pack = _compiled_twins()
 _advance, _prefix, _last_year = pack.advance, pack.prefix, pack.last_year
-_fill, _back_to_scale, _forecast, _is_closed = pack.fill, pack.back_to_scale, pack.forecast, pack.is_closed
+_fill, _back_to_scale, _forecast = pack.fill, pack.back_to_scale, pack.forecast
 _is_structural = pack.is_structural
 pack_log_mean, pack_recent_mean, pack_same_phase, pack_fill_extra = (
     pack.log_mean,
@@ -303,11 +303,20 @@ def _irls(X, off, y, w0, a, b, beta, prior, strength, rounds, cold, own, XW, w, 
     return moved <= 10.0 * STILL
 
 
+def room(T, p, origins, state):
+    """Arrays for `features` of `T` periods, `p` linear features, a number of `origins` and the size of a `state`:
+    running sums P, features X (3 × T × p), weights w and wl, targets z (2 × T), states and offsets. numpy makes them,
+    because zeros that a compiled loop makes cost as much as half the loop.
+    """
+    X, w, wl, z = np.zeros((3, T, p), np.float32), *np.zeros((2, T), np.float32), np.zeros((2, T), np.float32)
+    return np.zeros((T + 1, 3)), X, w, wl, z, np.zeros((origins, state)), np.zeros(T)
+
+
 @compiled
-def features(y, code, ph, hol, C, x, binary, steps, first, origins, conf, own, decay, P, S, X, w, wl, z, states, off):
-    """One pass over a series' time: linear features X (3 × time × features) of every target, weights w and targets z
-    (2 × time: raw and log), offsets `off` of the count scale, and the state after each origin (`states`). `wl` are the
-    weights on the log scale, without the zeros that are none of its level.
+def features(y, code, ph, hol, C, x, binary, steps, first, origins, conf, own, decay, S, P, X, w, wl, z, states, off):
+    """One pass over a series' time up to the last of the `origins`, what its fits need, into `room`: running sums P,
+    linear features X of every target, weights w and wl (on the log scale: without the zeros that are none of its
+    level), targets z (raw and log), the state after each origin (`S` after the last), offsets of the count scale.
 
     The row of a target is at the target's place, `steps` periods after the state it is seen from; its weight is
     0 where the target is not observed or comes too early.
@@ -343,37 +352,70 @@ def features(y, code, ph, hol, C, x, binary, steps, first, origins, conf, own, d
 
 
 @compiled
-def fit_series(
-    y, code, ph, hol, C, x, binary, steps, first, origins, conf, own, prior, strength, recent, decay,
-    pooled, static, boosted, root, feature, threshold, left, right, value, F, B, smear, S, state,
-):  # fmt: skip
-    """One series: state, features and all fits in one pass over time, forecasts at every origin.
+def change_shape(code, x, shape, steps, first, origins, conf, own, X, w, states):
+    """Put another `shape` of the calendar into the last covariate column: of `x`, of features `X` and of `states`."""
+    T = X.shape[1]
+    m = int(conf[mm_pack_v1.SEASON])
+    k = int(conf[mm_pack_v1.COVARIATES])
+    at = 2 * (4 + m) + 1 + (m + 3) + 2 + m + k - 1
+    nc = int(conf[mm_pack_v1.CALENDAR])
+    c = nc + mm_pack_v1.DYNAMIC + 3 * (k - 1)
+    tau = conf[mm_pack_v1.TAU + 2]
+    usual = np.zeros(T)
+    n, level, f = 0.0, 0.0, 0
+    for t in range(x.shape[0]):
+        x[t, k - 1] = shape[t]
+    for o in range(first, T):
+        level += (1.0 / tau if n > tau else 1.0 / (n + 1.0)) * (shape[o] - level)
+        usual[o] = level
+        if code[o] != mm_pack_v1.MISSING and code[o] != mm_pack_v1.STOCK_OUT and code[o] != mm_pack_v1.CLOSED:
+            n += 1.0
+        if o == origins[f]:
+            states[f, at] = level
+            f += 1
+    for t in range(first, T):
+        if w[t] > 0.0:
+            h = steps[t]
+            for way in range(3):
+                size = X[RAW, t, nc + 4] if way == RAW and own[mm_pack_v1.ADDITIVE] == 0.0 else 1.0
+                X[way, t, c] = shape[t] * size
+                X[way, t, c + 1] = (shape[t] - usual[t - h]) * size
+                ahead = min(h / conf[mm_pack_v1.HORIZON], 1.0) * size
+                if way == LOG:
+                    ahead = X[LOG, t, nc + 4] + X[LOG, t, nc + 3] - 0.7
+                X[way, t, c + 2] = shape[t] * ahead
 
-    `origins` (ascending places of the last period known; the last one is the final fit), `steps` the horizon that
-    each target place trains, `prior` (3 × features) what is believed of coefficients with `strength` (3 × features)
-    observations, `recent` how many places the Poisson fit looks back, `decay` after how many places an observation
-    counts 1/e, `pooled` coefficients and trees learned elsewhere, `static` what trees see of the series itself. Writes
-    F (origins × candidates × horizon), `state` (origins × 3: FITTED, NOT_FITTED where there is too little, FAILED where
-    the fit did not converge), and of the last origin B (4 × features), smear (3) and S.
+
+@compiled
+def fit_series(
+    y, code, ph, hol, C, x, binary, first, origins, conf, own, decay, P, X, w_all, wl_all, z, states, off, XW,
+    prior, strength, recent, pooled, static, boosted, root, feature, threshold, left, right, value, F, B, smear, state,
+):  # fmt: skip
+    """One series: all fits and forecasts at every origin, from what `features` gave; `XW` (time × features) is room.
+
+    `origins` (ascending places of the last period known; the last one is the final fit) with their `states`, `prior`
+    (3 × features) what is believed of coefficients with `strength` (3 × features) observations, `recent` how many
+    places the Poisson fit looks back, `pooled` coefficients and trees learned elsewhere, `static` what trees see of the
+    series itself. Writes F (origins × candidates × horizon), `state` (origins × 3: FITTED, NOT_FITTED where there is
+    too little, FAILED where the fit did not converge), and of the last origin B (4 × features) and smear (3).
     """
     H = F.shape[2]
     p = B.shape[1]
     T = origins[origins.size - 1] + 1
-    X = np.zeros((3, T, p), np.float32)
-    XW = np.empty((T, p), np.float32)
-    z = np.zeros((2, T), np.float32)
     w = np.zeros(T, np.float32)
     wl = np.zeros(T, np.float32)
     ww = np.zeros(T, np.float32)
     v = np.zeros(T, np.float32)
     eta = np.zeros(T)
     trial = np.zeros(T)
-    P = np.zeros((T + 1, 3))
-    states = np.zeros((origins.size, S.size))
-    off = np.zeros(T)
-    features(y, code, ph, hol, C, x, binary, steps, first, origins, conf, own, decay, P, S, X, w, wl, z, states, off)
-    row = np.zeros(_tree_width(p, int(conf[mm_pack_v1.COVARIATES]), static.size))
-    _copy(static, row[row.size - static.size - mm_pack_v1.COURSE : row.size - mm_pack_v1.COURSE])
+    newer = math.exp((w_all.size - T) / decay)  # an observation counts by its age at the last origin
+    for t in range(first, T):
+        w[t] = w_all[t] * newer
+        wl[t] = wl_all[t] * newer
+    wide = _tree_width(p, int(conf[mm_pack_v1.COVARIATES]), static.size)
+    rows = np.zeros((H, wide))
+    for h in range(H):
+        _copy(static, rows[h, wide - static.size - mm_pack_v1.COURSE : wide - mm_pack_v1.COURSE])
     G = np.zeros((2, p, p))
     g = np.zeros((2, p))
     nc = int(conf[mm_pack_v1.CALENDAR])
@@ -418,14 +460,15 @@ def fit_series(
                 if not math.isnan(B[way, 0]):
                     smear[way] = _smear(X[way], off, y, w, back, o + 1, B[way], way, own)
         _forecast(
-            states[f], y, code, P, o, ph, hol, C, x, binary, B, smear, conf, own, H, F[f], row, boosted,
+            states[f], y, code, P, o, ph, hol, C, x, binary, B, smear, conf, own, H, F[f], rows, boosted,
             root, feature, threshold, left, right, value,
         )  # fmt: skip
 
 
 @compiled
 def pooled_moments(
-    y, code, ph, hol, C, x, binary, steps, first, origin, conf, own, decay, S, beta, cold, G, g, misfit, together
+    y, code, ph, hol, C, x, binary, steps, first, origin, conf, own, decay, S, P, X, w, wl, z, states, off, XW,
+    beta, cold, G, g, misfit, together,
 ):  # fmt: skip
     """Add one series' Gram matrices (3 × features × features) and products to `G`, `g`, up to `origin`.
 
@@ -433,20 +476,13 @@ def pooled_moments(
     squares of a series count at most as those of one whose values are LOUD times its mean. `misfit` (2) gets the
     misfit at `beta` and the weight of its rows. `together` (3 + 2 × features, time) gets what says how much of a period
     all series share: sums by period of rows, residuals and their squares, and when `cold` each feature and its square.
+    P to XW are `room`.
     """
     T = origin + 1
     p = beta.size
-    X = np.zeros((3, T, p), np.float32)
-    z = np.zeros((2, T), np.float32)
-    w = np.zeros(T, np.float32)
-    wl = np.zeros(T, np.float32)
-    P = np.zeros((T + 1, 3))
-    states = np.zeros((1, S.size))
-    off = np.zeros(T)
     origins = np.array([origin])
-    features(y, code, ph, hol, C, x, binary, steps, first, origins, conf, own, decay, P, S, X, w, wl, z, states, off)
+    features(y, code, ph, hol, C, x, binary, steps, first, origins, conf, own, decay, S, P, X, w, wl, z, states, off)
     _bounds(y, code, first, T, own)
-    XW = np.empty((T, p), np.float32)
     ww = np.zeros(T, np.float32)
     v = np.zeros(T, np.float32)
     eta = np.zeros(T)
@@ -541,35 +577,3 @@ def pooled_rows(
                 weight[n] = math.exp((t - T) / decay) / (1.0 + 0.08 * math.exp(e) * own[UNIT])
                 n += 1
     return n
-
-
-@compiled
-def classify(y, code, ph, hol, x, binary, first, conf, own, longest, S):
-    """Mark in `code` the zeros of closed periods and of stock-outs, each judged by nothing later than itself.
-
-    A zero is closed where `is_closed` says so. A run of zeros is a stock-out from the period on at which that many in a
-    row are implausible (chance below 1e-4 at the share of sold periods before the run), for at most `longest` periods.
-    Periods before the first sale teach nothing of those after it.
-    """
-    m = int(conf[mm_pack_v1.SEASON])
-    S[:] = 0.0
-    run = 0
-    share = 0.0
-    opened = False
-    for t in range(first, y.size):
-        if not opened and code[t] == OBSERVED and y[t] != 0.0:
-            opened = True
-            run = 0
-            S[:] = 0.0
-        if code[t] == OBSERVED and y[t] == 0.0:
-            if _is_closed(S, ph[t], hol[t], x[t], binary, conf):
-                code[t] = mm_pack_v1.CLOSED
-            else:
-                if run == 0:
-                    share = S[2 * (4 + m)] if S[S.size - 1] >= 14.0 else 0.0
-                run += 1
-                if 2 <= run <= longest and -run * math.log(1.0 - share + 1e-3) > 9.2:
-                    code[t] = mm_pack_v1.STOCK_OUT
-        elif code[t] == OBSERVED:
-            run = 0
-        _advance(S, y[t], code[t], ph[t], hol[t], x[t], binary, conf, own)

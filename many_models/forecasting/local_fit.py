@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from many_models.forecasting.pack import mm_pack_v1 as pack
 from many_models.forecasting.spec import rhythm
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from many_models.forecasting.panel import Layout, Panel
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
     _Array = NDArray[np.generic]
     _Trees = tuple[_Array, _Array, _Array, _Array, _Array, _Array]
+    _Turn = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], int, _Trees]
 
 
 @dataclass(frozen=True)
@@ -156,58 +159,95 @@ def fit_panel(  # noqa: PLR0913 - what, whom, when and beside what
     origins: NDArray[np.int64],
     shared: PooledFit,
     *,
-    first_origin: int | None = None,
+    last: PooledFit | None = None,
     static: NDArray[np.float32] | None = None,
     only: Group | None = None,
 ) -> Fits:
     """Fit every series of `panel` at `origins` (ascending places; the last one is the final fit).
 
-    A series' unit and scale are learned up to `first_origin` (default: the first of `origins`). `static` (series ×
+    `shared` was learned before the first origin, `last` (default: the same) before the last one. `static` (series ×
     columns) is what trees see of each series; `only` some series are fitted, into the fits of others.
     """
-    from many_models.forecasting.kernels import fit_series, on_one_thread
+    from many_models.forecasting.kernels import on_one_thread
 
-    conf = layout.conf()
     C, hol, ph = layout.calendar(panel.ds)
-    closures = Closures(layout, panel.ds, panel.periods)
-    m, H = layout.season, spec.horizon
     n, p = len(panel.series), pack.width(C.shape[1], layout.columns)
     chosen = np.arange(n) if only is None else only.rows
-    panel.x[chosen, :, -1] = (layout.shape_features(panel.ds) @ shared.shape)[None, :]
-    fits = (
-        only.fits
-        if only is not None and only.fits is not None
-        else Fits(
-            np.zeros((n, len(origins), len(pack.CANDIDATES), H)),
-            np.full((n, 4, p), np.nan),
-            np.ones((n, 3)),
-            np.zeros((n, pack.state_size(m, layout.columns, layout.slots))),
-            np.zeros((n, pack.OWN_SIZE)),
-            np.zeros((n, len(origins), 3), np.int8),
-        )
-    )
+    shapes = [layout.shape_features(panel.ds) @ one.shape for one in (shared, last or shared)]
+    panel.x[chosen, :, -1] = shapes[0][None, :]
+    fits = only.fits if only is not None and only.fits is not None else _no_fits(panel, layout, spec, len(origins), p)
     seen = np.zeros((n, 0)) if static is None else static.astype(float)
-    steps = training_steps(panel.number, len(panel.ds), H)
-    decay, recent, strength = (
-        rhythm(layout.frequency).decay,
-        recent_rows(layout),
-        np.repeat(np.array(shared.strength)[:, None], p, 1),
-    )
-    trees = cast("_Trees", shared.trees)
-    base = np.array([origins[0] if first_origin is None else first_origin, origins[-1]])
-    pooled = shared.beta[pack.COUNT] if shared.anything else np.full(p, np.nan)
+    closures = Closures(layout, panel.ds, panel.periods)
+    steps, conf = training_steps(panel.number, len(panel.ds), spec.horizon), layout.conf()
+    turns = [_turn(one, p) for one in (shared, *([last] if last else []))]
     with on_one_thread():
         for i in chosen.tolist():
             first = int(panel.first[i])
-            own = own_numbers(panel.y[i], panel.code[i], spec, first, learned_at(panel, i, base))
             mine = origins[origins >= first]
+            base = mine[: len(mine) - (last is not None and len(mine) > 1)] if len(mine) else origins
+            own = own_numbers(
+                panel.y[i], panel.code[i], spec, first, learned_at(panel, i, np.array([origins[0], base[-1]]))
+            )
             if len(mine):
                 own_hol = closures.announced(hol, panel.y[i], panel.code[i], first)
-                fit_series(
+                series = (
                     panel.y[i], panel.code[i], ph, own_hol, C, panel.x[i], panel.encoding.binary[i], steps, first, mine,
-                    conf, own, shared.beta, strength, recent, decay, pooled, seen[i], shared.boosted, *trees,
-                    fits.F[i, len(origins) - len(mine) :], fits.coef[i], fits.smear[i], fits.state[i],
-                    fits.fitted[i, len(origins) - len(mine) :],
+                    conf, own, rhythm(layout.frequency).decay, recent_rows(layout),
                 )  # fmt: skip
+                _fit_one(series, shapes, turns, seen[i], fits, i)
             fits.own[i] = own
     return fits
+
+
+def _no_fits(panel: Panel, layout: Layout, spec: Spec, origins: int, p: int) -> Fits:
+    n = len(panel.series)
+    return Fits(
+        np.zeros((n, origins, len(pack.CANDIDATES), spec.horizon)),
+        np.full((n, 4, p), np.nan),
+        np.ones((n, 3)),
+        np.zeros((n, pack.state_size(layout.season, layout.columns, layout.slots))),
+        np.zeros((n, pack.OWN_SIZE)),
+        np.zeros((n, origins, 3), np.int8),
+    )
+
+
+def _turn(shared: PooledFit, p: int) -> _Turn:
+    """What `fit_series` takes of what was learned together: prior and its strength, the pooled fit, trees."""
+    strength = np.repeat(np.array(shared.strength)[:, None], p, 1)
+    pooled = shared.beta[pack.COUNT] if shared.anything else np.full(p, np.nan)
+    return shared.beta, strength, pooled, shared.boosted, cast("_Trees", shared.trees)
+
+
+def _fit_one(
+    series: tuple[Any, ...],
+    shapes: Sequence[NDArray[np.float64]],
+    turns: Sequence[_Turn],
+    static: NDArray[np.float64],
+    fits: Fits,
+    i: int,
+) -> None:
+    """Write the fits of one series (see `fit_panel`) into `fits`, in one pass over its time: at all origins by the one
+    turn, or at all but the last one by the first turn and at the last one by the second.
+    """
+    from many_models.forecasting.kernels import change_shape, features, fit_series, room
+
+    y, code, ph, hol, C, x, binary, steps, first, mine, conf, own, decay, recent = series
+    P, X, w, wl, z, states, off = room(int(mine[-1]) + 1, fits.coef.shape[2], len(mine), fits.state.shape[1])
+    features(
+        y, code, ph, hol, C, x, binary, steps, first, mine, conf, own, decay, fits.state[i], P, X, w, wl, z, states, off
+    )
+    products = np.empty(X.shape[1:], np.float32)
+    begins = fits.F.shape[1] - len(mine)
+    parts = [slice(0, len(mine))] if len(turns) == 1 else [slice(0, len(mine) - 1), slice(len(mine) - 1, len(mine))]
+    for k, part in enumerate(parts):
+        beta, strength, pooled, boosted, trees = turns[k]
+        if k > 0:
+            change_shape(code, x, shapes[k], steps, first, mine, conf, own, X, w, states)
+            fits.state[i] = states[-1]
+        if part.stop > part.start:
+            there = slice(begins + part.start, begins + part.stop)
+            fit_series(
+                y, code, ph, hol, C, x, binary, first, mine[part], conf, own, decay,
+                P, X, w, wl, z, states[part], off, products, beta, strength, recent, pooled, static, boosted, *trees,
+                fits.F[i, there], fits.coef[i], fits.smear[i], fits.fitted[i, there],
+            )  # fmt: skip

@@ -415,6 +415,10 @@ _Series = tuple[
     "NDArray[np.float64]", "NDArray[np.bool_]", "NDArray[np.int64]", int, int, "NDArray[np.float64]",
     "NDArray[np.float64]", float, "NDArray[np.float64]",
 ]  # fmt: skip
+_Room = tuple[
+    "NDArray[np.float64]", "NDArray[np.float32]", "NDArray[np.float32]", "NDArray[np.float32]", "NDArray[np.float32]",
+    "NDArray[np.float64]", "NDArray[np.float64]",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -460,24 +464,31 @@ class Sample:
         """Sums over the series of `block`, see `kernels.pooled_moments`."""
         from many_models.forecasting.kernels import pooled_moments
 
-        found = Moments.nothing(beta.size, self.origin + 1)
+        found, products = (
+            Moments.nothing(beta.size, self.origin + 1),
+            np.empty((self.origin + 1, beta.size), np.float32),
+        )
         for i in block:
-            pooled_moments(*self._series(i), beta, cold, found.G, found.g, found.misfit, found.together)
+            series = self._series(i)
+            pooled_moments(
+                *series, *self._room(series), products, beta, cold, found.G, found.g, found.misfit, found.together
+            )
         return found
 
     def log_features(self, i: int) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
         """Linear features (time × features) of targets of series `i` on the log scale, their weights, the targets."""
         from many_models.forecasting.kernels import features
 
-        *series, decay, state = self._series(i)
-        y, code, ph, hol, C, x, binary, steps, first, origin, conf, own = series
-        T, p = self.origin + 1, loader.width(self.calendar_columns, self.layout.columns)
-        X, w, wl, z = np.zeros((3, T, p), np.float32), *np.zeros((2, T), np.float32), np.zeros((2, T), np.float32)
-        features(
-            y, code, ph, hol, C, x, binary, steps, first, np.array([origin]), conf, own, decay, np.zeros((T + 1, 3)),
-            state, X, w, wl, z, np.zeros((1, state.size)), np.zeros(T),
-        )  # fmt: skip
+        series = self._series(i)
+        _, X, _, wl, z, _, _ = made = self._room(series)
+        features(*series[:9], np.array([self.origin]), *series[10:], *made)
         return X[loader.LOG], wl, z[1]
+
+    def _room(self, series: _Series) -> _Room:
+        """What `features` of `series` are written to."""
+        from many_models.forecasting.kernels import room
+
+        return room(self.origin + 1, loader.width(self.calendar_columns, self.layout.columns), 1, series[-1].size)
 
     def tree_rows(self, i: int, beta: NDArray[np.float64], keep: NDArray[np.int8], *, turned: bool) -> TreeRows:
         """The trees' rows of series `i` where `keep`: features, y, offset, recent level, weight. `turned` as in

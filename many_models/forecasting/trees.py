@@ -35,7 +35,8 @@ def grow(rows: TreeRows, turned: TreeRows, layout: Layout, p: int) -> tuple[tupl
     for features in (X, turned[0]):
         features[:, _of_terms(layout, p)] = 0.0  # trees find bends themselves, and more exactly
     X[:, course] = 0.0
-    own = slice(p + loader.EXTRA - 1, p + loader.EXTRA + layout.columns)  # see mm_pack_v1.without_own
+    # what the series' own coefficients made: trees on the recent level learn of all series alike
+    own = slice(p + loader.EXTRA - 1, p + loader.EXTRA + layout.columns)
     turned[0][:, own] = 0.0
     with ThreadPoolExecutor(1) as beside:
         other = beside.submit(_grow, turned[0], turned[1], turned[3], turned[4])
@@ -75,7 +76,7 @@ def _of_terms(layout: Layout, p: int) -> list[int]:
 def _grow(
     rows: NDArray[np.float32], y: NDArray[np.float64], offset: NDArray[np.float64], weight: NDArray[np.float64]
 ) -> tuple[NDArray[np.generic], ...]:
-    """Poisson trees on top of the linear predictor `offset`, as arrays (see mm_pack_v1.tree_sum)."""
+    """Poisson trees on top of the linear predictor `offset`, as arrays (see mm_pack_v1.add_trees)."""
     import lightgbm
 
     if not (y > 0).any():
@@ -83,7 +84,7 @@ def _grow(
     options = {
         "objective": "poisson", "learning_rate": 0.06, "num_leaves": 40, "min_data_in_leaf": 60, "lambda_l2": 2.0,
         "feature_fraction": 0.6, "bagging_fraction": 0.7, "bagging_freq": 1, "seed": 7, "deterministic": True,
-        "force_row_wise": True, "num_threads": 1, "verbosity": -1, "max_bin": 127,
+        "force_col_wise": True, "num_threads": 1, "verbosity": -1, "max_bin": 127,
     }  # fmt: skip
     data = lightgbm.Dataset(
         rows, y, weight=weight, init_score=offset, free_raw_data=True, params={"max_bin": 127, "verbosity": -1}

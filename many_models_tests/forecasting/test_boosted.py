@@ -135,10 +135,23 @@ def test_each_half_of_the_boosted_trees_says_half():
 
     (root, feature, *rest), boosted = grow(made(0), made(width - 1), layout, p)
     seen = rng.random((300, width))
-    on_own, on_level = (
-        np.array([loader.tree_sum(row, part, feature, *rest) for row in seen])
-        for part in (root[:-boosted], root[-boosted:])
-    )
+    on_own, on_level = np.zeros((2, 300))
+    loader.add_trees(seen, root[:-boosted], feature, *rest, on_own)
+    loader.add_trees(seen, root[-boosted:], feature, *rest, on_level)
     line = np.stack([np.ones(300), seen[:, 0], seen[:, -1]], 1)
     assert np.linalg.lstsq(line, on_own, rcond=None)[0][1:] == pytest.approx([1.0, 0.0], abs=0.1)
     assert np.linalg.lstsq(line, on_level, rcond=None)[0][1:] == pytest.approx([0.5, 0.5], abs=0.06)
+
+
+def test_boosted_trees_learn_of_all_series_alike():
+    """None of them splits by what a series' own coefficients made of its season and covariates; others do."""
+    price = 1.0 + 0.5 * np.random.default_rng(1).random(400)
+    histories = {f"a{i}": sales(400, 20.0, seed=i) * np.round(price, 1) ** (i - 4.0) for i in range(9)}
+    spec = Spec("D", 7, windows=2, known=("price",))
+    rows = rows_of(histories, spec, price=np.round(price, 1))
+    shared = pool(rows, spec, AS_OF)
+    root, feature = shared.late.trees[:2]
+    own = shared.late.beta.shape[1] + np.arange(loader.EXTRA - 1, loader.EXTRA + shared.layout(rows, spec).columns)
+    begins = root[-shared.late.boosted]
+    assert np.isin(feature[:begins], own).any()
+    assert not np.isin(feature[begins:], own).any()

@@ -12,7 +12,9 @@ import pytest
 
 from many_models.errors import InputError
 from many_models.forecasting import PackModel, Prior, Spec, pool, prepare, train
+from many_models.forecasting.local_fit import Fits, PooledFit, fit_panel
 from many_models.forecasting.pack import mm_pack_v1 as loader
+from many_models.forecasting.panel import Layout, build
 from many_models_tests.forecasting.histories import AS_OF, ODD, SPEC, rows_of, sales, table
 
 LONG = {f"s{i}": sales(400, 5.0 + 10 * i, seed=i) for i in range(6)}
@@ -235,3 +237,30 @@ def test_a_price_that_the_future_names_holds_until_the_next_and_a_flag_does_not(
     holes = forecast([1, None, None, None, None, None], [1, None, None, None, None, None])
     assert holes == pytest.approx(forecast([1, 0, 0, 0, 0, 0], [1] * 6))
     assert forecast([None] * 6, [None] * 6) == pytest.approx(forecast([0] * 6, [2] * 6))
+
+
+def test_one_pass_fits_the_windows_by_what_was_known_then_and_the_cutoff_by_what_is_known_now():
+    """Each as if it were fitted alone: also a series that began after the last window's cutoff."""
+    season = 1 + 0.5 * np.sin(2 * np.pi * np.arange(900) / 365.25)
+    histories = {f"a{i}": np.round(sales(900, 40.0, seed=i) * season) for i in range(6)}
+    histories["young"] = histories["a0"][-9:]
+    rows, spec = rows_of(histories, SPEC), SPEC
+    shared = pool(rows, spec, AS_OF, trees=False)
+    layout = shared.layout(rows, spec)
+
+    def fits(origins: slice, fit: PooledFit, last: PooledFit | None = None) -> Fits:
+        panel = build(rows, layout, AS_OF, ahead=spec.horizon)
+        places = panel.periods - 1 - spec.horizon * np.arange(spec.windows, -1, -1)
+        return fit_panel(panel, layout, spec, places[origins], fit, last=last)
+
+    both = fits(slice(None), shared.early, shared.late)
+    assert both.F[:, :-1] == pytest.approx(fits(slice(-1), shared.early).F, rel=1e-5)
+    alone = fits(slice(-1, None), shared.late)
+    assert np.abs(shared.early.shape - shared.late.shape).max() > 0.01
+    assert both.state[:, covariate_level(layout)] == pytest.approx(alone.state[:, covariate_level(layout)])
+    assert both.F[:, -1] == pytest.approx(alone.F[:, 0], rel=0.02)
+
+
+def covariate_level(layout: Layout) -> int:
+    """The place of the last covariate's level, the shape's, in a state."""
+    return 2 * (4 + layout.season) + 1 + (layout.season + 3) + 2 + layout.season + layout.columns - 1

@@ -20,7 +20,7 @@ loader = importlib.import_module(f"{_HOME}.mm_pack_v1" if _HOME else "mm_pack_v1
 season_of, is_closed, last_year, fill = loader.season_of, loader.is_closed, loader.last_year, loader.fill
 back_to_scale, log_mean, recent_mean = loader.back_to_scale, loader.log_mean, loader.recent_mean
 same_phase, fill_extra = loader.same_phase, loader.fill_extra
-recent_level, fill_beside, without_own = loader.recent_level, loader.fill_beside, loader.without_own
+recent_level, fill_beside = loader.recent_level, loader.fill_beside
 fill_course = loader.fill_course
 smoothed_trend = loader.smoothed_trend
 RAW, LOG, COUNT, DYNAMIC, EXTRA, BESIDE, FALLBACK_CANDIDATE = (
@@ -47,7 +47,7 @@ DRIVERS = (
 LOOPS = ("put", "share", "path", "linear", "settle", "attribute")
 USED = (
     "season_of", "is_closed", "last_year", "fill", "back_to_scale", "log_mean", "recent_mean", "same_phase",
-    "fill_extra", "recent_level", "fill_beside", "without_own", "fill_course", "smoothed_trend",
+    "fill_extra", "recent_level", "fill_beside", "fill_course", "smoothed_trend",
 )  # fmt: skip
 """Of the loader; the package puts compiled ones in their place and compiles LOOPS."""
 
@@ -255,7 +255,6 @@ def attribute(
             put(A[12, i], none)
             v[12] = share(A[12, i], mine, base, COUNT, 1.0, own, level)
             if boosted > 0 and used[13]:
-                without_own(X, p, conf)
                 fill_course(X, P, y, code, o, t, mean, now, conf, own)
                 put(mine, none)
                 now += path(X, mine, part, root[root.size - boosted :], feature, threshold, left, right, value)
@@ -449,7 +448,7 @@ class Explainer:
         usual = self.reference(), xref, self.covariates(pool)[1], half, self.shape(pool, now, h)
         used = np.ones(len(F), bool) if used is None else used
         trees = [*pack.trees(pool)[:-1], self.value]
-        attribute(*[*args, h, A, pack.room(i), *trees, self.parts(pool, now, h), self.season(), *usual, used])
+        attribute(*[*args, h, A, pack.room(i)[0], *trees, self.parts(pool, now, h), self.season(), *usual, used])
         mine = np.zeros((len(F) - len(A), h, self.n))
         for c in range(len(mine)):
             mine[c, :, self.own + c] = F[len(A) + c]

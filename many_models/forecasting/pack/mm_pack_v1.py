@@ -405,12 +405,6 @@ def fill_course(X, P, y, code, o, t, mean, level, conf, own):
         X[at + NEWEST + SAME_PHASE + j] = (P[b, 0] - P[a, 0]) / n / size if n > 0.0 else usual
 
 
-def without_own(X, p, conf):
-    """Take from `X` what the series' own coefficients made: boosted trees learn of all series alike."""
-    for j in range(p + EXTRA - 1, p + EXTRA + int(conf[COVARIATES])):
-        X[j] = 0.0
-
-
 def fill_plain(X, p, S, P, y, code, o, t, h, ph, hol, calendar, x, mean, conf, own, ly, two):
     """What a user's regressor sees of a target at `t`, `h` steps after the state `S` at `o`: `p` linear features, PLAIN
     more. `ly` (3) and `two` (2) are room to work in.
@@ -545,15 +539,16 @@ def smoothed_trend(y, code, o, conf, own, level, season):
         season[i] = phase[(i + 1) % m]
 
 
-def tree_sum(X, root, feature, threshold, left, right, value):
-    """Sum of the leaves that `X` reaches; a negative feature marks a leaf."""
-    total = 0.0
+def add_trees(X, root, feature, threshold, left, right, value, sums):
+    """Add to `sums` the leaves that the rows of `X` reach; a negative feature marks a leaf. Tree by tree: rows of
+    neighbouring periods mostly take the same way.
+    """
     for r in range(root.size):
-        node = root[r]
-        while feature[node] >= 0:
-            node = left[node] if X[feature[node]] <= threshold[node] else right[node]
-        total += value[node]
-    return total
+        for i in range(sums.size):
+            node = root[r]
+            while feature[node] >= 0:
+                node = left[node] if X[i, feature[node]] <= threshold[node] else right[node]
+            sums[i] += value[node]
 
 
 def forecast(
@@ -567,14 +562,13 @@ def forecast(
     pooled fit, NaN where not fitted: such a candidate repeats the medium smoothing. Trees stand on the series' own
     count fit, on the pooled one where there is none; the last `boosted` ones on the recent level. The smoothing with a
     trend is that of `smoothed_trend`. TSB is Teunter, Syntetos & Babai 2011, Croston's method has the correction of
-    Syntetos & Boylan 2005. `X` has room for one row of features and of what trees see.
+    Syntetos & Boylan 2005. `X` has room for a row of features and of what trees see for each period.
     """
     m = int(conf[SEASON])
     es = 2 * (4 + m) + 1
     tsb = es + m + 3
     unit = own[UNIT]
-    ly = np.zeros(3)
-    two = np.zeros(2)
+    ly, two = np.zeros(3), np.zeros(2)
     p = B.shape[1]
     mean = recent_mean(y, code, o, conf)
     trend, season = np.zeros(H), np.zeros(H)
@@ -598,33 +592,33 @@ def forecast(
             F[8 + row, i] = F[4, i]
             if not math.isnan(B[row, 0]):
                 if row < 3 or math.isnan(B[COUNT, 0]):
-                    fill(X, S, way, ph[t], i + 1, C[t], x[t], ly, conf, own)
+                    fill(X[i], S, way, ph[t], i + 1, C[t], x[t], ly, conf, own)
                 e = log_mean(S) if way == COUNT else 0.0
                 for j in range(p):
-                    e += X[j] * B[row, j]
+                    e += X[i, j] * B[row, j]
                 F[8 + row, i] = back_to_scale(e, way, smear[row] if row < 3 else 1.0, own)
                 if row == COUNT or (row > COUNT and math.isnan(B[COUNT, 0])):
                     base = e
-        F[12, i] = F[11, i]
-        F[13, i] = F[11, i]
+        F[12, i] = F[13, i] = F[11, i]
+        F[14, i] = trend[i] + season[i] if own[ADDITIVE] != 0.0 else trend[i] * season[i]
         if root.size > 0:
             mine = COUNT if not math.isnan(B[COUNT, 0]) else COUNT + 1
-            level = recent_level(X, S, int(conf[CALENDAR]))
-            fill_extra(X, p, S, ph[t], hol[t], i + 1, mean, two[1], B[mine], conf, own)
-            fill_beside(X, p + EXTRA + int(conf[COVARIATES]), level, mean, two[1], x[t], x[t - 1], conf, own)
-            base += tree_sum(X, root[: root.size - boosted], feature, threshold, left, right, value)
-            F[12, i] = back_to_scale(base, COUNT, 1.0, own)
-            if boosted > 0:
-                without_own(X, p, conf)
-                fill_course(X, P, y, code, o, t, mean, level, conf, own)
-                level += tree_sum(X, root[root.size - boosted :], feature, threshold, left, right, value)
-                F[13, i] = back_to_scale(level, COUNT, 1.0, own)
-        F[14, i] = trend[i] + season[i] if own[ADDITIVE] != 0.0 else trend[i] * season[i]
+            level = recent_level(X[i], S, int(conf[CALENDAR]))
+            fill_extra(X[i], p, S, ph[t], hol[t], i + 1, mean, two[1], B[mine], conf, own)
+            fill_beside(X[i], p + EXTRA + int(conf[COVARIATES]), level, mean, two[1], x[t], x[t - 1], conf, own)
+            fill_course(X[i], P, y, code, o, t, mean, level, conf, own)
+            F[12, i] = base
+            F[13, i] = level if boosted > 0 else F[11, i]
+    if root.size > 0:
+        add_trees(X, root[: root.size - boosted], feature, threshold, left, right, value, F[12])
+        add_trees(X, root[root.size - boosted :], feature, threshold, left, right, value, F[13])
+    for i in range(H):
+        t = o + 1 + i
+        for c in range(12, 13 + (boosted > 0) if root.size > 0 else 12):
+            F[c, i] = back_to_scale(F[c, i], COUNT, 1.0, own)
         closed = is_closed(S, ph[t], hol[t], x[t], binary, conf)
         for c in range(F.shape[0]):
-            v = F[c, i]
-            if not math.isfinite(v):
-                v = mean
+            v = F[c, i] if math.isfinite(F[c, i]) else mean
             F[c, i] = 0.0 if closed else min(max(v, own[LOW]), own[HIGH])
 
 
@@ -1040,11 +1034,12 @@ class Pack:
         now = int(self.arrays["cutoff"][i]) + (len(fresh[0]) if fresh else 0)
         return self.shut(i, now + 1 + np.arange(h))
 
-    def room(self, i):
-        """Room for one row of features and of what trees see, with what they see of the series `i` itself."""
+    def room(self, i, h=1):
+        """Room for `h` rows of features and of what trees see, with what they see of the series `i` itself."""
         a = self.arrays
-        room = np.zeros(tree_width(a["coef"].shape[2], int(a["conf"][COVARIATES]), a["static"].shape[1]))
-        room[room.size - COURSE - a["static"].shape[1] : room.size - COURSE] = a["static"][i]
+        wide = tree_width(a["coef"].shape[2], int(a["conf"][COVARIATES]), a["static"].shape[1])
+        room = np.zeros((h, wide))
+        room[:, wide - COURSE - a["static"].shape[1] : wide - COURSE] = a["static"][i]
         return room
 
     def candidates(self, i, h, x, fresh=None, args=None):
@@ -1058,7 +1053,7 @@ class Pack:
         S, y, code, _, o, ph, hol, C, x = args[:9]
         own, R = args[-1], o + 1
         F = np.zeros((len(CANDIDATES), h))
-        self.loops.forecast(*args, h, F, self.room(i), *self.trees(int(a["pool"][i])))
+        self.loops.forecast(*args, h, F, self.room(i, h), *self.trees(int(a["pool"][i])))
         past = len(fresh[0]) if fresh else 0
         path = a["path"][i].astype(float)[:, past:][:, :h]
         if len(path):

@@ -62,21 +62,6 @@ class Readings:
         """The places of days (readings × days); those that a reading calls the same are neighbours, in order."""
         return np.argsort(self.labels, axis=1, kind="stable")
 
-    @cached_property
-    def begins(self) -> NDArray[np.int64]:
-        """For each place in `order`, the place at which the days of the same label begin (readings × days)."""
-        named = np.take_along_axis(self.labels, self.order, 1)
-        place = np.arange(named.shape[1])
-        new = np.concatenate([np.ones((len(named), 1), np.bool_), named[:, 1:] != named[:, :-1]], axis=1)
-        return np.maximum.accumulate(np.where(new, place, 0), axis=1)
-
-    def before(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """For each reading and day, the sum of `values` (one for each day) over the earlier days of the same label."""
-        sums, found = np.zeros((len(self.order), len(values) + 1)), np.empty(self.labels.shape)
-        np.cumsum(values[self.order], axis=1, out=sums[:, 1:])
-        np.put_along_axis(found, self.order, sums[:, :-1] - np.take_along_axis(sums, self.begins, 1), 1)
-        return found
-
     @classmethod
     def of(cls, days: NDArray[np.int64], holidays: NDArray[np.int64], slots: NDArray[np.int64]) -> Readings:
         """Of `days` since 1970; `holidays` are days, too, sorted, and `slots` the holiday that each of them is."""
@@ -232,14 +217,20 @@ class _Evidence:
 
         A bound: `closed` decides. It is slow, and few days are closed days.
         """
+        from many_models.forecasting.zeros import alike_before
+
+        size = self.labels.shape[1]
+        closed, sold, weight, own = np.zeros((4, size))
         places = np.array(list(self.of_day), np.int64)
-        closed, sold, weight = np.zeros((3, self.labels.shape[1]))
         closed[places], weight[places] = 1.0, [run.weight for run in self.of_day.values()]
         sold[: len(self.days.sold)] = self.days.sold & ~self.days.weekly
-        ran, open_ = self.readings.before(closed)[:, at], self.readings.before(sold)[:, at]
-        heavy = self.readings.before(weight)[:, at] + more > IMPLAUSIBLE - ROUNDING
-        enough = (ran >= least) & (ran >= MOSTLY * (ran + open_ - unknown))
-        return (self.labels[:, at] != NO_LABEL) & enough & heavy
+        own[at] = more
+        found = np.zeros(self.labels.shape, np.bool_)
+        alike_before(
+            self.labels, self.readings.order, closed, sold, weight, own,
+            (float(least), MOSTLY, float(unknown), IMPLAUSIBLE - ROUNDING), found,
+        )  # fmt: skip
+        return found[:, at]
 
     def explained_before(self, reading: int, places: list[int], at: int) -> bool:
         """Whether an earlier reading has one name for all `places`, of several, and another one for the day `at`."""

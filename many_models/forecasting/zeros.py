@@ -1,8 +1,10 @@
-"""What a zero is: the compiled loop that tells closed periods and stock-outs from periods without demand."""
+"""What a zero is: compiled loops that tell closed periods and stock-outs from periods without demand."""
 
 from __future__ import annotations
 
 import math
+
+import numpy as np
 
 from many_models.forecasting import kernels
 from many_models.forecasting.kernels import compiled
@@ -41,3 +43,29 @@ def classify(y, code, ph, hol, x, binary, first, conf, own, longest, S):
         elif code[t] == pack.OBSERVED:
             run = 0
         advance(S, y[t], code[t], ph[t], hol[t], x[t], binary, conf, own)
+
+
+@compiled
+def alike_before(labels, order, closed, sold, weight, own, bounds, found):
+    """Mark in `found` (readings × days) the days that a reading may find closed by the earlier days of the same label.
+
+    `labels` and `order` as in `closures.Readings`; of each day whether it `closed` or `sold` (1 or 0), the `weight` of
+    its run, and its `own` one. `bounds`: how many of the earlier days closed at least, which share of those that are
+    known, how many may be unknown, and what the weights come to.
+    """
+    least, share, unknown, implausible = bounds
+    for r in range(labels.shape[0]):
+        label, ran, open_, heavy = np.int64(-1), 0.0, 0.0, 0.0
+        for k in range(labels.shape[1]):
+            day = order[r, k]
+            if labels[r, day] != label:
+                label, ran, open_, heavy = labels[r, day], 0.0, 0.0, 0.0
+            found[r, day] = (
+                label >= 0
+                and ran >= least
+                and ran >= share * (ran + open_ - unknown)
+                and heavy + own[day] > implausible
+            )
+            ran += closed[day]
+            open_ += sold[day]
+            heavy += weight[day]

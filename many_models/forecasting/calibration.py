@@ -28,9 +28,9 @@ CHANCE = 2.0  # how much more than chance would explain has to speak for a corre
 MOST_FACTOR = 0.3  # the largest correction, as a log
 MOST_DENSE = 0.05  # the same for series that nearly always sell: models follow their level, the rest is passing events
 WIDER = 1.04  # few windows share their luck: the next one is a little further off than they were
-CALM = 0.75  # how much of what a year moved more than the windows widens intervals, as a power
-MOST_CALM = 2.0  # the most that it is taken for
-SERIES_OF_CALM = 20.0  # series whose worth is, for a class, what all series say of it
+CALM = 0.75  # the power of (moves of a year / moves of the windows) by which intervals are wider
+MOST_CALM = 2.0  # a year counts as moving at most this much further than the windows
+SERIES_OF_CALM = 20.0  # what all series say of it counts, for a class, as much as so many series of its own
 
 
 @dataclass(frozen=True)
@@ -250,7 +250,7 @@ def final_weights(evaluation: Evaluation, leave_out: int | None = None) -> NDArr
         chosen = [evaluation.spec.every_candidate.index(name) for name in evaluation.names]
         evidence = evaluation.pooled.evidence.moments[:, chosen][:, :, chosen][evaluation.classes]
     return combination.simplex_weights(
-        moments, windows, evaluation.belief, evidence, there=evaluation.there, made=made(evaluation)
+        moments, windows, evaluation.belief, evidence, combination.KEPT, evaluation.there, made(evaluation)
     )
 
 

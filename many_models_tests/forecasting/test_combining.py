@@ -11,7 +11,7 @@ import pytest
 
 from many_models.errors import SettingsError
 from many_models.forecasting import Spec, combination, metrics, pool, train
-from many_models.forecasting.calibration import GROWTH, calibration, gather_evidence, growth_of
+from many_models.forecasting.calibration import GROWTH, calibration, final_weights, gather_evidence, growth_of
 from many_models.forecasting.evaluation import Evaluation, evaluate
 from many_models.forecasting.pack import mm_pack_v1 as loader
 from many_models_tests.forecasting.histories import AS_OF, SPEC, rows_of, sales
@@ -232,3 +232,10 @@ def test_the_further_behind_a_candidate_is_the_fewer_mixtures_it_takes_part_in()
     assert 0.16 < third[1.3] < 0.2
     assert 0.07 < third[1.6] < 0.1
     assert third[2.1] == 0.0
+
+
+def test_a_candidates_own_record_counts_as_much_as_the_constant_says(monkeypatch):
+    """`benchmarks.forecasting --without combination` switches it off there."""
+    usual = final_weights(evaluated())
+    monkeypatch.setattr(combination, "KEPT", 0.0)
+    assert np.abs(final_weights(evaluated()) - usual).max() > 0.01

@@ -29,7 +29,8 @@ _COMPILED = (
 )  # fmt: skip
 
 
-# The cache of the loops below knows this file alone: a change of mm_pack_v1.py needs one here, or the old ones run on.
+# The cache of a loop knows its own file alone: a change of mm_pack_v1.py needs one here and in zeros.py, or the old
+# loops run on.
 # divisions are guarded where they can fail: numba's own checks of them would double the time to compile
 compiled = njit(cache=True, nogil=True, error_model="numpy")
 

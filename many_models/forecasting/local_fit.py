@@ -184,9 +184,10 @@ def fit_panel(  # noqa: PLR0913 - what, whom, when and beside what
         for i in chosen.tolist():
             first = int(panel.first[i])
             mine = origins[origins >= first]
-            base = mine[: len(mine) - (last is not None and len(mine) > 1)] if len(mine) else origins
+            # the windows must not know a unit from after them
+            known = mine[-2] if last is not None and len(mine) > 1 else origins[-1]
             own = own_numbers(
-                panel.y[i], panel.code[i], spec, first, learned_at(panel, i, np.array([origins[0], base[-1]]))
+                panel.y[i], panel.code[i], spec, first, learned_at(panel, i, np.array([origins[0], known]))
             )
             if len(mine):
                 own_hol = closures.announced(hol, panel.y[i], panel.code[i], first)

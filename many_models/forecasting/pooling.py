@@ -464,10 +464,8 @@ class Sample:
         """Sums over the series of `block`, see `kernels.pooled_moments`."""
         from many_models.forecasting.kernels import pooled_moments
 
-        found, products = (
-            Moments.nothing(beta.size, self.origin + 1),
-            np.empty((self.origin + 1, beta.size), np.float32),
-        )
+        found = Moments.nothing(beta.size, self.origin + 1)
+        products = np.empty((self.origin + 1, beta.size), np.float32)
         for i in block:
             series = self._series(i)
             pooled_moments(

@@ -11,8 +11,7 @@ ROOT = Path(many_models.__file__).parent
 FUNCTION, MODULE = 65, 600
 LONG_FUNCTIONS = {  # file, function: its bound
     ("forecasting/backtest.py", "backtest"): 70,  # a public function: its parameters and what they mean are 50 of it
-    ("forecasting/kernels.py", "_irls"): 70,  # numba compiles it whole; parts of it would copy its arrays
-    ("forecasting/kernels.py", "fit_series"): 80,  # the same
+    ("forecasting/kernels.py", "fit_series"): 80,  # numba compiles it whole; parts of it would copy its arrays
     ("forecasting/pack/mm_explain_v1.py", "attribute"): 125,  # the same, and it travels in packs that are stored
     ("forecasting/pack/mm_pack_v1.py", "advance"): 70,  # the same
     ("forecasting/pack/mm_pack_v1.py", "forecast"): 70,  # the same

@@ -4,7 +4,7 @@
 machine code beside the source.
 """
 
-# ruff: noqa: C901, PLR0912, PLR0915 - compiled loops over one series: a call inside costs more than a branch
+# ruff: noqa: C901, PLR0912 - compiled loops over one series: a call inside costs more than a branch
 from __future__ import annotations
 
 import importlib.util
@@ -69,21 +69,20 @@ def _compiled_twins() -> ModuleType:
 
 pack = _compiled_twins()
 _advance, _prefix, _last_year = pack.advance, pack.prefix, pack.last_year
-_fill, _back_to_scale, _forecast = pack.fill, pack.back_to_scale, pack.forecast
-_is_structural = pack.is_structural
+_fill, _back_to_scale = pack.fill, pack.back_to_scale
+_forecast, _is_structural = pack.forecast, pack.is_structural
 pack_log_mean, pack_recent_mean = pack.log_mean, pack.recent_mean
 pack_same_phase, pack_fill_extra = pack.same_phase, pack.fill_extra
-_recent_level, _fill_beside, _fill_course = pack.recent_level, pack.fill_beside, pack.fill_course
-_tree_width = pack.tree_width
+_recent_level, _fill_beside = pack.recent_level, pack.fill_beside
+_fill_course, _tree_width = pack.fill_course, pack.tree_width
 OBSERVED = mm_pack_v1.OBSERVED
 RAW, LOG, COUNT = mm_pack_v1.RAW, mm_pack_v1.LOG, mm_pack_v1.COUNT
 OVERDISPERSION = 0.08
 NOT_FITTED, FITTED, FAILED = 0, 1, 2
 LOUD = 25.0  # mean square of a series' values, in units, beyond which it counts no more among all series
 STILL = 0.01  # mean move of a linear predictor below which a fit of counts has converged
-UNIT, LOG_UNIT, LOW, HIGH, NONNEGATIVE = (
-    mm_pack_v1.UNIT, mm_pack_v1.LOG_UNIT, mm_pack_v1.LOW, mm_pack_v1.HIGH, mm_pack_v1.NONNEGATIVE,
-)  # fmt: skip
+UNIT, LOG_UNIT, NONNEGATIVE = mm_pack_v1.UNIT, mm_pack_v1.LOG_UNIT, mm_pack_v1.NONNEGATIVE
+LOW, HIGH = mm_pack_v1.LOW, mm_pack_v1.HIGH
 
 
 def on_one_thread() -> threadpool_limits:
@@ -123,7 +122,6 @@ def solve(G, g, prior, strength, n, beta):
             A[i, j] = G[i, j]
             s -= G[i, j] * prior[j]
         r[i] = s
-    for i in range(p):
         A[i, i] += strength[i] * G[i, i] / max(n, 1e-9) + 1e-6 * G[i, i] + 1e-6
     for i in range(p):
         for j in range(i + 1):
@@ -248,7 +246,7 @@ def _penalty(beta, prior, strength, G, n, own):
 
 
 @compiled
-def _irls(X, off, y, w0, a, b, beta, prior, strength, rounds, cold, own, XW, w, v, eta, trial, mu):
+def _irls(X, off, y, w0, a, b, beta, prior, strength, cold, own, XW, w, v, eta, trial, mu):
     """Quasi-Poisson by iteratively reweighted least squares over the rows [a, b); False when it does not converge.
 
     Variance μ + 0.08 μ² (a usual overdispersion of retail counts); log link, offset `off`. A `cold` start takes the
@@ -258,15 +256,12 @@ def _irls(X, off, y, w0, a, b, beta, prior, strength, rounds, cold, own, XW, w, 
     """
     p = beta.size
     share = OVERDISPERSION * own[UNIT]
-    new = np.empty(p)
-    G = np.empty((p, p))
-    g = np.empty(p)
-    moved = 0.0
-    n = 0.0
+    new, G, g = np.empty(p), np.empty((p, p)), np.empty(p)
+    moved, n = 0.0, 0.0
     for t in range(a, b):
         n += w0[t]
     told = _misfits(X, off, y, w0, a, b, beta, own, eta, mu)
-    for r in range(rounds):
+    for r in range(12 if cold else 4):
         G[:] = 0.0
         g[:] = 0.0
         for t in range(a, b):
@@ -333,8 +328,7 @@ def features(y, code, ph, hol, C, x, binary, steps, first, origins, conf, own, d
     T = origins[origins.size - 1] + 1
     p = X.shape[2]
     warm = _warm(conf)
-    ly = np.zeros(3)
-    xs = np.empty(p)
+    ly, xs = np.zeros(3), np.empty(p)
     S[:] = 0.0
     _prefix(y[:T], code[:T], own, P)
     f = 0
@@ -395,28 +389,47 @@ def change_shape(code, x, shape, steps, first, origins, conf, own, X, w, states)
 
 
 @compiled
+def sums_of_shape(X, w, wl, z, first, done, decay, G, g):
+    """Make sums `G` and `g` of `fit_series`, up to before the place `done`, those of the shape that was changed since,
+    aged to the end of X: only what has to do with the shape is added up anew.
+    """
+    p = X.shape[2]
+    at = p - 3
+    aged = math.exp((done - X.shape[1]) / decay)
+    few = np.empty((done - first, 3), np.float32)
+    for way in range(2):
+        for t in range(first, done):
+            for j in range(3):
+                few[t - first, j] = X[way, t, at + j] * (w[t] if way == RAW else wl[t])
+        A = np.dot(X[way, first:done].T, few)
+        c = np.dot(few.T, z[way, first:done])
+        for i in range(p):
+            g[way, i] = c[i - at] if i >= at else g[way, i] * aged
+            for j in range(p):
+                G[way, i, j] = A[i, j - at] if j >= at else A[j, i - at] if i >= at else G[way, i, j] * aged
+
+
+@compiled
 def fit_series(
-    y, code, ph, hol, C, x, binary, first, origins, conf, own, decay, P, X, w_all, wl_all, z, states, off, XW,
-    prior, strength, recent, pooled, static, boosted, root, feature, threshold, left, right, value, F, B, smear, state,
+    y, code, ph, hol, C, x, binary, first, origins, conf, own, decay, P, X, w_all, wl_all, z, states, off,
+    XW, G, g, done, prior, strength, recent, pooled, static, boosted, root, feature, threshold, left, right, value,
+    F, B, smear, state,
 ):  # fmt: skip
     """One series: all fits and forecasts at every origin, from what `features` gave; `XW` (time × features) is room.
 
     `origins` (ascending places of the last period known; the last one is the final fit) with their `states`, `prior`
     (3 × features) what is believed of coefficients with `strength` (3 × features) observations, `recent` how many
     places the Poisson fit looks back, `pooled` coefficients and trees learned elsewhere, `static` what trees see of the
-    series itself. Writes F (origins × candidates × horizon), `state` (origins × 3: FITTED, NOT_FITTED where there is
-    too little, FAILED where the fit did not converge), and of the last origin B (4 × features) and smear (3).
+    series itself. `G` and `g` (RAW and LOG) hold sums up to before the place `done`, B what was fitted by then, or NaN.
+    Writes F (origins × candidates × horizon), `state` (origins × 3: FITTED, NOT_FITTED where there is too little,
+    FAILED where the fit did not converge), and of the last origin B (4 × features) and smear (3).
     """
     H = F.shape[2]
     p = B.shape[1]
     T = origins[origins.size - 1] + 1
-    w = np.zeros(T, np.float32)
-    wl = np.zeros(T, np.float32)
-    ww = np.zeros(T, np.float32)
-    v = np.zeros(T, np.float32)
-    eta = np.zeros(T)
-    trial = np.zeros(T)
-    mu = np.zeros(T)
+    w, wl = np.zeros(T, np.float32), np.zeros(T, np.float32)
+    ww, v = np.zeros(T, np.float32), np.zeros(T, np.float32)
+    eta, trial, mu = np.zeros(T), np.zeros(T), np.zeros(T)
     newer = math.exp((w_all.size - T) / decay)  # an observation counts by its age at the last origin
     for t in range(first, T):
         w[t] = w_all[t] * newer
@@ -425,13 +438,10 @@ def fit_series(
     rows = np.zeros((H, wide))
     for h in range(H):
         _copy(static, rows[h, wide - static.size - mm_pack_v1.COURSE : wide - mm_pack_v1.COURSE])
-    G = np.zeros((2, p, p))
-    g = np.zeros((2, p))
     nc = int(conf[mm_pack_v1.CALENDAR])
     beta = np.empty(p)
-    warmer = np.empty(p)
-    done = first
-    glm = False
+    warmer = B[COUNT].copy()
+    glm = not math.isnan(warmer[0])
     _copy(pooled, B[3])
     for f in range(origins.size):
         o = origins[f]
@@ -455,12 +465,14 @@ def fit_series(
                     state[f, way] = FITTED
             back = max(first, o + 1 - recent)
             if P[o + 1, 0] > 0.0:
-                _copy(warmer if glm else prior[COUNT], beta)
-                rounds = 4 if glm else 12
-                glm = _irls(
-                    X[COUNT], off, y, w, back, o + 1, beta, prior[COUNT], strength[COUNT], rounds, not glm, own,
-                    XW, ww, v, eta, trial, mu,
-                )  # fmt: skip
+                for cold in range(0 if glm else 1, 2):  # also where a warm start led nowhere
+                    _copy(prior[COUNT] if cold else warmer, beta)
+                    glm = _irls(
+                        X[COUNT], off, y, w, back, o + 1, beta, prior[COUNT], strength[COUNT], cold == 1, own,
+                        XW, ww, v, eta, trial, mu,
+                    )  # fmt: skip
+                    if glm:
+                        break
                 state[f, COUNT] = FITTED if glm else FAILED
                 if glm:
                     _copy(beta, warmer)
@@ -492,8 +504,7 @@ def pooled_moments(
     origins = np.array([origin])
     features(y, code, ph, hol, C, x, binary, steps, first, origins, conf, own, decay, S, P, X, w, wl, z, states, off)
     _bounds(y, code, first, T, own)
-    ww = np.zeros(T, np.float32)
-    v = np.zeros(T, np.float32)
+    ww, v = np.zeros(T, np.float32), np.zeros(T, np.float32)
     eta, mean = np.zeros(T), np.zeros(T)
     share = OVERDISPERSION * own[UNIT]
     if cold:
@@ -548,9 +559,7 @@ def pooled_rows(
     _prefix(y[:T], code[:T], own, P)
     _bounds(y, code, first, T, own)
     top = _top(own)
-    ly = np.zeros(3)
-    two = np.zeros(2)
-    row = np.empty(rows.shape[1])
+    ly, two, row = np.zeros(3), np.zeros(2), np.empty(rows.shape[1])
     linear = row[:p]
     beside = p + mm_pack_v1.EXTRA + int(conf[mm_pack_v1.COVARIATES])
     _copy(static, row[row.size - static.size - mm_pack_v1.COURSE : row.size - mm_pack_v1.COURSE])

@@ -230,25 +230,29 @@ def _fit_one(
     """Write the fits of one series (see `fit_panel`) into `fits`, in one pass over its time: at all origins by the one
     turn, or at all but the last one by the first turn and at the last one by the second.
     """
-    from many_models.forecasting.kernels import change_shape, features, fit_series, room
+    from many_models.forecasting.kernels import change_shape, features, fit_series, room, sums_of_shape
 
     y, code, ph, hol, C, x, binary, steps, first, mine, conf, own, decay, recent = series
     P, X, w, wl, z, states, off = room(int(mine[-1]) + 1, fits.coef.shape[2], len(mine), fits.state.shape[1])
     features(
         y, code, ph, hol, C, x, binary, steps, first, mine, conf, own, decay, fits.state[i], P, X, w, wl, z, states, off
     )
-    products = np.empty(X.shape[1:], np.float32)
+    products, p, done = np.empty(X.shape[1:], np.float32), X.shape[2], first
+    G, g = np.zeros((2, p, p)), np.zeros((2, p))
     begins = fits.F.shape[1] - len(mine)
     parts = [slice(0, len(mine))] if len(turns) == 1 else [slice(0, len(mine) - 1), slice(len(mine) - 1, len(mine))]
     for k, part in enumerate(parts):
         beta, strength, pooled, boosted, trees = turns[k]
         if k > 0:
             change_shape(code, x, shapes[k], steps, first, mine, conf, own, X, w, states)
+            sums_of_shape(X, w, wl, z, first, done, decay, G, g)
             fits.state[i] = states[-1]
         if part.stop > part.start:
             there = slice(begins + part.start, begins + part.stop)
             fit_series(
                 y, code, ph, hol, C, x, binary, first, mine[part], conf, own, decay,
-                P, X, w, wl, z, states[part], off, products, beta, strength, recent, pooled, static, boosted, *trees,
+                P, X, w, wl, z, states[part], off, products, G, g, done,
+                beta, strength, recent, pooled, static, boosted, *trees,
                 fits.F[i, there], fits.coef[i], fits.smear[i], fits.fitted[i, there],
             )  # fmt: skip
+            done = int(mine[part.stop - 1]) + 1

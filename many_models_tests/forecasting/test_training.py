@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -259,6 +260,51 @@ def test_one_pass_fits_the_windows_by_what_was_known_then_and_the_cutoff_by_what
     assert np.abs(shared.early.shape - shared.late.shape).max() > 0.01
     assert both.state[:, covariate_level(layout)] == pytest.approx(alone.state[:, covariate_level(layout)])
     assert both.F[:, -1] == pytest.approx(alone.F[:, 0], rel=0.02)
+
+
+def test_the_last_fit_is_that_of_the_new_shape_although_it_goes_on_from_the_windows_fit(monkeypatch):
+    """Sums are added up anew for the shape alone: they are those of a fit that starts with nothing."""
+    from many_models.forecasting import kernels
+
+    season = 1 + 0.5 * np.sin(2 * np.pi * np.arange(900) / 365.25)
+    rows = rows_of({f"a{i}": np.round(sales(900, 40.0, seed=i) * season) for i in range(3)}, SPEC)
+    shared = pool(rows, SPEC, AS_OF, trees=False)
+    carried = train(rows, SPEC, AS_OF, pooled=shared).model.arrays["coef"]
+    summed = kernels.sums_of_shape
+
+    def anew(*arguments: Any) -> None:
+        summed(*arguments)
+        sums = arguments[-2:]
+        kept = [one.copy() for one in sums]
+        X, w, wl, z, first, done = arguments[:6]  # noqa: N806
+        for way, weight in enumerate((w, wl)):
+            here = X[way, first:done].astype(float)
+            sums[0][way] = (here * weight[first:done, None]).T @ here
+            sums[1][way] = (here * weight[first:done, None]).T @ z[way, first:done]
+        for mine, exact in zip(kept, sums, strict=True):
+            assert mine == pytest.approx(exact, rel=1e-4, abs=1e-4 * np.abs(exact).max())
+
+    monkeypatch.setattr(kernels, "sums_of_shape", anew)
+    again = train(rows, SPEC, AS_OF, pooled=shared).model.arrays["coef"]
+    assert np.isfinite(carried).all()
+    assert carried == pytest.approx(again, abs=1e-3)
+
+
+def test_a_fit_that_goes_on_from_coefficients_that_lead_nowhere_starts_from_the_prior(monkeypatch):
+    from many_models.forecasting import kernels
+
+    rows = rows_of({"a": sales(300, 20.0)})
+    usual = train(rows, SPEC, AS_OF).model.arrays["coef"]
+    fit = kernels.fit_series
+
+    def led_astray(*arguments: Any) -> None:
+        arguments[-3][loader.COUNT] = 20.0  # coefficients: all forecasts are as large as can be
+        fit(*arguments)
+
+    monkeypatch.setattr(kernels, "fit_series", led_astray)
+    trained = train(rows, SPEC, AS_OF)
+    assert trained.scores.filter(pc.equal(trained.scores["candidate"], "poisson"))["problem"].null_count > 0
+    assert trained.model.arrays["coef"] == pytest.approx(usual, abs=1e-3)
 
 
 def covariate_level(layout: Layout) -> int:

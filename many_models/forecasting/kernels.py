@@ -487,38 +487,39 @@ def fit_series(
 
 
 @compiled
-def pooled_moments(
-    y, code, ph, hol, C, x, binary, steps, first, origin, conf, own, decay, S, P, X, w, wl, z, states, off, XW,
-    beta, cold, G, g, misfit, together,
-):  # fmt: skip
-    """Add one series' Gram matrices (3 × features × features) and products to `G`, `g`, up to `origin`.
+def pooled_moments(X, w, wl, z, first, XW, G, g):
+    """Add one series' Gram matrices and products of the RAW and LOG features, which `features` gave, to `G` and `g`.
 
-    The Poisson ones are those of an IRLS step at `beta`; the others do not depend on it and are added when `cold`. The
-    squares of a series count at most as those of one whose values are LOUD times its mean. `misfit` (2) gets the
-    misfit at `beta` and the weight of its rows. `together` (3 + 2 × features, time) gets what says how much of a period
-    all series share: sums by period of rows, residuals and their squares, and when `cold` each feature and its square.
-    P to XW are `room`.
+    The squares of a series count at most as those of one whose values are LOUD times its mean.
     """
-    T = origin + 1
+    T = w.size
+    ww = np.zeros(T, np.float32)
+    size, n = 0.0, 0.0
+    for t in range(first, T):
+        size += w[t] * z[RAW, t] * z[RAW, t]
+        n += w[t]
+    quiet = min(1.0, LOUD * n / max(size, 1e-30))
+    for way in range(2):
+        for t in range(first, T):
+            ww[t] = w[t] * quiet if way == RAW else wl[t]
+        _add_gram(X[way], ww, z[way], first, T, XW, G[way], g[way])
+
+
+@compiled
+def pooled_counts(X, w, off, y, first, own, XW, beta, cold, G, g, misfit, together):
+    """Add one series' Gram matrix and products of an IRLS step of counts at `beta` to `G` and `g`, from the COUNT
+    features X, weights and offsets that `features` gave.
+
+    `misfit` (2) gets the misfit at `beta` and the weight of its rows. `together` (3 + 2 × features, time) gets what
+    says how much of a period all series share: sums by period of rows, residuals and their squares, and when `cold`
+    each feature and its square (else 3 rows are enough).
+    """
+    T = w.size
     p = beta.size
-    origins = np.array([origin])
-    features(y, code, ph, hol, C, x, binary, steps, first, origins, conf, own, decay, S, P, X, w, wl, z, states, off)
-    _bounds(y, code, first, T, own)
     ww, v = np.zeros(T, np.float32), np.zeros(T, np.float32)
     eta, mean = np.zeros(T), np.zeros(T)
     share = OVERDISPERSION * own[UNIT]
-    if cold:
-        size = 0.0
-        n = 0.0
-        for t in range(first, T):
-            size += w[t] * z[RAW, t] * z[RAW, t]
-            n += w[t]
-        quiet = min(1.0, LOUD * n / max(size, 1e-30))
-        for way in range(2):
-            for t in range(first, T):
-                ww[t] = w[t] * quiet if way == RAW else wl[t]
-            _add_gram(X[way], ww, z[way], first, T, XW, G[way], g[way])
-    misfit[0] += _misfits(X[COUNT], off, y, w, first, T, beta, own, eta, mean)
+    misfit[0] += _misfits(X, off, y, w, first, T, beta, own, eta, mean)
     for t in range(first, T):
         ww[t] = 0.0
         if w[t] > 0.0:
@@ -533,13 +534,13 @@ def pooled_moments(
             together[2, t] += residual * residual
             if cold:
                 for j in range(p):
-                    together[3 + j, t] += X[COUNT, t, j]
-                    together[3 + p + j, t] += X[COUNT, t, j] * X[COUNT, t, j]
+                    together[3 + j, t] += X[t, j]
+                    together[3 + p + j, t] += X[t, j] * X[t, j]
                 e = math.log(0.5 * count + 0.5 * math.exp(off[t]))
                 mu = math.exp(e)
             ww[t] = w[t] * own[UNIT] * mu / (1.0 + share * mu)
             v[t] = e - off[t] + (count - mu) / mu
-    _add_gram(X[COUNT], ww, v, first, T, XW, G[COUNT], g[COUNT])
+    _add_gram(X, ww, v, first, T, XW, G, g)
 
 
 @compiled

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from many_models.forecasting.pooling import Sample
+    from many_models.forecasting.pooling import CountRows, Sample
 
 BLOCK = 10  # series whose moments are summed together: what is learned must not depend on the number of threads
 NEWTON_STEPS = 25
@@ -37,9 +37,11 @@ def coefficients(sample: Sample, threads: ThreadPoolExecutor) -> tuple[NDArray[n
     ready, periods = sample.ready, sample.origin + 1
     prior = default_prior(sample.calendar_columns, sample.layout.columns)
     blocks = [ready[at : at + BLOCK] for at in range(0, len(ready), BLOCK)]
+    kept = dict[int, "CountRows"]()
 
     def at(beta: NDArray[np.float64], *, cold: bool = False) -> Moments:
-        return _summed(threads.map(partial(sample.moments, beta=beta, cold=cold), blocks), beta.size, periods)
+        sums = partial(sample.moments, beta=beta, kept=kept, cold=cold)
+        return _summed(threads.map(sums, blocks), Moments.nothing(beta.size, periods, cold=cold))
 
     cold = at(prior[loader.COUNT], cold=True)
     strength = STRENGTH * shared_periods(cold.together)
@@ -98,7 +100,7 @@ def _fit(  # noqa: PLR0913, PLR0917 - sums, where to start, and what is believed
 
 @dataclass
 class Moments:
-    """Sums over series, see `kernels.pooled_moments`."""
+    """Sums over series, see `kernels.pooled_moments` and `kernels.pooled_counts`."""
 
     G: NDArray[np.float64]
     g: NDArray[np.float64]
@@ -106,13 +108,13 @@ class Moments:
     together: NDArray[np.float64]
 
     @classmethod
-    def nothing(cls, p: int, periods: int) -> Moments:
-        """Sums over no series."""
-        return cls(np.zeros((3, p, p)), np.zeros((3, p)), np.zeros(2), np.zeros((3 + 2 * p, periods)))
+    def nothing(cls, p: int, periods: int, *, cold: bool) -> Moments:
+        """Sums over no series; only `cold` ones tell features by period."""
+        together = np.zeros((3 + 2 * p if cold else 3, periods))
+        return cls(np.zeros((3, p, p)), np.zeros((3, p)), np.zeros(2), together)
 
 
-def _summed(parts: Iterable[Moments], p: int, periods: int) -> Moments:
-    total = Moments.nothing(p, periods)
+def _summed(parts: Iterable[Moments], total: Moments) -> Moments:
     for part in parts:
         total.G += part.G
         total.g += part.g
@@ -126,7 +128,7 @@ def shared_periods(together: NDArray[np.float64], *, fitted: bool = False) -> ND
 
     The design effect of cluster samples, 1 + (series a period − 1) × ρx × ρe (Kish 1965; Moulton 1986): ρx is the share
     of a feature's variance that all series of a period have in common, ρe that of the residuals. `together` as
-    `kernels.pooled_moments` sums it. Residuals of a `fitted` model are smaller than those of other periods will be: a
+    `kernels.pooled_counts` sums it. Residuals of a `fitted` model are smaller than those of other periods will be: a
     feature that periods differ by takes one of as many degrees of freedom as there are periods.
     """
     p = (len(together) - 3) // 2

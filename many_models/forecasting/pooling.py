@@ -419,6 +419,12 @@ _Room = tuple[
     "NDArray[np.float64]", "NDArray[np.float32]", "NDArray[np.float32]", "NDArray[np.float32]", "NDArray[np.float32]",
     "NDArray[np.float64]", "NDArray[np.float64]",
 ]  # fmt: skip
+CountRows = tuple[
+    "NDArray[np.float32]", "NDArray[np.float32]", "NDArray[np.float64]", "NDArray[np.float64]", int,
+    "NDArray[np.float64]",
+]  # fmt: skip
+"""What fits of counts need of a series: features, weights, offsets, y, the place of its first observation, `own`."""
+MOST_KEPT = 2**28  # bytes of features that one fit of counts over all series keeps
 
 
 @dataclass(frozen=True)
@@ -460,33 +466,43 @@ class Sample:
     def _turned(self) -> NDArray[np.int64]:
         return training_steps(self.panel.number, len(self.panel.ds), self.spec.horizon, turned=True)
 
-    def moments(self, block: Sequence[int], beta: NDArray[np.float64], *, cold: bool) -> Moments:
-        """Sums over the series of `block`, see `kernels.pooled_moments`."""
-        from many_models.forecasting.kernels import pooled_moments
+    def moments(
+        self, block: Sequence[int], beta: NDArray[np.float64], kept: dict[int, CountRows], *, cold: bool
+    ) -> Moments:
+        """Sums over the series of `block`, see `kernels.pooled_counts`, and when `cold` `kernels.pooled_moments`.
 
-        found = Moments.nothing(beta.size, self.origin + 1)
+        `kept` has the rows of counts of series, which each further sum needs again, as far as they fit into memory.
+        """
+        from many_models.forecasting.kernels import pooled_counts, pooled_moments
+
+        found = Moments.nothing(beta.size, self.origin + 1, cold=cold)
         products = np.empty((self.origin + 1, beta.size), np.float32)
         for i in block:
-            series = self._series(i)
-            pooled_moments(
-                *series, *self._room(series), products, beta, cold, found.G, found.g, found.misfit, found.together
-            )
+            if (rows := kept.get(i)) is None:
+                series, (_, X, w, wl, z, _, off) = self._features(i)
+                if cold:
+                    pooled_moments(X, w, wl, z, series[8], products, found.G, found.g)
+                rows = X[loader.COUNT].copy(), w.copy(), off, series[0], series[8], series[11]
+                if (len(kept) + 1) * rows[0].nbytes <= MOST_KEPT:
+                    kept[i] = rows
+            count = found.G[loader.COUNT], found.g[loader.COUNT]
+            pooled_counts(*rows, products, beta, cold, *count, found.misfit, found.together)
         return found
 
     def log_features(self, i: int) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
         """Linear features (time × features) of targets of series `i` on the log scale, their weights, the targets."""
-        from many_models.forecasting.kernels import features
-
-        series = self._series(i)
-        _, X, _, wl, z, _, _ = made = self._room(series)
-        features(*series[:9], np.array([self.origin]), *series[10:], *made)
+        _, (_, X, _, wl, z, _, _) = self._features(i)
         return X[loader.LOG], wl, z[1]
 
-    def _room(self, series: _Series) -> _Room:
-        """What `features` of `series` are written to."""
-        from many_models.forecasting.kernels import room
+    def _features(self, i: int) -> tuple[_Series, _Room]:
+        """Series `i`, and what `kernels.features` makes of it."""
+        from many_models.forecasting.kernels import features, room
 
-        return room(self.origin + 1, loader.width(self.calendar_columns, self.layout.columns), 1, series[-1].size)
+        series = self._series(i)
+        p = loader.width(self.calendar_columns, self.layout.columns)
+        made = room(self.origin + 1, p, 1, series[-1].size)
+        features(*series[:9], np.array([self.origin]), *series[10:], *made)
+        return series, made
 
     def tree_rows(self, i: int, beta: NDArray[np.float64], keep: NDArray[np.int8], *, turned: bool) -> TreeRows:
         """The trees' rows of series `i` where `keep`: features, y, offset, recent level, weight. `turned` as in

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from datetime import timedelta
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +19,7 @@ from many_models.forecasting import PackModel, PooledModels, Spec, pool, prepare
 from many_models.forecasting.attributes import UNKNOWN, learn_attributes
 from many_models.forecasting.pooling import sample_of
 from many_models.forecasting.spec import BUILT_IN
-from many_models_tests.forecasting.histories import AS_OF, rows_of, sales, stamps, table
+from many_models_tests.forecasting.histories import AS_OF, SPEC, rows_of, sales, stamps, table
 
 BY_ITEM = Spec("D", 7, windows=2, pool_by=(1,))
 TREES = BUILT_IN.index("trees")
@@ -168,6 +169,26 @@ def test_what_is_learned_is_the_same_at_first_and_later_and_on_one_core_or_more(
         for cores in ("1", str(os.cpu_count()))
     ]
     assert len({*learned[0], *learned[1]}) == 1, learned
+
+
+@pytest.mark.parametrize("kept", [0, 10_000_000])
+def test_what_is_learned_does_not_depend_on_how_many_rows_fit_into_memory(kept, monkeypatch):
+    """Features are made once for each series that is kept, and once a sum for the others."""
+    from many_models.forecasting import kernels, pooling
+
+    rows = rows_of({f"a{i}": sales(200, 10.0 + i, seed=i) for i in range(3)}, SPEC)
+    usual = pool(rows, SPEC, AS_OF, trees=False).files()
+    made, features = [0], kernels.features
+
+    def counted(*arguments: Any) -> None:
+        made[0] += 1
+        features(*arguments)
+
+    monkeypatch.setattr(kernels, "features", counted)
+    monkeypatch.setattr(pooling, "MOST_KEPT", kept)
+    assert pool(rows, SPEC, AS_OF, trees=False).files() == usual
+    once = 3 * (2 + 2 + 1)  # series: at two origins for the sums and for its own fit, and once for all windows
+    assert made[0] == once if kept else made[0] > once
 
 
 def test_pooled_models_of_an_earlier_release_are_those_that_training_needs(by_item):

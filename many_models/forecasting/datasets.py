@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 LARGEST = 1e15  # beyond it squares and sums of float64 stop being exact enough to score with
 NEWEST = 28  # observations whose median is what a series usually does
 STALE = 1 / 3  # of the silence that ends a series: from then on its silence is told
+WORDS = (*STATES, "outlier", CENSORED)  # of the states of rows
 BLOCK = 200  # series classified at a time, so that memory stays that of a chunk
 SERIES_SCHEMA = schema_of(DATASET_FACTS)
 
@@ -237,9 +238,7 @@ def _rows(
 ) -> pa.Table:
     source = np.concatenate([k[3] for k in kept]) if kept else np.zeros(0, np.int64)
     number = np.concatenate([np.arange(k[1], k[2] + 1) for k in kept]) if kept else np.zeros(0, np.int64)
-    names = (
-        np.repeat(np.array([k[0] for k in kept], object), [len(k[3]) for k in kept]) if kept else np.zeros(0, object)
-    )
+    names = np.repeat(np.arange(len(kept)), np.array([len(k[3]) for k in kept], np.int64))
     take = pa.array(source, mask=source < 0)
     y = _floats(raw["y"].take(take)) if len(source) else np.zeros(0)
     ds = pack.stamps(number, spec.frequency)
@@ -257,19 +256,17 @@ def _rows(
         y, cut = _demand(np.where(odd, np.nan, y), _share(stock, spec), ds, spec, kept)
         y = np.where(odd, sold, y)
     columns = {
-        "series_id": pa.array(names, pa.string()),
+        "series_id": pa.array([k[0] for k in kept], pa.string()).take(pa.array(names)),
         "ds": pa.array(ds, pa.timestamp("us")),
         "y": pa.array(y, mask=~np.isfinite(y) | odd | (cut == NOTHING_KNOWN)),
         **{name: raw[name].take(take) for name in spec.known},
         **{name: _static(raw, name, kept) for name in spec.attributes},
     }
     table = pa.table(columns)
-    states = np.array(_states(table, spec, kept, means == CLOSED), object)
-    states[odd] = "outlier"
-    states[cut != IN_STOCK] = CENSORED
-    states[cut == NOTHING_KNOWN] = "stock_out"
-    states[closed] = "closed"
-    table = table.append_column("state", pa.array(states, pa.string()))
+    states = _states(table, spec, kept, means == CLOSED)
+    states[odd], states[cut != IN_STOCK] = WORDS.index("outlier"), WORDS.index(CENSORED)
+    states[cut == NOTHING_KNOWN], states[closed] = pack.STOCK_OUT, pack.CLOSED
+    table = table.append_column("state", pa.array(WORDS, pa.string()).take(pa.array(states)))
     table = table.append_column("outlier", pa.array(y, mask=~odd))
     return table if stock is None else table.append_column("sold", pa.array(sold, mask=cut == IN_STOCK))
 
@@ -329,10 +326,13 @@ def _states(
     spec: Spec,
     kept: Sequence[tuple[str, int, int, NDArray[np.int64]]],
     closed: NDArray[np.bool_],
-) -> list[str]:
-    """The state of each row, by the loop that judges causally; `closed` ones have no row in the source."""
+) -> NDArray[np.int8]:
+    """The state of each row (a place in STATES), by the loop that judges causally; `closed` ones have no row in the
+    source.
+    """
+    found = np.zeros(len(closed), np.int8)
     if not kept:
-        return []
+        return found
     from many_models.forecasting.zeros import classify
 
     layout = layout_of(spec, rows)
@@ -340,9 +340,7 @@ def _states(
     longest = {"h": 72, "D": 28}.get(rhythm(spec.frequency).unit, 0)
     if censoring_column(spec):  # the column says when there was no stock
         longest = 0
-    words = np.array(STATES, object)
-    out: list[str] = []
-    at = 0
+    at = done = 0
     for begin in range(0, len(kept), BLOCK):
         block = kept[begin : begin + BLOCK]
         size = sum(len(k[3]) for k in block)
@@ -356,11 +354,12 @@ def _states(
             a, b = first - panel.number, last - panel.number + 1
             own = own_numbers(panel.y[i], panel.code[i], spec, a, b - 1)
             code = panel.code[i, :b].copy()
-            code[a:b][closed[len(out) : len(out) + b - a]] = pack.CLOSED
+            code[a:b][closed[done : done + b - a]] = pack.CLOSED
             code[closures.recognised(panel.y[i, :b], code, a)] = pack.CLOSED
             classify(panel.y[i, :b], code, ph, hol, panel.x[i], panel.encoding.binary[i], a, conf, own, longest, state)
-            out.extend(words[code[a:b]])
-    return out
+            found[done : done + b - a] = code[a:b]
+            done += b - a
+    return found
 
 
 def _digests(

@@ -184,14 +184,12 @@ class _Days:
         own = np.flatnonzero(self.zero & ~self.weekly)
         open_before = np.maximum.accumulate(np.where(idle, -1, np.arange(len(idle))))
         begin = open_before[own] + 1
-        surprise = self.surprise(begin, own + 1, own + 1)
-        found, count = dict[int, tuple[int, int, float]](), dict[int, tuple[int, int]]()
-        for at, a, each in zip(own.tolist(), begin.tolist(), surprise.tolist(), strict=True):
-            first, zeros = count.get(a, (at, 0))
-            count[a] = first, zeros + 1
-            if a > 0 and self.sold[a - 1] and each > 0 and at - first < LONGEST[0]:
-                found[at] = a, first, (zeros + 1) * each
-        return found
+        opened = np.searchsorted(begin, begin)  # the place of the run's first zero among all
+        first = own[opened]
+        weight = (np.arange(len(own)) - opened + 1) * self.surprise(begin, own + 1, own + 1)
+        chosen = (begin > 0) & self.sold[begin - 1] & (weight > 0) & (own - first < LONGEST[0])
+        kept = (values[chosen].tolist() for values in (own, begin, first, weight))
+        return {at: (start, zero, weight) for at, start, zero, weight in zip(*kept, strict=True)}
 
 
 def _shifted(values: NDArray[np.bool_], by: int) -> NDArray[np.bool_]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from many_models.forecasting.panel import Layout
 
 TREE_ROUNDS = 150
+BINNED = 50_000  # rows whose values say where features are cut into bins
 TreeRows = tuple[
     "NDArray[np.float32]", "NDArray[np.float64]", "NDArray[np.float64]", "NDArray[np.float64]", "NDArray[np.float64]"
 ]
@@ -84,11 +85,9 @@ def _grow(
     options = {
         "objective": "poisson", "learning_rate": 0.06, "num_leaves": 40, "min_data_in_leaf": 60, "lambda_l2": 2.0,
         "feature_fraction": 0.6, "bagging_fraction": 0.7, "bagging_freq": 1, "seed": 7, "deterministic": True,
-        "force_col_wise": True, "num_threads": 1, "verbosity": -1, "max_bin": 127,
+        "force_col_wise": True, "num_threads": 1, "verbosity": -1, "max_bin": 127, "bin_construct_sample_cnt": BINNED,
     }  # fmt: skip
-    data = lightgbm.Dataset(
-        rows, y, weight=weight, init_score=offset, free_raw_data=True, params={"max_bin": 127, "verbosity": -1}
-    )
+    data = lightgbm.Dataset(rows, y, weight=weight, init_score=offset, free_raw_data=True)
     booster = lightgbm.train(options, data, TREE_ROUNDS)
     return tree_arrays(booster.dump_model())
 

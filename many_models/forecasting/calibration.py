@@ -72,6 +72,7 @@ def gather_evidence(evaluation: Evaluation) -> Evidence:
     early = evaluation.pooled.early if evaluation.pooled else nothing_shared(evaluation.layout)
     grown = len(early.trees[0]) > 0
     tried = {"pooled": early.anything, "trees": grown, "boosted": grown and early.boosted > 0}
+    tried["autoregression"] = len(early.lags) > 0
     untried = [name for name, there in tried.items() if not there]
     for c in [loader.CANDIDATES.index(name) for name in untried]:
         full[:, c, :], full[:, :, c] = 10.0, 10.0

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 BELIEF = {
     "seasonal_naive": 0.01, "mean": 0.08, "seasonal_mean": 0.04, "smoothing_slow": 0.08, "smoothing_medium": 0.08,
     "smoothing_fast": 0.06, "tsb": 0.05, "croston": 0.02, "ridge_raw": 0.25, "ridge_log": 0.15, "poisson": 0.2,
-    "pooled": 0.2, "trees": 0.3, "boosted": 0.3, "smoothing_trend": 0.08,
+    "pooled": 0.2, "trees": 0.3, "boosted": 0.3, "smoothing_trend": 0.08, "autoregression": 0.08,
 }  # fmt: skip
 BELIEF_SPARSE = {
     "seasonal_naive": 0.005, "mean": 0.5, "seasonal_mean": 0.02, "smoothing_slow": 0.06, "smoothing_medium": 0.02,
     "smoothing_fast": 0.01, "tsb": 0.3, "croston": 0.1, "ridge_raw": 0.05, "ridge_log": 0.03, "poisson": 0.01,
-    "pooled": 0.2, "trees": 0.3, "boosted": 0.3, "smoothing_trend": 0.02,
+    "pooled": 0.2, "trees": 0.3, "boosted": 0.3, "smoothing_trend": 0.02, "autoregression": 0.02,
 }  # fmt: skip
 WINDOWS_OF_BELIEF = 3.0  # how many windows of a series' own errors weigh as much as what is believed
 WINDOWS_OF_EVIDENCE = 30.0  # the same where what is believed is the evidence of many series

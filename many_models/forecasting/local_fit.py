@@ -31,8 +31,8 @@ class PooledFit:
 
     `shape` (columns of the shape's features), `beta` (3 × features), `strength` how many observations that belief is
     worth for each way, `trees` (root, feature, threshold, left, right, value), of which the last `boosted` stand on the
-    recent level, `problem` why the pooled fit of counts
-    does not compete, "" where it does, `profile` what all sold in each of the newest periods over their level.
+    recent level, `problem` why the pooled fit of counts does not compete, "" where it does, `profile` what all sold in
+    each of the newest periods over their level, `lags` the coefficients of `autoregression.learn_lags`.
     """
 
     cutoff: int
@@ -43,6 +43,7 @@ class PooledFit:
     problem: str = ""
     boosted: int = 0
     profile: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    lags: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
 
     @property
     def anything(self) -> bool:
@@ -197,7 +198,34 @@ def fit_panel(  # noqa: PLR0913 - what, whom, when and beside what
                 )  # fmt: skip
                 _fit_one(series, shapes, turns, seen[i], fits, i)
             fits.own[i] = own
+        learned = [shared] * (len(origins) - 1) + [last or shared]
+        _autoregress(panel, layout.season, origins, [lags_or_none(one, layout) for one in learned], chosen, fits)
     return fits
+
+
+def _autoregress(
+    panel: Panel,
+    season: int,
+    origins: NDArray[np.int64],
+    learned: Sequence[NDArray[np.float32]],
+    chosen: NDArray[np.int64],
+    fits: Fits,
+) -> None:
+    """Put into `fits` what the autoregression `learned` for each origin says of the series `chosen`."""
+    most = pack.lags_of(season)
+    F, own = fits.F[chosen], fits.own[chosen]
+    for j, (origin, lags) in enumerate(zip(origins.tolist(), learned, strict=True)):
+        places = np.arange(origin + 1 - most, origin + 1)
+        there = (places >= 0) & (places >= panel.first[chosen][:, None])
+        y, code = (v[chosen][:, np.maximum(places, 0)] for v in (panel.y, panel.code))
+        pack.put_autoregression(F[:, j], y, np.where(there, code, pack.MISSING), lags.astype(float), season, own)
+    fits.F[chosen] = F
+
+
+def lags_or_none(shared: PooledFit, layout: Layout) -> NDArray[np.float32]:
+    """Coefficients of the autoregression (lags + 1 × steps), NaN where it was not learned."""
+    size = pack.lags_of(layout.season) + 1
+    return shared.lags if len(shared.lags) else np.full((size, layout.horizon), np.nan, np.float32)
 
 
 def _no_fits(panel: Panel, layout: Layout, spec: Spec, origins: int, p: int) -> Fits:

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from many_models.errors import InputError, IntegrityError
 from many_models.forecasting.attributes import Attributes, learn_attributes
+from many_models.forecasting.autoregression import learn_lags
 from many_models.forecasting.calibration import Evidence, gather_evidence, no_evidence
 from many_models.forecasting.custom.pooled import Brought, fit_over_all
 from many_models.forecasting.evaluation import evaluate, least
@@ -113,6 +114,7 @@ class PooledModels:
         }
         for when, shared in self._named():
             arrays |= {f"{when}_shape": shared.shape, f"{when}_beta": shared.beta, f"{when}_profile": shared.profile}
+            arrays |= {f"{when}_lags": shared.lags}
             arrays |= {f"{when}_{name}": tree for name, tree in zip(loader.TREES, shared.trees, strict=True)}
         files = array_files(arrays)
         for name, one in sorted(self.brought.items()):
@@ -157,7 +159,8 @@ class PooledModels:
                 PooledFit(cutoff, cast("NDArray[np.float64]", arrays[f"{when}_shape"]),
                        cast("NDArray[np.float64]", arrays[f"{when}_beta"]), tuple(strength),
                        tuple(arrays[f"{when}_{name}"] for name in loader.TREES), problem, boosted,
-                       cast("NDArray[np.float64]", arrays.get(f"{when}_profile", np.zeros(0))))
+                       cast("NDArray[np.float64]", arrays.get(f"{when}_profile", np.zeros(0))),
+                       cast("NDArray[np.float32]", arrays.get(f"{when}_lags", np.zeros((0, 0), np.float32))))
                 for when, cutoff, strength, problem, boosted in zip(
                     _heads(about["groups"]), about["cutoffs"], about["strengths"], _problems(about),
                     about.get("boosted", [0] * len(about["cutoffs"])), strict=True)
@@ -330,7 +333,7 @@ def learn(  # noqa: PLR0913 - whom from, when and what
     static: NDArray[np.float32],
     only: Sequence[int] | None = None,
 ) -> PooledFit:
-    """Shape, coefficients and trees from the periods of `panel` up to place `origin`, of the series at `only`.
+    """Shape, coefficients, lags and trees from the periods of `panel` up to place `origin`, of the series at `only`.
 
     `static` (series × columns) is what trees see of each series.
     """
@@ -347,8 +350,10 @@ def learn(  # noqa: PLR0913 - whom from, when and what
         shape = learn_shape(panel, layout, origin)
         panel.x[:, :, -1] = (layout.shape_features(panel.ds) @ shape)[None, :]
         sample = Sample(panel, layout, spec, origin, static)
+        lags = learn_lags(panel, range(len(panel.series)), origin, layout.season, spec.horizon)
+        nothing = replace(nothing, lags=lags)
         beta, problem = coefficients(sample, threads)
-        shared = PooledFit(panel.number + origin, shape, beta, STRENGTH, NO_TREES, problem, profile=profile)
+        shared = PooledFit(panel.number + origin, shape, beta, STRENGTH, NO_TREES, problem, profile=profile, lags=lags)
         coef = _count_fits(sample, shared)
         rows = _tree_rows(sample, coef, threads)
     if rows is None or len(rows[0]) < 10 * shared.beta.shape[1]:

@@ -18,7 +18,7 @@ from many_models.forecasting.closures import closed_days
 from many_models.forecasting.datasets import LARGEST
 from many_models.forecasting.evaluation import Evaluation, evaluate, least, scored
 from many_models.forecasting.gaps import weekday_letters
-from many_models.forecasting.local_fit import nothing_shared
+from many_models.forecasting.local_fit import lags_or_none, nothing_shared
 from many_models.forecasting.new_items import NEW, Borrower, bounds_of, give_models_to_new, level_of, own_level
 from many_models.forecasting.pack import mm_pack_v1 as loader
 from many_models.forecasting.pack import mm_sklearn_v1
@@ -282,6 +282,7 @@ def _pool_arrays(evaluation: Evaluation) -> tuple[list[str], dict[str, NDArray[n
             "pool_beta": beta,
             "root_count": np.array([0]),
             "boosted_count": np.array([0]),
+            "pool_lags": lags_or_none(nothing, evaluation.layout)[None],
             "tree_count": np.array([0]),
             "pool": np.zeros(len(series), np.int32),
             **dict(zip(loader.TREES, nothing.trees, strict=True)),
@@ -302,6 +303,7 @@ def _pool_arrays(evaluation: Evaluation) -> tuple[list[str], dict[str, NDArray[n
     arrays = {
         "pool_shape": np.stack([one.shape for one in late]),
         "pool_beta": np.stack([one.beta[loader.COUNT] for one in late]),
+        "pool_lags": np.stack([lags_or_none(one, evaluation.layout) for one in late]),
         "pool": pool_of,
         "boosted_count": np.array([one.boosted for one in late]),
         **sizes,

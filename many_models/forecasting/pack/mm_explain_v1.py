@@ -449,10 +449,27 @@ class Explainer:
         used = np.ones(len(F), bool) if used is None else used
         trees = [*pack.trees(pool)[:-1], self.value]
         attribute(*[*args, h, A, pack.room(i)[0], *trees, self.parts(pool, now, h), self.season(), *usual, used])
+        self._autoregression(A, F, args)
         mine = np.zeros((len(F) - len(A), h, self.n))
         for c in range(len(mine)):
             mine[c, :, self.own + c] = F[len(A) + c]
         return np.concatenate([A, mine]), F, own
+
+    def _autoregression(self, A, F, args):
+        """Put into `A` the parts of the autoregression: what the usual season makes of it, and the rest as recent
+        course from the level that all candidates share.
+        """
+        S, o, ph, own = args[0], args[4], args[5], args[-1]
+        c, m = loader.BEFORE_LAGS, int(self.conf[loader.SEASON])
+        for i, v in enumerate(F[c]):
+            if A[1, i, CLOSED] != 0.0:
+                A[c, i] = A[1, i]
+                continue
+            w = season_of(S, ph[o + 1 + i], own, m)
+            now = v - w * own[UNIT] if own[ADDITIVE] != 0.0 else v / w if w > 0.0 else v
+            level = A[1, i, LEVEL]
+            A[c, i] = 0.0
+            A[c, i, LEVEL], A[c, i, RECENT], A[c, i, self.season()] = level, now - level, v - now
 
     def explain(self, i, h, x, fresh=None):
         """Parts (h × drivers) of the forecast of row `i`, its point forecast (h,), and the forecasts of its candidates

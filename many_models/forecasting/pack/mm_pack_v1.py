@@ -38,11 +38,11 @@ RAW, LOG, COUNT = 0, 1, 2
 DYNAMIC = 10
 CANDIDATES = tuple(
     "seasonal_naive mean seasonal_mean smoothing_slow smoothing_medium smoothing_fast tsb croston ridge_raw ridge_log "
-    "poisson pooled trees boosted smoothing_trend".split()
+    "poisson pooled trees boosted smoothing_trend autoregression".split()
 )
-BEFORE_BOOSTED, BEFORE_TREND = 13, 14  # of them, those of older packs
+BEFORE_BOOSTED, BEFORE_TREND, BEFORE_LAGS = 13, 14, 15  # of them, those of older packs; each brought one
 FALLBACK_CANDIDATE = 4  # the candidate that is repeated where another has no forecast
-LEARNED_TOGETHER = ("pooled", "trees", "boosted")  # of them, those that need what other series learned
+LEARNED_TOGETHER = ("pooled", "trees", "boosted", "autoregression")  # those that need what others learned
 GAINS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75)  # of the smoothing with a trend, which takes those most that erred least:
 SHARPNESS = 4.0  # its weights are their squared errors to this power
 BY_CHANCE = 2.0  # how often what chance makes of phases is taken from what they differ by
@@ -51,6 +51,7 @@ EXTRA = 9  # features that only trees use, and one more a covariate column
 BESIDE = 3  # features after these, and one more a covariate column: what surrounds the target; then come static ones
 NEWEST, SAME_PHASE = 8, 3  # the newest values and the last ones of a phase, which only the second boosted trees see:
 COURSE = NEWEST + SAME_PHASE + 6  # the last features, with means of six spans
+FURTHEST = 3.0  # how many of its levels a value is from the level at most, as the autoregression sees it
 PLAIN = 6  # what users' regressors see besides the linear features: phase, step, age, recent mean, phase's, holiday
 MISSING, OBSERVED, CLOSED, STOCK_OUT = 0, 1, 2, 3
 GAPS = {"z": OBSERVED, "c": CLOSED}  # letters of index["missing"]: a period without a row is a zero, or a closed one
@@ -703,14 +704,9 @@ def _day_of_year(ds: np.ndarray) -> np.ndarray:
 
 
 def calendar(
-    ds: np.ndarray,
-    frequency: str,
-    season: int,
-    days: np.ndarray,
-    slots: np.ndarray,
-    n_slots: int,
+    ds: np.ndarray, frequency: str, season: int, days: np.ndarray, slots: np.ndarray, n_slots: int,
     hours: bool = True,  # noqa: FBT001, FBT002
-):
+):  # fmt: skip
     """Calendar features (periods × columns, float32) and holiday slot (int64, -1 for none) of stamps.
 
     `days` (days since 1970, sorted) and `slots` are the holidays; the columns are season, year, month, holidays.
@@ -751,14 +747,9 @@ def calendar(
 
 
 def shape_features(
-    ds: np.ndarray,
-    frequency: str,
-    season: int,
-    days: np.ndarray,
-    slots: np.ndarray,
-    n_slots: int,
+    ds: np.ndarray, frequency: str, season: int, days: np.ndarray, slots: np.ndarray, n_slots: int,
     hours: bool = True,  # noqa: FBT001, FBT002
-):
+):  # fmt: skip
     """Calendar features (periods × columns, float64) of a shape that many series share: richer than `calendar`."""
     base, _, _ = calendar(ds, frequency, season, days, slots, n_slots, hours)
     columns = [base.astype(float)]
@@ -794,26 +785,12 @@ def derived(x: np.ndarray, terms, ds: np.ndarray) -> np.ndarray:
 # --- The pack --------------------------------------------------------------------------------------------------------
 PER_SERIES = (
     "cutoff", "state", "tail_y", "tail_code", "coef", "smear", "own", "weights", "factor", "fixed", "center", "scale",
-    "log", "binary", "last_x", "before_x", "spread", "quantiles", "pool", "path", "static",
-    "closed_days",
+    "log", "binary", "last_x", "before_x", "spread", "quantiles", "pool", "path", "static", "closed_days",
 )  # fmt: skip
 SHARED = ("conf", "holiday_days", "holiday_slots")
-PER_POOL = ("pool_shape", "pool_beta", "pool_terms", "tree_count", "root_count", "boosted_count")
+PER_POOL = ("pool_shape", "pool_beta", "pool_terms", "pool_lags", "tree_count", "root_count", "boosted_count")
 TREES = ("root", "feature", "threshold", "left", "right", "value")
-INDEX = (
-    "format",
-    "series",
-    "frequency",
-    "horizon",
-    "known",
-    "levels_of",
-    "levels",
-    "slots",
-    "fallback",
-    "candidates",
-    "pools",
-    "sha256",
-)
+INDEX = tuple("format series frequency horizon known levels_of levels slots fallback candidates pools sha256".split())
 MOST_HEADER = 10_000  # bytes
 
 
@@ -1054,6 +1031,8 @@ class Pack:
         own, R = args[-1], o + 1
         F = np.zeros((len(CANDIDATES), h))
         self.loops.forecast(*args, h, F, self.room(i, h), *self.trees(int(a["pool"][i])))
+        beta = a["pool_lags"][a["pool"][i]]
+        put_autoregression(F[None], y[None, :R], code[None, :R], beta, int(a["conf"][SEASON]), own[None])
         past = len(fresh[0]) if fresh else 0
         path = a["path"][i].astype(float)[:, past:][:, :h]
         if len(path):
@@ -1077,7 +1056,7 @@ class Pack:
     def regressor(self, file):
         """The fitted regressor in one of the pack's skops files, loaded once."""
         if file not in self._fitted:
-            self._fitted[file] = skops_files().load(bytes(self.blobs[file]))
+            self._fitted[file] = beside(SKOPS_LOADER).load(bytes(self.blobs[file]))
         return self._fitted[file]
 
     def regressor_rows(self, unit, steps, S, own, y, code, o, ph, hol, C, x):
@@ -1107,7 +1086,7 @@ class Pack:
     def explainer(self):
         """What explains the rows of this pack: the module beside this one, made once."""
         if self._explainer is None:
-            self._explainer = explainer_of(self.loops).Explainer(self)
+            self._explainer = (getattr(self.loops, "explainer", None) or beside(EXPLAINER)).Explainer(self)
         return self._explainer
 
     def point(self, i, F, own):
@@ -1213,6 +1192,38 @@ def per_exposure(y, code, ratio):
     """`y` per usual exposure, and `code`: a period without exposure says nothing of demand."""
     code = np.where(ratio > 0, code, MISSING).astype(np.int8)
     return np.where(ratio > 0, y / np.where(ratio > 0, ratio, 1.0), 0.0), code
+
+
+def lags_of(m):
+    """How many of the newest values the autoregression looks at, with a season of `m` periods."""
+    return min(3 * m, 504) if m > 60 else m + 8 if m > 31 else (8 if m > 12 else 12 if m in (5, 7) else 5) * m
+
+
+def scaled_lags(y, seen, m):
+    """Values (series × lags) as the autoregression sees them, less their level and in its units; level and unit. The
+    level is the mean of the newest season, or of four weeks of days; the unit is 0 where most of it sold nothing.
+    """
+    span = min(4 * m if m in (5, 7) else max(m, 4), y.shape[1])
+    newest, n = np.where(seen, y, 0.0)[:, -span:], np.maximum(seen[:, -span:].sum(1), 1)
+    level, unit = newest.sum(1) / n, np.where(2 * (newest != 0).sum(1) < n, 0.0, np.abs(newest).sum(1) / n)
+    moved = (y - level[:, None]) / np.maximum(unit, 1e-300)[:, None]
+    return np.clip(np.where(seen, moved, 0.0), -FURTHEST, FURTHEST), level, unit
+
+
+def put_autoregression(F, y, code, beta, m, own):
+    """Put into `F` (series × candidates × steps) what the autoregression says of the periods after the last of `y` and
+    `code` (series × periods), by coefficients `beta` (lags, oldest first, and a constant × steps) and within the bounds
+    of each series; the medium smoothing where it was not learned (NaN), little was sold, or beyond its steps.
+    """
+    lags, steps = len(beta) - 1, min(F.shape[2], beta.shape[1])
+    mine = F[:, FALLBACK_CANDIDATE].copy()
+    if steps and len(F) and not math.isnan(beta[-1, 0]):
+        X, level, unit = scaled_lags(y[:, -lags:], (code[:, -lags:] == OBSERVED) | (code[:, -lags:] == CLOSED), m)
+        said = np.array([x @ beta[:-1, :steps] + beta[-1, :steps] for x in X])  # one by one: others change no bit
+        said = np.clip(level[:, None] + unit[:, None] * said, own[:, LOW, None], own[:, HIGH, None])
+        mine[:, :steps] = np.where((unit[:, None] > 0) & np.isfinite(said), said, mine[:, :steps])
+    closed = (F[:, :BEFORE_LAGS] == 0.0).all(1)
+    F[:, BEFORE_LAGS] = np.where(closed, 0.0, mine)
 
 
 def has_hours(frequency, arrays):
@@ -1419,12 +1430,14 @@ def _check_shapes(index, arrays):
         "last_x": (n, e), "before_x": (n, e), "spread": (n, 3), "quantiles": (n, 2 * len(index["levels"])),
         "pool": (n,), "path": (n, own, None), "static": (n, None), "pool_shape": (q, shape), "pool_beta": (q, p),
         "root_count": (q,), "tree_count": (q,), "boosted_count": (q,), "pool_terms": (q, terms_of(e), 4),
-        "closed_days": (n, CLOSED_DAYS),
+        "closed_days": (n, CLOSED_DAYS), "pool_lags": (q, lags_of(m) + 1, index["horizon"]),
     }  # fmt: skip
     for name, sizes in wanted.items():
         got = a[name].shape
         if len(got) != len(sizes) or any(size not in (None, there) for there, size in zip(got, sizes)):
             raise ValueError(f"{name}.npy has the shape {got}, needed {sizes}")
+    if lags_of(m) > R and np.isfinite(a["pool_lags"]).any():
+        raise ValueError(f"conf.npy has tail {R}, the autoregression looks at {lags_of(m)} values")
     _check_terms(a["pool_terms"], e)
     for name in ("center", "scale", "log"):
         if a[name].shape[1] < e:
@@ -1508,8 +1521,7 @@ def read_index(files):
 def own_arrays(arrays, index):
     """The arrays of a pack (name → array) among `arrays`. Raises ValueError for one that is missing; see `check`."""
     n = len(index["series"])
-    if "static" not in arrays:  # packs from before there were attributes
-        arrays = {**arrays, "static": np.zeros((n, 0), np.float32)}
+    arrays = {"static": np.zeros((n, 0), np.float32), "pool_lags": np.zeros((0, 0, 0), np.float32), **arrays}
     if "boosted_count" not in arrays and "root_count" in arrays:  # packs from before there were boosted trees
         arrays = {**arrays, "boosted_count": np.zeros_like(arrays["root_count"])}
     if "before_x" not in arrays and "last_x" in arrays:  # only boosted trees look at it
@@ -1568,16 +1580,17 @@ def array_of(content, file):
 
 
 def from_before(index, arrays):
-    """Complete, in place, a pack from before series said how zeros are taken, from before boosted trees, or from before
-    the smoothing with a trend: as then.
-    """
-    for place in (BEFORE_BOOSTED, BEFORE_TREND):
+    """Complete, in place, a pack from before series said how zeros are taken, or from before the newest candidates."""
+    for place in (BEFORE_BOOSTED, BEFORE_TREND, BEFORE_LAGS):
         names = index["candidates"]
         old = isinstance(names, list) and tuple(names[:place]) == CANDIDATES[:place] and CANDIDATES[place] not in names
         if not old or arrays["weights"].shape[1:] != (len(names),):
             continue
         conf, beta = arrays["conf"], arrays["pool_beta"]
         whole = conf.shape == (CONF_SIZE,) and np.isfinite(conf).all() and beta.ndim == 2  # else `check` refuses it
+        if place == BEFORE_LAGS and whole and (np.abs(conf[[SEASON, HORIZON]] - 1) < MOST_STEPS).all():
+            m, steps = int(conf[SEASON]), int(conf[HORIZON])
+            arrays["pool_lags"] = np.full((len(beta), max(lags_of(m), 0) + 1, max(steps, 0)), np.nan, np.float32)
         if place == BEFORE_BOOSTED and whole:
             arrays["feature"] = moved_features(arrays["feature"], beta.shape[1], int(conf[COVARIATES]))
         index["candidates"] = [*CANDIDATES[: place + 1], *names[place:]]
@@ -1665,27 +1678,19 @@ def fitted_files(index, files):
             if hashlib.sha256(files[file]).hexdigest() != index["sha256"].get(file):
                 raise ValueError(f"{what} is not what was stored: its sha256 differs from the index")
             try:
-                skops_files().check(bytes(files[file]))
+                beside(SKOPS_LOADER).check(bytes(files[file]))
             except ValueError as error:
                 raise ValueError(f"{what} {error}") from error
             blobs[file] = files[file]
     return blobs
 
 
-def skops_files():
-    """The module beside this one that reads skops files."""
+def beside(name):
+    """The module `name` beside this one: what reads skops files, what explains forecasts."""
     import importlib
 
     home = __name__.rpartition(".")[0]
-    return importlib.import_module(f"{home}.{SKOPS_LOADER}" if home else SKOPS_LOADER)
-
-
-def explainer_of(loops):
-    """The module beside this one that explains forecasts, compiled where `loops` are."""
-    import importlib
-
-    home = __name__.rpartition(".")[0]
-    return getattr(loops, "explainer", None) or importlib.import_module(f"{home}.{EXPLAINER}" if home else EXPLAINER)
+    return importlib.import_module(f"{home}.{name}" if home else name)
 
 
 def _load_pyfunc(path):  # pyright: ignore[reportUnusedFunction] - by name

@@ -1,0 +1,122 @@
+"""A linear autoregression that series learn together: how the next steps follow from the newest values.
+
+Series of one table move alike: one model of long memory over all of them is often better than one each (Montero-Manso &
+Hyndman 2021). Each step ahead has its own coefficients, ridge regression finds them, and the newest fifth of what
+series went through says how much they shrink.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from many_models.forecasting.pack import mm_pack_v1 as loader
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from many_models.forecasting.panel import Panel
+
+MOST_ROWS = 60_000
+LEAST_ROWS = 200
+SHRINKAGE = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)  # candidates, in mean squares of a feature
+FURTHEST = 5.0  # of its levels, how far a target is taken to be from the level at most: one spike is no rule
+NEWEST = 0.2  # of the rows, the newest ones, judge the shrinkage
+QUIETEST = 0.05  # of the median series' noise, what a series' noise is taken for at least
+LOUDEST = 5.0  # times the mean weight of series that one may have
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """What one series went through: features (rows × lags, then 1), targets (rows × steps), the place of each row's
+    newest value, and how much the values moved from one season to the next, as a mean square.
+    """
+
+    X: NDArray[np.float64]
+    y: NDArray[np.float64]
+    place: NDArray[np.int64]
+    noise: float
+
+
+def learn_lags(panel: Panel, series: Sequence[int], origin: int, season: int, horizon: int) -> NDArray[np.float32]:
+    """Coefficients (`loader.lags_of` lags, oldest first, and a constant × steps) from `series` (rows of `panel`) up to
+    place `origin`; without a row where there is too little to learn from.
+
+    A series counts by the inverse of its noise: those that follow a rule teach it, and those that are luck do not hide
+    it. No lag looks back further than half of the longest history.
+    """
+    firsts = [int(panel.first[i]) for i in series]
+    longest = origin + 1 - min(firsts, default=origin + 1)
+    lags = min(loader.lags_of(season), max((longest - horizon) // 2, 4))
+    whole = [max(origin + 2 - first - lags - horizon, 0) for first in firsts]
+    every = max(1, -(-sum(whole) // MOST_ROWS))
+    rows = [_rows_of(panel, i, origin, lags, season, horizon, every) for i in series]
+    rows = [one for one in rows if len(one.X)]
+    nothing = np.zeros((0, horizon), np.float32)
+    if sum(len(one.X) for one in rows) < LEAST_ROWS:
+        return nothing
+    found = _fitted(rows, horizon)
+    beta = np.zeros((loader.lags_of(season) + 1, horizon), np.float32)
+    beta[-lags - 1 :] = found
+    return beta
+
+
+def _rows_of(  # noqa: PLR0913, PLR0917 - what, up to when, and how far it looks back and ahead
+    panel: Panel, i: int, origin: int, lags: int, season: int, horizon: int, every: int
+) -> _Rows:
+    """Every so many of the rows of series `i`, counted back from the origin: when others begin must not matter."""
+    first = int(panel.first[i])
+    y, code = panel.y[i, first : origin + 1], panel.code[i, first : origin + 1]
+    size = lags + horizon
+    if len(y) < size:
+        return _Rows(np.zeros((0, lags + 1)), np.zeros((0, horizon)), np.zeros(0, np.int64), 0.0)
+    ends = np.arange(len(y) - size, -1, -every)[::-1]
+    past, ahead = (np.lib.stride_tricks.sliding_window_view(v, size)[ends] for v in (y, code))
+    seen = (ahead == loader.OBSERVED) | (ahead == loader.CLOSED)
+    X, level, unit = loader.scaled_lags(past[:, :lags], seen[:, :lags], season)
+    good = (unit > 0) & (2 * seen[:, lags:].sum(1) >= horizon) & (2 * seen[:, :lags].sum(1) >= lags)
+    X, level, unit, past, seen = X[good], level[good, None], unit[good, None], past[good], seen[good]
+    same = X[:, lags - min(season, lags) + np.arange(horizon) % min(season, lags)]  # the value of its phase
+    moved = np.clip((past[:, lags:] - level) / unit, -FURTHEST, FURTHEST)
+    targets = np.where(seen[:, lags:], moved, same)
+    noise = float(((targets[:, 0] - same[:, 0]) ** 2).mean()) if len(X) else 0.0
+    return _Rows(np.concatenate([X, np.ones((len(X), 1))], 1), targets, first + lags - 1 + ends[good], noise)
+
+
+def _fitted(rows: Sequence[_Rows], horizon: int) -> NDArray[np.float64]:
+    """Coefficients (features × steps), with the shrinkage that forecasts the newest rows best from those before."""
+    noise = np.array([one.noise for one in rows])
+    weight = 1.0 / np.maximum(noise, max(QUIETEST * float(np.median(noise)), 1e-12))
+    weight = np.minimum(weight, LOUDEST * weight.mean())
+    place = np.concatenate([one.place for one in rows])
+    border = int(np.quantile(place, 1.0 - NEWEST))
+    p = rows[0].X.shape[1]
+    G, B, square = np.zeros((3, p, p)), np.zeros((3, p, horizon)), np.zeros(3)
+    count = np.zeros(3)
+    for one, w in zip(rows, weight / weight.mean(), strict=True):
+        when = np.where(one.place > border, 2, np.where(one.place <= border - horizon, 0, 1))
+        for k in range(3):
+            X, y = one.X[when == k], one.y[when == k]
+            G[k] += w * (X.T @ X)
+            B[k] += w * (X.T @ y)
+            square[k] += w * (y * y).sum()
+            count[k] += len(X)
+    best = SHRINKAGE[len(SHRINKAGE) // 2]
+    if count[0] >= LEAST_ROWS / 2 and count[2] >= LEAST_ROWS / 4:
+        errors: list[float] = []
+        for shrinkage in SHRINKAGE:
+            beta = _ridge(G[0], B[0], shrinkage)
+            errors.append(float(square[2] - 2.0 * (beta * B[2]).sum() + (beta * (G[2] @ beta)).sum()))
+        best = SHRINKAGE[int(np.argmin(errors))]
+    return _ridge(G.sum(0), B.sum(0), best)
+
+
+def _ridge(G: NDArray[np.float64], B: NDArray[np.float64], shrinkage: float) -> NDArray[np.float64]:
+    """Coefficients that minimise squared errors, shrunk towards zero but for the constant, the last one."""
+    strength = np.full(len(G), shrinkage * float(np.trace(G)) / len(G))
+    strength[-1] = 0.0
+    return np.asarray(np.linalg.solve(G + np.diag(strength), B), np.float64)

@@ -17,6 +17,7 @@ PARTS = {
     "invariance": "every series teaches the others, odd ones too",
     "combination": "weights by the few windows alone: no candidate's own record is kept, none is too far behind",
     "boosted": "no trees on the recent level",
+    "autoregression": "no linear model of the newest values that series share",
     "bends": "known covariates are straight lines, and useless ones stay",
     "seasons": "hours repeat the day",
     "demand": "sales are taken for demand, though a column says where stock cut them short",
@@ -27,8 +28,8 @@ PARTS = {
 
 def options(part: str, about: dict[str, Any], *, whole: bool) -> dict[str, Any]:
     """More arguments of `backtest` for a set, described by `about`, with the part or (not `whole`) without it."""
-    if part == "boosted" and not whole:
-        return {"candidates": [name for name in BUILT_IN if name != "boosted"]}
+    if part in {"boosted", "autoregression"} and not whole:
+        return {"candidates": [name for name in BUILT_IN if name != part]}
     if part == "seasons" and not whole and about["freq"] == "h":
         return {"season": 24}
     if part == "demand" and whole and "sold_out_hours" in about.get("observed", ()):

@@ -8,6 +8,7 @@ series went through says how much they shrink.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from many_models.forecasting.pack import mm_pack_v1 as loader
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -47,26 +48,37 @@ def learn_lags(panel: Panel, series: Sequence[int], origin: int, season: int, ho
     place `origin`; without a row where there is too little to learn from.
 
     A series counts by the inverse of its noise: those that follow a rule teach it, and those that are luck do not hide
-    it. No lag looks back further than half of the longest history.
+    it. No lag looks back further than half of the usual history: one long history must not leave out all others.
     """
-    firsts = [int(panel.first[i]) for i in series]
-    longest = origin + 1 - min(firsts, default=origin + 1)
-    lags = min(loader.lags_of(season), max((longest - horizon) // 2, 4))
-    whole = [max(origin + 2 - first - lags - horizon, 0) for first in firsts]
-    every = max(1, -(-sum(whole) // MOST_ROWS))
-    rows = [_rows_of(panel, i, origin, lags, season, horizon, every) for i in series]
-    rows = [one for one in rows if len(one.X)]
-    nothing = np.zeros((0, horizon), np.float32)
-    if sum(len(one.X) for one in rows) < LEAST_ROWS:
-        return nothing
-    found = _fitted(rows, horizon)
+    lengths = np.maximum(origin + 1 - panel.first[list(series)], 0)
+    usual = int(np.median(lengths)) if len(lengths) else 0
+    lags = min(loader.lags_of(season), max((usual - horizon) // 2, 4))
+    every = max(1, -(-int(np.maximum(lengths + 1 - lags - horizon, 0).sum()) // MOST_ROWS))
+    rows_of = partial(_rows_of, panel, origin=origin, lags=lags, season=season, horizon=horizon, every=every)
+    noise, places = dict[int, float](), list["NDArray[np.int64]"]()
+    for i in series:  # rows of long lags are too many to keep: they are made once more for the sums
+        rows = rows_of(i)
+        if len(rows.X):
+            noise[i] = rows.noise
+            places.append(rows.place)
+    if sum(map(len, places)) < LEAST_ROWS:
+        return np.zeros((0, horizon), np.float32)
+    border = int(np.quantile(np.concatenate(places), 1.0 - NEWEST))
     beta = np.zeros((loader.lags_of(season) + 1, horizon), np.float32)
-    beta[-lags - 1 :] = found
+    weights = _weights(np.array(list(noise.values())))
+    beta[-lags - 1 :] = _fitted(map(rows_of, noise), weights, border, lags + 1, horizon)
     return beta
 
 
-def _rows_of(  # noqa: PLR0913, PLR0917 - what, up to when, and how far it looks back and ahead
-    panel: Panel, i: int, origin: int, lags: int, season: int, horizon: int, every: int
+def _weights(noise: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How much each series counts, 1 on average."""
+    weight = 1.0 / np.maximum(noise, max(QUIETEST * float(np.median(noise)), 1e-12))
+    weight = np.minimum(weight, LOUDEST * weight.mean())
+    return weight / weight.mean()
+
+
+def _rows_of(  # noqa: PLR0913 - what, up to when, and how far it looks back and ahead
+    panel: Panel, i: int, *, origin: int, lags: int, season: int, horizon: int, every: int
 ) -> _Rows:
     """Every so many of the rows of series `i`, counted back from the origin: when others begin must not matter."""
     first = int(panel.first[i])
@@ -87,30 +99,27 @@ def _rows_of(  # noqa: PLR0913, PLR0917 - what, up to when, and how far it looks
     return _Rows(np.concatenate([X, np.ones((len(X), 1))], 1), targets, first + lags - 1 + ends[good], noise)
 
 
-def _fitted(rows: Sequence[_Rows], horizon: int) -> NDArray[np.float64]:
-    """Coefficients (features × steps), with the shrinkage that forecasts the newest rows best from those before."""
-    noise = np.array([one.noise for one in rows])
-    weight = 1.0 / np.maximum(noise, max(QUIETEST * float(np.median(noise)), 1e-12))
-    weight = np.minimum(weight, LOUDEST * weight.mean())
-    place = np.concatenate([one.place for one in rows])
-    border = int(np.quantile(place, 1.0 - NEWEST))
-    p = rows[0].X.shape[1]
-    G, B, square = np.zeros((3, p, p)), np.zeros((3, p, horizon)), np.zeros(3)
-    count = np.zeros(3)
-    for one, w in zip(rows, weight / weight.mean(), strict=True):
+def _fitted(
+    rows: Iterable[_Rows], weights: NDArray[np.float64], border: int, p: int, horizon: int
+) -> NDArray[np.float64]:
+    """Coefficients (`p` features × steps), with the shrinkage by which rows whose targets lie before place `border`
+    forecast the rows after it best.
+    """
+    G, B, square, count = np.zeros((3, p, p)), np.zeros((3, p, horizon)), 0.0, np.zeros(3)
+    for one, weight in zip(rows, weights, strict=True):
         when = np.where(one.place > border, 2, np.where(one.place <= border - horizon, 0, 1))
         for k in range(3):
             X, y = one.X[when == k], one.y[when == k]
-            G[k] += w * (X.T @ X)
-            B[k] += w * (X.T @ y)
-            square[k] += w * (y * y).sum()
+            G[k] += weight * (X.T @ X)
+            B[k] += weight * (X.T @ y)
             count[k] += len(X)
+            square += weight * (y * y).sum() if k == 2 else 0.0
     best = SHRINKAGE[len(SHRINKAGE) // 2]
     if count[0] >= LEAST_ROWS / 2 and count[2] >= LEAST_ROWS / 4:
         errors: list[float] = []
         for shrinkage in SHRINKAGE:
             beta = _ridge(G[0], B[0], shrinkage)
-            errors.append(float(square[2] - 2.0 * (beta * B[2]).sum() + (beta * (G[2] @ beta)).sum()))
+            errors.append(float(square - 2.0 * (beta * B[2]).sum() + (beta * (G[2] @ beta)).sum()))
         best = SHRINKAGE[int(np.argmin(errors))]
     return _ridge(G.sum(0), B.sum(0), best)
 

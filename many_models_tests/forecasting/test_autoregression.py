@@ -118,8 +118,8 @@ def test_too_little_to_learn_from_is_nothing_learned():
     assert lags_from({f"s{i}": economy(160, i) for i in range(3)}).shape == (61, 6)
 
 
-def test_long_lags_are_zero_where_no_history_is_long_enough():
-    beta = lags_from({f"s{i:02d}": economy(66, i) for i in range(20)})
+def test_long_lags_are_zero_where_the_usual_history_is_short():
+    beta = lags_from({**{f"s{i:02d}": economy(66, i) for i in range(20)}, "long": economy(300, 20)})
     assert not beta[:30].any()
     assert beta[30:].any(1).all()
 
@@ -190,6 +190,7 @@ def test_one_more_series_hardly_moves_it():
         "huge": 1e9 * economy(160, 3),
         "zeros": np.r_[np.zeros(100), economy(60, 2)],
         "constant": np.full(160, 7.0),
+        "long": economy(400, 1),
         "spike": economy(160, 5) * np.where(np.arange(160) == 150, 1e6, 1.0),
     }
     for name, y in odd.items():

@@ -7,7 +7,8 @@ series went through says how much they shrink.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import astuple, dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ import numpy as np
 from many_models.forecasting.pack import mm_pack_v1 as loader
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from numpy.typing import NDArray
 
@@ -32,6 +33,20 @@ LOUDEST = 5.0  # times the mean weight of series that one may have
 
 
 @dataclass(frozen=True)
+class _Reach:
+    """Up to which place rows are, how far each looks back, over how much its level goes, the season, how far it looks
+    ahead, and every how manyth period ends one.
+    """
+
+    origin: int
+    lags: int
+    span: int
+    season: int
+    horizon: int
+    every: int
+
+
+@dataclass(frozen=True)
 class _Rows:
     """What one series went through: features (rows × lags, then 1), targets (rows × steps), the place of each row's
     newest value, and how much the values moved from one season to the next, as a mean square.
@@ -43,20 +58,25 @@ class _Rows:
     noise: float
 
 
-def learn_lags(panel: Panel, series: Sequence[int], origin: int, season: int, horizon: int) -> NDArray[np.float32]:
-    """Coefficients (`loader.lags_of` lags, oldest first, and a constant × steps) from `series` (rows of `panel`) up to
-    place `origin`; without a row where there is too little to learn from.
+def learn_lags(panel: Panel, origin: int, conf: NDArray[np.float64], horizon: int) -> NDArray[np.float32]:
+    """Coefficients (`loader.lags_of` lags, oldest first, and a constant × steps) from the series of `panel` up to place
+    `origin`; without a row where there is too little to learn from.
 
     A series counts by the inverse of its noise: those that follow a rule teach it, and those that are luck do not hide
-    it. No lag looks back further than half of the usual history: one long history must not leave out all others.
+    it. No lag looks back further than half of the usual history, or than the span of the level: one long history must
+    not leave out all others.
     """
-    lengths = np.maximum(origin + 1 - panel.first[list(series)], 0)
+    (most, span), season = loader.lags_of(conf), int(conf[loader.SEASON])
+    lengths = np.maximum(origin + 1 - panel.first, 0)
     usual = int(np.median(lengths)) if len(lengths) else 0
-    lags = min(loader.lags_of(season), max((usual - horizon) // 2, 4))
+    lags = min(most, max((usual - horizon) // 2, span))
     every = max(1, -(-int(np.maximum(lengths + 1 - lags - horizon, 0).sum()) // MOST_ROWS))
-    rows_of = partial(_rows_of, panel, origin=origin, lags=lags, season=season, horizon=horizon, every=every)
+    while math.gcd(every, 7 * season) > 1:  # else rows would all end in the same phase
+        every += 1
+    reach = _Reach(origin, lags, span, season, horizon, every)
+    rows_of = partial(_rows_of, panel, reach)
     noise, places = dict[int, float](), list["NDArray[np.int64]"]()
-    for i in series:  # rows of long lags are too many to keep: they are made once more for the sums
+    for i in range(len(panel.series)):  # rows of long lags are too many to keep: they are made once more for the sums
         rows = rows_of(i)
         if len(rows.X):
             noise[i] = rows.noise
@@ -64,7 +84,7 @@ def learn_lags(panel: Panel, series: Sequence[int], origin: int, season: int, ho
     if sum(map(len, places)) < LEAST_ROWS:
         return np.zeros((0, horizon), np.float32)
     border = int(np.quantile(np.concatenate(places), 1.0 - NEWEST))
-    beta = np.zeros((loader.lags_of(season) + 1, horizon), np.float32)
+    beta = np.zeros((most + 1, horizon), np.float32)
     weights = _weights(np.array(list(noise.values())))
     beta[-lags - 1 :] = _fitted(map(rows_of, noise), weights, border, lags + 1, horizon)
     return beta
@@ -72,15 +92,15 @@ def learn_lags(panel: Panel, series: Sequence[int], origin: int, season: int, ho
 
 def _weights(noise: NDArray[np.float64]) -> NDArray[np.float64]:
     """How much each series counts, 1 on average."""
-    weight = 1.0 / np.maximum(noise, max(QUIETEST * float(np.median(noise)), 1e-12))
+    some = noise[noise > 0]  # those that repeat themselves exactly are not the usual case
+    weight = 1.0 / np.maximum(noise, QUIETEST * float(np.median(some)) if len(some) else 1.0)
     weight = np.minimum(weight, LOUDEST * weight.mean())
     return weight / weight.mean()
 
 
-def _rows_of(  # noqa: PLR0913 - what, up to when, and how far it looks back and ahead
-    panel: Panel, i: int, *, origin: int, lags: int, season: int, horizon: int, every: int
-) -> _Rows:
+def _rows_of(panel: Panel, reach: _Reach, i: int) -> _Rows:
     """Every so many of the rows of series `i`, counted back from the origin: when others begin must not matter."""
+    origin, lags, span, season, horizon, every = astuple(reach)
     first = int(panel.first[i])
     y, code = panel.y[i, first : origin + 1], panel.code[i, first : origin + 1]
     size = lags + horizon
@@ -89,13 +109,14 @@ def _rows_of(  # noqa: PLR0913 - what, up to when, and how far it looks back and
     ends = np.arange(len(y) - size, -1, -every)[::-1]
     past, ahead = (np.lib.stride_tricks.sliding_window_view(v, size)[ends] for v in (y, code))
     seen = (ahead == loader.OBSERVED) | (ahead == loader.CLOSED)
-    X, level, unit = loader.scaled_lags(past[:, :lags], seen[:, :lags], season)
+    X, level, unit = loader.scaled_lags(past[:, :lags], seen[:, :lags], span)
     good = (unit > 0) & (2 * seen[:, lags:].sum(1) >= horizon) & (2 * seen[:, :lags].sum(1) >= lags)
     X, level, unit, past, seen = X[good], level[good, None], unit[good, None], past[good], seen[good]
     same = X[:, lags - min(season, lags) + np.arange(horizon) % min(season, lags)]  # the value of its phase
     moved = np.clip((past[:, lags:] - level) / unit, -FURTHEST, FURTHEST)
     targets = np.where(seen[:, lags:], moved, same)
-    noise = float(((targets[:, 0] - same[:, 0]) ** 2).mean()) if len(X) else 0.0
+    next_one = seen[:, lags]
+    noise = float(((targets[:, 0] - same[:, 0])[next_one] ** 2).mean()) if next_one.any() else 0.0
     return _Rows(np.concatenate([X, np.ones((len(X), 1))], 1), targets, first + lags - 1 + ends[good], noise)
 
 

@@ -197,7 +197,7 @@ def _problems(
     if pooled is not None:
         for _, pair, rows in pooled.fits_of(panel.series):
             problem = next((shared.problem for shared in pair if shared.problem), "")
-            for name in STANDS_ON_COUNTS & set(names) if problem else ():
+            for name in set(loader.LEARNED_TOGETHER) & set(names) if problem else ():
                 found[rows, names.index(name)] = problem
     return found
 
@@ -213,7 +213,6 @@ def _exposure(panel: Panel, layout: Layout, origins: NDArray[np.int64]) -> NDArr
 
 
 LINEAR = ("ridge_raw", "ridge_log", "poisson")
-STANDS_ON_COUNTS = {"pooled", "trees", "boosted"}  # what is lost where the pooled fit of counts is
 
 
 def _variation(panel: Panel) -> Variation:

@@ -201,7 +201,7 @@ def _smear(X, off, y, w, a, b, beta, way, own):
 
 
 @compiled
-def _bounds(y, code, a, b, own):
+def bounds(y, code, a, b, own):
     """What a forecast may be: what the series has done up to `b`, and as much again."""
     low = math.inf
     high = -math.inf
@@ -445,7 +445,7 @@ def fit_series(
     _copy(pooled, B[3])
     for f in range(origins.size):
         o = origins[f]
-        _bounds(y, code, first, o + 1, own)
+        bounds(y, code, first, o + 1, own)
         n = 0
         for t in range(first, o + 1):
             if w[t] > 0.0:
@@ -558,7 +558,7 @@ def pooled_rows(
     warm = _warm(conf)
     P = np.zeros((T + 1, 3))
     _prefix(y[:T], code[:T], own, P)
-    _bounds(y, code, first, T, own)
+    bounds(y, code, first, T, own)
     top = _top(own)
     ly, two, row = np.zeros(3), np.zeros(2), np.empty(rows.shape[1])
     linear = row[:p]

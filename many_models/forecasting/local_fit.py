@@ -199,32 +199,36 @@ def fit_panel(  # noqa: PLR0913 - what, whom, when and beside what
                 _fit_one(series, shapes, turns, seen[i], fits, i)
             fits.own[i] = own
         learned = [shared] * (len(origins) - 1) + [last or shared]
-        _autoregress(panel, layout.season, origins, [lags_or_none(one, layout) for one in learned], chosen, fits)
+        _autoregress(panel, layout.conf(), origins, [lags_or_none(one, layout) for one in learned], chosen, fits)
     return fits
 
 
 def _autoregress(
     panel: Panel,
-    season: int,
+    conf: NDArray[np.float64],
     origins: NDArray[np.int64],
     learned: Sequence[NDArray[np.float32]],
     chosen: NDArray[np.int64],
     fits: Fits,
 ) -> None:
     """Put into `fits` what the autoregression `learned` for each origin says of the series `chosen`."""
-    most = pack.lags_of(season)
+    from many_models.forecasting.kernels import bounds
+
+    most, span = pack.lags_of(conf)
     F, own = fits.F[chosen], fits.own[chosen]
     for j, (origin, lags) in enumerate(zip(origins.tolist(), learned, strict=True)):
         places = np.arange(origin + 1 - most, origin + 1)
         there = (places >= 0) & (places >= panel.first[chosen][:, None])
-        y, code = (v[chosen][:, np.maximum(places, 0)] for v in (panel.y, panel.code))
-        pack.put_autoregression(F[:, j], y, np.where(there, code, pack.MISSING), lags.astype(float), season, own)
+        y, code = (v[chosen[:, None], np.maximum(places, 0)] for v in (panel.y, panel.code))
+        for k, i in enumerate(chosen.tolist()):  # a window must not know what was sold after it
+            bounds(panel.y[i], panel.code[i], panel.first[i], origin + 1, own[k])
+        pack.put_autoregression(F[:, j], y, np.where(there, code, pack.MISSING), lags.astype(float), span, own)
     fits.F[chosen] = F
 
 
 def lags_or_none(shared: PooledFit, layout: Layout) -> NDArray[np.float32]:
     """Coefficients of the autoregression (lags + 1 × steps), NaN where it was not learned."""
-    size = pack.lags_of(layout.season) + 1
+    size = pack.lags_of(layout.conf())[0] + 1
     return shared.lags if len(shared.lags) else np.full((size, layout.horizon), np.nan, np.float32)
 
 

@@ -172,7 +172,7 @@ class Layout:
             beat.unit, (0.08, 0.2, 0.45)
         )
         gain = 0.06 if m <= 31 else 0.25
-        tail = max(year + 2 * half + reference + 2, 2 * seasons * m, 2 * beat.window, pack.lags_of(m))
+        tail = max(year + 2 * half + reference + 2, 2 * seasons * m, 2 * beat.window)
         nc = self.calendar(np.array(["2020-01-01"], "datetime64[us]"))[0].shape[1]
         return np.array(
             [

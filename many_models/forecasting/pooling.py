@@ -350,16 +350,16 @@ def learn(  # noqa: PLR0913 - whom from, when and what
         shape = learn_shape(panel, layout, origin)
         panel.x[:, :, -1] = (layout.shape_features(panel.ds) @ shape)[None, :]
         sample = Sample(panel, layout, spec, origin, static)
-        lags = learn_lags(panel, range(len(panel.series)), origin, layout.season, spec.horizon)
-        nothing = replace(nothing, lags=lags)
         beta, problem = coefficients(sample, threads)
-        shared = PooledFit(panel.number + origin, shape, beta, STRENGTH, NO_TREES, problem, profile=profile, lags=lags)
+        shared = PooledFit(panel.number + origin, shape, beta, STRENGTH, NO_TREES, problem, profile=profile)
         coef = _count_fits(sample, shared)
         rows = _tree_rows(sample, coef, threads)
     if rows is None or len(rows[0]) < 10 * shared.beta.shape[1]:
         return nothing
     if problem:
         return replace(nothing, problem=problem)
+    with on_one_thread():
+        shared = replace(shared, lags=learn_lags(panel, origin, layout.conf(), spec.horizon))
     if len(rows[0]) < LEAST_TREE_ROWS or not trees:
         return shared
     with on_one_thread(), ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
@@ -434,7 +434,7 @@ MOST_KEPT = 2**28  # bytes of features that one fit of counts over all series ke
 
 @dataclass(frozen=True)
 class Sample:
-    """The series to learn from, up to place `origin`, as `pooled_moments` and `pooled_rows` read them."""
+    """The series to learn from, up to place `origin`, as `features` and `pooled_rows` read them."""
 
     panel: Panel
     layout: Layout

@@ -8,9 +8,10 @@ from datetime import datetime
 import numpy as np
 import pytest
 
-from many_models.forecasting import PackModel, PooledModels, Spec, pool, train
+from many_models.forecasting import PackModel, PooledModels, Spec, autoregression, pool, train
 from many_models.forecasting import explanation as ex
 from many_models.forecasting.autoregression import SHRINKAGE, learn_lags
+from many_models.forecasting.evaluation import evaluate
 from many_models.forecasting.pack import mm_pack_v1 as loader
 from many_models.forecasting.pack.array_files import array_files, sha256_of
 from many_models.forecasting.panel import build, layout_of
@@ -97,11 +98,11 @@ def test_it_follows_what_other_candidates_do_not():
     assert model.arrays["weights"][:, PLACE].mean() > 0.3
 
 
-def lags_from(histories: dict[str, np.ndarray]) -> np.ndarray:
-    rows = rows_of(histories, MONTHLY, LAST)
-    layout = layout_of(MONTHLY, rows)
-    panel = build(rows, layout, LAST, 0, ahead=6, from_first_sale=True)
-    return learn_lags(panel, range(len(panel.series)), panel.periods - 1, 12, 6)
+def lags_from(histories: dict[str, np.ndarray], spec: Spec = MONTHLY, last: datetime = LAST) -> np.ndarray:
+    rows = rows_of(histories, spec, last)
+    layout = layout_of(spec, rows)
+    panel = build(rows, layout, last, 0, ahead=spec.horizon, from_first_sale=True)
+    return learn_lags(panel, panel.periods - 1, layout.conf(), spec.horizon)
 
 
 def test_a_noisy_series_does_not_hide_the_rule():
@@ -201,11 +202,52 @@ def test_one_more_series_hardly_moves_it():
         assert moved.max() < 0.01, (name, moved.max())
 
 
-def test_a_pack_that_looks_further_back_than_it_remembers_is_refused():
+def test_what_is_stored_does_not_say_how_much_memory_an_older_pack_takes():
     model = fitted({f"s{i}": sales(200, 5.0 + i, seed=i) for i in range(8)}, SPEC, AS_OF)
-    conf = model.arrays["conf"].copy()
-    conf[loader.TAIL] = 50
-    arrays = {**model.arrays, "conf": conf, "tail_y": model.arrays["tail_y"][:, -50:]}
-    arrays["tail_code"] = model.arrays["tail_code"][:, -50:]
-    with pytest.raises(ValueError, match="the autoregression looks at 84 values"):
-        loader.own_arrays(arrays, dict(model.index))
+    arrays = {name: array for name, array in model.arrays.items() if name != "pool_lags"}
+    arrays |= {"weights": arrays["weights"][:, :PLACE], "pool_beta": np.zeros((10**7, 0))}
+    with pytest.raises(ValueError, match="pool_beta"):
+        loader.own_arrays(arrays, {**model.index, "candidates": list(BUILT_IN[:PLACE])})
+
+
+def test_rows_that_are_left_out_leave_every_weekday(monkeypatch):
+    histories = {f"s{i}": sales(300, 30.0 + i, seed=i) for i in range(12)}
+    whole = lags_from(histories, SPEC, AS_OF)
+    rows = 12 * (300 + 1 - 84 - 7)
+    monkeypatch.setattr(autoregression, "MOST_ROWS", rows // 7 + 1)  # each seventh row would end on one weekday
+    np.testing.assert_allclose(lags_from(histories, SPEC, AS_OF)[-1], whole[-1], atol=0.03)
+
+
+@pytest.mark.slow
+def test_a_history_shorter_than_two_levels_has_the_level_that_was_learned():
+    rng = np.random.default_rng(2)
+    season = 1.0 + 0.8 * np.sin(np.arange(42) * np.pi / 6)
+    histories = {f"s{i:02d}": (100.0 + i) * season * np.exp(rng.normal(0.0, 0.02, 42)) for i in range(40)}
+    spec = Spec("MS", 12, windows=1)
+    rows = rows_of({name: y[:30] for name, y in histories.items()}, spec, LAST)
+    model = train(rows, spec, LAST, pooled=pool(rows, spec, LAST)).model
+    actual = np.stack([histories[name][30:] for name in model.series])
+    said = model.candidates()[:, PLACE]
+    assert np.abs(said - actual).sum() < 0.06 * actual.sum()
+
+
+@pytest.mark.slow
+def test_series_that_repeat_themselves_do_not_silence_the_others():
+    rng = np.random.default_rng(0)
+    repeated = {f"r{i:02d}": np.tile(np.round(rng.uniform(50, 150, 12)), 14)[-160:] for i in range(21)}
+    histories = {f"s{i:02d}": economy(166, i) for i in range(20)}
+    model = fitted({**repeated, **{name: y[:160] for name, y in histories.items()}})
+    rows = [model.series.index(name) for name in histories]
+    actual = np.stack([y[160:] for y in histories.values()])
+    assert (np.abs(model.candidates()[rows, PLACE] - actual) / actual).mean() < 0.04
+
+
+@pytest.mark.slow
+def test_a_window_does_not_know_what_was_sold_after_it():
+    histories = {f"s{i:02d}": economy(160, i) for i in range(12)}
+    histories["s00"] = np.r_[histories["s00"][:148], 40.0 * histories["s00"][148:]]
+    rows = rows_of(histories, MONTHLY, LAST)
+    found = evaluate(rows, MONTHLY, LAST, pool(rows, MONTHLY, LAST))
+    said = found.F[found.panel.series.index("s00"), 0, found.names.index("autoregression")]
+    assert said.max() <= 2.0 * histories["s00"][:148].max()
+    assert found.fits.own[found.panel.series.index("s00"), loader.HIGH] > 20.0 * said.max()

@@ -40,7 +40,7 @@ CANDIDATES = tuple(
     "seasonal_naive mean seasonal_mean smoothing_slow smoothing_medium smoothing_fast tsb croston ridge_raw ridge_log "
     "poisson pooled trees boosted smoothing_trend autoregression".split()
 )
-BEFORE_BOOSTED, BEFORE_TREND, BEFORE_LAGS = 13, 14, 15  # of them, those of older packs; each brought one
+BEFORE_BOOSTED, BEFORE_TREND, BEFORE_LAGS = 13, 14, 15  # how many there were before each of these
 FALLBACK_CANDIDATE = 4  # the candidate that is repeated where another has no forecast
 LEARNED_TOGETHER = ("pooled", "trees", "boosted", "autoregression")  # those that need what others learned
 GAINS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75)  # of the smoothing with a trend, which takes those most that erred least:
@@ -1032,7 +1032,7 @@ class Pack:
         F = np.zeros((len(CANDIDATES), h))
         self.loops.forecast(*args, h, F, self.room(i, h), *self.trees(int(a["pool"][i])))
         beta = a["pool_lags"][a["pool"][i]]
-        put_autoregression(F[None], y[None, :R], code[None, :R], beta, int(a["conf"][SEASON]), own[None])
+        put_autoregression(F[None], y[None, :R], code[None, :R], beta, lags_of(a["conf"])[1], own[None])
         past = len(fresh[0]) if fresh else 0
         path = a["path"][i].astype(float)[:, past:][:, :h]
         if len(path):
@@ -1194,23 +1194,24 @@ def per_exposure(y, code, ratio):
     return np.where(ratio > 0, y / np.where(ratio > 0, ratio, 1.0), 0.0), code
 
 
-def lags_of(m):
-    """How many of the newest values the autoregression looks at, with a season of `m` periods."""
-    return min(3 * m, 504) if m > 60 else m + 8 if m > 31 else (8 if m > 12 else 12 if m in (5, 7) else 5) * m
+def lags_of(conf):
+    """How many of the newest values the autoregression looks at, and of how many of them the level is the mean."""
+    m, tail = int(conf[SEASON]), int(conf[TAIL])
+    lags = min(3 * m, 504) if m > 60 else m + 8 if m > 31 else (8 if m > 12 else 12 if m in (5, 7) else 5) * m
+    return min(lags, tail), min(4 * m if m in (5, 7) else max(m, 4), lags, tail)
 
 
-def scaled_lags(y, seen, m):
+def scaled_lags(y, seen, span):
     """Values (series × lags) as the autoregression sees them, less their level and in its units; level and unit. The
-    level is the mean of the newest season, or of four weeks of days; the unit is 0 where most of it sold nothing.
+    level is the mean of the newest `span` values; the unit is 0 where most of these sold nothing.
     """
-    span = min(4 * m if m in (5, 7) else max(m, 4), y.shape[1])
     newest, n = np.where(seen, y, 0.0)[:, -span:], np.maximum(seen[:, -span:].sum(1), 1)
     level, unit = newest.sum(1) / n, np.where(2 * (newest != 0).sum(1) < n, 0.0, np.abs(newest).sum(1) / n)
-    moved = (y - level[:, None]) / np.maximum(unit, 1e-300)[:, None]
+    moved = (y - level[:, None]) / np.where(unit > 0, unit, np.inf)[:, None]
     return np.clip(np.where(seen, moved, 0.0), -FURTHEST, FURTHEST), level, unit
 
 
-def put_autoregression(F, y, code, beta, m, own):
+def put_autoregression(F, y, code, beta, span, own):
     """Put into `F` (series × candidates × steps) what the autoregression says of the periods after the last of `y` and
     `code` (series × periods), by coefficients `beta` (lags, oldest first, and a constant × steps) and within the bounds
     of each series; the medium smoothing where it was not learned (NaN), little was sold, or beyond its steps.
@@ -1218,7 +1219,7 @@ def put_autoregression(F, y, code, beta, m, own):
     lags, steps = len(beta) - 1, min(F.shape[2], beta.shape[1])
     mine = F[:, FALLBACK_CANDIDATE].copy()
     if steps and len(F) and not math.isnan(beta[-1, 0]):
-        X, level, unit = scaled_lags(y[:, -lags:], (code[:, -lags:] == OBSERVED) | (code[:, -lags:] == CLOSED), m)
+        X, level, unit = scaled_lags(y[:, -lags:], (code[:, -lags:] == OBSERVED) | (code[:, -lags:] == CLOSED), span)
         said = np.array([x @ beta[:-1, :steps] + beta[-1, :steps] for x in X])  # one by one: others change no bit
         said = np.clip(level[:, None] + unit[:, None] * said, own[:, LOW, None], own[:, HIGH, None])
         mine[:, :steps] = np.where((unit[:, None] > 0) & np.isfinite(said), said, mine[:, :steps])
@@ -1430,14 +1431,12 @@ def _check_shapes(index, arrays):
         "last_x": (n, e), "before_x": (n, e), "spread": (n, 3), "quantiles": (n, 2 * len(index["levels"])),
         "pool": (n,), "path": (n, own, None), "static": (n, None), "pool_shape": (q, shape), "pool_beta": (q, p),
         "root_count": (q,), "tree_count": (q,), "boosted_count": (q,), "pool_terms": (q, terms_of(e), 4),
-        "closed_days": (n, CLOSED_DAYS), "pool_lags": (q, lags_of(m) + 1, index["horizon"]),
+        "closed_days": (n, CLOSED_DAYS), "pool_lags": (q, lags_of(conf)[0] + 1, index["horizon"]),
     }  # fmt: skip
     for name, sizes in wanted.items():
         got = a[name].shape
         if len(got) != len(sizes) or any(size not in (None, there) for there, size in zip(got, sizes)):
             raise ValueError(f"{name}.npy has the shape {got}, needed {sizes}")
-    if lags_of(m) > R and np.isfinite(a["pool_lags"]).any():
-        raise ValueError(f"conf.npy has tail {R}, the autoregression looks at {lags_of(m)} values")
     _check_terms(a["pool_terms"], e)
     for name in ("center", "scale", "log"):
         if a[name].shape[1] < e:
@@ -1588,9 +1587,9 @@ def from_before(index, arrays):
             continue
         conf, beta = arrays["conf"], arrays["pool_beta"]
         whole = conf.shape == (CONF_SIZE,) and np.isfinite(conf).all() and beta.ndim == 2  # else `check` refuses it
-        if place == BEFORE_LAGS and whole and (np.abs(conf[[SEASON, HORIZON]] - 1) < MOST_STEPS).all():
-            m, steps = int(conf[SEASON]), int(conf[HORIZON])
-            arrays["pool_lags"] = np.full((len(beta), max(lags_of(m), 0) + 1, max(steps, 0)), np.nan, np.float32)
+        if place == BEFORE_LAGS and whole and (conf >= 0).all():  # a view: a size that is stored takes no memory
+            size = (len(beta), lags_of(conf)[0] + 1, int(conf[HORIZON]))
+            arrays["pool_lags"] = np.broadcast_to(np.float32("nan"), size)
         if place == BEFORE_BOOSTED and whole:
             arrays["feature"] = moved_features(arrays["feature"], beta.shape[1], int(conf[COVARIATES]))
         index["candidates"] = [*CANDIDATES[: place + 1], *names[place:]]

@@ -91,6 +91,7 @@ def test_many_at_once_open_one_new_file(tmp_path):
 
 def test_a_file_has_one_engine_however_often_it_is_opened(tmp_path, monkeypatch):
     log, made = SqliteEvents(str(tmp_path)), []
+    opened(log, "a", "b")  # the first ones of a process make the file that others are copied from
     create = sqlite_files.create_engine
     monkeypatch.setattr(sqlite_files, "create_engine", lambda *a, **k: (made.append(a), create(*a, **k))[1])
     opened(log, "run-of-one-engine", "run-of-one-engine", "run-of-one-engine")

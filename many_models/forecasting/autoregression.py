@@ -34,8 +34,8 @@ LOUDEST = 5.0  # times the mean weight of series that one may have
 
 @dataclass(frozen=True)
 class _Reach:
-    """Up to which place rows are, how far each looks back, over how much its level goes, the season, how far it looks
-    ahead, and every how manyth period ends one.
+    """Which rows are made: the last place they see, how many values a row looks back (`lags`), of how many its level is
+    the mean (`span`), the season, how many steps it looks ahead, and how many periods lie between two rows.
     """
 
     origin: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import datetime
 
 import numpy as np
@@ -235,11 +236,14 @@ def test_a_history_shorter_than_two_levels_has_the_level_that_was_learned():
 def test_series_that_repeat_themselves_do_not_silence_the_others():
     rng = np.random.default_rng(0)
     repeated = {f"r{i:02d}": np.tile(np.round(rng.uniform(50, 150, 12)), 14)[-160:] for i in range(21)}
-    histories = {f"s{i:02d}": economy(166, i) for i in range(20)}
-    model = fitted({**repeated, **{name: y[:160] for name, y in histories.items()}})
-    rows = [model.series.index(name) for name in histories]
-    actual = np.stack([y[160:] for y in histories.values()])
-    assert (np.abs(model.candidates()[rows, PLACE] - actual) / actual).mean() < 0.04
+    later = {f"s{i:02d}": economy(166, i) for i in range(20)}
+    histories = {name: y[:160] for name, y in later.items()}
+    actual = np.stack([y[160:] for y in later.values()])
+    errors = []
+    for model in (fitted(histories), fitted({**repeated, **histories})):
+        said = model.candidates()[[model.series.index(name) for name in later], PLACE]
+        errors.append((np.abs(said - actual) / actual).mean())
+    assert errors[1] < 2.0 * errors[0]
 
 
 @pytest.mark.slow
@@ -247,7 +251,8 @@ def test_a_window_does_not_know_what_was_sold_after_it():
     histories = {f"s{i:02d}": economy(160, i) for i in range(12)}
     histories["s00"] = np.r_[histories["s00"][:148], 40.0 * histories["s00"][148:]]
     rows = rows_of(histories, MONTHLY, LAST)
-    found = evaluate(rows, MONTHLY, LAST, pool(rows, MONTHLY, LAST))
+    pooled = pool(rows, MONTHLY, LAST)
+    beyond = pooled.early.lags + np.float32(1e3)  # forecasts are as high as they may be
+    found = evaluate(rows, MONTHLY, LAST, replace(pooled, early=replace(pooled.early, lags=beyond)))
     said = found.F[found.panel.series.index("s00"), 0, found.names.index("autoregression")]
-    assert said.max() <= 2.0 * histories["s00"][:148].max()
-    assert found.fits.own[found.panel.series.index("s00"), loader.HIGH] > 20.0 * said.max()
+    np.testing.assert_allclose(said.max(), 2.0 * histories["s00"][:148].max())

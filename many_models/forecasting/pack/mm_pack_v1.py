@@ -556,7 +556,7 @@ def forecast(
     S, y, code, P, o, ph, hol, C, x, binary, B, smear, conf, own, H, F, X, boosted, root, feature, threshold, left,
     right, value,
 ):  # fmt: skip
-    """Forecasts of every candidate for the periods o + 1 … o + H after the state `S` at `o`, written to `F`.
+    """Forecasts of all but the autoregression for the periods o + 1 … o + H after the state `S` at `o`, written to `F`.
 
     `y`, `code` and `P` (running sums) hold the history up to `o` at the same places as `ph`, `hol`, `C` and `x` hold
     the calendar and covariates of past and future. `B` (4 × features) are coefficients of the three ways and of the
@@ -1520,6 +1520,7 @@ def read_index(files):
 def own_arrays(arrays, index):
     """The arrays of a pack (name → array) among `arrays`. Raises ValueError for one that is missing; see `check`."""
     n = len(index["series"])
+    # packs from before there were attributes, or an autoregression
     arrays = {"static": np.zeros((n, 0), np.float32), "pool_lags": np.zeros((0, 0, 0), np.float32), **arrays}
     if "boosted_count" not in arrays and "root_count" in arrays:  # packs from before there were boosted trees
         arrays = {**arrays, "boosted_count": np.zeros_like(arrays["root_count"])}

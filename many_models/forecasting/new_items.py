@@ -47,6 +47,9 @@ ROUNDS = 20
 FURTHEST = 4.0  # times what is expected that one series may sell, as others learn from it
 BY_SIZE = 0.5  # power of its expected size by which a series counts: volumes must be right, small series too
 WORTHS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # observations that a level may be worth
+DOUBTS = (0.0, 1.0, 2.0)  # powers by which it is worth less the further a series' own observations are from it
+LEAST = 0.001  # of a prior that a level is at least
+LEAST_SCALE = 0.1  # of a prior that misses are measured in at least
 NOTHING, NOWHERE = -0.999, -100.0  # a lower bound of no sale at all, in levels; and one that is cut at zero
 SEEN = (0, 1, 2, 4, 8)  # own observations for which intervals are measured
 VALUES = 28  # newest values of a series that say how far sales are from a level
@@ -95,12 +98,14 @@ def priors_of_new(
         if learns.any():
             mine = np.flatnonzero(folds == fold)
             expected[mine] = _expected(levels[learns], [f[at[learns]] for f in facts], [f[mine] for f in facts])
-    worth = _worth(y, expected[at])
     bands = np.searchsorted(_edges(expected[at]), expected)
-    misses = _misses(y, expected[at], bands[at], [worth] * len(SEEN), spec)
+    chance = _chance(y, bands[at])
+    worth, doubt = _worth(y, expected[at], chance[bands[at]])
+    priors = [Prior(float(expected[i]), "", worth, (), doubt, float(chance[bands[i]])) for i in range(len(everyone))]
+    misses = _misses(y, [priors[i] for i in at.tolist()], bands[at], least, spec)
     origins = _origins(everyone, parts, keys, names, plain)
     return {
-        name: Prior(float(expected[i]), origins[name], worth, misses[int(bands[i])])
+        name: replace(priors[i], origin=origins[name], misses=misses[int(bands[i])])
         for i, name in enumerate(everyone)
         if expected[i] > 0 and origins[name]
     }
@@ -115,9 +120,8 @@ def _measured(
     names = [name for name in values if name in plain and plain[name].level > 0]
     if len(names) < FEWEST_TO_MEASURE:
         return dict(plain)
-    expected = np.array([plain[name].level for name in names])
-    y = [np.minimum(values[name], LARGEST * level) for name, level in zip(names, expected, strict=True)]
-    misses = _misses(y, expected, np.zeros(len(names), np.int64), [float(max(least - n, 0)) for n in SEEN], spec)[0]
+    y = [np.minimum(values[name], LARGEST * plain[name].level) for name in names]
+    misses = _misses(y, [plain[name] for name in names], np.zeros(len(names), np.int64), least, spec)[0]
     return {name: replace(prior, misses=misses) for name, prior in plain.items()}
 
 
@@ -221,17 +225,51 @@ def _shrunk(
     return np.where(there, np.log((total * mean + worth) / (total + worth)), 0.0)
 
 
-def _worth(y: Sequence[NDArray[np.float64]], expected: NDArray[np.float64]) -> float:
-    """How many observations the expected level is worth: with that many, it and a few own ones say best what comes."""
-    missed = dict.fromkeys(WORTHS, 0.0)
-    for one, level in zip(y, expected, strict=True):
-        for n in SEEN[1:]:
-            if len(one) >= 2 * n:
-                ahead, past = float(one[n:].mean()), float(one[:n].sum())
-                for worth in WORTHS:
-                    off = abs(ahead - (worth * level + past) / (worth + n)) / max(level, 1e-300)
-                    missed[worth] += min(off, FURTHEST) * level**BY_SIZE
-    return min(WORTHS, key=lambda worth: (missed[worth], worth))
+def _worth(
+    y: Sequence[NDArray[np.float64]], expected: NDArray[np.float64], chance: NDArray[np.float64]
+) -> tuple[float, float]:
+    """(worth, doubt) of `Prior`: those with which the expected level and a few own observations say best what comes.
+
+    A series counts by a power of its size, and no more than FURTHEST times what the median one does.
+    """
+    size = expected**BY_SIZE
+    size = np.minimum(size, FURTHEST * np.median(size))
+    missed = {(doubt, worth): 0.0 for doubt in DOUBTS for worth in WORTHS}
+    for n in SEEN[1:]:
+        some = [i for i, one in enumerate(y) if len(one) >= 2 * n]
+        if not some:
+            continue
+        own, ahead = (
+            np.array([part.mean() for part in parts])
+            for parts in zip(*((y[i][:n], y[i][n:]) for i in some), strict=True)
+        )
+        level = expected[some]
+        for doubt, worth in missed:
+            said = _blended(own, np.full(len(some), n), level, np.full(len(some), worth), doubt, chance[some])
+            off = np.minimum(np.abs(ahead - said) / np.maximum(level, 1e-300), FURTHEST)
+            missed[doubt, worth] += float((off * size[some]).sum())
+    doubt, worth = min(missed, key=lambda pair: (missed[pair], pair))
+    return worth, doubt
+
+
+def _chance(y: Sequence[NDArray[np.float64]], bands: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Of each band of levels, what chance makes of one observation: the median over series of their variance over the
+    square of their mean.
+    """
+    of = np.array([one.var() / max(one.mean(), 1e-300) ** 2 for one in y])
+    overall = float(np.median(of))
+    return np.array([float(np.median(of[bands == k])) if (bands == k).any() else overall for k in range(BANDS)])
+
+
+def _blended(
+    own: NDArray[np.float64], n: NDArray[np.int64], level: NDArray[np.float64], worth: NDArray[np.float64],
+    doubt: float, chance: NDArray[np.float64],
+) -> NDArray[np.float64]:  # fmt: skip
+    """Of each series the mean of its `own` mean of `n` observations and a `level`, see `level_of`."""
+    if doubt:
+        believed = (n * own + chance * level) / np.maximum((n + chance) * level, 1e-300)
+        worth = worth / (1.0 + np.log(np.maximum(believed, LEAST)) ** 2) ** doubt
+    return np.maximum((n * own + worth * level) / np.maximum(n + worth, 1e-12), LEAST * level)
 
 
 def _edges(expected: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -241,28 +279,24 @@ def _edges(expected: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _misses(
-    y: Sequence[NDArray[np.float64]],
-    expected: NDArray[np.float64],
-    bands: NDArray[np.int64],
-    worths: Sequence[float],
-    spec: Spec,
+    y: Sequence[NDArray[np.float64]], priors: Sequence[Prior], bands: NDArray[np.int64], needed: int, spec: Spec
 ) -> list[tuple[tuple[float, ...], ...]]:
-    """Of each band, of each number of own observations in SEEN, the bounds (2 × levels) of (sale − level) / level.
-
-    `worths` says, for each number in SEEN, how many observations the expected level is worth.
+    """Of each band, of each number of own observations in SEEN, the bounds (2 × levels) of (sale − level) / `_scale`,
+    each series taken for new. `needed` as in `level_of`.
     """
     result = []
     for band in range(int(bands.max()) + 1):
         rows = list[tuple[float, ...]]()
-        for n, worth in zip(SEEN, worths, strict=True):
-            parts = []
+        for n in SEEN:
+            parts, nothing = [], []
             for i in np.flatnonzero(bands == band).tolist():
                 rest = y[i][n:]
                 if len(rest):
-                    level = (worth * expected[i] + float(y[i][:n].sum())) / (worth + n)
-                    parts.append(rest[np.linspace(0, len(rest) - 1, VALUES).astype(int)] / max(level, 1e-300) - 1.0)
-            r = np.concatenate(parts) if parts else np.zeros(1)
-            zero = np.full(len(r), -1.0 if spec.nonnegative else -np.inf)
+                    level = level_of(priors[i], y[i][:n], needed)
+                    scale = _scale(priors[i], level)
+                    parts.append((rest[np.linspace(0, len(rest) - 1, VALUES).astype(int)] - level) / scale)
+                    nothing.append(np.full(VALUES, -level / scale if spec.nonnegative else -np.inf))
+            r, zero = (np.concatenate(one) if one else np.zeros(1) for one in (parts, nothing))
             rows.append(tuple(v for level in spec.levels for v in shortest(r, zero, level / 100.0)))
         result.append(tuple(rows))
     return result
@@ -291,10 +325,20 @@ def _origins(
 def level_of(prior: Prior, own: NDArray[np.float64], needed: int) -> float:
     """The level of a series with these few `own` observations: a mean of them and the prior, by what each is worth.
 
-    A prior that does not say what it is worth fills up to the observations that are `needed`.
+    A prior that does not say what it is worth fills up to the observations that are `needed`. Where priors are often
+    wrong, one that the series' own observations contradict counts less: it is worth 1 / (1 + z²) ^ doubt of what it
+    was, as an observation far out weighs in a fit with Student's t (Lange, Little & Taylor 1989). z is the log of the
+    own mean over the prior, the mean shrunk towards it as far as chance explains. A level is at least LEAST of it.
     """
-    worth = prior.worth or max(needed - len(own), 0)
-    return float((own.sum() + worth * prior.level) / max(len(own) + worth, 1e-12))
+    n = len(own)
+    mean, level, worth = float(own.mean()) if n else 0.0, prior.level, prior.worth or max(needed - n, 0)
+    mine = (np.array([mean]), np.array([n]), np.array([level]), np.array([worth]))
+    return float(_blended(*mine, prior.doubt, np.array([prior.chance]))[0])
+
+
+def _scale(prior: Prior, level: float) -> float:
+    """What a series of this `level` is off by is measured in."""
+    return max(level, LEAST_SCALE * prior.level, 1e-300)
 
 
 def bounds_of(prior: Prior, observations: int, level: float) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
@@ -304,6 +348,7 @@ def bounds_of(prior: Prior, observations: int, level: float) -> tuple[NDArray[np
     if not prior.misses or level <= 0:
         return None
     at = int(np.searchsorted(SEEN, observations, side="right")) - 1
+    level = _scale(prior, level)
     dispersion = level / (1.0 + 0.05 * level)  # one standard deviation is the level
     quantiles = np.array(prior.misses[min(at, len(prior.misses) - 1)])
     quantiles[quantiles <= NOTHING] = NOWHERE  # also in a period of which more is forecast

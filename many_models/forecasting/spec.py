@@ -16,7 +16,7 @@ from many_models.keys import digest
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-CODE_VERSION = "9"
+CODE_VERSION = "10"
 
 # What weights of candidates minimise: squared errors (the default: right for sums, whatever the share of zeros),
 # absolute ones with series alike, absolute ones by volume, or absolute ones with intervals at equal tails.
@@ -257,10 +257,13 @@ class Prior:
     """What is known of a series from elsewhere: the mean per period of its relatives, and which (`origin`).
 
     `worth` how many observations of its own that is worth (0: as many as are lacking), `misses` how far sales of new
-    series were from such levels, see `new_items.bounds_of`.
+    series were from such levels, see `new_items.bounds_of`. `doubt`: by how much it is worth less where the series'
+    own observations say otherwise, with `chance` the variance of one over the squared level, see `new_items.level_of`.
     """
 
     level: float
     origin: str
     worth: float = 0.0
     misses: tuple[tuple[float, ...], ...] = ()
+    doubt: float = 0.0
+    chance: float = 1.0

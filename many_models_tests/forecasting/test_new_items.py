@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from functools import cache
 
@@ -9,9 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from many_models.forecasting import PooledModels, Prior, Spec, pool, train
-from many_models.forecasting.new_items import SEEN, priors_of_new, priors_of_rows, recent_values
+from many_models.forecasting.new_items import SEEN, bounds_of, level_of, priors_of_new, priors_of_rows, recent_values
 from many_models.forecasting.priors import priors_from
 from many_models.keys import SeriesKey
 from many_models_tests.forecasting.histories import AS_OF, SPEC, rows_of, table
@@ -101,6 +104,54 @@ def test_the_more_a_new_item_has_sold_the_narrower_its_interval():
     width = [bounds[1] - bounds[0] for bounds in prior.misses]
     assert len(width) == len(SEEN)
     assert width[-1] < width[0]
+
+
+def test_own_days_count_more_than_relatives_that_often_are_wrong():
+    """Stores and items say little here: one series in three sells a hundredth of what they say."""
+    rng = np.random.default_rng(8)
+    wrong = {name: rng.random() < 1 / 3 for name in truth()}
+    y = {name: one / 100.0 if wrong[name] else one for name, one in histories().items()}
+    new = next(name for name in sorted(y) if wrong[name] and truth()[name] > 30.0)
+    prior = priors_of_rows(rows_of({**y, new: y[new][-3:]}), KEYS, SPEC)[new]
+    own, needed = y[new][-3:], 14
+    assert prior.level > 10.0 * own.mean()
+    assert level_of(prior, own, needed) < 2.0 * own.mean()
+    assert level_of(prior, own[:0], needed) == pytest.approx(prior.level), "without days of its own it has only these"
+
+
+def test_days_without_a_sale_do_not_contradict_relatives_that_are_right():
+    """Items that sell one day of three: two days without a sale are chance."""
+    rng = np.random.default_rng(9)
+    y = {name: rng.poisson(0.4 * (1 + at % 7) / 4.0, DAYS).astype(float) for at, name in enumerate(sorted(truth()))}
+    prior = priors_of_rows(rows_of(y), KEYS, SPEC)[sorted(y)[6]]
+    assert prior.doubt == 0.0
+    assert level_of(prior, np.zeros(2), 14) > 0.3 * prior.level
+
+
+def test_chance_does_not_contradict_a_slow_seller_among_fast_ones_that_are_wrong():
+    """One fast series in three sells a hundredth of what relatives say; slow ones sell on four days of ten."""
+    rng = np.random.default_rng(10)
+    y = {}
+    for at, name in enumerate(sorted(truth())):
+        slow = at % 2 == 0
+        y[name] = rng.poisson(0.4, DAYS) if slow else rng.poisson(60.0, DAYS) / (100.0 if rng.random() < 1 / 3 else 1.0)
+    prior = priors_of_rows(rows_of({name: one.astype(float) for name, one in y.items()}), KEYS, SPEC)
+    slow = next(one for one in prior.values() if one.chance == max(p.chance for p in prior.values()))
+    doubted = replace(slow, level=0.4, doubt=2.0)
+    assert level_of(doubted, np.zeros(1), 14) > 0.1
+    low, high = (bounds_of(doubted, 1, level_of(doubted, own, 14)) for own in (np.zeros(1), np.ones(1)))
+    assert all(np.isfinite(one[1]).all() and one[1].max() < 50.0 for one in (low, high))
+
+
+@given(
+    level=st.floats(1e-6, 1e9), own=st.lists(st.floats(-1e6, 1e9), max_size=13), worth=st.sampled_from([0.5, 4.0]),
+    doubt=st.sampled_from([0.0, 1.0, 2.0]), chance=st.floats(0.0, 100.0),
+)  # fmt: skip
+def test_a_level_is_positive_and_no_further_than_what_is_known(level, own, worth, doubt, chance):
+    """Returns on the first days make no negative level, whatever is doubted."""
+    found = level_of(Prior(level, "item", worth, (), doubt, chance), np.array(own), 14)
+    mean = np.mean(own) if own else level
+    assert 0.001 * level * (1 - 1e-9) <= found <= max(level, mean) * (1 + 1e-9)
 
 
 def test_one_item_sold_in_millions_changes_no_other_new_item_much():

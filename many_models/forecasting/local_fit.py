@@ -139,7 +139,7 @@ def own_numbers(
     own[pack.LOG_UNIT] = 1.0 if whole else max(0.1 * own[pack.UNIT], 1e-12)
     own[pack.ADDITIVE] = float((seen < 0).any())
     own[pack.NONNEGATIVE] = float(spec.nonnegative)
-    own[pack.ZEROS] = 1.0
+    own[pack.ZEROS] = own[pack.TESTED] = 1.0
     return own
 
 

@@ -10,6 +10,7 @@ from datetime import datetime
 import numpy as np
 import pytest
 
+from many_models.errors import IntegrityError
 from many_models.forecasting import PackModel, Spec, train
 from many_models.forecasting.pack import mm_pack_v1 as loader
 from many_models_tests.forecasting.histories import AS_OF, rows_of, sales
@@ -62,30 +63,44 @@ def test_zeros_of_a_series_that_sells_seldom_stay_on_the_log_scale():
     assert not loader.is_structural(state, 2, conf, own)
 
 
-def older(model: PackModel) -> dict[str, bytes]:
-    """The pack's files as they were before series said how zeros are taken."""
+def older(model: PackModel, size: int) -> dict[str, bytes]:
+    """The pack's files as they were before series said how zeros are taken, or that seasons are tested."""
     files = dict(model.files())
-    own = np.load(io.BytesIO(files["own.npy"]))[:, : loader.LEAST_OWN_SIZE]
+    own = np.load(io.BytesIO(files["own.npy"]))[:, :size]
     buffer = io.BytesIO()
     np.save(buffer, own)
     files["own.npy"] = buffer.getvalue()
     index = json.loads(files["index.json"])
-    del index["own_size"]
+    index["own_size"] = size
+    if size == loader.LEAST_OWN_SIZE:
+        del index["own_size"]
     index["sha256"]["own.npy"] = hashlib.sha256(files["own.npy"]).hexdigest()
     files["index.json"] = json.dumps(index).encode()
     return files
 
 
-def test_a_pack_from_before_reads_forecasts_and_merges_with_a_new_one():
+@pytest.mark.parametrize("size", range(loader.LEAST_OWN_SIZE, loader.OWN_SIZE))
+def test_a_pack_from_before_reads_forecasts_and_merges_with_a_new_one(size):
     new = train(rows_of({"a": sales(300), "b": sales(300, 40.0, seed=1)}), Spec("D", 7, windows=2), AS_OF).model
-    old = PackModel.from_files(older(new.select(["a"])))
-    assert (old.arrays["own"][:, loader.ZEROS] == 0).all()
+    new.arrays["own"][new.series.index("a"), loader.TESTED] = 0.0  # as an older pack says, whose season is not tested
+    old = PackModel.from_files(older(new.select(["a"]), size))
+    assert new.arrays["own"][new.series.index("b"), loader.TESTED] == 1.0
+    assert (old.arrays["own"][:, size:] == 0).all()
     assert old.predict(None)["y_hat"].to_pylist() == new.select(["a"]).predict(None)["y_hat"].to_pylist()
     both = PackModel.merge([old, new.select(["b"])])
     assert both.predict(None)["y_hat"].to_pylist() == pytest.approx(new.predict(None)["y_hat"].to_pylist())
     rolled = [pack.predict(rows_of({"a": np.r_[sales(300), sales(7, seed=9)]}, last=datetime(2024, 1, 7)),
                            datetime(2024, 1, 7), series=["a"]) for pack in (old, both)]  # fmt: skip
     assert rolled[0]["y_hat"].to_pylist() == rolled[1]["y_hat"].to_pylist()
+
+
+@pytest.mark.parametrize("size", [6.0, True, "6", [6], 10**9, None])
+def test_a_pack_that_says_nonsense_of_its_own_numbers_is_refused(size):
+    new = train(rows_of({"a": sales(300)}), Spec("D", 7, windows=2), AS_OF).model
+    files = older(new, loader.LEAST_OWN_SIZE)
+    files["index.json"] = json.dumps({**json.loads(files["index.json"]), "own_size": size}).encode()
+    with pytest.raises(IntegrityError, match=r"own\.npy has the shape"):
+        PackModel.from_files(files)
 
 
 def test_an_hourly_pack_from_before_keeps_its_calendar_without_hours():

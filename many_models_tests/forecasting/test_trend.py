@@ -95,6 +95,35 @@ def test_a_season_by_chance_is_none():
     np.testing.assert_allclose(season, 1.0 + 0.4 * np.sin((71 + np.arange(12)) * np.pi / 6), atol=0.08)
 
 
+def test_smoothing_of_rare_sales_takes_no_chance_for_a_season():
+    """Six years of a part that sells in one month of ten: every month is forecast alike, a real season is not."""
+    rng = np.random.default_rng(0)
+    rare = {f"p{i}": np.where(rng.random(72) < 0.1, rng.integers(1, 9, 72), 0.0) for i in range(40)}
+    model = train(rows_of({**rare, "field": declining(72, 0, 0.4)}, MONTHLY, last=LAST), MONTHLY, LAST).model
+    parts = [i for i, name in enumerate(model.series) if name != "field"]
+    for name in ("smoothing_slow", "smoothing_medium", "smoothing_fast"):
+        said = model.candidates()[:, BUILT_IN.index(name)]
+        assert np.median(np.ptp(said[parts], axis=1)) == 0.0, name
+        assert np.ptp(said[model.series.index("field")]) > 20.0, name
+
+
+def test_trust_in_a_season_is_none_by_chance_and_whole_where_it_is_plain():
+    rng, season, ones = np.random.default_rng(1), np.zeros(12), np.ones(72, np.int8)
+    by_chance = [
+        loader.tested_season(np.exp(rng.normal(3, 0.2, 72)), ones, 0, 71, 12, False, season) for _ in range(200)
+    ]
+    assert np.mean(np.array(by_chance) > 0.0) < 0.25
+    assert np.mean(by_chance) < 0.1
+    assert loader.tested_season(declining(72, 0, 0.4), ones, 0, 71, 12, False, season) == 1.0
+    assert loader.tested_season(declining(72, 0, 0.4) - 300.0, ones, 0, 71, 12, True, season) == 1.0
+
+
+@pytest.mark.parametrize(("every", "trust"), [(1, 1.0), (4, 0.25)])
+def test_two_years_do_not_tell_a_season_from_chance_and_the_share_of_sales_decides(every, trust):
+    y = np.where(np.arange(24) % every == 0, 5.0, 0.0)
+    assert loader.tested_season(y, np.ones(24, np.int8), 0, 23, 12, False, np.zeros(12)) == trust
+
+
 def test_it_follows_a_decline():
     histories = {f"s{i}": declining(96, i, 0.0) for i in range(12)}
     model = train(rows_of({name: y[:90] for name, y in histories.items()}, MONTHLY, last=LAST), MONTHLY, LAST).model

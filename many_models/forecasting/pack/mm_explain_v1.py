@@ -29,7 +29,9 @@ RAW, LOG, COUNT, DYNAMIC, EXTRA, BESIDE, FALLBACK_CANDIDATE = (
 SEASON, CALENDAR, COVARIATES, HORIZON, GAIN_SIZE = (
     loader.SEASON, loader.CALENDAR, loader.COVARIATES, loader.HORIZON, loader.GAIN_SIZE,
 )  # fmt: skip
-UNIT, ADDITIVE, LOW, HIGH, NONNEGATIVE = loader.UNIT, loader.ADDITIVE, loader.LOW, loader.HIGH, loader.NONNEGATIVE
+UNIT, ADDITIVE, LOW, HIGH, NONNEGATIVE, TESTED = (
+    loader.UNIT, loader.ADDITIVE, loader.LOW, loader.HIGH, loader.NONNEGATIVE, loader.TESTED,
+)  # fmt: skip
 
 LEVEL, RECENT, DAY, WEEK, MONTH, YEAR, CALIBRATION, BOUNDS, CLOSED, SHAPE = range(10)
 FIXED = 10  # places before those of holidays, of covariates, and of users' own forecasters
@@ -187,7 +189,7 @@ def attribute(
     if own[NONNEGATIVE] != 0.0:
         level = max(level, 0.0)
     trend, seasonal = np.zeros(H), np.zeros(H)
-    smoothed_trend(y, code, o, conf, own, trend, seasonal)
+    trust = max(smoothed_trend(y, code, o, conf, own, trend, seasonal), 1.0 - own[TESTED])
     for i in range(H):
         t = o + 1 + i
         part = parts[i]
@@ -203,7 +205,7 @@ def attribute(
             A[c, i, LEVEL] = level
             A[c, i, RECENT] = mean - level
             A[c, i, season] += v[c] - mean
-        w = season_of(S, ph[t], own, m)
+        w = season_of(S, ph[t], own, m, trust)
         for j in range(3):
             now = S[es + m + j] * unit
             v[3 + j] = now + w * unit if own[ADDITIVE] != 0.0 else now * w
@@ -465,7 +467,7 @@ class Explainer:
             if A[1, i, CLOSED] != 0.0:
                 A[c, i] = A[1, i]
                 continue
-            w = season_of(S, ph[o + 1 + i], own, m)
+            w = season_of(S, ph[o + 1 + i], own, m, 1.0)
             now = v - w * own[UNIT] if own[ADDITIVE] != 0.0 else v / w if w > 0.0 else v
             level = A[1, i, LEVEL]
             A[c, i] = 0.0

@@ -29,10 +29,10 @@ TAU, ALPHA, GAIN_SEASON, GAIN_ODDS, GAIN_SIZE = 0, 4, 7, 8, 9
 HALF, REFERENCE, HORIZON, SEASON, YEAR, WINDOW, SEASONS, CALENDAR, COVARIATES, SLOTS, TAIL = range(10, 21)
 CONF_SIZE = 21
 # Places in `own`: what the first history of a series fixes.
-# ZEROS: 1 where zeros of a series that hardly ever sells nothing are kept apart on the log scale (0 in older packs).
-UNIT, LOG_UNIT, ADDITIVE, LOW, HIGH, NONNEGATIVE, ZEROS = range(7)
-OWN_SIZE = 7
-LEAST_OWN_SIZE = 6  # of packs from before ZEROS
+# Two are 0 in older packs. ZEROS: 1 where zeros of a series that hardly ever sells nothing are kept apart on the log
+# scale. TESTED: 1 where smoothing has a season only as far as it is no chance.
+UNIT, LOG_UNIT, ADDITIVE, LOW, HIGH, NONNEGATIVE, ZEROS, TESTED = range(8)
+OWN_SIZE, LEAST_OWN_SIZE = 8, 6
 # Ways to look at a series, in the order of the rows of coefficients.
 RAW, LOG, COUNT = 0, 1, 2
 DYNAMIC = 10
@@ -46,6 +46,7 @@ LEARNED_TOGETHER = ("pooled", "trees", "boosted", "autoregression")  # those tha
 GAINS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75)  # of the smoothing with a trend, which takes those most that erred least:
 SHARPNESS = 4.0  # its weights are their squared errors to this power
 BY_CHANCE = 2.0  # how often what chance makes of phases is taken from what they differ by
+SURE = 1.5  # how often what chance makes of phases they must differ by, and 1 more, until a season counts fully
 TINY_FACTOR = 0.2  # of a season: divided by it, a few units more or less look like another level
 EXTRA = 9  # features that only trees use, and one more a covariate column
 BESIDE = 3  # features after these, and one more a covariate column: what surrounds the target; then come static ones
@@ -81,8 +82,8 @@ def tree_width(p, k, static):
     return p + EXTRA + BESIDE + 2 * k + static + COURSE
 
 
-def season_of(S, ph, own, m):
-    """The seasonal factor (or, for series with negatives, deviation) of a phase, shrunk while seasons are few."""
+def season_of(S, ph, own, m, trust):
+    """The seasonal factor (deviation, with negatives) of a phase, shrunk by `trust` and while seasons are few."""
     es = 2 * (4 + m) + 1
     n = S[S.size - 1]
     none = 0.0 if own[ADDITIVE] != 0.0 else 1.0
@@ -92,7 +93,7 @@ def season_of(S, ph, own, m):
     for i in range(m):
         mean += S[es + i]
     mean /= m
-    trust = 1.0 / (1.0 + 2.0 / (n / m + 1.0))
+    trust /= 1.0 + 2.0 / (n / m + 1.0)
     if own[ADDITIVE] != 0.0:
         return trust * (S[es + ph] - mean)
     return none if mean <= 0.0 else max(1.0 + trust * (S[es + ph] / mean - 1.0), 0.0)
@@ -182,7 +183,7 @@ def advance(S, y, code, ph, hol, x, binary, conf, own):
             S[b + i] += max(1.0 / conf[TAU + i], 1.0 / (n + 1.0)) * (r - S[b + i])
     S[i_nz] += max(1.0 / conf[TAU + 2], 1.0 / (n + 1.0)) * ((0.0 if zero else 1.0) - S[i_nz])
     v = y / own[UNIT]
-    w = season_of(S, ph, own, m)
+    w = season_of(S, ph, own, m, 1.0)
     for j in range(3):
         a = max(conf[ALPHA + j], 1.0 / (n + 1.0))
         if own[ADDITIVE] != 0.0:
@@ -208,9 +209,8 @@ def advance(S, y, code, ph, hol, x, binary, conf, own):
 
 def prefix(y, code, own, P):
     """Running sums over a history: `P[:, 0]` of y / unit, `P[:, 1]` of the log scale, `P[:, 2]` of what is there."""
-    P[0, 0] = 0.0
-    P[0, 1] = 0.0
-    P[0, 2] = 0.0
+    for k in range(3):
+        P[0, k] = 0.0
     for t in range(y.size):
         P[t + 1, 0] = P[t, 0]
         P[t + 1, 1] = P[t, 1]
@@ -451,15 +451,15 @@ def phase_moments(y, code, oldest, o, m, additive, sums, squares, times):
 
 def tested_season(y, code, oldest, o, m, additive, season):
     """What a season of `m` makes of a period k steps after `o`, written to `season[k % m]`: a factor, or what it adds
-    where `additive`; from the periods `oldest` … `o`.
+    where `additive`; from the periods `oldest` … `o`. Returns the trust that there is one, 0 to 1.
 
     How far the mean of a phase is from that of all is shrunk by BY_CHANCE times what chance would make of it (James &
-    Stein 1961, positive part): phases that differ no more are no season.
+    Stein 1961, positive part): phases that differ no more are no season. Where too few tell, it is the share of sales.
     """
     none = 0.0 if additive else 1.0
     sums, squares, times = np.zeros(m), np.zeros(m), np.zeros(m)
     phase_moments(y, code, oldest, o, m, additive, sums, squares, times)
-    phases_seen, seen, mean, within = 0.0, 0.0, 0.0, 0.0
+    phases_seen, seen, mean, within, sold, between = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     for k in range(m):
         season[k] = none
         if times[k] > 0.0:
@@ -468,28 +468,29 @@ def tested_season(y, code, oldest, o, m, additive, season):
             mean += sums[k]
             within += squares[k] - sums[k] * sums[k] / times[k]
     if phases_seen < 2.0 or seen <= phases_seen:
-        return
-    mean /= seen
-    within /= seen - phases_seen
-    between = 0.0
+        for t in range(oldest, o + 1):
+            sold += 1.0 if code[t] == OBSERVED and y[t] != 0.0 else 0.0
+        return sold / (o + 1 - oldest)
+    mean, within = mean / seen, within / (seen - phases_seen)
     for k in range(m):
         if times[k] > 0.0:
             between += times[k] * (sums[k] / times[k] - mean) ** 2 / (phases_seen - 1.0)
-    if not between > BY_CHANCE * within:
-        return
-    trust = 1.0 - BY_CHANCE * within / between
-    middle = 0.0
-    for k in range(m):
-        if times[k] > 0.0:
-            season[k] = none + trust * (sums[k] / times[k] - mean)
-        middle += season[k] / m
-    for k in range(m):
-        season[k] = season[k] - middle if additive else max(season[k] / middle, 0.02)
+    ratio = between / max(within, 1e-300)
+    trust = min(max(ratio / (1.0 + 4.0 / (seen - phases_seen)) - SURE, 0.0), 1.0)  # few seasons: chance goes further
+    if ratio > BY_CHANCE:
+        middle = 0.0
+        for k in range(m):
+            if times[k] > 0.0:
+                season[k] = none + (1.0 - BY_CHANCE / ratio) * (sums[k] / times[k] - mean)
+            middle += season[k] / m
+        for k in range(m):
+            season[k] = season[k] - middle if additive else max(season[k] / middle, 0.02)
+    return trust
 
 
 def smoothed_trend(y, code, o, conf, own, level, season):
     """Level and season of the periods after `o`, written to `level` and `season` (a factor, or what it adds); the level
-    is NaN where there is too little. Only the last TAIL periods count.
+    is NaN where there is too little. Only the last TAIL periods count. Returns the trust in the season.
 
     The theta method (Assimakopoulos & Nikolopoulos 2000) as Hyndman & Billah (2003) write it: without its season,
     exponential smoothing plus half the drift of the straight line. Where a factor of the season is below TINY_FACTOR,
@@ -501,10 +502,9 @@ def smoothed_trend(y, code, o, conf, own, level, season):
     while oldest < o and code[oldest] != OBSERVED:  # when other series begin must not matter
         oldest += 1
     phase = np.zeros(m)
-    tested_season(y, code, oldest, o, m, additive, phase)
+    trust = tested_season(y, code, oldest, o, m, additive, phase)
     uneven = not additive and phase.min() < TINY_FACTOR
-    smooth = np.zeros(len(GAINS))
-    error = np.zeros(len(GAINS))
+    smooth, error = np.zeros(len(GAINS)), np.zeros(len(GAINS))
     n, seen = 0.0, 0.0  # observations, and the sum of their weights
     st, sz, stt, stz = 0.0, 0.0, 0.0, 0.0
     for t in range(oldest, o + 1):
@@ -527,8 +527,7 @@ def smoothed_trend(y, code, o, conf, own, level, season):
     best = error[0]
     for j in range(1, len(GAINS)):
         best = min(best, error[j])
-    weights = 0.0
-    now = 0.0
+    weights, now = 0.0, 0.0
     for j in range(len(GAINS)):
         weight = (max(best, 1e-30) / max(error[j], 1e-30)) ** SHARPNESS
         gain = GAINS[j] * usual
@@ -538,6 +537,7 @@ def smoothed_trend(y, code, o, conf, own, level, season):
     for i in range(level.size):
         level[i] = (now / weights + 0.5 * drift * (i + 1)) * own[UNIT] if n >= 4.0 else math.nan
         season[i] = phase[(i + 1) % m]
+    return trust
 
 
 def add_trees(X, root, feature, threshold, left, right, value, sums):
@@ -566,14 +566,13 @@ def forecast(
     Syntetos & Boylan 2005. `X` has room for a row of features and of what trees see for each period.
     """
     m = int(conf[SEASON])
-    es = 2 * (4 + m) + 1
+    es, unit = 2 * (4 + m) + 1, own[UNIT]
     tsb = es + m + 3
-    unit = own[UNIT]
     ly, two = np.zeros(3), np.zeros(2)
     p = B.shape[1]
     mean = recent_mean(y, code, o, conf)
     trend, season = np.zeros(H), np.zeros(H)
-    smoothed_trend(y, code, o, conf, own, trend, season)
+    trust = max(smoothed_trend(y, code, o, conf, own, trend, season), 1.0 - own[TESTED])
     for i in range(H):
         t = o + 1 + i
         last_year(P, o, t, conf, own, ly)
@@ -581,7 +580,7 @@ def forecast(
         F[0, i] = two[0]
         F[1, i] = mean
         F[2, i] = two[1]
-        w = season_of(S, ph[t], own, m)
+        w = season_of(S, ph[t], own, m, trust)
         for j in range(3):
             F[3 + j, i] = (S[es + m + j] + w if own[ADDITIVE] != 0.0 else S[es + m + j] * w) * unit
         F[6, i] = S[tsb] * S[tsb + 1] * unit
@@ -1595,8 +1594,9 @@ def from_before(index, arrays):
             arrays["feature"] = moved_features(arrays["feature"], beta.shape[1], int(conf[COVARIATES]))
         index["candidates"] = [*CANDIDATES[: place + 1], *names[place:]]
         arrays["weights"] = np.insert(arrays["weights"], place, 0.0, axis=1)
-    if index.get("own_size", LEAST_OWN_SIZE) == LEAST_OWN_SIZE and arrays["own"].shape[1:] == (LEAST_OWN_SIZE,):
-        arrays["own"] = np.pad(arrays["own"], ((0, 0), (0, OWN_SIZE - LEAST_OWN_SIZE)))
+    size = index.get("own_size", LEAST_OWN_SIZE)
+    if type(size) is int and LEAST_OWN_SIZE <= size < OWN_SIZE and arrays["own"].shape[1:] == (size,):
+        arrays["own"] = np.pad(arrays["own"], ((0, 0), (0, OWN_SIZE - size)))
         index["own_size"] = OWN_SIZE
 
 

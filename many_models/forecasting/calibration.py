@@ -27,7 +27,8 @@ SHOCK = 0.05  # standard deviation of what the series of a class share in a wind
 CHANCE = 2.0  # how much more than chance would explain has to speak for a correction
 MOST_FACTOR = 0.3  # the largest correction, as a log
 MOST_DENSE = 0.05  # the same for series that nearly always sell: models follow their level, the rest is passing events
-WIDER = 1.04  # few windows share their luck: the next one is a little further off than they were
+WIDER = 1.04  # weights are chosen on these windows: the next one is a little further off than they were
+LARGEST_ERROR = 4.0  # standard deviations that an error counts for at most in what windows share
 CALM = 0.75  # the power of (moves of a year / moves of the windows) by which intervals are wider
 MOST_CALM = 2.0  # a year counts as moving at most this much further than the windows
 SERIES_OF_CALM = 20.0  # what all series say of it counts, for a class, as much as so many series of its own
@@ -157,6 +158,34 @@ def _moves(evaluation: Evaluation, lag: int) -> tuple[NDArray[np.float64], NDArr
     return np.where(both, (y[:, lag:] - y[:, :-lag]) ** 2, 0.0), np.where(both, mu + 0.05 * mu**2, 0.0)
 
 
+def unsure(r: NDArray[np.float64], mask: NDArray[np.bool_], levels: Sequence[int]) -> NDArray[np.float64]:
+    """How many times as wide an interval is (by level) because few windows say little about the luck that they share.
+
+    `r` are standardised errors (series × windows × steps), those where `mask` count, none for more than LARGEST_ERROR:
+    one odd series must not hide what the others share. What all series of a window share is one observation a window,
+    what is a series' own is one a series and window. How many observations the errors are worth is Satterthwaite's
+    (1946) approximation; their quantile is Student's t with so many degrees of freedom, where many observations would
+    give a normal one. One where fewer than two windows tell.
+    """
+    from scipy.special import stdtrit
+
+    n = mask.sum(2)
+    told = (n > 0).any(0)
+    windows = int(told.sum())
+    if windows < 2:
+        return np.ones(len(levels))
+    r = np.where(mask, np.clip(np.nan_to_num(r), -LARGEST_ERROR, LARGEST_ERROR), 0.0)
+    n, mean = n[:, told], r.sum(2)[:, told]
+    seen = n > 0
+    mean, series = mean / np.maximum(n, 1), seen.sum(0)
+    luck = mean.sum(0) / series
+    within = float(np.where(seen, (mean - luck) ** 2, 0.0).sum()) / max(int((series - 1).sum()), 1)
+    square = max(float((r**2).sum()) / int(mask.sum()), 1e-12)
+    shared = float(np.clip((luck**2 - within / series).mean() / square, 0.0, 1.0))
+    worth = 1.0 / (shared**2 / windows + (1.0 - shared) ** 2 / seen.sum())
+    return np.array([float(stdtrit(worth, 0.5 + level / 200.0)) / normal_quantile(level) for level in levels])
+
+
 def calibration(
     F: NDArray[np.float64], Y: NDArray[np.float64], mask: NDArray[np.bool_], most: float = MOST_FACTOR
 ) -> float:
@@ -204,19 +233,23 @@ def residual_quantiles(
     spec: Spec,
     calm: float = 1.0,
 ) -> NDArray[np.float64]:
-    """Quantiles (2 × levels) of standardised errors of a class, shrunk towards all series' by 500 errors' worth, and
-    `calm` times as wide (see `calmness`).
+    """Quantiles (2 × levels) of standardised errors of a class, shrunk towards all series' by 500 errors' worth. Both
+    are as much wider as `unsure` says, and `calm` times (see `calmness`), but for series that mostly sell nothing.
     """
+    of_all = unsure(r, mask, spec.levels)
+    of_mine = unsure(r, mine, spec.levels) if mine.any((0, 2)).sum() > 1 else of_all
     if mask.sum() < 50:
-        return quantiles(spec, 1)[0]
+        return quantiles(spec, 1)[0] * np.repeat(of_all, 2)
     result = []
     trust = mine.sum() / (mine.sum() + 500.0)
-    for level in spec.levels:
+    for k, level in enumerate(spec.levels):
         tails = (0.5,) if spec.objective == "pinball" else (0.5, 0.25, 0.0)
         overall = np.array(shortest(r[mask], zero[mask], level / 100.0, tails))
         own = np.array(shortest(r[mine], zero[mine], level / 100.0, tails)) if mine.any() else overall
         scarce = np.median(r[mine] - zero[mine]) < 1e-9 if mine.any() else False  # zeros, mostly: no luck to share
-        result.extend((1.0 if scarce else WIDER * calm) * (trust * own + (1 - trust) * overall))
+        if not scarce:
+            own, overall = WIDER * calm * of_mine[k] * own, WIDER * calm * of_all[k] * overall
+        result.extend(trust * own + (1 - trust) * overall)
     return np.array(result)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from many_models.forecasting import Spec, calibration, combination, pool, train
-from many_models.forecasting.calibration import calmness
+from many_models.forecasting.calibration import calmness, unsure
 from many_models.forecasting.evaluation import evaluate
 from many_models_tests.forecasting.histories import AS_OF, rows_of
 
@@ -116,3 +116,57 @@ def test_forecasts_after_calm_windows_have_wider_intervals(monkeypatch):
     now = width()
     monkeypatch.setattr(calibration, "calmness", lambda *_: np.ones(4))
     assert now / width() == pytest.approx(2.0**0.75, rel=0.01)
+
+
+def shocked(series: int, shared: float, windows: int = 3, steps: int = 40) -> np.ndarray:
+    """Errors of variance one, of which each window has a `shared` part."""
+    rng = np.random.default_rng(2)
+    luck = np.array([1.0, -1.0, 1.0, -1.0, 1.0, -1.0])[:windows, None] * np.ones(steps)
+    return np.sqrt(shared) * luck + np.sqrt(1.0 - shared) * rng.normal(size=(series, windows, steps))
+
+
+def test_windows_that_share_their_luck_are_as_many_observations_as_there_are_windows():
+    mask = np.ones((200, 3, 40), bool)
+    assert unsure(shocked(200, 0.0), mask, (80, 95)) == pytest.approx(1.0, abs=0.01)
+    # Student's t with three degrees of freedom over a normal distribution, from a table
+    assert unsure(shocked(200, 1.0), mask, (80, 95)) == pytest.approx([1.638 / 1.282, 3.182 / 1.960], rel=0.01)
+    half = unsure(shocked(200, 0.5), mask, (80, 95))
+    assert (unsure(shocked(200, 0.0), mask, (80, 95)) < half).all()
+    assert (half < unsure(shocked(200, 0.8), mask, (80, 95))).all()
+    more = unsure(shocked(200, 1.0, windows=6), np.ones((200, 6, 40), bool), (80, 95))
+    assert more == pytest.approx([1.440 / 1.282, 2.447 / 1.960], rel=0.01), "six windows tell more"
+
+
+def test_one_series_tells_less_than_many_and_one_window_nothing():
+    errors = shocked(200, 0.0)
+    alone = unsure(errors[:1], np.ones((1, 3, 40), bool), (80,))
+    assert 1.1 < alone[0] < 1.28
+    mask = np.ones((200, 3, 40), bool)
+    mask[:, 1:] = False
+    assert unsure(errors, mask, (80, 95)).tolist() == [1.0, 1.0]
+
+
+def test_what_does_not_count_says_nothing_of_the_luck_of_windows():
+    errors, mask = shocked(9, 0.3), np.ones((9, 3, 40), bool)
+    mask[0], mask[1, :2], mask[2, :, 20:] = False, False, False
+    poisoned = np.where(mask, errors, 1e9)
+    assert unsure(poisoned, mask, (80, 95)).tolist() == unsure(errors, mask, (80, 95)).tolist()
+
+
+@pytest.mark.parametrize("odd", [60.0, 1e300, np.inf, -np.inf, np.nan])
+def test_one_odd_series_does_not_hide_the_luck_that_the_others_share(odd):
+    errors, mask = shocked(200, 0.6), np.ones((200, 3, 40), bool)
+    wanted = unsure(errors, mask, (80, 95))
+    errors[7] = odd
+    assert unsure(errors, mask, (80, 95)) == pytest.approx(wanted, rel=0.05)
+
+
+def test_a_class_that_one_window_tells_of_is_as_wide_as_all_series_are():
+    """Most series are there in all windows, and the few of the class in the newest."""
+    spec, errors, mask = Spec("D", 40, windows=3, levels=(80, 95)), shocked(60, 0.7), np.ones((60, 3, 40), bool)
+    mask[50:, :2] = False
+    mine = mask & (np.arange(60) >= 50)[:, None, None]
+    zero = np.full(errors.shape, -np.inf)
+    of_class, of_all = (calibration.residual_quantiles(errors, zero, mask, one, spec) for one in (mine, mask))
+    without = [calibration.shortest(errors[one], zero[one], 0.8)[1] for one in (mine, mask)]
+    assert of_class[1] / np.average(without, weights=[400 / 900, 500 / 900]) == pytest.approx(of_all[1] / without[1])

@@ -289,9 +289,12 @@ def backtest(data: Path, holidays: Path | None, forecasts: Path | None, *, as_js
     if as_json:
         metrics = report.metrics.to_json(orient="records") or "[]"  # null, not NaN, where there is no number
         left_out = report.left_out.to_json(orient="records", date_format="iso") or "[]"
-        print(json.dumps({"metrics": json.loads(metrics), "left_out": json.loads(left_out)}))
+        told = {"metrics": json.loads(metrics), "left_out": json.loads(left_out), "outliers": report.outliers}
+        print(json.dumps(told))
     else:
         out.print(metrics_table(report.metrics))
+        if report.outliers:
+            out.print(f"not scored: {report.outliers} periods, far beyond all that their series did before")
         for row in report.left_out.to_dict("records"):
             out.print(f"left out: {row['series_id']}: {row['reason']}", highlight=False, markup=False)
 

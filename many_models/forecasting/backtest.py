@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -43,12 +43,14 @@ class BacktestReport:
     """`metrics` per candidate, "selected" and the baseline; `forecasts` of the selected one in the table's names.
 
     `left_out`: the series that could not be used, each with its reason, which names the first bad row (series_id,
-    keys, reason).
+    keys, reason). `outliers`: periods of the windows that are not scored, their values being absurdly beyond all that
+    their series did before.
     """
 
     metrics: pd.DataFrame
     forecasts: pd.DataFrame
     left_out: pd.DataFrame
+    outliers: int = 0
 
 
 def backtest(  # noqa: PLR0913 - its parameters are its settings
@@ -115,8 +117,8 @@ def backtest(  # noqa: PLR0913 - its parameters are its settings
     )  # fmt: skip
     if missing_known == "error":
         _refuse_missing(table, known)
-    report, forecasts, left_out = _measured(table, names, spec, windows, progress or _silent, workers)
-    return BacktestReport(report, _named(forecasts, names, timestamp, levels), left_out)
+    measured = _measured(table, names, spec, windows, progress or _silent, workers)
+    return replace(measured, forecasts=_named(measured.forecasts, names, timestamp, levels))
 
 
 def _measured(
@@ -126,8 +128,8 @@ def _measured(
     windows: int,
     tell: Callable[[str, float], None],
     workers: int,
-) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """(metrics, forecasts of the selected combination, series left out); `table` and `names` are those of `_table`."""
+) -> BacktestReport:
+    """The report, its forecasts in the core's names; `table` and `names` are those of `_table`."""
     import pandas as pd
 
     last = pc.max(table["ds"]).as_py()
@@ -147,7 +149,9 @@ def _measured(
     of_rows = ("series_id", "ds", "y", "outlier", "state", "sold")
     scored = prepared.rows.select([name for name in of_rows if name in prepared.rows.column_names])
     forecasts = pd.concat([window.forecasts for window in found], ignore_index=True)
-    return _report(scored, spec, cutoffs, found), forecasts, left_out
+    ahead = scored["outlier"].filter(pc.greater(scored["ds"], pa.scalar(cutoffs[0], pa.timestamp("us"))))
+    outliers = len(ahead) - int(ahead.null_count)
+    return BacktestReport(_report(scored, spec, cutoffs, found), forecasts, left_out, outliers)
 
 
 def _cutoffs(last: datetime, spec: Spec, windows: int) -> list[datetime]:

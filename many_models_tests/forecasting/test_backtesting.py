@@ -105,6 +105,18 @@ def test_errors_are_measured_against_all_that_a_series_did_outliers_too():
     assert row["mase"] == pytest.approx(np.abs(y[-7:] - y[-14:-7]).mean() / scale)
 
 
+def test_outliers_of_the_windows_are_not_scored_and_are_counted():
+    y = sales(300, 8.0, seed=1)
+    table = pd.DataFrame({"shop": "a", "item": 1, "day": stamps(300), "sold": y})
+    plain = backtest(table, **{**OPTIONS, "windows": 1})
+    table.loc[[150, 296], "sold"] = 9000.0
+    found = backtest(table, **{**OPTIONS, "windows": 1})
+    assert (plain.outliers, found.outliers) == (0, 1), "that of day 150 is in no window"
+    before, after = (report.metrics.set_index("candidate") for report in (plain, found))
+    assert (after["n"] == before["n"] - 1).all()
+    assert after.loc["selected", "wape"] < 2.0 * before.loc["selected", "wape"]
+
+
 def test_the_selected_forecast_beats_the_baseline(report):
     by = report.metrics.set_index("candidate")
     assert by.loc["selected", "wape"] < 0.9 * by.loc["seasonal_naive", "wape"]

@@ -294,7 +294,7 @@ def backtest(data: Path, holidays: Path | None, forecasts: Path | None, *, as_js
     else:
         out.print(metrics_table(report.metrics))
         if report.outliers:
-            out.print(f"not scored: {report.outliers} periods, far beyond all that their series did before")
+            out.print(f"not scored, as far beyond all that their series did before: {report.outliers}")
         for row in report.left_out.to_dict("records"):
             out.print(f"left out: {row['series_id']}: {row['reason']}", highlight=False, markup=False)
 

@@ -43,7 +43,7 @@ class BacktestReport:
     """`metrics` per candidate, "selected" and the baseline; `forecasts` of the selected one in the table's names.
 
     `left_out`: the series that could not be used, each with its reason, which names the first bad row (series_id,
-    keys, reason). `outliers`: periods of the windows that are not scored, their values being absurdly beyond all that
+    keys, reason). `outliers`: periods of the windows that are not scored, their values being far beyond all that
     their series did before.
     """
 
@@ -149,8 +149,8 @@ def _measured(
     of_rows = ("series_id", "ds", "y", "outlier", "state", "sold")
     scored = prepared.rows.select([name for name in of_rows if name in prepared.rows.column_names])
     forecasts = pd.concat([window.forecasts for window in found], ignore_index=True)
-    ahead = scored["outlier"].filter(pc.greater(scored["ds"], pa.scalar(cutoffs[0], pa.timestamp("us"))))
-    outliers = len(ahead) - int(ahead.null_count)
+    odd = scored.filter(pc.is_valid(scored["outlier"])).select(["series_id", "ds"]).to_pandas()
+    outliers = len(odd.merge(forecasts, on=["series_id", "ds"]))
     return BacktestReport(_report(scored, spec, cutoffs, found), forecasts, left_out, outliers)
 
 

@@ -48,7 +48,7 @@ FURTHEST = 4.0  # times what is expected that one series may sell, as others lea
 BY_SIZE = 0.5  # power of its expected size by which a series counts: volumes must be right, small series too
 WORTHS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # observations that a level may be worth
 DOUBTS = (0.0, 1.0, 2.0)  # powers by which it is worth less the further a series' own observations are from it
-LEAST = 0.001  # of a prior that a level is at least
+LEAST = 0.001  # of a prior that a contradicting mean is taken for at least
 LEAST_SCALE = 0.1  # of a prior that misses are measured in at least
 NOTHING, NOWHERE = -0.999, -100.0  # a lower bound of no sale at all, in levels; and one that is cut at zero
 SEEN = (0, 1, 2, 4, 8)  # own observations for which intervals are measured
@@ -99,6 +99,7 @@ def priors_of_new(
             mine = np.flatnonzero(folds == fold)
             expected[mine] = _expected(levels[learns], [f[at[learns]] for f in facts], [f[mine] for f in facts])
     bands = np.searchsorted(_edges(expected[at]), expected)
+    bands = np.minimum(bands, bands[at].max())  # where levels tie, the highest band may have no series to measure
     chance = _chance(y, bands[at])
     worth, doubt = _worth(y, expected[at], chance[bands[at]])
     priors = [Prior(float(expected[i]), "", worth, (), doubt, float(chance[bands[i]])) for i in range(len(everyone))]
@@ -256,7 +257,7 @@ def _chance(y: Sequence[NDArray[np.float64]], bands: NDArray[np.int64]) -> NDArr
     """Of each band of levels, what chance makes of one observation: the median over series of their variance over the
     square of their mean.
     """
-    of = np.array([one.var() / max(one.mean(), 1e-300) ** 2 for one in y])
+    of = np.array([one.var() / max(one.mean(), 1e-150) ** 2 for one in y])
     overall = float(np.median(of))
     return np.array([float(np.median(of[bands == k])) if (bands == k).any() else overall for k in range(BANDS)])
 
@@ -268,8 +269,9 @@ def _blended(
     """Of each series the mean of its `own` mean of `n` observations and a `level`, see `level_of`."""
     if doubt:
         believed = (n * own + chance * level) / np.maximum((n + chance) * level, 1e-300)
-        worth = worth / (1.0 + np.log(np.maximum(believed, LEAST)) ** 2) ** doubt
-    return np.maximum((n * own + worth * level) / np.maximum(n + worth, 1e-12), LEAST * level)
+        less = worth / (1.0 + np.log(np.maximum(believed, LEAST)) ** 2) ** doubt
+        worth = np.where((own >= 0) & (level > 0), less, worth)  # returns say nothing of a level
+    return (n * own + worth * level) / np.maximum(n + worth, 1e-12)
 
 
 def _edges(expected: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -328,7 +330,7 @@ def level_of(prior: Prior, own: NDArray[np.float64], needed: int) -> float:
     A prior that does not say what it is worth fills up to the observations that are `needed`. Where priors are often
     wrong, one that the series' own observations contradict counts less: it is worth 1 / (1 + z²) ^ doubt of what it
     was, as an observation far out weighs in a fit with Student's t (Lange, Little & Taylor 1989). z is the log of the
-    own mean over the prior, the mean shrunk towards it as far as chance explains. A level is at least LEAST of it.
+    own mean over the prior, the mean shrunk towards it as far as chance explains.
     """
     n = len(own)
     mean, level, worth = float(own.mean()) if n else 0.0, prior.level, prior.worth or max(needed - n, 0)
@@ -348,11 +350,12 @@ def bounds_of(prior: Prior, observations: int, level: float) -> tuple[NDArray[np
     if not prior.misses or level <= 0:
         return None
     at = int(np.searchsorted(SEEN, observations, side="right")) - 1
-    level = _scale(prior, level)
-    dispersion = level / (1.0 + 0.05 * level)  # one standard deviation is the level
+    scale = _scale(prior, level)
+    size = max(level, 0.2 * scale)
+    dispersion = scale**2 / (size + 0.05 * size**2)  # one standard deviation is the scale
     quantiles = np.array(prior.misses[min(at, len(prior.misses) - 1)])
     quantiles[quantiles <= NOTHING] = NOWHERE  # also in a period of which more is forecast
-    return np.array([dispersion, 0.2 * level, 0.0]), quantiles
+    return np.array([dispersion, 0.2 * scale, 0.0]), quantiles
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from many_models.forecasting import PooledModels, Prior, Spec, pool, train
 from many_models.forecasting.new_items import SEEN, bounds_of, level_of, priors_of_new, priors_of_rows, recent_values
+from many_models.forecasting.pack import mm_pack_v1 as loader
 from many_models.forecasting.priors import priors_from
 from many_models.keys import SeriesKey
 from many_models_tests.forecasting.histories import AS_OF, SPEC, rows_of, table
@@ -144,14 +145,31 @@ def test_chance_does_not_contradict_a_slow_seller_among_fast_ones_that_are_wrong
 
 
 @given(
-    level=st.floats(1e-6, 1e9), own=st.lists(st.floats(-1e6, 1e9), max_size=13), worth=st.sampled_from([0.5, 4.0]),
+    level=st.floats(-1e6, 1e9), own=st.lists(st.floats(-1e6, 1e9), max_size=13), worth=st.sampled_from([0.5, 4.0]),
     doubt=st.sampled_from([0.0, 1.0, 2.0]), chance=st.floats(0.0, 100.0),
 )  # fmt: skip
-def test_a_level_is_positive_and_no_further_than_what_is_known(level, own, worth, doubt, chance):
-    """Returns on the first days make no negative level, whatever is doubted."""
+def test_a_level_lies_between_the_prior_and_the_own_mean(level, own, worth, doubt, chance):
     found = level_of(Prior(level, "item", worth, (), doubt, chance), np.array(own), 14)
-    mean = np.mean(own) if own else level
-    assert 0.001 * level * (1 - 1e-9) <= found <= max(level, mean) * (1 + 1e-9)
+    mean = float(np.mean(own)) if own else level
+    slack = 1e-9 * max(abs(level), abs(mean))
+    assert min(level, mean) - slack <= found <= max(level, mean) + slack
+
+
+@pytest.mark.parametrize(("level", "own"), [(5.0, [-3.0]), (-22.1, [-21.0, -19.0]), (5.0, [-8.0] * 5)])
+def test_values_below_zero_contradict_nothing(level, own):
+    """Returns say nothing of what will be sold, and where all is below zero the prior is, too."""
+    plain, doubted = (Prior(level, "item", 4.0, (), doubt, 0.3) for doubt in (0.0, 2.0))
+    assert level_of(doubted, np.array(own), 14) == level_of(plain, np.array(own), 14)
+
+
+@pytest.mark.parametrize("level", [40.0, 4.0, 0.04, 1e-9])
+def test_bounds_are_as_wide_as_they_were_measured_however_low_the_level(level):
+    prior = Prior(40.0, "item", 2.0, ((-0.5, 2.0, -1.0, 3.0),) * len(SEEN))
+    found = bounds_of(prior, 3, level)
+    assert found is not None
+    low, high = loader.interval(np.array([level]), *found, False, 7)[0, 0]
+    scale = max(level, 4.0)  # a tenth of the prior at least
+    assert (low, high) == (pytest.approx(level - 0.5 * scale), pytest.approx(level + 2.0 * scale))
 
 
 def test_one_item_sold_in_millions_changes_no_other_new_item_much():

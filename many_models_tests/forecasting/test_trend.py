@@ -124,6 +124,13 @@ def test_two_years_do_not_tell_a_season_from_chance_and_the_share_of_sales_decid
     assert loader.tested_season(y, np.ones(24, np.int8), 0, 23, 12, False, np.zeros(12)) == trust
 
 
+def test_closed_periods_are_no_share_of_what_a_series_sells():
+    """Twenty weeks of a market on three weekdays, on which it always sells."""
+    code = np.where(np.arange(140) % 7 < 3, loader.OBSERVED, loader.CLOSED).astype(np.int8)
+    y = np.where(code == loader.OBSERVED, 5.0, 0.0)
+    assert loader.tested_season(y, code, 0, 139, 7, False, np.zeros(7)) == 1.0
+
+
 def test_it_follows_a_decline():
     histories = {f"s{i}": declining(96, i, 0.0) for i in range(12)}
     model = train(rows_of({name: y[:90] for name, y in histories.items()}, MONTHLY, last=LAST), MONTHLY, LAST).model

@@ -459,7 +459,7 @@ def tested_season(y, code, oldest, o, m, additive, season):
     none = 0.0 if additive else 1.0
     sums, squares, times = np.zeros(m), np.zeros(m), np.zeros(m)
     phase_moments(y, code, oldest, o, m, additive, sums, squares, times)
-    phases_seen, seen, mean, within, sold, between = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    phases_seen, seen, mean, within, sold, there, between = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     for k in range(m):
         season[k] = none
         if times[k] > 0.0:
@@ -469,8 +469,9 @@ def tested_season(y, code, oldest, o, m, additive, season):
             within += squares[k] - sums[k] * sums[k] / times[k]
     if phases_seen < 2.0 or seen <= phases_seen:
         for t in range(oldest, o + 1):
+            there += 1.0 if code[t] == OBSERVED else 0.0
             sold += 1.0 if code[t] == OBSERVED and y[t] != 0.0 else 0.0
-        return sold / (o + 1 - oldest)
+        return sold / max(there, 1.0)
     mean, within = mean / seen, within / (seen - phases_seen)
     for k in range(m):
         if times[k] > 0.0:
@@ -523,8 +524,7 @@ def smoothed_trend(y, code, o, conf, own, level, season):
             seen += w
             n += 1.0
     drift = (seen * stz - st * sz) / max(seen * stt - st * st, 1e-9)
-    usual = seen / n if n > 0.0 else 1.0
-    best = error[0]
+    usual, best = seen / n if n > 0.0 else 1.0, error[0]
     for j in range(1, len(GAINS)):
         best = min(best, error[j])
     weights, now = 0.0, 0.0

@@ -214,7 +214,8 @@ def _mixture(M: NDArray[np.float64], start: NDArray[np.float64], left_out: NDArr
     M = M + 0.02 * np.einsum("icc->i", M)[:, None, None] / M.shape[1] * alone
     M = M + 100.0 * np.einsum("ic,cd->icd", left_out * np.einsum("icc->ic", M).max(1, keepdims=True), alone)
     start = np.where(left_out, 0.0, start) + 1e-6
-    return np.where(left_out, 0.0, _minimise(M, start / start.sum(1, keepdims=True)))
+    found = np.where(left_out, 0.0, _minimise(M, start / start.sum(1, keepdims=True)))
+    return found / np.maximum(found.sum(1, keepdims=True), 1e-300)
 
 
 def _of_those_made(  # noqa: PLR0913, PLR0917 - the same

@@ -283,10 +283,8 @@ def final_weights(evaluation: Evaluation, leave_out: int | None = None) -> NDArr
     if evaluation.pooled is not None and len(evaluation.pooled.evidence.moments):
         chosen = [evaluation.spec.every_candidate.index(name) for name in evaluation.names]
         evidence = evaluation.pooled.evidence.moments[:, chosen][:, :, chosen][evaluation.classes]
-    competing = evaluation.there & (evaluation.belief > 0)  # the baseline is measured even where it does not compete
-    there = np.where(competing.any(1, keepdims=True), competing, evaluation.there)
     return combination.simplex_weights(
-        moments, windows, evaluation.belief, evidence, combination.KEPT, there, made(evaluation)
+        moments, windows, evaluation.belief, evidence, combination.KEPT, evaluation.there, made(evaluation)
     )
 
 

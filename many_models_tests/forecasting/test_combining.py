@@ -240,21 +240,6 @@ def test_weights_sum_to_one_however_many_candidates_are_left_out():
     assert mixed([1.0, 1.0] + [1.6] * 14).sum() == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("together", [False, True], ids=["alone", "pooled"])
-def test_a_baseline_that_was_not_chosen_gets_no_weight(together):
-    """Sales repeat each week: the seasonal naive would win if it competed."""
-    week = np.tile([5.0, 10.0, 15.0, 20.0, 25.0, 60.0, 80.0], 40)
-    rows = rows_of({f"s{i}": week + np.random.default_rng(i).integers(0, 3, len(week)) for i in range(12)})
-    spec = Spec("D", 7, windows=2, candidates=("mean", "tsb"))
-    evaluation = evaluate(rows, spec, AS_OF, pool(rows, spec, AS_OF, trees=False) if together else None)
-    assert evaluation.names == ("seasonal_naive", "mean", "tsb")
-    found = final_weights(evaluation)
-    np.testing.assert_array_equal(found[:, 0], 0.0)
-    np.testing.assert_allclose(found.sum(1), 1.0)
-    nobody = replace(evaluation, there=np.tile([True, False, False], (12, 1)))
-    np.testing.assert_allclose(final_weights(nobody)[:, 0], 1.0)
-
-
 def test_a_candidates_own_record_counts_as_much_as_the_constant_says(monkeypatch):
     """`benchmarks.forecasting --without combination` switches it off there."""
     usual = final_weights(evaluated())

@@ -169,21 +169,48 @@ def unsure(r: NDArray[np.float64], mask: NDArray[np.bool_], levels: Sequence[int
     """
     from scipy.special import stdtrit
 
-    n = mask.sum(2)
-    told = (n > 0).any(0)
+    told = mask.any((0, 2))
     windows = int(told.sum())
     if windows < 2:
         return np.ones(len(levels))
-    r = np.where(mask, np.clip(np.nan_to_num(r), -LARGEST_ERROR, LARGEST_ERROR), 0.0)
-    n, mean = n[:, told], r.sum(2)[:, told]
-    seen = n > 0
-    mean, series = mean / np.maximum(n, 1), seen.sum(0)
-    luck = mean.sum(0) / series
-    within = float(np.where(seen, (mean - luck) ** 2, 0.0).sum()) / max(int((series - 1).sum()), 1)
+    r, seen, luck, within = _luck(r, mask)
+    seen, luck = seen[:, told], luck[told]
     square = max(float((r**2).sum()) / int(mask.sum()), 1e-12)
-    shared = float(np.clip((luck**2 - within / series).mean() / square, 0.0, 1.0))
+    shared = float(np.clip((luck**2 - within / seen.sum(0)).mean() / square, 0.0, 1.0))
     worth = 1.0 / (shared**2 / windows + (1.0 - shared) ** 2 / seen.sum())
     return np.array([float(stdtrit(worth, 0.5 + level / 200.0)) / normal_quantile(level) for level in levels])
+
+
+def _luck(
+    r: NDArray[np.float64], mask: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64], float]:
+    """Of standardised errors `r` (series × windows × steps), none for more than LARGEST_ERROR: those where `mask`,
+    the series that each window tells of (series × windows), their mean error in it, and the variance of one series'
+    mean error about that.
+    """
+    r = np.where(mask, np.clip(np.nan_to_num(r), -LARGEST_ERROR, LARGEST_ERROR), 0.0)
+    n = mask.sum(2)
+    seen, mean = n > 0, r.sum(2) / np.maximum(n, 1)
+    series = seen.sum(0)
+    luck = mean.sum(0) / np.maximum(series, 1)
+    within = float(np.where(seen, (mean - luck) ** 2, 0.0).sum()) / max(int(np.maximum(series - 1, 0).sum()), 1)
+    return r, seen, luck, within
+
+
+def either_way(
+    r: NDArray[np.float64], zero: NDArray[np.float64], mask: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Standardised errors where `mask`, beside those that there would be had the luck of each window gone the other
+    way, and where zero lies for each.
+
+    What all series of a few windows share says how far the next window may be off, and nothing of the side. It is the
+    mean error of a window as far as it is more than the series' own errors explain (James & Stein 1961).
+    """
+    _, seen, luck, within = _luck(r, mask)
+    chance = within / np.maximum(seen.sum(0), 1)
+    shared = luck * np.maximum(1.0 - chance / np.maximum(luck**2, 1e-12), 0.0)
+    other = np.maximum(r - 2.0 * shared[:, None], zero)
+    return np.concatenate([r[mask], other[mask]]), np.concatenate([zero[mask], zero[mask]])
 
 
 def calibration(
@@ -242,11 +269,12 @@ def residual_quantiles(
         return quantiles(spec, 1)[0] * np.repeat(of_all, 2)
     result = []
     trust = mine.sum() / (mine.sum() + 500.0)
+    scarce = np.median(r[mine] - zero[mine]) < 1e-9 if mine.any() else False  # zeros, mostly: no luck to share
+    counted = (mask, mine if mine.any() else mask)
+    told = [(r[one], zero[one]) if scarce else either_way(r, zero, one) for one in counted]
     for k, level in enumerate(spec.levels):
         tails = (0.5,) if spec.objective == "pinball" else (0.5, 0.25, 0.0)
-        overall = np.array(shortest(r[mask], zero[mask], level / 100.0, tails))
-        own = np.array(shortest(r[mine], zero[mine], level / 100.0, tails)) if mine.any() else overall
-        scarce = np.median(r[mine] - zero[mine]) < 1e-9 if mine.any() else False  # zeros, mostly: no luck to share
+        overall, own = (np.array(shortest(*errors, level / 100.0, tails)) for errors in told)
         if not scarce:
             own, overall = WIDER * calm * of_mine[k] * own, WIDER * calm * of_all[k] * overall
         result.extend(trust * own + (1 - trust) * overall)

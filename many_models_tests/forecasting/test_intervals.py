@@ -153,6 +153,49 @@ def test_what_does_not_count_says_nothing_of_the_luck_of_windows():
     assert unsure(poisoned, mask, (80, 95)).tolist() == unsure(errors, mask, (80, 95)).tolist()
 
 
+def bounds_of(errors: np.ndarray, mask: np.ndarray | None = None) -> tuple[float, float]:
+    """The 80 % interval of standardised errors, wherever zero lies."""
+    spec, mask = Spec("D", 40, windows=3, levels=(80,)), np.ones(errors.shape, bool) if mask is None else mask
+    zero = np.full(errors.shape, -np.inf)
+    low, high = calibration.residual_quantiles(errors, zero, mask, mask, spec)
+    return float(low), float(high)
+
+
+def test_the_luck_that_windows_share_may_come_from_either_side_next_time():
+    """Two of three windows were above what was forecast, and the intervals were once twice as wide above."""
+    low, high = bounds_of(shocked(200, 0.8))
+    assert high == pytest.approx(-low, rel=0.02)
+    assert high > 1.0
+    turned = bounds_of(-shocked(200, 0.8))
+    assert turned == pytest.approx((low, high), rel=0.02)
+
+
+def test_what_series_do_not_share_keeps_its_side():
+    """Errors with a long tail above and most of them a little below: the shortest interval is not turned round."""
+    errors = np.random.default_rng(4).gamma(1.0, 1.0, (200, 3, 40)) - 1.0
+    low, high = bounds_of(errors)
+    assert (low, high) == pytest.approx((-1.04, 1.04 * (np.log(5.0) - 1.0)), rel=0.05)
+
+
+@pytest.mark.parametrize("odd", [30.0, -30.0])
+def test_the_luck_of_one_series_moves_the_bounds_of_others_little(odd):
+    errors, mask = shocked(60, 0.3), np.ones((60, 3, 40), bool)
+    less = mask.copy()
+    less[7] = False
+    errors[7] = odd
+    assert bounds_of(errors, mask) == pytest.approx(bounds_of(errors, less), rel=0.1)
+
+
+def test_errors_the_other_way_stay_above_zero_sales():
+    errors, mask = shocked(50, 0.8) + 0.5, np.ones((50, 3, 40), bool)
+    zero = np.full(errors.shape, -0.8)
+    errors = np.maximum(errors, zero)
+    either, at = calibration.either_way(errors, zero, mask)
+    assert len(either) == len(at) == 2 * errors.size
+    assert (either >= at).all()
+    assert (either[: errors.size] == errors.ravel()).all()
+
+
 @pytest.mark.parametrize("odd", [60.0, 1e300, np.inf, -np.inf, np.nan])
 def test_one_odd_series_does_not_hide_the_luck_that_the_others_share(odd):
     errors, mask = shocked(200, 0.6), np.ones((200, 3, 40), bool)
@@ -168,5 +211,5 @@ def test_a_class_that_one_window_tells_of_is_as_wide_as_all_series_are():
     mine = mask & (np.arange(60) >= 50)[:, None, None]
     zero = np.full(errors.shape, -np.inf)
     of_class, of_all = (calibration.residual_quantiles(errors, zero, mask, one, spec) for one in (mine, mask))
-    without = [calibration.shortest(errors[one], zero[one], 0.8)[1] for one in (mine, mask)]
+    without = [calibration.shortest(*calibration.either_way(errors, zero, one), 0.8)[1] for one in (mine, mask)]
     assert of_class[1] / np.average(without, weights=[400 / 900, 500 / 900]) == pytest.approx(of_all[1] / without[1])

@@ -31,7 +31,7 @@ STRENGTH = 50.0  # rows that what is believed before any data is worth, as in th
 SURE = 2.5  # standard errors, of the mean over blocks, that a term must gain
 ENOUGH = 1.5  # the same where every block gains, and much
 GAIN = 0.002  # share of the misfit that a term must gain at least
-AGAINST = 0.0  # standard errors of a covariate's gain below which it goes: it made forecasts worse, not only unsure
+LITTLE = 0.005  # share of the misfit that a covariate whose gain is less than a standard error must gain to stay
 USEFUL = 1.5  # standard errors that series' own slopes must gain to keep one that goes
 HINGES = (0.1, 0.25, 0.5, 0.75, 0.9)  # quantiles of a covariate where its line may bend
 STEPS = tuple(np.linspace(0.05, 0.95, 19).tolist())  # and where its effect may jump
@@ -235,9 +235,9 @@ def _sureness(gains: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _useless(sample: Sample, rows: _Rows, terms: Sequence[Term]) -> dict[str, str]:
-    """Covariates with which unseen blocks are forecast worse, straight, bent or by time, and that no series needs.
+    """Covariates with which unseen blocks are forecast no better, straight, bent or by time, and that no series needs.
 
-    One whose use is merely unsure stays. The least useful one goes first: of two that say the same, one stays.
+    The least useful one goes first: of two that say the same, one stays.
     """
     layout, p, encoded = sample.layout, rows.X.shape[1], sample.layout.encoded
     A = _grams(rows)
@@ -254,9 +254,9 @@ def _useless(sample: Sample, rows: _Rows, terms: Sequence[Term]) -> dict[str, st
             for kinds in ((loader.HINGE,), (loader.WEEKDAY,), (loader.HOUR_SIN, loader.HOUR_COS)):
                 more = [p + encoded + j for j, term in enumerate(terms) if term[0] in kinds and term[1] in own]
                 ways += [np.array(more, np.int64)] if more else []
-            judged[name] = max(_use(less - _losses(A, np.r_[used, more]), less.sum()) for more in ways)
+            judged[name] = max(_use(less, _losses(A, np.r_[used, more])) for more in ways)
         worst = min(left, key=lambda name: judged[name])
-        if judged[worst] >= AGAINST:
+        if judged[worst] >= 1.0:
             break
         left.remove(worst)
         if _useful_alone(rows, A, used, layout.places([worst])):
@@ -266,10 +266,13 @@ def _useless(sample: Sample, rows: _Rows, terms: Sequence[Term]) -> dict[str, st
     return dropped
 
 
-def _use(gains: NDArray[np.float64], total: float) -> float:
-    """How sure the gain of a covariate is, in standard errors; beyond doubt where it is large in nearly all blocks."""
-    plain = gains.sum() > 5 * GAIN * total and (gains > 0).sum() >= BLOCKS - 1
-    return np.inf if plain else float(_sureness(gains))
+def _use(less: NDArray[np.float64], more: NDArray[np.float64]) -> float:
+    """How useful a covariate is by the misfit of each block without and with it: at least 1 where its gain is more
+    than a standard error, or more than LITTLE. A block counts by the share of its own misfit that it gains: in units
+    of sales a single one with an outlier would decide.
+    """
+    gains = (less - more) / np.maximum(less, 1e-300)
+    return max(float(_sureness(gains)), float(gains.mean()) / LITTLE)
 
 
 def _may_go(sample: Sample, rows: _Rows, name: str) -> bool:

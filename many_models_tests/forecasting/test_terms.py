@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pytest
 
 from many_models.errors import InputError, SettingsError
-from many_models.forecasting import PackModel, PooledModels, Spec, pool, prepare, train
+from many_models.forecasting import PackModel, PooledModels, Spec, pool, prepare, terms, train
 from many_models.forecasting.pack import mm_pack_v1 as loader
 from many_models.forecasting.panel import build, layout_of
 from many_models.forecasting.pooling import Sample
@@ -111,6 +111,29 @@ def test_useless_columns_are_dropped_each_with_its_reason():
     assert len(set(found.dropped) & set(noise)) >= 3
     assert "walk" in found.dropped
     assert all("forecasts no better" in reason for reason in found.dropped.values())
+
+
+def test_of_many_useless_columns_few_stay_by_chance():
+    """Half of them once did: their gain was above zero, however little."""
+    rng, stay = np.random.default_rng(11), 0
+    for seed in range(5):
+        noise = {f"noise_{k}": rng.normal(size=(SERIES, DAYS)) for k in range(8)}
+        stay += len(noise) - len(chosen(sales(np.zeros(1), seed), **noise).dropped)
+    assert stay <= 40 // 4
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_small_effect_stays(seed):
+    """Seven per cent more on every fourth day, beside chance of about twenty."""
+    assert not chosen(sales(0.07 * SHOWN, seed), shown=SHOWN).dropped
+
+
+def test_one_loud_span_of_time_does_not_say_whether_a_column_is_useful():
+    quiet, loud = np.ones(6), np.array([1.0, 1.0, 1.0, 1e4, 1.0, 1.0])
+    gains = np.array([0.02, 0.03, 0.02, -0.001, 0.03, 0.02])
+    for less in (quiet, loud):
+        assert terms._use(less, less * (1 - gains)) > 1.0
+        assert terms._use(less, less * (1 + gains)) < 0.0
 
 
 def test_a_column_that_series_follow_in_opposite_ways_stays():

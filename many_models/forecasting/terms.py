@@ -269,9 +269,9 @@ def _useless(sample: Sample, rows: _Rows, terms: Sequence[Term]) -> dict[str, st
 def _use(less: NDArray[np.float64], more: NDArray[np.float64]) -> float:
     """How useful a covariate is by the misfit of each block without and with it: at least 1 where its gain is more
     than a standard error, or more than LITTLE. A block counts by the share of its own misfit that it gains: in units
-    of sales a single one with an outlier would decide.
+    of sales a single one with an outlier would decide. A block with next to no misfit does not decide either.
     """
-    gains = (less - more) / np.maximum(less, 1e-300)
+    gains = (less - more) / np.maximum(less, 0.1 * np.median(less) + 1e-300)
     return max(float(_sureness(gains)), float(gains.mean()) / LITTLE)
 
 

@@ -1,4 +1,4 @@
-"""Which known covariates do not harm forecasts, and what their straight lines miss: `choose`.
+"""Which known covariates improve forecasts, and what their straight lines miss: `choose`.
 
 Both are judged by how well a pooled linear fit on the log scale forecasts blocks of time that it has not seen. All
 series of a period share its luck, so a block is one observation.
@@ -279,8 +279,7 @@ def _may_go(sample: Sample, rows: _Rows, name: str) -> bool:
     """Whether a covariate can be judged: it varies in several blocks, and it is not a flag of closed periods."""
     panel, origin = sample.panel, sample.origin
     own = sample.layout.places([name])
-    varies = [bool((np.abs(rows.Z[rows.block == k][:, own]) > 1e-9).any()) for k in range(BLOCKS)]
-    if sum(varies) < BLOCKS // 2:
+    if _blocks_in_which_it_varies(rows, own) < BLOCKS // 2:
         return False
     seen = panel.code[sample.ready, : origin + 1] != loader.MISSING
     zero = (panel.y[sample.ready, : origin + 1] == 0) & seen
@@ -292,6 +291,18 @@ def _may_go(sample: Sample, rows: _Rows, name: str) -> bool:
             if flag.sum() >= 4 and zero[flag].mean() > NEVER_SOLD and zero[seen].mean() < 0.7:
                 return False
     return True
+
+
+def _blocks_in_which_it_varies(rows: _Rows, own: Sequence[int]) -> int:
+    """In how many blocks some series has different values: a flag that is on in one cannot be learned in the others."""
+    place = rows.series * BLOCKS + rows.block
+    varies = np.zeros(BLOCKS, bool)
+    for j in own:
+        low, high = (np.full(int(place.max()) + 1, bound) for bound in (np.inf, -np.inf))
+        np.minimum.at(low, place, rows.Z[:, j])
+        np.maximum.at(high, place, rows.Z[:, j])
+        varies[np.flatnonzero(high - low > 1e-9) % BLOCKS] = True
+    return int(varies.sum())
 
 
 def _useful_alone(rows: _Rows, A: NDArray[np.float64], used: NDArray[np.int64], own: Sequence[int]) -> bool:

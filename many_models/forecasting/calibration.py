@@ -29,6 +29,7 @@ MOST_FACTOR = 0.3  # the largest correction, as a log
 MOST_DENSE = 0.05  # the same for series that nearly always sell: models follow their level, the rest is passing events
 WIDER = 1.04  # weights are chosen on these windows: the next one is a little further off than they were
 LARGEST_ERROR = 4.0  # standard deviations that an error counts for at most in what windows share
+BY_CHANCE = 3  # windows that may all err to one side by chance: one time in four
 CALM = 0.75  # the power of (moves of a year / moves of the windows) by which intervals are wider
 MOST_CALM = 2.0  # a year counts as moving at most this much further than the windows
 SERIES_OF_CALM = 20.0  # what all series say of it counts, for a class, as much as so many series of its own
@@ -204,11 +205,16 @@ def either_way(
     way, and where zero lies for each.
 
     What all series of a few windows share says how far the next window may be off, and nothing of the side. It is the
-    mean error of a window as far as it is more than the series' own errors explain (James & Stein 1961).
+    mean error of a window as far as it is more than the series' own errors explain (James & Stein 1961), at most
+    LARGEST_ERROR. What more than BY_CHANCE windows agree about is no luck and keeps its side.
     """
     _, seen, luck, within = _luck(r, mask)
     chance = within / np.maximum(seen.sum(0), 1)
     shared = luck * np.maximum(1.0 - chance / np.maximum(luck**2, 1e-12), 0.0)
+    told = shared[seen.any(0)]
+    if len(told) > BY_CHANCE:
+        agreed = max(0.0, 1.0 - CHANCE * float(told.var(ddof=1)) / len(told) / max(float(told.mean()) ** 2, 1e-12))
+        shared = shared - (1.0 - BY_CHANCE / len(told)) * agreed * float(told.mean())
     other = np.maximum(r - 2.0 * shared[:, None], zero)
     return np.concatenate([r[mask], other[mask]]), np.concatenate([zero[mask], zero[mask]])
 

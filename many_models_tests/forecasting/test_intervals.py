@@ -183,7 +183,30 @@ def test_the_luck_of_one_series_moves_the_bounds_of_others_little(odd):
     less = mask.copy()
     less[7] = False
     errors[7] = odd
-    assert bounds_of(errors, mask) == pytest.approx(bounds_of(errors, less), rel=0.1)
+    assert bounds_of(errors, mask) == pytest.approx(bounds_of(errors, less), rel=0.06)
+
+
+def test_what_the_series_own_errors_explain_is_no_luck():
+    """Five series of four steps: their mean errors are chance, and next to none of them is turned."""
+    mask, zero, turned, explained = np.ones((5, 3, 4), bool), np.full((5, 3, 4), -np.inf), 0.0, 0.0
+    for seed in range(40):
+        errors = np.random.default_rng(seed).normal(size=(5, 3, 4))
+        either, _ = calibration.either_way(errors, zero, mask)
+        turned += float(((either[:60] - either[60:]) ** 2).mean()) / 4.0
+        explained += float((errors.mean((0, 2)) ** 2).mean())
+    assert turned < 0.4 * explained
+
+
+def test_a_bias_of_many_windows_keeps_its_side():
+    """Three windows may agree by chance, twelve do not."""
+    errors = 0.8 + 0.6 * np.random.default_rng(5).normal(size=(60, 12, 7))
+    zero = np.full(errors.shape, -np.inf)
+    few, many = (
+        calibration.either_way(part, part * 0 + zero[:, : part.shape[1]], np.ones(part.shape, bool))[0].reshape(2, -1)
+        for part in (errors[:, :3], errors)
+    )
+    assert few[1].mean() == pytest.approx(-0.8, abs=0.05)
+    assert many[1].mean() > 0.3
 
 
 def test_errors_the_other_way_stay_above_zero_sales():

@@ -104,8 +104,9 @@ def test_an_effect_by_hour_is_found():
 
 # --- Columns that say nothing ----------------------------------------------------------------------------------------
 def test_useless_columns_are_dropped_each_with_its_reason():
-    noise = {f"noise_{k}": RNG.normal(size=(SERIES, DAYS)) for k in range(4)}
-    walk = np.tile(np.cumsum(RNG.normal(size=DAYS)), (SERIES, 1))
+    rng = np.random.default_rng(0)
+    noise = {f"noise_{k}": rng.normal(size=(SERIES, DAYS)) for k in range(4)}
+    walk = np.tile(np.cumsum(rng.normal(size=DAYS)), (SERIES, 1))
     found = chosen(sales(0.5 * SHOWN), shown=SHOWN, walk=walk, **noise)
     assert "shown" not in found.dropped
     assert len(set(found.dropped) & set(noise)) >= 3
@@ -164,7 +165,7 @@ def test_a_flag_of_closed_days_stays():
 
 
 def test_what_is_dropped_does_not_change_a_forecast_and_need_not_be_known():
-    y, noise = sales(0.5 * SHOWN), RNG.normal(size=(SERIES, DAYS))
+    y, noise = sales(0.5 * SHOWN), np.random.default_rng(0).normal(size=(SERIES, DAYS))
     known = {"noise": noise, "shown": SHOWN}
     spec, rows = spec_for(known), table(y, **known)
     past = prepare(rows.filter(pc.less_equal(rows["ds"], pa.scalar(AS_OF, pa.timestamp("us")))), spec, AS_OF).rows
@@ -181,7 +182,7 @@ def test_what_is_dropped_does_not_change_a_forecast_and_need_not_be_known():
 
 def test_packs_of_different_choices_go_together():
     """Champions and refits come from pooled models of different days, which may have chosen otherwise."""
-    known = {"price": PRICE, "shown": SHOWN, "noise": RNG.normal(size=(SERIES, DAYS))}
+    known = {"price": PRICE, "shown": SHOWN, "noise": np.random.default_rng(0).normal(size=(SERIES, DAYS))}
     spec, rows = spec_for(known), table(sales(EFFECTS["an interaction"][0]), **known)
     past = prepare(rows.filter(pc.less_equal(rows["ds"], pa.scalar(AS_OF, pa.timestamp("us")))), spec, AS_OF).rows
     bent = pool(past, spec, AS_OF, trees=False)

@@ -185,9 +185,10 @@ def unsure(r: NDArray[np.float64], mask: NDArray[np.bool_], levels: Sequence[int
 def _luck(
     r: NDArray[np.float64], mask: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64], float]:
-    """Of standardised errors `r` (series × windows × steps), none for more than LARGEST_ERROR: those where `mask`,
-    the series that each window tells of (series × windows), their mean error in it, and the variance of one series'
-    mean error about that.
+    """What all series of a window share, from standardised errors `r` (series × windows × steps) where `mask`.
+
+    Returns the errors, each at most LARGEST_ERROR; which series a window tells of (series × windows); the mean error
+    of each window; and the variance of a series' own mean error about it.
     """
     r = np.where(mask, np.clip(np.nan_to_num(r), -LARGEST_ERROR, LARGEST_ERROR), 0.0)
     n = mask.sum(2)
@@ -198,23 +199,28 @@ def _luck(
     return r, seen, luck, within
 
 
+def _believed(mean: NDArray[np.float64], variance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The share of a `mean` that its `variance` does not explain (James & Stein 1961, positive part)."""
+    return np.maximum(0.0, 1.0 - variance / np.maximum(mean**2, 1e-12))
+
+
 def either_way(
     r: NDArray[np.float64], zero: NDArray[np.float64], mask: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Standardised errors where `mask`, beside those that there would be had the luck of each window gone the other
-    way, and where zero lies for each.
+    """The standardised errors `r` where `mask`, then the same with each window's luck turned round, and where zero
+    lies for both.
 
-    What all series of a few windows share says how far the next window may be off, and nothing of the side. It is the
-    mean error of a window as far as it is more than the series' own errors explain (James & Stein 1961), at most
-    LARGEST_ERROR. What more than BY_CHANCE windows agree about is no luck and keeps its side.
+    The luck of a few windows says how far off the next one may be, and nothing of the side. Luck is the mean error of
+    a window as far as it is more than the series' own errors explain, at most LARGEST_ERROR. What more than BY_CHANCE
+    windows agree about is no luck and keeps its side.
     """
     _, seen, luck, within = _luck(r, mask)
-    chance = within / np.maximum(seen.sum(0), 1)
-    shared = luck * np.maximum(1.0 - chance / np.maximum(luck**2, 1e-12), 0.0)
+    shared = luck * _believed(luck, within / np.maximum(seen.sum(0), 1))
     told = shared[seen.any(0)]
     if len(told) > BY_CHANCE:
-        agreed = max(0.0, 1.0 - CHANCE * float(told.var(ddof=1)) / len(told) / max(float(told.mean()) ** 2, 1e-12))
-        shared = shared - (1.0 - BY_CHANCE / len(told)) * agreed * float(told.mean())
+        mean = told.mean()
+        agreed = mean * _believed(mean, CHANCE * told.var(ddof=1) / len(told))
+        shared = shared - (1.0 - BY_CHANCE / len(told)) * agreed
     other = np.maximum(r - 2.0 * shared[:, None], zero)
     return np.concatenate([r[mask], other[mask]]), np.concatenate([zero[mask], zero[mask]])
 
@@ -226,7 +232,7 @@ def calibration(
     its log at most `most`.
 
     All series of a window share its luck, so a window is one observation of the log ratio, and what chance explains is
-    left alone: the mean is shrunk by CHANCE times its variance (James & Stein 1961, positive part). The variance is
+    left alone: the mean is shrunk by CHANCE times its variance (see `_believed`). The variance is
     that between windows, believed to be SHOCK² before there are any, or that of series within windows if larger.
     """
     actual, forecast = np.where(mask, Y, 0.0).sum(2), np.where(mask, F, 0.0).sum(2)
@@ -236,10 +242,10 @@ def calibration(
         return 1.0
     actual, forecast = actual[:, good], forecast[:, good]
     ratio = np.log(actual.sum(0) / forecast.sum(0))
-    mean = float(ratio.mean())
-    between = (float(((ratio - mean) ** 2).sum()) + 2.0 * SHOCK**2) / (n + 1)
-    within = float((((actual - forecast * np.exp(mean)) ** 2).sum(0) / forecast.sum(0) ** 2).mean())
-    kept = max(0.0, 1.0 - CHANCE * max(between, within) / n / max(mean**2, 1e-12))
+    mean = ratio.mean()
+    between = (((ratio - mean) ** 2).sum() + 2.0 * SHOCK**2) / (n + 1)
+    within = (((actual - forecast * np.exp(mean)) ** 2).sum(0) / forecast.sum(0) ** 2).mean()
+    kept = _believed(mean, CHANCE * np.maximum(between, within) / n)
     return float(np.exp(np.clip(kept * mean, -most, most)))
 
 

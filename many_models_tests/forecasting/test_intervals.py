@@ -200,9 +200,8 @@ def test_what_the_series_own_errors_explain_is_no_luck():
 def test_a_bias_of_many_windows_keeps_its_side():
     """Three windows may agree by chance, twelve do not."""
     errors = 0.8 + 0.6 * np.random.default_rng(5).normal(size=(60, 12, 7))
-    zero = np.full(errors.shape, -np.inf)
     few, many = (
-        calibration.either_way(part, part * 0 + zero[:, : part.shape[1]], np.ones(part.shape, bool))[0].reshape(2, -1)
+        calibration.either_way(part, np.full(part.shape, -np.inf), np.ones(part.shape, bool))[0].reshape(2, -1)
         for part in (errors[:, :3], errors)
     )
     assert few[1].mean() == pytest.approx(-0.8, abs=0.05)

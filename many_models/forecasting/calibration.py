@@ -74,7 +74,7 @@ def gather_evidence(evaluation: Evaluation) -> Evidence:
     early = evaluation.pooled.early if evaluation.pooled else nothing_shared(evaluation.layout)
     grown = len(early.trees[0]) > 0
     tried = {"pooled": early.anything, "trees": grown, "boosted": grown and early.boosted > 0}
-    tried["autoregression"] = len(early.lags) > 0
+    tried |= {"autoregression": len(early.lags) > 0, "network": len(early.layers) > 0}
     untried = [name for name, there in tried.items() if not there]
     for c in [loader.CANDIDATES.index(name) for name in untried]:
         full[:, c, :], full[:, :, c] = 10.0, 10.0
@@ -318,9 +318,10 @@ def final_weights(evaluation: Evaluation, leave_out: int | None = None) -> NDArr
     mask = scored(evaluation)
     if leave_out is not None:
         mask[:, leave_out] = False
-    moments, windows = _moments(evaluation, mask)
+    shared = evaluation.pooled is not None and len(evaluation.pooled.evidence.moments) > 0
+    moments, windows = _moments(evaluation, mask, even=shared)
     evidence = None
-    if evaluation.pooled is not None and len(evaluation.pooled.evidence.moments):
+    if evaluation.pooled is not None and shared:
         chosen = [evaluation.spec.every_candidate.index(name) for name in evaluation.names]
         evidence = evaluation.pooled.evidence.moments[:, chosen][:, :, chosen][evaluation.classes]
     return combination.simplex_weights(
@@ -339,7 +340,7 @@ def made(evaluation: Evaluation) -> NDArray[np.bool_]:
 
 
 def _moments(
-    evaluation: Evaluation, mask: NDArray[np.bool_], *, alike: bool = False
+    evaluation: Evaluation, mask: NDArray[np.bool_], *, alike: bool = False, even: bool = False
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Products of the candidates' errors where `mask`, and each series' windows, see `combination.error_moments`."""
     usual = evaluation.scales[1][:, -1]
@@ -352,6 +353,7 @@ def _moments(
         evaluation.classes == 0,
         made(evaluation),
         alike=alike,
+        even=evaluation.classes >= combination.EVEN if even else None,
     )
 
 

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 BELIEF = {
     "seasonal_naive": 0.01, "mean": 0.08, "seasonal_mean": 0.04, "smoothing_slow": 0.08, "smoothing_medium": 0.08,
     "smoothing_fast": 0.06, "tsb": 0.05, "croston": 0.02, "ridge_raw": 0.25, "ridge_log": 0.15, "poisson": 0.2,
-    "pooled": 0.2, "trees": 0.3, "boosted": 0.3, "smoothing_trend": 0.08, "autoregression": 0.08,
+    "pooled": 0.2, "trees": 0.3, "boosted": 0.3, "smoothing_trend": 0.08, "autoregression": 0.08, "network": 0.2,
 }  # fmt: skip
 BELIEF_SPARSE = {
     "seasonal_naive": 0.005, "mean": 0.5, "seasonal_mean": 0.02, "smoothing_slow": 0.06, "smoothing_medium": 0.02,
     "smoothing_fast": 0.01, "tsb": 0.3, "croston": 0.1, "ridge_raw": 0.05, "ridge_log": 0.03, "poisson": 0.01,
-    "pooled": 0.2, "trees": 0.3, "boosted": 0.3, "smoothing_trend": 0.02, "autoregression": 0.02,
+    "pooled": 0.2, "trees": 0.3, "boosted": 0.3, "smoothing_trend": 0.02, "autoregression": 0.02, "network": 0.2,
 }  # fmt: skip
 WINDOWS_OF_BELIEF = 3.0  # how many windows of a series' own errors weigh as much as what is believed
 WINDOWS_OF_EVIDENCE = 30.0  # the same where what is believed is the evidence of many series
@@ -31,6 +31,7 @@ LOUDEST = 2.0  # times the median candidate's mean square that one may have at m
 QUIETEST = 0.1  # of the windows' mean, what the errors of a window are taken for at least where windows count alike
 # Mean square over the best one's beyond which a candidate takes no part: in mixtures of many, of some and of few.
 TOO_FAR = (2.0, 1.5, 1.15)
+EVEN = 2  # the first class of series whose own windows count alike; of others, the windows that sold say most
 SMALLEST = 0.005  # a weight below it is none
 CLASSES = (0.25, 0.6, 0.9)  # shares of periods with sales that part the classes of series
 
@@ -56,6 +57,7 @@ def error_moments(  # noqa: PLR0913, PLR0917 - forecasts, actuals, and what says
     made: NDArray[np.bool_] | None = None,
     *,
     alike: bool = False,
+    even: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean products of the candidates' errors (series × candidates × candidates) and the windows that count.
 
@@ -65,7 +67,7 @@ def error_moments(  # noqa: PLR0913, PLR0917 - forecasts, actuals, and what says
     windows in which a series happened to sell nothing must not speak for forecasts of nothing. For `sparse` series, of
     which many sell nothing in any window, the history alone is the unit. Objectives of absolute errors weigh each error
     by the inverse of the median candidate's, which makes the square an absolute value (Weiszfeld's step). With `alike`
-    all windows count the same, see `_loudness`.
+    all windows count the same, see `_loudness`; for squares of `even` series each one's own windows do.
     """
     e = np.where(mask[:, :, None, :], F - Y[:, :, None, :], 0.0)
     e = np.moveaxis(e, 2, 1).reshape(len(F), F.shape[2], F.shape[1] * F.shape[3])
@@ -76,8 +78,10 @@ def error_moments(  # noqa: PLR0913, PLR0917 - forecasts, actuals, and what says
         mean = size.sum(1, keepdims=True) / np.maximum(n, 1)[:, None]
         v = mean / np.maximum(np.maximum(size, 0.2 * mean), 1e-300)
     if alike:
-        square = (e * v[:, None] * e).reshape(*e.shape[:2], *F.shape[1::2]).sum(3)
-        v = v / np.repeat(_loudness(_median(square, made), mask), F.shape[3])
+        v = v / np.repeat(_loudness(_median(_by_window(e, v, F), made), mask), F.shape[3])
+    if even is not None and even.any() and objective == "rmsse":
+        own = _own_loudness(_median(_by_window(e, v, F), made), mask)
+        v = v / np.repeat(np.where(even[:, None], own, 1.0), F.shape[3], axis=1)
     M = (e * v[:, None]) @ np.moveaxis(e, 1, 2) / np.maximum(n, 1)[:, None, None]
     typical = _median(np.einsum("icc->ic", M), made)
     unit = np.where(typical > 0, typical, 1.0)
@@ -87,6 +91,26 @@ def error_moments(  # noqa: PLR0913, PLR0917 - forecasts, actuals, and what says
         both = np.sqrt(history * np.where(typical > 0, typical, history))
         unit = history if sparse is None else np.where(sparse, history, both)
     return M / unit[:, None, None], mask.any(2).sum(1).astype(float)
+
+
+def _by_window(e: NDArray[np.float64], v: NDArray[np.float64], F: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sums of squares (series × candidates × windows) of the errors `e`, which count by `v`; `F` says their shape."""
+    return (e * v[:, None] * e).reshape(*e.shape[:2], *F.shape[1::2]).sum(3)
+
+
+def _own_loudness(square: NDArray[np.float64], mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """How much larger the mean squared errors of each window (series × windows) are than is usual of its series.
+
+    A window with a promotion, a delivery that failed or a new level has most of a series' squared errors, and yet it
+    says little more than another of which candidate suits; who knows promotions is told by all series together. Divided
+    by this, the mean square of a series stays as it is.
+    """
+    steps = mask.sum(2)
+    mean = square / np.maximum(steps, 1)
+    usual = np.where(steps > 0, mean, 0.0).sum(1) / np.maximum((steps > 0).sum(1), 1)
+    loud = np.where(steps > 0, np.maximum(mean / np.where(usual > 0, usual, 1.0)[:, None], QUIETEST), 1.0)
+    left = (square / loud).sum(1) / np.maximum(square.sum(1), 1e-300)
+    return loud * np.where(left > 0, left, 1.0)[:, None]
 
 
 def _loudness(square: NDArray[np.float64], mask: NDArray[np.bool_]) -> NDArray[np.float64]:

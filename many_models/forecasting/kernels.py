@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _COMPILED = (
     "season_of", "is_structural", "is_closed", "advance", "prefix", "last_year", "fill", "back_to_scale", "forecast",
     "log_mean", "recent_mean", "same_phase", "fill_extra", "recent_level", "fill_beside", "fill_course",
-    "fill_plain", "tree_width", "add_trees", "phase_moments", "tested_season", "smoothed_trend",
+    "fill_plain", "tree_width", "add_trees", "add_networks", "phase_moments", "tested_season", "smoothed_trend",
 )  # fmt: skip
 
 
@@ -413,14 +413,15 @@ def sums_of_shape(X, w, wl, z, first, done, decay, G, g):
 def fit_series(
     y, code, ph, hol, C, x, binary, first, origins, conf, own, decay, P, X, w_all, wl_all, z, states, off,
     XW, G, g, done, prior, strength, recent, pooled, static, boosted, root, feature, threshold, left, right, value,
-    F, B, smear, state,
+    usual, widths, layers, F, B, smear, state,
 ):  # fmt: skip
     """One series: all fits and forecasts at every origin, from what `features` gave; `XW` (time × features) is room.
 
     `origins` (ascending places of the last period known; the last one is the final fit) with their `states`, `prior`
     (3 × features) what is believed of coefficients with `strength` (3 × features) observations, `recent` how many
-    places the Poisson fit looks back, `pooled` coefficients and trees learned elsewhere, `static` what trees see of the
-    series itself. `G` and `g` (RAW and LOG) hold sums up to before the place `done`, B what was fitted by then, or NaN.
+    places the Poisson fit looks back, `pooled` coefficients, trees and networks learned elsewhere, `static` what trees
+    see of the series itself. `G` and `g` (RAW and LOG) hold sums up to before the place `done`, B what was fitted by
+    then, or NaN.
     Writes F (origins × candidates × horizon), `state` (origins × 3: FITTED, NOT_FITTED where there is too little,
     FAILED where the fit did not converge), and of the last origin B (4 × features) and smear (3).
     """
@@ -482,7 +483,7 @@ def fit_series(
                     smear[way] = _smear(X[way], off, y, w, back, o + 1, B[way], way, own)
         _forecast(
             states[f], y, code, P, o, ph, hol, C, x, binary, B, smear, conf, own, H, F[f], rows, boosted,
-            root, feature, threshold, left, right, value,
+            root, feature, threshold, left, right, value, usual, widths, layers,
         )  # fmt: skip
 
 

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     _Array = NDArray[np.generic]
     _Trees = tuple[_Array, _Array, _Array, _Array, _Array, _Array]
-    _Turn = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], int, _Trees]
+    _Networks = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
+    _Turn = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], int, _Trees, _Networks]
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class PooledFit:
     `shape` (columns of the shape's features), `beta` (3 × features), `strength` how many observations that belief is
     worth for each way, `trees` (root, feature, threshold, left, right, value), of which the last `boosted` stand on the
     recent level, `problem` why the pooled fit of counts does not compete, "" where it does, `profile` what all sold in
-    each of the newest periods over their level, `lags` the coefficients of `autoregression.learn_lags`.
+    each of the newest periods over their level, `lags` the coefficients of `autoregression.learn_lags`, `inputs` and
+    `layers` what `networks.learn_networks` gave.
     """
 
     cutoff: int
@@ -44,6 +46,8 @@ class PooledFit:
     boosted: int = 0
     profile: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     lags: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    inputs: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    layers: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
 
     @property
     def anything(self) -> bool:
@@ -180,7 +184,8 @@ def fit_panel(  # noqa: PLR0913 - what, whom, when and beside what
     seen = np.zeros((n, 0)) if static is None else static.astype(float)
     closures = Closures(layout, panel.ds, panel.periods)
     steps, conf = training_steps(panel.number, len(panel.ds), spec.horizon), layout.conf()
-    turns = [_turn(one, p) for one in (shared, *([last] if last else []))]
+    wide = pack.tree_width(p, layout.columns, 0 if static is None else static.shape[1])
+    turns = [_turn(one, p, wide) for one in (shared, *([last] if last else []))]
     with on_one_thread():
         for i in chosen.tolist():
             first = int(panel.first[i])
@@ -244,11 +249,20 @@ def _no_fits(panel: Panel, layout: Layout, spec: Spec, origins: int, p: int) -> 
     )
 
 
-def _turn(shared: PooledFit, p: int) -> _Turn:
-    """What `fit_series` takes of what was learned together: prior and its strength, the pooled fit, trees."""
+def networks_or_none(shared: PooledFit, wide: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """What was learned of networks on `wide` features, as packs hold it; NaN where they were not learned."""
+    if len(shared.layers):
+        return shared.inputs, shared.layers
+    inputs, layers = (np.full(size[1:], np.nan, np.float32) for size in pack.network_sizes(1, wide))
+    return inputs, layers
+
+
+def _turn(shared: PooledFit, p: int, wide: int) -> _Turn:
+    """What `fit_series` takes of what was learned together: prior and its strength, the pooled fit, trees, networks."""
     strength = np.repeat(np.array(shared.strength)[:, None], p, 1)
     pooled = shared.beta[pack.COUNT] if shared.anything else np.full(p, np.nan)
-    return shared.beta, strength, pooled, shared.boosted, cast("_Trees", shared.trees)
+    networks = cast("_Networks", pack.networks_of(*networks_or_none(shared, wide)))
+    return shared.beta, strength, pooled, shared.boosted, cast("_Trees", shared.trees), networks
 
 
 def _fit_one(
@@ -274,7 +288,7 @@ def _fit_one(
     begins = fits.F.shape[1] - len(mine)
     parts = [slice(0, len(mine))] if len(turns) == 1 else [slice(0, len(mine) - 1), slice(len(mine) - 1, len(mine))]
     for k, part in enumerate(parts):
-        beta, strength, pooled, boosted, trees = turns[k]
+        beta, strength, pooled, boosted, trees, networks = turns[k]
         if k > 0:
             change_shape(code, x, shapes[k], steps, first, mine, conf, own, X, w, states)
             sums_of_shape(X, w, wl, z, first, done, decay, G, g)
@@ -284,7 +298,7 @@ def _fit_one(
             fit_series(
                 y, code, ph, hol, C, x, binary, first, mine[part], conf, own, decay,
                 P, X, w, wl, z, states[part], off, products, G, g, done,
-                beta, strength, recent, pooled, static, boosted, *trees,
+                beta, strength, recent, pooled, static, boosted, *trees, *networks,
                 fits.F[i, there], fits.coef[i], fits.smear[i], fits.fitted[i, there],
             )  # fmt: skip
             done = int(mine[part.stop - 1]) + 1

@@ -32,9 +32,11 @@ from many_models.forecasting.local_fit import (
     own_numbers,
     training_steps,
 )
+from many_models.forecasting.networks import learn_networks
 from many_models.forecasting.new_items import profile_of, recent_periods
 from many_models.forecasting.pack import mm_pack_v1 as loader
 from many_models.forecasting.pack.array_files import array_files, sha256_of
+from many_models.forecasting.pack.mm_before_v1 import moved_features
 from many_models.forecasting.pack.mm_sklearn_v1 import SUFFIX
 from many_models.forecasting.panel import Layout, Panel, build, layout_of
 from many_models.forecasting.pooled_fit import Moments, coefficients
@@ -114,7 +116,7 @@ class PooledModels:
         }
         for when, shared in self._named():
             arrays |= {f"{when}_shape": shared.shape, f"{when}_beta": shared.beta, f"{when}_profile": shared.profile}
-            arrays |= {f"{when}_lags": shared.lags}
+            arrays |= {f"{when}_lags": shared.lags, f"{when}_inputs": shared.inputs, f"{when}_layers": shared.layers}
             arrays |= {f"{when}_{name}": tree for name, tree in zip(loader.TREES, shared.trees, strict=True)}
         files = array_files(arrays)
         for name, one in sorted(self.brought.items()):
@@ -160,7 +162,8 @@ class PooledModels:
                        cast("NDArray[np.float64]", arrays[f"{when}_beta"]), tuple(strength),
                        tuple(arrays[f"{when}_{name}"] for name in loader.TREES), problem, boosted,
                        cast("NDArray[np.float64]", arrays.get(f"{when}_profile", np.zeros(0))),
-                       cast("NDArray[np.float32]", arrays.get(f"{when}_lags", np.zeros((0, 0), np.float32))))
+                       *(cast("NDArray[np.float32]", arrays.get(f"{when}_{name}", np.zeros((0, 0), np.float32)))
+                         for name in ("lags", "inputs", "layers")))
                 for when, cutoff, strength, problem, boosted in zip(
                     _heads(about["groups"]), about["cutoffs"], about["strengths"], _problems(about),
                     about.get("boosted", [0] * len(about["cutoffs"])), strict=True)
@@ -191,7 +194,7 @@ def _from_before(shared: PooledFit, spec: Spec) -> PooledFit:
     """What was learned before there were boosted trees: features that trees see are numbered otherwise now."""
     layout = Layout(spec.frequency, spec.steps_per_season, spec.horizon, spec.known, (), spec.country, spec.holidays)
     p, nc = shared.beta.shape[1], int(layout.conf()[loader.CALENDAR])
-    feature = loader.moved_features(np.asarray(shared.trees[1]), p, (p - nc - loader.DYNAMIC) // 3)
+    feature = moved_features(np.asarray(shared.trees[1]), p, (p - nc - loader.DYNAMIC) // 3)
     return replace(shared, trees=(shared.trees[0], feature, *shared.trees[2:]))
 
 
@@ -333,7 +336,8 @@ def learn(  # noqa: PLR0913 - whom from, when and what
     static: NDArray[np.float32],
     only: Sequence[int] | None = None,
 ) -> PooledFit:
-    """Shape, coefficients, lags and trees from the periods of `panel` up to place `origin`, of the series at `only`.
+    """Shape, coefficients, lags, trees and networks from the periods of `panel` up to place `origin`, of the series at
+    `only`.
 
     `static` (series × columns) is what trees see of each series.
     """
@@ -366,7 +370,11 @@ def learn(  # noqa: PLR0913 - whom from, when and what
         turned = _tree_rows(sample, coef, threads, turned=True)
     assert turned is not None
     grown, boosted = grow(rows, turned, sample.layout, shared.beta.shape[1])
-    return replace(shared, trees=grown, boosted=boosted)
+    if not boosted:
+        return replace(shared, trees=grown)
+    with on_one_thread():
+        inputs, layers = learn_networks(turned)
+    return replace(shared, trees=grown, boosted=boosted, inputs=inputs, layers=layers)
 
 
 STRENGTH = (100.0, 100.0, 100.0)

@@ -16,7 +16,7 @@ from many_models.keys import digest
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-CODE_VERSION = "11"
+CODE_VERSION = "12"
 
 # What weights of candidates minimise: squared errors (the default: right for sums, whatever the share of zeros),
 # absolute ones with series alike, absolute ones by volume, or absolute ones with intervals at equal tails.

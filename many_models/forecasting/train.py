@@ -18,10 +18,11 @@ from many_models.forecasting.closures import closed_days
 from many_models.forecasting.datasets import LARGEST
 from many_models.forecasting.evaluation import Evaluation, evaluate, least, scored
 from many_models.forecasting.gaps import weekday_letters
-from many_models.forecasting.local_fit import lags_or_none, nothing_shared
+from many_models.forecasting.local_fit import PooledFit, lags_or_none, networks_or_none, nothing_shared
 from many_models.forecasting.new_items import NEW, Borrower, bounds_of, give_models_to_new, level_of, own_level
 from many_models.forecasting.pack import mm_pack_v1 as loader
 from many_models.forecasting.pack import mm_sklearn_v1
+from many_models.forecasting.pack.mm_before_v1 import no_terms, widened
 from many_models.forecasting.pack.model import PackModel
 from many_models.forecasting.panel import layout_of, stamps_us, usual_columns
 from many_models.forecasting.score_tables import score_table, series_table
@@ -259,11 +260,11 @@ def _in_their_places(
     """
     most, pools = loader.terms_of(whole.encoded), len(arrays["pool_beta"])
     places = whole.places(layout.known)
-    table = loader.no_terms(pools, most)
+    table = no_terms(pools, most)
     table[:, : len(terms)] = np.array(terms, np.float64).reshape(-1, 4)
     moved = [*places, *range(whole.encoded, whole.encoded + len(terms)), whole.encoded + most]
     there = moved == list(range(len(moved)))
-    result = dict(arrays) if there else loader.widened(arrays, moved, moved[-1] + 1)
+    result = dict(arrays) if there else widened(arrays, moved, moved[-1] + 1)
     for name in ("last_x", "before_x"):
         wide = np.zeros((len(arrays[name]), whole.encoded), np.float32)
         wide[:, places] = arrays[name]
@@ -274,6 +275,7 @@ def _in_their_places(
 def _pool_arrays(evaluation: Evaluation) -> tuple[list[str], dict[str, NDArray[np.generic]]]:
     """What the series learned together: the names of the pools, arrays with a row per pool, and each series' pool."""
     pooled, series = evaluation.pooled, evaluation.panel.series
+    wide = loader.tree_width(evaluation.fits.coef.shape[2], evaluation.layout.columns, evaluation.static.shape[1])
     if pooled is None:
         nothing = nothing_shared(evaluation.layout)
         beta = np.full((1, nothing.beta.shape[1]), np.nan)
@@ -283,6 +285,7 @@ def _pool_arrays(evaluation: Evaluation) -> tuple[list[str], dict[str, NDArray[n
             "root_count": np.array([0]),
             "boosted_count": np.array([0]),
             "pool_lags": lags_or_none(nothing, evaluation.layout)[None],
+            **_networks([nothing], wide),
             "tree_count": np.array([0]),
             "pool": np.zeros(len(series), np.int32),
             **dict(zip(loader.TREES, nothing.trees, strict=True)),
@@ -304,12 +307,19 @@ def _pool_arrays(evaluation: Evaluation) -> tuple[list[str], dict[str, NDArray[n
         "pool_shape": np.stack([one.shape for one in late]),
         "pool_beta": np.stack([one.beta[loader.COUNT] for one in late]),
         "pool_lags": np.stack([lags_or_none(one, evaluation.layout) for one in late]),
+        **_networks(late, wide),
         "pool": pool_of,
         "boosted_count": np.array([one.boosted for one in late]),
         **sizes,
         **trees,
     }
     return [f"{pooled.hash}/{name}" if name else pooled.hash for name, _, _ in parts], arrays
+
+
+def _networks(learned: Sequence[PooledFit], wide: int) -> dict[str, NDArray[np.generic]]:
+    """The networks of each pool, which see `wide` features."""
+    inputs, layers = zip(*(networks_or_none(one, wide) for one in learned), strict=True)
+    return {"pool_inputs": np.stack(inputs), "pool_layers": np.stack(layers)}
 
 
 def _champion_wape(rows: pa.Table, spec: Spec, cutoff: datetime, champions: Mapping[str, Spec]) -> dict[str, float]:

@@ -18,6 +18,7 @@ from many_models.forecasting import PooledModels, Spec, kernels, pool, pooling, 
 from many_models.forecasting.local_fit import training_steps
 from many_models.forecasting.pack import mm_pack_v1 as loader
 from many_models.forecasting.pack.array_files import array_files, sha256_of
+from many_models.forecasting.pack.mm_before_v1 import moved_features
 from many_models.forecasting.panel import Layout
 from many_models.forecasting.spec import BUILT_IN
 from many_models.forecasting.terms import Choice
@@ -39,7 +40,7 @@ def test_pooled_models_from_before_boosted_trees_mean_what_they_meant():
     rows = rows_of(y)
     pooled = pool(rows, SPEC, AS_OF)
     seen = pooled.late.beta.shape[1] + loader.EXTRA + 1
-    moved = loader.moved_features(np.array([-1, 0, seen - 1, seen, seen + 1]), pooled.late.beta.shape[1], 1)
+    moved = moved_features(np.array([-1, 0, seen - 1, seen, seen + 1]), pooled.late.beta.shape[1], 1)
     assert moved.tolist() == [-1, 0, seen - 1, seen + loader.BESIDE + 1, seen + loader.BESIDE + 2]
     files = pooled.files()
     about = json.loads(files["pooled.json"])

@@ -46,6 +46,7 @@ DRIVERS = (
     ("bounds", "bounds"),
     ("closed", "closed"),
 )
+WAY = 20  # steps of the straight way on which networks are explained
 LOOPS = ("put", "share", "path", "linear", "settle", "attribute")
 USED = (
     "season_of", "is_closed", "last_year", "fill", "back_to_scale", "log_mean", "recent_mean", "same_phase",
@@ -442,8 +443,8 @@ class Explainer:
         """
         pack, a = self.pack, self.pack.arrays
         args, now = pack.inputs(i, h, x, fresh)
-        F, own = pack.candidates(i, h, x, fresh, args)
-        pool = int(a["pool"][i])
+        pool, X = int(a["pool"][i]), pack.room(i, h)
+        F, own = pack.candidates(i, h, x, fresh, args, X)
         A = np.zeros((len(loader.CANDIDATES), h, self.n))
         xref = pack.columns(np.tile(a["last_x"][i].astype(float), (h, 1)), pool, now)
         half = self.halves(pool, pack.columns(x, pool, now), xref)
@@ -452,6 +453,8 @@ class Explainer:
         trees = [*pack.trees(pool)[:-1], self.value]
         attribute(*[*args, h, A, pack.room(i)[0], *trees, self.parts(pool, now, h), self.season(), *usual, used])
         self._autoregression(A, F, args)
+        if used[loader.BEFORE_NETWORK]:
+            self._network(A, F, args, X, pack.networks(pool), self.parts(pool, now, h), usual[-1])
         mine = np.zeros((len(F) - len(A), h, self.n))
         for c in range(len(mine)):
             mine[c, :, self.own + c] = F[len(A) + c]
@@ -472,6 +475,25 @@ class Explainer:
             level = A[1, i, LEVEL]
             A[c, i] = 0.0
             A[c, i, LEVEL], A[c, i, RECENT], A[c, i, self.season()] = level, now - level, v - now
+
+    def _network(self, A, F, args, X, networks, parts, Z):
+        """Put into `A` the parts of the networks: what each feature of `X` adds (see `along_the_way`) goes to its
+        driver in `parts`, and what they say of the shared shape to those of `Z`.
+        """
+        S, own, c = args[0], args[-1], loader.BEFORE_NETWORK
+        if not len(networks[1]) or not (F[c] != F[FALLBACK_CANDIDATE]).any():
+            A[c] = A[FALLBACK_CANDIDATE]
+            return
+        for i, v in enumerate(F[c]):
+            if A[1, i, CLOSED] != 0.0:
+                A[c, i] = A[1, i]
+                continue
+            con, level = np.zeros(self.n), A[1, i, LEVEL]
+            added, base = along_the_way(X[i], *networks)
+            np.add.at(con, parts[i], added)
+            base += recent_level(X[i], S, int(self.conf[CALENDAR])) + settle(con, Z[i])
+            A[c, i] = 0.0
+            A[c, i, BOUNDS] = v - share(A[c, i], con, base, COUNT, 1.0, own, level)
 
     def explain(self, i, h, x, fresh=None):
         """Parts (h × drivers) of the forecast of row `i`, its point forecast (h,), and the forecasts of its candidates
@@ -501,6 +523,32 @@ class Explainer:
             parts = parts.copy()
             parts[:, self.encoded[self.pack.exposed]] += (ratio - 1.0) * parts.sum(1)
         return parts
+
+
+def along_the_way(row, usual, first, layers):
+    """What each feature of `row` adds to the mean of networks, and what they say of usual features: integrated
+    gradients (Sundararajan et al. 2017) on the straight way from what is usual, scaled so that they add up exactly.
+    """
+    z = np.where(np.abs(row) < loader.UNKNOWN, (row - usual[0]) * usual[1], 0.0)
+    z = np.clip(z, -loader.UNUSUAL, loader.UNUSUAL)
+    added, base, said = np.zeros(len(z)), 0.0, 0.0
+    for k in range(len(first)):
+        weights, rest = first[k].astype(np.float64), layers[k].astype(np.float64)
+        base += network_at(0.0 * z, weights, rest)[0] / len(layers)
+        said += network_at(z, weights, rest)[0] / len(layers)
+        for step in range(WAY):
+            added += z * network_at((step + 0.5) / WAY * z, weights, rest)[1] / (WAY * len(layers))
+    size, left = np.abs(added).sum(), said - base - added.sum()  # what the steps leave out goes where most is added
+    return (added + left * np.abs(added) / size, base) if size > 0.0 else (added, said)
+
+
+def network_at(z, first, rest):
+    """What one network says of scaled features `z`, and its slopes there; `rest` are its weights behind `first`."""
+    b, n = loader.WIDE, loader.NARROW
+    between, last = rest[b : b + b * n].reshape(b, n), rest[-n - 1 : -1]
+    wide = z @ first + rest[:b]
+    narrow = np.maximum(wide, 0.0) @ between + rest[b + b * n : -n - 1]
+    return np.maximum(narrow, 0.0) @ last + rest[-1], first @ ((between @ (last * (narrow > 0))) * (wide > 0))
 
 
 def unit_of(frequency):

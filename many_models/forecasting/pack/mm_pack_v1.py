@@ -23,6 +23,7 @@ FORMAT = 1
 LOADER = "mm_pack_v1"
 SKOPS_LOADER = "mm_sklearn_v1"
 EXPLAINER = "mm_explain_v1"
+BEFORE = "mm_before_v1"
 
 # Places in `conf`: what a frequency and a spec fix.
 TAU, ALPHA, GAIN_SEASON, GAIN_ODDS, GAIN_SIZE = 0, 4, 7, 8, 9
@@ -38,11 +39,11 @@ RAW, LOG, COUNT = 0, 1, 2
 DYNAMIC = 10
 CANDIDATES = tuple(
     "seasonal_naive mean seasonal_mean smoothing_slow smoothing_medium smoothing_fast tsb croston ridge_raw ridge_log "
-    "poisson pooled trees boosted smoothing_trend autoregression".split()
+    "poisson pooled trees boosted smoothing_trend autoregression network".split()
 )
-BEFORE_BOOSTED, BEFORE_TREND, BEFORE_LAGS = 13, 14, 15  # how many there were before each of these
+BEFORE_BOOSTED, BEFORE_TREND, BEFORE_LAGS, BEFORE_NETWORK = 13, 14, 15, 16  # how many there were before each of these
 FALLBACK_CANDIDATE = 4  # the candidate that is repeated where another has no forecast
-LEARNED_TOGETHER = ("pooled", "trees", "boosted", "autoregression")  # those that need what others learned
+LEARNED_TOGETHER = ("pooled", "trees", "boosted", "autoregression", "network")  # those that need what others learned
 GAINS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75)  # of the smoothing with a trend, which takes those most that erred least:
 SHARPNESS = 4.0  # its weights are their squared errors to this power
 BY_CHANCE = 2.0  # how often what chance makes of phases is taken from what they differ by
@@ -53,6 +54,10 @@ BESIDE = 3  # features after these, and one more a covariate column: what surrou
 NEWEST, SAME_PHASE = 8, 3  # the newest values and the last ones of a phase, which only the second boosted trees see:
 COURSE = NEWEST + SAME_PHASE + 6  # the last features, with means of six spans
 FURTHEST = 3.0  # how many of its levels a value is from the level at most, as the autoregression sees it
+NETWORKS, WIDE, NARROW = 4, 32, 16  # networks that the last candidate is the mean of, and neurons of their two layers
+LAYERS = WIDE + (WIDE + 2) * NARROW + 1  # numbers of a network behind the weights of its features
+UNUSUAL = 4.0  # deviations from what is usual that a feature has at most, as networks see it; UNKNOWN is none
+UNKNOWN = 1e29
 PLAIN = 6  # what users' regressors see besides the linear features: phase, step, age, recent mean, phase's, holiday
 MISSING, OBSERVED, CLOSED, STOCK_OUT = 0, 1, 2, 3
 GAPS = {"z": OBSERVED, "c": CLOSED}  # letters of index["missing"]: a period without a row is a zero, or a closed one
@@ -552,9 +557,29 @@ def add_trees(X, root, feature, threshold, left, right, value, sums):
             sums[i] += value[node]
 
 
+def add_networks(X, usual, first, layers, sums):
+    """Add to `sums` the mean of what networks say of the rows of `X`: two layers of rectified linear neurons, one sum.
+
+    `usual` (2 × features) has the centre of each feature and what makes a deviation of it, `first` (networks ×
+    features × WIDE) the weights of features, `layers` (networks × LAYERS) all others.
+    """
+    z, nothing = np.zeros(X.shape[1], np.float32), np.float32(0.0)
+    last = WIDE + (WIDE + 1) * NARROW
+    for i in range(sums.size):
+        for j in range(z.size):
+            v = (X[i, j] - usual[0, j]) * usual[1, j] if abs(X[i, j]) < UNKNOWN else 0.0
+            z[j] = min(max(v, -UNUSUAL), UNUSUAL)
+        for k in range(first.shape[0]):
+            w = layers[k]
+            wide = np.maximum(np.dot(z, first[k]) + w[:WIDE], nothing)
+            between = w[WIDE : WIDE + WIDE * NARROW].reshape((WIDE, NARROW))
+            narrow = np.maximum(np.dot(wide, between) + w[last - NARROW : last], nothing)
+            sums[i] += (np.dot(narrow, w[last : last + NARROW]) + w[last + NARROW]) / first.shape[0]
+
+
 def forecast(
     S, y, code, P, o, ph, hol, C, x, binary, B, smear, conf, own, H, F, X, boosted, root, feature, threshold, left,
-    right, value,
+    right, value, usual, first, layers,
 ):  # fmt: skip
     """Forecasts of all but the autoregression for the periods o + 1 … o + H after the state `S` at `o`, written to `F`.
 
@@ -563,7 +588,8 @@ def forecast(
     pooled fit, NaN where not fitted: such a candidate repeats the medium smoothing. Trees stand on the series' own
     count fit, on the pooled one where there is none; the last `boosted` ones on the recent level. The smoothing with a
     trend is that of `smoothed_trend`. TSB is Teunter, Syntetos & Babai 2011, Croston's method has the correction of
-    Syntetos & Boylan 2005. `X` has room for a row of features and of what trees see for each period.
+    Syntetos & Boylan 2005. `X` has room for a row of features and of what trees see for each period. Networks, of
+    which there may be none, stand on the recent level too.
     """
     m = int(conf[SEASON])
     es, unit = 2 * (4 + m) + 1, own[UNIT]
@@ -600,6 +626,7 @@ def forecast(
                 if row == COUNT or (row > COUNT and math.isnan(B[COUNT, 0])):
                     base = e
         F[12, i] = F[13, i] = F[11, i]
+        F[BEFORE_NETWORK, i] = F[4, i]
         F[14, i] = trend[i] + season[i] if own[ADDITIVE] != 0.0 else trend[i] * season[i]
         if root.size > 0:
             mine = COUNT if not math.isnan(B[COUNT, 0]) else COUNT + 1
@@ -609,13 +636,16 @@ def forecast(
             fill_course(X[i], P, y, code, o, t, mean, level, conf, own)
             F[12, i] = base
             F[13, i] = level if boosted > 0 else F[11, i]
+            F[BEFORE_NETWORK, i] = level if first.shape[0] > 0 else F[4, i]
     if root.size > 0:
+        add_networks(X, usual, first, layers, F[BEFORE_NETWORK])
         add_trees(X, root[: root.size - boosted], feature, threshold, left, right, value, F[12])
         add_trees(X, root[root.size - boosted :], feature, threshold, left, right, value, F[13])
     for i in range(H):
         t = o + 1 + i
-        for c in range(12, 13 + (boosted > 0) if root.size > 0 else 12):
-            F[c, i] = back_to_scale(F[c, i], COUNT, 1.0, own)
+        for c in (12, 13, BEFORE_NETWORK):
+            if root.size > 0 and (c != 13 or boosted > 0) and (c != BEFORE_NETWORK or first.shape[0] > 0):
+                F[c, i] = back_to_scale(F[c, i], COUNT, 1.0, own)
         closed = is_closed(S, ph[t], hol[t], x[t], binary, conf)
         for c in range(F.shape[0]):
             v = F[c, i] if math.isfinite(F[c, i]) else mean
@@ -787,7 +817,10 @@ PER_SERIES = (
     "log", "binary", "last_x", "before_x", "spread", "quantiles", "pool", "path", "static", "closed_days",
 )  # fmt: skip
 SHARED = ("conf", "holiday_days", "holiday_slots")
-PER_POOL = ("pool_shape", "pool_beta", "pool_terms", "pool_lags", "tree_count", "root_count", "boosted_count")
+PER_POOL = (
+    "pool_shape", "pool_beta", "pool_terms", "pool_lags", "pool_inputs", "pool_layers", "tree_count", "root_count",
+    "boosted_count",
+)  # fmt: skip
 TREES = ("root", "feature", "threshold", "left", "right", "value")
 INDEX = tuple("format series frequency horizon known levels_of levels slots fallback candidates pools sha256".split())
 MOST_HEADER = 10_000  # bytes
@@ -814,7 +847,7 @@ class Pack:
         self.loops = loops or sys.modules[__name__]
         self.row = {name: i for i, name in enumerate(index["series"])}
         self.levels = [int(level) for level in index["levels"]]
-        self._calendars, self._shapes, self._fitted = {}, {}, {}
+        self._calendars, self._shapes, self._fitted, self._networks = {}, {}, {}, {}
         self._explainer = None
         self.exposed = exposed_column(index)
         self.hours = has_hours(index["frequency"], arrays)
@@ -869,6 +902,12 @@ class Pack:
         first = int(a["root_count"][:pool].sum())
         root = a["root"][first : first + int(a["root_count"][pool])]
         return (int(a["boosted_count"][pool]), root, *(a[name] for name in TREES[1:]))
+
+    def networks(self, pool):
+        """The networks of a pool, as `add_networks` takes them."""
+        if pool not in self._networks:
+            self._networks[pool] = networks_of(self.arrays["pool_inputs"][pool], self.arrays["pool_layers"][pool])
+        return self._networks[pool]
 
     def encode(self, i, known, h):
         """Covariate columns (h × columns) of row `i` from raw `known` (name → h values, None where missing).
@@ -1018,19 +1057,21 @@ class Pack:
         room[:, wide - COURSE - a["static"].shape[1] : wide - COURSE] = a["static"][i]
         return room
 
-    def candidates(self, i, h, x, fresh=None, args=None):
+    def candidates(self, i, h, x, fresh=None, args=None, room=None):
         """Forecasts (candidates × h) of row `i` for the h periods after its cutoff, or after `fresh` (y, code, x).
 
         Users' own forecasters come last: scikit-learn's that travel see the state as it is now, of others there is what
-        they said at training; the medium smoothing where neither reaches. `args` are its `inputs` if at hand.
+        they said at training; the medium smoothing where neither reaches. `args` are its `inputs` if at hand, `room`
+        gets what trees see.
         """
         a = self.arrays
         args = args or self.inputs(i, h, x, fresh)[0]
         S, y, code, _, o, ph, hol, C, x = args[:9]
         own, R = args[-1], o + 1
         F = np.zeros((len(CANDIDATES), h))
-        self.loops.forecast(*args, h, F, self.room(i, h), *self.trees(int(a["pool"][i])))
-        beta = a["pool_lags"][a["pool"][i]]
+        pool, X = int(a["pool"][i]), self.room(i, h) if room is None else room
+        self.loops.forecast(*args, h, F, X, *self.trees(pool), *self.networks(pool))
+        beta = a["pool_lags"][pool]
         put_autoregression(F[None], y[None, :R], code[None, :R], beta, lags_of(a["conf"])[1], own[None])
         past = len(fresh[0]) if fresh else 0
         path = a["path"][i].astype(float)[:, past:][:, :h]
@@ -1224,6 +1265,20 @@ def put_autoregression(F, y, code, beta, span, own):
         mine[:, :steps] = np.where((unit[:, None] > 0) & np.isfinite(said), said, mine[:, :steps])
     closed = (F[:, :BEFORE_LAGS] == 0.0).all(1)
     F[:, BEFORE_LAGS] = np.where(closed, 0.0, mine)
+
+
+def networks_of(inputs, layers):
+    """Networks as `add_networks` takes them from what is stored: `inputs` (2 + NETWORKS × WIDE rows of features:
+    centre, deviation, weights) and `layers`; none where they were not learned (NaN).
+    """
+    there = bool(np.isfinite(inputs).all() and np.isfinite(layers).all())
+    first = inputs[2:].reshape(NETWORKS, WIDE, -1)[: NETWORKS * there]
+    return tuple(np.array(part, np.float32, order="C") for part in (inputs[:2], first.swapaxes(1, 2), layers))
+
+
+def network_sizes(pools, features):
+    """Sizes of what is stored of networks: inputs and layers."""
+    return (pools, 2 + NETWORKS * WIDE, features), (pools, NETWORKS, LAYERS)
 
 
 def has_hours(frequency, arrays):
@@ -1432,6 +1487,8 @@ def _check_shapes(index, arrays):
         "root_count": (q,), "tree_count": (q,), "boosted_count": (q,), "pool_terms": (q, terms_of(e), 4),
         "closed_days": (n, CLOSED_DAYS), "pool_lags": (q, lags_of(conf)[0] + 1, index["horizon"]),
     }  # fmt: skip
+    sizes = network_sizes(q, tree_width(p, k, a["static"].shape[1] if a["static"].ndim > 1 else 0))
+    wanted["pool_inputs"], wanted["pool_layers"] = sizes
     for name, sizes in wanted.items():
         got = a[name].shape
         if len(got) != len(sizes) or any(size not in (None, there) for there, size in zip(got, sizes)):
@@ -1519,25 +1576,17 @@ def read_index(files):
 def own_arrays(arrays, index):
     """The arrays of a pack (name → array) among `arrays`. Raises ValueError for one that is missing; see `check`."""
     n = len(index["series"])
-    # packs from before there were attributes, or an autoregression
-    arrays = {"static": np.zeros((n, 0), np.float32), "pool_lags": np.zeros((0, 0, 0), np.float32), **arrays}
-    if "boosted_count" not in arrays and "root_count" in arrays:  # packs from before there were boosted trees
-        arrays = {**arrays, "boosted_count": np.zeros_like(arrays["root_count"])}
-    if "before_x" not in arrays and "last_x" in arrays:  # only boosted trees look at it
-        arrays = {**arrays, "before_x": arrays["last_x"]}
-    if "closed_days" not in arrays:  # packs from before series had closed days of their own
-        arrays = {**arrays, "closed_days": np.full((n, CLOSED_DAYS), EMPTY, np.int32)}
-    older = "pool_terms" not in arrays  # packs from before there were terms
-    wanted = [name for name in (*PER_SERIES, *SHARED, *PER_POOL, *TREES) if not older or name != "pool_terms"]
-    for name in wanted:
+    every = (*PER_SERIES, *SHARED, *PER_POOL, *TREES)
+    names = index["candidates"]
+    ours = isinstance(names, list | tuple) and tuple(names[: len(CANDIDATES)]) == CANDIDATES
+    if not ours or index.get("own_size") != OWN_SIZE or not set(every) <= set(arrays):
+        arrays = beside(BEFORE).completed(index, arrays)
+    for name in every:
         if name not in arrays:
             raise ValueError(f"{name}.npy is missing")
         if name in PER_SERIES and arrays[name].shape[:1] != (n,):
             raise ValueError(f"{name}.npy has the shape {arrays[name].shape}, rows for {n} series are needed")
-    arrays = {name: arrays[name] for name in wanted}
-    from_before(index, arrays)
-    if older:
-        arrays = with_places_for_terms(index, arrays)
+    arrays = {name: arrays[name] for name in every}
     check(index, arrays)
     return arrays
 
@@ -1576,93 +1625,6 @@ def array_of(content, file):
     if start + count * kind.itemsize != len(content):
         raise ValueError(f"{file} has {len(content) - start} bytes of numbers, {count * kind.itemsize} are needed")
     return np.frombuffer(content, kind, count, start).reshape(shape)
-
-
-def from_before(index, arrays):
-    """Complete, in place, a pack from before series said how zeros are taken, or from before the newest candidates."""
-    for place in (BEFORE_BOOSTED, BEFORE_TREND, BEFORE_LAGS):
-        names = index["candidates"]
-        old = isinstance(names, list) and tuple(names[:place]) == CANDIDATES[:place] and CANDIDATES[place] not in names
-        if not old or arrays["weights"].shape[1:] != (len(names),):
-            continue
-        conf, beta = arrays["conf"], arrays["pool_beta"]
-        whole = conf.shape == (CONF_SIZE,) and np.isfinite(conf).all() and beta.ndim == 2  # else `check` refuses it
-        if place == BEFORE_LAGS and whole and (conf >= 0).all():  # a view: a size that is stored takes no memory
-            size = (len(beta), lags_of(conf)[0] + 1, int(conf[HORIZON]))
-            arrays["pool_lags"] = np.broadcast_to(np.float32("nan"), size)
-        if place == BEFORE_BOOSTED and whole:
-            arrays["feature"] = moved_features(arrays["feature"], beta.shape[1], int(conf[COVARIATES]))
-        index["candidates"] = [*CANDIDATES[: place + 1], *names[place:]]
-        arrays["weights"] = np.insert(arrays["weights"], place, 0.0, axis=1)
-    size = index.get("own_size", LEAST_OWN_SIZE)
-    if type(size) is int and LEAST_OWN_SIZE <= size < OWN_SIZE and arrays["own"].shape[1:] == (size,):
-        arrays["own"] = np.pad(arrays["own"], ((0, 0), (0, OWN_SIZE - size)))
-        index["own_size"] = OWN_SIZE
-
-
-def with_places_for_terms(index, arrays):
-    """Arrays of a pack from before there were terms, with empty places for them. Arrays that do not fit together stay
-    as they are: `check` refuses them.
-    """
-    try:
-        encoded = encoded_columns(index)
-        places = [*range(encoded), encoded + terms_of(encoded)]
-        terms = no_terms(len(arrays["pool_beta"]), terms_of(encoded))
-        whole = arrays["conf"][COVARIATES] == len(places)
-        moved = widened(arrays, places, places[-1] + 1) if encoded and whole else arrays
-    except (KeyError, IndexError, ValueError, TypeError, OverflowError):
-        return {**arrays, "pool_terms": np.zeros((0, 0, 4))}
-    return {**moved, "pool_terms": terms}
-
-
-def no_terms(pools, count):
-    """Empty terms (pools × count × 4)."""
-    terms = np.zeros((pools, count, 4))
-    terms[..., 0] = -1.0
-    return terms
-
-
-def widened(arrays, places, columns):
-    """`arrays` of a pack whose covariate columns come to `places` among so many `columns`; the new ones say nothing."""
-    conf, static = arrays["conf"].copy(), arrays["static"].shape[1]
-    nc, m, slots = int(conf[CALENDAR]), int(conf[SEASON]), int(conf[SLOTS])
-    at, p = np.asarray(places, np.int64), width(nc, columns)
-    own, three, four = np.arange(nc + DYNAMIC), np.arange(3), np.arange(4)
-    linear = np.concatenate([own, nc + DYNAMIC + (3 * at[:, None] + three).ravel()])
-    head = 2 * (4 + m) + 1 + (m + 3) + 2 + m
-    state = np.concatenate([
-        np.arange(head), head + at, head + columns + (4 * at[:, None] + four).ravel(),
-        head + 5 * columns + np.arange(2 * slots + 4),
-    ])  # fmt: skip
-    beside = p + EXTRA + columns
-    seen = np.concatenate([
-        linear, p + np.arange(EXTRA), p + EXTRA + at, beside + np.arange(BESIDE), beside + BESIDE + at,
-        beside + BESIDE + columns + np.arange(static + COURSE),
-    ])  # fmt: skip
-    feature = arrays["feature"]
-    conf[COVARIATES] = columns
-    return {
-        **arrays, "conf": conf, "state": _spread(arrays["state"], state, state_size(m, columns, slots)),
-        "coef": _spread(arrays["coef"], linear, p), "pool_beta": _spread(arrays["pool_beta"], linear, p),
-        "feature": np.where(feature >= 0, seen[np.maximum(feature, 0)], feature).astype(feature.dtype),
-        "scale": _spread(arrays["scale"], at, columns, 1.0),
-        **{name: _spread(arrays[name], at, columns) for name in ("center", "log", "binary")},
-    }  # fmt: skip
-
-
-def _spread(array, at, size, value=0.0):
-    """`array` with its last axis moved to the places `at` of one of that `size`, `value` elsewhere.
-
-    Where a fit is not there (NaN), it is not there in the new places either.
-    """
-    out = np.full((*array.shape[:-1], size), value, array.dtype)
-    out[..., at] = array
-    return out
-
-
-def moved_features(feature, p, k):
-    """Features of trees from before there were those beside the target, as they are numbered now."""
-    return np.where(feature >= p + EXTRA + k, feature + BESIDE + k, feature).astype(feature.dtype)
 
 
 def fitted_files(index, files):

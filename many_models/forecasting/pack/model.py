@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from many_models.errors import InputError, IntegrityError
-from many_models.forecasting.pack import mm_explain_v1, mm_sklearn_v1
+from many_models.forecasting.pack import mm_before_v1, mm_explain_v1, mm_sklearn_v1
 from many_models.forecasting.pack import mm_pack_v1 as loader
 from many_models.forecasting.pack.array_files import array_files, sha256_of
 from many_models.forecasting.panel import STATES, stamps_us
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-LOADER_FILE, SKOPS_LOADER_FILE, EXPLAINER_FILE = (
-    f"{name}.py" for name in (loader.LOADER, loader.SKOPS_LOADER, loader.EXPLAINER)
+LOADER_FILE, SKOPS_LOADER_FILE, EXPLAINER_FILE, BEFORE_FILE = (
+    f"{name}.py" for name in (loader.LOADER, loader.SKOPS_LOADER, loader.EXPLAINER, loader.BEFORE)
 )
 Fitted = dict[str, dict[str, tuple[str, float]]]
 
@@ -55,6 +55,7 @@ class PackModel:
         files["index.json"] = json.dumps(index, sort_keys=True, separators=(",", ":")).encode()
         files[LOADER_FILE] = Path(loader.__file__).read_bytes()
         files[EXPLAINER_FILE] = Path(mm_explain_v1.__file__).read_bytes()
+        files[BEFORE_FILE] = Path(mm_before_v1.__file__).read_bytes()
         if self.blobs:
             files[SKOPS_LOADER_FILE] = Path(mm_sklearn_v1.__file__).read_bytes()
         return dict(sorted(files.items()))
@@ -281,7 +282,7 @@ def _with_fitted(model: PackModel, fitted: Fitted) -> PackModel:
 
 
 def _with_room(model: PackModel, attributes: int) -> PackModel:
-    """`model` with trees that expect so many attributes of a series: features after these move."""
+    """`model` with trees and networks that expect so many attributes of a series: features after these move."""
     arrays = model.arrays
     own, k = arrays["static"].shape[1], int(arrays["conf"][loader.COVARIATES])
     if own == attributes:
@@ -289,7 +290,8 @@ def _with_room(model: PackModel, attributes: int) -> PackModel:
     end = loader.tree_width(arrays["coef"].shape[2], k, own) - loader.COURSE
     feature = arrays["feature"]
     moved = np.where(feature >= end, feature + (attributes - own), feature).astype(feature.dtype)
-    return PackModel(model.index, {**arrays, "feature": moved}, model.blobs)
+    inputs = np.insert(arrays["pool_inputs"], [end] * (attributes - own), 0.0, axis=2)
+    return PackModel(model.index, {**arrays, "feature": moved, "pool_inputs": inputs}, model.blobs)
 
 
 def _same_candidates(models: Sequence[PackModel]) -> list[PackModel]:

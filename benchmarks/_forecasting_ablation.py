@@ -18,6 +18,7 @@ PARTS = {
     "combination": "weights by the few windows alone: no candidate's own record is kept, none is too far behind",
     "boosted": "no trees on the recent level",
     "autoregression": "no linear model of the newest values that series share",
+    "network": "no neural networks that series share",
     "bends": "known covariates are straight lines, and useless ones stay",
     "seasons": "hours repeat the day",
     "demand": "sales are taken for demand, though a column says where stock cut them short",
@@ -28,7 +29,7 @@ PARTS = {
 
 def options(part: str, about: dict[str, Any], *, whole: bool) -> dict[str, Any]:
     """More arguments of `backtest` for a set, described by `about`, with the part or (not `whole`) without it."""
-    if part in {"boosted", "autoregression"} and not whole:
+    if part in {"boosted", "autoregression", "network"} and not whole:
         return {"candidates": [name for name in BUILT_IN if name != part]}
     if part == "seasons" and not whole and about["freq"] == "h":
         return {"season": 24}
@@ -45,7 +46,8 @@ def without(part: str) -> Generator[None]:
     off: dict[str, list[tuple[object, str, object]]] = {
         "invariance": [(pooling, "reasons_not_to_learn_from", _nobody_is_odd)],
         "combination": [(combination, "KEPT", 0.0), (combination, "TOO_FAR", (1e9,))],
-        "bends": [(pooling, "choose", _as_they_are)],
+        "network": "no neural networks that series share",
+    "bends": [(pooling, "choose", _as_they_are)],
         "new_items": [(_module_of(backtest), "priors_of_rows", _no_priors)],
     }
     with ExitStack() as stack:

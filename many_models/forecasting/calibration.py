@@ -78,6 +78,8 @@ def gather_evidence(evaluation: Evaluation) -> Evidence:
     untried = [name for name, there in tried.items() if not there]
     for c in [loader.CANDIDATES.index(name) for name in untried]:
         full[:, c, :], full[:, :, c] = 10.0, 10.0
+    for c in [loader.CANDIDATES.index(name) for name in combination.NOT_FOR_RARE]:
+        full[0, c, :], full[0, :, c] = 10.0, 10.0
     plain = Evidence(full, np.ones(groups), np.tile(quantiles(spec, 1), (groups, 1)), np.full(groups, GROWTH))
     evaluation = (
         replace(evaluation, pooled=replace(evaluation.pooled, evidence=plain)) if evaluation.pooled else evaluation

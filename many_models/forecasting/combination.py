@@ -33,6 +33,8 @@ QUIETEST = 0.1  # of the windows' mean, what the errors of a window are taken fo
 TOO_FAR = (2.0, 1.5, 1.15)
 EVEN = 2  # the first class of series whose own windows count alike; of others, the windows that sold say most
 SMALLEST = 0.005  # a weight below it is none
+# Candidates that series which sell in less than a quarter of periods do without: their sums would be too low.
+NOT_FOR_RARE = ("network",)
 CLASSES = (0.25, 0.6, 0.9)  # shares of periods with sales that part the classes of series
 
 

@@ -413,7 +413,7 @@ def sums_of_shape(X, w, wl, z, first, done, decay, G, g):
 def fit_series(
     y, code, ph, hol, C, x, binary, first, origins, conf, own, decay, P, X, w_all, wl_all, z, states, off,
     XW, G, g, done, prior, strength, recent, pooled, static, boosted, root, feature, threshold, left, right, value,
-    usual, widths, layers, F, B, smear, state,
+    usual, first_layer, second_layer, ends, F, B, smear, state,
 ):  # fmt: skip
     """One series: all fits and forecasts at every origin, from what `features` gave; `XW` (time × features) is room.
 
@@ -483,7 +483,7 @@ def fit_series(
                     smear[way] = _smear(X[way], off, y, w, back, o + 1, B[way], way, own)
         _forecast(
             states[f], y, code, P, o, ph, hol, C, x, binary, B, smear, conf, own, H, F[f], rows, boosted,
-            root, feature, threshold, left, right, value, usual, widths, layers,
+            root, feature, threshold, left, right, value, usual, first_layer, second_layer, ends,
         )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     _Array = NDArray[np.generic]
     _Trees = tuple[_Array, _Array, _Array, _Array, _Array, _Array]
-    _Networks = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
+    _Networks = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
     _Turn = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], int, _Trees, _Networks]
 
 

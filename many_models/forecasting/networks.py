@@ -24,28 +24,30 @@ if TYPE_CHECKING:
 
 BATCH = 1_024  # rows of a step
 PASSES = 24  # times that steps meet each row, where these are not more than
-MOST_STEPS = 3_000
+MOST_STEPS = 1_500
 RATE, WARM = 0.004, 100  # the rate at which weights move: it rises for so many steps, then falls along a cosine to zero
 DECAY = 0.01
 FURTHEST = 1_000.0  # of the mean row's sales: what one row may be away from its forecast at most
+MOST = 20.0  # what networks say at most while they learn, as a logarithm: a step that goes astray comes back
 TAIL = 0.005  # share of rows at each end that do not say what is usual of a feature
 SEEN = 50_000  # rows that say so
 SEED = 7
 
 
 @dataclass
-class _Networks:
+class Networks:
     """Weights of all networks: of features (features × neurons of all), of both layers, and of the sum."""
 
     parts: list[NDArray[np.float32]]
 
     @classmethod
-    def drawn(cls, features: int, rng: np.random.Generator) -> _Networks:
+    def drawn(cls, features: int, rng: np.random.Generator) -> Networks:
         """Weights as drawn at the beginning (He et al. 2015), and a sum that says little yet."""
         k, a, b = loader.NETWORKS, loader.WIDE, loader.NARROW
         sizes = ((features, k * a), (k * a,), (k, a, b), (k, 1, b), (k, b, 1), (k, 1, 1))
         spread = (math.sqrt(2.0 / features), 0.0, math.sqrt(2.0 / a), 0.0, 0.1 / math.sqrt(b), 0.0)
-        return cls([(rng.standard_normal(size) * s).astype(np.float32) for size, s in zip(sizes, spread, strict=True)])
+        drawn = [rng.standard_normal(size, np.float32) * np.float32(s) for size, s in zip(sizes, spread, strict=True)]
+        return cls(drawn)
 
     def gradients(
         self, z: NDArray[np.float32], y: NDArray[np.float32], base: NDArray[np.float32], weight: NDArray[np.float32]
@@ -57,7 +59,8 @@ class _Networks:
         each = np.ascontiguousarray(wide.reshape(n, k, a).swapaxes(0, 1))
         narrow = np.maximum(each @ second + middle, 0.0)
         said = (narrow @ last + end)[:, :, 0]
-        miss = np.clip((np.exp(np.clip(base + said, -20.0, 20.0)) - y) * weight, -FURTHEST, FURTHEST)[:, :, None] / n
+        miss = np.clip((np.exp(base + np.clip(said, -MOST, MOST)) - y) * weight, -FURTHEST, FURTHEST)
+        miss = miss[:, :, None] / np.float32(n)
         to_narrow = (miss @ last.swapaxes(1, 2)) * (narrow > 0)
         to_wide = ((to_narrow @ second.swapaxes(1, 2)) * (each > 0)).swapaxes(0, 1).reshape(n, k * a)
         return [
@@ -76,15 +79,15 @@ class _Networks:
 def learn_networks(rows: TreeRows) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Networks on top of the recent level of `rows`: inputs (2 + neurons × features) and layers, as packs hold them."""
     X, y, _, level, weight = rows
-    usual = _usual(X)
+    usual = usual_of(X)
     z = np.where(np.abs(X) < loader.UNKNOWN, (X - usual[0]) * usual[1], np.float32(0.0))
     z = np.clip(z, -loader.UNUSUAL, loader.UNUSUAL).astype(np.float32)
-    weight = weight / max(float((np.exp(level) * weight).mean()), 1e-300)  # the mean row's sales are one unit
+    weight = weight / max(float((np.exp(level) * weight).mean()), 1e-300)  # the unit of sales must not matter
     networks = _trained(z, *(part.astype(np.float32) for part in (y, level, weight)))
     return networks.stored(usual)
 
 
-def _usual(X: NDArray[np.float32]) -> NDArray[np.float32]:
+def usual_of(X: NDArray[np.float32]) -> NDArray[np.float32]:
     """Centre of each feature, and the inverse of its deviation, 0 where it does not vary. The rows at both ends do not
     count: one odd series must not say what is usual.
     """
@@ -103,10 +106,10 @@ def _usual(X: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _trained(
     z: NDArray[np.float32], y: NDArray[np.float32], base: NDArray[np.float32], weight: NDArray[np.float32]
-) -> _Networks:
+) -> Networks:
     """Networks after all steps, each on BATCH rows drawn without replacement."""
     rng = np.random.default_rng(SEED)
-    networks = _Networks.drawn(z.shape[1], rng)
+    networks = Networks.drawn(z.shape[1], rng)
     first, second = ([np.zeros_like(part) for part in networks.parts] for _ in range(2))
     order = np.zeros(0, np.int64)
     for step, rate in enumerate(_rates(len(z)), 1):

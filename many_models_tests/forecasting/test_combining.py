@@ -196,6 +196,33 @@ def test_windows_without_sales_do_not_speak_for_forecasts_of_nothing():
     assert pooled[0, 0, 0] < pooled[0, 1, 1]
 
 
+def test_one_loud_window_of_a_series_does_not_outvote_its_others():
+    """In two windows the first candidate is twice as good; in the third both are far off, and the second a bit less."""
+    off = np.array([[1.0, 2.0], [1.0, 2.0], [31.0, 30.0]])  # windows × candidates
+    truth = np.full((2, 3, 6), 100.0)
+    forecasts = truth[:, :, None] + off[None, :, :, None]
+    mask = np.ones(truth.shape, bool)
+    plain, _ = combination.error_moments(forecasts, truth, mask)
+    even, _ = combination.error_moments(forecasts, truth, mask, even=np.array([True, False]))
+    square = np.einsum("icc->ic", even)
+    assert square[0, 0] < 0.95 * square[0, 1]
+    assert plain[0, 0, 0] > plain[0, 1, 1]
+    np.testing.assert_array_equal(even[1], plain[1])
+    np.testing.assert_allclose(np.median(square[0]), np.median(np.einsum("icc->ic", plain)[0]))
+
+
+def test_windows_that_are_alike_and_those_that_do_not_score_change_nothing():
+    chance = np.random.default_rng(9)
+    truth, mask = np.full((5, 3, 6), 100.0), np.ones((5, 3, 6), bool)
+    mask[:, 2] = False
+    forecasts = truth[:, :, None] + chance.choice([-3.0, 3.0], (5, 3, 2, 6))
+    forecasts[:, 2] = 1e9
+    plain, _ = combination.error_moments(forecasts, truth, mask)
+    even, windows = combination.error_moments(forecasts, truth, mask, even=np.ones(5, bool))
+    np.testing.assert_allclose(even, plain)
+    assert windows.tolist() == [2.0] * 5
+
+
 def test_a_candidate_that_explodes_for_one_series_keeps_its_weight_for_others():
     """One series on which the best candidate is a hundred times off is that series' own matter."""
     chance = np.random.default_rng(8)

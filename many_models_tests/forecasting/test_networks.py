@@ -11,7 +11,7 @@ from many_models.forecasting import PackModel, PooledModels, pool, train
 from many_models.forecasting import explanation as ex
 from many_models.forecasting import networks as networks_module
 from many_models.forecasting.kernels import pack as compiled
-from many_models.forecasting.networks import _Networks, _usual, learn_networks
+from many_models.forecasting.networks import Networks, learn_networks, usual_of
 from many_models.forecasting.pack import mm_explain_v1, mm_pack_v1
 from many_models.forecasting.pack.array_files import array_files, sha256_of
 from many_models.forecasting.spec import BUILT_IN, Spec
@@ -66,7 +66,7 @@ def test_they_say_what_the_obvious_version_says(loops):
 
 def test_gradients_are_differences_of_the_deviance():
     rng = np.random.default_rng(1)
-    networks = _Networks.drawn(5, rng)
+    networks = Networks.drawn(5, rng)
     z, base = rng.standard_normal((40, 5)).astype(np.float32), rng.normal(0.0, 0.5, 40).astype(np.float32)
     y, weight = rng.poisson(np.exp(base)).astype(np.float32), rng.uniform(0.5, 1.5, 40).astype(np.float32)
 
@@ -103,10 +103,10 @@ def test_rows_as_large_as_they_like_do_not_change_what_is_usual():
     features = bent()[0]
     odd = features.copy()
     odd[:10, 0] = 1e12  # a third of a per cent
-    usual, other = _usual(features), _usual(odd)
+    usual, other = usual_of(features), usual_of(odd)
     np.testing.assert_allclose(other[:, :3], usual[:, :3], rtol=0.05, atol=0.02)
     assert not usual[1, 3]  # what is not known never varies
-    assert _usual(np.full((10, 1), 5.0, np.float32))[1, 0] == 0.0
+    assert usual_of(np.full((10, 1), 5.0, np.float32))[1, 0] == 0.0
 
 
 def test_units_of_sales_do_not_matter():
@@ -120,7 +120,7 @@ def test_one_row_moves_them_no_further_than_the_furthest():
     features, y, offset, level, weight = bent()
     z, spike = features[:, :3], y.copy()
     spike[7] = 1e9
-    networks = _Networks.drawn(3, np.random.default_rng(0))
+    networks = Networks.drawn(3, np.random.default_rng(0))
     parts = [part.astype(np.float32) for part in (level, weight)]
     moved = [networks.gradients(z, one.astype(np.float32), *parts) for one in (y, spike)]
     far = max(np.abs(a - b).max() for a, b in zip(*moved, strict=True))
@@ -177,13 +177,25 @@ def test_parts_add_up_and_a_price_is_told(shop):
 
 
 def test_along_the_way_of_a_straight_network_parts_are_its_slopes():
-    usual = np.stack([np.zeros(3), np.ones(3)]).astype(np.float32)
-    first, rest = np.zeros((3, mm_pack_v1.WIDE)), np.zeros(mm_pack_v1.LAYERS)
-    first[:, 0], rest[0] = (1.0, -2.0, 0.0), 10.0  # one neuron, always on
-    rest[mm_pack_v1.WIDE], rest[-mm_pack_v1.NARROW - 1], rest[-1] = 1.0, 0.5, 3.0
-    added, base = mm_explain_v1.along_the_way(np.array([1.0, 2.0, 1e30]), usual, first[None], rest[None])
+    usual = np.stack([np.zeros(3), np.ones(3)])
+    first, between = np.zeros((3, 2)), np.array([[1.0], [0.0]])
+    first[:, 0] = (1.0, -2.0, 0.0)
+    ends = np.array([10.0, 0.0, 0.0, 0.5, 3.0])  # the first neuron is always on, and counts half
+    added, base = mm_explain_v1.along_the_way(np.array([1.0, 2.0, 1e30]), usual, first, between, ends)
     np.testing.assert_allclose(added, [0.5, -2.0, 0.0])
     assert base == 8.0
+
+
+@pytest.mark.parametrize("loops", [mm_pack_v1, compiled], ids=["plain", "compiled"])
+def test_how_many_rows_are_asked_at_once_changes_no_more_than_rounding(loops):
+    rows = bent()
+    networks = mm_pack_v1.networks_of(*learn_networks(rows))
+    whole = np.zeros(90)
+    loops.add_networks(rows[0][:90].astype(float), *networks, whole)
+    for n in (1, 2, 3, 5, 7, 8, 12, 13, 28, 31, 64):
+        some = np.zeros(n)
+        loops.add_networks(rows[0][:n].astype(float), *networks, some)
+        np.testing.assert_allclose(some, whole[:n], rtol=1e-5, atol=1e-6)
 
 
 def test_a_pack_and_pooled_models_from_before_give_them_no_weight(shop):

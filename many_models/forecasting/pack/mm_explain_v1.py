@@ -481,7 +481,7 @@ class Explainer:
         driver in `parts`, and what they say of the shared shape to those of `Z`.
         """
         S, own, c = args[0], args[-1], loader.BEFORE_NETWORK
-        if not len(networks[1]) or not (F[c] != F[FALLBACK_CANDIDATE]).any():
+        if not networks[1].size or not (F[c] != F[FALLBACK_CANDIDATE]).any():
             A[c] = A[FALLBACK_CANDIDATE]
             return
         for i, v in enumerate(F[c]):
@@ -525,30 +525,25 @@ class Explainer:
         return parts
 
 
-def along_the_way(row, usual, first, layers):
+def along_the_way(row, usual, *networks):
     """What each feature of `row` adds to the mean of networks, and what they say of usual features: integrated
     gradients (Sundararajan et al. 2017) on the straight way from what is usual, scaled so that they add up exactly.
     """
     z = np.where(np.abs(row) < loader.UNKNOWN, (row - usual[0]) * usual[1], 0.0)
     z = np.clip(z, -loader.UNUSUAL, loader.UNUSUAL)
-    added, base, said = np.zeros(len(z)), 0.0, 0.0
-    for k in range(len(first)):
-        weights, rest = first[k].astype(np.float64), layers[k].astype(np.float64)
-        base += network_at(0.0 * z, weights, rest)[0] / len(layers)
-        said += network_at(z, weights, rest)[0] / len(layers)
-        for step in range(WAY):
-            added += z * network_at((step + 0.5) / WAY * z, weights, rest)[1] / (WAY * len(layers))
+    base, said = (network_at(far * z, *networks)[0] for far in (0.0, 1.0))
+    added = z * sum(network_at((step + 0.5) / WAY * z, *networks)[1] for step in range(WAY)) / WAY
     size, left = np.abs(added).sum(), said - base - added.sum()  # what the steps leave out goes where most is added
     return (added + left * np.abs(added) / size, base) if size > 0.0 else (added, said)
 
 
-def network_at(z, first, rest):
-    """What one network says of scaled features `z`, and its slopes there; `rest` are its weights behind `first`."""
-    b, n = loader.WIDE, loader.NARROW
-    between, last = rest[b : b + b * n].reshape(b, n), rest[-n - 1 : -1]
-    wide = z @ first + rest[:b]
-    narrow = np.maximum(wide, 0.0) @ between + rest[b + b * n : -n - 1]
-    return np.maximum(narrow, 0.0) @ last + rest[-1], first @ ((between @ (last * (narrow > 0))) * (wide > 0))
+def network_at(z, first, second, ends):
+    """What networks say of scaled features `z`, and their slopes there; see the loader's `add_networks`."""
+    wide, narrow = second.shape
+    start, middle, last = ends[:wide], ends[wide : wide + narrow], ends[wide + narrow : -1]
+    one = z @ first + start
+    two = np.maximum(one, 0.0) @ second + middle
+    return np.maximum(two, 0.0) @ last + ends[-1], first @ ((second @ (last * (two > 0))) * (one > 0))
 
 
 def unit_of(frequency):

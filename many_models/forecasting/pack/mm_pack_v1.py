@@ -58,6 +58,7 @@ NETWORKS, WIDE, NARROW = 4, 32, 16  # networks that the last candidate is the me
 LAYERS = WIDE + (WIDE + 2) * NARROW + 1  # numbers of a network behind the weights of its features
 UNUSUAL = 4.0  # deviations from what is usual that a feature has at most, as networks see it; UNKNOWN is none
 UNKNOWN = 1e29
+LEAST_ROWS = 8  # rows that are multiplied at once at least: fewer would be added up in another order
 PLAIN = 6  # what users' regressors see besides the linear features: phase, step, age, recent mean, phase's, holiday
 MISSING, OBSERVED, CLOSED, STOCK_OUT = 0, 1, 2, 3
 GAPS = {"z": OBSERVED, "c": CLOSED}  # letters of index["missing"]: a period without a row is a zero, or a closed one
@@ -557,29 +558,30 @@ def add_trees(X, root, feature, threshold, left, right, value, sums):
             sums[i] += value[node]
 
 
-def add_networks(X, usual, first, layers, sums):
+def add_networks(X, usual, first, second, ends, sums):
     """Add to `sums` the mean of what networks say of the rows of `X`: two layers of rectified linear neurons, one sum.
 
-    `usual` (2 × features) has the centre of each feature and what makes a deviation of it, `first` (networks ×
-    features × WIDE) the weights of features, `layers` (networks × LAYERS) all others.
+    `usual` (2 × features) has the centre of each feature and what makes a deviation of it, `first` (features × neurons
+    of all networks) and `second` (these × those of the second layer) weights, `ends` what is added to the neurons of
+    both layers, what those of the second count, and what is added to the sum.
     """
-    z, nothing = np.zeros(X.shape[1], np.float32), np.float32(0.0)
-    last = WIDE + (WIDE + 1) * NARROW
+    wide, narrow = second.shape
+    Z, nothing = np.zeros((max(sums.size, LEAST_ROWS), X.shape[1]), np.float32), np.float32(0.0)
     for i in range(sums.size):
-        for j in range(z.size):
+        for j in range(X.shape[1]):
             v = (X[i, j] - usual[0, j]) * usual[1, j] if abs(X[i, j]) < UNKNOWN else 0.0
-            z[j] = min(max(v, -UNUSUAL), UNUSUAL)
-        for k in range(first.shape[0]):
-            w = layers[k]
-            wide = np.maximum(np.dot(z, first[k]) + w[:WIDE], nothing)
-            between = w[WIDE : WIDE + WIDE * NARROW].reshape((WIDE, NARROW))
-            narrow = np.maximum(np.dot(wide, between) + w[last - NARROW : last], nothing)
-            sums[i] += (np.dot(narrow, w[last : last + NARROW]) + w[last + NARROW]) / first.shape[0]
+            Z[i, j] = min(max(v, -UNUSUAL), UNUSUAL)
+    on = np.maximum(np.dot(Z, first) + ends[:wide], nothing)
+    on = np.maximum(np.dot(on, second) + ends[wide : wide + narrow], nothing)
+    for i in range(sums.size):
+        for j in range(narrow):
+            sums[i] += on[i, j] * ends[wide + narrow + j]
+        sums[i] += ends[ends.size - 1]
 
 
 def forecast(
     S, y, code, P, o, ph, hol, C, x, binary, B, smear, conf, own, H, F, X, boosted, root, feature, threshold, left,
-    right, value, usual, first, layers,
+    right, value, usual, first, second, ends,
 ):  # fmt: skip
     """Forecasts of all but the autoregression for the periods o + 1 … o + H after the state `S` at `o`, written to `F`.
 
@@ -636,15 +638,16 @@ def forecast(
             fill_course(X[i], P, y, code, o, t, mean, level, conf, own)
             F[12, i] = base
             F[13, i] = level if boosted > 0 else F[11, i]
-            F[BEFORE_NETWORK, i] = level if first.shape[0] > 0 else F[4, i]
+            F[BEFORE_NETWORK, i] = level if first.shape[1] > 0 else F[4, i]
+    if root.size > 0 and first.shape[1] > 0:
+        add_networks(X, usual, first, second, ends, F[BEFORE_NETWORK])
     if root.size > 0:
-        add_networks(X, usual, first, layers, F[BEFORE_NETWORK])
         add_trees(X, root[: root.size - boosted], feature, threshold, left, right, value, F[12])
         add_trees(X, root[root.size - boosted :], feature, threshold, left, right, value, F[13])
     for i in range(H):
         t = o + 1 + i
         for c in (12, 13, BEFORE_NETWORK):
-            if root.size > 0 and (c != 13 or boosted > 0) and (c != BEFORE_NETWORK or first.shape[0] > 0):
+            if root.size > 0 and (c != 13 or boosted > 0) and (c != BEFORE_NETWORK or first.shape[1] > 0):
                 F[c, i] = back_to_scale(F[c, i], COUNT, 1.0, own)
         closed = is_closed(S, ph[t], hol[t], x[t], binary, conf)
         for c in range(F.shape[0]):
@@ -1269,11 +1272,20 @@ def put_autoregression(F, y, code, beta, span, own):
 
 def networks_of(inputs, layers):
     """Networks as `add_networks` takes them from what is stored: `inputs` (2 + NETWORKS × WIDE rows of features:
-    centre, deviation, weights) and `layers`; none where they were not learned (NaN).
+    centre, deviation, weights) and `layers`; no neurons where they were not learned (NaN).
     """
-    there = bool(np.isfinite(inputs).all() and np.isfinite(layers).all())
-    first = inputs[2:].reshape(NETWORKS, WIDE, -1)[: NETWORKS * there]
-    return tuple(np.array(part, np.float32, order="C") for part in (inputs[:2], first.swapaxes(1, 2), layers))
+    if not (np.isfinite(inputs).all() and np.isfinite(layers).all()):
+        sizes = (2, inputs.shape[1]), (inputs.shape[1], 0), (0, 0), (1,)
+        return tuple(np.zeros(size, np.float32) for size in sizes)
+    start, weights, middle, last, end = np.split(
+        layers, np.cumsum([WIDE, WIDE * NARROW, NARROW, NARROW]).tolist(), axis=1
+    )
+    second = np.zeros((NETWORKS, WIDE, NETWORKS, NARROW), np.float32)
+    for k in range(NETWORKS):
+        second[k, :, k] = weights[k].reshape(WIDE, NARROW)
+    ends = [start.ravel(), middle.ravel(), last.ravel() / NETWORKS, end.mean(keepdims=True).ravel()]
+    parts = inputs[:2], inputs[2:].T, second.reshape(NETWORKS * WIDE, -1), np.concatenate(ends)
+    return tuple(np.array(part, np.float32, order="C") for part in parts)
 
 
 def network_sizes(pools, features):

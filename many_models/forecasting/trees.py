@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from many_models.forecasting.panel import Layout
 
-TREE_ROUNDS = 150
+FIT_ROUNDS, LEVEL_ROUNDS = 75, 150  # trees on top of each series' own fit, and in each half of those on its level
 BINNED = 50_000  # rows whose values say where features are cut into bins
 TreeRows = tuple[
     "NDArray[np.float32]", "NDArray[np.float64]", "NDArray[np.float64]", "NDArray[np.float64]", "NDArray[np.float64]"
@@ -40,10 +40,10 @@ def grow(rows: TreeRows, turned: TreeRows, layout: Layout, p: int) -> tuple[tupl
     own = slice(p + loader.EXTRA - 1, p + loader.EXTRA + layout.columns)
     turned[0][:, own] = 0.0
     with ThreadPoolExecutor(1) as beside:
-        other = beside.submit(_grow, turned[0], turned[1], turned[3], turned[4])
-        one = _grow(X, y, offset, weight)
+        other = beside.submit(_grow, turned[0], turned[1], turned[3], turned[4], LEVEL_ROUNDS)
+        one = _grow(X, y, offset, weight, FIT_ROUNDS)
         X[:, own] = 0.0
-        two = _grow(X, y, level, weight)
+        two = _grow(X, y, level, weight, LEVEL_ROUNDS)
         three = other.result()
     if len(two[0]) and len(three[0]):
         two, three = _halved(two), _halved(three)
@@ -75,7 +75,11 @@ def _of_terms(layout: Layout, p: int) -> list[int]:
 
 
 def _grow(
-    rows: NDArray[np.float32], y: NDArray[np.float64], offset: NDArray[np.float64], weight: NDArray[np.float64]
+    rows: NDArray[np.float32],
+    y: NDArray[np.float64],
+    offset: NDArray[np.float64],
+    weight: NDArray[np.float64],
+    rounds: int,
 ) -> tuple[NDArray[np.generic], ...]:
     """Poisson trees on top of the linear predictor `offset`, as arrays (see mm_pack_v1.add_trees)."""
     import lightgbm
@@ -88,7 +92,7 @@ def _grow(
         "force_col_wise": True, "num_threads": 1, "verbosity": -1, "max_bin": 127, "bin_construct_sample_cnt": BINNED,
     }  # fmt: skip
     data = lightgbm.Dataset(rows, y, weight=weight, init_score=offset, free_raw_data=True)
-    booster = lightgbm.train(options, data, TREE_ROUNDS)
+    booster = lightgbm.train(options, data, rounds)
     return tree_arrays(booster.dump_model())
 
 

@@ -225,6 +225,17 @@ def test_a_pack_and_pooled_models_from_before_give_them_no_weight(shop):
     assert both.predict(None, series=["s03"]).equals(newer.predict(None))
 
 
+@pytest.mark.slow
+def test_series_that_sell_seldom_do_without_them():
+    rng = np.random.default_rng(4)
+    histories = {f"s{i:02d}": rng.poisson(3.0, 300) * (rng.random(300) < 0.15) * 1.0 for i in range(20)}
+    rows = rows_of(histories)
+    learned = pool(rows, SPEC, AS_OF)
+    assert (learned.evidence.moments[0, PLACE] == 10.0).all()
+    assert (learned.evidence.moments[3, PLACE, PLACE]) < 10.0
+    assert not train(rows, SPEC, AS_OF, pooled=learned).model.arrays["weights"][:, PLACE].any()
+
+
 def test_what_is_stored_does_not_say_how_much_memory_an_older_pack_takes(shop):
     model = shop[1]
     arrays = {

@@ -23,7 +23,8 @@ def model() -> PackModel:
     rows = rows_of({f"s{i}": sales(400, 5.0 + 10 * i, seed=i) for i in range(4)})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pooling, "LEAST_TREE_ROWS", 100)
-        patch.setattr(trees, "TREE_ROUNDS", 20)
+        patch.setattr(trees, "FIT_ROUNDS", 20)
+        patch.setattr(trees, "LEVEL_ROUNDS", 20)
         learned = pool(rows, SPEC, AS_OF)
     trained = train(rows, SPEC, AS_OF, pooled=learned).model
     assert len(trained.arrays["root"]) > 2

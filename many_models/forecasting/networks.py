@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 BATCH = 1_024  # rows of a step
 PASSES = 24  # times that steps meet each row, where these are not more than
-MOST_STEPS = 1_500
+MOST_STEPS = 3_000
 RATE, WARM = 0.004, 100  # the rate at which weights move: it rises for so many steps, then falls along a cosine to zero
 DECAY = 0.01
 FURTHEST = 1_000.0  # of the mean row's sales: what one row may be away from its forecast at most

@@ -566,6 +566,8 @@ def add_networks(X, usual, first, second, ends, sums):
     both layers, what those of the second count, and what is added to the sum.
     """
     wide, narrow = second.shape
+    if narrow == 0:
+        return
     Z, nothing = np.zeros((max(sums.size, LEAST_ROWS), X.shape[1]), np.float32), np.float32(0.0)
     for i in range(sums.size):
         for j in range(X.shape[1]):
@@ -588,16 +590,14 @@ def forecast(
     `y`, `code` and `P` (running sums) hold the history up to `o` at the same places as `ph`, `hol`, `C` and `x` hold
     the calendar and covariates of past and future. `B` (4 × features) are coefficients of the three ways and of the
     pooled fit, NaN where not fitted: such a candidate repeats the medium smoothing. Trees stand on the series' own
-    count fit, on the pooled one where there is none; the last `boosted` ones on the recent level. The smoothing with a
-    trend is that of `smoothed_trend`. TSB is Teunter, Syntetos & Babai 2011, Croston's method has the correction of
-    Syntetos & Boylan 2005. `X` has room for a row of features and of what trees see for each period. Networks, of
-    which there may be none, stand on the recent level too.
+    count fit, on the pooled one where there is none; the last `boosted` ones, and networks, on the recent level. TSB is
+    Teunter, Syntetos & Babai 2011, Croston's method has the correction of Syntetos & Boylan 2005. `X` has room for a
+    row of features and of what trees see for each period.
     """
-    m = int(conf[SEASON])
-    es, unit = 2 * (4 + m) + 1, own[UNIT]
+    m, p, unit = int(conf[SEASON]), B.shape[1], own[UNIT]
+    es = 2 * (4 + m) + 1
     tsb = es + m + 3
     ly, two = np.zeros(3), np.zeros(2)
-    p = B.shape[1]
     mean = recent_mean(y, code, o, conf)
     trend, season = np.zeros(H), np.zeros(H)
     trust = max(smoothed_trend(y, code, o, conf, own, trend, season), 1.0 - own[TESTED])
@@ -627,8 +627,7 @@ def forecast(
                 F[8 + row, i] = back_to_scale(e, way, smear[row] if row < 3 else 1.0, own)
                 if row == COUNT or (row > COUNT and math.isnan(B[COUNT, 0])):
                     base = e
-        F[12, i] = F[13, i] = F[11, i]
-        F[BEFORE_NETWORK, i] = F[4, i]
+        F[12, i], F[13, i], F[BEFORE_NETWORK, i] = F[11, i], F[11, i], F[4, i]
         F[14, i] = trend[i] + season[i] if own[ADDITIVE] != 0.0 else trend[i] * season[i]
         if root.size > 0:
             mine = COUNT if not math.isnan(B[COUNT, 0]) else COUNT + 1
@@ -639,9 +638,8 @@ def forecast(
             F[12, i] = base
             F[13, i] = level if boosted > 0 else F[11, i]
             F[BEFORE_NETWORK, i] = level if first.shape[1] > 0 else F[4, i]
-    if root.size > 0 and first.shape[1] > 0:
-        add_networks(X, usual, first, second, ends, F[BEFORE_NETWORK])
     if root.size > 0:
+        add_networks(X, usual, first, second, ends, F[BEFORE_NETWORK])
         add_trees(X, root[: root.size - boosted], feature, threshold, left, right, value, F[12])
         add_trees(X, root[root.size - boosted :], feature, threshold, left, right, value, F[13])
     for i in range(H):

@@ -46,8 +46,7 @@ def without(part: str) -> Generator[None]:
     off: dict[str, list[tuple[object, str, object]]] = {
         "invariance": [(pooling, "reasons_not_to_learn_from", _nobody_is_odd)],
         "combination": [(combination, "KEPT", 0.0), (combination, "TOO_FAR", (1e9,))],
-        "network": "no neural networks that series share",
-    "bends": [(pooling, "choose", _as_they_are)],
+        "bends": [(pooling, "choose", _as_they_are)],
         "new_items": [(_module_of(backtest), "priors_of_rows", _no_priors)],
     }
     with ExitStack() as stack:
